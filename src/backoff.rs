@@ -1,0 +1,5 @@
+//! stub
+#[derive(Debug)]
+pub struct Backoff;
+#[derive(Debug)]
+pub struct Jitter;

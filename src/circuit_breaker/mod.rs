@@ -1,0 +1,1 @@
+//! Stops calling a callee that keeps failing.

@@ -1,0 +1,60 @@
+//! The one place that reads a clock. Cores take a [`Tick`]; only glue calls [`now`].
+
+use std::time::Duration;
+
+/// Nanoseconds on the process's monotonic clock. Zero lies in the past of every tick ever read, so 0
+/// can stand for "never".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct Tick(pub(crate) u64);
+
+/// Saturates at 584 years, longer than any process runs.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Tick {
+    /// Time since `earlier`; zero if `earlier` is later (threads may read the clock out of order).
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+}
+
+// Ticks start here instead of at zero: under tokio's paused clock a runtime made before the first
+// tick was read can be slightly behind it, and must not fall below zero.
+const ORIGIN: u64 = 1 << 50; // 13 days
+
+/// Tokio's clock, so that paused-time tests see every decision. Also works outside a runtime.
+#[cfg(not(all(feature = "fast-clock", not(feature = "testing"), not(test))))]
+#[inline]
+pub(crate) fn now() -> Tick {
+    use std::sync::OnceLock;
+    use tokio::time::Instant;
+
+    static BASE: OnceLock<Instant> = OnceLock::new();
+    let now = Instant::now();
+    let base = *BASE.get_or_init(|| now);
+    match now.checked_duration_since(base) {
+        Some(elapsed) => Tick(ORIGIN.saturating_add(nanos(elapsed))),
+        None => Tick(ORIGIN.saturating_sub(nanos(base.duration_since(now)))),
+    }
+}
+
+/// The processor's counter (about 10 ns instead of 25), where tests do not need tokio's.
+#[cfg(all(feature = "fast-clock", not(feature = "testing"), not(test)))]
+#[inline]
+pub(crate) fn now() -> Tick {
+    use std::sync::OnceLock;
+
+    // `Clock::new` asks the processor for its features, which traps in a virtual machine (17 us): once.
+    static CLOCK: OnceLock<(quanta::Clock, u64)> = OnceLock::new();
+    let (clock, base) = CLOCK.get_or_init(|| {
+        let clock = quanta::Clock::new();
+        let base = clock.raw();
+        (clock, base)
+    });
+    Tick(ORIGIN.saturating_add(clock.delta_as_nanos(*base, clock.raw())))
+}

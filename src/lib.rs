@@ -1,0 +1,35 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(buttress_loom, allow(dead_code, unused_imports))]
+
+mod backoff;
+mod clock;
+mod deadline;
+mod name;
+mod outcome;
+mod quota;
+mod rejection;
+mod sync;
+mod window;
+
+pub mod circuit_breaker;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod observe;
+pub mod rate_limit;
+pub mod retry;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use backoff::{Backoff, Jitter};
+pub use deadline::Deadline;
+pub use name::{LayerKind, Name};
+pub use outcome::{
+    AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, FailureClass, Outcome, RetryHint,
+    Typed, Verdict, classify_fn, error_chain, exclude, judge_error,
+};
+pub use quota::Quota;
+pub use rejection::{
+    AsError, AsTyped, BoxError, ConfigError, Error, Reject, Rejection, RejectionDetail,
+    RejectionKind, RespondWith, respond_with,
+};

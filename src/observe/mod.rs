@@ -1,0 +1,188 @@
+//! Events: what a layer decided, told to whoever listens.
+//!
+//! A layer reports *decisions* (a refusal, a retry, a change of state), never each success; totals of
+//! successes are read from the objects (`stats()`). So observing costs nothing while nothing is wrong.
+//!
+//! With the feature `tracing` (default) every object reports to [`Tracing`]; further observers are
+//! added with the builders' `observe`. Observers run on the caller's thread, outside all locks, and
+//! should be quick. A panic in one is caught and dropped: it must not change the call it watches.
+//!
+//! ```
+//! use buttress::circuit_breaker::CircuitBreaker;
+//! use buttress::observe::{Event, EventKind};
+//! use std::sync::{Arc, Mutex};
+//!
+//! let log = Arc::new(Mutex::new(Vec::new()));
+//! let sink = log.clone();
+//! let breaker = CircuitBreaker::builder("db")
+//!     .observe(move |event: &Event<'_>| {
+//!         if let EventKind::StateChanged { to, .. } = event.kind {
+//!             sink.lock().unwrap().push(to);
+//!         }
+//!     })
+//!     .build()?;
+//! breaker.force_open();
+//! assert_eq!(*log.lock().unwrap(), ["forced_open"]);
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::name::{LayerKind, Name};
+use crate::outcome::Outcome;
+use crate::rejection::Rejection;
+
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "tracing")]
+mod tracing;
+
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
+#[cfg(feature = "tracing")]
+pub use tracing::Tracing;
+
+/// One decision of one object.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Event<'a> {
+    /// The kind of layer.
+    pub layer: LayerKind,
+    /// The name of the object.
+    pub name: Name,
+    /// What it decided.
+    pub kind: EventKind<'a>,
+}
+
+/// What was decided.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EventKind<'a> {
+    /// A call was refused.
+    Rejected(&'a Rejection),
+    /// In shadow mode: a call would have been refused.
+    WouldReject(&'a Rejection),
+    /// A call had to wait and was then let through.
+    Waited {
+        /// For how long.
+        waited: Duration,
+    },
+    /// A breaker or budget changed state.
+    StateChanged {
+        /// State before, lower-case with underscores.
+        from: &'static str,
+        /// State after.
+        to: &'static str,
+        /// Why: measured value against threshold, or who did it.
+        reason: fmt::Arguments<'a>,
+    },
+    /// Another attempt will be made.
+    Retried {
+        /// The number of the attempt that failed, from 1.
+        attempt: u32,
+        /// How long the retry sleeps before the next one.
+        delay: Duration,
+        /// What the failed attempt came to.
+        outcome: Outcome,
+    },
+    /// A failed call is not retried (any more).
+    RetryAbandoned {
+        /// Attempts made.
+        attempts: u32,
+        /// Why no more: for example `attempts`, `deadline`, `budget`, `not_retryable`.
+        reason: &'static str,
+        /// What the last attempt came to.
+        outcome: Outcome,
+    },
+    /// A keyed table had no room for a new key.
+    TableFull {
+        /// Its capacity.
+        capacity: usize,
+    },
+}
+
+impl EventKind<'_> {
+    /// Lower-case name, for labels.
+    ///
+    /// ```
+    /// use buttress::observe::EventKind;
+    /// assert_eq!(EventKind::TableFull { capacity: 10 }.as_str(), "table_full");
+    /// ```
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "rejected",
+            Self::WouldReject(_) => "would_reject",
+            Self::Waited { .. } => "waited",
+            Self::StateChanged { .. } => "state_changed",
+            Self::Retried { .. } => "retried",
+            Self::RetryAbandoned { .. } => "retry_abandoned",
+            Self::TableFull { .. } => "table_full",
+        }
+    }
+}
+
+/// Listens to events. Closures `Fn(&Event<'_>)` implement it.
+///
+/// ```
+/// use buttress::observe::{Event, Observe};
+/// struct Count(std::sync::atomic::AtomicU64);
+/// impl Observe for Count {
+///     fn on_event(&self, _: &Event<'_>) {
+///         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+///     }
+/// }
+/// let _: Box<dyn Observe> = Box::new(Count(0.into()));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot observe events",
+    note = "implement `Observe`, or use a closure `|event: &buttress::observe::Event<'_>| ...`"
+)]
+pub trait Observe: Send + Sync + 'static {
+    /// Called once per decision, on the thread that made it.
+    fn on_event(&self, event: &Event<'_>);
+}
+
+impl<F> Observe for F
+where
+    F: Fn(&Event<'_>) + Send + Sync + 'static,
+{
+    fn on_event(&self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+/// The listeners of one object. One word when there are none beyond `tracing`.
+#[derive(Clone, Default)]
+pub(crate) struct Observers(Option<Arc<[Arc<dyn Observe>]>>);
+
+impl Observers {
+    pub(crate) fn add(&mut self, observer: impl Observe) {
+        let mut all: Vec<_> = self.0.as_deref().map(<[_]>::to_vec).unwrap_or_default();
+        all.push(Arc::new(observer));
+        self.0 = Some(all.into());
+    }
+
+    /// Must be called outside all locks: observers are user code.
+    #[cold]
+    pub(crate) fn emit(&self, layer: LayerKind, name: Name, kind: EventKind<'_>) {
+        let event = Event { layer, name, kind };
+        // Also runs while a future is being dropped, where a second panic would abort the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            #[cfg(feature = "tracing")]
+            Tracing.on_event(&event);
+        }));
+        for observer in self.0.iter().flat_map(|all| all.iter()) {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(&event)));
+        }
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Observers({})", self.0.as_ref().map_or(0, |all| all.len()))
+    }
+}

@@ -1,0 +1,46 @@
+use ::tracing::Level;
+
+use super::{Event, EventKind, Observe};
+
+/// Writes events as `tracing` records with target `buttress`: refusals and retries at `DEBUG`, waits at
+/// `TRACE`, changes of state and full tables at `WARN` (a return to `closed` at `INFO`).
+///
+/// ```
+/// use buttress::observe::{Observe, Tracing};
+/// let _: Box<dyn Observe> = Box::new(Tracing);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a unit: it has nothing to grow")]
+pub struct Tracing;
+
+impl Observe for Tracing {
+    fn on_event(&self, event: &Event<'_>) {
+        let layer = event.layer.as_str();
+        let name = event.name.as_str();
+        let what = event.kind.as_str();
+        macro_rules! record {
+            ($level:expr, $($field:tt)*) => {
+                ::tracing::event!(target: "buttress", $level, layer, name, event = what, $($field)*)
+            };
+        }
+        match &event.kind {
+            EventKind::Rejected(why) | EventKind::WouldReject(why) => {
+                record!(Level::DEBUG, %why);
+            }
+            EventKind::Waited { waited } => record!(Level::TRACE, ?waited),
+            EventKind::StateChanged { from, to, reason } if *to == "closed" => {
+                record!(Level::INFO, from, to, %reason);
+            }
+            EventKind::StateChanged { from, to, reason } => {
+                record!(Level::WARN, from, to, %reason);
+            }
+            EventKind::Retried { attempt, delay, outcome } => {
+                record!(Level::DEBUG, attempt, ?delay, ?outcome);
+            }
+            EventKind::RetryAbandoned { attempts, reason, outcome } => {
+                record!(Level::DEBUG, attempts, reason, ?outcome);
+            }
+            EventKind::TableFull { capacity } => record!(Level::WARN, capacity),
+        }
+    }
+}

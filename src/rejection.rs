@@ -1,0 +1,639 @@
+//! What a layer answers when it refuses a call, and what becomes of the refusal.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::name::{LayerKind, Name};
+
+/// The type-erased error of tower's own layers.
+pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// Why a call was refused. One table maps each kind to HTTP, gRPC and to whether our retry tries
+/// again:
+///
+/// | kind | HTTP | gRPC | retried |
+/// |---|---|---|---|
+/// | `RateLimited` | 429 + `Retry-After` | `RESOURCE_EXHAUSTED` | if `retry_after` fits the deadline |
+/// | `ExceedsBurst` | 429 | `RESOURCE_EXHAUSTED` | no: it can never be granted |
+/// | `CircuitOpen` | 503 + `Retry-After` | `UNAVAILABLE` | no |
+/// | `Overloaded`, `BudgetExhausted` | 503 | `RESOURCE_EXHAUSTED` | no |
+/// | `DeadlineExceeded` | 504 | `DEADLINE_EXCEEDED` | no |
+/// | `IdempotencyInFlight` | 409 | `ABORTED` | yes |
+/// | `IdempotencyMismatch` | 422 | `INVALID_ARGUMENT` | no |
+/// | `IdempotencyKeyMissing` | 400 | `INVALID_ARGUMENT` | no |
+/// | `StoreUnavailable` | 503 | `UNAVAILABLE` | no |
+/// | `Draining` | 503 + `Connection: close` | `UNAVAILABLE` | yes |
+/// | `Injected` | (a connection error) | `UNAVAILABLE` | yes |
+///
+/// ```
+/// assert_eq!(buttress::RejectionKind::CircuitOpen.as_str(), "circuit_open");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectionKind {
+    /// The rate limit has no room now.
+    RateLimited,
+    /// One call costs more than the whole burst: it can never be admitted.
+    ExceedsBurst,
+    /// The circuit breaker is open, or half-open with all probes taken.
+    CircuitOpen,
+    /// A queue or table is full.
+    Overloaded,
+    /// A retry or failure budget is spent.
+    BudgetExhausted,
+    /// The caller's deadline has passed or cannot be met.
+    DeadlineExceeded,
+    /// The same idempotency key is being executed.
+    IdempotencyInFlight,
+    /// The same idempotency key came with another payload.
+    IdempotencyMismatch,
+    /// The idempotency key is required and missing.
+    IdempotencyKeyMissing,
+    /// The store behind the layer does not answer.
+    StoreUnavailable,
+    /// The process is shutting down.
+    Draining,
+    /// A fault conditioner dropped the call on purpose.
+    Injected,
+}
+
+impl RejectionKind {
+    /// Lower-case name with underscores, for labels and problem documents.
+    ///
+    /// ```
+    /// assert_eq!(buttress::RejectionKind::RateLimited.as_str(), "rate_limited");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::ExceedsBurst => "exceeds_burst",
+            Self::CircuitOpen => "circuit_open",
+            Self::Overloaded => "overloaded",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::IdempotencyInFlight => "idempotency_in_flight",
+            Self::IdempotencyMismatch => "idempotency_mismatch",
+            Self::IdempotencyKeyMissing => "idempotency_key_missing",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::Draining => "draining",
+            Self::Injected => "injected",
+        }
+    }
+
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate limit exceeded",
+            Self::ExceedsBurst => "cost exceeds the burst and can never be granted",
+            Self::CircuitOpen => "circuit breaker is open",
+            Self::Overloaded => "overloaded",
+            Self::BudgetExhausted => "budget exhausted",
+            Self::DeadlineExceeded => "deadline exceeded",
+            Self::IdempotencyInFlight => "a call with this idempotency key is in flight",
+            Self::IdempotencyMismatch => "idempotency key reused with another payload",
+            Self::IdempotencyKeyMissing => "idempotency key missing",
+            Self::StoreUnavailable => "store unavailable",
+            Self::Draining => "shutting down",
+            Self::Injected => "injected fault",
+        }
+    }
+}
+
+/// The numbers behind a refusal: what was measured, against what.
+///
+/// ```
+/// use buttress::{LayerKind, Rejection, RejectionDetail, RejectionKind};
+/// let r = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, "api");
+/// assert!(matches!(r.detail(), RejectionDetail::None));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RejectionDetail {
+    /// Nothing more to say.
+    None,
+    /// A measured value crossed a threshold (a failure rate, a number of consecutive failures).
+    Threshold {
+        /// What the number is, for example `failure_rate`.
+        what: &'static str,
+        /// The measured value.
+        measured: f64,
+        /// The configured threshold.
+        threshold: f64,
+    },
+    /// A quota, as the `RateLimit` header fields describe it.
+    Quota {
+        /// Capacity in tokens.
+        limit: u64,
+        /// Whole tokens left.
+        remaining: u64,
+        /// Time until the bucket is full again.
+        reset: Duration,
+        /// Time in which a whole `limit` is refilled.
+        window: Duration,
+    },
+}
+
+/// A call refused by one of our layers: which layer, which instance of it, why, and when to come back.
+///
+/// Cheap to clone; building one does not allocate. It is an error of its own kind: not a failure of
+/// the callee, ignored by breakers and budgets further out, and final for a retry unless
+/// [`is_retryable`](Self::is_retryable).
+///
+/// ```
+/// use buttress::{LayerKind, Rejection, RejectionKind};
+/// use std::time::Duration;
+///
+/// let open = Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "payments")
+///     .with_retry_after(Duration::from_millis(1500));
+/// assert_eq!(open.kind(), RejectionKind::CircuitOpen);
+/// assert_eq!(open.to_string(), "circuit breaker is open (circuit_breaker `payments`), retry after 1.5s");
+///
+/// let boxed: buttress::BoxError = open.into();
+/// assert_eq!(Rejection::find(&*boxed).unwrap().name(), "payments");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    kind: RejectionKind,
+    layer: LayerKind,
+    name: Name,
+    retry_after: Option<Duration>,
+    detail: RejectionDetail,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl Rejection {
+    /// A refusal of `kind` by the instance `name` of `layer`.
+    ///
+    /// ```
+    /// use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::Overloaded, LayerKind::Custom("bulkhead"), "db");
+    /// assert_eq!(r.layer().as_str(), "bulkhead");
+    /// ```
+    #[must_use]
+    pub fn new(kind: RejectionKind, layer: LayerKind, name: impl Into<Name>) -> Self {
+        Self {
+            kind,
+            layer,
+            name: name.into(),
+            retry_after: None,
+            detail: RejectionDetail::None,
+            source: None,
+        }
+    }
+
+    /// Says when the same call may be granted. Exact; responders round it up to what their protocol can carry.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// # use std::time::Duration;
+    /// let r = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, "api")
+    ///     .with_retry_after(Duration::from_millis(20));
+    /// assert_eq!(r.retry_after(), Some(Duration::from_millis(20)));
+    /// ```
+    #[must_use]
+    pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
+        self.retry_after = Some(retry_after);
+        self
+    }
+
+    /// Adds the numbers behind the refusal.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionDetail, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "db")
+    ///     .with_detail(RejectionDetail::Threshold { what: "failure_rate", measured: 0.7, threshold: 0.5 });
+    /// assert!(matches!(r.detail(), RejectionDetail::Threshold { .. }));
+    /// ```
+    #[must_use]
+    pub fn with_detail(mut self, detail: RejectionDetail) -> Self {
+        self.detail = detail;
+        self
+    }
+
+    /// Adds the error that led to the refusal; it becomes [`source`](StdError::source).
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// use std::error::Error;
+    /// let r = Rejection::new(RejectionKind::StoreUnavailable, LayerKind::Idempotency, "orders")
+    ///     .with_source(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+    /// assert!(r.source().is_some());
+    /// ```
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Why the call was refused.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::Draining, LayerKind::Custom("server"), "api");
+    /// assert_eq!(r.kind(), RejectionKind::Draining);
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> RejectionKind {
+        self.kind
+    }
+
+    /// The layer that refused it.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, "api");
+    /// assert_eq!(r.layer(), LayerKind::RateLimit);
+    /// ```
+    #[must_use]
+    pub fn layer(&self) -> LayerKind {
+        self.layer
+    }
+
+    /// The name of the object that refused it.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, "api");
+    /// assert_eq!(r.name(), "api");
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name.as_str()
+    }
+
+    /// When the same call may be granted, if that is known.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+    /// assert_eq!(r.retry_after(), None);
+    /// ```
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The numbers behind it.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionDetail, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+    /// assert_eq!(*r.detail(), RejectionDetail::None);
+    /// ```
+    #[must_use]
+    pub fn detail(&self) -> &RejectionDetail {
+        &self.detail
+    }
+
+    /// Whether our own retry may try again (never sooner than [`retry_after`](Self::retry_after), and
+    /// only if that fits its deadline): see the table at [`RejectionKind`]. A `RateLimited` without a
+    /// `retry_after` is final.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let open = Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "db");
+    /// assert!(!open.is_retryable());
+    /// ```
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self.kind {
+            RejectionKind::RateLimited => self.retry_after.is_some(),
+            RejectionKind::IdempotencyInFlight
+            | RejectionKind::Draining
+            | RejectionKind::Injected => true,
+            RejectionKind::ExceedsBurst
+            | RejectionKind::CircuitOpen
+            | RejectionKind::Overloaded
+            | RejectionKind::BudgetExhausted
+            | RejectionKind::DeadlineExceeded
+            | RejectionKind::IdempotencyMismatch
+            | RejectionKind::IdempotencyKeyMissing
+            | RejectionKind::StoreUnavailable => false,
+        }
+    }
+
+    /// The first rejection in the `source()` chain of `error`, itself included.
+    ///
+    /// ```
+    /// # use buttress::{BoxError, LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+    /// let wrapped = std::io::Error::other(r);
+    /// assert!(Rejection::find(&wrapped).is_some());
+    /// ```
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        for _ in 0..32 {
+            let error = next?;
+            if let Some(found) = error.downcast_ref::<Self>() {
+                return Some(found);
+            }
+            next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
+        }
+        None
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} `{}`)", self.kind.sentence(), self.layer.as_str(), self.name())?;
+        if let RejectionDetail::Threshold { what, measured, threshold } = self.detail {
+            write!(f, ", {what} {measured:.3} against {threshold:.3}")?;
+        }
+        match self.retry_after {
+            Some(after) => write!(f, ", retry after {after:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Rejection {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// A refusal of ours, or the error of the call itself: the error of direct use
+/// (`breaker.call(…)`) and of layers with [`AsTyped`].
+///
+/// ```
+/// use buttress::{Error, LayerKind, Rejection, RejectionKind};
+/// let error: Error<std::io::Error> =
+///     Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "db").into();
+/// assert!(error.rejection().is_some());
+/// assert!(error.into_inner().is_err());
+/// ```
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a call is refused or it ran; there is no third case")]
+pub enum Error<E> {
+    /// The call was refused and not made.
+    Rejected(Rejection),
+    /// The call was made and returned this error.
+    Inner(E),
+}
+
+impl<E> Error<E> {
+    /// The refusal, if it is one.
+    ///
+    /// ```
+    /// assert!(buttress::Error::Inner(7).rejection().is_none());
+    /// ```
+    #[must_use]
+    pub fn rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Rejected(rejection) => Some(rejection),
+            Self::Inner(_) => None,
+        }
+    }
+
+    /// The call's own error, or the refusal.
+    ///
+    /// # Errors
+    /// The [`Rejection`] if the call was refused.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Error::Inner(7).into_inner().unwrap(), 7);
+    /// ```
+    pub fn into_inner(self) -> Result<E, Rejection> {
+        match self {
+            Self::Rejected(rejection) => Err(rejection),
+            Self::Inner(inner) => Ok(inner),
+        }
+    }
+}
+
+impl<E> From<Rejection> for Error<E> {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Error<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejection) => rejection.fmt(f),
+            Self::Inner(inner) => inner.fmt(f),
+        }
+    }
+}
+
+// Transparent: `Display` prints the inner error itself, so `source()` must not repeat it but a
+// downcast further up must still find a rejection. Hence the rejection is its own source.
+impl<E: StdError + 'static> StdError for Error<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Rejected(rejection) => Some(rejection),
+            Self::Inner(inner) => Some(inner),
+        }
+    }
+}
+
+/// Decides what becomes of a call a layer refuses: an error, a typed error, a response or a fallback.
+///
+/// It gets the request back, so a fallback is just a `Reject`. With a responder the service's error
+/// type is untouched: `Infallible` stays `Infallible`, and axum needs no `HandleErrorLayer`.
+///
+/// | implementation | error type of the service | for |
+/// |---|---|---|
+/// | [`AsError`] (default) | [`BoxError`] | clients, stacks with tower's own layers |
+/// | [`AsTyped`] | [`Error<E>`] | exhaustive matching; allocates nothing |
+/// | `buttress::http::problem()`, `status_only()` | unchanged | servers |
+/// | [`respond_with`] | unchanged | fallbacks, own envelopes |
+///
+/// ```
+/// use buttress::{AsTyped, Error, LayerKind, Reject, Rejection, RejectionKind};
+/// let why = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+/// let refused: Result<(), Error<std::io::Error>> =
+///     Reject::<(), (), std::io::Error>::reject(&AsTyped, (), why);
+/// assert!(refused.is_err());
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot turn a refusal into `Result<{Res}, _>` for a service with error `{Err}`",
+    note = "use `buttress::AsError`, `buttress::AsTyped`, `buttress::http::problem()` or `buttress::respond_with(|request, rejection| ...)`"
+)]
+pub trait Reject<Req, Res, Err> {
+    /// The error type of the wrapped service.
+    type Error;
+
+    /// Answers a refused request.
+    ///
+    /// # Errors
+    /// When a refusal is an error for this service.
+    fn reject(&self, req: Req, why: Rejection) -> Result<Res, Self::Error>;
+
+    /// Converts an error of the inner service.
+    fn map_err(error: Err) -> Self::Error;
+}
+
+/// A refusal becomes a [`BoxError`], as in tower's own layers. One allocation per refusal.
+///
+/// ```
+/// use buttress::{AsError, LayerKind, Reject, Rejection, RejectionKind};
+/// let why = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+/// let error = Reject::<(), (), std::io::Error>::reject(&AsError, (), why).unwrap_err();
+/// assert!(Rejection::find(&*error).is_some());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AsError;
+
+impl<Req, Res, Err: Into<BoxError>> Reject<Req, Res, Err> for AsError {
+    type Error = BoxError;
+
+    fn reject(&self, _: Req, why: Rejection) -> Result<Res, BoxError> {
+        Err(why.into())
+    }
+
+    fn map_err(error: Err) -> BoxError {
+        error.into()
+    }
+}
+
+/// A refusal becomes [`Error::Rejected`], an error of the inner service [`Error::Inner`].
+///
+/// ```
+/// use buttress::{AsTyped, Error, Reject};
+/// let inner = <AsTyped as Reject<(), (), u8>>::map_err(3);
+/// assert!(matches!(inner, Error::Inner(3)));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AsTyped;
+
+impl<Req, Res, Err> Reject<Req, Res, Err> for AsTyped {
+    type Error = Error<Err>;
+
+    #[inline]
+    fn reject(&self, _: Req, why: Rejection) -> Result<Res, Error<Err>> {
+        Err(Error::Rejected(why))
+    }
+
+    #[inline]
+    fn map_err(error: Err) -> Error<Err> {
+        Error::Inner(error)
+    }
+}
+
+/// A refusal becomes the response that `f` makes of the request and the reason.
+///
+/// ```
+/// use buttress::{respond_with, LayerKind, Reject, Rejection, RejectionKind};
+/// use std::convert::Infallible;
+/// let stale = respond_with(|user: u32, _why| format!("cached answer for {user}"));
+/// let why = Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "db");
+/// let answer = Reject::<u32, String, Infallible>::reject(&stale, 7, why);
+/// assert_eq!(answer.unwrap(), "cached answer for 7");
+/// ```
+pub fn respond_with<Req, Res, F>(f: F) -> RespondWith<F>
+where
+    F: Fn(Req, Rejection) -> Res,
+{
+    RespondWith { f }
+}
+
+/// See [`respond_with`].
+#[derive(Clone, Copy)]
+pub struct RespondWith<F> {
+    f: F,
+}
+
+impl<F> fmt::Debug for RespondWith<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RespondWith")
+    }
+}
+
+impl<Req, Res, Err, F> Reject<Req, Res, Err> for RespondWith<F>
+where
+    F: Fn(Req, Rejection) -> Res,
+{
+    type Error = Err;
+
+    fn reject(&self, req: Req, why: Rejection) -> Result<Res, Err> {
+        Ok((self.f)(req, why))
+    }
+
+    fn map_err(error: Err) -> Err {
+        error
+    }
+}
+
+/// A configuration value that cannot be used: which field, what it was, what it should have been.
+///
+/// ```
+/// use buttress::circuit_breaker::CircuitBreaker;
+/// let error = CircuitBreaker::builder("db").failure_rate(1.5).build().unwrap_err();
+/// assert_eq!(error.field(), "failure_rate");
+/// assert_eq!(
+///     error.to_string(),
+///     "invalid failure_rate: 1.5, expected a share above 0 and at most 1"
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    field: Cow<'static, str>,
+    value: String,
+    expected: Cow<'static, str>,
+}
+
+impl ConfigError {
+    /// An error for `field`, which was `value` and should have been `expected`.
+    ///
+    /// ```
+    /// let e = buttress::ConfigError::new("burst", 0, "at least 1");
+    /// assert_eq!(e.to_string(), "invalid burst: 0, expected at least 1");
+    /// ```
+    #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "reads better at the call site")]
+    pub fn new(
+        field: impl Into<Cow<'static, str>>,
+        value: impl fmt::Display,
+        expected: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { field: field.into(), value: value.to_string(), expected: expected.into() }
+    }
+
+    /// The field, as the builder or the configuration file spells it.
+    ///
+    /// ```
+    /// assert_eq!(buttress::ConfigError::new("rate", -1, "above 0").field(), "rate");
+    /// ```
+    #[must_use]
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// The value that was given.
+    ///
+    /// ```
+    /// assert_eq!(buttress::ConfigError::new("rate", -1, "above 0").value(), "-1");
+    /// ```
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// What was expected.
+    ///
+    /// ```
+    /// assert_eq!(buttress::ConfigError::new("rate", -1, "above 0").expected(), "above 0");
+    /// ```
+    #[must_use]
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid {}: {}, expected {}", self.field, self.value, self.expected)
+    }
+}
+
+impl StdError for ConfigError {}

@@ -1,0 +1,1 @@
+//! Integration tests: everything that goes through the public interface.
