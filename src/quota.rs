@@ -143,7 +143,7 @@ impl Quota {
         let quotient = (units as f64 / rate).ceil();
         // The division rounds to nearest, perhaps to the lax side; one fused operation tells exactly.
         let short = quotient.mul_add(rate, -(units as f64)) < 0.0;
-        let interval = quotient as u128 + u128::from(short);
+        let interval = (quotient as u128).saturating_add(u128::from(short));
         Self::build(rate, period, interval, rate.ceil() as u64)
     }
 

@@ -160,26 +160,18 @@ impl Bucket {
         }
     }
 
-    /// Takes back `cost` units, or returns false if time has taken care of it.
-    ///
-    /// Subtracting is only sound while no later charge has *saturated*, that is, found TAT in the past
-    /// and started from its own `now`: such a charge has already been given the idle time that the
-    /// refund would give again. `safe_until` must answer, when asked *after* TAT was read, up to when
-    /// that is excluded (see [`Receipt::safe_until`]); the clock is read after that. The exchange
-    /// succeeds only on the value that was judged.
-    pub(crate) fn refund(
-        &self,
-        cost: u64,
-        mut safe_until: impl FnMut() -> u64,
-        mut clock: impl FnMut() -> u64,
-    ) -> bool {
+    /// Takes back a charge, as far as that is sound, and returns how many units it gave back: see
+    /// [`Receipt::worth`]. `refunded` and the clock are read after TAT; the exchange succeeds only on the
+    /// value that was judged.
+    pub(crate) fn refund(&self, receipt: Receipt, refunded: u64, mut clock: impl FnMut() -> u64) -> u64 {
         let mut tat = self.load();
         loop {
-            if clock() > safe_until() {
-                return false;
+            let worth = receipt.worth(refunded, clock());
+            if worth == 0 {
+                return 0;
             }
-            match self.replace(tat, tat.saturating_sub(cost)) {
-                Ok(_) => return true,
+            match self.replace(tat, tat.saturating_sub(worth)) {
+                Ok(_) => return worth,
                 Err(seen) => tat = seen,
             }
         }
@@ -194,17 +186,26 @@ pub(crate) struct Receipt {
     pub(crate) cost: u64,
     /// Version of the rule it was charged under: after a change or a reset there is nothing to give back.
     pub(crate) version: u64,
-    /// Units that had been refunded when it was charged, read before the charge.
+    /// Units that had been given back in all when it was charged, read before the charge.
     pub(crate) refunded: u64,
 }
 
 impl Receipt {
-    /// Until when giving it back is sound, if `refunded` units have been given back by now.
+    /// How much of the charge may be given back at `now`, when `refunded` units have been given back in
+    /// all: what the bucket would hold more of if the charge had never been made.
     ///
-    /// Since our charge TAT went down only by refunds, so every later charge found
-    /// `TAT >= after - (refunded - self.refunded)`, and none that came before that instant saturated.
-    pub(crate) fn safe_until(&self, refunded: u64) -> u64 {
-        self.after.saturating_sub(refunded.wrapping_sub(self.refunded))
+    /// Part of a charge is made good by the time that passes: had it not been made, those tokens would
+    /// have overflowed. Let charges of `c_1, c_2, ..` have followed at `t_1, t_2, ..`. As long as none of
+    /// them found TAT in the past, TAT is now `after + sum c`. Without our charge it would be the
+    /// largest of `before + sum c` and of all `t_j + c_j + c_j+1 + ..`. The difference is the smallest of
+    /// `cost` (or more) and all `after + c_1 + .. + c_j-1 - t_j`, and so at least
+    /// `min(cost, after - now)`. If that is positive, indeed none found TAT in the past: TAT was at
+    /// least `after`. Refunds made in between can have lowered it by no more than their sum, which is
+    /// subtracted. So giving back this much never lets an interval see more than the rate and the burst;
+    /// and at the time of the charge, and for every charge beyond the burst, it is the whole cost.
+    pub(crate) fn worth(&self, refunded: u64, now: u64) -> u64 {
+        let since = refunded.wrapping_sub(self.refunded);
+        self.after.saturating_sub(since).saturating_sub(now).min(self.cost)
     }
 }
 

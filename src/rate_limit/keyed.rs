@@ -77,8 +77,10 @@ pub(crate) struct Keyed {
     ledger: Ledger,
     /// The bucket of `WhenFull::ShareOne`.
     overflow: Padded<Bucket>,
-    /// Units given back so far; added to before a bucket is changed.
+    /// Units given back so far. Written under the lock, after the bucket: who reads it before charging
+    /// counts too much rather than too little.
     refunded: AtomicU64,
+    refunds: Mutex<()>,
     /// When a full table was last reported.
     reported: AtomicU64,
     /// Writers of the rule, one at a time.
@@ -207,21 +209,22 @@ impl Keyed {
 
     pub(crate) fn refund(&self, print: Print, charged: Charged) {
         let (Charged::Slot(receipt) | Charged::Overflow(receipt)) = charged else { return };
+        let _one_at_a_time = lock(&self.refunds);
         if receipt.version != self.rule().1 {
             return;
         }
-        // Ours must not count against ourselves, hence the subtraction; added first, so that whoever
-        // sees the smaller TAT sees the sum as well.
-        self.refunded.fetch_add(receipt.cost, Ordering::AcqRel);
-        let safe_until = || {
-            let others = self.refunded.load(Ordering::Acquire).wrapping_sub(receipt.cost);
-            receipt.safe_until(others)
+        let refunded = self.refunded.load(Ordering::Relaxed);
+        let given = match charged {
+            Charged::Slot(_) => self.table.refund(print, receipt, refunded, now),
+            _ => self.overflow.refund(receipt, refunded, now),
         };
-        if let Charged::Slot(_) = charged {
-            self.table.refund(print, receipt.cost, safe_until, now);
-        } else {
-            self.overflow.refund(receipt.cost, safe_until, now);
-        }
+        self.refunded.store(refunded.wrapping_add(given), Ordering::Release);
+    }
+
+    fn reset(&self, print: Print) {
+        let _one_at_a_time = lock(&self.refunds);
+        let given = self.table.reset(print, now());
+        self.refunded.fetch_add(given, Ordering::Release);
     }
 
     fn level(&self, print: Print) -> Level {
@@ -427,7 +430,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        self.shared.table.reset(self.shared.print(key), now());
+        self.shared.reset(self.shared.print(key));
     }
 
     /// Changes the quota of a running limiter. Every bucket keeps its number of tokens, up to the new
@@ -664,6 +667,7 @@ impl<K: ?Sized> KeyedRateLimiterBuilder<K> {
             ledger: Ledger::new(self.name, self.shadow, self.observers),
             overflow: Padded(Bucket::full()),
             refunded: AtomicU64::new(0),
+            refunds: Mutex::new(()),
             reported: AtomicU64::new(0),
             quota: Mutex::new(quota),
         };

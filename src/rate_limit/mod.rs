@@ -13,6 +13,8 @@ mod service;
 mod shared;
 mod stamp;
 mod table;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 pub use config::RateLimiterBuilder;

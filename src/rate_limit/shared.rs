@@ -17,8 +17,8 @@ pub(crate) struct Shared {
     /// Alone on its line: the only word that admitted calls of all threads write.
     bucket: Padded<Bucket>,
     rule: RuleCell,
-    /// Units given back so far, by refunds and by waiters that left. Written under the queue's lock,
-    /// before the bucket is.
+    /// Units given back so far, by refunds and by waiters that left. Written under the queue's lock, after
+    /// the bucket: who reads it before charging counts too much rather than too little.
     refunded: AtomicU64,
     pub(crate) ledger: Ledger,
     max_waiting: usize,
@@ -151,14 +151,14 @@ impl Shared {
         let refunded = self.refunded.load(Ordering::Relaxed);
         let clock = || {
             let now = now();
-            // Whoever is due now was ahead of or equal to the refunded charge or needs it no more;
-            // everybody left in the queue is behind it.
+            // Whoever is left in the queue is not due: its charge came after the one given back.
             queue.settle(rule, version, refunded, now, wakers);
             now
         };
-        self.refunded.store(refunded.wrapping_add(receipt.cost), Ordering::Release);
-        if self.bucket.refund(receipt.cost, || receipt.safe_until(refunded), clock) {
-            queue.move_up(receipt.cost, rule, wakers);
+        let given = self.bucket.refund(receipt, refunded, clock);
+        if given > 0 {
+            self.refunded.store(refunded.wrapping_add(given), Ordering::Release);
+            queue.move_up(given, rule, wakers);
         }
     }
 
@@ -244,13 +244,13 @@ impl Shared {
                 Some(Ok(receipt)) => return self.refund_locked(queue, receipt, wakers),
                 Some(Err(cost)) => cost,
             };
-            // Not due at a time read after TAT: no charge in TAT has saturated since, see `Bucket::refund`.
-            self.refunded.store(refunded.wrapping_add(cost), Ordering::Release);
+            // It is not due at a time read after TAT, so its place lies more than a full bucket ahead and is
+            // worth its whole cost: see `Receipt::worth`.
             if self.bucket.replace(tat, tat.saturating_sub(cost)).is_ok() {
+                self.refunded.store(refunded.wrapping_add(cost), Ordering::Release);
                 queue.remove(id, rule, wakers);
                 return;
             }
-            self.refunded.store(refunded, Ordering::Release);
         }
     }
 

@@ -39,7 +39,7 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use super::core::{Bucket, Denied, Rule};
+use super::core::{Bucket, Denied, Receipt, Rule};
 use crate::sync::Padded;
 use crate::sync::atomic::AtomicU64;
 
@@ -183,39 +183,40 @@ impl Table {
         rule.admit(self.tat(print), now, cost).map(drop)
     }
 
-    /// Takes a charge back; see [`Bucket::refund`].
+    /// Takes a charge back and returns how many units it gave back; see [`Receipt::worth`].
     pub(crate) fn refund(
         &self,
         print: Print,
-        cost: u64,
-        mut safe_until: impl FnMut() -> u64,
+        receipt: Receipt,
+        refunded: u64,
         mut clock: impl FnMut() -> u64,
-    ) -> bool {
+    ) -> u64 {
         // A slot that was given to another key was dead: nothing left to give back.
-        let Some(slot) = self.find(print) else { return false };
-        let Ok(mut tat) = slot.tat(print) else { return false };
-        loop {
-            if clock() > safe_until() {
-                return false;
+        let Some(slot) = self.find(print) else { return 0 };
+        while let Ok(tat) = slot.tat(print) {
+            let worth = receipt.worth(refunded, clock());
+            if worth == 0 {
+                return 0;
             }
-            match slot.bucket.replace(tat, tat.saturating_sub(cost)) {
-                Ok(_) => return true,
-                Err(_) => match slot.tat(print) {
-                    Ok(seen) => tat = seen,
-                    Err(Gone) => return false,
-                },
+            if slot.bucket.replace(tat, tat.saturating_sub(worth)).is_ok() {
+                return worth;
             }
         }
+        0
     }
 
-    /// Fills the bucket of a key.
-    pub(crate) fn reset(&self, print: Print, now: u64) {
-        let Some(slot) = self.find(print) else { return };
+    /// Fills the bucket of a key and returns how many units that gave back.
+    pub(crate) fn reset(&self, print: Print, now: u64) -> u64 {
+        let Some(slot) = self.find(print) else { return 0 };
         while let Ok(tat) = slot.tat(print) {
-            if tat <= now || slot.bucket.replace(tat, now).is_ok() {
-                return;
+            if tat <= now {
+                return 0;
+            }
+            if slot.bucket.replace(tat, now).is_ok() {
+                return tat - now;
             }
         }
+        0
     }
 
     /// Replaces the TAT of every live key by what `change` makes of it.
