@@ -539,6 +539,10 @@ impl Core {
         let ramped = from == CircuitState::Ramping && reason == TripReason::RampEnded;
         let same = ramped || from == CircuitState::Closed && to == CircuitState::Closed;
         let mut failures = word & FAILURES;
+        if let TripReason::ConsecutiveFailures { count, .. } = reason {
+            // A success may have ended the run just after it was judged: too late.
+            failures = u64::from(count) << 3;
+        }
         match to {
             CircuitState::Open => {
                 let open_for = self.open_for(machine, from, now);

@@ -18,3 +18,8 @@ pub use keyed::{KeyedCircuitBreaker, KeyedCircuitBreakerLayer, KeyedCircuitBreak
 pub use layer::CircuitBreakerLayer;
 pub use service::CircuitBreakerService;
 pub use state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripReason};
+
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
