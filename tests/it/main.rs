@@ -8,7 +8,6 @@
 mod support;
 
 mod circuit_breaker;
-#[cfg(feature = "http")]
-mod http;
+mod circuit_breaker_service;
 #[cfg(feature = "testing")]
 mod testing;
