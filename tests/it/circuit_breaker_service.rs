@@ -182,7 +182,7 @@ async fn a_cancelled_probe_gives_its_place_back_and_does_not_close_the_circuit()
     let service =
         breaker.layer().layer(service_fn(|()| std::future::pending::<Result<(), io::Error>>()));
     let mut one = service.clone();
-    let mut probe = tokio_test_poll(one.ready().await.unwrap().call(()));
+    let mut probe = boxed(one.ready().await.unwrap().call(()));
     assert!(probe.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert_eq!(breaker.snapshot().probes_in_flight, 1);
     assert!(breaker.try_acquire().is_err());
@@ -193,7 +193,7 @@ async fn a_cancelled_probe_gives_its_place_back_and_does_not_close_the_circuit()
     assert_eq!(breaker.state(), CircuitState::Closed);
 }
 
-fn tokio_test_poll<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
+fn boxed<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
     Box::pin(future)
 }
 
@@ -371,7 +371,7 @@ async fn unready_while_open_wakes_when_the_circuit_lets_calls_through() {
     breaker.force_open();
     let mut third = new();
     assert!(waker.poll_ready(&mut third).is_pending());
-    waker.take();
+    let _ = waker.take();
     breaker.reset();
     assert_eq!(waker.take(), 1, "woken by the operator");
     assert!(waker.poll_ready(&mut third).is_ready());
