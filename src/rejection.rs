@@ -85,7 +85,7 @@ impl RejectionKind {
         }
     }
 
-    const fn sentence(self) -> &'static str {
+    pub(crate) const fn sentence(self) -> &'static str {
         match self {
             Self::RateLimited => "rate limit exceeded",
             Self::ExceedsBurst => "cost exceeds the burst and can never be granted",

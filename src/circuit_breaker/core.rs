@@ -393,7 +393,7 @@ impl Core {
         let failed = match outcome {
             Outcome::Failure(_) => true,
             Outcome::Cancelled { elapsed } => {
-                self.config.cancelled_after.is_some_and(|after| elapsed >= after)
+                self.config.cancelled_after.is_some_and(|after| elapsed > after)
             }
             _ => false,
         };
@@ -534,15 +534,21 @@ impl Core {
         machine.probe_successes = 0;
         machine.probe_failures = 0;
         machine.probe_slow = 0;
-        // The end of a ramp changes nothing for calls in flight or for what has been counted.
-        let goes_on = from == CircuitState::Ramping && to == CircuitState::Closed;
+        // The end of a ramp changes nothing for calls in flight or for what has been counted. Neither
+        // does a reset while closed for the calls in flight.
+        let ramped = from == CircuitState::Ramping && reason == TripReason::RampEnded;
+        let same = ramped || from == CircuitState::Closed && to == CircuitState::Closed;
         let mut failures = word & FAILURES;
+        if let TripReason::ConsecutiveFailures { count, .. } = reason {
+            // A success may have ended the run just after it was judged: too late.
+            failures = u64::from(count) << 3;
+        }
         match to {
             CircuitState::Open => {
                 let open_for = self.open_for(machine, from, now);
                 self.until.store(now.after(open_for).0, Ordering::Release);
             }
-            CircuitState::Closed if goes_on => {}
+            CircuitState::Closed if ramped => {}
             CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed => {
                 self.counter.clear();
                 failures = 0;
@@ -553,7 +559,7 @@ impl Core {
             }
             CircuitState::HalfOpen | CircuitState::ForcedOpen | CircuitState::Disabled => {}
         }
-        let generation = (word >> GENERATION) + u64::from(!goes_on);
+        let generation = (word >> GENERATION) + u64::from(!same);
         // The lock is held, so only a success ending a run of failures can have changed the word since:
         // its generation is over, and with it that run. Release: publishes `until` and the counter.
         self.word.store(generation << GENERATION | failures | to.to_bits(), Ordering::Release);

@@ -456,7 +456,7 @@ impl CircuitBreaker {
     }
 
     /// Back to closed, with an empty window and no failures. Totals stay, and the reset is not counted as
-    /// a change of state. Calls in flight no longer count towards a trip.
+    /// a change of state. Calls in flight no longer decide anything, unless the circuit was closed already.
     ///
     /// ```
     /// use buttress::circuit_breaker::{CircuitBreaker, CircuitState};

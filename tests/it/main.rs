@@ -7,5 +7,8 @@
 )]
 mod support;
 
+mod circuit_breaker;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "testing")]
 mod testing;
