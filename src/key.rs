@@ -84,3 +84,28 @@ where
         Some((self.f)(req))
     }
 }
+
+#[cfg(feature = "http")]
+mod http {
+    use std::net::IpAddr;
+
+    use ::http::Request;
+
+    use super::Key;
+    use crate::http::{ForwardedFor, HeaderText, PeerIp, UriPath};
+
+    macro_rules! extractor {
+        ($($extractor:ty => $key:ty),*) => {
+            $(impl<B> Key<Request<B>> for $extractor {
+                type Key = $key;
+
+                fn key(&self, req: &Request<B>) -> Option<$key> {
+                    // The method of the type itself, not of this trait.
+                    <$extractor>::key(self, req)
+                }
+            })*
+        };
+    }
+
+    extractor!(PeerIp => IpAddr, ForwardedFor => IpAddr, HeaderText => String, UriPath => String);
+}

@@ -147,8 +147,17 @@ impl Quota {
         Self::build(rate, period, interval, rate.ceil() as u64)
     }
 
-    fn build(amount: f64, period: Duration, interval: u128, burst: u64) -> Result<Self, ConfigError> {
-        if interval < u128::from(UNITS_PER_NANO) {
+    fn build(
+        amount: f64,
+        period: Duration,
+        interval: u128,
+        burst: u64,
+    ) -> Result<Self, ConfigError> {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "exact up to 104 days, beyond which no rate is near"
+        )]
+        if amount > period.as_nanos() as f64 {
             let text = Per(amount, period).to_string();
             return Err(ConfigError::new("rate", text, "at most 1000000000 per second"));
         }
@@ -348,7 +357,11 @@ impl FromStr for Quota {
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let bad = || {
             let shown: String = text.chars().take(64).collect();
-            ConfigError::new("quota", format_args!("{shown:?}"), "a text like \"100/s burst 20\" or \"5/10s\"")
+            ConfigError::new(
+                "quota",
+                format_args!("{shown:?}"),
+                "a text like \"100/s burst 20\" or \"5/10s\"",
+            )
         };
         let (rate, burst) = match text.split_once("burst") {
             Some((rate, burst)) => (rate.trim_end().trim_end_matches(','), Some(burst.trim())),

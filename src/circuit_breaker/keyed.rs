@@ -56,8 +56,6 @@ struct Table<K> {
     capacity: usize,
     hasher: RandomState,
     shards: Box<[Mutex<Shard<K>>]>,
-    /// Stands in when there is no room: lets everything through.
-    unguarded: CircuitBreaker,
 }
 
 struct Shard<K> {
@@ -93,9 +91,6 @@ impl CircuitBreakerBuilder {
             return Err(ConfigError::new("capacity", capacity, "at least 1 and at most 16777216"));
         }
         let (name, config, shadow, observers) = self.into_parts()?;
-        let unguarded =
-            CircuitBreaker::from_parts(name, config, shadow, Observers::default(), Some(1));
-        unguarded.disable();
         // Small tables stay whole: split, one shard could be full while others have room.
         let shards = if capacity < 256 { 1 } else { 16 };
         let shards = (0..shards)
@@ -106,7 +101,7 @@ impl CircuitBreakerBuilder {
             })
             .collect();
         let hasher = RandomState::new();
-        let table = Table { name, config, shadow, observers, capacity, hasher, shards, unguarded };
+        let table = Table { name, config, shadow, observers, capacity, hasher, shards };
         Ok(KeyedCircuitBreaker { table: Arc::new(table) })
     }
 }
@@ -136,12 +131,11 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
             drop(shard);
             let full = EventKind::TableFull { capacity: table.capacity };
             table.observers.emit(LayerKind::CircuitBreaker, table.name, full);
-            return table.unguarded.clone();
+            let unguarded = table.make(Observers::default());
+            unguarded.disable();
+            return unguarded;
         };
-        // One stripe: many small breakers, each used by few threads at a time.
-        let observers = table.observers.clone();
-        let breaker =
-            CircuitBreaker::from_parts(table.name, table.config, table.shadow, observers, Some(1));
+        let breaker = table.make(table.observers.clone());
         let slot = Slot { key: key.clone(), breaker: breaker.clone(), used: true };
         shard.put(place, slot);
         breaker
@@ -223,6 +217,13 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
     {
         let breakers = self.clone();
         KeyedCircuitBreakerLayer { breakers, key, classify: AnyError, reject: AsError }
+    }
+}
+
+impl<K> Table<K> {
+    /// One stripe each: many small breakers, each used by few threads at a time.
+    fn make(&self, observers: Observers) -> CircuitBreaker {
+        CircuitBreaker::from_parts(self.name, self.config, self.shadow, observers, Some(1))
     }
 }
 

@@ -163,7 +163,12 @@ impl Bucket {
     /// Takes back a charge, as far as that is sound, and returns how many units it gave back: see
     /// [`Receipt::worth`]. `refunded` and the clock are read after TAT; the exchange succeeds only on the
     /// value that was judged.
-    pub(crate) fn refund(&self, receipt: Receipt, refunded: u64, mut clock: impl FnMut() -> u64) -> u64 {
+    pub(crate) fn refund(
+        &self,
+        receipt: Receipt,
+        refunded: u64,
+        mut clock: impl FnMut() -> u64,
+    ) -> u64 {
         let mut tat = self.load();
         loop {
             let worth = receipt.worth(refunded, clock());

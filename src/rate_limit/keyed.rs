@@ -2,7 +2,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::missing_quota;
@@ -17,7 +17,7 @@ use crate::observe::{EventKind, Observe, Observers};
 use crate::quota::Quota;
 use crate::rejection::{ConfigError, Rejection};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Padded, lock};
+use crate::sync::{Mutex, Padded, lock};
 
 const MAX_CAPACITY: usize = 1 << 28;
 /// A full table is reported at most this often.
@@ -176,10 +176,19 @@ impl Keyed {
 
     /// The table has no slot for a key. `Ok((_, true))`: charged to the shared bucket.
     #[cold]
-    fn no_room(&self, rule: Rule, now: u64, cost: u64, until: u64) -> Result<(Level, bool), Refusal<'_>> {
+    fn no_room(
+        &self,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+        until: u64,
+    ) -> Result<(Level, bool), Refusal<'_>> {
         let last = self.reported.load(Ordering::Relaxed);
         if now.saturating_sub(last) >= REPORT_EVERY
-            && self.reported.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self
+                .reported
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
         {
             self.ledger.emit(EventKind::TableFull { capacity: self.capacity });
         }
@@ -204,7 +213,9 @@ impl Keyed {
         if cost == 0 {
             return Ok(());
         }
-        self.table.probe(print, rule, now, cost).map_err(|denied| Refusal::quota(&self.ledger, denied))
+        self.table
+            .probe(print, rule, now, cost)
+            .map_err(|denied| Refusal::quota(&self.ledger, denied))
     }
 
     pub(crate) fn refund(&self, print: Print, charged: Charged) {
@@ -548,7 +559,10 @@ impl super::RateLimiter {
     /// let per_client = RateLimiter::keyed::<std::net::IpAddr>(Quota::per_second(10)?, 100_000)?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
-    pub fn keyed<K: ?Sized>(quota: Quota, capacity: usize) -> Result<KeyedRateLimiter<K>, ConfigError> {
+    pub fn keyed<K: ?Sized>(
+        quota: Quota,
+        capacity: usize,
+    ) -> Result<KeyedRateLimiter<K>, ConfigError> {
         KeyedRateLimiter::new(quota, capacity)
     }
 }
@@ -654,7 +668,8 @@ impl<K: ?Sized> KeyedRateLimiterBuilder<K> {
     pub fn build(self) -> Result<KeyedRateLimiter<K>, ConfigError> {
         const EXPECTED: &str = "room for at least 1 and at most 2^28 keys";
         let quota = self.quota.ok_or_else(missing_quota)?;
-        let capacity = self.capacity.ok_or_else(|| ConfigError::new("capacity", "none", EXPECTED))?;
+        let capacity =
+            self.capacity.ok_or_else(|| ConfigError::new("capacity", "none", EXPECTED))?;
         if !(1..=MAX_CAPACITY).contains(&capacity) {
             return Err(ConfigError::new("capacity", capacity, EXPECTED));
         }

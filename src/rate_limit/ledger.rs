@@ -45,9 +45,10 @@ impl Counters {
     }
 
     fn sum(&self, which: impl Fn(&Stripe) -> &AtomicU64) -> u64 {
-        self.own.iter().chain(&self.shared).fold(0, |sum, stripe| {
-            sum.wrapping_add(which(stripe).load(Ordering::Relaxed))
-        })
+        self.own
+            .iter()
+            .chain(&self.shared)
+            .fold(0, |sum, stripe| sum.wrapping_add(which(stripe).load(Ordering::Relaxed)))
     }
 }
 
@@ -110,7 +111,9 @@ impl Ledger {
     /// Counts and reports a refusal. Must be called outside all locks.
     pub(crate) fn refuse(&self, why: &Rejection) {
         self.counters.add_one(|stripe| &stripe.rejected);
-        self.emit(EventKind::Rejected(why));
+        if self.observers.see_refusals() {
+            self.emit(EventKind::Rejected(why));
+        }
     }
 
     /// Counts and reports a refusal that is not made. Must be called outside all locks.
@@ -169,11 +172,7 @@ impl<'a> Refusal<'a> {
         };
         let rejection = Rejection::new(kind, LayerKind::RateLimit, self.ledger.name)
             .with_detail(self.level().detail(denied.cost == denied.rule.interval));
-        if denied.never() {
-            rejection
-        } else {
-            rejection.with_retry_after(duration(denied.wait()))
-        }
+        if denied.never() { rejection } else { rejection.with_retry_after(duration(denied.wait())) }
     }
 
     /// Counts it, tells the observers, and returns what the caller gets.

@@ -106,7 +106,15 @@ impl Queue {
     }
 
     /// Adds a waiter whose charge moved TAT from `base` to `base + cost`.
-    pub(crate) fn push(&mut self, n: u64, base: u64, cost: u64, due: u64, deadline: u64, waker: Waker) -> u64 {
+    pub(crate) fn push(
+        &mut self,
+        n: u64,
+        base: u64,
+        cost: u64,
+        due: u64,
+        deadline: u64,
+        waker: Waker,
+    ) -> u64 {
         let gap = if self.entries.is_empty() {
             self.front = base;
             0
@@ -116,12 +124,27 @@ impl Queue {
         self.tail = base.saturating_add(cost);
         let id = self.next_id;
         self.next_id += 1;
-        self.entries.push_back(Entry { id, n, cost, gap, deadline, armed: due, waker: Some(waker) });
+        self.entries.push_back(Entry {
+            id,
+            n,
+            cost,
+            gap,
+            deadline,
+            armed: due,
+            waker: Some(waker),
+        });
         id
     }
 
     /// Grants all that are due.
-    pub(crate) fn settle(&mut self, rule: Rule, version: u64, refunded: u64, now: u64, wakers: &mut Wakers) {
+    pub(crate) fn settle(
+        &mut self,
+        rule: Rule,
+        version: u64,
+        refunded: u64,
+        now: u64,
+        wakers: &mut Wakers,
+    ) {
         while let Some(head) = self.entries.front() {
             let after = self.front.saturating_add(head.units());
             if after.saturating_sub(rule.tolerance) > now {
@@ -165,7 +188,11 @@ impl Queue {
         }
         let place = self.place(id)?;
         if place == 0 || timer_fired {
-            let ahead = self.entries.iter().take(place + 1).fold(0_u64, |sum, e| sum.saturating_add(e.units()));
+            let ahead = self
+                .entries
+                .iter()
+                .take(place + 1)
+                .fold(0_u64, |sum, e| sum.saturating_add(e.units()));
             let due = self.front.saturating_add(ahead).saturating_sub(rule.tolerance);
             self.entries[place].armed = due;
         }

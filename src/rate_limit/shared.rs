@@ -1,7 +1,6 @@
 //! The state behind a `RateLimiter`: one bucket, its rule, its waiters. Glue between the core and the
 //! queue; the only place that holds the queue's lock.
 
-use std::sync::{Mutex, MutexGuard};
 use std::task::Waker;
 
 use super::core::{Bucket, Denied, Receipt, Rule, RuleCell, units};
@@ -10,7 +9,7 @@ use super::queue::{Queue, Turn, Wakers, scale};
 use crate::clock;
 use crate::quota::Quota;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Padded, lock};
+use crate::sync::{Mutex, MutexGuard, Padded, lock};
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -32,7 +31,9 @@ pub(crate) struct Shared {
 pub(crate) enum Joined {
     /// There was room after all.
     Granted(Receipt),
-    Queued { id: u64 },
+    Queued {
+        id: u64,
+    },
     /// It cannot be granted in time.
     TooLate(Denied),
     /// Too many wait already.
@@ -51,7 +52,7 @@ impl Shared {
             refunded: AtomicU64::new(0),
             ledger,
             max_waiting,
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue::default()),
             quota: Mutex::new(quota),
         }
     }
@@ -97,7 +98,8 @@ impl Shared {
         let refunded = self.refunded.load(Ordering::Acquire);
         let (rule, version) = self.rule();
         let cost = rule.cost(n);
-        let after = if n == 0 { self.bucket.load() } else { self.bucket.charge(rule, now, cost)? };
+        let after =
+            if n == 0 { self.bucket.load() } else { self.bucket.charge(rule, now, cost)? };
         let level = Level { name: self.ledger.name, rule, tat: after, now };
         Ok((level, Receipt { after, cost, version, refunded }))
     }
@@ -206,7 +208,13 @@ impl Shared {
     }
 
     /// A waiter looks whether its turn has come. `since`: when it began to wait.
-    pub(crate) fn look(&self, id: u64, since: clock::Tick, timer_fired: bool, waker: Waker) -> Turn {
+    pub(crate) fn look(
+        &self,
+        id: u64,
+        since: clock::Tick,
+        timer_fired: bool,
+        waker: Waker,
+    ) -> Turn {
         let mut wakers = Wakers::default();
         let turn = {
             let mut queue = lock(&self.queue);

@@ -58,11 +58,15 @@ impl<B> sealed::Stamp<http::Response<B>> for Headers {
 
     fn admitted(level: Level, response: &mut http::Response<B>) {
         let detail = level.detail(false);
-        crate::http::ratelimit_headers::write(response.headers_mut(), level.name.as_str(), &detail);
+        crate::http::rate_limit_fields(&detail, level.name.as_str(), response.headers_mut());
     }
 
     fn refused(why: &Rejection, response: &mut http::Response<B>) {
-        crate::http::ratelimit_headers::write_rejection(response.headers_mut(), why);
+        let headers = response.headers_mut();
+        crate::http::rate_limit_fields(why.detail(), why.name(), headers);
+        if let Some(after) = why.retry_after() {
+            headers.insert(::http::header::RETRY_AFTER, crate::http::seconds_up(after).into());
+        }
     }
 
     const WRITES: bool = true;

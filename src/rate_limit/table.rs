@@ -40,13 +40,8 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use super::core::{Bucket, Denied, Receipt, Rule};
-use crate::sync::Padded;
 use crate::sync::atomic::AtomicU64;
-
-#[cfg(buttress_loom)]
-use loom::sync::{Mutex, MutexGuard};
-#[cfg(not(buttress_loom))]
-use std::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, Padded, lock};
 
 const SLOTS: usize = 4;
 const REACH: usize = 16;
@@ -168,9 +163,17 @@ impl Table {
 
     /// Charges the bucket of a key and returns its new TAT.
     #[inline]
-    pub(crate) fn charge(&self, print: Print, rule: Rule, now: u64, cost: u64) -> Result<u64, Miss> {
+    pub(crate) fn charge(
+        &self,
+        print: Print,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+    ) -> Result<u64, Miss> {
         loop {
-            let Some(slot) = self.find(print) else { return self.charge_new(print, rule, now, cost) };
+            let Some(slot) = self.find(print) else {
+                return self.charge_new(print, rule, now, cost);
+            };
             match slot.charge(print, rule, now, cost) {
                 Ok(result) => return result.map_err(Miss::Denied),
                 Err(Gone) => {}
@@ -179,7 +182,13 @@ impl Table {
     }
 
     /// Whether a charge would be admitted; changes nothing. Says nothing about room in the table.
-    pub(crate) fn probe(&self, print: Print, rule: Rule, now: u64, cost: u64) -> Result<(), Denied> {
+    pub(crate) fn probe(
+        &self,
+        print: Print,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+    ) -> Result<(), Denied> {
         rule.admit(self.tat(print), now, cost).map(drop)
     }
 
@@ -234,7 +243,11 @@ impl Table {
 
     /// Keys whose buckets are not full. Walks the whole table.
     pub(crate) fn live(&self, now: u64) -> usize {
-        self.groups.iter().flat_map(|group| &group.0).filter(|slot| slot.bucket.load() > now).count()
+        self.groups
+            .iter()
+            .flat_map(|group| &group.0)
+            .filter(|slot| slot.bucket.load() > now)
+            .count()
     }
 
     #[cold]
@@ -291,7 +304,13 @@ impl Slot {
     }
 
     #[inline]
-    fn charge(&self, print: Print, rule: Rule, now: u64, cost: u64) -> Result<Result<u64, Denied>, Gone> {
+    fn charge(
+        &self,
+        print: Print,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+    ) -> Result<Result<u64, Denied>, Gone> {
         loop {
             let tat = self.tat(print)?;
             match rule.admit(tat, now, cost) {
@@ -322,17 +341,6 @@ impl Slot {
 #[expect(clippy::cast_possible_truncation, reason = "below `len`")]
 fn scale(hash: u64, len: usize) -> usize {
     ((u128::from(hash) * len as u128) >> 64) as usize
-}
-
-#[cfg(not(buttress_loom))]
-fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
-    crate::sync::lock(mutex)
-}
-
-#[cfg(buttress_loom)]
-#[expect(clippy::unwrap_used, reason = "nothing panics in a model")]
-fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
-    mutex.lock().unwrap()
 }
 
 fn pause() {

@@ -365,12 +365,18 @@ fn a_table_holds_its_capacity_however_worn() {
         for generation in 0_u64..6 {
             for key in 0..capacity as u64 {
                 let print = seeds.print(&(generation, key));
-                assert!(table.charge(print, rule, now, rule.interval).is_ok(), "{key} of {capacity}, {generation}");
+                assert!(
+                    table.charge(print, rule, now, rule.interval).is_ok(),
+                    "{key} of {capacity}, {generation}"
+                );
             }
             assert_eq!(table.live(now), capacity);
             for key in 0..capacity as u64 {
                 let print = seeds.print(&(generation, key));
-                assert!(table.charge(print, rule, now, rule.interval).is_err(), "{key} of {capacity}");
+                assert!(
+                    table.charge(print, rule, now, rule.interval).is_err(),
+                    "{key} of {capacity}"
+                );
             }
             now += rule.tolerance;
             assert_eq!(table.live(now), 0);
@@ -388,7 +394,10 @@ fn a_full_table_says_when_a_slot_dies() {
         assert!(table.charge(seeds.print(&key), rule, START + key, rule.interval).is_ok());
     }
     let miss = table.charge(seeds.print(&slots), rule, START + slots, rule.interval);
-    assert!(matches!(miss, Err(super::table::Miss::Full(until)) if until == START + 1_000), "{miss:?}");
+    assert!(
+        matches!(miss, Err(super::table::Miss::Full(until)) if until == START + 1_000),
+        "{miss:?}"
+    );
     assert!(table.charge(seeds.print(&slots), rule, START + 1_000, rule.interval).is_ok());
 }
 
@@ -402,7 +411,8 @@ fn prints_spread_whatever_the_keys_look_like() {
         for key in keys {
             let table = seeds.print(&key);
             let bits = format!("{table:?}");
-            let number: u64 = bits.trim_start_matches("Print(").trim_end_matches(')').parse().unwrap();
+            let number: u64 =
+                bits.trim_start_matches("Print(").trim_end_matches(')').parse().unwrap();
             groups[(number >> 54) as usize] += 1;
             all.insert(number);
             count += 1;

@@ -76,7 +76,11 @@ impl<H: AsRef<Shared>> Place<H> {
     }
 
     /// Looks whether its turn has come. `Err` is the instant before which it will not.
-    pub(crate) fn look(&mut self, timer_fired: bool, waker: Waker) -> Result<Result<Grant, Rejection>, u64> {
+    pub(crate) fn look(
+        &mut self,
+        timer_fired: bool,
+        waker: Waker,
+    ) -> Result<Result<Grant, Rejection>, u64> {
         let shared = self.shared.as_ref();
         let Some(id) = self.queued else { return Ok(Ok(None)) };
         let turn = shared.look(id, self.since, timer_fired, waker);
