@@ -177,11 +177,11 @@ where
                     }
                 }
                 WaitProj::Readying { unspent, call } => {
-                    if let Some(call) = call {
-                        if let Err(error) = ready!(call.inner.poll_ready(cx)) {
-                            this.state.set(WaitState::Done);
-                            return Poll::Ready(Err(R::map_err(error)));
-                        }
+                    if let Some(call) = call
+                        && let Err(error) = ready!(call.inner.poll_ready(cx))
+                    {
+                        this.state.set(WaitState::Done);
+                        return Poll::Ready(Err(R::map_err(error)));
                     }
                     let (Some(unspent), Some(mut call)) = (unspent.take(), call.take()) else {
                         this.state.set(WaitState::Done);

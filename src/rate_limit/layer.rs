@@ -70,7 +70,7 @@ impl<L> RateLimitLayer<L> {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn new(limit: L) -> Self {
-        Self { limits: limit, reject: AsError::default(), mode: Refuse, headers: NoHeaders }
+        Self { limits: limit, reject: AsError, mode: Refuse, headers: NoHeaders }
     }
 }
 

@@ -186,6 +186,7 @@ impl<'a> Refusal<'a> {
 /// How full a bucket is after a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct Level {
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only header fields show it"))]
     pub(crate) name: Name,
     pub(crate) rule: Rule,
     pub(crate) tat: u64,

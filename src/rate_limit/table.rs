@@ -108,7 +108,18 @@ impl Table {
         }
     }
 
-    /// Indices of the groups a key may live in.
+    /// One group of which only the first `slots` can be used: the others belong to keys that live for ever.
+    #[cfg(all(test, buttress_loom))]
+    pub(crate) fn with_slots(slots: usize) -> Self {
+        let table = Self::new(1);
+        for (i, slot) in table.groups[0].0.iter().enumerate().skip(slots) {
+            slot.print.store(u64::MAX - i as u64, Release);
+            let _ = slot.bucket.replace(0, u64::MAX);
+        }
+        table
+    }
+
+    /// The groups a key may live in.
     #[inline]
     fn sequence(&self, print: Print) -> impl Iterator<Item = &Group> {
         let len = self.groups.len();
@@ -174,9 +185,8 @@ impl Table {
             let Some(slot) = self.find(print) else {
                 return self.charge_new(print, rule, now, cost);
             };
-            match slot.charge(print, rule, now, cost) {
-                Ok(result) => return result.map_err(Miss::Denied),
-                Err(Gone) => {}
+            if let Ok(result) = slot.charge(print, rule, now, cost) {
+                return result.map_err(Miss::Denied);
             }
         }
     }

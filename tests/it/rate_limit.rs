@@ -17,6 +17,10 @@ fn limiter(quota: &str) -> RateLimiter {
     RateLimiter::new(quota.parse().unwrap())
 }
 
+fn near(a: f64, b: f64) -> bool {
+    (a - b).abs() < 1e-9
+}
+
 const MS: Duration = Duration::from_millis(1);
 
 #[test]
@@ -215,14 +219,13 @@ async fn the_head_leaving_wakes_the_next_in_time() {
     let start = Instant::now();
     let mut head = Box::pin(limiter.acquire());
     assert!(poll!(&mut head).is_pending());
-    let next = tokio::spawn({
-        let limiter = limiter.clone();
-        async move { limiter.acquire().await }
-    });
+    let mut tasks = tokio::task::JoinSet::new();
+    let next = limiter.clone();
+    tasks.spawn(async move { next.acquire().await });
     tokio::task::yield_now().await;
     advance(50 * MS).await;
     drop(head);
-    next.await.unwrap().unwrap();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(start.elapsed(), 100 * MS);
 }
 
@@ -256,7 +259,7 @@ async fn a_token_granted_but_not_taken_is_given_back() {
 async fn dropped_before_the_first_poll_nothing_is_taken() {
     let limiter = limiter("1/s");
     drop(limiter.acquire());
-    assert_eq!(limiter.tokens(), 1.0);
+    assert!(near(limiter.tokens(), 1.0));
     limiter.acquire().await.unwrap();
     drop(limiter.acquire());
     assert_eq!((limiter.waiting(), limiter.time_until_token()), (0, Duration::from_secs(1)));
@@ -311,7 +314,7 @@ async fn a_changed_quota_keeps_the_level_and_moves_those_who_wait() {
     assert_eq!(limiter.waiting(), 1);
     patient.await.unwrap();
     assert_eq!(start.elapsed(), 3000 * MS);
-    assert_eq!(limiter.tokens(), 0.0);
+    assert!(near(limiter.tokens(), 0.0));
 
     let mut waiter = Box::pin(limiter.acquire());
     assert!(poll!(&mut waiter).is_pending());
@@ -408,8 +411,10 @@ fn blocking_needs_no_runtime_and_stands_in_the_same_queue() {
     // Pushing happens outside the limiter, so neighbours may swap; nobody overtakes by two.
     let order = order.into_inner().unwrap();
     assert!(order.iter().enumerate().all(|(at, i)| at.abs_diff(*i) <= 1), "{order:?}");
-    let refused = limiter.acquire_n_blocking(1, Some(Duration::ZERO)).unwrap_err();
-    assert!(refused.retry_after().unwrap() <= 5 * MS);
+    let slow = self::limiter("1/h");
+    slow.acquire_blocking(None).unwrap();
+    let refused = slow.acquire_blocking(Some(Duration::from_secs(60))).unwrap_err();
+    assert!(refused.retry_after().unwrap() > Duration::from_secs(3500));
 }
 
 #[tokio::test(start_paused = true)]
@@ -424,7 +429,7 @@ async fn a_key_has_its_own_bucket_and_a_full_one_is_forgotten() {
     }
     assert_eq!(limiter.live_keys(), 2);
     advance(750 * MS).await;
-    assert_eq!(limiter.tokens("a"), 1.5);
+    assert!(near(limiter.tokens("a"), 1.5));
     limiter.reset("b");
     assert_eq!((limiter.tokens("b"), limiter.live_keys()), (2.0, 1));
     advance(250 * MS).await;

@@ -205,7 +205,7 @@ fn differs(case: &Value) -> bool {
     let rate = number(config, "rate").unwrap();
     rate.fract() != 0.0
         || wastes_time(case)
-        || number(config, "burst").is_some_and(|burst| burst != rate)
+        || number(config, "burst").is_some_and(|burst| !close(burst, rate))
 }
 
 /// Whether it sleeps a timeout to its end although no token can come.

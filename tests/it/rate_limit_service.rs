@@ -21,6 +21,10 @@ fn keyed(quota: &str) -> KeyedRateLimiter<u32> {
     RateLimiter::keyed(quota.parse().unwrap(), 100).unwrap()
 }
 
+fn near(a: f64, b: f64) -> bool {
+    (a - b).abs() < 1e-9
+}
+
 const MS: Duration = Duration::from_millis(1);
 
 #[cfg(feature = "testing")]
@@ -186,7 +190,7 @@ async fn a_request_costs_what_it_says() {
     let Err(Error::Rejected(why)) = call("eleven.....").await else { panic!("let through") };
     assert_eq!(why.kind(), RejectionKind::ExceedsBurst);
     assert!(call("").await.is_ok(), "nothing costs nothing");
-    assert_eq!(limiter.tokens(), 3.0);
+    assert!(near(limiter.tokens(), 3.0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,9 +274,9 @@ async fn a_waiting_call_holds_nothing_of_the_inner_service_and_gives_its_token_b
     advance(100 * MS).await;
     let mut readying = Box::pin(service.ready().await.unwrap().call(()));
     assert!(poll!(&mut readying).is_pending());
-    assert_eq!(limiter.tokens(), 0.0);
+    assert!(near(limiter.tokens(), 0.0));
     drop(readying);
-    assert_eq!(limiter.tokens(), 1.0);
+    assert!(near(limiter.tokens(), 1.0));
 }
 
 #[tokio::test(start_paused = true)]
