@@ -13,8 +13,8 @@ const LARGEST_INTEGER: u64 = 999_999_999_999_999;
 
 /// Adds `RateLimit-Policy: "name";q=limit;w=seconds` and `RateLimit: "name";r=remaining;t=seconds`
 /// if `detail` is a quota. Source: draft-ietf-httpapi-ratelimit-headers-10.
-pub(crate) fn rate_limit_fields(detail: &RejectionDetail, name: &str, headers: &mut HeaderMap) {
-    let RejectionDetail::Quota { limit, remaining, reset, window } = *detail else { return };
+pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &mut HeaderMap) {
+    let RejectionDetail::Quota { limit, remaining, reset, window } = detail else { return };
     let mut line = Vec::with_capacity(name.len() + 40);
     push_quoted(&mut line, name);
     let after_name = line.len();

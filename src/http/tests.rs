@@ -124,7 +124,7 @@ fn numbers_are_written_as_the_standard_library_does() {
 
 fn quota_fields(name: &str, detail: &RejectionDetail) -> (Option<String>, Option<String>) {
     let mut map = HeaderMap::new();
-    rate_limit_fields(detail, name, &mut map);
+    rate_limit_fields(*detail, name, &mut map);
     let text = |field: &str| Some(map.get(field)?.to_str().unwrap().to_owned());
     (text("ratelimit-policy"), text("ratelimit"))
 }
