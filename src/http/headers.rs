@@ -52,16 +52,19 @@ fn push_quoted(line: &mut Vec<u8>, text: &str) {
     line.push(b'"');
 }
 
-pub(super) fn push_decimal(line: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
+fn push_decimal(line: &mut Vec<u8>, number: u64) {
+    line.extend_from_slice(decimal_digits(number, &mut [0; 20]));
+}
+
+/// The digits of `number`, at the end of `room`.
+pub(super) fn decimal_digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
+    let mut at = room.len();
     loop {
         at -= 1;
-        digits[at] += u8::try_from(number % 10).unwrap_or(0);
+        room[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
         number /= 10;
         if number == 0 {
-            break;
+            return &room[at..];
         }
     }
-    line.extend_from_slice(&digits[at..]);
 }

@@ -23,10 +23,12 @@ fn plain(method: &str) -> Ticket {
     Ticket::of(&request(method, &[]))
 }
 
+type Told = Receiver<Verdict>;
+
 fn watch<B: Body>(
     ticket: Ticket,
     response: Response<B>,
-) -> (Response<JudgedBody<B, impl FnOnce(Verdict) + use<B>>>, Receiver<Verdict>) {
+) -> (Response<JudgedBody<B, impl FnOnce(Verdict) + use<B>>>, Told) {
     let (tell, told) = channel();
     let response = until_end_of_body(ticket, response, move |verdict| tell.send(verdict).unwrap());
     (response, told)
