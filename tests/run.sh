@@ -20,7 +20,7 @@ apt_install() {
     have apt-get || die "no apt-get here; install by hand, then run this again: $*"
     say "installing $*"
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # ---- what the tests need: one function each, which does nothing if it is there -------------------
