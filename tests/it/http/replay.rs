@@ -114,7 +114,10 @@ where
         assert!(!ended, "a frame after the end");
         match frame.unwrap().into_data() {
             Ok(data) => bytes.extend_from_slice(&data),
-            Err(frame) => trailers = Some(frame.into_trailers().unwrap()),
+            Err(frame) => {
+                let before = trailers.replace(frame.into_trailers().unwrap());
+                assert!(before.is_none(), "trailers twice");
+            }
         }
     }
     (bytes, trailers)
@@ -289,7 +292,9 @@ fn errors_of_the_body_are_passed_on_and_end_it() {
         assert!(first.frame().await.is_none());
         assert!(first.try_clone().is_none());
         assert!(second.try_clone().is_none());
-        assert!(second.frame().await.unwrap().unwrap_err().is::<ReplayError>());
+        let error = second.frame().await.unwrap().unwrap_err();
+        assert!(error.is::<ReplayError>());
+        assert_eq!(error.to_string(), "request body was not kept and cannot be sent again");
 
         // Also when the body is only passed through.
         let mut long = ReplayBody::new(Script::new([data("hello"), Step::Fail], false), 1);

@@ -86,6 +86,11 @@ async fn what_the_head_decides_is_reported_at_once() {
     let (_response, told) = watch(grpc(), trailers_only);
     assert_eq!(told.try_recv(), Ok(Verdict::throttled(None)));
 
+    let mut fine = Response::new(Full::<Bytes>::from("x"));
+    fine.headers_mut().insert("grpc-status", "0".parse().unwrap());
+    let (_response, told) = watch(grpc(), fine);
+    assert_eq!(told.try_recv(), Ok(Verdict::success()));
+
     let (_response, told) = watch(plain("GET"), Response::new(Empty::<Bytes>::new()));
     assert_eq!(told.try_recv(), Ok(Verdict::success()));
 
