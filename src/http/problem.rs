@@ -8,7 +8,7 @@ use ::http::{Request, Response, StatusCode, Version};
 use bytes::Bytes;
 
 use super::grpc::{self, code};
-use super::headers::{decimal_digits, rate_limit_fields};
+use super::headers::{decimal_digits, joined, rate_limit_fields};
 use super::retry_after::{PUSHBACK, millis_up, number_value, seconds_up};
 use crate::rejection::{Reject, Rejection, RejectionKind};
 
@@ -254,31 +254,45 @@ impl Style {
 
     fn document(self, why: &Rejection) -> Vec<u8> {
         let status = codes(why.kind()).0;
+        let title = status.canonical_reason().unwrap_or_default().as_bytes();
+        let status = status.as_str().as_bytes();
+        let detail = why.kind().sentence().as_bytes();
+        let kind = why.kind().as_str().as_bytes();
+        let mut room = [0; 20];
+        let (wait_name, wait): (&[u8], &[u8]) = match why.retry_after() {
+            Some(wait) => (br#","retry_after":"#, decimal_digits(seconds_up(wait), &mut room)),
+            None => (b"", b""),
+        };
+        if !self.detail {
+            return joined!(
+                br#"{"type":"about:blank","title":""#,
+                title,
+                br#"","status":"#,
+                status,
+                wait_name,
+                wait,
+                b"}",
+            );
+        }
         let (layer, name) = (json_text(why.layer().as_str()), json_text(why.name()));
-        let (sentence, kind) = (why.kind().sentence(), why.kind().as_str());
-        let shown = |text: &'static str| if self.detail { text.as_bytes() } else { b"" };
-        let mut digits = [0; 20];
-        let wait = why.retry_after().map(|wait| decimal_digits(seconds_up(wait), &mut digits));
-        let pieces: [&[u8]; 16] = [
+        joined!(
             br#"{"type":"about:blank","title":""#,
-            status.canonical_reason().unwrap_or_default().as_bytes(),
+            title,
             br#"","status":"#,
-            status.as_str().as_bytes(),
-            shown(r#","detail":""#),
-            shown(sentence),
-            shown(r#"","kind":""#),
-            shown(kind),
-            shown(r#"","layer":""#),
-            if self.detail { &layer } else { b"" },
-            shown(r#"","name":""#),
-            if self.detail { &name } else { b"" },
-            shown(r#"""#),
-            wait.map_or(b"", |_| br#","retry_after":"#),
-            wait.unwrap_or_default(),
+            status,
+            br#","detail":""#,
+            detail,
+            br#"","kind":""#,
+            kind,
+            br#"","layer":""#,
+            &layer,
+            br#"","name":""#,
+            &name,
+            br#"""#,
+            wait_name,
+            wait,
             b"}",
-        ];
-        // Exactly as long as it must be, so that `Bytes` takes it over as it is.
-        pieces.concat()
+        )
     }
 
     /// A response that consists of trailers only: its head carries them, and the body must be empty.
