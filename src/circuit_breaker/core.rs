@@ -278,14 +278,10 @@ impl Core {
 
     /// Records a plain success the fast way. False: it needs [`record`](Self::record).
     #[inline]
-    pub(super) fn succeed(&self, ticket: Ticket, now: Tick) -> bool {
+    pub(super) fn succeed(&self, made: Ticket, now: Tick) -> bool {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
-            let counting = matches!(
-                CircuitState::from_bits(word),
-                CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed
-            );
-            if !counting || word >> GENERATION != ticket.generation || ticket.probe != 0 {
+            if !CircuitState::counts(word) || ticket(word) != made {
                 return false;
             }
             if word & FAILURES == 0 {
