@@ -11,8 +11,8 @@ use crate::sync::{Lease, Ref};
 use super::core::{Refusal, Ticket};
 use super::future::ResponseFuture;
 use super::guard::Guard;
-use super::handle::Shared;
 use super::reopening::Reopening;
+use super::shared::Shared;
 
 /// A service behind a circuit breaker: see the [module](super).
 pub struct CircuitBreakerService<S, C, R> {

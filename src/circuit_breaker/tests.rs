@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::time::Duration;
 
 use crate::clock::Tick;
@@ -12,7 +14,7 @@ use super::{CircuitBreaker, KeyedCircuitBreaker};
 const SECOND: u64 = 1_000_000_000;
 
 fn at(seconds: f64) -> Tick {
-    Tick((1 << 50) + (seconds * 1e9) as u64)
+    Tick(1 << 50).after(Duration::from_secs_f64(seconds))
 }
 
 fn core(build: impl FnOnce(CircuitBreakerBuilder) -> CircuitBreakerBuilder) -> Core {

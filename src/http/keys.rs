@@ -198,7 +198,6 @@ fn bounded(text: &[u8]) -> String {
     // Two independent keys: a client that finds a collision of one has not found one of the other.
     static KEYS: OnceLock<[RandomState; 2]> = OnceLock::new();
     let [a, b] = KEYS.get_or_init(|| [RandomState::new(), RandomState::new()]);
-    let start: String = text.iter().take(32).map(|byte| char::from(*byte)).collect();
-    let start = start.escape_default();
+    let start = text[..text.len().min(32)].escape_ascii();
     format!("{start}#{:016x}{:016x}", a.hash_one(text), b.hash_one(text))
 }

@@ -8,6 +8,7 @@
 mod support;
 
 mod circuit_breaker;
+mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "testing")]
