@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use ::http::{HeaderMap, Request};
@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::rejection::BoxError;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// Chunks below this size are copied together, so that a body of single bytes does not cost a
 /// reference-counted handle each.

@@ -5,13 +5,13 @@ use std::fmt;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tower_service::Service;
 
 use super::handle::{Answer, Counts, ProbeEvent, ProbeHandle, Violation};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 const LOG_LIMIT: usize = 1024;
 
