@@ -79,6 +79,15 @@ impl<D: Deref<Target = Shared>> Guard<D> {
     }
 
     #[cold]
+    fn abandon(&self) {
+        self.record(if self.running {
+            Outcome::FAILURE
+        } else {
+            Outcome::Cancelled { elapsed: Duration::ZERO }
+        });
+    }
+
+    #[cold]
     fn record(&self, outcome: Outcome) {
         let now = clock::now();
         let elapsed = if self.start == Tick(0) { Duration::ZERO } else { now.since(self.start) };
@@ -98,11 +107,7 @@ impl<D: Deref<Target = Shared>> Drop for Guard<D> {
     #[inline]
     fn drop(&mut self) {
         if self.open {
-            self.record(if self.running {
-                Outcome::FAILURE
-            } else {
-                Outcome::Cancelled { elapsed: Duration::ZERO }
-            });
+            self.abandon();
         }
     }
 }
