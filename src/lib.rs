@@ -5,6 +5,7 @@
 mod backoff;
 mod clock;
 mod deadline;
+mod key;
 mod name;
 mod outcome;
 mod quota;
@@ -23,6 +24,7 @@ pub mod testing;
 
 pub use backoff::{Backoff, Jitter};
 pub use deadline::Deadline;
+pub use key::{Key, KeyFn, key_fn};
 pub use name::{LayerKind, Name};
 pub use outcome::{
     AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, FailureClass, Outcome, RetryHint,

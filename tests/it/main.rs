@@ -11,5 +11,8 @@ mod circuit_breaker;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+mod rate_limit;
+mod rate_limit_golden;
+mod rate_limit_service;
 #[cfg(feature = "testing")]
 mod testing;
