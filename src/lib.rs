@@ -3,6 +3,7 @@
 #![cfg_attr(buttress_loom, allow(dead_code, unused_imports))]
 
 mod backoff;
+mod budget;
 mod clock;
 mod deadline;
 mod name;
@@ -21,7 +22,10 @@ pub mod retry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use backoff::{Backoff, Jitter};
+pub use backoff::{Backoff, Delays, Jitter};
+pub use budget::{
+    RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,
+};
 pub use deadline::Deadline;
 pub use name::{LayerKind, Name};
 pub use outcome::{
