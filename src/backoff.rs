@@ -282,23 +282,23 @@ impl Backoff {
         Duration::from_nanos(random.between(low, high))
     }
 
-    /// Something to add to a delay the callee asked for: a herd that was told one `Retry-After` must
-    /// not come back as one. Nothing if jitter is switched off.
-    pub(crate) fn spread(&self, n: u32, random: &mut Random) -> Duration {
+    /// The delay before retry `n` when the callee asked for `after`: not sooner, and spread upwards, since
+    /// a herd that was told one `Retry-After` must not come back as one. Without jitter the longer of
+    /// the two. May exceed the cap.
+    pub(crate) fn draw_after(&self, after: Duration, n: u32, random: &mut Random) -> Duration {
+        let v = self.before_jitter(n);
         match self.jitter {
-            Jitter::None => Duration::ZERO,
-            _ => Duration::from_nanos(random.between(0, self.before_jitter(n))),
+            Jitter::None => after.max(Duration::from_nanos(v)),
+            _ => after.saturating_add(Duration::from_nanos(random.between(0, v))),
         }
     }
 
     /// Values of a foreign configuration with rules of its own: any factor that is not negative, a
     /// base above the cap.
-    #[cfg(feature = "serde")]
     pub(crate) fn unchecked(base: Duration, cap: Duration, factor: f64, jitter: Jitter) -> Self {
         Self { base: nanos(base), cap: nanos(cap), factor, jitter }
     }
 
-    #[cfg(feature = "serde")]
     pub(crate) fn parts(&self) -> (Duration, Duration, f64, Jitter) {
         (Duration::from_nanos(self.base), Duration::from_nanos(self.cap), self.factor, self.jitter)
     }

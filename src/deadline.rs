@@ -144,10 +144,6 @@ impl Deadline {
         extensions.insert(earliest);
     }
 
-    pub(crate) fn at(tick: Tick) -> Self {
-        Self(tick)
-    }
-
     pub(crate) fn tick(self) -> Tick {
         self.0
     }
