@@ -13,7 +13,6 @@ use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::outcome::{AnyError, Classify};
 use crate::rejection::{Error, RejectionKind};
-use crate::sync::lock;
 
 /// A policy with everything it needs to retry calls that are not tower services: how to judge errors,
 /// which budget to draw from, who listens.
@@ -416,5 +415,8 @@ async fn until<F: Future>(attempt: F, terms: &Terms<'_>) -> Option<F::Output> {
 fn park(delay: Duration) {
     let mutex = Mutex::new(());
     let never = Condvar::new();
-    let _ = never.wait_timeout_while(lock(&mutex), delay, |()| true);
+    // Nobody else can hold or poison a lock that was made here.
+    if let Ok(held) = mutex.lock() {
+        let _ = never.wait_timeout_while(held, delay, |()| true);
+    }
 }

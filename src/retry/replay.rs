@@ -1,5 +1,7 @@
 use super::RetryOverride;
 use crate::deadline::Deadline;
+#[cfg(feature = "http")]
+use crate::http::ReplayBody;
 
 /// The number of an attempt, from 1. Retries (attempts from 2 on) carry it in the extensions of an
 /// `http::Request`; a request without it is a first attempt.
@@ -93,8 +95,8 @@ impl<Req: Clone> Replay<Req> for CloneRequest {
     }
 }
 
-/// Copies an `http::Request` whose body is `Clone`; reads [`Deadline`] and [`RetryOverride`] from its
-/// extensions and writes [`Attempt`] into them, on request also into a header.
+/// Copies an `http::Request` whose body is `Clone` or a [`ReplayBody`]; reads [`Deadline`] and
+/// [`RetryOverride`] from its extensions and writes [`Attempt`] into them, if told to also into a header.
 ///
 /// ```
 /// use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
@@ -151,10 +153,41 @@ impl<B: Clone> Replay<http::Request<B>> for HttpRequest {
     }
 
     fn mark(&self, req: &mut http::Request<B>, attempt: Attempt) {
-        req.extensions_mut().insert(attempt);
-        if let Some(name) = &self.header {
-            req.headers_mut().insert(name.clone(), attempt.0.into());
-        }
+        put_attempt(self.header.as_ref(), req, attempt);
+    }
+}
+
+/// Bodies made repeatable by [`replay_up_to`](crate::http::replay_up_to).
+#[cfg(feature = "http")]
+impl<B> Replay<http::Request<ReplayBody<B>>> for HttpRequest
+where
+    B: http_body::Body,
+{
+    fn try_replay(
+        &self,
+        req: &http::Request<ReplayBody<B>>,
+    ) -> Option<http::Request<ReplayBody<B>>> {
+        crate::http::try_replay_request(req)
+    }
+
+    fn deadline(&self, req: &http::Request<ReplayBody<B>>) -> Option<Deadline> {
+        Deadline::of(req.extensions())
+    }
+
+    fn overrides(&self, req: &http::Request<ReplayBody<B>>) -> Option<RetryOverride> {
+        req.extensions().get().copied()
+    }
+
+    fn mark(&self, req: &mut http::Request<ReplayBody<B>>, attempt: Attempt) {
+        put_attempt(self.header.as_ref(), req, attempt);
+    }
+}
+
+#[cfg(feature = "http")]
+fn put_attempt<B>(header: Option<&http::HeaderName>, req: &mut http::Request<B>, attempt: Attempt) {
+    req.extensions_mut().insert(attempt);
+    if let Some(name) = header {
+        req.headers_mut().insert(name.clone(), attempt.0.into());
     }
 }
 

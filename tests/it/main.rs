@@ -11,5 +11,6 @@ mod circuit_breaker;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+mod retry;
 #[cfg(feature = "testing")]
 mod testing;

@@ -1,0 +1,4 @@
+//! Retry through its public interface.
+
+#[cfg(feature = "serde")]
+mod golden;
