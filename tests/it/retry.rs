@@ -2,3 +2,5 @@
 
 #[cfg(feature = "serde")]
 mod golden;
+mod layer;
+mod script;
