@@ -1,3 +1,10 @@
+#![expect(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails; the numbers are exact or small"
+)]
+
 use proptest::prelude::*;
 
 use super::*;

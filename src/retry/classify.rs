@@ -32,7 +32,11 @@ pub fn is_retryable_error<'a>(error: impl Into<Option<&'a str>>) -> bool {
 const LONGEST: usize = 4096;
 
 fn is_final(text: &str) -> bool {
-    let text = &text[..text.floor_char_boundary(LONGEST)];
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = &text[..end];
     let words = Words::of(text);
     let has = |phrase: &str| words.find(phrase).is_some();
     FINAL_PHRASES.iter().any(|phrase| has(phrase)) || missing(&words) || words.has_final_status()

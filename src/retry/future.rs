@@ -67,6 +67,14 @@ pin_project! {
     }
 }
 
+/// A first attempt on its way.
+pub(super) struct Started<S, Req, T, F> {
+    pub(super) inner: S,
+    pub(super) copy: Option<Req>,
+    pub(super) ticket: T,
+    pub(super) call: F,
+}
+
 struct Slow<E> {
     progress: Progress,
     timer: Option<Pin<Box<Sleep>>>,
@@ -112,10 +120,10 @@ where
         name: Name,
         (classifier, replay, reject): (C, R, J),
         shared: Option<Ref<Shared>>,
-        started: Option<(S, Option<Req>, C::Ticket, S::Future)>,
+        started: Option<Started<S, Req, C::Ticket, S::Future>>,
     ) -> Self {
         let (state, inner, copy, ticket) = match started {
-            Some((inner, copy, ticket, call)) => {
+            Some(Started { inner, copy, ticket, call }) => {
                 (State::Calling { call }, Some(inner), copy, Some(ticket))
             }
             None => (State::TooLate, None, None, None),
@@ -182,7 +190,13 @@ where
         let terms = terms(this.policy, *this.deadline, *this.name, this.shared.as_ref());
         let mut fresh = Progress::first();
         let progress = this.slow.as_mut().map_or(&mut fresh, |slow| &mut slow.progress);
-        match progress.settle(&terms, verdict, this.copy.is_some()) {
+        // Where a response is at stake the copy must be good now; else it may still become so during the
+        // pause, when the connection lets go of the body.
+        let replayable = this
+            .copy
+            .as_ref()
+            .is_some_and(|copy| !matches!(result, Some(Ok(_))) || this.replay.can_send(copy));
+        match progress.settle(&terms, verdict, replayable) {
             Some(delay) => {
                 // The call and its response may hold a connection: neither outlives this line.
                 this.state.set(State::Readying);
@@ -233,6 +247,9 @@ where
         let terms = terms(this.policy, *this.deadline, *this.name, this.shared.as_ref());
         let stop = match inner.poll_ready(cx) {
             Poll::Ready(Ok(())) if terms.has_passed() => Stop::Deadline,
+            Poll::Ready(Ok(())) if !this.copy.as_ref().is_some_and(|r| this.replay.can_send(r)) => {
+                Stop::NotReplayable
+            }
             Poll::Ready(Ok(())) => {
                 let Some(mut req) = this.copy.take() else {
                     unreachable!("a retry was only granted with a copy in hand")

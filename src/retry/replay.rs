@@ -54,6 +54,13 @@ pub trait Replay<Req> {
     /// A copy to send later, or `None` if this request can be sent only once.
     fn try_replay(&self, req: &Req) -> Option<Req>;
 
+    /// Whether a copy can still be sent: that of a streamed body cannot once the stream has turned out too
+    /// long to be kept. Asked before a response is given up for a retry, and before the retry is sent.
+    fn can_send(&self, copy: &Req) -> bool {
+        let _ = copy;
+        true
+    }
+
     /// By when the sender needs an answer.
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         let _ = req;
@@ -170,6 +177,10 @@ where
         crate::http::try_replay_request(req)
     }
 
+    fn can_send(&self, copy: &http::Request<ReplayBody<B>>) -> bool {
+        copy.body().is_replayable()
+    }
+
     fn deadline(&self, req: &http::Request<ReplayBody<B>>) -> Option<Deadline> {
         Deadline::of(req.extensions())
     }
@@ -214,6 +225,10 @@ where
         self.inner.try_replay(req)
     }
 
+    fn can_send(&self, copy: &Req) -> bool {
+        self.inner.can_send(copy)
+    }
+
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         self.inner.deadline(req)
     }
@@ -248,6 +263,10 @@ where
 {
     fn try_replay(&self, req: &Req) -> Option<Req> {
         self.inner.try_replay(req)
+    }
+
+    fn can_send(&self, copy: &Req) -> bool {
+        self.inner.can_send(copy)
     }
 
     fn deadline(&self, req: &Req) -> Option<Deadline> {

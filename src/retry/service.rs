@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::future::ResponseFuture;
+use super::future::{ResponseFuture, Started};
 use super::handle::start_deadline;
 use super::{CloneRequest, Replay, RetryPolicy};
 use crate::budget::RetryBudget;
@@ -93,7 +93,7 @@ where
             let copy = if policy.can_retry() { self.replay.try_replay(&req) } else { None };
             let ticket = self.classifier.start(&req);
             let call = inner.call(req);
-            Some((inner, copy, ticket, call))
+            Some(Started { inner, copy, ticket, call })
         };
         let strategies = (self.classifier.clone(), self.replay.clone(), self.reject.clone());
         ResponseFuture::new(policy, deadline, self.name, strategies, shared, started)

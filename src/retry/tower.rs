@@ -10,6 +10,7 @@ use super::progress::{Progress, Terms, respect_refusal};
 use super::{Attempt, CloneRequest, Replay, RetryPolicy};
 use crate::budget::RetryBudget;
 use crate::clock::Tick;
+use crate::deadline::Deadline;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::outcome::{AnyError, Classify};
@@ -35,7 +36,8 @@ pub struct TowerPolicy<C = AnyError, R = CloneRequest> {
     replay: R,
     name: Name,
     budget: Option<RetryBudget>,
-    run: Option<(Progress, Option<Tick>)>,
+    deadline: Option<Tick>,
+    progress: Option<Progress>,
 }
 
 impl TowerPolicy {
@@ -49,7 +51,8 @@ impl TowerPolicy {
     pub fn new(policy: RetryPolicy) -> Self {
         let budget = Some(RetryBudget::new("retry"));
         let (classifier, replay) = (AnyError, CloneRequest);
-        Self { policy, classifier, replay, name: "retry".into(), budget, run: None }
+        let name = "retry".into();
+        Self { policy, classifier, replay, name, budget, deadline: None, progress: None }
     }
 }
 
@@ -86,7 +89,7 @@ impl<C, R> TowerPolicy<C, R> {
     /// ```
     pub fn classify<C2>(self, classifier: C2) -> TowerPolicy<C2, R> {
         let Self { policy, replay, name, budget, .. } = self;
-        TowerPolicy { policy, classifier, replay, name, budget, run: None }
+        TowerPolicy { policy, classifier, replay, name, budget, deadline: None, progress: None }
     }
 
     /// How requests are sent again.
@@ -97,7 +100,7 @@ impl<C, R> TowerPolicy<C, R> {
     /// ```
     pub fn replay<R2>(self, replay: R2) -> TowerPolicy<C, R2> {
         let Self { policy, classifier, name, budget, .. } = self;
-        TowerPolicy { policy, classifier, replay, name, budget, run: None }
+        TowerPolicy { policy, classifier, replay, name, budget, deadline: None, progress: None }
     }
 }
 
@@ -110,7 +113,9 @@ impl<C: Clone, R: Clone> Clone for TowerPolicy<C, R> {
             replay: self.replay.clone(),
             name: self.name,
             budget: self.budget.clone(),
-            run: None,
+            // Tower copies the request first and clones its policy for the call then.
+            deadline: self.deadline,
+            progress: None,
         }
     }
 }
@@ -135,16 +140,16 @@ where
         if let Err(error) = &*result {
             verdict = respect_refusal(verdict, error);
         }
-        let (progress, deadline) = self.run.get_or_insert_with(|| (Progress::first(), None));
-        let inherited = self.replay.deadline(req).map(crate::Deadline::tick);
-        let deadline = match (*deadline, inherited) {
+        let progress = self.progress.get_or_insert_with(Progress::first);
+        let inherited = self.replay.deadline(req).map(Deadline::tick);
+        let deadline = match (self.deadline, inherited) {
             (Some(own), Some(inherited)) => Some(own.min(inherited)),
             (own, inherited) => own.or(inherited),
         };
         let budget = self.budget.as_ref();
         let terms =
             Terms { policy: &policy, deadline, name: self.name, budget, observers: &NOBODY };
-        let delay = progress.settle(&terms, verdict, true)?;
+        let delay = progress.settle(&terms, verdict, self.replay.can_send(req))?;
         // Tower gives no sign when the pause is over and the request sent; dropping the call during
         // the pause pays for the retry.
         progress.send();
@@ -156,9 +161,9 @@ where
         if !self.policy.can_retry() {
             return None;
         }
-        let (_, deadline) =
-            self.run.get_or_insert_with(|| (Progress::first(), start_deadline(&self.policy, None)));
-        let _ = deadline;
+        if self.progress.is_none() {
+            self.deadline = start_deadline(&self.policy, None);
+        }
         self.replay.try_replay(req)
     }
 }

@@ -234,8 +234,9 @@ fn adaptive_retry_runs_as_recorded() {
         let ran = run_script(policy, &errors, ours.clone());
 
         let differs = map.is_none()
-            && errors[..ran.attempts.min(errors.len() as u32) as usize]
+            && errors
                 .iter()
+                .take(usize::try_from(ran.attempts).unwrap())
                 .any(|name| TRANSIENT_HERE.contains(&name.as_str()))
             || case["category"] == "base_exceptions_budget";
         if differs {
@@ -286,7 +287,7 @@ fn assert_recorded(id: &str, ran: &Ran, recorded: &Value) {
     assert_eq!(json!(ran.consumed), recorded["consumed"], "{id}");
     for decision in recorded.get("decisions").and_then(Value::as_array).into_iter().flatten() {
         let attempt = decision["attempt"].as_u64().unwrap();
-        let index = attempt as usize - 1;
+        let index = usize::try_from(attempt).unwrap() - 1;
         if decision["will_retry"] == true {
             assert!(close(ran.delays[index], decision["delay_seconds"].as_f64().unwrap()), "{id}");
         } else if ran.gave_up_after.is_some() {
@@ -609,7 +610,7 @@ fn documented_delays(fields: &Value, retries: usize) -> (Vec<f64>, Vec<f64>) {
     }
     let exponential = fields["exponential_backoff"] == true;
     let at = |n: usize, jitter: f64| {
-        let factor = if exponential { 2f64.powi(n as i32) } else { 1.0 };
+        let factor = if exponential { 2f64.powi(i32::try_from(n).unwrap()) } else { 1.0 };
         ((base * factor + jitter) / 1000.0).min(10.0)
     };
     ((0..retries).map(|n| at(n, 0.0)).collect(), (0..retries).map(|n| at(n, 50.0)).collect())

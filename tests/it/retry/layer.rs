@@ -150,13 +150,13 @@ async fn waiting_retries_hold_their_budget() {
     let budget = RetryBudget::builder("b").floor(2).burst(2).ratio(1e-6).build().unwrap();
     let (inner, director) = script([reset(), reset(), reset()]);
     let service = layer(steady()).budget(budget.clone()).layer(inner);
-    let calls: Vec<_> = (0..3).map(|n| tokio::spawn(service.clone().oneshot(n))).collect();
-    tokio::time::sleep(ms(50)).await;
+    let mut calls = futures_util::future::join_all((0..3).map(|n| service.clone().oneshot(n)));
+    assert!(tokio::time::timeout(ms(50), &mut calls).await.is_err());
     // Two wait in backoff and have sent nothing; the third was refused all the same.
     assert_eq!(director.calls(), 3);
     assert_eq!((budget.stats().allowed, budget.stats().denied), (2, 1));
-    let ended = futures_util::future::join_all(calls).await;
-    assert_eq!(ended.iter().filter(|r| r.as_ref().unwrap().is_ok()).count(), 2);
+    let ended = calls.await;
+    assert_eq!(ended.iter().filter(|r| r.is_ok()).count(), 2);
     assert_eq!(budget.stats().succeeded, 2);
 }
 
@@ -474,10 +474,10 @@ async fn a_first_attempt_pays_in_and_a_retry_that_works_is_refunded() {
     let mut after = vec![];
     for _ in 0..4 {
         call(&mut service).await.unwrap();
-        after.push((budget.stats().tokens, (budget.stats().credit * 10.0).round() as u32));
+        after.push(format!("{} {:.1}", budget.stats().tokens, budget.stats().credit));
     }
     // A success; a retry that worked; a permanent failure; a throttled call, retried.
-    assert_eq!(after, [(29, 32), (29, 24), (29, 26), (29, 18)]);
+    assert_eq!(after, ["29 3.2", "29 2.4", "29 2.6", "29 1.8"]);
 }
 
 #[test]
@@ -564,7 +564,7 @@ async fn copies_are_made_only_for_attempts_that_another_can_follow() {
 
 #[tokio::test(start_paused = true)]
 async fn each_decision_is_told_with_its_reason() {
-    type Told = Vec<(&'static str, u32, Option<u64>, &'static str)>;
+    type Told = Vec<(&'static str, u32, Option<u128>, &'static str)>;
     async fn told(
         steps: Vec<Step>,
         make: impl FnOnce(RetryLayer<Status>) -> RetryLayer<Status>,
@@ -578,7 +578,7 @@ async fn each_decision_is_told_with_its_reason() {
                 assert_eq!((event.layer, event.name.as_str()), (LayerKind::Retry, "shop"));
                 sink.lock().unwrap().push(match event.kind {
                     EventKind::Retried { attempt, delay, outcome } => {
-                        (outcome.as_str(), attempt, Some(delay.as_millis() as u64), "")
+                        (outcome.as_str(), attempt, Some(delay.as_millis()), "")
                     }
                     EventKind::RetryAbandoned { attempts, reason, outcome } => {
                         (outcome.as_str(), attempts, None, reason)

@@ -17,7 +17,7 @@ pub(crate) enum Step {
     Ok(u16),
     Err(Failure),
     /// The same after some time.
-    After(Duration, Box<Step>),
+    After(Duration, Box<Self>),
     Never,
     Panic,
 }
@@ -56,7 +56,7 @@ impl fmt::Debug for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.log.push(format!("drop {}", self.status));
+        self.log.push(&format!("drop {}", self.status));
     }
 }
 
@@ -67,7 +67,7 @@ struct Log {
 }
 
 impl Log {
-    fn push(&self, what: String) {
+    fn push(&self, what: &str) {
         let at = self.start.elapsed().as_millis();
         self.lines.lock().unwrap().push(format!("{at} {what}"));
     }
@@ -159,7 +159,7 @@ impl Service<u32> for Script {
             return self.poll_ready(cx);
         }
         if !self.is_ready {
-            self.director.log.push(format!("ready #{}", self.instance));
+            self.director.log.push(&format!("ready #{}", self.instance));
         }
         self.is_ready = true;
         Poll::Ready(Ok(()))
@@ -167,7 +167,7 @@ impl Service<u32> for Script {
 
     fn call(&mut self, request: u32) -> Self::Future {
         assert!(std::mem::take(&mut self.is_ready), "called without being ready");
-        self.director.log.push(format!("call #{}", self.instance));
+        self.director.log.push(&format!("call #{}", self.instance));
         let mut state = self.director.state.lock().unwrap();
         state.requests.push(request);
         let step = state.steps.pop_front().unwrap_or(Step::Ok(200));
