@@ -9,11 +9,11 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::core::Stop;
+use super::plan::Plan;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
-use super::{Attempt, Replay, RetryPolicy};
+use super::{Attempt, Replay};
 use crate::clock::{Tick, now};
-use crate::name::Name;
 use crate::observe::Observers;
 use crate::outcome::{Classify, Outcome, Verdict};
 use crate::rejection::{Reject, RejectionKind};
@@ -36,13 +36,9 @@ pin_project! {
         C: Classify<Req, S::Response, S::Error>,
     {
         #[pin]
-        state: State<S::Future>,
-        inner: Option<S>,
-        copy: Option<Req>,
-        ticket: Option<C::Ticket>,
-        policy: RetryPolicy,
+        state: State<S::Future, S, Req, C::Ticket>,
+        plan: Plan,
         deadline: Option<Tick>,
-        name: Name,
         classifier: C,
         replay: R,
         reject: J,
@@ -52,27 +48,25 @@ pin_project! {
     }
 }
 
+// What a call holds on to lies in its state, so that it is let go of with it. (It also keeps single bytes
+// out of the future: moving one with bytes in it stalls the processor for longer than the whole call.)
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
-        // The deadline had passed on arrival.
-        TooLate,
+    #[project_replace = StateOwn]
+    pub(super) enum State<F, S, Req, T> {
         Calling {
             #[pin]
             call: F,
+            ticket: T,
+            inner: S,
+            copy: Option<Req>,
         },
-        Sleeping,
-        Readying,
+        Sleeping { inner: S, copy: Req },
+        Readying { inner: S, copy: Req },
+        // The deadline had passed on arrival.
+        TooLate,
         Done,
     }
-}
-
-/// A first attempt on its way.
-pub(super) struct Started<S, Req, T, F> {
-    pub(super) inner: S,
-    pub(super) copy: Option<Req>,
-    pub(super) ticket: T,
-    pub(super) call: F,
 }
 
 struct Slow<E> {
@@ -115,45 +109,20 @@ where
 {
     #[inline]
     pub(super) fn new(
-        policy: RetryPolicy,
+        state: State<S::Future, S, Req, C::Ticket>,
+        plan: Plan,
         deadline: Option<Tick>,
-        name: Name,
         (classifier, replay, reject): (C, R, J),
         shared: Option<Ref<Shared>>,
-        started: Option<Started<S, Req, C::Ticket, S::Future>>,
     ) -> Self {
-        let (state, inner, copy, ticket) = match started {
-            Some(Started { inner, copy, ticket, call }) => {
-                (State::Calling { call }, Some(inner), copy, Some(ticket))
-            }
-            None => (State::TooLate, None, None, None),
-        };
-        Self {
-            state,
-            inner,
-            copy,
-            ticket,
-            policy,
-            deadline,
-            name,
-            classifier,
-            replay,
-            reject,
-            shared,
-            slow: None,
-        }
+        Self { state, plan, deadline, classifier, replay, reject, shared, slow: None }
     }
 }
 
-fn terms<'a>(
-    policy: &'a RetryPolicy,
-    deadline: Option<Tick>,
-    name: Name,
-    shared: Option<&'a Ref<Shared>>,
-) -> Terms<'a> {
+fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Ref<Shared>>) -> Terms<'a> {
     let budget = shared.and_then(|shared| shared.budget.as_ref());
     let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
-    Terms { policy, deadline, name, budget, observers }
+    Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers }
 }
 
 type Answer<S, Req, J> = Result<
@@ -169,57 +138,46 @@ where
     R: Replay<Req>,
     J: Reject<(), S::Response, S::Error>,
 {
-    /// Lets go of everything: nothing may wait for the caller to drop the future.
-    fn finish(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        this.state.set(State::Done);
-        *this.inner = None;
-        *this.copy = None;
-        *this.slow = None;
-        *this.shared = None;
-    }
-
     /// An attempt ended without success: with a result, or cut off. Returns the answer if it was the last.
     #[cold]
     fn settle(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         result: Option<Result<S::Response, S::Error>>,
         verdict: Verdict,
+        inner: S,
+        copy: Option<Req>,
     ) -> Option<Answer<S, Req, J>> {
-        let mut this = self.as_mut().project();
-        let terms = terms(this.policy, *this.deadline, *this.name, this.shared.as_ref());
+        let mut this = self.project();
+        let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
         let mut fresh = Progress::first();
         let progress = this.slow.as_mut().map_or(&mut fresh, |slow| &mut slow.progress);
         // Where a response is at stake the copy must be good now; else it may still become so during the
         // pause, when the connection lets go of the body.
-        let replayable = this
-            .copy
-            .as_ref()
-            .is_some_and(|copy| !matches!(result, Some(Ok(_))) || this.replay.can_send(copy));
-        match progress.settle(&terms, verdict, replayable) {
-            Some(delay) => {
-                // The call and its response may hold a connection: neither outlives this line.
-                this.state.set(State::Readying);
-                let slow = this.slow.get_or_insert_with(|| Slow::boxed(fresh));
-                slow.last = result.and_then(Result::err);
-                slow.armed = false;
-                if !delay.is_zero() {
-                    slow.arm(delay);
-                    this.state.set(State::Sleeping);
-                }
-                None
+        let is_response = matches!(result, Some(Ok(_)));
+        let copy = copy.filter(|copy| !is_response || this.replay.can_send(copy));
+        if let Some(delay) = progress.settle(&terms, verdict, copy.is_some())
+            && let Some(copy) = copy
+        {
+            // A response may hold a connection: it does not outlive this line.
+            let last = result.and_then(Result::err);
+            let slow = this.slow.get_or_insert_with(|| Slow::boxed(fresh));
+            slow.last = last;
+            slow.armed = false;
+            if delay.is_zero() {
+                this.state.set(State::Readying { inner, copy });
+            } else {
+                slow.arm(delay);
+                this.state.set(State::Sleeping { inner, copy });
             }
-            None => {
-                let answer = match result {
-                    Some(result) => result.map_err(J::map_err),
-                    None => {
-                        this.reject.reject((), terms.rejection(RejectionKind::DeadlineExceeded))
-                    }
-                };
-                self.finish();
-                Some(answer)
-            }
+            return None;
         }
+        let answer = match result {
+            Some(result) => result.map_err(J::map_err),
+            None => this.reject.reject((), terms.rejection(RejectionKind::DeadlineExceeded)),
+        };
+        *this.slow = None;
+        *this.shared = None;
+        Some(answer)
     }
 
     /// The attempt has to wait. Ready if it has waited for too long.
@@ -228,50 +186,96 @@ where
         let this = self.project();
         let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
         if !slow.armed {
-            let terms = terms(this.policy, *this.deadline, *this.name, this.shared.as_ref());
+            let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
             let Some(limit) = terms.attempt_limit() else { return Poll::Pending };
             slow.arm(limit);
         }
         slow.poll_timer(cx)
     }
 
-    /// Asks the inner service whether it is ready, and sends the retry.
-    fn poll_retry(
+    /// The pause: ready when it is over.
+    fn poll_pause(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if let Some(slow) = this.slow {
+            if slow.poll_timer(cx).is_pending() {
+                return Poll::Pending;
+            }
+            slow.armed = false;
+        }
+        if let StateOwn::Sleeping { inner, copy } = this.state.as_mut().project_replace(State::Done)
+        {
+            this.state.set(State::Readying { inner, copy });
+        }
+        Poll::Ready(())
+    }
+
+    /// Everything but calling. Ready with nothing: look at the state again.
+    #[cold]
+    fn poll_between(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
+        turns: &mut u32,
     ) -> Poll<Option<Answer<S, Req, J>>> {
         let mut this = self.as_mut().project();
-        let (Some(inner), Some(slow)) = (this.inner.as_mut(), this.slow.as_mut()) else {
-            unreachable!("a retry has a service and its progress")
+        match this.state.as_mut().project() {
+            StateProj::Sleeping { .. } => self.poll_pause(cx).map(|()| None),
+            StateProj::Readying { .. } => {
+                *turns += 1;
+                if *turns > TURN {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.poll_retry(cx)
+            }
+            StateProj::TooLate => {
+                this.state.set(State::Done);
+                let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+                let why = terms.rejection(RejectionKind::DeadlineExceeded);
+                let answer = this.reject.reject((), why);
+                *this.shared = None;
+                Poll::Ready(Some(answer))
+            }
+            StateProj::Calling { .. } => Poll::Ready(None),
+            StateProj::Done => panic!("polled after it had answered"),
+        }
+    }
+
+    /// Asks the inner service whether it is ready, and sends the retry.
+    fn poll_retry(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer<S, Req, J>>> {
+        let mut this = self.project();
+        let StateProj::Readying { inner, copy } = this.state.as_mut().project() else {
+            return Poll::Ready(None);
         };
-        let terms = terms(this.policy, *this.deadline, *this.name, this.shared.as_ref());
+        let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+        let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
         let stop = match inner.poll_ready(cx) {
             Poll::Ready(Ok(())) if terms.has_passed() => Stop::Deadline,
-            Poll::Ready(Ok(())) if !this.copy.as_ref().is_some_and(|r| this.replay.can_send(r)) => {
-                Stop::NotReplayable
-            }
+            Poll::Ready(Ok(())) if !this.replay.can_send(copy) => Stop::NotReplayable,
             Poll::Ready(Ok(())) => {
-                let Some(mut req) = this.copy.take() else {
-                    unreachable!("a retry was only granted with a copy in hand")
+                let StateOwn::Readying { mut inner, copy: mut req } =
+                    this.state.as_mut().project_replace(State::Done)
+                else {
+                    return Poll::Ready(None);
                 };
                 this.replay.mark(&mut req, Attempt(slow.progress.attempts()));
-                if !slow.progress.is_last(this.policy) {
-                    *this.copy = this.replay.try_replay(&req);
-                }
-                *this.ticket = Some(this.classifier.start(&req));
-                slow.armed = false;
-                slow.last = None;
+                let last = slow.progress.is_last(terms.policy);
+                let copy = if last { None } else { this.replay.try_replay(&req) };
+                let ticket = this.classifier.start(&req);
                 let call = inner.call(req);
                 // Only now: a panic on the way here gives the retry back.
                 slow.progress.send();
-                this.state.set(State::Calling { call });
+                slow.armed = false;
+                slow.last = None;
+                this.state.set(State::Calling { call, ticket, inner, copy });
                 return Poll::Ready(None);
             }
             Poll::Ready(Err(error)) => {
-                self.finish();
+                this.state.set(State::Done);
+                *this.slow = None;
+                *this.shared = None;
                 return Poll::Ready(Some(Err(J::map_err(error))));
             }
-            Poll::Pending if this.policy.gives_up_if_not_ready() => Stop::NotReady,
+            Poll::Pending if terms.policy.gives_up_if_not_ready() => Stop::NotReady,
             Poll::Pending => {
                 let Some(deadline) = *this.deadline else { return Poll::Pending };
                 if !slow.armed {
@@ -294,7 +298,9 @@ where
                 this.reject.reject((), terms.rejection(kind))
             }
         };
-        self.finish();
+        this.state.set(State::Done);
+        *this.slow = None;
+        *this.shared = None;
         Poll::Ready(Some(answer))
     }
 }
@@ -313,77 +319,55 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut turns = 0;
         loop {
-            let this = self.as_mut().project();
-            match this.state.project() {
-                StateProj::Calling { call } => match call.poll(cx) {
-                    Poll::Ready(result) => {
-                        let Some(ticket) = this.ticket.take() else {
-                            unreachable!("an attempt on its way has a ticket")
-                        };
-                        let mut verdict = this.classifier.finish(ticket, result.as_ref());
-                        if verdict.outcome == Outcome::Success && this.slow.is_none() {
-                            if let Some(shared) = this.shared
-                                && let Some(budget) = &shared.budget
-                            {
-                                budget.succeeded();
-                            }
-                            self.as_mut().finish();
-                            return Poll::Ready(result.map_err(J::map_err));
-                        }
-                        if let Err(error) = &result {
-                            verdict = respect_refusal(verdict, error);
-                        }
-                        if let Some(answer) = self.as_mut().settle(Some(result), verdict) {
-                            return Poll::Ready(answer);
-                        }
-                    }
-                    Poll::Pending => {
-                        if this.deadline.is_none() && this.policy.attempt_timeout().is_none() {
-                            return Poll::Pending;
-                        }
-                        if self.as_mut().poll_limit(cx).is_pending() {
-                            return Poll::Pending;
-                        }
-                        let mut this = self.as_mut().project();
-                        this.state.set(State::Readying);
-                        let Some(ticket) = this.ticket.take() else {
-                            unreachable!("an attempt on its way has a ticket")
-                        };
-                        let verdict = this.classifier.expired(ticket);
-                        if let Some(answer) = self.as_mut().settle(None, verdict) {
-                            return Poll::Ready(answer);
-                        }
-                    }
-                },
-                StateProj::Sleeping => {
-                    let Some(slow) = this.slow else { unreachable!("a sleeping call has a timer") };
-                    if slow.poll_timer(cx).is_pending() {
+            let mut this = self.as_mut().project();
+            let StateProj::Calling { call, .. } = this.state.as_mut().project() else {
+                match self.as_mut().poll_between(cx, &mut turns) {
+                    Poll::Ready(None) => continue,
+                    Poll::Ready(Some(answer)) => return Poll::Ready(answer),
+                    Poll::Pending => return Poll::Pending,
+                }
+            };
+            let result = match call.poll(cx) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => {
+                    let unlimited =
+                        this.deadline.is_none() && this.plan.policy.attempt_timeout().is_none();
+                    if unlimited || self.as_mut().poll_limit(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    slow.armed = false;
-                    self.as_mut().project().state.set(State::Readying);
+                    this = self.as_mut().project();
+                    None
                 }
-                StateProj::Readying => {
-                    turns += 1;
-                    if turns > TURN {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
+            };
+            let StateOwn::Calling { ticket, inner, copy, .. } =
+                this.state.as_mut().project_replace(State::Done)
+            else {
+                unreachable!("it was calling a moment ago")
+            };
+            let verdict = match &result {
+                Some(result) => {
+                    let verdict = this.classifier.finish(ticket, result.as_ref());
+                    match result {
+                        Err(error) => respect_refusal(verdict, error),
+                        Ok(_) => verdict,
                     }
-                    match self.as_mut().poll_retry(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Some(answer)) => return Poll::Ready(answer),
-                        Poll::Ready(None) => {}
-                    }
                 }
-                StateProj::TooLate => {
-                    let terms =
-                        terms(this.policy, *this.deadline, *this.name, this.shared.as_ref());
-                    let why = terms.rejection(RejectionKind::DeadlineExceeded);
-                    let answer = this.reject.reject((), why);
-                    self.as_mut().finish();
-                    return Poll::Ready(answer);
+                None => this.classifier.expired(ticket),
+            };
+            if verdict.outcome == Outcome::Success
+                && this.slow.is_none()
+                && let Some(result) = result
+            {
+                // Nothing may wait for the caller to drop the future.
+                if let Some(shared) = this.shared.take()
+                    && let Some(budget) = &shared.budget
+                {
+                    budget.succeeded();
                 }
-                StateProj::Done => panic!("polled after it had answered"),
+                return Poll::Ready(result.map_err(J::map_err));
+            }
+            if let Some(answer) = self.as_mut().settle(result, verdict, inner, copy) {
+                return Poll::Ready(answer);
             }
         }
     }
@@ -398,12 +382,12 @@ where
         let state = match self.state {
             State::TooLate => "too_late",
             State::Calling { .. } => "calling",
-            State::Sleeping => "sleeping",
-            State::Readying => "readying",
+            State::Sleeping { .. } => "sleeping",
+            State::Readying { .. } => "readying",
             State::Done => "done",
         };
         f.debug_struct("ResponseFuture")
-            .field("name", &self.name)
+            .field("name", &self.plan.name)
             .field("state", &state)
             .finish_non_exhaustive()
     }

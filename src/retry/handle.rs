@@ -384,7 +384,16 @@ impl RetryPolicy {
 }
 
 /// The earlier of the policy's deadline, counted from now, and the one that came along.
+#[inline]
 pub(super) fn start_deadline(policy: &RetryPolicy, inherited: Option<Deadline>) -> Option<Tick> {
+    if policy.deadline().is_none() && inherited.is_none() {
+        return None;
+    }
+    earlier_deadline(policy, inherited)
+}
+
+#[cold]
+fn earlier_deadline(policy: &RetryPolicy, inherited: Option<Deadline>) -> Option<Tick> {
     let own = policy.deadline().map(|total| now().after(total));
     match (own, inherited.map(Deadline::tick)) {
         (Some(own), Some(inherited)) => Some(own.min(inherited)),

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::plan::Plan;
 use super::replay::{CloneRequest, WithDeadlines, WithOverrides};
 use super::service::{RetryService, Shared};
 use super::{RetryOverride, RetryPolicy};
@@ -28,11 +29,10 @@ use crate::sync::Lease;
 /// ```
 #[derive(Clone)]
 pub struct RetryLayer<C = AnyError, R = CloneRequest, J = AsError> {
-    policy: RetryPolicy,
+    plan: Plan,
     classifier: C,
     replay: R,
     reject: J,
-    name: Name,
     budget: Option<RetryBudget>,
     observers: Observers,
     // What services share, made anew whenever one of the two above changes. `None` if there is nothing to
@@ -51,11 +51,10 @@ impl RetryLayer {
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
         let layer = Self {
-            policy,
+            plan: Plan::new(policy, "retry".into()),
             classifier: AnyError,
             replay: CloneRequest,
             reject: AsError,
-            name: "retry".into(),
             budget: Some(RetryBudget::new("retry")),
             observers: Observers::default(),
             shared: None,
@@ -123,8 +122,8 @@ impl<C, R, J> RetryLayer<C, R, J> {
     /// ));
     /// ```
     pub fn classify<C2>(self, classifier: C2) -> RetryLayer<C2, R, J> {
-        let Self { policy, replay, reject, name, budget, observers, shared, .. } = self;
-        RetryLayer { policy, classifier, replay, reject, name, budget, observers, shared }
+        let Self { plan, replay, reject, budget, observers, shared, .. } = self;
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 
     /// How requests are sent again: a [`Replay`](super::Replay), or a closure that copies one if it can.
@@ -137,8 +136,8 @@ impl<C, R, J> RetryLayer<C, R, J> {
     ///     .replay(|u: &Upload| Some(Upload { name: u.name.clone() }));
     /// ```
     pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2, J> {
-        let Self { policy, classifier, reject, name, budget, observers, shared, .. } = self;
-        RetryLayer { policy, classifier, replay, reject, name, budget, observers, shared }
+        let Self { plan, classifier, reject, budget, observers, shared, .. } = self;
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 
     /// Asks this function for exceptions to the policy, before what the [`Replay`](super::Replay) finds.
@@ -153,9 +152,9 @@ impl<C, R, J> RetryLayer<C, R, J> {
     where
         F: Fn(&Req) -> Option<RetryOverride>,
     {
-        let Self { policy, classifier, replay, reject, name, budget, observers, shared } = self;
+        let Self { plan, classifier, replay, reject, budget, observers, shared } = self;
         let replay = WithOverrides { inner: replay, f };
-        RetryLayer { policy, classifier, replay, reject, name, budget, observers, shared }
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 
     /// Asks this function for the deadline a request carries.
@@ -169,9 +168,9 @@ impl<C, R, J> RetryLayer<C, R, J> {
     where
         F: Fn(&Req) -> Option<Deadline>,
     {
-        let Self { policy, classifier, replay, reject, name, budget, observers, shared } = self;
+        let Self { plan, classifier, replay, reject, budget, observers, shared } = self;
         let replay = WithDeadlines { inner: replay, f };
-        RetryLayer { policy, classifier, replay, reject, name, budget, observers, shared }
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 
     /// What becomes of a call that ran out of time, or whose retry found the service not ready. The
@@ -182,8 +181,8 @@ impl<C, R, J> RetryLayer<C, R, J> {
     /// let layer = RetryLayer::new(RetryPolicy::default()).on_reject(AsTyped);
     /// ```
     pub fn on_reject<J2>(self, reject: J2) -> RetryLayer<C, R, J2> {
-        let Self { policy, classifier, replay, name, budget, observers, shared, .. } = self;
-        RetryLayer { policy, classifier, replay, reject, name, budget, observers, shared }
+        let Self { plan, classifier, replay, budget, observers, shared, .. } = self;
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 
     /// The name in events and refusals; default `retry`.
@@ -194,7 +193,7 @@ impl<C, R, J> RetryLayer<C, R, J> {
     /// ```
     #[must_use]
     pub fn name(mut self, name: impl Into<Name>) -> Self {
-        self.name = name.into();
+        self.plan = Plan::new(self.plan.policy, name.into());
         self
     }
 
@@ -220,11 +219,10 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
     fn layer(&self, inner: S) -> Self::Service {
         RetryService {
             inner,
-            policy: self.policy,
+            plan: self.plan.clone(),
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
             reject: self.reject.clone(),
-            name: self.name,
             shared: self.shared.clone(),
         }
     }
@@ -233,8 +231,8 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
 impl<C, R, J> fmt::Debug for RetryLayer<C, R, J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryLayer")
-            .field("name", &self.name)
-            .field("policy", &self.policy)
+            .field("name", &self.plan.name)
+            .field("policy", &self.plan.policy)
             .field("budget", &self.budget)
             .field("observers", &self.observers)
             .finish_non_exhaustive()

@@ -130,6 +130,7 @@ mod handle;
 mod layer;
 mod named;
 mod overrides;
+mod plan;
 mod progress;
 mod replay;
 mod service;

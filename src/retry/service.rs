@@ -4,12 +4,12 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::future::{ResponseFuture, Started};
+use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
-use super::{CloneRequest, Replay, RetryPolicy};
+use super::plan::Plan;
+use super::{CloneRequest, Replay};
 use crate::budget::RetryBudget;
 use crate::deadline::Deadline;
-use crate::name::Name;
 use crate::observe::Observers;
 use crate::outcome::{AnyError, Classify};
 use crate::rejection::{AsError, Reject};
@@ -39,19 +39,18 @@ pub(super) struct Shared {
 #[derive(Clone)]
 pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError> {
     pub(super) inner: S,
-    pub(super) policy: RetryPolicy,
+    pub(super) plan: Plan,
     pub(super) classifier: C,
     pub(super) replay: R,
     pub(super) reject: J,
-    pub(super) name: Name,
     pub(super) shared: Option<Lease<Shared>>,
 }
 
 impl<S: fmt::Debug, C, R, J> fmt::Debug for RetryService<S, C, R, J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryService")
-            .field("name", &self.name)
-            .field("policy", &self.policy)
+            .field("name", &self.plan.name)
+            .field("policy", &self.plan.policy)
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }
@@ -80,22 +79,23 @@ where
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
 
-        let policy = match self.replay.overrides(&req) {
-            None => self.policy,
-            Some(overrides) => overrides.apply(self.policy),
+        let plan = match self.replay.overrides(&req) {
+            None => self.plan.clone(),
+            Some(exception) => Plan::once(exception.apply(self.plan.policy), self.plan.name),
         };
+        let policy = &plan.policy;
         let inherited = self.replay.deadline(&req);
-        let deadline = start_deadline(&policy, inherited);
-        let shared = self.shared.as_mut().map(Lease::for_call);
-        let started = if inherited.is_some_and(Deadline::has_passed) {
-            None
+        let state = if inherited.is_some_and(Deadline::has_passed) {
+            State::TooLate
         } else {
             let copy = if policy.can_retry() { self.replay.try_replay(&req) } else { None };
             let ticket = self.classifier.start(&req);
             let call = inner.call(req);
-            Some(Started { inner, copy, ticket, call })
+            State::Calling { call, ticket, inner, copy }
         };
+        let deadline = start_deadline(policy, inherited);
         let strategies = (self.classifier.clone(), self.replay.clone(), self.reject.clone());
-        ResponseFuture::new(policy, deadline, self.name, strategies, shared, started)
+        let shared = self.shared.as_mut().map(Lease::for_call);
+        ResponseFuture::new(state, plan, deadline, strategies, shared)
     }
 }
