@@ -9,7 +9,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::core::Stop;
-use super::plan::Plan;
+use super::plan::CallPlan;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
 use super::{Attempt, Replay};
@@ -37,7 +37,7 @@ pin_project! {
     {
         #[pin]
         state: State<S::Future, S, Req, C::Ticket>,
-        plan: Plan,
+        plan: CallPlan,
         deadline: Option<Tick>,
         classifier: C,
         replay: R,
@@ -107,10 +107,10 @@ where
     S: Service<Req>,
     C: Classify<Req, S::Response, S::Error>,
 {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(
         state: State<S::Future, S, Req, C::Ticket>,
-        plan: Plan,
+        plan: CallPlan,
         deadline: Option<Tick>,
         (classifier, replay, reject): (C, R, J),
         shared: Option<Ref<Shared>>,
@@ -119,7 +119,11 @@ where
     }
 }
 
-fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Ref<Shared>>) -> Terms<'a> {
+fn terms<'a>(
+    plan: &'a CallPlan,
+    deadline: Option<Tick>,
+    shared: Option<&'a Ref<Shared>>,
+) -> Terms<'a> {
     let budget = shared.and_then(|shared| shared.budget.as_ref());
     let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers }
@@ -330,8 +334,7 @@ where
             let result = match call.poll(cx) {
                 Poll::Ready(result) => Some(result),
                 Poll::Pending => {
-                    let unlimited =
-                        this.deadline.is_none() && this.plan.policy.attempt_timeout().is_none();
+                    let unlimited = this.deadline.is_none() && !this.plan.has_timeout;
                     if unlimited || self.as_mut().poll_limit(cx).is_pending() {
                         return Poll::Pending;
                     }

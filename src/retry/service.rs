@@ -6,7 +6,7 @@ use tower_service::Service;
 
 use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
-use super::plan::Plan;
+use super::plan::{CallPlan, Named, Plan};
 use super::{CloneRequest, Replay};
 use crate::budget::RetryBudget;
 use crate::deadline::Deadline;
@@ -73,27 +73,30 @@ where
         self.inner.poll_ready(cx).map_err(J::map_err)
     }
 
-    #[inline]
+    // Not inlined, the future is written in words and then moved in pairs of them, which stalls the
+    // processor for several times as long as the call itself takes.
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         // The ready instance goes with the call: a clone of it need not be ready.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
 
         let plan = match self.replay.overrides(&req) {
-            None => self.plan.clone(),
-            Some(exception) => Plan::once(exception.apply(self.plan.policy), self.plan.name),
+            None => CallPlan::of(&self.plan),
+            Some(exception) => {
+                CallPlan::own(Named::new(exception.apply(self.plan.policy), self.plan.name))
+            }
         };
-        let policy = &plan.policy;
         let inherited = self.replay.deadline(&req);
         let state = if inherited.is_some_and(Deadline::has_passed) {
             State::TooLate
         } else {
-            let copy = if policy.can_retry() { self.replay.try_replay(&req) } else { None };
+            let copy = if plan.can_retry { self.replay.try_replay(&req) } else { None };
             let ticket = self.classifier.start(&req);
             let call = inner.call(req);
             State::Calling { call, ticket, inner, copy }
         };
-        let deadline = start_deadline(policy, inherited);
+        let deadline = start_deadline(&plan.policy, inherited);
         let strategies = (self.classifier.clone(), self.replay.clone(), self.reject.clone());
         let shared = self.shared.as_mut().map(Lease::for_call);
         ResponseFuture::new(state, plan, deadline, strategies, shared)
