@@ -295,6 +295,14 @@ pub trait Classify<Req, Res, Err> {
 
     /// Judges the result.
     fn finish(&self, ticket: Self::Ticket, result: Result<&Res, &Err>) -> Verdict;
+
+    /// Judges a call that was cut off because it took too long, so there is no result. Unless
+    /// overridden a transient failure of which nobody can tell whether it took effect; the ready-made
+    /// classifiers that do not look at requests call it safe to retry, as they do any other timeout.
+    fn expired(&self, ticket: Self::Ticket) -> Verdict {
+        drop(ticket);
+        Verdict::failure(FailureClass::Transient).with_retry(RetryHint::Unknown { after: None })
+    }
 }
 
 /// The same classifier, except that errors for which `excluded` is true are [`Outcome::Ignored`]
@@ -345,6 +353,10 @@ where
             result => self.inner.finish(ticket, result),
         }
     }
+
+    fn expired(&self, ticket: Self::Ticket) -> Verdict {
+        self.inner.expired(ticket)
+    }
 }
 
 /// The default classifier: every `Ok` is a success; an `Err` is looked up by its type.
@@ -375,6 +387,10 @@ impl<Req, Res, Err: 'static> Classify<Req, Res, Err> for AnyError {
             Ok(_) => Verdict::success(),
             Err(error) => judge_any(error),
         }
+    }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
     }
 }
 
@@ -455,6 +471,10 @@ impl<Req, Res, Err: StdError + 'static> Classify<Req, Res, Err> for ErrorChain<T
             Err(error) => judge_error(error),
         }
     }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
+    }
 }
 
 impl<Req, Res> Classify<Req, Res, BoxError> for ErrorChain<Boxed> {
@@ -469,6 +489,10 @@ impl<Req, Res> Classify<Req, Res, BoxError> for ErrorChain<Boxed> {
             Ok(_) => Verdict::success(),
             Err(error) => judge_error(&**error),
         }
+    }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
     }
 }
 
@@ -512,6 +536,10 @@ where
 
     fn finish(&self, (): (), result: Result<&Res, &Err>) -> Verdict {
         (self.f)(result)
+    }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
     }
 }
 

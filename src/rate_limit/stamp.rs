@@ -58,7 +58,7 @@ impl<B> sealed::Stamp<http::Response<B>> for Headers {
 
     fn admitted(level: Level, response: &mut http::Response<B>) {
         let detail = level.detail(false);
-        crate::http::rate_limit_fields(&detail, level.name.as_str(), response.headers_mut());
+        crate::http::rate_limit_fields(detail, level.name.as_str(), response.headers_mut());
     }
 
     fn refused(why: &Rejection, response: &mut http::Response<B>) {

@@ -436,7 +436,7 @@ async fn a_refusal_tells_exactly_what_is_left() {
     let refused = limiter.try_acquire_n(3).unwrap_err();
     assert_eq!(refused.retry_after(), Some(Duration::from_secs(1)));
     assert_eq!(
-        *refused.detail(),
+        refused.detail(),
         RejectionDetail::Quota {
             limit: 4,
             remaining: 1,
