@@ -3,6 +3,7 @@
 #![cfg_attr(buttress_loom, allow(dead_code, unused_imports))]
 
 mod backoff;
+mod budget;
 mod clock;
 mod deadline;
 mod key;
@@ -22,7 +23,10 @@ pub mod retry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use backoff::{Backoff, Jitter};
+pub use backoff::{Backoff, Delays, Jitter};
+pub use budget::{
+    RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,
+};
 pub use deadline::Deadline;
 pub use key::{Key, KeyFn, key_fn};
 pub use name::{LayerKind, Name};

@@ -14,5 +14,6 @@ mod http;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
+mod retry;
 #[cfg(feature = "testing")]
 mod testing;
