@@ -171,7 +171,6 @@ impl Table {
     }
 
     #[inline]
-    #[inline]
     fn find(&self, print: Print) -> Option<&Slot> {
         let first = &self.groups[scale(print.0, self.groups.len())];
         for slot in &first.0 {
@@ -390,7 +389,7 @@ impl Slot {
 
 /// The first prime that is at least `n`.
 fn prime_from(n: usize) -> usize {
-    let prime = |n: usize| n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+    let prime = |n: usize| n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
     (n..).find(|n| prime(*n)).unwrap_or(n)
 }
 
