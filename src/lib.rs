@@ -6,6 +6,7 @@ mod backoff;
 mod budget;
 mod clock;
 mod deadline;
+mod key;
 mod name;
 mod outcome;
 mod quota;
@@ -27,6 +28,7 @@ pub use budget::{
     RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,
 };
 pub use deadline::Deadline;
+pub use key::{Key, KeyFn, key_fn};
 pub use name::{LayerKind, Name};
 pub use outcome::{
     AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, FailureClass, Outcome, RetryHint,

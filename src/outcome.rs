@@ -461,10 +461,15 @@ pub fn error_chain<M>() -> ErrorChain<M> {
 impl<Req, Res, Err: StdError + 'static> Classify<Req, Res, Err> for ErrorChain<Typed> {
     type Ticket = ();
 
+    #[inline]
     fn start(&self, _: &Req) {}
 
+    #[inline]
     fn finish(&self, (): (), result: Result<&Res, &Err>) -> Verdict {
-        result.map_or_else(|error| judge_error(error), |_| Verdict::success())
+        match result {
+            Ok(_) => Verdict::success(),
+            Err(error) => judge_error(error),
+        }
     }
 
     fn expired(&self, (): ()) -> Verdict {
@@ -475,10 +480,15 @@ impl<Req, Res, Err: StdError + 'static> Classify<Req, Res, Err> for ErrorChain<T
 impl<Req, Res> Classify<Req, Res, BoxError> for ErrorChain<Boxed> {
     type Ticket = ();
 
+    #[inline]
     fn start(&self, _: &Req) {}
 
+    #[inline]
     fn finish(&self, (): (), result: Result<&Res, &BoxError>) -> Verdict {
-        result.map_or_else(|error| judge_error(&**error), |_| Verdict::success())
+        match result {
+            Ok(_) => Verdict::success(),
+            Err(error) => judge_error(&**error),
+        }
     }
 
     fn expired(&self, (): ()) -> Verdict {
@@ -552,6 +562,7 @@ where
 /// assert_eq!(judge_error(&error).outcome, Outcome::Failure(FailureClass::Permanent));
 /// ```
 #[must_use]
+#[cold]
 pub fn judge_error(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
     // A chain that loops would be a bug of the error type; 32 levels is more than any real one has.

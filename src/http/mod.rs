@@ -82,18 +82,21 @@ mod headers;
 mod keys;
 mod problem;
 mod replay;
-mod replay_layer;
 mod retry_after;
 mod trailers;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use headers::rate_limit_fields;
+pub(crate) use retry_after::seconds_up;
+
 pub use classify::{Standard, Ticket, standard};
 pub use forwarded::{ForwardedFor, forwarded, forwarded_for};
 pub use keys::{HeaderText, PeerAddr, PeerIp, UriPath, header, path, peer_ip};
 pub use problem::{Problem, StatusOnly, problem, status_only};
-pub use replay::{ReplayBody, ReplayError, try_replay_request};
-pub use replay_layer::{ReplayBodyLayer, ReplayBodyService, replay_up_to};
+pub use replay::{
+    ReplayBody, ReplayBodyLayer, ReplayBodyService, ReplayError, replay_up_to, try_replay_request,
+};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use trailers::{JudgedBody, until_end_of_body};
