@@ -134,6 +134,8 @@ mod plan;
 mod progress;
 mod replay;
 mod service;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
 #[cfg(feature = "tower")]
 mod tower;
 #[cfg(feature = "serde")]
