@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Mutex;
-
-use crate::sync::lock;
+use std::sync::{Mutex, PoisonError};
 
 /// The name of a breaker, limiter, policy or budget: a label in events, errors and metrics.
 ///
@@ -41,7 +39,7 @@ impl From<&'static str> for Name {
 impl From<String> for Name {
     fn from(text: String) -> Self {
         static INTERNED: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
-        let mut guard = lock(&INTERNED);
+        let mut guard = INTERNED.lock().unwrap_or_else(PoisonError::into_inner);
         let set = guard.get_or_insert_with(HashSet::new);
         if let Some(known) = set.get(text.as_str()) {
             return Self(known);

@@ -361,7 +361,6 @@ where
 /// assert_eq!(verdict.outcome, Outcome::Failure(FailureClass::Permanent));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct AnyError;
 
 impl<Req, Res, Err: 'static> Classify<Req, Res, Err> for AnyError {

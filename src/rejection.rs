@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::nanos;
 use crate::name::{LayerKind, Name};
 
 /// The type-erased error of tower's own layers.
@@ -159,10 +160,13 @@ pub struct Rejection {
     kind: RejectionKind,
     layer: LayerKind,
     name: Name,
-    retry_after: Option<Duration>,
+    /// Nanoseconds; `UNKNOWN` if not known. A plain word keeps the whole small enough for a `Result`.
+    retry_after: u64,
     detail: RejectionDetail,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
+
+const UNKNOWN: u64 = u64::MAX;
 
 impl Rejection {
     /// A refusal of `kind` by the instance `name` of `layer`.
@@ -178,7 +182,7 @@ impl Rejection {
             kind,
             layer,
             name: name.into(),
-            retry_after: None,
+            retry_after: UNKNOWN,
             detail: RejectionDetail::None,
             source: None,
         }
@@ -195,7 +199,7 @@ impl Rejection {
     /// ```
     #[must_use]
     pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
-        self.retry_after = Some(retry_after);
+        self.retry_after = nanos(retry_after).min(UNKNOWN - 1);
         self
     }
 
@@ -273,7 +277,7 @@ impl Rejection {
     /// ```
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+        (self.retry_after != UNKNOWN).then(|| Duration::from_nanos(self.retry_after))
     }
 
     /// The numbers behind it.
@@ -300,7 +304,7 @@ impl Rejection {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind {
-            RejectionKind::RateLimited => self.retry_after.is_some(),
+            RejectionKind::RateLimited => self.retry_after != UNKNOWN,
             RejectionKind::IdempotencyInFlight
             | RejectionKind::Draining
             | RejectionKind::Injected => true,
@@ -346,7 +350,7 @@ impl fmt::Display for Rejection {
         if let RejectionDetail::Threshold { what, measured, threshold } = self.detail {
             write!(f, ", {what} {measured:.3} against {threshold:.3}")?;
         }
-        match self.retry_after {
+        match self.retry_after() {
             Some(after) => write!(f, ", retry after {after:?}"),
             None => Ok(()),
         }
@@ -480,7 +484,6 @@ pub trait Reject<Req, Res, Err> {
 /// assert!(Rejection::find(&*error).is_some());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct AsError;
 
 impl<Req, Res, Err: Into<BoxError>> Reject<Req, Res, Err> for AsError {
@@ -503,7 +506,6 @@ impl<Req, Res, Err: Into<BoxError>> Reject<Req, Res, Err> for AsError {
 /// assert!(matches!(inner, Error::Inner(3)));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct AsTyped;
 
 impl<Req, Res, Err> Reject<Req, Res, Err> for AsTyped {
@@ -590,7 +592,6 @@ impl ConfigError {
     /// assert_eq!(e.to_string(), "invalid burst: 0, expected at least 1");
     /// ```
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "reads better at the call site")]
     pub fn new(
         field: impl Into<Cow<'static, str>>,
         value: impl fmt::Display,

@@ -2,13 +2,15 @@
 
 #[cfg(buttress_loom)]
 pub(crate) use loom::sync::atomic;
+#[cfg(buttress_loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, PoisonError};
 #[cfg(not(buttress_loom))]
-pub(crate) use std::sync::atomic;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
 /// A panic of user code can poison a lock but cannot leave our state half-written, since user code
 /// never runs under one: go on with what is there.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

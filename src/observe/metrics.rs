@@ -20,7 +20,6 @@ use super::{Event, EventKind, Observe};
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::exhaustive_structs, reason = "a unit: it has nothing to grow")]
 pub struct Metrics;
 
 impl Observe for Metrics {

@@ -166,6 +166,16 @@ impl Observers {
         self.0 = Some(all.into());
     }
 
+    /// Whether anybody would see a refusal: refusing is a hot path, and most programs filter its event.
+    #[inline]
+    pub(crate) fn see_refusals(&self) -> bool {
+        #[cfg(feature = "tracing")]
+        if ::tracing::level_filters::LevelFilter::current() >= ::tracing::Level::DEBUG {
+            return true;
+        }
+        self.0.is_some()
+    }
+
     /// Must be called outside all locks: observers are user code.
     #[cold]
     pub(crate) fn emit(&self, layer: LayerKind, name: Name, kind: EventKind<'_>) {

@@ -10,7 +10,6 @@ use super::{Event, EventKind, Observe};
 /// let _: Box<dyn Observe> = Box::new(Tracing);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::exhaustive_structs, reason = "a unit: it has nothing to grow")]
 pub struct Tracing;
 
 impl Observe for Tracing {

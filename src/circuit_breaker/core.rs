@@ -1,0 +1,709 @@
+//! The breaker as a machine: no clock, no async, no user code.
+//!
+//! One word holds what every call must know: state, generation, failures in a row. A call that is let
+//! through while closed reads it, and a success reads it again: no lock, and no write but its own
+//! counter. Failures, probes and changes of state go through one mutex; they are rare, and need to see
+//! each other.
+//!
+//! A ticket carries the generation in which it was given. Every change of state begins a new one, so the
+//! result of a call admitted earlier is counted in the statistics but cannot decide anything any more.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::clock::{Tick, nanos};
+use crate::outcome::Outcome;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, Padded, lock, thread_number};
+use crate::window::{CountWindow, Mark, TimeWindow, Totals};
+
+use super::config::{Config, MAX_CONSECUTIVE, Window};
+use super::state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripReason};
+
+// The word: generation (41 bits) | failures in a row (20 bits) | state (3 bits).
+const FAILURE: u64 = 1 << 3;
+const FAILURES: u64 = (MAX_CONSECUTIVE as u64) << 3;
+const GENERATION: u32 = 23;
+
+/// A refusal in half-open or during a ramp cannot know when its turn comes, only that it is soon.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Permission for one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    generation: u64,
+    /// Probes are numbered from 1.
+    probe: u32,
+    /// False where nothing is counted: disabled, or let through in shadow mode.
+    counted: bool,
+}
+
+impl Ticket {
+    pub(super) const UNCOUNTED: Self = Self { generation: 0, probe: 0, counted: false };
+
+    #[cfg(test)]
+    pub(super) fn is_probe(self) -> bool {
+        self.probe != 0
+    }
+}
+
+/// Why a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Refusal {
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// A change of state, to be told to observers once no lock is held.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Change {
+    pub(super) from: CircuitState,
+    pub(super) to: CircuitState,
+    pub(super) reason: TripReason,
+    /// Later changes have larger numbers.
+    pub(super) version: u64,
+}
+
+#[derive(Debug)]
+enum Counter {
+    /// Without rates only the number of successes is kept, one counter a stripe of threads.
+    Successes(Box<[Padded<AtomicU64>]>),
+    Calls(CountWindow),
+    Time(TimeWindow),
+}
+
+impl Counter {
+    #[inline]
+    fn record(&self, now: Tick, mark: Mark) {
+        match self {
+            Self::Calls(window) => window.record(mark),
+            Self::Time(window) => window.record(now, mark),
+            Self::Successes(stripes) if !mark.failed => add_one(stripes),
+            Self::Successes(_) => {}
+        }
+    }
+
+    fn totals(&self, now: Tick) -> Totals {
+        match self {
+            Self::Successes(_) => Totals::default(),
+            Self::Calls(window) => window.totals(),
+            Self::Time(window) => window.totals(now),
+        }
+    }
+
+    fn clear(&self) {
+        match self {
+            Self::Successes(_) => {}
+            Self::Calls(window) => window.clear(),
+            Self::Time(window) => window.clear(),
+        }
+    }
+
+    fn successes_ever(&self) -> u64 {
+        match self {
+            Self::Successes(stripes) => sum(stripes),
+            Self::Calls(window) => window.successes_ever(),
+            Self::Time(window) => window.successes_ever(),
+        }
+    }
+}
+
+#[inline]
+fn add_one(stripes: &[Padded<AtomicU64>]) {
+    stripes[thread_number() & (stripes.len() - 1)].fetch_add(1, Ordering::Relaxed);
+}
+
+fn sum(stripes: &[Padded<AtomicU64>]) -> u64 {
+    stripes.iter().map(|stripe| stripe.load(Ordering::Relaxed)).sum()
+}
+
+fn stripes(count: usize) -> Box<[Padded<AtomicU64>]> {
+    (0..count).map(|_| Padded(AtomicU64::new(0))).collect()
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    word: AtomicU64,
+    /// Open: when probes may try. Ramping: when the ramp ends. Written before the word that needs it.
+    until: AtomicU64,
+    /// Calls that asked during the ramp.
+    ramped: AtomicU64,
+    /// The measured value behind the latest trip, as bits of an `f64`, and which threshold it crossed.
+    measured: AtomicU64,
+    crossed: AtomicU64,
+    counter: Counter,
+    refused: Box<[Padded<AtomicU64>]>,
+    machine: Mutex<Machine>,
+    config: Config,
+}
+
+/// What only changes under the lock.
+#[derive(Debug)]
+struct Machine {
+    since: Tick,
+    reason: TripReason,
+    version: u64,
+    /// Openings in a row, without a healthy time in between.
+    openings: u32,
+    last_open: Duration,
+    closed_at: Tick,
+    probes: Vec<Probe>,
+    probes_given: u32,
+    probe_successes: u32,
+    probe_failures: u32,
+    probe_slow: u32,
+    rng: SmallRng,
+    // Totals that the counter does not have.
+    successes: u64,
+    failures: u64,
+    neutral: u64,
+    slow: u64,
+    changes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    id: u32,
+    lease_until: Tick,
+}
+
+impl Core {
+    /// `stripes` is a power of two: more of them scale better and take more memory.
+    pub(super) fn new(config: Config, stripe_count: usize, seed: u64, now: Tick) -> Self {
+        let counter = match config.window {
+            None => Counter::Successes(stripes(stripe_count)),
+            Some(Window::Calls(calls)) => Counter::Calls(CountWindow::new(calls)),
+            Some(Window::Time(window)) => Counter::Time(TimeWindow::new(window, stripe_count)),
+        };
+        Self {
+            word: AtomicU64::new(1 << GENERATION | CircuitState::Closed.to_bits()),
+            until: AtomicU64::new(0),
+            ramped: AtomicU64::new(0),
+            measured: AtomicU64::new(0),
+            crossed: AtomicU64::new(0),
+            counter,
+            refused: stripes(stripe_count),
+            machine: Mutex::new(Machine {
+                since: now,
+                reason: TripReason::None,
+                version: 0,
+                openings: 0,
+                last_open: Duration::ZERO,
+                closed_at: now,
+                probes: Vec::new(),
+                probes_given: 0,
+                probe_successes: 0,
+                probe_failures: 0,
+                probe_slow: 0,
+                rng: SmallRng::seed_from_u64(seed),
+                successes: 0,
+                failures: 0,
+                neutral: 0,
+                slow: 0,
+                changes: 0,
+            }),
+            config,
+        }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether recording a plain success needs the time.
+    #[inline]
+    pub(super) fn times_successes(&self) -> bool {
+        matches!(self.counter, Counter::Time(_)) || self.config.slow.is_some()
+    }
+
+    /// Whether a call has to be timed from its very start.
+    #[inline]
+    pub(super) fn times_calls(&self) -> bool {
+        self.config.slow.is_some()
+    }
+
+    /// The way of every call while all is well: one load, no clock.
+    #[inline]
+    pub(super) fn pass(&self) -> Option<Ticket> {
+        let word = self.word.load(Ordering::Acquire);
+        (word & 7 == CircuitState::Closed.to_bits()).then_some(ticket(word))
+    }
+
+    /// Decides about a call in any state.
+    pub(super) fn admit(&self, now: Tick) -> (Result<Ticket, Refusal>, Option<Change>) {
+        let word = self.word.load(Ordering::Acquire);
+        let until = Tick(self.until.load(Ordering::Acquire));
+        match CircuitState::from_bits(word) {
+            CircuitState::Closed | CircuitState::ForcedClosed => (Ok(ticket(word)), None),
+            CircuitState::Disabled => (Ok(Ticket::UNCOUNTED), None),
+            CircuitState::ForcedOpen => (Err(self.refuse(None)), None),
+            CircuitState::Open if now < until => (Err(self.refuse(Some(until.since(now)))), None),
+            CircuitState::Ramping if now < until => (self.ramp(word, now, until), None),
+            CircuitState::Open | CircuitState::Ramping | CircuitState::HalfOpen => {
+                self.admit_locked(now)
+            }
+        }
+    }
+
+    /// Whether a call made now would certainly be refused. Takes and changes nothing.
+    #[inline]
+    pub(super) fn is_shut(&self) -> bool {
+        matches!(
+            CircuitState::from_bits(self.word.load(Ordering::Acquire)),
+            CircuitState::Open | CircuitState::ForcedOpen
+        )
+    }
+
+    /// The refusal of a shut breaker; `None` if it would let a call through after all. Not counted.
+    pub(super) fn shut(&self, now: Tick) -> Option<Refusal> {
+        let word = self.word.load(Ordering::Acquire);
+        let until = Tick(self.until.load(Ordering::Acquire));
+        match CircuitState::from_bits(word) {
+            CircuitState::ForcedOpen => Some(Refusal { retry_after: None }),
+            CircuitState::Open if now < until => {
+                Some(Refusal { retry_after: Some(until.since(now)) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether half-open has no place for another probe now.
+    pub(super) fn probes_taken(&self, now: Tick) -> bool {
+        let machine = lock(&self.machine);
+        let in_flight = machine.probes.iter().filter(|p| p.lease_until > now).count();
+        self.state() == CircuitState::HalfOpen
+            && in_flight + machine.probe_results() >= self.config.half_open_calls as usize
+    }
+
+    pub(super) fn count_refusal(&self) {
+        add_one(&self.refused);
+    }
+
+    fn refuse(&self, retry_after: Option<Duration>) -> Refusal {
+        self.count_refusal();
+        Refusal { retry_after }
+    }
+
+    /// Lets through a share that grows from a tenth to all. The n-th call passes if n times the share
+    /// reaches a whole number there: evenly spread, and without a random draw.
+    #[expect(clippy::cast_precision_loss, reason = "a share; the count stays far below 2^53")]
+    fn ramp(&self, word: u64, now: Tick, until: Tick) -> Result<Ticket, Refusal> {
+        let ramp = self.config.ramp.unwrap_or(Duration::from_nanos(1));
+        let left = until.since(now);
+        let share = 1.0 - 0.9 * (left.as_secs_f64() / ramp.as_secs_f64()).min(1.0);
+        let n = self.ramped.fetch_add(1, Ordering::Relaxed) as f64;
+        if ((n + 1.0) * share).floor() > (n * share).floor() {
+            Ok(ticket(word))
+        } else {
+            Err(self.refuse(Some(left.min(SOON))))
+        }
+    }
+
+    #[cold]
+    fn admit_locked(&self, now: Tick) -> (Result<Ticket, Refusal>, Option<Change>) {
+        let mut machine = lock(&self.machine);
+        let change = self.advance(&mut machine, now);
+        let word = self.word.load(Ordering::Relaxed);
+        if CircuitState::from_bits(word) == CircuitState::HalfOpen {
+            return (self.take_probe(&mut machine, word, now), change);
+        }
+        drop(machine);
+        // The state moved on while we waited for the lock (or just now). It is not half-open, and
+        // nothing is due, so this does not come back here.
+        let (result, _) = self.admit(now);
+        (result, change)
+    }
+
+    fn take_probe(&self, machine: &mut Machine, word: u64, now: Tick) -> Result<Ticket, Refusal> {
+        machine.probes.retain(|probe| probe.lease_until > now);
+        if machine.probes.len() + machine.probe_results() < self.config.half_open_calls as usize {
+            machine.probes_given = machine.probes_given.wrapping_add(1).max(1);
+            let id = machine.probes_given;
+            machine.probes.push(Probe { id, lease_until: now.after(self.config.probe_lease) });
+            return Ok(Ticket { probe: id, ..ticket(word) });
+        }
+        let next = machine.probes.iter().map(|probe| probe.lease_until).min();
+        let end = machine.since.after(self.config.half_open_for);
+        let wait = next.map_or(end, |next| next.min(end)).since(now);
+        Err(self.refuse(Some(wait.min(SOON))))
+    }
+
+    /// Makes the change of state that time alone has brought about, if any.
+    fn advance(&self, machine: &mut Machine, now: Tick) -> Option<Change> {
+        let until = Tick(self.until.load(Ordering::Relaxed));
+        match self.state() {
+            CircuitState::Open if now >= until => {
+                Some(self.enter(machine, CircuitState::HalfOpen, TripReason::OpenTimePassed, now))
+            }
+            CircuitState::HalfOpen if now >= machine.since.after(self.config.half_open_for) => {
+                Some(self.enter(machine, CircuitState::Open, TripReason::NoVerdict, now))
+            }
+            CircuitState::Ramping if now >= until => {
+                Some(self.enter(machine, CircuitState::Closed, TripReason::RampEnded, now))
+            }
+            _ => None,
+        }
+    }
+
+    /// Records a plain success the fast way. False: it needs [`record`](Self::record).
+    #[inline]
+    pub(super) fn succeed(&self, ticket: Ticket, now: Tick) -> bool {
+        let mut word = self.word.load(Ordering::Acquire);
+        loop {
+            let counting = matches!(
+                CircuitState::from_bits(word),
+                CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed
+            );
+            if !counting || word >> GENERATION != ticket.generation || ticket.probe != 0 {
+                return false;
+            }
+            if word & FAILURES == 0 {
+                break;
+            }
+            // Ends a run of failures. The whole word is compared, so a success of an earlier generation
+            // cannot end a run of this one.
+            match self.word.compare_exchange_weak(
+                word,
+                word & !FAILURES,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(current) => word = current,
+            }
+        }
+        self.counter.record(now, Mark::SUCCESS);
+        true
+    }
+
+    /// Records any result of a call that took `elapsed`.
+    #[cold]
+    pub(super) fn record(
+        &self,
+        ticket: Ticket,
+        outcome: Outcome,
+        elapsed: Duration,
+        now: Tick,
+    ) -> Option<Change> {
+        if !ticket.counted {
+            return None;
+        }
+        let slow = self.config.slow.is_some_and(|slow| elapsed > slow.after);
+        let failed = match outcome {
+            Outcome::Failure(_) => true,
+            Outcome::Cancelled { elapsed } => {
+                self.config.cancelled_after.is_some_and(|after| elapsed >= after)
+            }
+            _ => false,
+        };
+        let succeeded = outcome == Outcome::Success;
+        let gave_up = matches!(outcome, Outcome::Cancelled { .. });
+        // A cancelled call is no success, but having waited long it tells that the callee is slow.
+        let neutral = !(failed || succeeded || gave_up && slow);
+
+        let mut machine = lock(&self.machine);
+        machine.slow += u64::from(slow);
+        machine.failures += u64::from(failed);
+        machine.neutral += u64::from(!failed && !succeeded);
+        let word = self.word.load(Ordering::Relaxed);
+        let state = CircuitState::from_bits(word);
+        if word >> GENERATION != ticket.generation {
+            machine.successes += u64::from(succeeded);
+            return None;
+        }
+        match state {
+            CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed => {
+                if neutral {
+                    return None;
+                }
+                self.count_in_a_row(failed);
+                self.counter.record(now, Mark { failed, slow });
+                if gave_up && !failed {
+                    // The counter takes what is not failed for a success.
+                    machine.successes = machine.successes.wrapping_sub(1);
+                }
+                if state == CircuitState::ForcedClosed {
+                    return None;
+                }
+                let reason = self.judge(now)?;
+                self.remember(reason);
+                Some(self.enter(&mut machine, CircuitState::Open, reason, now))
+            }
+            CircuitState::HalfOpen => {
+                machine.successes += u64::from(succeeded);
+                // Not there: its lease ran out and somebody else probes in its place.
+                let place = machine.probes.iter().position(|probe| probe.id == ticket.probe)?;
+                machine.probes.swap_remove(place);
+                if neutral {
+                    return None;
+                }
+                // A probe given up as slow has not shown that the callee is well.
+                let failed = failed || gave_up;
+                if failed {
+                    self.count_in_a_row(true);
+                }
+                machine.probe_failures += u32::from(failed);
+                machine.probe_successes += u32::from(!failed);
+                machine.probe_slow += u32::from(slow);
+                self.decide(&mut machine, now)
+            }
+            CircuitState::Open | CircuitState::ForcedOpen | CircuitState::Disabled => {
+                machine.successes += u64::from(succeeded);
+                None
+            }
+        }
+    }
+
+    fn count_in_a_row(&self, failed: bool) {
+        // `fetch_update`: a success may be ending the run at the same time.
+        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            if !failed {
+                Some(word & !FAILURES)
+            } else if word & FAILURES == FAILURES {
+                None
+            } else {
+                Some(word + FAILURE)
+            }
+        });
+    }
+
+    /// Whether what has been counted trips the breaker.
+    fn judge(&self, now: Tick) -> Option<TripReason> {
+        let count = self.failure_count();
+        if let Some(threshold) = self.config.consecutive
+            && count >= threshold
+        {
+            return Some(TripReason::ConsecutiveFailures { count, threshold });
+        }
+        let totals = self.counter.totals(now);
+        if totals.calls < u64::from(self.config.min_calls) || totals.calls == 0 {
+            return None;
+        }
+        let calls = totals.calls;
+        if let Some(threshold) = self.config.failure_rate
+            && totals.failure_rate() >= threshold
+        {
+            return Some(TripReason::FailureRate { rate: totals.failure_rate(), threshold, calls });
+        }
+        if let Some(slow) = self.config.slow
+            && totals.slow_rate() >= slow.rate
+        {
+            let threshold = slow.rate;
+            return Some(TripReason::SlowCallRate { rate: totals.slow_rate(), threshold, calls });
+        }
+        None
+    }
+
+    /// Ends half-open as soon as the outstanding probes cannot change the result.
+    fn decide(&self, machine: &mut Machine, now: Tick) -> Option<Change> {
+        let probes = self.config.half_open_calls;
+        let needed = |share: f64| least(share, probes);
+        let failures_to_open = self.config.failure_rate.map_or(1, needed);
+        let slow_to_open = self.config.slow.map_or(u32::MAX, |slow| needed(slow.rate));
+        if machine.probe_failures >= failures_to_open || machine.probe_slow >= slow_to_open {
+            let failures = machine.probe_failures.max(machine.probe_slow);
+            let reason = TripReason::ProbesFailed { failures, probes };
+            self.remember(reason);
+            return Some(self.enter(machine, CircuitState::Open, reason, now));
+        }
+        let outstanding = probes.saturating_sub(machine.probe_successes + machine.probe_failures);
+        let certain = machine.probe_failures + outstanding < failures_to_open
+            && machine.probe_slow.saturating_add(outstanding) < slow_to_open;
+        if !certain {
+            return None;
+        }
+        let to = match self.config.ramp {
+            Some(_) => CircuitState::Ramping,
+            None => CircuitState::Closed,
+        };
+        let reason = TripReason::ProbesSucceeded { successes: machine.probe_successes };
+        Some(self.enter(machine, to, reason, now))
+    }
+
+    fn enter(
+        &self,
+        machine: &mut Machine,
+        to: CircuitState,
+        reason: TripReason,
+        now: Tick,
+    ) -> Change {
+        let word = self.word.load(Ordering::Relaxed);
+        let from = CircuitState::from_bits(word);
+        machine.probes.clear();
+        machine.probe_successes = 0;
+        machine.probe_failures = 0;
+        machine.probe_slow = 0;
+        // The end of a ramp changes nothing for calls in flight or for what has been counted.
+        let goes_on = from == CircuitState::Ramping && to == CircuitState::Closed;
+        let mut failures = word & FAILURES;
+        match to {
+            CircuitState::Open => {
+                let open_for = self.open_for(machine, from, now);
+                self.until.store(now.after(open_for).0, Ordering::Release);
+            }
+            CircuitState::Closed if goes_on => {}
+            CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed => {
+                self.counter.clear();
+                failures = 0;
+                machine.closed_at = now;
+                let ramp = self.config.ramp.unwrap_or_default();
+                self.until.store(now.after(ramp).0, Ordering::Release);
+                self.ramped.store(0, Ordering::Relaxed);
+            }
+            CircuitState::HalfOpen | CircuitState::ForcedOpen | CircuitState::Disabled => {}
+        }
+        let generation = (word >> GENERATION) + u64::from(!goes_on);
+        // The lock is held, so only a success ending a run of failures can have changed the word since:
+        // its generation is over, and with it that run. Release: publishes `until` and the counter.
+        self.word.store(generation << GENERATION | failures | to.to_bits(), Ordering::Release);
+        machine.since = now;
+        machine.reason = reason;
+        machine.changes += 1;
+        machine.version += 1;
+        Change { from, to, reason, version: machine.version }
+    }
+
+    fn open_for(&self, machine: &mut Machine, from: CircuitState, now: Tick) -> Duration {
+        let base = self.config.open_for;
+        let Some(max) = self.config.open_for_max else { return base };
+        let relapse = match from {
+            CircuitState::HalfOpen => true,
+            _ => now.since(machine.closed_at) < machine.last_open,
+        };
+        machine.openings = if relapse { machine.openings.saturating_add(1) } else { 0 };
+        let doubled =
+            nanos(base).saturating_mul(1_u64.checked_shl(machine.openings).unwrap_or(u64::MAX));
+        let whole = doubled.min(nanos(max)).max(2);
+        let drawn = whole / 2 + machine.rng.random_range(0..=whole / 2);
+        machine.last_open = Duration::from_nanos(drawn);
+        machine.last_open
+    }
+
+    /// An operator's command. `Closed` is a reset: it forgets failures and does not count as a change.
+    pub(super) fn operate(&self, to: CircuitState, now: Tick) -> Option<Change> {
+        let mut machine = lock(&self.machine);
+        let from = self.state();
+        if from == to && to != CircuitState::Closed {
+            return None;
+        }
+        let change = self.enter(&mut machine, to, TripReason::Operator, now);
+        if to == CircuitState::Closed {
+            machine.changes -= 1;
+            machine.openings = 0;
+            machine.last_open = Duration::ZERO;
+            machine.reason = TripReason::None;
+            self.crossed.store(0, Ordering::Relaxed);
+        }
+        (from != to).then_some(change)
+    }
+
+    /// The state, after the change that is due, if any.
+    pub(super) fn poll(&self, now: Tick) -> (CircuitState, Option<Change>) {
+        let change = match self.state() {
+            CircuitState::Open | CircuitState::HalfOpen | CircuitState::Ramping => {
+                self.advance(&mut lock(&self.machine), now)
+            }
+            _ => None,
+        };
+        (self.state(), change)
+    }
+
+    pub(super) fn state(&self) -> CircuitState {
+        CircuitState::from_bits(self.word.load(Ordering::Acquire))
+    }
+
+    pub(super) fn failure_count(&self) -> u32 {
+        let word = self.word.load(Ordering::Acquire);
+        u32::try_from((word & FAILURES) >> 3).unwrap_or(u32::MAX)
+    }
+
+    /// Keeps the numbers behind a trip where a refusal finds them without the lock.
+    fn remember(&self, reason: TripReason) {
+        let (code, measured) = match reason {
+            TripReason::ConsecutiveFailures { count, .. } => (1, f64::from(count)),
+            TripReason::FailureRate { rate, .. } => (2, rate),
+            TripReason::SlowCallRate { rate, .. } => (3, rate),
+            TripReason::ProbesFailed { failures, .. } => (4, f64::from(failures)),
+            _ => (0, 0.0),
+        };
+        self.measured.store(measured.to_bits(), Ordering::Relaxed);
+        self.crossed.store(code, Ordering::Relaxed);
+    }
+
+    /// What tripped it: which number, measured, against which threshold.
+    pub(super) fn crossed(&self) -> Option<(&'static str, f64, f64)> {
+        let measured = f64::from_bits(self.measured.load(Ordering::Relaxed));
+        let probes = self.config.half_open_calls;
+        let (what, threshold) = match self.crossed.load(Ordering::Relaxed) {
+            1 => ("consecutive_failures", f64::from(self.config.consecutive?)),
+            2 => ("failure_rate", self.config.failure_rate?),
+            3 => ("slow_rate", self.config.slow?.rate),
+            4 => {
+                let least = self.config.failure_rate.map_or(1, |rate| least(rate, probes));
+                ("probe_failures", f64::from(least))
+            }
+            _ => return None,
+        };
+        Some((what, measured, threshold))
+    }
+
+    fn stats_locked(&self, machine: &MutexGuard<'_, Machine>) -> CircuitBreakerStats {
+        let successful_calls = self.counter.successes_ever().wrapping_add(machine.successes);
+        let failed_calls = machine.failures;
+        let rejected_calls = sum(&self.refused);
+        CircuitBreakerStats {
+            total_calls: successful_calls + failed_calls + rejected_calls,
+            successful_calls,
+            failed_calls,
+            rejected_calls,
+            state_changes: machine.changes,
+            neutral_calls: machine.neutral,
+            slow_calls: machine.slow,
+        }
+    }
+
+    pub(super) fn stats(&self) -> CircuitBreakerStats {
+        self.stats_locked(&lock(&self.machine))
+    }
+
+    pub(super) fn snapshot(&self, now: Tick) -> CircuitBreakerSnapshot {
+        let machine = lock(&self.machine);
+        let totals = self.counter.totals(now);
+        let state = self.state();
+        let until = Tick(self.until.load(Ordering::Acquire));
+        let in_flight = machine.probes.iter().filter(|probe| probe.lease_until > now).count();
+        CircuitBreakerSnapshot {
+            state,
+            in_state: now.since(machine.since),
+            reason: machine.reason,
+            next_probe: (state == CircuitState::Open).then(|| until.since(now)),
+            failure_count: self.failure_count(),
+            window_calls: totals.calls,
+            failure_rate: totals.failure_rate(),
+            slow_rate: totals.slow_rate(),
+            probes_in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            stats: self.stats_locked(&machine),
+        }
+    }
+}
+
+impl Machine {
+    fn probe_results(&self) -> usize {
+        (self.probe_successes + self.probe_failures) as usize
+    }
+}
+
+fn ticket(word: u64) -> Ticket {
+    Ticket { generation: word >> GENERATION, probe: 0, counted: true }
+}
+
+/// The smallest number of `of` calls that is at least `share` of them, never zero.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "0 < share <= 1, of <= 1024"
+)]
+fn least(share: f64, of: u32) -> u32 {
+    ((share * f64::from(of)).ceil() as u32).clamp(1, of)
+}

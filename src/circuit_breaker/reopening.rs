@@ -1,0 +1,58 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::clock;
+
+use super::handle::Shared;
+use super::state::CircuitState;
+
+/// How long to wait before looking again whether a probe's place has become free.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits until an open circuit may let a call through: until its time has passed or its state changes.
+///
+/// Boxed: only made while the circuit is open, and only under a load balancer.
+pub(super) struct Reopening(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+
+impl Reopening {
+    /// `None` if a call would be let through now.
+    pub(super) fn of(shared: &Arc<Shared>) -> Option<Self> {
+        if shared.is_shadow() {
+            return None;
+        }
+        // Subscribe first: a change between looking and waiting must wake the waiter.
+        let mut states = shared.subscribe();
+        let now = clock::now();
+        let wait = match shared.core.shut(now) {
+            Some(refusal) => refusal.retry_after,
+            None if shared.core.state() == CircuitState::HalfOpen
+                && shared.core.probes_taken(now) =>
+            {
+                Some(LOOK_AGAIN)
+            }
+            None => return None,
+        };
+        Some(Self(Box::pin(async move {
+            let changed = states.changed();
+            match wait {
+                // Either way somebody has to look again.
+                Some(wait) => drop(tokio::time::timeout(wait, changed).await),
+                None => drop(changed.await),
+            }
+        })))
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Reopening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reopening")
+    }
+}

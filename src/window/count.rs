@@ -1,0 +1,86 @@
+use crate::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use super::{Mark, Totals};
+
+/// The last `n` calls, exactly: a ring with one byte a call.
+///
+/// A record takes the next place with one `fetch_add` and touches its byte only if it changes it. The
+/// totals follow the bytes: whoever replaces a byte adjusts them by the difference, so after every
+/// record has finished they equal the fold of the ring, whatever the interleaving.
+#[derive(Debug)]
+pub(crate) struct CountWindow {
+    next: AtomicU64,
+    /// `next` at the latest `clear`.
+    base: AtomicU64,
+    failures: AtomicI64,
+    slow: AtomicI64,
+    /// Failures ever recorded.
+    failed_ever: AtomicU64,
+    ring: Box<[AtomicU8]>,
+}
+
+const FAILED: u8 = 2;
+const SLOW: u8 = 4;
+
+impl CountWindow {
+    pub(crate) fn new(calls: u32) -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            base: AtomicU64::new(0),
+            failures: AtomicI64::new(0),
+            slow: AtomicI64::new(0),
+            failed_ever: AtomicU64::new(0),
+            ring: (0..calls.max(1)).map(|_| AtomicU8::new(0)).collect(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn record(&self, mark: Mark) {
+        // 1 marks a place as taken, so that a fresh ring holds no successes either.
+        let code = 1 | if mark.failed { FAILED } else { 0 } | if mark.slow { SLOW } else { 0 };
+        let place = self.next.fetch_add(1, Relaxed) % self.ring.len() as u64;
+        #[expect(clippy::cast_possible_truncation, reason = "below the length of a slice")]
+        let cell = &self.ring[place as usize];
+        if mark.failed {
+            self.failed_ever.fetch_add(1, Relaxed);
+        }
+        if cell.load(Relaxed) != code {
+            let old = cell.swap(code, Relaxed);
+            adjust(&self.failures, old, code, FAILED);
+            adjust(&self.slow, old, code, SLOW);
+        }
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let calls = self.next.load(Relaxed).saturating_sub(self.base.load(Relaxed));
+        let calls = calls.min(self.ring.len() as u64);
+        // An eviction can overtake the record it evicts: below zero for an instant.
+        let failures = u64::try_from(self.failures.load(Relaxed)).unwrap_or(0);
+        let slow = u64::try_from(self.slow.load(Relaxed)).unwrap_or(0);
+        Totals { calls, failures: failures.min(calls), slow: slow.min(calls) }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.base.store(self.next.load(Relaxed), Relaxed);
+        for cell in &self.ring {
+            let old = cell.swap(0, Relaxed);
+            adjust(&self.failures, old, 0, FAILED);
+            adjust(&self.slow, old, 0, SLOW);
+        }
+    }
+
+    /// Successes ever recorded, cleared ones included.
+    pub(crate) fn successes_ever(&self) -> u64 {
+        let failed = self.failed_ever.load(Relaxed);
+        self.next.load(Relaxed).saturating_sub(failed)
+    }
+}
+
+#[inline]
+fn adjust(total: &AtomicI64, old: u8, new: u8, bit: u8) {
+    match (old & bit != 0, new & bit != 0) {
+        (false, true) => total.fetch_add(1, Relaxed),
+        (true, false) => total.fetch_sub(1, Relaxed),
+        _ => 0,
+    };
+}
