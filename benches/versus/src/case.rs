@@ -101,6 +101,10 @@ impl Case {
         callers()
     }
 
+    pub fn ours(&self) -> bool {
+        self.name.rsplit('/').next().is_some_and(|who| who.starts_with("us"))
+    }
+
     pub fn area(&self) -> &str {
         self.name.split('/').next().unwrap_or_default()
     }

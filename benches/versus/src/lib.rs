@@ -78,8 +78,9 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// NaN if one of the values is.
 pub fn median(values: &mut [f64]) -> f64 {
-    if values.is_empty() {
+    if values.is_empty() || values.iter().any(|value| value.is_nan()) {
         return f64::NAN;
     }
     values.sort_by(f64::total_cmp);

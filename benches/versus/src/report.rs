@@ -58,6 +58,10 @@ pub fn number(value: Option<f64>, digits: usize) -> String {
     }
 }
 
+fn ratio_or_stuck(ratio: f64) -> String {
+    if ratio.is_nan() { "stuck".to_owned() } else { number(Some(ratio), 2) }
+}
+
 fn short(name: &str) -> (String, String) {
     let mut parts = name.splitn(3, '/');
     let (area, what) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -107,8 +111,8 @@ pub fn print(cases: &[Case], results: &Results) {
                     what,
                     who,
                     number(Some(scaled.one_thread_ns), 1),
-                    number(Some(scaled.threads), 2),
-                    number(Some(scaled.workers), 2),
+                    ratio_or_stuck(scaled.threads),
+                    ratio_or_stuck(scaled.workers),
                 ])
             })
             .collect();

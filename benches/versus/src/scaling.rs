@@ -2,8 +2,8 @@
 //! workers of one multi-thread runtime with 64 tasks.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::case::{Callers, Case};
@@ -20,40 +20,43 @@ pub struct Scaled {
 const CHUNK: u64 = 64;
 const TASKS: usize = 64;
 
-/// Calls per second of so many threads, each on its own core.
+/// A peer can lose a wake-up and wait for ever; then this much later we go on without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Calls per second of so many threads, each on its own core; NaN if one is stuck.
 fn threads(callers: &Callers, count: usize, time: Duration) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
     let start = Arc::new(Barrier::new(count + 1));
-    let handles: Vec<_> = (0..count)
-        .map(|core| {
-            let mut runner = callers();
-            let (stop, start) = (Arc::clone(&stop), Arc::clone(&start));
-            std::thread::spawn(move || {
-                crate::pin(core);
-                let runtime = crate::runtime();
-                runtime.block_on(async {
+    let (done, rates) = mpsc::channel();
+    for core in 0..count {
+        let mut runner = callers();
+        let (stop, start, done) = (Arc::clone(&stop), Arc::clone(&start), done.clone());
+        std::thread::spawn(move || {
+            crate::pin(core);
+            let runtime = crate::runtime();
+            runtime.block_on(runner.run(1));
+            start.wait();
+            let rate = runtime.block_on(async {
+                let begin = Instant::now();
+                let mut calls = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
                     runner.run(CHUNK).await;
-                    start.wait();
-                    let begin = Instant::now();
-                    let mut calls = 0_u64;
-                    while !stop.load(Ordering::Relaxed) {
-                        runner.run(CHUNK).await;
-                        calls += CHUNK;
-                    }
-                    calls as f64 / begin.elapsed().as_secs_f64()
-                })
-            })
-        })
-        .collect();
+                    calls += CHUNK;
+                }
+                calls as f64 / begin.elapsed().as_secs_f64()
+            });
+            let _ = done.send(rate);
+        });
+    }
     start.wait();
     std::thread::sleep(time);
     stop.store(true, Ordering::Relaxed);
-    handles.into_iter().map(|handle| handle.join().unwrap_or(f64::NAN)).sum()
+    (0..count).map(|_| rates.recv_timeout(PATIENCE).unwrap_or(f64::NAN)).sum()
 }
 
-/// Calls per second of 64 tasks on so many workers.
+/// Calls per second of 64 tasks on so many workers; NaN if one is stuck.
 fn workers(callers: &Callers, count: usize, time: Duration) -> f64 {
-    let core = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let core = Arc::new(AtomicUsize::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(count)
         .on_thread_start(move || {
@@ -81,14 +84,17 @@ fn workers(callers: &Callers, count: usize, time: Duration) -> f64 {
         .collect();
     std::thread::sleep(time);
     stop.store(true, Ordering::Relaxed);
-    let calls: u64 = runtime.block_on(async {
+    let all = async {
         let mut calls = 0;
         for task in tasks {
             calls += task.await.unwrap_or_default();
         }
         calls
-    });
-    calls as f64 / begin.elapsed().as_secs_f64()
+    };
+    let calls = runtime.block_on(async { tokio::time::timeout(PATIENCE, all).await });
+    let took = begin.elapsed().as_secs_f64();
+    runtime.shutdown_background();
+    calls.map_or(f64::NAN, |calls| calls as f64 / took)
 }
 
 /// Needs two cores; nothing with a note otherwise.
@@ -101,6 +107,9 @@ pub fn run(cases: &[Case], rounds: usize, time: Duration) -> BTreeMap<String, Sc
         let callers = (case.make)();
         let (mut one, mut by_threads, mut by_workers) = (vec![], vec![], vec![]);
         for _ in 0..rounds {
+            if by_threads.iter().chain(&by_workers).any(|ratio: &f64| ratio.is_nan()) {
+                break;
+            }
             let single = threads(&callers, 1, time);
             by_threads.push(threads(&callers, 2, time) / single);
             one.push(1e9 / single);

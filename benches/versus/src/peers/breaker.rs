@@ -179,7 +179,9 @@ impl Refilled {
 impl Runner for Refilled {
     fn prepare(&mut self) -> Batch<'_> {
         Box::pin(async move {
-            self.handle.reset().await;
+            // `reset` leaves a closed circuit's records where they are; a change of state drops them.
+            self.handle.force_open().await;
+            self.handle.force_closed().await;
             let mut caller = self.caller();
             caller.run(self.fill).await
         })

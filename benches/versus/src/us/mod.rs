@@ -1,9 +1,11 @@
 //! buttress.
 
+mod breaker;
+
 use crate::Case;
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    breaker::cases()
 }
 
 /// Our modes of [`crate::http::app`].
