@@ -85,7 +85,7 @@ impl RejectionKind {
         }
     }
 
-    const fn sentence(self) -> &'static str {
+    pub(crate) const fn sentence(self) -> &'static str {
         match self {
             Self::RateLimited => "rate limit exceeded",
             Self::ExceedsBurst => "cost exceeds the burst and can never be granted",
@@ -188,7 +188,8 @@ impl Rejection {
         }
     }
 
-    /// Says when the same call may be granted. Exact; responders round it up to what their protocol can carry.
+    /// Says when the same call may be granted. Exact to the nanosecond, up to 584 years, beyond which it
+    /// stays at 584 years; responders round it up to what their protocol can carry.
     ///
     /// ```
     /// # use buttress::{LayerKind, Rejection, RejectionKind};

@@ -272,7 +272,7 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// A call its caller dropped counts as a failure if it had been waiting this long: a caller's own
+    /// A call its caller dropped counts as a failure if it had been waiting longer than this: a caller's own
     /// timeout is how a hanging callee shows itself. Calls dropped sooner are neutral. Measured from
     /// when the call is first found pending.
     ///

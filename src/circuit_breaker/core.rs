@@ -10,22 +10,24 @@
 
 use std::time::Duration;
 
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 
-use crate::clock::{Tick, nanos};
+use crate::clock::Tick;
 use crate::outcome::Outcome;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard, Padded, lock, thread_number};
-use crate::window::{CountWindow, Mark, TimeWindow, Totals};
+use crate::sync::{Mutex, MutexGuard, Padded, lock};
+use crate::window::Mark;
 
-use super::config::{Config, MAX_CONSECUTIVE, Window};
+use super::config::{Config, MAX_CONSECUTIVE};
+use super::counter::{Counter, add_one, stripes, sum};
 use super::state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripReason};
+use super::transitions::least;
 
 // The word: generation (41 bits) | failures in a row (20 bits) | state (3 bits).
 const FAILURE: u64 = 1 << 3;
-const FAILURES: u64 = (MAX_CONSECUTIVE as u64) << 3;
-const GENERATION: u32 = 23;
+pub(super) const FAILURES: u64 = (MAX_CONSECUTIVE as u64) << 3;
+pub(super) const GENERATION: u32 = 23;
 
 /// A refusal in half-open or during a ramp cannot know when its turn comes, only that it is soon.
 const SOON: Duration = Duration::from_secs(1);
@@ -66,116 +68,55 @@ pub(super) struct Change {
 }
 
 #[derive(Debug)]
-enum Counter {
-    /// Without rates only the number of successes is kept, one counter a stripe of threads.
-    Successes(Box<[Padded<AtomicU64>]>),
-    Calls(CountWindow),
-    Time(TimeWindow),
-}
-
-impl Counter {
-    #[inline]
-    fn record(&self, now: Tick, mark: Mark) {
-        match self {
-            Self::Calls(window) => window.record(mark),
-            Self::Time(window) => window.record(now, mark),
-            Self::Successes(stripes) if !mark.failed => add_one(stripes),
-            Self::Successes(_) => {}
-        }
-    }
-
-    fn totals(&self, now: Tick) -> Totals {
-        match self {
-            Self::Successes(_) => Totals::default(),
-            Self::Calls(window) => window.totals(),
-            Self::Time(window) => window.totals(now),
-        }
-    }
-
-    fn clear(&self) {
-        match self {
-            Self::Successes(_) => {}
-            Self::Calls(window) => window.clear(),
-            Self::Time(window) => window.clear(),
-        }
-    }
-
-    fn successes_ever(&self) -> u64 {
-        match self {
-            Self::Successes(stripes) => sum(stripes),
-            Self::Calls(window) => window.successes_ever(),
-            Self::Time(window) => window.successes_ever(),
-        }
-    }
-}
-
-#[inline]
-fn add_one(stripes: &[Padded<AtomicU64>]) {
-    stripes[thread_number() & (stripes.len() - 1)].fetch_add(1, Ordering::Relaxed);
-}
-
-fn sum(stripes: &[Padded<AtomicU64>]) -> u64 {
-    stripes.iter().map(|stripe| stripe.load(Ordering::Relaxed)).sum()
-}
-
-fn stripes(count: usize) -> Box<[Padded<AtomicU64>]> {
-    (0..count).map(|_| Padded(AtomicU64::new(0))).collect()
-}
-
-#[derive(Debug)]
 pub(super) struct Core {
-    word: AtomicU64,
+    pub(super) word: AtomicU64,
     /// Open: when probes may try. Ramping: when the ramp ends. Written before the word that needs it.
-    until: AtomicU64,
+    pub(super) until: AtomicU64,
     /// Calls that asked during the ramp.
-    ramped: AtomicU64,
+    pub(super) ramped: AtomicU64,
     /// The measured value behind the latest trip, as bits of an `f64`, and which threshold it crossed.
-    measured: AtomicU64,
-    crossed: AtomicU64,
-    counter: Counter,
-    refused: Box<[Padded<AtomicU64>]>,
-    machine: Mutex<Machine>,
-    config: Config,
+    pub(super) measured: AtomicU64,
+    pub(super) crossed: AtomicU64,
+    pub(super) counter: Counter,
+    pub(super) refused: Box<[Padded<AtomicU64>]>,
+    pub(super) machine: Mutex<Machine>,
+    pub(super) config: Config,
 }
 
 /// What only changes under the lock.
 #[derive(Debug)]
-struct Machine {
-    since: Tick,
-    reason: TripReason,
-    version: u64,
+pub(super) struct Machine {
+    pub(super) since: Tick,
+    pub(super) reason: TripReason,
+    pub(super) version: u64,
     /// Openings in a row, without a healthy time in between.
-    openings: u32,
-    last_open: Duration,
-    closed_at: Tick,
-    probes: Vec<Probe>,
-    probes_given: u32,
-    probe_successes: u32,
-    probe_failures: u32,
-    probe_slow: u32,
-    rng: SmallRng,
+    pub(super) openings: u32,
+    pub(super) last_open: Duration,
+    pub(super) closed_at: Tick,
+    pub(super) probes: Vec<Probe>,
+    pub(super) probes_given: u32,
+    pub(super) probe_successes: u32,
+    pub(super) probe_failures: u32,
+    pub(super) probe_slow: u32,
+    pub(super) rng: SmallRng,
     // Totals that the counter does not have.
-    successes: u64,
-    failures: u64,
-    neutral: u64,
-    slow: u64,
-    changes: u64,
+    pub(super) successes: u64,
+    pub(super) failures: u64,
+    pub(super) neutral: u64,
+    pub(super) slow: u64,
+    pub(super) changes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Probe {
-    id: u32,
-    lease_until: Tick,
+pub(super) struct Probe {
+    pub(super) id: u32,
+    pub(super) lease_until: Tick,
 }
 
 impl Core {
     /// `stripes` is a power of two: more of them scale better and take more memory.
     pub(super) fn new(config: Config, stripe_count: usize, seed: u64, now: Tick) -> Self {
-        let counter = match config.window {
-            None => Counter::Successes(stripes(stripe_count)),
-            Some(Window::Calls(calls)) => Counter::Calls(CountWindow::new(calls)),
-            Some(Window::Time(window)) => Counter::Time(TimeWindow::new(window, stripe_count)),
-        };
+        let counter = Counter::new(&config, stripe_count);
         Self {
             word: AtomicU64::new(1 << GENERATION | CircuitState::Closed.to_bits()),
             until: AtomicU64::new(0),
@@ -329,23 +270,6 @@ impl Core {
         Err(self.refuse(Some(wait.min(SOON))))
     }
 
-    /// Makes the change of state that time alone has brought about, if any.
-    fn advance(&self, machine: &mut Machine, now: Tick) -> Option<Change> {
-        let until = Tick(self.until.load(Ordering::Relaxed));
-        match self.state() {
-            CircuitState::Open if now >= until => {
-                Some(self.enter(machine, CircuitState::HalfOpen, TripReason::OpenTimePassed, now))
-            }
-            CircuitState::HalfOpen if now >= machine.since.after(self.config.half_open_for) => {
-                Some(self.enter(machine, CircuitState::Open, TripReason::NoVerdict, now))
-            }
-            CircuitState::Ramping if now >= until => {
-                Some(self.enter(machine, CircuitState::Closed, TripReason::RampEnded, now))
-            }
-            _ => None,
-        }
-    }
-
     /// Records a plain success the fast way. False: it needs [`record`](Self::record).
     #[inline]
     pub(super) fn succeed(&self, ticket: Ticket, now: Tick) -> bool {
@@ -393,7 +317,7 @@ impl Core {
         let failed = match outcome {
             Outcome::Failure(_) => true,
             Outcome::Cancelled { elapsed } => {
-                self.config.cancelled_after.is_some_and(|after| elapsed >= after)
+                self.config.cancelled_after.is_some_and(|after| elapsed > after)
             }
             _ => false,
         };
@@ -468,136 +392,6 @@ impl Core {
         });
     }
 
-    /// Whether what has been counted trips the breaker.
-    fn judge(&self, now: Tick) -> Option<TripReason> {
-        let count = self.failure_count();
-        if let Some(threshold) = self.config.consecutive
-            && count >= threshold
-        {
-            return Some(TripReason::ConsecutiveFailures { count, threshold });
-        }
-        let totals = self.counter.totals(now);
-        if totals.calls < u64::from(self.config.min_calls) || totals.calls == 0 {
-            return None;
-        }
-        let calls = totals.calls;
-        if let Some(threshold) = self.config.failure_rate
-            && totals.failure_rate() >= threshold
-        {
-            return Some(TripReason::FailureRate { rate: totals.failure_rate(), threshold, calls });
-        }
-        if let Some(slow) = self.config.slow
-            && totals.slow_rate() >= slow.rate
-        {
-            let threshold = slow.rate;
-            return Some(TripReason::SlowCallRate { rate: totals.slow_rate(), threshold, calls });
-        }
-        None
-    }
-
-    /// Ends half-open as soon as the outstanding probes cannot change the result.
-    fn decide(&self, machine: &mut Machine, now: Tick) -> Option<Change> {
-        let probes = self.config.half_open_calls;
-        let needed = |share: f64| least(share, probes);
-        let failures_to_open = self.config.failure_rate.map_or(1, needed);
-        let slow_to_open = self.config.slow.map_or(u32::MAX, |slow| needed(slow.rate));
-        if machine.probe_failures >= failures_to_open || machine.probe_slow >= slow_to_open {
-            let failures = machine.probe_failures.max(machine.probe_slow);
-            let reason = TripReason::ProbesFailed { failures, probes };
-            self.remember(reason);
-            return Some(self.enter(machine, CircuitState::Open, reason, now));
-        }
-        let outstanding = probes.saturating_sub(machine.probe_successes + machine.probe_failures);
-        let certain = machine.probe_failures + outstanding < failures_to_open
-            && machine.probe_slow.saturating_add(outstanding) < slow_to_open;
-        if !certain {
-            return None;
-        }
-        let to = match self.config.ramp {
-            Some(_) => CircuitState::Ramping,
-            None => CircuitState::Closed,
-        };
-        let reason = TripReason::ProbesSucceeded { successes: machine.probe_successes };
-        Some(self.enter(machine, to, reason, now))
-    }
-
-    fn enter(
-        &self,
-        machine: &mut Machine,
-        to: CircuitState,
-        reason: TripReason,
-        now: Tick,
-    ) -> Change {
-        let word = self.word.load(Ordering::Relaxed);
-        let from = CircuitState::from_bits(word);
-        machine.probes.clear();
-        machine.probe_successes = 0;
-        machine.probe_failures = 0;
-        machine.probe_slow = 0;
-        // The end of a ramp changes nothing for calls in flight or for what has been counted.
-        let goes_on = from == CircuitState::Ramping && to == CircuitState::Closed;
-        let mut failures = word & FAILURES;
-        match to {
-            CircuitState::Open => {
-                let open_for = self.open_for(machine, from, now);
-                self.until.store(now.after(open_for).0, Ordering::Release);
-            }
-            CircuitState::Closed if goes_on => {}
-            CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed => {
-                self.counter.clear();
-                failures = 0;
-                machine.closed_at = now;
-                let ramp = self.config.ramp.unwrap_or_default();
-                self.until.store(now.after(ramp).0, Ordering::Release);
-                self.ramped.store(0, Ordering::Relaxed);
-            }
-            CircuitState::HalfOpen | CircuitState::ForcedOpen | CircuitState::Disabled => {}
-        }
-        let generation = (word >> GENERATION) + u64::from(!goes_on);
-        // The lock is held, so only a success ending a run of failures can have changed the word since:
-        // its generation is over, and with it that run. Release: publishes `until` and the counter.
-        self.word.store(generation << GENERATION | failures | to.to_bits(), Ordering::Release);
-        machine.since = now;
-        machine.reason = reason;
-        machine.changes += 1;
-        machine.version += 1;
-        Change { from, to, reason, version: machine.version }
-    }
-
-    fn open_for(&self, machine: &mut Machine, from: CircuitState, now: Tick) -> Duration {
-        let base = self.config.open_for;
-        let Some(max) = self.config.open_for_max else { return base };
-        let relapse = match from {
-            CircuitState::HalfOpen => true,
-            _ => now.since(machine.closed_at) < machine.last_open,
-        };
-        machine.openings = if relapse { machine.openings.saturating_add(1) } else { 0 };
-        let doubled =
-            nanos(base).saturating_mul(1_u64.checked_shl(machine.openings).unwrap_or(u64::MAX));
-        let whole = doubled.min(nanos(max)).max(2);
-        let drawn = whole / 2 + machine.rng.random_range(0..=whole / 2);
-        machine.last_open = Duration::from_nanos(drawn);
-        machine.last_open
-    }
-
-    /// An operator's command. `Closed` is a reset: it forgets failures and does not count as a change.
-    pub(super) fn operate(&self, to: CircuitState, now: Tick) -> Option<Change> {
-        let mut machine = lock(&self.machine);
-        let from = self.state();
-        if from == to && to != CircuitState::Closed {
-            return None;
-        }
-        let change = self.enter(&mut machine, to, TripReason::Operator, now);
-        if to == CircuitState::Closed {
-            machine.changes -= 1;
-            machine.openings = 0;
-            machine.last_open = Duration::ZERO;
-            machine.reason = TripReason::None;
-            self.crossed.store(0, Ordering::Relaxed);
-        }
-        (from != to).then_some(change)
-    }
-
     /// The state, after the change that is due, if any.
     pub(super) fn poll(&self, now: Tick) -> (CircuitState, Option<Change>) {
         let change = match self.state() {
@@ -616,19 +410,6 @@ impl Core {
     pub(super) fn failure_count(&self) -> u32 {
         let word = self.word.load(Ordering::Acquire);
         u32::try_from((word & FAILURES) >> 3).unwrap_or(u32::MAX)
-    }
-
-    /// Keeps the numbers behind a trip where a refusal finds them without the lock.
-    fn remember(&self, reason: TripReason) {
-        let (code, measured) = match reason {
-            TripReason::ConsecutiveFailures { count, .. } => (1, f64::from(count)),
-            TripReason::FailureRate { rate, .. } => (2, rate),
-            TripReason::SlowCallRate { rate, .. } => (3, rate),
-            TripReason::ProbesFailed { failures, .. } => (4, f64::from(failures)),
-            _ => (0, 0.0),
-        };
-        self.measured.store(measured.to_bits(), Ordering::Relaxed);
-        self.crossed.store(code, Ordering::Relaxed);
     }
 
     /// What tripped it: which number, measured, against which threshold.
@@ -696,14 +477,4 @@ impl Machine {
 
 fn ticket(word: u64) -> Ticket {
     Ticket { generation: word >> GENERATION, probe: 0, counted: true }
-}
-
-/// The smallest number of `of` calls that is at least `share` of them, never zero.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "0 < share <= 1, of <= 1024"
-)]
-fn least(share: f64, of: u32) -> u32 {
-    ((share * f64::from(of)).ceil() as u32).clamp(1, of)
 }

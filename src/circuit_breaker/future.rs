@@ -12,7 +12,7 @@ use crate::rejection::Reject;
 use crate::sync::Ref;
 
 use super::guard::{Call, Guard};
-use super::handle::Shared;
+use super::shared::Shared;
 
 pin_project! {
     /// The answer of a [`CircuitBreakerService`](super::CircuitBreakerService): the inner service's, or

@@ -13,7 +13,7 @@ use crate::clock::{self, Tick};
 use crate::outcome::Outcome;
 
 use super::core::Ticket;
-use super::handle::Shared;
+use super::shared::Shared;
 
 /// Holds the ticket. Dropped before [`finish`](Self::finish), it reports the call as cancelled, or as
 /// failed if it is being dropped because the call panicked.

@@ -9,117 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::name::{LayerKind, Name};
-use crate::observe::{EventKind, Observers};
-use crate::outcome::{AnyError, Classify, Outcome};
-use crate::rejection::{Error, Rejection, RejectionDetail, RejectionKind};
+use crate::name::Name;
+use crate::observe::Observers;
+use crate::outcome::{AnyError, Classify};
+use crate::rejection::{Error, Rejection};
 use crate::sync::{Lease, stripe_count};
 
 use super::config::{CircuitBreakerBuilder, Config};
-use super::core::{Change, Core, Refusal, Ticket};
+use super::core::Core;
 use super::guard::{Call, Guard};
 use super::layer::CircuitBreakerLayer;
+use super::permit::{Permit, StateChanges};
+use super::shared::Shared;
 use super::state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState};
-
-/// Everything clones of one breaker share.
-pub(super) struct Shared {
-    pub(super) core: Core,
-    name: Name,
-    shadow: AtomicBool,
-    observers: Observers,
-    states: watch::Sender<(u64, CircuitState)>,
-}
-
-impl Shared {
-    /// Admits a call or says why not. Reports changes of state; the refusal is reported by
-    /// [`refused`](Self::refused).
-    #[inline]
-    pub(super) fn admit(&self) -> Result<Ticket, Refusal> {
-        match self.core.pass() {
-            Some(ticket) => Ok(ticket),
-            None => self.admit_slow(),
-        }
-    }
-
-    // Not `#[cold]`: this is also the way of every refusal.
-    fn admit_slow(&self) -> Result<Ticket, Refusal> {
-        let (result, change) = self.core.admit(clock::now());
-        if let Some(change) = change {
-            self.changed(change);
-        }
-        match result {
-            Err(refusal) if self.shadow.load(Ordering::Relaxed) => {
-                let why = self.rejection(refusal);
-                self.observers.emit(
-                    LayerKind::CircuitBreaker,
-                    self.name,
-                    EventKind::WouldReject(&why),
-                );
-                Ok(Ticket::UNCOUNTED)
-            }
-            result => result,
-        }
-    }
-
-    pub(super) fn is_shadow(&self) -> bool {
-        self.shadow.load(Ordering::Relaxed)
-    }
-
-    /// Turns a counted refusal into the rejection that leaves the breaker, and reports it.
-    pub(super) fn refused(&self, refusal: Refusal) -> Rejection {
-        let why = self.rejection(refusal);
-        if self.observers.see_refusals() {
-            self.observers.emit(LayerKind::CircuitBreaker, self.name, EventKind::Rejected(&why));
-        }
-        why
-    }
-
-    fn rejection(&self, refusal: Refusal) -> Rejection {
-        let mut why =
-            Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, self.name);
-        if let Some(after) = refusal.retry_after {
-            why = why.with_retry_after(after);
-        }
-        if let Some((what, measured, threshold)) = self.core.crossed() {
-            why = why.with_detail(RejectionDetail::Threshold { what, measured, threshold });
-        }
-        why
-    }
-
-    pub(super) fn changed(&self, change: Change) {
-        // Two changes in quick succession may be told by two threads: the later one must stay.
-        self.states.send_if_modified(|(version, state)| {
-            let newer = change.version > *version;
-            if newer {
-                (*version, *state) = (change.version, change.to);
-            }
-            newer
-        });
-        self.observers.emit(
-            LayerKind::CircuitBreaker,
-            self.name,
-            EventKind::StateChanged {
-                from: change.from.as_str(),
-                to: change.to.as_str(),
-                reason: format_args!("{}", change.reason),
-            },
-        );
-    }
-
-    pub(super) fn subscribe(&self) -> watch::Receiver<(u64, CircuitState)> {
-        self.states.subscribe()
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CircuitBreaker")
-            .field("name", &self.name)
-            .field("state", &self.core.state())
-            .field("shadow", &self.is_shadow())
-            .finish_non_exhaustive()
-    }
-}
 
 /// A circuit breaker: stops calling a callee that keeps failing, and finds out when to start again.
 ///
@@ -456,7 +358,7 @@ impl CircuitBreaker {
     }
 
     /// Back to closed, with an empty window and no failures. Totals stay, and the reset is not counted as
-    /// a change of state. Calls in flight no longer count towards a trip.
+    /// a change of state. Calls in flight no longer decide anything, unless the circuit was closed already.
     ///
     /// ```
     /// use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
@@ -514,89 +416,5 @@ impl CircuitBreaker {
 impl fmt::Debug for CircuitBreaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lease.fmt(f)
-    }
-}
-
-/// Permission for one call: see [`CircuitBreaker::try_acquire`].
-///
-/// Dropped without a report it counts as cancelled: a probe's place is given back, and if the permit was
-/// held for [`cancelled_after`](CircuitBreakerBuilder::cancelled_after) it counts as a failure.
-///
-/// ```
-/// use buttress::circuit_breaker::CircuitBreaker;
-/// let breaker = CircuitBreaker::new("db");
-/// breaker.try_acquire()?.failure();
-/// assert_eq!(breaker.failure_count(), 1);
-/// # Ok::<(), buttress::Rejection>(())
-/// ```
-#[derive(Debug)]
-#[must_use = "dropping the permit cancels the call"]
-pub struct Permit {
-    guard: Guard<Arc<Shared>>,
-}
-
-impl Permit {
-    /// The call succeeded.
-    ///
-    /// ```
-    /// # use buttress::circuit_breaker::CircuitBreaker;
-    /// # let breaker = CircuitBreaker::new("db");
-    /// breaker.try_acquire()?.success();
-    /// # Ok::<(), buttress::Rejection>(())
-    /// ```
-    pub fn success(self) {
-        self.record(Outcome::Success);
-    }
-
-    /// The callee failed.
-    ///
-    /// ```
-    /// # use buttress::circuit_breaker::CircuitBreaker;
-    /// # let breaker = CircuitBreaker::new("db");
-    /// breaker.try_acquire()?.failure();
-    /// # Ok::<(), buttress::Rejection>(())
-    /// ```
-    pub fn failure(self) {
-        self.record(Outcome::FAILURE);
-    }
-
-    /// Any outcome.
-    ///
-    /// ```
-    /// # use buttress::circuit_breaker::CircuitBreaker;
-    /// # let breaker = CircuitBreaker::new("db");
-    /// breaker.try_acquire()?.record(buttress::Outcome::Ignored);
-    /// # Ok::<(), buttress::Rejection>(())
-    /// ```
-    pub fn record(mut self, outcome: Outcome) {
-        self.guard.finish(outcome);
-    }
-}
-
-/// Changes of state of one breaker: see [`CircuitBreaker::subscribe`].
-///
-/// Each subscriber sees the latest state; changes that follow each other faster than it looks are
-/// skipped.
-#[derive(Debug)]
-pub struct StateChanges {
-    states: watch::Receiver<(u64, CircuitState)>,
-}
-
-impl StateChanges {
-    /// Waits for the next change and returns the new state; `None` once the breaker is gone. Cancel safe.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// use buttress::circuit_breaker::CircuitBreaker;
-    /// let breaker = CircuitBreaker::new("db");
-    /// let mut states = breaker.subscribe();
-    /// drop(breaker);
-    /// assert_eq!(states.changed().await, None);
-    /// # }
-    /// ```
-    pub async fn changed(&mut self) -> Option<CircuitState> {
-        self.states.changed().await.ok()?;
-        Some(self.states.borrow_and_update().1)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock;
 
-use super::handle::Shared;
+use super::shared::Shared;
 use super::state::CircuitState;
 
 /// How long to wait before looking again whether a probe's place has become free.

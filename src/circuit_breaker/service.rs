@@ -6,13 +6,13 @@ use tower_service::Service;
 use crate::clock;
 use crate::outcome::Classify;
 use crate::rejection::Reject;
-use crate::sync::Lease;
+use crate::sync::{Lease, Ref};
 
-use super::core::Refusal;
+use super::core::{Refusal, Ticket};
 use super::future::ResponseFuture;
 use super::guard::Guard;
-use super::handle::Shared;
 use super::reopening::Reopening;
+use super::shared::Shared;
 
 /// A service behind a circuit breaker: see the [module](super).
 pub struct CircuitBreakerService<S, C, R> {
@@ -124,26 +124,40 @@ where
 
     fn call(&mut self, req: Req) -> Self::Future {
         let shared = self.lease.for_call();
-        let refusal = match std::mem::replace(&mut self.readiness, Readiness::Unknown) {
+        let admitted = match std::mem::replace(&mut self.readiness, Readiness::Unknown) {
             Readiness::Refuse(refusal) => {
                 shared.core.count_refusal();
                 Err(refusal)
             }
             _ => shared.admit(),
         };
-        match refusal {
-            Ok(ticket) => {
-                let classify = self.classify.clone();
-                let judge = classify.start(&req);
-                let mut guard = Guard::new(shared, ticket);
-                let inner = guard.run(|| self.inner.call(req));
-                ResponseFuture::called(inner, guard, classify, judge)
-            }
-            Err(refusal) => {
-                let why = shared.refused(refusal);
-                ResponseFuture::refused(self.reject.reject(req, why))
-            }
+        call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
+    }
+}
+
+/// Makes an admitted call, or answers a refused one.
+#[inline]
+pub(super) fn call<S, C, R, Req>(
+    inner: &mut S,
+    req: Req,
+    shared: Ref<Shared>,
+    admitted: Result<Ticket, Refusal>,
+    classify: &C,
+    reject: &R,
+) -> ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error> + Clone,
+    R: Reject<Req, S::Response, S::Error>,
+{
+    match admitted {
+        Ok(ticket) => {
+            let mut guard = Guard::new(shared, ticket);
+            let judge = classify.start(&req);
+            let response = guard.run(|| inner.call(req));
+            ResponseFuture::called(response, guard, classify.clone(), judge)
         }
+        Err(refusal) => ResponseFuture::refused(reject.reject(req, shared.refused(refusal))),
     }
 }
 

@@ -1,1 +1,15 @@
 //! Integration tests: everything that goes through the public interface.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(dead_code, reason = "used by tests of every room, which differ by feature")
+)]
+mod support;
+
+mod circuit_breaker;
+mod circuit_breaker_service;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "testing")]
+mod testing;

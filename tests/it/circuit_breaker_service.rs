@@ -1,0 +1,449 @@
+//! The breaker as a layer: contract, cancellation, panics, readiness, real connections.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, CircuitState};
+use buttress::observe::{Event, EventKind};
+use buttress::{AsTyped, Error, Rejection, RejectionKind, Verdict, classify_fn, error_chain};
+use futures_util::FutureExt;
+use tokio::time::{advance, sleep};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+fn tripping(n: u32) -> CircuitBreaker {
+    CircuitBreaker::builder("test").consecutive_failures(n).build().unwrap()
+}
+
+fn trip(breaker: &CircuitBreaker) {
+    while breaker.state() == CircuitState::Closed {
+        breaker.try_acquire().unwrap().failure();
+    }
+}
+
+#[cfg(feature = "testing")]
+mod contract {
+    use super::*;
+    use buttress::circuit_breaker::{CircuitBreakerService, KeyedCircuitBreaker};
+    use buttress::testing::{Probe, Subject, check_all};
+
+    #[tokio::test(start_paused = true)]
+    async fn every_property_of_the_contract_holds() {
+        type Service = CircuitBreakerService<
+            Probe<u32, u32, io::Error>,
+            buttress::AnyError,
+            buttress::AsError,
+        >;
+        let subject = Subject::new(
+            || {
+                CircuitBreaker::builder("contract")
+                    .consecutive_failures(100)
+                    .build()
+                    .unwrap()
+                    .layer()
+            },
+            || 1_u32,
+            |n: u32| Ok::<_, io::Error>(n + 1),
+        )
+        .ready_error(|| io::Error::other("inner broke"))
+        .shared_state(|mut one: Service, mut two: Service, probe| async move {
+            for _ in 0..100 {
+                probe.next(buttress::testing::Answer::Ready(Err(io::Error::other("down"))));
+                let _ = one.ready().await.map_err(|e| e.to_string())?.call(1).await;
+            }
+            let refused = two.ready().await.map_err(|e| e.to_string())?.call(1).await;
+            match refused {
+                Err(e) if Rejection::find(&*e).is_some() => Ok(()),
+                other => Err(format!("the second service answered {other:?}")),
+            }
+        });
+        check_all(&subject).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_breaker_per_key_keeps_the_contract_too() {
+        let subject = Subject::new(
+            || {
+                let keyed: KeyedCircuitBreaker<u32> =
+                    CircuitBreaker::builder("contract").build_keyed(8).unwrap();
+                keyed.layer(|n: &u32| *n)
+            },
+            || 1_u32,
+            |n: u32| Ok::<_, io::Error>(n + 1),
+        )
+        .ready_error(|| io::Error::other("inner broke"))
+        .shared_state(|mut one, mut two, probe| async move {
+            for _ in 0..5 {
+                probe.next(buttress::testing::Answer::Ready(Err(io::Error::other("down"))));
+                let _ = one.ready().await.map_err(|e| e.to_string())?.call(7).await;
+            }
+            match two.ready().await.map_err(|e| e.to_string())?.call(7).await {
+                Err(e) if Rejection::find(&*e).is_some() => Ok(()),
+                other => Err(format!("the second service answered {other:?}")),
+            }
+        });
+        check_all(&subject).await.unwrap();
+    }
+}
+
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn state_shared_across_axum_connections_and_no_error_to_handle() {
+    use axum::http::StatusCode;
+    use buttress::http::{problem, standard};
+    let layer = tripping(3).layer().classify(standard()).on_reject(problem());
+    crate::support::state_shared_across_axum_connections(
+        move |router| router.layer(layer),
+        StatusCode::INTERNAL_SERVER_ERROR,
+        &[500, 500, 500, 503, 503],
+    )
+    .await
+    .unwrap();
+}
+
+/// An inner service that is never ready used to hide the open circuit of a well-known peer.
+#[tokio::test(start_paused = true)]
+async fn open_is_seen_before_an_inner_service_that_is_never_ready() {
+    struct Stuck;
+    impl Service<()> for Stuck {
+        type Response = ();
+        type Error = io::Error;
+        type Future = std::future::Ready<Result<(), io::Error>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+            Poll::Pending
+        }
+        fn call(&mut self, (): ()) -> Self::Future {
+            unreachable!("never ready")
+        }
+    }
+    let breaker = tripping(1);
+    trip(&breaker);
+    let mut service = breaker.layer().on_reject(AsTyped).layer(Stuck);
+    let refused = service.ready().await.unwrap().call(()).await.unwrap_err();
+    assert_eq!(refused.rejection().unwrap().kind(), RejectionKind::CircuitOpen);
+    assert_eq!(breaker.stats().rejected_calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_ready_to_refuse_it_refuses_even_if_the_circuit_closes_meanwhile() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let seen = calls.clone();
+    let breaker = tripping(1);
+    trip(&breaker);
+    let mut service = breaker.layer().layer(service_fn(move |()| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, io::Error>(()) }
+    }));
+    service.ready().await.unwrap();
+    breaker.reset();
+    assert!(service.call(()).await.is_err());
+    assert_eq!(
+        calls.load(Ordering::Relaxed),
+        0,
+        "an inner service that was not readied is not called"
+    );
+    assert!(service.ready().await.unwrap().call(()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_on_a_hanging_callee_opens_the_circuit() {
+    let breaker = tripping(3);
+    let service =
+        breaker.layer().layer(service_fn(|()| std::future::pending::<Result<(), io::Error>>()));
+    for _ in 0..3 {
+        let call = service.clone().oneshot(());
+        assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
+    }
+    assert_eq!(breaker.state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_dropped_early_or_never_polled_are_neutral() {
+    let breaker = tripping(1);
+    let service = breaker
+        .layer()
+        .layer(service_fn(|()| sleep(Duration::from_secs(9)).map(Ok::<_, io::Error>)));
+    let mut ready = service.clone();
+    drop(ready.ready().await.unwrap().call(()));
+    advance(Duration::from_secs(60)).await;
+    assert!(tokio::time::timeout(Duration::from_millis(900), service.oneshot(())).await.is_err());
+    assert_eq!(breaker.state(), CircuitState::Closed);
+    assert_eq!(breaker.stats().neutral_calls, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_probe_gives_its_place_back_and_does_not_close_the_circuit() {
+    let breaker = tripping(1);
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    let service =
+        breaker.layer().layer(service_fn(|()| std::future::pending::<Result<(), io::Error>>()));
+    let mut one = service.clone();
+    let mut probe = boxed(one.ready().await.unwrap().call(()));
+    assert!(probe.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert_eq!(breaker.snapshot().probes_in_flight, 1);
+    assert!(breaker.try_acquire().is_err());
+    drop(probe);
+    assert_eq!(breaker.snapshot().probes_in_flight, 0);
+    assert_eq!(breaker.state(), CircuitState::HalfOpen);
+    breaker.try_acquire().unwrap().success();
+    assert_eq!(breaker.state(), CircuitState::Closed);
+}
+
+fn boxed<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
+    Box::pin(future)
+}
+
+#[tokio::test(start_paused = true)]
+async fn panics_count_as_failures_and_leave_everything_usable() {
+    let breaker = tripping(4);
+    let in_call = breaker
+        .layer()
+        .layer(service_fn(|()| -> std::future::Ready<Result<(), io::Error>> { panic!("in call") }));
+    let in_poll = breaker
+        .layer()
+        .layer(service_fn(|()| async { panic!("in poll") as Result<(), io::Error> }));
+    for _ in 0..2 {
+        assert!(AssertUnwindSafe(in_call.clone().oneshot(())).catch_unwind().await.is_err());
+        assert!(AssertUnwindSafe(in_poll.clone().oneshot(())).catch_unwind().await.is_err());
+    }
+    assert_eq!(breaker.state(), CircuitState::Open);
+    assert_eq!(breaker.stats().failed_calls, 4);
+    breaker.reset();
+    assert!(breaker.call(|| async { Ok::<_, io::Error>(()) }).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panicking_classifier_gives_a_probe_its_place_back() {
+    let breaker = tripping(1);
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    let bad = classify_fn(|_: Result<&(), &io::Error>| -> Verdict { panic!("classifier") });
+    let service = breaker.layer().classify(bad).layer(service_fn(|()| async { Ok(()) }));
+    assert!(AssertUnwindSafe(service.oneshot(())).catch_unwind().await.is_err());
+    assert_eq!(breaker.state(), CircuitState::HalfOpen);
+    breaker.try_acquire().unwrap().success();
+    assert_eq!(breaker.state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panicking_observer_changes_nothing() {
+    let breaker = CircuitBreaker::builder("test")
+        .consecutive_failures(1)
+        .observe(|_: &Event<'_>| panic!("observer"))
+        .build()
+        .unwrap();
+    trip(&breaker);
+    assert!(breaker.try_acquire().is_err());
+    breaker.reset();
+    assert!(breaker.try_acquire().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_may_use_the_breaker_they_observe() {
+    let slot: Arc<Mutex<Option<CircuitBreaker>>> = Arc::default();
+    let inside = slot.clone();
+    let states = Arc::new(Mutex::new(Vec::new()));
+    let seen = states.clone();
+    let breaker = CircuitBreaker::builder("test")
+        .consecutive_failures(1)
+        .observe(move |event: &Event<'_>| {
+            if let EventKind::StateChanged { .. } = event.kind
+                && let Some(breaker) = &*inside.lock().unwrap()
+            {
+                seen.lock().unwrap().push((breaker.state(), breaker.stats().state_changes));
+            }
+        })
+        .build()
+        .unwrap();
+    *slot.lock().unwrap() = Some(breaker.clone());
+    trip(&breaker);
+    assert_eq!(*states.lock().unwrap(), [(CircuitState::Open, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_of_inner_layers_are_not_failures_of_the_callee() {
+    let inner = tripping(1);
+    trip(&inner);
+    let outer = tripping(1);
+    let service = CircuitBreakerLayer::new(outer.clone())
+        .classify(error_chain())
+        .layer(inner.layer().layer(service_fn(|()| async { Ok::<_, io::Error>(()) })));
+    for _ in 0..5 {
+        assert!(service.clone().oneshot(()).await.is_err());
+    }
+    assert_eq!(outer.state(), CircuitState::Closed);
+    assert_eq!(outer.stats().neutral_calls, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_what_was_measured_and_when_to_come_back() {
+    let breaker = CircuitBreaker::builder("payments")
+        .failure_rate(0.5)
+        .window_calls(4)
+        .min_calls(4)
+        .open_for(Duration::from_millis(1500))
+        .build()
+        .unwrap();
+    trip(&breaker);
+    advance(Duration::from_millis(500)).await;
+    let why = breaker.try_acquire().unwrap_err();
+    assert_eq!(why.retry_after(), Some(Duration::from_secs(1)));
+    assert_eq!(
+        why.to_string(),
+        "circuit breaker is open (circuit_breaker `payments`), failure_rate 1.000 against 0.500, retry after 1s"
+    );
+    let error = breaker.call(|| async { Ok::<_, io::Error>(()) }).await.unwrap_err();
+    assert!(matches!(error, Error::Rejected(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shadow_mode_reports_and_lets_through() {
+    let would = Arc::new(AtomicU32::new(0));
+    let seen = would.clone();
+    let breaker = CircuitBreaker::builder("test")
+        .consecutive_failures(1)
+        .shadow(true)
+        .observe(move |event: &Event<'_>| {
+            seen.fetch_add(
+                u32::from(matches!(event.kind, EventKind::WouldReject(_))),
+                Ordering::Relaxed,
+            );
+        })
+        .build()
+        .unwrap();
+    let service = breaker.layer().layer(service_fn(|ok: bool| async move {
+        if ok { Ok(()) } else { Err(io::Error::other("down")) }
+    }));
+    assert!(service.clone().oneshot(false).await.is_err());
+    assert_eq!(breaker.state(), CircuitState::Open);
+    for _ in 0..3 {
+        assert!(service.clone().oneshot(true).await.is_ok());
+    }
+    assert_eq!(would.load(Ordering::Relaxed), 3);
+    assert_eq!(
+        breaker.state(),
+        CircuitState::Open,
+        "calls let through in shadow mode decide nothing"
+    );
+    advance(Duration::from_secs(60)).await;
+    assert!(service.oneshot(true).await.is_ok());
+    assert_eq!(breaker.state(), CircuitState::Closed, "a probe does");
+}
+
+/// Under a balancer: pending while open, and woken by time, by an operator and by the end of a probe.
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn unready_while_open_wakes_when_the_circuit_lets_calls_through() {
+    use buttress::testing::CountWaker;
+    let breaker = tripping(1);
+    let new = || {
+        breaker
+            .layer()
+            .unready_while_open()
+            .layer(service_fn(|()| async { Ok::<_, io::Error>(()) }))
+    };
+    let mut endpoint = new();
+    let waker = CountWaker::new();
+    assert!(waker.poll_ready(&mut endpoint).is_ready());
+    endpoint.call(()).await.unwrap();
+
+    trip(&breaker);
+    assert!(waker.poll_ready(&mut endpoint).is_pending());
+    assert_eq!(waker.take(), 0);
+    advance(Duration::from_secs(61)).await;
+    tokio::task::yield_now().await;
+    assert_eq!(waker.take(), 1, "woken when the open time has passed");
+    assert!(waker.poll_ready(&mut endpoint).is_ready());
+    assert!(waker.poll_ready(&mut endpoint).is_ready(), "ready stays ready");
+
+    // The probe is out: another endpoint of the same breaker has to wait for it.
+    let probe = breaker.try_acquire().unwrap();
+    let mut other = new();
+    assert!(waker.poll_ready(&mut other).is_pending());
+    probe.success();
+    assert!(waker.take() >= 1, "woken by the change of state");
+    assert!(waker.poll_ready(&mut other).is_ready());
+
+    breaker.force_open();
+    let mut third = new();
+    assert!(waker.poll_ready(&mut third).is_pending());
+    let _ = waker.take();
+    breaker.reset();
+    assert_eq!(waker.take(), 1, "woken by the operator");
+    assert!(waker.poll_ready(&mut third).is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_see_the_latest_state() {
+    let breaker = tripping(1);
+    let mut states = breaker.subscribe();
+    trip(&breaker);
+    assert_eq!(states.changed().await, Some(CircuitState::Open));
+    advance(Duration::from_secs(60)).await;
+    breaker.try_acquire().unwrap().success();
+    assert_eq!(states.changed().await, Some(CircuitState::Closed));
+    assert!(states.changed().now_or_never().is_none());
+}
+
+#[test]
+fn works_without_any_runtime() {
+    let breaker = tripping(1);
+    let service = breaker.layer().layer(service_fn(|n: u32| async move { Ok::<_, io::Error>(n) }));
+    assert_eq!(service.oneshot(3).now_or_never().unwrap().unwrap(), 3);
+    assert!(breaker.call_blocking(|| Err::<(), _>(io::Error::other("down"))).is_err());
+    assert!(breaker.call_blocking(|| Ok::<_, io::Error>(())).unwrap_err().rejection().is_some());
+}
+
+#[test]
+fn a_panic_in_a_blocking_call_is_a_failure() {
+    let breaker = tripping(1);
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        breaker.call_blocking(|| -> Result<(), io::Error> { panic!("blocking") })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(breaker.state(), CircuitState::Open);
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn metrics_count_refusals_and_changes_of_state() {
+    use buttress::observe::Metrics;
+    use metrics_util::debugging::DebuggingRecorder;
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let breaker =
+            CircuitBreaker::builder("m").consecutive_failures(1).observe(Metrics).build().unwrap();
+        trip(&breaker);
+        assert!(breaker.try_acquire().is_err());
+    });
+    let mut names: Vec<_> = snapshotter
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, ..)| key.key().name().to_owned())
+        .collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(
+        names,
+        ["buttress_events_total", "buttress_rejections_total", "buttress_state_changes_total"]
+    );
+}
+
+#[test]
+fn services_and_futures_fit_where_axum_and_tonic_put_them() {
+    fn fits<T: Clone + Send + Sync + 'static>(_: &T) {}
+    fn sends<T: Send + 'static>(_: &T) {}
+    let breaker = tripping(1);
+    let mut service = breaker.layer().layer(service_fn(|()| async { Ok::<_, io::Error>(()) }));
+    fits(&breaker);
+    fits(&breaker.layer());
+    fits(&service);
+    sends(&service.call(()));
+    assert!(size_of_val(&service.call(())) <= 200, "{}", size_of_val(&service.call(())));
+}

@@ -1,0 +1,8 @@
+//! The HTTP vocabulary, against real clients and servers where they matter.
+
+mod classify;
+mod errors;
+mod keys;
+mod replay;
+mod respond;
+mod trailers;

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Installs what the tests need and this machine lacks, then runs all of them: with every feature, with
+# the default features, with none. For Debian (and its kin) and macOS, as root or as a user with sudo.
+# Running it again is safe. `tests/run.sh --install` stops before the tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"
+    elif have sudo; then sudo "$@"
+    else die "need root for: $*"
+    fi
+}
+
+apt_install() {
+    have apt-get || die "no apt-get here; install by hand, then run this again: $*"
+    say "installing $*"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# ---- what the tests need: one function each, which does nothing if it is there -------------------
+
+need_linker() {
+    if [ "$(uname -s)" = Darwin ]; then
+        xcode-select -p >/dev/null 2>&1 || die "no linker; run: xcode-select --install"
+    elif ! have cc; then
+        apt_install gcc libc6-dev
+    fi
+}
+
+rust_is_new_enough() {
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    have cargo && found=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || return 1
+    [ "$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ]
+}
+
+need_rust() {
+    PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+    if rust_is_new_enough; then return; fi
+    say "installing Rust"
+    if have rustup; then
+        rustup toolchain install stable --profile minimal
+        export RUSTUP_TOOLCHAIN=stable
+    else
+        have curl || apt_install curl ca-certificates
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+    fi
+    rust_is_new_enough || die "still no Rust that is new enough: $(rustc --version)"
+}
+
+# The servers that store features are tested against go here, as need_redis and need_postgres.
+
+need_linker
+need_rust
+[ "${1:-}" != --install ] || exit 0
+
+# ---- the tests ---------------------------------------------------------------------------------
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+tests() {
+    say "cargo test $*"
+    cargo test "$@" 2>&1 | tee -a "$log"
+}
+
+tests --all-features
+tests
+tests --no-default-features
+
+say "all tests passed"
+awk '/^test result:/ { passed += $4; failed += $6 }
+     END { printf "tests: %d passed, %d failed\n", passed, failed }' "$log"
