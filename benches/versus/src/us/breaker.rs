@@ -64,6 +64,13 @@ pub fn cases() -> Vec<Case> {
     vec![
         closed("consecutive", || layered(consecutive(), 0, Reuse))
             .against("breaker/closed count@100/recloser"),
+        Case::new("breaker/closed consecutive/us boxed", Expect::Allowed, || {
+            let breaker = consecutive().build().expect("a valid configuration");
+            numbers(CircuitBreakerLayer::new(breaker).layer(Answer), Reuse)
+        })
+        .no_alloc()
+        .scales()
+        .against("breaker/closed count@100/recloser"),
         closed("count@10", || layered(count(10), 0, Reuse))
             .against("breaker/closed count@10/tower-resilience"),
         closed("count@100", || layered(count(100), 0, Reuse))
