@@ -1,13 +1,15 @@
 //! Who speaks: the kind of layer and the name of the object.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 
 /// The name of a breaker, limiter, policy or budget: a label in events, errors and metrics.
 ///
-/// Two words, `Copy`. A name made from a `String` is kept for the life of the process, each distinct
-/// text once, so names must come from code or configuration, never from requests.
+/// One word, `Copy`. Each distinct text is kept once, for the life of the process, so names must come
+/// from code or configuration, never from requests.
 ///
 /// ```
 /// use buttress::Name;
@@ -15,8 +17,8 @@ use std::sync::{Mutex, PoisonError};
 /// let b = Name::from(String::from("payments"));
 /// assert_eq!(a, b);
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Name(&'static str);
+#[derive(Clone, Copy)]
+pub struct Name(&'static &'static str);
 
 impl Name {
     /// The text.
@@ -28,25 +30,47 @@ impl Name {
     pub const fn as_str(self) -> &'static str {
         self.0
     }
+
+    fn intern(text: Cow<'static, str>) -> Self {
+        static KEPT: Mutex<Option<HashMap<&'static str, Name>>> = Mutex::new(None);
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.get_or_insert_default();
+        if let Some(name) = kept.get(text.as_ref()) {
+            return *name;
+        }
+        let text: &'static str = match text {
+            Cow::Borrowed(text) => text,
+            Cow::Owned(text) => Box::leak(text.into_boxed_str()),
+        };
+        let name = Self(Box::leak(Box::new(text)));
+        kept.insert(text, name);
+        name
+    }
 }
 
 impl From<&'static str> for Name {
     fn from(text: &'static str) -> Self {
-        Self(text)
+        Self::intern(Cow::Borrowed(text))
     }
 }
 
 impl From<String> for Name {
     fn from(text: String) -> Self {
-        static INTERNED: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
-        let mut guard = INTERNED.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = guard.get_or_insert_with(HashSet::new);
-        if let Some(known) = set.get(text.as_str()) {
-            return Self(known);
-        }
-        let kept: &'static str = Box::leak(text.into_boxed_str());
-        set.insert(kept);
-        Self(kept)
+        Self::intern(Cow::Owned(text))
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 
@@ -58,7 +82,7 @@ impl fmt::Debug for Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.as_str())
     }
 }
 

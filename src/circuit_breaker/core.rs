@@ -13,7 +13,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::clock::Tick;
+use crate::clock::{Tick, nanos};
 use crate::outcome::Outcome;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, Padded, lock};
@@ -35,15 +35,14 @@ const SOON: Duration = Duration::from_secs(1);
 /// Permission for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
+    /// Zero where nothing is counted: disabled, or let through in shadow mode.
     generation: u64,
     /// Probes are numbered from 1.
     probe: u32,
-    /// False where nothing is counted: disabled, or let through in shadow mode.
-    counted: bool,
 }
 
 impl Ticket {
-    pub(super) const UNCOUNTED: Self = Self { generation: 0, probe: 0, counted: false };
+    pub(super) const UNCOUNTED: Self = Self { generation: 0, probe: 0 };
 
     #[cfg(test)]
     pub(super) fn is_probe(self) -> bool {
@@ -72,6 +71,9 @@ pub(super) struct Core {
     pub(super) word: AtomicU64,
     /// Open: when probes may try. Ramping: when the ramp ends. Written before the word that needs it.
     pub(super) until: AtomicU64,
+    times_successes: bool,
+    /// Nanoseconds; `u64::MAX` where slow calls do not count.
+    slow_after: u64,
     /// Calls that asked during the ramp.
     pub(super) ramped: AtomicU64,
     /// The measured value behind the latest trip, as bits of an `f64`, and which threshold it crossed.
@@ -120,6 +122,8 @@ impl Core {
         Self {
             word: AtomicU64::new(1 << GENERATION | CircuitState::Closed.to_bits()),
             until: AtomicU64::new(0),
+            times_successes: matches!(counter, Counter::Time(_)) || config.slow.is_some(),
+            slow_after: config.slow.map_or(u64::MAX, |slow| nanos(slow.after)),
             ramped: AtomicU64::new(0),
             measured: AtomicU64::new(0),
             crossed: AtomicU64::new(0),
@@ -148,20 +152,22 @@ impl Core {
         }
     }
 
-    pub(super) fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// Whether recording a plain success needs the time.
     #[inline]
     pub(super) fn times_successes(&self) -> bool {
-        matches!(self.counter, Counter::Time(_)) || self.config.slow.is_some()
+        self.times_successes
+    }
+
+    /// Whether a call from `start` to `now` was slow; false where that is not asked.
+    #[inline]
+    pub(super) fn is_slow(&self, start: Tick, now: Tick) -> bool {
+        self.slow_after != u64::MAX && now.0.saturating_sub(start.0) > self.slow_after
     }
 
     /// Whether a call has to be timed from its very start.
     #[inline]
     pub(super) fn times_calls(&self) -> bool {
-        self.config.slow.is_some()
+        self.slow_after != u64::MAX
     }
 
     /// The way of every call while all is well: one load, no clock.
@@ -310,7 +316,7 @@ impl Core {
         elapsed: Duration,
         now: Tick,
     ) -> Option<Change> {
-        if !ticket.counted {
+        if ticket == Ticket::UNCOUNTED {
             return None;
         }
         let slow = self.config.slow.is_some_and(|slow| elapsed > slow.after);
@@ -476,5 +482,5 @@ impl Machine {
 }
 
 fn ticket(word: u64) -> Ticket {
-    Ticket { generation: word >> GENERATION, probe: 0, counted: true }
+    Ticket { generation: word >> GENERATION, probe: 0 }
 }

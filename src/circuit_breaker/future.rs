@@ -80,13 +80,15 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Called { call, classify, judge } => {
-                // The guard is out of the future from here on: the place is free at the latest when this
-                // poll returns, not when the future is dropped.
-                let (result, mut guard) = ready!(call.poll(cx));
+            StateProj::Called { mut call, classify, judge } => {
+                let result = ready!(call.as_mut().poll(cx));
                 let judge = judge.take().expect("polled after completion");
-                guard.finish(classify.finish(judge, result.as_ref()).outcome);
-                Poll::Ready(result.map_err(R::map_err))
+                // Here, not in `drop`: a caller may keep the finished future around.
+                call.guard().finish(classify.finish(judge, result.as_ref()).outcome);
+                match result {
+                    Ok(response) => Poll::Ready(Ok(response)),
+                    Err(error) => Poll::Ready(Err(R::map_err(error))),
+                }
             }
             StateProj::Refused { answer } => {
                 Poll::Ready(answer.take().expect("polled after completion"))

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
@@ -57,10 +57,9 @@ impl<D: Deref<Target = Shared>> Guard<D> {
             return;
         }
         let core = &self.shared.core;
-        if outcome == Outcome::Success {
+        if matches!(outcome, Outcome::Success) {
             let now = if core.times_successes() { clock::now() } else { Tick(0) };
-            let slow = core.config().slow.is_some_and(|slow| now.since(self.start) > slow.after);
-            if !slow && core.succeed(self.ticket, now) {
+            if !core.is_slow(self.start, now) && core.succeed(self.ticket, now) {
                 return;
             }
         }
@@ -103,33 +102,36 @@ impl<D: Deref<Target = Shared>> fmt::Debug for Guard<D> {
 }
 
 pin_project! {
-    /// A call in flight. Ready with the result and the guard, which then wants to know the outcome.
+    /// A call in flight and its guard, which stays here and wants to know the outcome when it is ready.
     pub(super) struct Call<F, D: Deref<Target = Shared>> {
         #[pin]
         inner: F,
-        guard: Option<Guard<D>>,
+        guard: Guard<D>,
     }
 }
 
 impl<F, D: Deref<Target = Shared>> Call<F, D> {
     #[inline]
     pub(super) fn new(inner: F, guard: Guard<D>) -> Self {
-        Self { inner, guard: Some(guard) }
+        Self { inner, guard }
+    }
+
+    #[inline]
+    pub(super) fn guard(self: Pin<&mut Self>) -> &mut Guard<D> {
+        self.project().guard
     }
 }
 
 impl<F: Future, D: Deref<Target = Shared>> Future for Call<F, D> {
-    type Output = (F::Output, Guard<D>);
+    type Output = F::Output;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let guard = this.guard.as_mut().expect("polled after completion");
-        let poll = guard.run(|| this.inner.poll(cx));
+        let poll = this.guard.run(|| this.inner.poll(cx));
         if poll.is_pending() {
-            guard.stamp();
+            this.guard.stamp();
         }
-        let output = ready!(poll);
-        Poll::Ready((output, this.guard.take().expect("taken only here")))
+        poll
     }
 }

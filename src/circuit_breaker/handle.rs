@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -174,8 +175,9 @@ impl CircuitBreaker {
         let judge = classify.start(&());
         let mut guard = Guard::new(shared, ticket);
         let inner = guard.run(f);
-        let (result, mut guard) = Call::new(inner, guard).await;
-        guard.finish(classify.finish(judge, result.as_ref()).outcome);
+        let mut call = pin!(Call::new(inner, guard));
+        let result = call.as_mut().await;
+        call.guard().finish(classify.finish(judge, result.as_ref()).outcome);
         result.map_err(Error::Inner)
     }
 

@@ -20,21 +20,19 @@ pub struct CircuitBreakerService<S, C, R> {
     lease: Lease<Shared>,
     classify: C,
     reject: R,
-    readiness: Readiness,
-    unready_while_open: bool,
+    /// The circuit was open when readiness was asked, and the inner service was not: the next call must
+    /// be refused, even if the circuit has closed meanwhile.
+    refusal: Option<Refusal>,
+    /// Under a load balancer.
+    balanced: Option<Balanced>,
 }
 
-#[derive(Debug)]
-enum Readiness {
-    /// Nothing has been promised.
-    Unknown,
-    /// The inner service is ready.
-    Inner,
-    /// The circuit was open and the inner service was not asked: the next call must be refused, even if
-    /// the circuit has closed meanwhile.
-    Refuse(Refusal),
-    /// Waiting for the circuit to let calls through.
-    Waiting(Reopening),
+/// Not ready while open.
+#[derive(Debug, Default)]
+struct Balanced {
+    /// The inner service is ready; the circuit must not take that back.
+    ready: bool,
+    waiting: Option<Reopening>,
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
@@ -45,7 +43,8 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         reject: R,
         unready_while_open: bool,
     ) -> Self {
-        Self { inner, lease, classify, reject, readiness: Readiness::Unknown, unready_while_open }
+        let balanced = unready_while_open.then(Balanced::default);
+        Self { inner, lease, classify, reject, refusal: None, balanced }
     }
 
     /// The inner service.
@@ -79,7 +78,7 @@ impl<S: Clone, C: Clone, R: Clone> Clone for CircuitBreakerService<S, C, R> {
             self.lease.clone(),
             self.classify.clone(),
             self.reject.clone(),
-            self.unready_while_open,
+            self.balanced.is_some(),
         )
     }
 }
@@ -106,30 +105,32 @@ where
     /// Asks the breaker before the inner service: an inner service that is never ready must not hide that
     /// the circuit is open.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        match &mut self.readiness {
-            Readiness::Unknown if !self.lease.core.is_shut() && !self.unready_while_open => {}
-            Readiness::Refuse(_) => return Poll::Ready(Ok(())),
-            Readiness::Inner => {}
-            Readiness::Unknown | Readiness::Waiting(_) => ready!(self.poll_shut(cx)),
-        }
-        if matches!(self.readiness, Readiness::Refuse(_)) {
+        if self.refusal.is_some() {
             return Poll::Ready(Ok(()));
         }
-        let ready = ready!(self.inner.poll_ready(cx)).map_err(R::map_err);
-        if ready.is_ok() {
-            self.readiness = Readiness::Inner;
+        if self.balanced.is_some() {
+            ready!(self.poll_open(cx));
+        } else if self.lease.core.is_shut() && self.will_refuse() {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(ready)
+        let ready = ready!(self.inner.poll_ready(cx));
+        if let Some(balanced) = &mut self.balanced {
+            balanced.ready = ready.is_ok();
+        }
+        Poll::Ready(ready.map_err(R::map_err))
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
         let shared = self.lease.for_call();
-        let admitted = match std::mem::replace(&mut self.readiness, Readiness::Unknown) {
-            Readiness::Refuse(refusal) => {
+        if let Some(balanced) = &mut self.balanced {
+            balanced.ready = false;
+        }
+        let admitted = match self.refusal.take() {
+            None => shared.admit(),
+            Some(refusal) => {
                 shared.core.count_refusal();
                 Err(refusal)
             }
-            _ => shared.admit(),
         };
         call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
     }
@@ -162,27 +163,26 @@ where
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
-    /// The circuit is, or may be, shut: promises a refusal, or waits, or finds that it lets calls through.
-    #[cold]
-    fn poll_shut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.unready_while_open {
-            // In shadow mode nothing is refused, so the inner service must be asked.
-            if let Some(refusal) = self.lease.core.shut(clock::now())
-                && !self.lease.is_shadow()
-            {
-                self.readiness = Readiness::Refuse(refusal);
-            }
-            return Poll::Ready(());
+    /// The circuit is shut. Promises a refusal, unless the open time has passed or nothing is refused.
+    fn will_refuse(&mut self) -> bool {
+        if !self.lease.is_shadow() {
+            self.refusal = self.lease.core.shut(clock::now());
         }
-        loop {
-            if let Readiness::Waiting(wait) = &mut self.readiness {
-                ready!(wait.poll(cx));
-                self.readiness = Readiness::Unknown;
+        self.refusal.is_some()
+    }
+
+    /// Waits until the circuit lets calls through.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(balanced) = &mut self.balanced else { return Poll::Ready(()) };
+        while !balanced.ready {
+            if let Some(waiting) = &mut balanced.waiting {
+                ready!(waiting.poll(cx));
             }
-            match Reopening::of(self.lease.shared()) {
-                None => return Poll::Ready(()),
-                Some(wait) => self.readiness = Readiness::Waiting(wait),
+            balanced.waiting = Reopening::of(self.lease.shared());
+            if balanced.waiting.is_none() {
+                break;
             }
         }
+        Poll::Ready(())
     }
 }

@@ -1,9 +1,21 @@
 //! The `RateLimit` header fields.
 
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 
 use super::retry_after::seconds_up;
 use crate::rejection::RejectionDetail;
+
+/// Byte strings one after the other, in a vector exactly as long as they are, which `Bytes` takes over
+/// as it is. The pieces are looked at twice.
+macro_rules! joined {
+    ($($piece:expr),* $(,)?) => {{
+        let mut out: Vec<u8> = Vec::with_capacity(0 $(+ <[u8]>::len($piece))*);
+        $(out.extend_from_slice($piece);)*
+        out
+    }};
+}
+pub(super) use joined;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -13,34 +25,38 @@ const LARGEST_INTEGER: u64 = 999_999_999_999_999;
 
 /// Adds `RateLimit-Policy: "name";q=limit;w=seconds` and `RateLimit: "name";r=remaining;t=seconds`
 /// if `detail` is a quota. Source: draft-ietf-httpapi-ratelimit-headers-10.
-pub(crate) fn rate_limit_fields(detail: &RejectionDetail, name: &str, headers: &mut HeaderMap) {
-    let RejectionDetail::Quota { limit, remaining, reset, window } = *detail else { return };
-    let mut line = Vec::with_capacity(name.len() + 40);
-    push_quoted(&mut line, name);
-    let after_name = line.len();
+pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &mut HeaderMap) {
+    let RejectionDetail::Quota { limit, remaining, reset, window } = detail else { return };
+    let name = quoted(name);
+    let mut put = |field: HeaderName, line: Vec<u8>| {
+        // Printable ASCII, so it is a value.
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(line)) {
+            headers.insert(field, value);
+        }
+    };
+    let (mut one, mut two) = ([0; 20], [0; 20]);
 
-    line.extend_from_slice(b";q=");
-    push_decimal(&mut line, limit.min(LARGEST_INTEGER));
-    if !window.is_zero() {
-        line.extend_from_slice(b";w=");
-        push_decimal(&mut line, seconds_up(window).min(LARGEST_INTEGER));
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&line) {
-        headers.insert(RATE_LIMIT_POLICY, value);
-    }
+    let limit = decimal_digits(limit.min(LARGEST_INTEGER), &mut one);
+    let window = match seconds_up(window).min(LARGEST_INTEGER) {
+        0 => None,
+        seconds => Some(decimal_digits(seconds, &mut two)),
+    };
+    put(
+        RATE_LIMIT_POLICY,
+        match window {
+            Some(window) => joined!(&name, b";q=", limit, b";w=", window),
+            None => joined!(&name, b";q=", limit),
+        },
+    );
 
-    line.truncate(after_name);
-    line.extend_from_slice(b";r=");
-    push_decimal(&mut line, remaining.min(LARGEST_INTEGER));
-    line.extend_from_slice(b";t=");
-    push_decimal(&mut line, seconds_up(reset).min(LARGEST_INTEGER));
-    if let Ok(value) = HeaderValue::from_bytes(&line) {
-        headers.insert(RATE_LIMIT, value);
-    }
+    let remaining = decimal_digits(remaining.min(LARGEST_INTEGER), &mut one);
+    let reset = decimal_digits(seconds_up(reset).min(LARGEST_INTEGER), &mut two);
+    put(RATE_LIMIT, joined!(&name, b";r=", remaining, b";t=", reset));
 }
 
 /// A structured-field string. It knows printable ASCII only; anything else becomes `?`.
-fn push_quoted(line: &mut Vec<u8>, text: &str) {
+fn quoted(text: &str) -> Vec<u8> {
+    let mut line = Vec::with_capacity(text.len() + 2);
     line.push(b'"');
     for c in text.chars() {
         match u8::try_from(c) {
@@ -50,18 +66,18 @@ fn push_quoted(line: &mut Vec<u8>, text: &str) {
         }
     }
     line.push(b'"');
+    line
 }
 
-pub(super) fn push_decimal(line: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
+/// The digits of `number`, at the end of `room`.
+pub(super) fn decimal_digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
+    let mut at = room.len();
     loop {
         at -= 1;
-        digits[at] += u8::try_from(number % 10).unwrap_or(0);
+        room[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
         number /= 10;
         if number == 0 {
-            break;
+            return &room[at..];
         }
     }
-    line.extend_from_slice(&digits[at..]);
 }

@@ -42,6 +42,17 @@ pub struct PeerAddr(pub SocketAddr);
 /// request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 7], 4711))));
 /// assert_eq!(by_peer.key(&request), Some("192.0.2.7".parse().unwrap()));
 /// ```
+///
+/// With a tonic server:
+///
+/// ```
+/// # use buttress::http::peer_ip;
+/// use tonic::transport::server::TcpConnectInfo;
+/// let by_peer = peer_ip().or_extension(|extensions| {
+///     Some(extensions.get::<TcpConnectInfo>()?.remote_addr()?.ip())
+/// });
+/// # let _ = by_peer;
+/// ```
 #[must_use]
 pub const fn peer_ip() -> PeerIp {
     PeerIp { other: None, each_ipv6: false }

@@ -82,7 +82,6 @@ mod headers;
 mod keys;
 mod problem;
 mod replay;
-mod replay_layer;
 mod retry_after;
 mod trailers;
 
@@ -93,7 +92,8 @@ pub use classify::{Standard, Ticket, standard};
 pub use forwarded::{ForwardedFor, forwarded, forwarded_for};
 pub use keys::{HeaderText, PeerAddr, PeerIp, UriPath, header, path, peer_ip};
 pub use problem::{Problem, StatusOnly, problem, status_only};
-pub use replay::{ReplayBody, ReplayError, try_replay_request};
-pub use replay_layer::{ReplayBodyLayer, ReplayBodyService, replay_up_to};
+pub use replay::{
+    ReplayBody, ReplayBodyLayer, ReplayBodyService, ReplayError, replay_up_to, try_replay_request,
+};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use trailers::{JudgedBody, until_end_of_body};

@@ -1,5 +1,6 @@
 //! What a refusal looks like as an HTTP or gRPC response.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -7,7 +8,7 @@ use ::http::{Request, Response, StatusCode, Version};
 use bytes::Bytes;
 
 use super::grpc::{self, code};
-use super::headers::{push_decimal, rate_limit_fields};
+use super::headers::{decimal_digits, joined, rate_limit_fields};
 use super::retry_after::{PUSHBACK, millis_up, number_value, seconds_up};
 use crate::rejection::{Reject, Rejection, RejectionKind};
 
@@ -253,28 +254,45 @@ impl Style {
 
     fn document(self, why: &Rejection) -> Vec<u8> {
         let status = codes(why.kind()).0;
-        let mut json = Vec::with_capacity(256);
-        json.extend_from_slice(br#"{"type":"about:blank","title":""#);
-        json.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        json.extend_from_slice(br#"","status":"#);
-        json.extend_from_slice(status.as_str().as_bytes());
-        if self.detail {
-            json.extend_from_slice(br#","detail":""#);
-            json.extend_from_slice(why.kind().sentence().as_bytes());
-            json.extend_from_slice(br#"","kind":""#);
-            json.extend_from_slice(why.kind().as_str().as_bytes());
-            json.extend_from_slice(br#"","layer":""#);
-            push_json(&mut json, why.layer().as_str());
-            json.extend_from_slice(br#"","name":""#);
-            push_json(&mut json, why.name());
-            json.push(b'"');
+        let title = status.canonical_reason().unwrap_or_default().as_bytes();
+        let status = status.as_str().as_bytes();
+        let detail = why.kind().sentence().as_bytes();
+        let kind = why.kind().as_str().as_bytes();
+        let mut room = [0; 20];
+        let (wait_name, wait): (&[u8], &[u8]) = match why.retry_after() {
+            Some(wait) => (br#","retry_after":"#, decimal_digits(seconds_up(wait), &mut room)),
+            None => (b"", b""),
+        };
+        if !self.detail {
+            return joined!(
+                br#"{"type":"about:blank","title":""#,
+                title,
+                br#"","status":"#,
+                status,
+                wait_name,
+                wait,
+                b"}",
+            );
         }
-        if let Some(wait) = why.retry_after() {
-            json.extend_from_slice(br#","retry_after":"#);
-            push_decimal(&mut json, seconds_up(wait));
-        }
-        json.push(b'}');
-        json
+        let (layer, name) = (json_text(why.layer().as_str()), json_text(why.name()));
+        joined!(
+            br#"{"type":"about:blank","title":""#,
+            title,
+            br#"","status":"#,
+            status,
+            br#","detail":""#,
+            detail,
+            br#"","kind":""#,
+            kind,
+            br#"","layer":""#,
+            &layer,
+            br#"","name":""#,
+            &name,
+            br#"""#,
+            wait_name,
+            wait,
+            b"}",
+        )
     }
 
     /// A response that consists of trailers only: its head carries them, and the body must be empty.
@@ -313,17 +331,23 @@ impl Style {
 }
 
 /// The inside of a JSON string.
-fn push_json(json: &mut Vec<u8>, text: &str) {
+fn json_text(text: &str) -> Cow<'_, [u8]> {
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    if !text.as_bytes().iter().any(special) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut json = Vec::with_capacity(text.len() + 16);
     for &byte in text.as_bytes() {
         match byte {
             b'"' | b'\\' => json.extend_from_slice(&[b'\\', byte]),
             0..=0x1f => {
                 json.extend_from_slice(b"\\u00");
-                push_hex(json, byte);
+                push_hex(&mut json, byte);
             }
             _ => json.push(byte),
         }
     }
+    Cow::Owned(json)
 }
 
 /// gRPC over HTTP/2: everything outside printable ASCII, and `%`, is percent-encoded.

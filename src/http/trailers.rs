@@ -1,5 +1,6 @@
 //! Judging a response when its body ends.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -89,7 +90,6 @@ fn tell<F: FnOnce(Verdict)>(watch: &mut Option<Watch<F>>, judge: impl FnOnce(Tic
     }
 }
 
-#[derive(Debug)]
 struct Watch<F> {
     ticket: Ticket,
     since: Tick,
@@ -98,7 +98,6 @@ struct Watch<F> {
 
 pin_project! {
     /// A body that reports how it ended: see [`until_end_of_body`].
-    #[derive(Debug)]
     #[must_use = "dropping the body counts as giving up the call"]
     pub struct JudgedBody<B, F>
     where
@@ -121,6 +120,15 @@ pin_project! {
                 let _ = catch_unwind(AssertUnwindSafe(|| tell(watch, |_| cancelled)));
             }
         }
+    }
+}
+
+impl<B: fmt::Debug, F: FnOnce(Verdict)> fmt::Debug for JudgedBody<B, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JudgedBody")
+            .field("body", &self.body)
+            .field("reported", &self.watch.is_none())
+            .finish_non_exhaustive()
     }
 }
 

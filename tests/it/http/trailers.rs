@@ -23,10 +23,12 @@ fn plain(method: &str) -> Ticket {
     Ticket::of(&request(method, &[]))
 }
 
+type Told = Receiver<Verdict>;
+
 fn watch<B: Body>(
     ticket: Ticket,
     response: Response<B>,
-) -> (Response<JudgedBody<B, impl FnOnce(Verdict) + use<B>>>, Receiver<Verdict>) {
+) -> (Response<JudgedBody<B, impl FnOnce(Verdict) + use<B>>>, Told) {
     let (tell, told) = channel();
     let response = until_end_of_body(ticket, response, move |verdict| tell.send(verdict).unwrap());
     (response, told)
@@ -83,6 +85,11 @@ async fn what_the_head_decides_is_reported_at_once() {
     trailers_only.headers_mut().insert("grpc-status", "8".parse().unwrap());
     let (_response, told) = watch(grpc(), trailers_only);
     assert_eq!(told.try_recv(), Ok(Verdict::throttled(None)));
+
+    let mut fine = Response::new(Full::<Bytes>::from("x"));
+    fine.headers_mut().insert("grpc-status", "0".parse().unwrap());
+    let (_response, told) = watch(grpc(), fine);
+    assert_eq!(told.try_recv(), Ok(Verdict::success()));
 
     let (_response, told) = watch(plain("GET"), Response::new(Empty::<Bytes>::new()));
     assert_eq!(told.try_recv(), Ok(Verdict::success()));

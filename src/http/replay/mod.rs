@@ -1,22 +1,24 @@
 //! Request bodies that can be sent again.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::http::{HeaderMap, Request};
-use bytes::{Buf, Bytes, BytesMut};
+use ::http::Request;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::rejection::BoxError;
-use crate::sync::lock;
 
-/// Chunks below this size are copied together, so that a body of single bytes does not cost a
-/// reference-counted handle each.
-const SMALL: usize = 256;
+mod error;
+mod layer;
+mod source;
+
+pub use error::ReplayError;
+pub use layer::{ReplayBodyLayer, ReplayBodyService, replay_up_to};
+use source::{Exclusive, Reading, Shared, Step};
 
 /// A request body that can be read again from the start, for as long as it was not too long.
 ///
@@ -78,41 +80,6 @@ enum State<B> {
     Failed,
 }
 
-struct Shared<B> {
-    slot: Mutex<Slot<B>>,
-    cap: usize,
-    /// Of the whole body, as the original gave it.
-    hint: SizeHint,
-}
-
-enum Slot<B> {
-    Free(Source<B>),
-    Taken,
-    Lost,
-}
-
-/// What goes from one reader to the next.
-struct Source<B> {
-    /// `None` once it has ended.
-    body: Option<Exclusive<B>>,
-    chunks: Vec<Bytes>,
-    /// Small chunks not yet in `chunks`; empty while the source is in the slot.
-    tail: BytesMut,
-    /// Bytes in `chunks` and `tail`.
-    len: usize,
-    trailers: Option<HeaderMap>,
-}
-
-struct Reading<B> {
-    shared: Arc<Shared<B>>,
-    source: Source<B>,
-    /// How many of the chunks have been repeated.
-    next: usize,
-    /// Bytes still to be repeated.
-    behind: usize,
-    trailers_sent: bool,
-}
-
 impl<B: Body> ReplayBody<B> {
     /// Wraps `body`, to be kept up to `cap` bytes of data. A cap of 0 keeps only empty bodies.
     ///
@@ -131,15 +98,7 @@ impl<B: Body> ReplayBody<B> {
         } else if usize::try_from(hint.lower()).map_or(true, |least| least > cap) {
             State::Passing(Exclusive::new(body))
         } else {
-            let source = Source {
-                body: Some(Exclusive::new(body)),
-                chunks: Vec::new(),
-                tail: BytesMut::new(),
-                len: 0,
-                trailers: None,
-            };
-            let slot = Mutex::new(Slot::Free(source));
-            State::Waiting(Arc::new(Shared { slot, cap, hint }))
+            State::Waiting(Arc::new(Shared::new(body, cap, hint)))
         };
         Self { state }
     }
@@ -264,7 +223,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Empty | State::Ended(_) => SizeHint::with_exact(0),
-            State::Waiting(shared) => SizeHint::clone(&shared.hint),
+            State::Waiting(shared) => shared.size_hint(),
             State::Failed => SizeHint::new(),
             State::Reading(reading) => reading.size_hint(),
             State::Passing(body) => body.with(B::size_hint),
@@ -305,23 +264,17 @@ where
 
     fn lose(&mut self, next: State<B>) {
         if let State::Reading(reading) = mem::replace(&mut self.state, next) {
-            *lock(&reading.shared.slot) = Slot::Lost;
+            reading.lose();
         }
     }
 }
 
 impl<B> ReplayBody<B> {
     fn hand_back(&mut self, ended: bool) {
-        if !matches!(self.state, State::Reading(_)) {
-            return;
-        }
-        if let State::Reading(mut reading) = mem::replace(&mut self.state, State::Failed) {
-            let original = if ended { reading.source.body.take() } else { None };
-            reading.source.settle();
-            // The slot holds `Taken`, so nothing of the user's is dropped under the lock.
-            *lock(&reading.shared.slot) = Slot::Free(reading.source);
-            self.state = State::Ended(reading.shared);
-            drop(original);
+        if matches!(self.state, State::Reading(_))
+            && let State::Reading(reading) = mem::replace(&mut self.state, State::Failed)
+        {
+            self.state = State::Ended(reading.hand_back(ended));
         }
     }
 }
@@ -345,184 +298,3 @@ impl<B> fmt::Debug for ReplayBody<B> {
         f.debug_struct("ReplayBody").field("state", &state).finish_non_exhaustive()
     }
 }
-
-impl<B> Shared<B> {
-    fn is_free(&self) -> bool {
-        matches!(*lock(&self.slot), Slot::Free(_))
-    }
-}
-
-impl<B> Source<B> {
-    fn keep(&mut self, data: &Bytes) {
-        self.len += data.len();
-        if data.len() < SMALL {
-            self.tail.extend_from_slice(data);
-        } else {
-            self.settle();
-            self.chunks.push(data.clone());
-        }
-    }
-
-    fn settle(&mut self) {
-        if !self.tail.is_empty() {
-            self.chunks.push(mem::take(&mut self.tail).freeze());
-        }
-    }
-}
-
-enum Step<B> {
-    Frame(Frame<Bytes>),
-    TooLong(Bytes, Exclusive<B>),
-    Failed(BoxError),
-    Ended,
-}
-
-impl<B> Reading<B> {
-    fn start(shared: &Arc<Shared<B>>) -> Result<Self, ReplayError> {
-        let mut slot = lock(&shared.slot);
-        match mem::replace(&mut *slot, Slot::Taken) {
-            Slot::Free(source) => {
-                drop(slot);
-                let behind = source.len;
-                let shared = Arc::clone(shared);
-                Ok(Self { shared, source, next: 0, behind, trailers_sent: false })
-            }
-            Slot::Taken => Err(ReplayError { kind: ReplayErrorKind::StillRead }),
-            Slot::Lost => {
-                *slot = Slot::Lost;
-                Err(ReplayError { kind: ReplayErrorKind::Lost })
-            }
-        }
-    }
-}
-
-impl<B> Reading<B>
-where
-    B: Body + Unpin,
-    B::Error: Into<BoxError>,
-{
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step<B>> {
-        if let Some(chunk) = self.source.chunks.get(self.next) {
-            self.next += 1;
-            self.behind -= chunk.len();
-            return Poll::Ready(Step::Frame(Frame::data(chunk.clone())));
-        }
-        loop {
-            let Some(body) = &mut self.source.body else {
-                return Poll::Ready(match &self.source.trailers {
-                    Some(trailers) if !self.trailers_sent => {
-                        self.trailers_sent = true;
-                        Step::Frame(Frame::trailers(trailers.clone()))
-                    }
-                    _ => Step::Ended,
-                });
-            };
-            let frame = match ready!(Pin::new(body.get_mut()).poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Poll::Ready(Step::Failed(error.into())),
-                None => {
-                    self.source.body = None;
-                    continue;
-                }
-            };
-            match frame.into_data().map_err(Frame::into_trailers) {
-                Ok(mut data) => {
-                    let data = data.copy_to_bytes(data.remaining());
-                    if data.len() > self.shared.cap - self.source.len
-                        && let Some(body) = self.source.body.take()
-                    {
-                        return Poll::Ready(Step::TooLong(data, body));
-                    }
-                    self.source.keep(&data);
-                    // This reader has seen it.
-                    self.next = self.source.chunks.len();
-                    return Poll::Ready(Step::Frame(Frame::data(data)));
-                }
-                Err(Ok(trailers)) => {
-                    self.source.body = None;
-                    self.source.trailers = Some(trailers.clone());
-                    self.trailers_sent = true;
-                    return Poll::Ready(Step::Frame(Frame::trailers(trailers)));
-                }
-                // A kind of frame that does not exist yet; nobody downstream knows it either.
-                Err(Err(_)) => {}
-            }
-        }
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.next >= self.source.chunks.len()
-            && self.source.body.as_ref().is_none_or(|body| body.with(B::is_end_stream))
-            && (self.trailers_sent || self.source.trailers.is_none())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let behind = self.behind as u64;
-        let rest = match &self.source.body {
-            Some(body) => body.with(B::size_hint),
-            None => SizeHint::with_exact(0),
-        };
-        let mut hint = SizeHint::new();
-        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(behind)) {
-            hint.set_upper(upper);
-        }
-        hint.set_lower(rest.lower().saturating_add(behind));
-        hint
-    }
-}
-
-/// Makes a `Send` body `Sync`: it is polled through `get_mut`, which takes no lock; the lock is there
-/// for `size_hint` and `is_end_stream`, and nobody competes for it.
-struct Exclusive<B>(Mutex<B>);
-
-impl<B> Exclusive<B> {
-    fn new(body: B) -> Self {
-        Self(Mutex::new(body))
-    }
-
-    fn get_mut(&mut self) -> &mut B {
-        self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn with<R>(&self, f: impl FnOnce(&B) -> R) -> R {
-        f(&lock(&self.0))
-    }
-}
-
-/// A [`ReplayBody`] was read when it could not be. The request goes no further and is not retried.
-///
-/// ```
-/// use buttress::http::{ReplayBody, ReplayError};
-/// use bytes::Bytes;
-/// use http_body_util::{BodyExt, Full};
-///
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// let body = Full::<Bytes>::from("hello").with_trailers(async { None });
-/// let mut first = ReplayBody::new(Box::pin(body), 1024);
-/// let second = first.try_clone().unwrap();
-/// first.frame().await; // under way, not dropped
-/// let error = second.collect().await.unwrap_err();
-/// assert!(error.is::<ReplayError>());
-/// # });
-/// ```
-#[derive(Clone, Debug)]
-pub struct ReplayError {
-    kind: ReplayErrorKind,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum ReplayErrorKind {
-    StillRead,
-    Lost,
-}
-
-impl fmt::Display for ReplayError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            ReplayErrorKind::StillRead => "request body is still being read by an earlier attempt",
-            ReplayErrorKind::Lost => "request body was not kept and cannot be sent again",
-        })
-    }
-}
-
-impl StdError for ReplayError {}

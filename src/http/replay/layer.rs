@@ -7,7 +7,7 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::replay::ReplayBody;
+use super::ReplayBody;
 
 /// A layer that wraps every request body in a [`ReplayBody`] which keeps up to `cap` bytes. Put it
 /// just outside the retry layer.
