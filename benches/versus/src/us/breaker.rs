@@ -32,13 +32,19 @@ fn slow(builder: CircuitBreakerBuilder) -> CircuitBreakerBuilder {
     builder.slow_calls(HOUR / 2, 0.5)
 }
 
-/// With `filled` calls already in the window.
+/// The layer as it is by default, with `filled` calls already in the window.
 fn layered(builder: CircuitBreakerBuilder, filled: u64, hold: Hold) -> Callers {
     let breaker = builder.build().expect("a valid configuration");
-    let layer = CircuitBreakerLayer::new(breaker).classify(error_chain()).on_reject(AsTyped);
-    let service = layer.layer(Answer);
+    let service = CircuitBreakerLayer::new(breaker).layer(Answer);
     fill(&service, filled);
     numbers(service, hold)
+}
+
+/// With the error types of the call kept.
+fn typed(builder: CircuitBreakerBuilder, hold: Hold) -> Callers {
+    let breaker = builder.build().expect("a valid configuration");
+    let layer = CircuitBreakerLayer::new(breaker).classify(error_chain()).on_reject(AsTyped);
+    numbers(layer.layer(Answer), hold)
 }
 
 fn open() -> CircuitBreaker {
@@ -64,12 +70,10 @@ pub fn cases() -> Vec<Case> {
     vec![
         closed("consecutive", || layered(consecutive(), 0, Reuse))
             .against("breaker/closed count@100/recloser"),
-        Case::new("breaker/closed consecutive/us boxed", Expect::Allowed, || {
-            let breaker = consecutive().build().expect("a valid configuration");
-            numbers(CircuitBreakerLayer::new(breaker).layer(Answer), Reuse)
+        Case::new("breaker/closed consecutive/us typed", Expect::Allowed, || {
+            typed(consecutive(), Reuse)
         })
         .no_alloc()
-        .scales()
         .against("breaker/closed count@100/recloser"),
         closed("count@10", || layered(count(10), 0, Reuse))
             .against("breaker/closed count@10/tower-resilience"),
@@ -104,15 +108,15 @@ pub fn cases() -> Vec<Case> {
         .no_alloc()
         .scales()
         .against("breaker/closed direct/recloser"),
+        Case::new("breaker/open/us", Expect::Refused, || {
+            numbers(CircuitBreakerLayer::new(open()).layer(Answer), Reuse)
+        })
+        .scales()
+        .against("breaker/open/recloser"),
         Case::new("breaker/open/us typed", Expect::Refused, || {
             numbers(CircuitBreakerLayer::new(open()).on_reject(AsTyped).layer(Answer), Reuse)
         })
         .no_alloc()
-        .scales()
-        .against("breaker/open/recloser"),
-        Case::new("breaker/open/us boxed", Expect::Refused, || {
-            numbers(CircuitBreakerLayer::new(open()).layer(Answer), Reuse)
-        })
         .scales()
         .against("breaker/open/recloser"),
     ]
