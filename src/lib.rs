@@ -3,8 +3,10 @@
 #![cfg_attr(buttress_loom, allow(dead_code, unused_imports))]
 
 mod backoff;
+mod budget;
 mod clock;
 mod deadline;
+mod key;
 mod name;
 mod outcome;
 mod quota;
@@ -21,8 +23,12 @@ pub mod retry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use backoff::{Backoff, Jitter};
+pub use backoff::{Backoff, Delays, Jitter};
+pub use budget::{
+    RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,
+};
 pub use deadline::Deadline;
+pub use key::{Key, KeyFn, key_fn};
 pub use name::{LayerKind, Name};
 pub use outcome::{
     AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, FailureClass, Outcome, RetryHint,

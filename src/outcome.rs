@@ -295,6 +295,14 @@ pub trait Classify<Req, Res, Err> {
 
     /// Judges the result.
     fn finish(&self, ticket: Self::Ticket, result: Result<&Res, &Err>) -> Verdict;
+
+    /// Judges a call that was cut off because it took too long, so there is no result. Unless
+    /// overridden a transient failure of which nobody can tell whether it took effect; the ready-made
+    /// classifiers that do not look at requests call it safe to retry, as they do any other timeout.
+    fn expired(&self, ticket: Self::Ticket) -> Verdict {
+        drop(ticket);
+        Verdict::failure(FailureClass::Transient).with_retry(RetryHint::Unknown { after: None })
+    }
 }
 
 /// The same classifier, except that errors for which `excluded` is true are [`Outcome::Ignored`]
@@ -345,6 +353,10 @@ where
             result => self.inner.finish(ticket, result),
         }
     }
+
+    fn expired(&self, ticket: Self::Ticket) -> Verdict {
+        self.inner.expired(ticket)
+    }
 }
 
 /// The default classifier: every `Ok` is a success; an `Err` is looked up by its type.
@@ -375,6 +387,10 @@ impl<Req, Res, Err: 'static> Classify<Req, Res, Err> for AnyError {
             Ok(_) => Verdict::success(),
             Err(error) => judge_any(error),
         }
+    }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
     }
 }
 
@@ -445,20 +461,38 @@ pub fn error_chain<M>() -> ErrorChain<M> {
 impl<Req, Res, Err: StdError + 'static> Classify<Req, Res, Err> for ErrorChain<Typed> {
     type Ticket = ();
 
+    #[inline]
     fn start(&self, _: &Req) {}
 
+    #[inline]
     fn finish(&self, (): (), result: Result<&Res, &Err>) -> Verdict {
-        result.map_or_else(|error| judge_error(error), |_| Verdict::success())
+        match result {
+            Ok(_) => Verdict::success(),
+            Err(error) => judge_error(error),
+        }
+    }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
     }
 }
 
 impl<Req, Res> Classify<Req, Res, BoxError> for ErrorChain<Boxed> {
     type Ticket = ();
 
+    #[inline]
     fn start(&self, _: &Req) {}
 
+    #[inline]
     fn finish(&self, (): (), result: Result<&Res, &BoxError>) -> Verdict {
-        result.map_or_else(|error| judge_error(&**error), |_| Verdict::success())
+        match result {
+            Ok(_) => Verdict::success(),
+            Err(error) => judge_error(&**error),
+        }
+    }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
     }
 }
 
@@ -503,6 +537,10 @@ where
     fn finish(&self, (): (), result: Result<&Res, &Err>) -> Verdict {
         (self.f)(result)
     }
+
+    fn expired(&self, (): ()) -> Verdict {
+        Verdict::failure(FailureClass::Transient)
+    }
 }
 
 /// Judges an error by itself and everything in its `source()` chain, the first that is known wins:
@@ -524,6 +562,7 @@ where
 /// assert_eq!(judge_error(&error).outcome, Outcome::Failure(FailureClass::Permanent));
 /// ```
 #[must_use]
+#[cold]
 pub fn judge_error(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
     // A chain that loops would be a bug of the error type; 32 levels is more than any real one has.

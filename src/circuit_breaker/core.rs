@@ -32,21 +32,29 @@ pub(super) const GENERATION: u32 = 23;
 /// A refusal in half-open or during a ramp cannot know when its turn comes, only that it is soon.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Permission for one call.
+/// Permission for one call: generation (41 bits) | number of the probe (23 bits, 0 for none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket {
-    /// Zero where nothing is counted: disabled, or let through in shadow mode.
-    generation: u64,
-    /// Probes are numbered from 1.
-    probe: u32,
-}
+pub(super) struct Ticket(u64);
 
 impl Ticket {
-    pub(super) const UNCOUNTED: Self = Self { generation: 0, probe: 0 };
+    /// Where nothing is counted: disabled, or let through in shadow mode. No generation is zero.
+    pub(super) const UNCOUNTED: Self = Self(0);
 
-    #[cfg(test)]
-    pub(super) fn is_probe(self) -> bool {
-        self.probe != 0
+    #[inline]
+    fn of(word: u64) -> Self {
+        Self(word >> GENERATION << GENERATION)
+    }
+
+    fn for_probe(self, probe: u32) -> Self {
+        Self(self.0 | u64::from(probe))
+    }
+
+    fn generation(self) -> u64 {
+        self.0 >> GENERATION
+    }
+
+    pub(super) fn probe(self) -> u64 {
+        self.0 & ((1 << GENERATION) - 1)
     }
 }
 
@@ -174,7 +182,7 @@ impl Core {
     #[inline]
     pub(super) fn pass(&self) -> Option<Ticket> {
         let word = self.word.load(Ordering::Acquire);
-        (word & 7 == CircuitState::Closed.to_bits()).then_some(ticket(word))
+        (word & 7 == CircuitState::Closed.to_bits()).then_some(Ticket::of(word))
     }
 
     /// Decides about a call in any state.
@@ -182,7 +190,7 @@ impl Core {
         let word = self.word.load(Ordering::Acquire);
         let until = Tick(self.until.load(Ordering::Acquire));
         match CircuitState::from_bits(word) {
-            CircuitState::Closed | CircuitState::ForcedClosed => (Ok(ticket(word)), None),
+            CircuitState::Closed | CircuitState::ForcedClosed => (Ok(Ticket::of(word)), None),
             CircuitState::Disabled => (Ok(Ticket::UNCOUNTED), None),
             CircuitState::ForcedOpen => (Err(self.refuse(None)), None),
             CircuitState::Open if now < until => (Err(self.refuse(Some(until.since(now)))), None),
@@ -241,7 +249,7 @@ impl Core {
         let share = 1.0 - 0.9 * (left.as_secs_f64() / ramp.as_secs_f64()).min(1.0);
         let n = self.ramped.fetch_add(1, Ordering::Relaxed) as f64;
         if ((n + 1.0) * share).floor() > (n * share).floor() {
-            Ok(ticket(word))
+            Ok(Ticket::of(word))
         } else {
             Err(self.refuse(Some(left.min(SOON))))
         }
@@ -265,10 +273,10 @@ impl Core {
     fn take_probe(&self, machine: &mut Machine, word: u64, now: Tick) -> Result<Ticket, Refusal> {
         machine.probes.retain(|probe| probe.lease_until > now);
         if machine.probes.len() + machine.probe_results() < self.config.half_open_calls as usize {
-            machine.probes_given = machine.probes_given.wrapping_add(1).max(1);
-            let id = machine.probes_given;
+            machine.probes_given = (machine.probes_given + 1) % (1 << GENERATION);
+            let id = machine.probes_given.max(1);
             machine.probes.push(Probe { id, lease_until: now.after(self.config.probe_lease) });
-            return Ok(Ticket { probe: id, ..ticket(word) });
+            return Ok(Ticket::of(word).for_probe(id));
         }
         let next = machine.probes.iter().map(|probe| probe.lease_until).min();
         let end = machine.since.after(self.config.half_open_for);
@@ -278,14 +286,10 @@ impl Core {
 
     /// Records a plain success the fast way. False: it needs [`record`](Self::record).
     #[inline]
-    pub(super) fn succeed(&self, ticket: Ticket, now: Tick) -> bool {
+    pub(super) fn succeed(&self, made: Ticket, now: Tick) -> bool {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
-            let counting = matches!(
-                CircuitState::from_bits(word),
-                CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed
-            );
-            if !counting || word >> GENERATION != ticket.generation || ticket.probe != 0 {
+            if !CircuitState::counts(word) || Ticket::of(word) != made {
                 return false;
             }
             if word & FAILURES == 0 {
@@ -338,7 +342,7 @@ impl Core {
         machine.neutral += u64::from(!failed && !succeeded);
         let word = self.word.load(Ordering::Relaxed);
         let state = CircuitState::from_bits(word);
-        if word >> GENERATION != ticket.generation {
+        if word >> GENERATION != ticket.generation() {
             machine.successes += u64::from(succeeded);
             return None;
         }
@@ -363,7 +367,10 @@ impl Core {
             CircuitState::HalfOpen => {
                 machine.successes += u64::from(succeeded);
                 // Not there: its lease ran out and somebody else probes in its place.
-                let place = machine.probes.iter().position(|probe| probe.id == ticket.probe)?;
+                let place = machine
+                    .probes
+                    .iter()
+                    .position(|probe| u64::from(probe.id) == ticket.probe())?;
                 machine.probes.swap_remove(place);
                 if neutral {
                     return None;
@@ -479,8 +486,4 @@ impl Machine {
     fn probe_results(&self) -> usize {
         (self.probe_successes + self.probe_failures) as usize
     }
-}
-
-fn ticket(word: u64) -> Ticket {
-    Ticket { generation: word >> GENERATION, probe: 0 }
 }

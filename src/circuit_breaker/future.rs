@@ -84,7 +84,7 @@ where
                 let result = ready!(call.as_mut().poll(cx));
                 let judge = judge.take().expect("polled after completion");
                 // Here, not in `drop`: a caller may keep the finished future around.
-                call.guard().finish(classify.finish(judge, result.as_ref()).outcome);
+                call.guard().report(&classify.finish(judge, result.as_ref()).outcome);
                 match result {
                     Ok(response) => Poll::Ready(Ok(response)),
                     Err(error) => Poll::Ready(Err(R::map_err(error))),

@@ -51,19 +51,40 @@ impl<D: Deref<Target = Shared>> Guard<D> {
         value
     }
 
+    /// By reference: copying an outcome that has just been written in part would stall the processor
+    /// for longer than everything else here takes.
     #[inline]
-    pub(super) fn finish(&mut self, outcome: Outcome) {
-        if !std::mem::replace(&mut self.open, false) {
-            return;
+    pub(super) fn report(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Success => self.succeed(),
+            outcome => self.finish(*outcome),
         }
+    }
+
+    /// The call succeeded: the way of every call while all is well.
+    #[inline]
+    fn succeed(&mut self) {
         let core = &self.shared.core;
-        if matches!(outcome, Outcome::Success) {
-            let now = if core.times_successes() { clock::now() } else { Tick(0) };
-            if !core.is_slow(self.start, now) && core.succeed(self.ticket, now) {
-                return;
-            }
+        let now = if core.times_successes() { clock::now() } else { Tick(0) };
+        if core.is_slow(self.start, now) || !core.succeed(self.ticket, now) {
+            self.record(Outcome::Success);
         }
+        self.open = false;
+    }
+
+    #[cold]
+    fn finish(&mut self, outcome: Outcome) {
+        self.open = false;
         self.record(outcome);
+    }
+
+    #[cold]
+    fn abandon(&self) {
+        self.record(if self.running {
+            Outcome::FAILURE
+        } else {
+            Outcome::Cancelled { elapsed: Duration::ZERO }
+        });
     }
 
     #[cold]
@@ -86,11 +107,7 @@ impl<D: Deref<Target = Shared>> Drop for Guard<D> {
     #[inline]
     fn drop(&mut self) {
         if self.open {
-            self.record(if self.running {
-                Outcome::FAILURE
-            } else {
-                Outcome::Cancelled { elapsed: Duration::ZERO }
-            });
+            self.abandon();
         }
     }
 }

@@ -177,7 +177,7 @@ impl CircuitBreaker {
         let inner = guard.run(f);
         let mut call = pin!(Call::new(inner, guard));
         let result = call.as_mut().await;
-        call.guard().finish(classify.finish(judge, result.as_ref()).outcome);
+        call.guard().report(&classify.finish(judge, result.as_ref()).outcome);
         result.map_err(Error::Inner)
     }
 
@@ -223,7 +223,7 @@ impl CircuitBreaker {
         let judge = classify.start(&());
         let mut guard = Guard::new(shared, ticket);
         let result = guard.run(f);
-        guard.finish(classify.finish(judge, result.as_ref()).outcome);
+        guard.report(&classify.finish(judge, result.as_ref()).outcome);
         result.map_err(Error::Inner)
     }
 

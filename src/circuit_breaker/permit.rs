@@ -60,7 +60,7 @@ impl Permit {
     /// # Ok::<(), buttress::Rejection>(())
     /// ```
     pub fn record(mut self, outcome: Outcome) {
-        self.guard.finish(outcome);
+        self.guard.report(&outcome);
     }
 }
 

@@ -104,6 +104,7 @@ where
 
     /// Asks the breaker before the inner service: an inner service that is never ready must not hide that
     /// the circuit is open.
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         if self.refusal.is_some() {
             return Poll::Ready(Ok(()));
@@ -120,8 +121,27 @@ where
         Poll::Ready(ready.map_err(R::map_err))
     }
 
+    #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let shared = self.lease.for_call();
+        if self.refusal.is_none()
+            && self.balanced.is_none()
+            && let Some(ticket) = shared.core.pass()
+        {
+            return make(&mut self.inner, req, shared, ticket, &self.classify);
+        }
+        self.call_with_care(req, shared)
+    }
+}
+
+impl<S, C, R> CircuitBreakerService<S, C, R> {
+    #[inline(never)]
+    fn call_with_care<Req>(&mut self, req: Req, shared: Ref<Shared>) -> ResponseFuture<S, Req, C, R>
+    where
+        S: Service<Req>,
+        C: Classify<Req, S::Response, S::Error> + Clone,
+        R: Reject<Req, S::Response, S::Error>,
+    {
         if let Some(balanced) = &mut self.balanced {
             balanced.ready = false;
         }
@@ -152,18 +172,33 @@ where
     R: Reject<Req, S::Response, S::Error>,
 {
     match admitted {
-        Ok(ticket) => {
-            let mut guard = Guard::new(shared, ticket);
-            let judge = classify.start(&req);
-            let response = guard.run(|| inner.call(req));
-            ResponseFuture::called(response, guard, classify.clone(), judge)
-        }
+        Ok(ticket) => make(inner, req, shared, ticket, classify),
         Err(refusal) => ResponseFuture::refused(reject.reject(req, shared.refused(refusal))),
     }
 }
 
+#[inline]
+fn make<S, C, R, Req>(
+    inner: &mut S,
+    req: Req,
+    shared: Ref<Shared>,
+    ticket: Ticket,
+    classify: &C,
+) -> ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error> + Clone,
+    R: Reject<Req, S::Response, S::Error>,
+{
+    let mut guard = Guard::new(shared, ticket);
+    let judge = classify.start(&req);
+    let response = guard.run(|| inner.call(req));
+    ResponseFuture::called(response, guard, classify.clone(), judge)
+}
+
 impl<S, C, R> CircuitBreakerService<S, C, R> {
     /// The circuit is shut. Promises a refusal, unless the open time has passed or nothing is refused.
+    #[inline(never)]
     fn will_refuse(&mut self) -> bool {
         if !self.lease.is_shadow() {
             self.refusal = self.lease.core.shut(clock::now());
@@ -172,6 +207,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
     }
 
     /// Waits until the circuit lets calls through.
+    #[inline(never)]
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(balanced) = &mut self.balanced else { return Poll::Ready(()) };
         while !balanced.ready {

@@ -32,6 +32,7 @@ impl Shared {
     }
 
     // Not `#[cold]`: this is also the way of every refusal.
+    #[inline(never)]
     fn admit_slow(&self) -> Result<Ticket, Refusal> {
         let (result, change) = self.core.admit(clock::now());
         if let Some(change) = change {

@@ -52,10 +52,10 @@ impl CircuitState {
         match self {
             Self::Closed => 0,
             Self::Ramping => 1,
-            Self::Open => 2,
-            Self::HalfOpen => 3,
-            Self::ForcedOpen => 4,
-            Self::ForcedClosed => 5,
+            Self::ForcedClosed => 2,
+            Self::Open => 3,
+            Self::HalfOpen => 4,
+            Self::ForcedOpen => 5,
             Self::Disabled => 6,
         }
     }
@@ -64,12 +64,18 @@ impl CircuitState {
         match bits & 7 {
             0 => Self::Closed,
             1 => Self::Ramping,
-            2 => Self::Open,
-            3 => Self::HalfOpen,
-            4 => Self::ForcedOpen,
-            5 => Self::ForcedClosed,
+            2 => Self::ForcedClosed,
+            3 => Self::Open,
+            4 => Self::HalfOpen,
+            5 => Self::ForcedOpen,
             _ => Self::Disabled,
         }
+    }
+
+    /// Whether calls are let through and counted: `from_bits(word)` would be one of the first three.
+    #[inline]
+    pub(super) const fn counts(bits: u64) -> bool {
+        bits & 7 <= 2
     }
 }
 

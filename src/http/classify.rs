@@ -186,6 +186,10 @@ where
     fn finish(&self, ticket: Ticket, result: Result<&Response<B2>, &E>) -> Verdict {
         (*self).finish(ticket, result.map_err(|error| error as _))
     }
+
+    fn expired(&self, ticket: Ticket) -> Verdict {
+        Verdict::failure(FailureClass::Transient).with_retry(ticket.hint(None))
+    }
 }
 
 impl<B1, B2> Classify<Request<B1>, Response<B2>, BoxError> for Standard<Boxed> {
@@ -199,6 +203,10 @@ impl<B1, B2> Classify<Request<B1>, Response<B2>, BoxError> for Standard<Boxed> {
     #[inline]
     fn finish(&self, ticket: Ticket, result: Result<&Response<B2>, &BoxError>) -> Verdict {
         (*self).finish(ticket, result.map_err(|error| &**error as _))
+    }
+
+    fn expired(&self, ticket: Ticket) -> Verdict {
+        Verdict::failure(FailureClass::Transient).with_retry(ticket.hint(None))
     }
 }
 

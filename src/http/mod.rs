@@ -88,6 +88,9 @@ mod trailers;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use headers::rate_limit_fields;
+pub(crate) use retry_after::seconds_up;
+
 pub use classify::{Standard, Ticket, standard};
 pub use forwarded::{ForwardedFor, forwarded, forwarded_for};
 pub use keys::{HeaderText, PeerAddr, PeerIp, UriPath, header, path, peer_ip};

@@ -86,7 +86,7 @@ fn date(text: &[u8]) -> Option<SystemTime> {
 }
 
 /// Seconds rounded up: a caller that waits exactly so long does not come too early.
-pub(super) fn seconds_up(wait: Duration) -> u64 {
+pub(crate) fn seconds_up(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))
 }
 

@@ -160,6 +160,12 @@ where
 pub(crate) struct Observers(Option<Arc<[Arc<dyn Observe>]>>);
 
 impl Observers {
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub(crate) fn add(&mut self, observer: impl Observe) {
         let mut all: Vec<_> = self.0.as_deref().map(<[_]>::to_vec).unwrap_or_default();
         all.push(Arc::new(observer));

@@ -39,7 +39,8 @@
 //!     }
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() {   // in yours: #[tokio::test(start_paused = true)]
+//! // In yours: #[tokio::test(start_paused = true)]
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let subject = Subject::new(
 //!     || {
 //!         let calls = std::sync::Arc::default();
@@ -72,6 +73,7 @@
 //! several connections of a real server cannot be shown without a server;
 //! [`layer_twice_shares_state`](contract::layer_twice_shares_state) shows its cause.
 
+mod check;
 pub mod contract;
 mod handle;
 mod probe;
@@ -83,7 +85,7 @@ mod violation;
 mod wake;
 mod waking;
 
-pub use contract::{check, check_all};
+pub use check::{check, check_all};
 pub use handle::{Answer, Counts, ProbeEvent, ProbeHandle, Violation};
 pub use probe::{Probe, ProbeFuture};
 pub use subject::{Subject, TestableLayer};

@@ -5,13 +5,13 @@ use std::fmt;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tower_service::Service;
 
 use super::handle::{Answer, Counts, ProbeEvent, ProbeHandle, Violation};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 const LOG_LIMIT: usize = 1024;
 
@@ -313,7 +313,19 @@ impl<Req, Res, Err> Service<Req> for Probe<Req, Res, Err> {
     }
 }
 
-/// Response future of [`Probe`].
+/// Response future of [`Probe`]. Holds a slot until it completes or is dropped.
+///
+/// ```
+/// use buttress::testing::{CountWaker, Probe};
+/// use tower_service::Service;
+///
+/// let (mut probe, handle) = Probe::new(|n: u32| Ok::<_, ()>(n));
+/// assert!(CountWaker::new().poll_ready::<u32, _>(&mut probe).is_ready());
+/// let future = probe.call(1);
+/// assert_eq!(handle.counts().in_flight, 1);
+/// drop(future);
+/// assert_eq!(handle.counts().dropped_before_poll, 1);
+/// ```
 #[must_use = "a future does nothing unless polled"]
 pub struct ProbeFuture<Req, Res, Err> {
     shared: Arc<Shared<Res, Err>>,

@@ -88,9 +88,9 @@ impl<'a, Req, Res, Err, L: TestableLayer<Req, Res, Err>> Rig<'a, Req, Res, Err, 
         when: &str,
     ) -> Checked<ByHand<FutureOf<L, Req, Res, Err>>> {
         let mut service = self.ready_clone(when).await?;
+        let before = self.counts().in_flight;
         let mut call = ByHand::new(service.call(self.request()));
         drop(service);
-        let before = self.counts().in_flight;
         for _ in 0..self.turns() {
             let answered = matches!(call.poll_if_woken(), Some(Poll::Ready(_)));
             if answered {
@@ -99,7 +99,7 @@ impl<'a, Req, Res, Err, L: TestableLayer<Req, Res, Err>> Rig<'a, Req, Res, Err, 
                     "an answer, though the inner service has not given one",
                 );
             }
-            if self.counts().in_flight > 0 && self.counts().in_flight >= before {
+            if self.counts().in_flight > before {
                 return Ok(call);
             }
             self.turn().await;
@@ -156,7 +156,8 @@ impl<'a, Req, Res, Err, L: TestableLayer<Req, Res, Err>> Rig<'a, Req, Res, Err, 
         }
     }
 
-    /// Drives a future to its end as an executor would, polling it only when woken. `None`: it stalled.
+    /// Drives a future to its end as an executor would, polling it only when woken. `None`: it
+    /// stalled.
     pub(super) async fn drive<F: Future>(&self, future: F) -> Option<F::Output> {
         self.finish(&mut ByHand::new(future)).await
     }
@@ -259,7 +260,8 @@ macro_rules! property {
         /// ```
         /// use buttress::testing::{contract, Subject};
         /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-        /// let subject = Subject::new(tower::layer::util::Identity::new, || 1_u32, |n| Ok::<_, ()>(n))
+        /// use tower::layer::util::Identity;
+        /// let subject = Subject::new(Identity::new, || 1_u32, |n| Ok::<_, ()>(n))
         ///     .ready_error(|| ())
         ///     .stateless();
         #[doc = concat!("contract::", stringify!($name), "(&subject).await.unwrap();")]

@@ -143,7 +143,8 @@ where
     /// ```
     /// # use buttress::testing::Subject;
     /// # use std::convert::Infallible;
-    /// # let s = Subject::new(tower::layer::util::Identity::new, || 1, |n: u8| Ok::<_, Infallible>(n));
+    /// # use tower::layer::util::Identity;
+    /// # let s = Subject::new(Identity::new, || 1, |n: u8| Ok::<_, Infallible>(n));
     /// let s = s.infallible();
     /// # let _ = s;
     /// ```
@@ -157,16 +158,18 @@ where
     /// and says what was wrong if the second does not see it.
     ///
     /// ```
-    /// # use buttress::testing::{Probe, Subject};
-    /// # use tower::{limit::ConcurrencyLimit, limit::GlobalConcurrencyLimitLayer, Service, ServiceExt};
-    /// # let s = Subject::new(|| GlobalConcurrencyLimitLayer::new(1), || 1_u8, |n| Ok::<_, String>(n));
-    /// let s = s.shared_state(|mut one: ConcurrencyLimit<Probe<u8, u8, String>>, mut two, _probe| async move {
-    ///     let _ready = one.ready().await?;
-    ///     match buttress::testing::CountWaker::new().poll_ready(&mut two) {
-    ///         std::task::Poll::Pending => Ok(()),
-    ///         std::task::Poll::Ready(_) => Err("the limit of 1 let a second one through".to_owned()),
-    ///     }
-    /// });
+    /// # use tower::{limit::GlobalConcurrencyLimitLayer, ServiceExt};
+    /// use buttress::testing::{CountWaker, Subject};
+    ///
+    /// let one_at_a_time = || GlobalConcurrencyLimitLayer::new(1);
+    /// let s = Subject::new(one_at_a_time, || 1_u8, |n| Ok::<_, String>(n))
+    ///     .shared_state(|mut one, mut two, _probe| async move {
+    ///         let _ready = one.ready().await?;
+    ///         if CountWaker::new().poll_ready(&mut two).is_ready() {
+    ///             return Err("the limit of 1 let two through".to_owned());
+    ///         }
+    ///         Ok(())
+    ///     });
     /// # let _ = s;
     /// ```
     pub fn shared_state<F, Fut>(mut self, check: F) -> Self
@@ -202,7 +205,7 @@ where
     /// # let _ = s;
     /// ```
     pub fn rounds(mut self, rounds: usize) -> Self {
-        self.rounds = rounds.max(1);
+        self.rounds = rounds;
         self
     }
 

@@ -161,6 +161,17 @@ impl std::error::Error for ContractViolation {}
 
 /// Everything [`check_all`](super::check_all) found, at least one. Both `Display` and `Debug` print
 /// one line each, so that `check_all(&subject).await.unwrap()` reads well when it fails.
+///
+/// ```
+/// use buttress::testing::{check_all, Property, Subject};
+/// # use tower::layer::util::Identity;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let declares_nothing = Subject::new(Identity::new, || 1_u32, |n| Ok::<_, ()>(n));
+/// let violations = check_all(&declares_nothing).await.unwrap_err();
+/// assert_eq!(violations.len(), 2);
+/// assert_eq!(violations[1].property(), Property::LayerTwiceSharesState);
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ContractViolations(pub(super) Vec<ContractViolation>);
 

@@ -1,5 +1,6 @@
 //! The properties about wakers and timers.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
@@ -85,7 +86,8 @@ enum Waiter<S, F> {
 
 property! {
     /// Several clones wait, for readiness or for their answer, and each is polled only when its own
-    /// waker was woken: all of them finish.
+    /// waker was woken: all of them finish. One gives up at the moment it is woken, as a caller whose
+    /// timeout fires; its wake must not be lost to the others.
     every_waiter_is_woken, EveryWaiterIsWoken, slots 1, |rig| {
         rig.probe.hold_answers(true);
         let mut first = rig.in_flight("that the others wait for").await?;
@@ -108,8 +110,13 @@ property! {
         // Whether a finished future holds anything is another property's question.
         drop(first);
 
+        let mut one_gives_up = true;
         for _ in 0..rig.turns() {
             for waiter in &mut waiters {
+                if one_gives_up && waiter.is_woken() {
+                    one_gives_up = false;
+                    *waiter = Waiter::Done;
+                }
                 step(&rig, waiter)?;
             }
             if waiters.iter().all(|waiter| matches!(waiter, Waiter::Done)) {
@@ -126,9 +133,19 @@ property! {
             }
         }
         rig.fail(
-            format!("{WAITERS} of {WAITERS} waiters woken in turn"),
+            format!("{WAITERS} waiters woken in turn, of whom the first gives up"),
             format!("{ready} left asleep in poll_ready and {answer} in their call"),
         )
+    }
+}
+
+impl<S, F: Future> Waiter<S, F> {
+    fn is_woken(&self) -> bool {
+        match self {
+            Self::ForReady(_, waker) => waker.wakes() > 0,
+            Self::ForAnswer(call) => call.is_woken(),
+            Self::Done => false,
+        }
     }
 }
 

@@ -11,5 +11,9 @@ mod circuit_breaker;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+mod rate_limit;
+mod rate_limit_golden;
+mod rate_limit_service;
+mod retry;
 #[cfg(feature = "testing")]
 mod testing;

@@ -64,7 +64,7 @@ impl Connection {
 /// and `/b`, both answering `handler`, and puts the layer under test around it. Then one request per
 /// expected status is sent, each on a new connection, to `/a` and `/b` in turn. A layer that starts
 /// afresh on each connection, or on each route, cannot give the statuses that one shared state gives.
-/// For a limiter with a burst of 3: `(|r| r.layer(limit), StatusCode::OK, &[200, 200, 200, 429, 429])`.
+/// A limiter with a burst of 3 expects `[200, 200, 200, 429, 429]` with a handler that answers 200.
 pub(crate) async fn state_shared_across_axum_connections(
     layered: impl FnOnce(Router) -> Router,
     handler: StatusCode,

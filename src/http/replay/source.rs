@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use ::http::HeaderMap;
@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::error::{ReplayError, ReplayErrorKind};
 use crate::rejection::BoxError;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// Chunks below this size are copied together, so that a body of single bytes does not cost a
 /// reference-counted handle each.

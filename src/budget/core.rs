@@ -1,0 +1,160 @@
+//! Two balances in one word, so that a retry is granted by both or by neither.
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// One retry in units of credit: deposits are shares of it with six decimals.
+pub(super) const RETRY: u64 = 1_000_000;
+/// The largest burst in retries, and the largest number of tokens. Both fit their part of the word.
+pub(super) const MAX_RETRIES: u32 = 1_000_000;
+
+const CREDIT_BITS: u32 = 40;
+const CREDIT_MASK: u64 = (1 << CREDIT_BITS) - 1;
+
+/// Tokens (what outcomes are paid with) and credit (what bounds retries to a share of the requests).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Balance {
+    pub(super) tokens: u64,
+    pub(super) credit: u64,
+}
+
+impl Balance {
+    pub(super) const fn pack(self) -> u64 {
+        self.tokens << CREDIT_BITS | self.credit
+    }
+
+    pub(super) const fn unpack(word: u64) -> Self {
+        Self { tokens: word >> CREDIT_BITS, credit: word & CREDIT_MASK }
+    }
+
+    fn plus(self, tokens: u64, credit: u64, full: Self) -> Self {
+        Self {
+            tokens: (self.tokens + tokens).min(full.tokens),
+            credit: (self.credit + credit).min(full.credit),
+        }
+    }
+
+    fn minus(self, tokens: u64) -> Option<Self> {
+        Some(Self {
+            tokens: self.tokens.checked_sub(tokens)?,
+            credit: self.credit.checked_sub(RETRY)?,
+        })
+    }
+}
+
+/// The word. `full` and `deposit` are passed in: they may change at run time, and a change that races
+/// with an operation may be seen by the next one only.
+///
+/// Relaxed everywhere: the word guards no other memory.
+#[derive(Debug)]
+pub(super) struct Purse(AtomicU64);
+
+impl Purse {
+    pub(super) fn new(balance: Balance) -> Self {
+        Self(AtomicU64::new(balance.pack()))
+    }
+
+    pub(super) fn balance(&self) -> Balance {
+        Balance::unpack(self.0.load(Ordering::Relaxed))
+    }
+
+    fn update<T>(&self, mut f: impl FnMut(Balance) -> (Balance, T)) -> T {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let (next, answer) = f(Balance::unpack(word));
+            let next = next.pack();
+            // Nothing to change, nothing to write: while all is well the line stays shared.
+            if next == word {
+                return answer;
+            }
+            match self.0.compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return answer,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// A first attempt worked. Only a load when both balances are full.
+    #[inline]
+    pub(super) fn earn(&self, deposit: u64, full: u64) {
+        if self.0.load(Ordering::Relaxed) != full {
+            self.add(1, deposit, full);
+        }
+    }
+
+    /// Puts tokens and credit in, each up to its limit.
+    #[cold]
+    pub(super) fn add(&self, tokens: u64, credit: u64, full: u64) {
+        let full = Balance::unpack(full);
+        self.update(|balance| (balance.plus(tokens, credit, full), ()));
+    }
+
+    /// Puts `deposit` in, then takes one retry's credit and `price` tokens out, or neither if either is
+    /// short. The deposit stays in any case.
+    pub(super) fn withdraw(&self, price: u64, deposit: u64, full: u64) -> bool {
+        let full = Balance::unpack(full);
+        self.update(|balance| {
+            let balance = balance.plus(0, deposit, full);
+            match balance.minus(price) {
+                Some(left) => (left, true),
+                None => (balance, false),
+            }
+        })
+    }
+
+    /// Lowers what exceeds a new limit.
+    pub(super) fn cut(&self, full: u64) {
+        self.add(0, 0, full);
+    }
+
+    pub(super) fn set(&self, balance: Balance) {
+        self.0.store(balance.pack(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    const FULL: u64 = Balance { tokens: 30, credit: 3 * RETRY }.pack();
+
+    #[test]
+    fn loom_two_withdrawals_never_share_the_last_retry() {
+        loom::model(|| {
+            let purse = Arc::new(Purse::new(Balance { tokens: 20, credit: RETRY }));
+            let other = {
+                let purse = purse.clone();
+                thread::spawn(move || purse.withdraw(14, 0, FULL))
+            };
+            let mine = purse.withdraw(5, 0, FULL);
+            let theirs = other.join().unwrap();
+            assert!(mine ^ theirs);
+            let spent = if mine { 5 } else { 14 };
+            assert_eq!(purse.balance(), Balance { tokens: 20 - spent, credit: 0 });
+        });
+    }
+
+    #[test]
+    fn loom_nothing_is_minted_or_lost() {
+        loom::model(|| {
+            let purse = Arc::new(Purse::new(Balance { tokens: 15, credit: RETRY }));
+            let other = {
+                let purse = purse.clone();
+                thread::spawn(move || {
+                    purse.earn(RETRY / 4, FULL);
+                    purse.withdraw(14, RETRY / 4, FULL)
+                })
+            };
+            // Granted and given back unsent: as if it had never been.
+            let mine = purse.withdraw(14, 0, FULL);
+            if mine {
+                purse.add(14, RETRY, FULL);
+            }
+            let theirs = other.join().unwrap();
+            let (tokens, credit) = if theirs { (2, RETRY / 2) } else { (16, RETRY * 3 / 2) };
+            assert_eq!(purse.balance(), Balance { tokens, credit });
+        });
+    }
+}

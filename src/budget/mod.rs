@@ -1,0 +1,440 @@
+//! How many extra attempts one backend can be asked for.
+
+use std::fmt;
+use std::sync::Arc;
+// Limits and counters are not part of the loom model: they guard nothing.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::name::Name;
+use crate::rejection::ConfigError;
+use crate::sync::Padded;
+
+mod config;
+mod core;
+
+pub use config::RetryBudgetBuilder;
+
+use self::core::{Balance, Purse, RETRY};
+
+/// What made another attempt necessary; it decides the price.
+///
+/// ```
+/// use buttress::RetryCost;
+/// assert_ne!(RetryCost::Failed, RetryCost::Throttled);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RetryCost {
+    /// The attempt before failed.
+    Failed,
+    /// The callee is alive and asked for less. Cheaper: it is not the sign of an outage.
+    Throttled,
+}
+
+/// The retries one backend can take, shared by everything that makes extra attempts to it.
+///
+/// Retries are a loan against the backend's spare capacity. When a tenth of the calls fails, retrying
+/// each is right; when all fail, retrying each triples the load on something that is already down and
+/// can keep it down after the cause has gone. A budget tells the two apart. Make one per backend and
+/// hand clones of it (cheap, all the same budget) to every policy that calls it.
+///
+/// Two balances, and a retry needs both:
+///
+/// - **Tokens** price outcomes (the algorithm of AWS's SDKs, with a small start). There are at most 140,
+///   28 at the start. A retry costs 14, or 5 if the callee was throttling. One that works is refunded
+///   in full, one that fails is paid. A first attempt that works earns 1. So retries that help are free,
+///   up to failure rates of about 20 %, and in an outage they stop after a handful.
+/// - **Credit** bounds retries by requests: each first attempt deposits 0.2 of a retry, each retry takes
+///   a whole one and never gets it back by working, at most 10 retries are saved up, 3 are there at the
+///   start. On every stretch of time `retries <= 0.2 * requests + 10`, whatever happens.
+///
+/// A little traffic is served by the start and by what was saved; there is no "so many per second in any
+/// case", because in an outage every process of a fleet would claim it.
+///
+/// Both live in one atomic word; no lock and no clock. While both are full a success only reads it. A
+/// retry holds its [`RetryToken`] while it waits in backoff, so waiting retries count.
+///
+/// ```
+/// use buttress::{RetryBudget, RetryCost};
+///
+/// let payments = RetryBudget::new("payments");
+/// // A first attempt failed: may it be retried?
+/// let token = payments.failed(RetryCost::Failed).expect("a fresh budget has room");
+/// // ... back off, then:
+/// let sent = token.send();
+/// // It worked, so the tokens come back. Dropping `sent` instead would pay them.
+/// sent.succeeded();
+/// assert_eq!(payments.stats().tokens, 28);
+/// ```
+#[derive(Clone)]
+pub struct RetryBudget {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    purse: Padded<Purse>,
+    limits: Padded<Limits>,
+    counts: Padded<Counts>,
+}
+
+/// Read by every call, written almost never.
+struct Limits {
+    name: Name,
+    full: AtomicU64,
+    deposit: AtomicU64,
+    price: u64,
+    throttled_price: u64,
+    start: Balance,
+    unlimited: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    succeeded: AtomicU64,
+    returned: AtomicU64,
+}
+
+impl RetryBudget {
+    /// A budget with the defaults above.
+    ///
+    /// ```
+    /// let budget = buttress::RetryBudget::new("payments");
+    /// assert_eq!(budget.stats().credit, 3.0);
+    /// ```
+    #[must_use]
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self::from_builder(&RetryBudgetBuilder::new(name.into()), false)
+    }
+
+    /// A budget with other numbers.
+    ///
+    /// ```
+    /// let budget = buttress::RetryBudget::builder("search").ratio(0.1).burst(50).build()?;
+    /// assert_eq!(budget.name(), "search");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> RetryBudgetBuilder {
+        RetryBudgetBuilder::new(name.into())
+    }
+
+    /// A budget that grants everything and only counts. For backends that cannot be overloaded.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::unlimited("local-file");
+    /// for _ in 0..1000 {
+    ///     assert!(budget.failed(RetryCost::Failed).is_some());
+    /// }
+    /// ```
+    #[must_use]
+    pub fn unlimited(name: impl Into<Name>) -> Self {
+        Self::from_builder(&RetryBudgetBuilder::new(name.into()), true)
+    }
+
+    fn from_builder(config: &RetryBudgetBuilder, unlimited: bool) -> Self {
+        let start = config.start();
+        let limits = Limits {
+            name: config.name,
+            full: AtomicU64::new(config.full().pack()),
+            deposit: AtomicU64::new(config.deposit()),
+            price: u64::from(config.cost),
+            throttled_price: u64::from(config.throttled_cost),
+            start,
+            unlimited,
+        };
+        let shared = Shared {
+            purse: Padded(Purse::new(start)),
+            limits: Padded(limits),
+            counts: Padded::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Its name.
+    ///
+    /// ```
+    /// assert_eq!(buttress::RetryBudget::new("db").name(), "db");
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.shared.limits.name.as_str()
+    }
+
+    /// A first attempt worked: one token and the deposit.
+    ///
+    /// ```
+    /// let budget = buttress::RetryBudget::new("db");
+    /// budget.succeeded();
+    /// assert_eq!(budget.stats().tokens, 29);
+    /// ```
+    #[inline]
+    pub fn succeeded(&self) {
+        let limits = &self.shared.limits;
+        if limits.unlimited {
+            return;
+        }
+        let full = limits.full.load(Ordering::Relaxed);
+        self.shared.purse.earn(limits.deposit.load(Ordering::Relaxed), full);
+    }
+
+    /// A first attempt failed and will not be retried whatever the budget says: only the deposit.
+    ///
+    /// ```
+    /// let budget = buttress::RetryBudget::new("db");
+    /// budget.failed_for_good();
+    /// assert_eq!(budget.stats().credit, 3.2);
+    /// ```
+    pub fn failed_for_good(&self) {
+        let limits = &self.shared.limits;
+        if !limits.unlimited {
+            let full = limits.full.load(Ordering::Relaxed);
+            self.shared.purse.add(0, limits.deposit.load(Ordering::Relaxed), full);
+        }
+    }
+
+    /// A first attempt failed and should be retried: the deposit and the withdrawal in one step.
+    /// `None` if the budget is spent.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::new("db");
+    /// let first = budget.failed(RetryCost::Failed);
+    /// let second = budget.failed(RetryCost::Failed);
+    /// assert!(first.is_some() && second.is_some());
+    /// // 28 tokens are two retries, and neither has worked yet.
+    /// assert!(budget.failed(RetryCost::Failed).is_none());
+    /// ```
+    #[must_use]
+    pub fn failed(&self, cost: RetryCost) -> Option<RetryToken> {
+        self.take(cost, self.shared.limits.deposit.load(Ordering::Relaxed))
+    }
+
+    /// One more attempt that no first attempt pays for: a retry of a retry, or a hedge. `None` if the
+    /// budget is spent.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::new("db");
+    /// let hedge = budget.withdraw(RetryCost::Failed).expect("a fresh budget has room");
+    /// drop(hedge); // not sent after all: everything comes back
+    /// assert_eq!(budget.stats().credit, 3.0);
+    /// ```
+    #[must_use]
+    pub fn withdraw(&self, cost: RetryCost) -> Option<RetryToken> {
+        self.take(cost, 0)
+    }
+
+    fn take(&self, cost: RetryCost, deposit: u64) -> Option<RetryToken> {
+        let Shared { purse, limits, counts } = &*self.shared;
+        let price = match cost {
+            RetryCost::Failed => limits.price,
+            RetryCost::Throttled => limits.throttled_price,
+        };
+        let full = limits.full.load(Ordering::Relaxed);
+        if limits.unlimited || purse.withdraw(price, deposit, full) {
+            counts.allowed.fetch_add(1, Ordering::Relaxed);
+            Some(RetryToken { held: Some(Held { budget: self.clone(), price }) })
+        } else {
+            counts.denied.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+
+    fn put_back(&self, tokens: u64, credit: u64) {
+        let Shared { purse, limits, .. } = &*self.shared;
+        if !limits.unlimited {
+            purse.add(tokens, credit, limits.full.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Changes the share of a retry that each first attempt deposits, from the next one on.
+    ///
+    /// # Errors
+    /// As [`RetryBudgetBuilder::ratio`].
+    ///
+    /// ```
+    /// let budget = buttress::RetryBudget::new("db");
+    /// budget.set_ratio(0.05)?;
+    /// assert!(budget.set_ratio(f64::NAN).is_err());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn set_ratio(&self, ratio: f64) -> Result<(), ConfigError> {
+        config::check_ratio(ratio)?;
+        self.shared.limits.deposit.store(config::deposit(ratio), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Changes how many retries can be saved up; what exceeds it is lost at once.
+    ///
+    /// # Errors
+    /// As [`RetryBudgetBuilder::burst`].
+    ///
+    /// ```
+    /// let budget = buttress::RetryBudget::new("db");
+    /// budget.set_burst(1)?;
+    /// assert_eq!(budget.stats().credit, 1.0);
+    /// assert!(budget.set_burst(0).is_err());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn set_burst(&self, retries: u32) -> Result<(), ConfigError> {
+        config::check_retries("burst", retries)?;
+        let Shared { purse, limits, .. } = &*self.shared;
+        let tokens = Balance::unpack(limits.full.load(Ordering::Relaxed)).tokens;
+        let full = Balance { tokens, credit: u64::from(retries) * RETRY }.pack();
+        limits.full.store(full, Ordering::Relaxed);
+        purse.cut(full);
+        Ok(())
+    }
+
+    /// Back to the balances of the start. The counters go on.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::new("db");
+    /// budget.failed(RetryCost::Failed).map(|token| token.send());
+    /// budget.reset();
+    /// assert_eq!(budget.stats().tokens, 28);
+    /// ```
+    pub fn reset(&self) {
+        let Shared { purse, limits, .. } = &*self.shared;
+        purse.set(limits.start);
+        purse.cut(limits.full.load(Ordering::Relaxed));
+    }
+
+    /// The balances (both read at one moment) and the counters.
+    ///
+    /// ```
+    /// let stats = buttress::RetryBudget::new("db").stats();
+    /// assert_eq!((stats.allowed, stats.denied), (0, 0));
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> RetryBudgetStats {
+        let Shared { purse, counts, .. } = &*self.shared;
+        let Balance { tokens, credit } = purse.balance();
+        RetryBudgetStats {
+            tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            credit: config::in_retries(credit),
+            allowed: counts.allowed.load(Ordering::Relaxed),
+            denied: counts.denied.load(Ordering::Relaxed),
+            succeeded: counts.succeeded.load(Ordering::Relaxed),
+            returned: counts.returned.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for RetryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = self.stats();
+        f.debug_struct("RetryBudget")
+            .field("name", &self.name())
+            .field("tokens", &stats.tokens)
+            .field("credit", &stats.credit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`RetryBudget`] holds and has done.
+///
+/// ```
+/// let stats = buttress::RetryBudget::new("db").stats();
+/// assert_eq!(stats.tokens, 28);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct RetryBudgetStats {
+    /// Tokens now.
+    pub tokens: u32,
+    /// Retries that the credit is good for now.
+    pub credit: f64,
+    /// Retries granted.
+    pub allowed: u64,
+    /// Retries refused.
+    pub denied: u64,
+    /// Granted retries that worked, and were refunded.
+    pub succeeded: u64,
+    /// Granted retries that were not sent, and given back.
+    pub returned: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    budget: RetryBudget,
+    price: u64,
+}
+
+/// A granted retry that has not been sent yet. Hold it while waiting; dropping it gives everything back.
+///
+/// ```
+/// use buttress::{RetryBudget, RetryCost};
+/// let budget = RetryBudget::new("db");
+/// drop(budget.withdraw(RetryCost::Failed));
+/// assert_eq!(budget.stats().returned, 1);
+/// assert_eq!(budget.stats().tokens, 28);
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping the token gives the retry back"]
+pub struct RetryToken {
+    held: Option<Held>,
+}
+
+impl RetryToken {
+    /// The retry is being sent. From here on it is paid, unless it [works](SentRetry::succeeded).
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::new("db");
+    /// let sent = budget.withdraw(RetryCost::Throttled).map(|token| token.send());
+    /// drop(sent); // it failed
+    /// assert_eq!(budget.stats().tokens, 28 - 5);
+    /// ```
+    #[must_use = "tell it when the retry worked; dropping it means that it failed"]
+    pub fn send(mut self) -> SentRetry {
+        SentRetry { held: self.held.take() }
+    }
+}
+
+impl Drop for RetryToken {
+    fn drop(&mut self) {
+        if let Some(Held { budget, price }) = self.held.take() {
+            budget.shared.counts.returned.fetch_add(1, Ordering::Relaxed);
+            budget.put_back(price, RETRY);
+        }
+    }
+}
+
+/// A retry on its way. Dropping it means that it failed, or that nobody waited for its end: it is paid.
+///
+/// ```
+/// use buttress::{RetryBudget, RetryCost};
+/// let budget = RetryBudget::new("db");
+/// budget.withdraw(RetryCost::Failed).expect("there is room").send().succeeded();
+/// // The tokens are back. The credit is not: it bounds the load, whether it helps or not.
+/// assert_eq!((budget.stats().tokens, budget.stats().credit), (28, 2.0));
+/// ```
+#[derive(Debug)]
+pub struct SentRetry {
+    held: Option<Held>,
+}
+
+impl SentRetry {
+    /// The retry worked: its tokens come back.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::new("db");
+    /// budget.withdraw(RetryCost::Failed).expect("there is room").send().succeeded();
+    /// assert_eq!(budget.stats().succeeded, 1);
+    /// ```
+    pub fn succeeded(mut self) {
+        if let Some(Held { budget, price }) = self.held.take() {
+            budget.shared.counts.succeeded.fetch_add(1, Ordering::Relaxed);
+            budget.put_back(price, 0);
+        }
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;

@@ -1,0 +1,218 @@
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::layer::Parts;
+use super::ledger::Level;
+use super::service::refuse;
+use super::shared::{Shared, now};
+use super::stamp::sealed::Stamp;
+use super::wait::{Grant, Waiting};
+use crate::rejection::Reject;
+use crate::sync::Ref;
+
+pin_project! {
+    /// The future of a refusing [`RateLimitService`](super::RateLimitService): the wrapped service's, or an
+    /// answer that is there already. Holds nothing of the limiter; dropping it gives nothing back, since
+    /// the call was made.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, T, I, P> {
+        #[pin]
+        state: State<F, T, I>,
+        marker: PhantomData<fn() -> P>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, T, I> {
+        Called { #[pin] future: F, ink: Option<I> },
+        Refused { answer: Option<T> },
+    }
+}
+
+impl<F, T, I, P> ResponseFuture<F, T, I, P> {
+    #[inline]
+    pub(crate) fn called(future: F, ink: I) -> Self {
+        Self { state: State::Called { future, ink: Some(ink) }, marker: PhantomData }
+    }
+
+    #[inline]
+    pub(crate) fn refused(answer: T) -> Self {
+        Self { state: State::Refused { answer: Some(answer) }, marker: PhantomData }
+    }
+}
+
+impl<F, Req, Res, Err, R, H> Future
+    for ResponseFuture<F, Result<Res, R::Error>, H::Ink, (Req, R, H)>
+where
+    F: Future<Output = Result<Res, Err>>,
+    R: Reject<Req, Res, Err>,
+    H: Stamp<Res>,
+{
+    type Output = Result<Res, R::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Called { future, ink } => {
+                let mut result = ready!(future.poll(cx)).map_err(R::map_err);
+                if let (Ok(response), Some(ink)) = (&mut result, ink.take()) {
+                    H::admitted(ink, response);
+                }
+                Poll::Ready(result)
+            }
+            StateProj::Refused { answer } => match answer.take() {
+                Some(answer) => Poll::Ready(answer),
+                // Polled again after it was ready, which a future need not support.
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl<F, T, I, P> fmt::Debug for ResponseFuture<F, T, I, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Called { .. } => "Called",
+            State::Refused { .. } => "Refused",
+        };
+        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+/// A token for a call that has not been made yet: given back on drop.
+struct Unspent {
+    shared: Arc<Shared>,
+    grant: Grant,
+}
+
+impl Unspent {
+    fn spend(mut self) -> Level {
+        self.grant = None;
+        self.shared.level(now())
+    }
+}
+
+impl Drop for Unspent {
+    fn drop(&mut self) {
+        if let Some(receipt) = self.grant.take() {
+            self.shared.refund(receipt);
+        }
+    }
+}
+
+pin_project! {
+    /// The future of a waiting [`RateLimitService`](super::RateLimitService): waits for the token, makes the
+    /// wrapped service ready, calls it. Dropped before that call, it gives its place or token back.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct WaitingFuture<S, F, Req, L, R, H, I> {
+        #[pin]
+        state: WaitState<S, F, Req, L, R, I>,
+        marker: PhantomData<fn() -> H>,
+    }
+}
+
+pin_project! {
+    #[project = WaitProj]
+    enum WaitState<S, F, Req, L, R, I> {
+        Waiting { waiting: Waiting<Arc<Shared>>, call: Option<Call<S, Req, L, R>> },
+        Readying { unspent: Option<Unspent>, call: Option<Call<S, Req, L, R>> },
+        Called { #[pin] future: F, ink: Option<I> },
+        Done,
+    }
+}
+
+struct Call<S, Req, L, R> {
+    inner: S,
+    req: Req,
+    parts: Ref<Parts<L, R>>,
+}
+
+impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
+    pub(crate) fn new(
+        waiting: Waiting<Arc<Shared>>,
+        inner: S,
+        req: Req,
+        parts: Ref<Parts<L, R>>,
+    ) -> Self {
+        let call = Some(Call { inner, req, parts });
+        Self { state: WaitState::Waiting { waiting, call }, marker: PhantomData }
+    }
+}
+
+impl<S, Req, L, R, H> Future for WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
+where
+    S: Service<Req>,
+    R: Reject<Req, S::Response, S::Error>,
+    H: Stamp<S::Response>,
+{
+    type Output = Result<S::Response, R::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                WaitProj::Waiting { waiting, call } => {
+                    let granted = ready!(waiting.poll(cx));
+                    let shared = waiting.owner();
+                    let call = call.take();
+                    match (granted, call) {
+                        (Ok(grant), call) => {
+                            let unspent = Some(Unspent { shared, grant });
+                            this.state.set(WaitState::Readying { unspent, call });
+                        }
+                        (Err(why), Some(Call { req, parts, inner: _ })) => {
+                            let answer = refuse::<_, _, _, _, H>(&parts.reject, req, why);
+                            this.state.set(WaitState::Done);
+                            return Poll::Ready(answer);
+                        }
+                        (Err(_), None) => this.state.set(WaitState::Done),
+                    }
+                }
+                WaitProj::Readying { unspent, call } => {
+                    if let Some(call) = call
+                        && let Err(error) = ready!(call.inner.poll_ready(cx))
+                    {
+                        this.state.set(WaitState::Done);
+                        return Poll::Ready(Err(R::map_err(error)));
+                    }
+                    let (Some(unspent), Some(mut call)) = (unspent.take(), call.take()) else {
+                        this.state.set(WaitState::Done);
+                        continue;
+                    };
+                    let future = call.inner.call(call.req);
+                    let ink = Some(H::ink(unspent.spend()));
+                    this.state.set(WaitState::Called { future, ink });
+                }
+                WaitProj::Called { future, ink } => {
+                    let mut result = ready!(future.poll(cx)).map_err(R::map_err);
+                    if let (Ok(response), Some(ink)) = (&mut result, ink.take()) {
+                        H::admitted(ink, response);
+                    }
+                    return Poll::Ready(result);
+                }
+                // Polled again after it was ready, which a future need not support.
+                WaitProj::Done => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<S, F, Req, L, R, H, I> fmt::Debug for WaitingFuture<S, F, Req, L, R, H, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            WaitState::Waiting { .. } => "Waiting",
+            WaitState::Readying { .. } => "Readying",
+            WaitState::Called { .. } => "Called",
+            WaitState::Done => "Done",
+        };
+        f.debug_struct("WaitingFuture").field("state", &state).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,215 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use super::keyed::KeyedRateLimiter;
+use super::limits::{Both, ByKey, Costed, sealed_wait::Waitable};
+use super::service::RateLimitService;
+use super::stamp::NoHeaders;
+use crate::rejection::AsError;
+use crate::sync::Lease;
+
+/// Wraps services so that their calls are charged to a limit.
+///
+/// The state is in the limiter the layer is made from: all services this layer makes, and all clones of
+/// the limiter, share it.
+///
+/// ```
+/// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+/// use buttress::Quota;
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let limiter = RateLimiter::new(Quota::per_minute(1)?);
+/// let service = ServiceBuilder::new()
+///     .layer(RateLimitLayer::new(limiter.clone()))
+///     .service_fn(async |n: u32| Ok::<_, std::io::Error>(n + 1));
+/// assert_eq!(service.clone().oneshot(1).await.unwrap(), 2);
+/// assert!(service.clone().oneshot(1).await.is_err());
+/// assert_eq!(limiter.stats().rejected, 1);
+/// # Ok::<(), buttress::ConfigError>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct RateLimitLayer<L, R = AsError, M = Refuse, H = NoHeaders> {
+    limits: L,
+    reject: R,
+    mode: M,
+    headers: H,
+}
+
+/// Refuses a call that finds no token. The default.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Refuse;
+
+/// Lets a call wait for its token; see [`RateLimitLayer::wait`].
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    pub(crate) max: Duration,
+}
+
+/// What all services of one layer share.
+#[derive(Debug)]
+pub(crate) struct Parts<L, R> {
+    pub(crate) limits: L,
+    pub(crate) reject: R,
+}
+
+impl<L> RateLimitLayer<L> {
+    /// A layer that refuses what `limit` refuses.
+    ///
+    /// `limit` is a [`RateLimiter`](super::RateLimiter), a keyed limiter with a way to find the key
+    /// ([`KeyedRateLimiter::by`], or [`key`](Self::key) after this), or several combined.
+    ///
+    /// ```
+    /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// # use buttress::Quota;
+    /// let layer = RateLimitLayer::new(RateLimiter::new(Quota::per_second(100)?));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn new(limit: L) -> Self {
+        Self { limits: limit, reject: AsError, mode: Refuse, headers: NoHeaders }
+    }
+}
+
+impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
+    fn map_limits<T>(self, f: impl FnOnce(L) -> T) -> RateLimitLayer<T, R, M, H> {
+        RateLimitLayer {
+            limits: f(self.limits),
+            reject: self.reject,
+            mode: self.mode,
+            headers: self.headers,
+        }
+    }
+
+    /// Charges each request its price instead of 1. 0 is free.
+    ///
+    /// ```
+    /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// # use buttress::Quota;
+    /// let bytes = RateLimiter::new(Quota::per_second(1_000_000)?);
+    /// let layer = RateLimitLayer::new(bytes).cost(|req: &String| req.len() as u64);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn cost<F>(self, cost: F) -> RateLimitLayer<Costed<L, F>, R, M, H> {
+        self.map_limits(|limits| Costed::new(limits, cost))
+    }
+
+    /// A further limit that must agree: all are checked, then all are charged; see
+    /// [`Meter`](super::Meter). A later [`cost`](Self::cost) applies to all of them.
+    ///
+    /// ```
+    /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// # use buttress::Quota;
+    /// let everyone = RateLimiter::new(Quota::per_second(1000)?);
+    /// let each = RateLimiter::keyed::<u64>(Quota::per_second(10)?, 10_000)?;
+    /// let layer = RateLimitLayer::new(everyone).and(each.by(|req: &(u64, String)| Some(req.0)));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn and<T>(self, limit: T) -> RateLimitLayer<Both<L, T>, R, M, H> {
+        self.map_limits(|limits| Both::new(limits, limit))
+    }
+
+    /// What a refused caller gets; see [`Reject`](crate::Reject).
+    ///
+    /// ```
+    /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// # use buttress::{respond_with, Quota};
+    /// let layer = RateLimitLayer::new(RateLimiter::new(Quota::per_second(100)?))
+    ///     .on_reject(respond_with(|_: String, why| format!("please come back: {why}")));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn on_reject<T>(self, reject: T) -> RateLimitLayer<L, T, M, H> {
+        RateLimitLayer { limits: self.limits, reject, mode: self.mode, headers: self.headers }
+    }
+
+    /// Writes `RateLimit` and `RateLimit-Policy` on every HTTP response, admitted or refused, and
+    /// `Retry-After` (whole seconds, rounded up) on refused ones, over those a handler has set.
+    ///
+    /// As in the IETF draft: `RateLimit-Policy: "name";q=100;w=60` (capacity, seconds to refill it) and
+    /// `RateLimit: "name";r=50;t=30` (whole tokens left, seconds until full). Of several limits the one
+    /// with the fewest tokens left is shown. Off by default: it tells clients about the quota, and costs
+    /// some allocations per response.
+    ///
+    /// ```
+    /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// # use buttress::Quota;
+    /// let layer = RateLimitLayer::new(RateLimiter::new(Quota::per_second(100)?)).headers();
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn headers(self) -> RateLimitLayer<L, R, M, super::Headers> {
+        RateLimitLayer {
+            limits: self.limits,
+            reject: self.reject,
+            mode: self.mode,
+            headers: super::Headers::default(),
+        }
+    }
+}
+
+impl<K: ?Sized, R, M, H> RateLimitLayer<KeyedRateLimiter<K>, R, M, H> {
+    /// How to find the key of a request: a [`Key`](crate::Key). Requests without one share a bucket; for
+    /// another policy use [`KeyedRateLimiter::by`] and [`ByKey::when_missing`].
+    ///
+    /// ```
+    /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// # use buttress::{key_fn, Quota};
+    /// let each = RateLimiter::keyed::<u64>(Quota::per_second(10)?, 10_000)?;
+    /// let layer = RateLimitLayer::new(each).key(key_fn(|req: &(u64, String)| req.0));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn key<X>(self, extractor: X) -> RateLimitLayer<ByKey<K, X>, R, M, H> {
+        self.map_limits(|limiter| limiter.by(extractor))
+    }
+}
+
+impl<L: Waitable, R, H> RateLimitLayer<L, R, Refuse, H> {
+    /// Lets calls wait for their token, in order of arrival, instead of refusing them; but refuses at
+    /// once a call that would have to wait longer than `max_wait`, or for which the queue is full
+    /// ([`RateLimiterBuilder::max_waiting`](super::RateLimiterBuilder::max_waiting)).
+    ///
+    /// For clients of a limited backend. The wrapped service is made ready only when the token is there,
+    /// so a waiting call holds none of its capacity; therefore it must be `Clone`. A call dropped while
+    /// it waits, or before the wrapped service was called, gives its token back. Needs a single
+    /// [`RateLimiter`](super::RateLimiter): keyed limits have no queue per key.
+    ///
+    /// ```
+    /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// # use buttress::Quota;
+    /// # use std::time::Duration;
+    /// let limiter = RateLimiter::builder("backend").quota(Quota::per_second(100)?).max_waiting(200).build()?;
+    /// let layer = RateLimitLayer::new(limiter).wait(Duration::from_secs(2));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn wait(self, max_wait: Duration) -> RateLimitLayer<L, R, Wait, H> {
+        RateLimitLayer {
+            limits: self.limits,
+            reject: self.reject,
+            mode: Wait { max: max_wait },
+            headers: self.headers,
+        }
+    }
+}
+
+impl<S, L, R, M, H> Layer<S> for RateLimitLayer<L, R, M, H>
+where
+    L: Clone,
+    R: Clone,
+    M: Clone,
+{
+    type Service = RateLimitService<S, L, R, M, H>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let parts = Parts { limits: self.limits.clone(), reject: self.reject.clone() };
+        RateLimitService::new(inner, Lease::new(Arc::new(parts)), self.mode.clone())
+    }
+}

@@ -1,0 +1,216 @@
+//! Who a limiter is, what it has counted and who listens: the same for one bucket and for many.
+
+use std::time::Duration;
+
+use super::core::{Denied, Rule, duration};
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers};
+use crate::rejection::{Rejection, RejectionDetail, RejectionKind};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Padded, stripe_count, thread_number};
+
+const SHARED_STRIPES: usize = 4;
+
+#[derive(Debug, Default)]
+struct Stripe {
+    acquired: AtomicU64,
+    rejected: AtomicU64,
+    would_reject: AtomicU64,
+}
+
+/// Counters every call writes. A read-modify-write would cost as much as the limiter's own exchange, so
+/// the first threads of the process (their numbers are never given out again) each own a stripe, which
+/// they alone write with a plain load and store. Later threads share a few and add atomically.
+#[derive(Debug)]
+struct Counters {
+    own: Box<[Padded<Stripe>]>,
+    shared: Box<[Padded<Stripe>]>,
+}
+
+impl Counters {
+    fn new() -> Self {
+        let make = |count| (0..count).map(|_| Padded::default()).collect();
+        Self { own: make(stripe_count()), shared: make(SHARED_STRIPES) }
+    }
+
+    #[inline]
+    fn add_one(&self, which: impl Fn(&Stripe) -> &AtomicU64) {
+        let thread = thread_number();
+        if let Some(stripe) = self.own.get(thread) {
+            let counter = which(stripe);
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        } else {
+            which(&self.shared[thread % SHARED_STRIPES]).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn sum(&self, which: impl Fn(&Stripe) -> &AtomicU64) -> u64 {
+        self.own
+            .iter()
+            .chain(&self.shared)
+            .fold(0, |sum, stripe| sum.wrapping_add(which(stripe).load(Ordering::Relaxed)))
+    }
+}
+
+/// What a limiter has done so far.
+///
+/// Each number is exact; numbers read while calls are running may be a moment apart.
+///
+/// ```
+/// use buttress::rate_limit::RateLimiter;
+/// use buttress::Quota;
+/// let limiter = RateLimiter::new(Quota::per_second(1)?);
+/// let _ = limiter.try_acquire();
+/// let _ = limiter.try_acquire();
+/// let stats = limiter.stats();
+/// assert_eq!((stats.acquired, stats.rejected), (1, 1));
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RateLimitStats {
+    /// Calls let through and charged, whatever their cost.
+    pub acquired: u64,
+    /// Calls refused, at once or after a wait that could no longer succeed.
+    pub rejected: u64,
+    /// Calls let through in shadow mode that would have been refused or would have had to wait.
+    pub would_reject: u64,
+    /// Calls that had to wait and were then let through (they count as acquired, too).
+    pub waits: u64,
+    /// How long these have waited, added up.
+    pub waited: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) name: Name,
+    shadow: AtomicBool,
+    counters: Counters,
+    observers: Observers,
+}
+
+impl Ledger {
+    pub(crate) fn new(name: Name, shadow: bool, observers: Observers) -> Self {
+        Self { name, shadow: AtomicBool::new(shadow), counters: Counters::new(), observers }
+    }
+
+    #[inline]
+    pub(crate) fn acquired(&self) {
+        self.counters.add_one(|stripe| &stripe.acquired);
+    }
+
+    pub(crate) fn is_shadow(&self) -> bool {
+        self.shadow.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_shadow(&self, on: bool) {
+        self.shadow.store(on, Ordering::Relaxed);
+    }
+
+    /// Counts and reports a refusal. Must be called outside all locks.
+    pub(crate) fn refuse(&self, why: &Rejection) {
+        self.counters.add_one(|stripe| &stripe.rejected);
+        if self.observers.see_refusals() {
+            self.emit(EventKind::Rejected(why));
+        }
+    }
+
+    /// Counts and reports a refusal that is not made. Must be called outside all locks.
+    #[cold]
+    pub(crate) fn would_refuse(&self, why: &Rejection) {
+        self.counters.add_one(|stripe| &stripe.would_reject);
+        self.emit(EventKind::WouldReject(why));
+    }
+
+    pub(crate) fn emit(&self, kind: EventKind<'_>) {
+        self.observers.emit(LayerKind::RateLimit, self.name, kind);
+    }
+
+    pub(crate) fn stats(&self) -> RateLimitStats {
+        RateLimitStats {
+            acquired: self.counters.sum(|stripe| &stripe.acquired),
+            rejected: self.counters.sum(|stripe| &stripe.rejected),
+            would_reject: self.counters.sum(|stripe| &stripe.would_reject),
+            ..RateLimitStats::default()
+        }
+    }
+}
+
+/// A refusal on its way to its caller: not yet counted, not yet told.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) denied: Denied,
+    /// A queue or table had no room: not the quota's fault.
+    pub(crate) no_room: bool,
+}
+
+impl<'a> Refusal<'a> {
+    pub(crate) fn quota(ledger: &'a Ledger, denied: Denied) -> Self {
+        Self { ledger, denied, no_room: false }
+    }
+
+    /// The order in which refusals of several limiters are preferred: never, then the longest wait.
+    pub(crate) fn weight(&self) -> (bool, u64) {
+        (self.denied.never(), self.denied.wait())
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        let Denied { rule, tat, now, .. } = self.denied;
+        Level { name: self.ledger.name, rule, tat, now }
+    }
+
+    pub(crate) fn rejection(&self) -> Rejection {
+        let denied = &self.denied;
+        let kind = if denied.never() {
+            RejectionKind::ExceedsBurst
+        } else if self.no_room {
+            RejectionKind::Overloaded
+        } else {
+            RejectionKind::RateLimited
+        };
+        let rejection = Rejection::new(kind, LayerKind::RateLimit, self.ledger.name)
+            .with_detail(self.level().detail(denied.cost == denied.rule.interval));
+        if denied.never() { rejection } else { rejection.with_retry_after(duration(denied.wait())) }
+    }
+
+    /// Counts it, tells the observers, and returns what the caller gets.
+    pub(crate) fn finish(&self) -> Rejection {
+        let rejection = self.rejection();
+        self.ledger.refuse(&rejection);
+        rejection
+    }
+}
+
+/// How full a bucket is after a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Level {
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only header fields show it"))]
+    pub(crate) name: Name,
+    pub(crate) rule: Rule,
+    pub(crate) tat: u64,
+    pub(crate) now: u64,
+}
+
+impl Level {
+    pub(crate) fn remaining(&self) -> u64 {
+        self.rule.room(self.tat, self.now) / self.rule.interval
+    }
+
+    /// `empty`: a call of cost 1 was refused, so there is no whole token left and nothing to divide.
+    #[inline]
+    pub(crate) fn detail(&self, empty: bool) -> RejectionDetail {
+        RejectionDetail::Quota {
+            limit: self.rule.burst,
+            remaining: if empty { 0 } else { self.remaining() },
+            reset: duration(self.tat.saturating_sub(self.now)),
+            window: duration(self.rule.tolerance),
+        }
+    }
+
+    /// The tighter of two.
+    pub(crate) fn tighter(self, other: Self) -> Self {
+        if other.remaining() < self.remaining() { other } else { self }
+    }
+}

@@ -1,0 +1,135 @@
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tower_service::Service;
+
+use super::future::{ResponseFuture, WaitingFuture};
+use super::layer::{Parts, Refuse, Wait};
+use super::limits::sealed::Meter;
+use super::limits::sealed_limit::Limit;
+use super::limits::sealed_wait::Waitable;
+use super::shared::now;
+use super::stamp::NoHeaders;
+use super::stamp::sealed::Stamp;
+use super::wait::Waiting;
+use crate::rejection::{AsError, Reject};
+use crate::sync::Lease;
+
+/// The service of [`RateLimitLayer`](super::RateLimitLayer).
+///
+/// Refusing: as ready as the wrapped service. The limit is asked in `call`, when the request and its key
+/// are known; a refused call does not reach the wrapped service, whose readiness then stays for the
+/// next call on this instance. Waiting: always ready; see [`RateLimitLayer::wait`](super::RateLimitLayer::wait).
+pub struct RateLimitService<S, L, R = AsError, M = Refuse, H = NoHeaders> {
+    inner: S,
+    parts: Lease<Parts<L, R>>,
+    mode: M,
+    headers: PhantomData<fn() -> H>,
+}
+
+impl<S, L, R, M, H> RateLimitService<S, L, R, M, H> {
+    pub(crate) fn new(inner: S, parts: Lease<Parts<L, R>>, mode: M) -> Self {
+        Self { inner, parts, mode, headers: PhantomData }
+    }
+}
+
+impl<S: Clone, L, R, M: Clone, H> Clone for RateLimitService<S, L, R, M, H> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.parts.clone(), self.mode.clone())
+    }
+}
+
+impl<S: fmt::Debug, L: fmt::Debug, R, M: fmt::Debug, H> fmt::Debug
+    for RateLimitService<S, L, R, M, H>
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitService")
+            .field("inner", &self.inner)
+            .field("limits", &self.parts.limits)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, Req, L, R, H> Service<Req> for RateLimitService<S, L, R, Refuse, H>
+where
+    S: Service<Req>,
+    L: Limit<Req>,
+    R: Reject<Req, S::Response, S::Error>,
+    H: Stamp<S::Response>,
+{
+    type Response = S::Response;
+    type Error = R::Error;
+    type Future = ResponseFuture<S::Future, Result<S::Response, R::Error>, H::Ink, (Req, R, H)>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(ready!(self.inner.poll_ready(cx)).map_err(R::map_err))
+    }
+
+    #[inline]
+    fn call(&mut self, req: Req) -> Self::Future {
+        let parts = &*self.parts;
+        // User code first: a slow key extractor must not make the time of the decision stale.
+        let cost = parts.limits.cost(&req);
+        let meter = parts.limits.meter(&req);
+        match meter.admit(cost, now()) {
+            Ok(level) => ResponseFuture::called(self.inner.call(req), H::ink(level)),
+            Err(refusal) => {
+                let why = refusal.finish();
+                ResponseFuture::refused(refuse::<_, _, _, _, H>(&parts.reject, req, why))
+            }
+        }
+    }
+}
+
+/// Answers a refused request and stamps the answer.
+pub(crate) fn refuse<Req, Res, Err, R, H>(
+    reject: &R,
+    req: Req,
+    why: crate::rejection::Rejection,
+) -> Result<Res, R::Error>
+where
+    R: Reject<Req, Res, Err>,
+    H: Stamp<Res>,
+{
+    if !H::WRITES {
+        return reject.reject(req, why);
+    }
+    let mut response = reject.reject(req, why.clone())?;
+    H::refused(&why, &mut response);
+    Ok(response)
+}
+
+impl<S, Req, L, R, H> Service<Req> for RateLimitService<S, L, R, Wait, H>
+where
+    S: Service<Req> + Clone,
+    L: Limit<Req> + Waitable,
+    R: Reject<Req, S::Response, S::Error>,
+    H: Stamp<S::Response>,
+{
+    type Response = S::Response;
+    type Error = R::Error;
+    type Future = WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>;
+
+    /// Always ready: a request parked here would be invisible to the queue, and making the wrapped
+    /// service ready for it would hold one of its slots for nothing.
+    #[inline]
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, req: Req) -> Self::Future {
+        let parts = self.parts.for_call();
+        let cost = parts.limits.cost(&req);
+        let shared = Arc::clone(&parts.limits.limiter().shared);
+        let waiting = Waiting::new(shared, cost, Some(self.mode.max));
+        // The clone stays here; whoever waits owns the instance it will make ready and call.
+        let clone = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, clone);
+        WaitingFuture::new(waiting, inner, req, parts)
+    }
+}

@@ -1,0 +1,322 @@
+//! The state behind a `RateLimiter`: one bucket, its rule, its waiters. Glue between the core and the
+//! queue; the only place that holds the queue's lock.
+
+use std::task::Waker;
+
+use super::core::{Bucket, Denied, Receipt, Rule, RuleCell, units};
+use super::ledger::{Ledger, Level, RateLimitStats};
+use super::queue::{Queue, Turn, Wakers, scale};
+use crate::clock;
+use crate::quota::Quota;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, Padded, lock};
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Alone on its line: the only word that admitted calls of all threads write.
+    bucket: Padded<Bucket>,
+    rule: RuleCell,
+    /// Units given back so far, by refunds and by waiters that left. Written under the queue's lock, after
+    /// the bucket: who reads it before charging counts too much rather than too little.
+    refunded: AtomicU64,
+    pub(crate) ledger: Ledger,
+    max_waiting: usize,
+    queue: Mutex<Queue>,
+    /// What was asked for; `rule` is what is enforced.
+    quota: Mutex<Quota>,
+}
+
+/// How an attempt to join the queue ended.
+#[derive(Debug)]
+pub(crate) enum Joined {
+    /// There was room after all.
+    Granted(Receipt),
+    Queued {
+        id: u64,
+    },
+    /// It cannot be granted in time.
+    TooLate(Denied),
+    /// Too many wait already.
+    Full(Denied),
+}
+
+pub(crate) fn now() -> u64 {
+    units(clock::now())
+}
+
+impl Shared {
+    pub(crate) fn new(quota: Quota, bucket: Bucket, ledger: Ledger, max_waiting: usize) -> Self {
+        Self {
+            bucket: Padded(bucket),
+            rule: RuleCell::new(Rule::from(quota)),
+            refunded: AtomicU64::new(0),
+            ledger,
+            max_waiting,
+            queue: Mutex::new(Queue::default()),
+            quota: Mutex::new(quota),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn rule(&self) -> (Rule, u64) {
+        self.rule.read().unwrap_or_else(|| self.rule_after_change())
+    }
+
+    #[cold]
+    fn rule_after_change(&self) -> (Rule, u64) {
+        loop {
+            // The writer holds the lock for as long as the rule cannot be read.
+            drop(lock(&self.queue));
+            if let Some(read) = self.rule.read() {
+                return read;
+            }
+        }
+    }
+
+    /// The rule, for whoever holds the lock and so cannot meet a writer.
+    fn rule_locked(&self, _: &MutexGuard<'_, Queue>) -> (Rule, u64) {
+        loop {
+            if let Some(read) = self.rule.read() {
+                return read;
+            }
+        }
+    }
+
+    /// The hot path: one clock read by the caller, one exchange here.
+    #[inline]
+    pub(crate) fn charge(&self, n: u64, now: u64) -> Result<Level, Denied> {
+        let (rule, _) = self.rule();
+        if n == 0 {
+            return Ok(self.level_with(rule, now));
+        }
+        let tat = self.bucket.charge(rule, now, rule.cost(n))?;
+        Ok(Level { name: self.ledger.name, rule, tat, now })
+    }
+
+    /// The same with a receipt.
+    pub(crate) fn charge_refundably(&self, n: u64, now: u64) -> Result<(Level, Receipt), Denied> {
+        let refunded = self.refunded.load(Ordering::Acquire);
+        let (rule, version) = self.rule();
+        let cost = rule.cost(n);
+        let after =
+            if n == 0 { self.bucket.load() } else { self.bucket.charge(rule, now, cost)? };
+        let level = Level { name: self.ledger.name, rule, tat: after, now };
+        Ok((level, Receipt { after, cost, version, refunded }))
+    }
+
+    /// Whether a call would be admitted. Changes nothing.
+    pub(crate) fn probe(&self, n: u64, now: u64) -> Result<(), Denied> {
+        let (rule, _) = self.rule();
+        if n == 0 {
+            return Ok(());
+        }
+        rule.admit(self.bucket.load(), now, rule.cost(n)).map(drop)
+    }
+
+    pub(crate) fn level(&self, now: u64) -> Level {
+        self.level_with(self.rule().0, now)
+    }
+
+    fn level_with(&self, rule: Rule, now: u64) -> Level {
+        Level { name: self.ledger.name, rule, tat: self.bucket.load(), now }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.queue).len()
+    }
+
+    pub(crate) fn stats(&self) -> RateLimitStats {
+        let queue = lock(&self.queue);
+        let mut stats = self.ledger.stats();
+        stats.waits = queue.waits;
+        stats.waited = queue.waited;
+        stats
+    }
+
+    /// Gives a charge back, if that is still sound; those who wait move up.
+    pub(crate) fn refund(&self, receipt: Receipt) {
+        let mut wakers = Wakers::default();
+        self.refund_locked(&mut lock(&self.queue), receipt, &mut wakers);
+        wakers.wake();
+    }
+
+    fn refund_locked(
+        &self,
+        queue: &mut MutexGuard<'_, Queue>,
+        receipt: Receipt,
+        wakers: &mut Wakers,
+    ) {
+        let (rule, version) = self.rule_locked(queue);
+        if receipt.version != version || receipt.cost == 0 {
+            return;
+        }
+        let refunded = self.refunded.load(Ordering::Relaxed);
+        let clock = || {
+            let now = now();
+            // Whoever is left in the queue is not due: its charge came after the one given back.
+            queue.settle(rule, version, refunded, now, wakers);
+            now
+        };
+        let given = self.bucket.refund(receipt, refunded, clock);
+        if given > 0 {
+            self.refunded.store(refunded.wrapping_add(given), Ordering::Release);
+            queue.move_up(given, rule, wakers);
+        }
+    }
+
+    /// Queues a call of cost `n`, or says why it is pointless.
+    pub(crate) fn join(&self, n: u64, deadline: u64, waker: Waker) -> Joined {
+        let mut wakers = Wakers::default();
+        let joined = self.join_locked(&mut lock(&self.queue), n, deadline, waker, &mut wakers);
+        wakers.wake();
+        joined
+    }
+
+    fn join_locked(
+        &self,
+        queue: &mut MutexGuard<'_, Queue>,
+        n: u64,
+        deadline: u64,
+        waker: Waker,
+        wakers: &mut Wakers,
+    ) -> Joined {
+        let (rule, version) = self.rule_locked(queue);
+        let refunded = self.refunded.load(Ordering::Relaxed);
+        let cost = rule.cost(n);
+        loop {
+            let tat = self.bucket.load();
+            let now = now();
+            queue.settle(rule, version, refunded, now, wakers);
+            let base = tat.max(now);
+            let after = base.saturating_add(cost);
+            let due = after.saturating_sub(rule.tolerance);
+            let denied = Denied { rule, tat, now, cost };
+            if denied.never() || (due > now && due > deadline) {
+                return Joined::TooLate(denied);
+            }
+            if due > now && queue.len() >= self.max_waiting {
+                return Joined::Full(denied);
+            }
+            if self.bucket.replace(tat, after).is_err() {
+                continue;
+            }
+            if due <= now {
+                return Joined::Granted(Receipt { after, cost, version, refunded });
+            }
+            return Joined::Queued { id: queue.push(n, base, cost, due, deadline, waker) };
+        }
+    }
+
+    /// A waiter looks whether its turn has come. `since`: when it began to wait.
+    pub(crate) fn look(
+        &self,
+        id: u64,
+        since: clock::Tick,
+        timer_fired: bool,
+        waker: Waker,
+    ) -> Turn {
+        let mut wakers = Wakers::default();
+        let turn = {
+            let mut queue = lock(&self.queue);
+            let (rule, version) = self.rule_locked(&queue);
+            let refunded = self.refunded.load(Ordering::Relaxed);
+            let now = clock::now();
+            queue.settle(rule, version, refunded, units(now), &mut wakers);
+            let turn = queue.look(id, rule, timer_fired, waker, &mut wakers);
+            if matches!(turn, Some(Turn::Granted(_))) {
+                queue.waits += 1;
+                queue.waited = queue.waited.saturating_add(now.since(since));
+            }
+            turn
+        };
+        wakers.wake();
+        // A waiter asks only for its own id and only until it is settled, so it is always known.
+        turn.unwrap_or(Turn::At(u64::MAX))
+    }
+
+    /// A waiter leaves. Its place, or what it was granted and did not use, goes to those behind it.
+    pub(crate) fn leave(&self, id: u64) {
+        let mut wakers = Wakers::default();
+        self.leave_locked(&mut lock(&self.queue), id, &mut wakers);
+        wakers.wake();
+    }
+
+    fn leave_locked(&self, queue: &mut MutexGuard<'_, Queue>, id: u64, wakers: &mut Wakers) {
+        let (rule, version) = self.rule_locked(queue);
+        let refunded = self.refunded.load(Ordering::Relaxed);
+        loop {
+            let tat = self.bucket.load();
+            queue.settle(rule, version, refunded, now(), wakers);
+            let cost = match queue.leaving(id) {
+                None => return,
+                Some(Ok(receipt)) => return self.refund_locked(queue, receipt, wakers),
+                Some(Err(cost)) => cost,
+            };
+            // It is not due at a time read after TAT, so its place lies more than a full bucket ahead and is
+            // worth its whole cost: see `Receipt::worth`.
+            if self.bucket.replace(tat, tat.saturating_sub(cost)).is_ok() {
+                self.refunded.store(refunded.wrapping_add(cost), Ordering::Release);
+                queue.remove(id, rule, wakers);
+                return;
+            }
+        }
+    }
+
+    /// Exchanges the rule. The number of tokens in the bucket stays (up to the new capacity), and so
+    /// does the order of those who wait; who can no longer be served in time is told at once.
+    pub(crate) fn set_quota(&self, quota: Quota) {
+        // Held over both, so that what is shown is what is enforced.
+        let mut shown = lock(&self.quota);
+        let new = Rule::from(quota);
+        self.rebuild(Some(new), |old, tat, now| old.rescale(new, tat, now));
+        *shown = quota;
+    }
+
+    pub(crate) fn quota(&self) -> Quota {
+        *lock(&self.quota)
+    }
+
+    /// Fills the bucket. Those who wait are served from it first.
+    pub(crate) fn reset(&self) {
+        self.rebuild(None, |_, _, now| now);
+    }
+
+    /// `new`: `None` keeps the rule. `level`: the TAT of the bucket afterwards, from the old rule and TAT,
+    /// without those who wait.
+    fn rebuild(&self, new: Option<Rule>, level: impl Fn(Rule, u64, u64) -> u64) {
+        let mut wakers = Wakers::default();
+        {
+            let mut queue = lock(&self.queue);
+            let (old, version) = self.rule_locked(&queue);
+            let new = new.unwrap_or(old);
+            let refunded = self.refunded.load(Ordering::Relaxed);
+            // From here to `end` direct calls wait for the lock, so none pairs one rule with the TAT of
+            // the other. One that has read the old rule before fails its exchange or came first.
+            self.rule.begin();
+            loop {
+                let tat = self.bucket.load();
+                let now = now();
+                queue.settle(old, version, refunded, now, &mut wakers);
+                let (plan, after) = if queue.is_empty() {
+                    (None, level(old, tat, now))
+                } else {
+                    let plan = queue.plan(old, new, level(old, queue.front(), now), now);
+                    let behind = scale(tat.saturating_sub(queue.tail()), old, new);
+                    let after = plan.tail.saturating_add(behind);
+                    (Some(plan), after)
+                };
+                if self.bucket.replace(tat, after).is_err() {
+                    continue;
+                }
+                if let Some(plan) = plan {
+                    queue.adopt(plan, new, &mut wakers);
+                }
+                break;
+            }
+            self.rule.end(new);
+            let (_, version) = self.rule_locked(&queue);
+            queue.settle(new, version, refunded, now(), &mut wakers);
+        }
+        wakers.wake();
+    }
+}

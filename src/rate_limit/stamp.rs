@@ -1,0 +1,73 @@
+//! What is written on responses.
+
+use super::ledger::Level;
+use crate::rejection::Rejection;
+
+/// Writes nothing. The default of [`RateLimitLayer`](super::RateLimitLayer).
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct NoHeaders;
+
+/// Writes `RateLimit`, `RateLimit-Policy` and `Retry-After`; see
+/// [`RateLimitLayer::headers`](super::RateLimitLayer::headers).
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Headers;
+
+pub(crate) mod sealed {
+    use super::{Level, Rejection};
+
+    pub trait Stamp<Res> {
+        /// What is kept from the decision to the response.
+        type Ink;
+
+        fn ink(level: Level) -> Self::Ink;
+
+        fn admitted(ink: Self::Ink, response: &mut Res);
+
+        fn refused(why: &Rejection, response: &mut Res);
+
+        /// Whether `refused` does anything, so that the rejection need not be copied for nothing.
+        const WRITES: bool;
+    }
+}
+
+impl<Res> sealed::Stamp<Res> for NoHeaders {
+    type Ink = ();
+
+    #[inline]
+    fn ink(_: Level) {}
+
+    #[inline]
+    fn admitted((): (), _: &mut Res) {}
+
+    #[inline]
+    fn refused(_: &Rejection, _: &mut Res) {}
+
+    const WRITES: bool = false;
+}
+
+#[cfg(feature = "http")]
+impl<B> sealed::Stamp<http::Response<B>> for Headers {
+    type Ink = Level;
+
+    fn ink(level: Level) -> Level {
+        level
+    }
+
+    fn admitted(level: Level, response: &mut http::Response<B>) {
+        let detail = level.detail(false);
+        crate::http::rate_limit_fields(detail, level.name.as_str(), response.headers_mut());
+    }
+
+    fn refused(why: &Rejection, response: &mut http::Response<B>) {
+        let headers = response.headers_mut();
+        crate::http::rate_limit_fields(why.detail(), why.name(), headers);
+        if let Some(after) = why.retry_after() {
+            headers.insert(::http::header::RETRY_AFTER, crate::http::seconds_up(after).into());
+        }
+    }
+
+    const WRITES: bool = true;
+}

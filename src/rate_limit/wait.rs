@@ -1,0 +1,238 @@
+//! One caller that waits: as a future, and on a parked thread.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use super::core::{Denied, Receipt, duration, units};
+use super::ledger::Refusal;
+use super::queue::Turn;
+use super::shared::{Joined, Shared};
+use crate::clock::{self, Tick};
+use crate::observe::EventKind;
+use crate::rejection::Rejection;
+
+/// What a granted wait holds: `None` if nothing was charged (shadow mode, cost 0).
+pub(crate) type Grant = Option<Receipt>;
+
+/// A place in the queue, given back on drop. Takes nothing before [`start`](Self::start).
+#[derive(Debug)]
+pub(crate) struct Place<H: AsRef<Shared>> {
+    shared: H,
+    since: Tick,
+    queued: Option<u64>,
+}
+
+impl<H: AsRef<Shared>> Place<H> {
+    pub(crate) fn new(shared: H) -> Self {
+        Self { shared, since: Tick::default(), queued: None }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        self.shared.as_ref()
+    }
+
+    /// Charges at once if there is room, else queues; `Err` when the wait could not succeed.
+    pub(crate) fn start(
+        &mut self,
+        n: u64,
+        timeout: Option<Duration>,
+        waker: impl FnOnce() -> Waker,
+    ) -> Poll<Result<Grant, Rejection>> {
+        let shared = self.shared.as_ref();
+        let now = clock::now();
+        if n == 0 {
+            return Poll::Ready(Ok(None));
+        }
+        let denied = match shared.charge_refundably(n, units(now)) {
+            Ok((_, receipt)) => {
+                shared.ledger.acquired();
+                return Poll::Ready(Ok(Some(receipt)));
+            }
+            Err(denied) => denied,
+        };
+        if shared.ledger.is_shadow() {
+            shared.ledger.would_refuse(&Refusal::quota(&shared.ledger, denied).rejection());
+            return Poll::Ready(Ok(None));
+        }
+        self.since = now;
+        let deadline = timeout.map_or(u64::MAX, |timeout| units(now.after(timeout)));
+        match shared.join(n, deadline, waker()) {
+            Joined::Granted(receipt) => {
+                shared.ledger.acquired();
+                Poll::Ready(Ok(Some(receipt)))
+            }
+            Joined::Queued { id } => {
+                self.queued = Some(id);
+                Poll::Pending
+            }
+            Joined::TooLate(denied) => Poll::Ready(Err(refuse(shared, denied, false))),
+            Joined::Full(denied) => Poll::Ready(Err(refuse(shared, denied, true))),
+        }
+    }
+
+    /// Looks whether its turn has come. `Err` is the instant before which it will not.
+    pub(crate) fn look(
+        &mut self,
+        timer_fired: bool,
+        waker: Waker,
+    ) -> Result<Result<Grant, Rejection>, u64> {
+        let shared = self.shared.as_ref();
+        let Some(id) = self.queued else { return Ok(Ok(None)) };
+        let turn = shared.look(id, self.since, timer_fired, waker);
+        match turn {
+            Turn::At(due) => Err(due),
+            Turn::Granted(receipt) => {
+                self.queued = None;
+                shared.ledger.acquired();
+                let waited = clock::now().since(self.since);
+                shared.ledger.emit(EventKind::Waited { waited });
+                Ok(Ok(Some(receipt)))
+            }
+            Turn::Refused(denied) => {
+                self.queued = None;
+                Ok(Err(refuse(shared, denied, false)))
+            }
+        }
+    }
+}
+
+impl<H: AsRef<Shared>> Drop for Place<H> {
+    fn drop(&mut self) {
+        if let Some(id) = self.queued.take() {
+            self.shared.as_ref().leave(id);
+        }
+    }
+}
+
+fn refuse(shared: &Shared, denied: Denied, no_room: bool) -> Rejection {
+    Refusal { ledger: &shared.ledger, denied, no_room }.finish()
+}
+
+/// Drives a [`Place`] with tokio's timer, which is made only when there is something to wait for.
+pub(crate) struct Waiting<H: AsRef<Shared>> {
+    place: Place<H>,
+    n: u64,
+    timeout: Option<Duration>,
+    started: bool,
+    sleep: Option<(u64, Pin<Box<tokio::time::Sleep>>)>,
+}
+
+impl<H: AsRef<Shared>> Waiting<H> {
+    pub(crate) fn new(shared: H, n: u64, timeout: Option<Duration>) -> Self {
+        Self { place: Place::new(shared), n, timeout, started: false, sleep: None }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        self.place.shared()
+    }
+
+    pub(crate) fn owner(&self) -> H
+    where
+        H: Clone,
+    {
+        self.place.shared.clone()
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Grant, Rejection>> {
+        if !self.started {
+            self.started = true;
+            let started = self.place.start(self.n, self.timeout, || cx.waker().clone());
+            if started.is_ready() {
+                return started;
+            }
+        }
+        let mut fired = false;
+        loop {
+            let due = match self.place.look(fired, cx.waker().clone()) {
+                Ok(result) => {
+                    self.sleep = None;
+                    return Poll::Ready(result);
+                }
+                Err(due) => due,
+            };
+            let left = duration(due.saturating_sub(units(clock::now())));
+            let (armed, sleep) =
+                self.sleep.get_or_insert_with(|| (due, Box::pin(tokio::time::sleep(left))));
+            if *armed != due || fired {
+                *armed = due;
+                sleep.as_mut().reset(deadline(left));
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            fired = true;
+        }
+    }
+}
+
+fn deadline(left: Duration) -> tokio::time::Instant {
+    let now = tokio::time::Instant::now();
+    // Thirty years are as good as for ever, and do not overflow.
+    now.checked_add(left).unwrap_or(now + Duration::from_secs(86_400 * 365 * 30))
+}
+
+/// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire).
+///
+/// Takes nothing before it is first polled. Dropped while it waits, it gives its place to those behind
+/// it; dropped after its turn has come but before it was polled again, it gives the token back.
+#[must_use = "futures do nothing unless polled"]
+pub struct Acquire<'a> {
+    waiting: Waiting<&'a Shared>,
+}
+
+impl<'a> Acquire<'a> {
+    pub(crate) fn new(shared: &'a Shared, n: u64, timeout: Option<Duration>) -> Self {
+        Self { waiting: Waiting::new(shared, n, timeout) }
+    }
+}
+
+impl Future for Acquire<'_> {
+    type Output = Result<(), Rejection>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.waiting.poll(cx).map_ok(drop)
+    }
+}
+
+impl fmt::Debug for Acquire<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("limiter", &self.waiting.shared().ledger.name)
+            .field("n", &self.waiting.n)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsRef<Self> for Shared {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on the calling thread, without a runtime.
+pub(crate) fn block(shared: &Shared, n: u64, timeout: Option<Duration>) -> Result<(), Rejection> {
+    let mut place = Place::new(shared);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    if let Poll::Ready(result) = place.start(n, timeout, || waker.clone()) {
+        return result.map(drop);
+    }
+    loop {
+        match place.look(true, waker.clone()) {
+            Ok(result) => return result.map(drop),
+            Err(due) => thread::park_timeout(duration(due.saturating_sub(units(clock::now())))),
+        }
+    }
+}

@@ -1,0 +1,397 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tower_service::Service;
+
+use super::core::Stop;
+use super::plan::CallPlan;
+use super::progress::{Progress, Terms, respect_refusal};
+use super::service::Shared;
+use super::{Attempt, Replay};
+use crate::clock::{Tick, now};
+use crate::observe::Observers;
+use crate::outcome::{Classify, Outcome, Verdict};
+use crate::rejection::{Reject, RejectionKind};
+use crate::sync::Ref;
+
+static NOBODY: Observers = Observers::NONE;
+
+/// Zero-delay retries in one poll before other tasks get a turn.
+const TURN: u32 = 32;
+
+pin_project! {
+    /// Future of a [`RetryService`](super::RetryService).
+    ///
+    /// Dropping it at any point stops everything; a retry that was granted and not yet sent goes back to the
+    /// budget.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, Req, C, R, J>
+    where
+        S: Service<Req>,
+        C: Classify<Req, S::Response, S::Error>,
+    {
+        #[pin]
+        state: State<S::Future, S, Req, C::Ticket>,
+        plan: CallPlan,
+        deadline: Option<Tick>,
+        classifier: C,
+        replay: R,
+        reject: J,
+        shared: Option<Ref<Shared>>,
+        // Made at the first failure, or when the first attempt has to wait against a limit.
+        slow: Option<Box<Slow<S::Error>>>,
+    }
+}
+
+// What a call holds on to lies in its state, so that it is let go of with it. (It also keeps single bytes
+// out of the future: moving one with bytes in it stalls the processor for longer than the whole call.)
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateOwn]
+    pub(super) enum State<F, S, Req, T> {
+        Calling {
+            #[pin]
+            call: F,
+            ticket: T,
+            inner: S,
+            copy: Option<Req>,
+        },
+        Sleeping { inner: S, copy: Req },
+        Readying { inner: S, copy: Req },
+        // The deadline had passed on arrival.
+        TooLate,
+        Done,
+    }
+}
+
+struct Slow<E> {
+    progress: Progress,
+    timer: Option<Pin<Box<Sleep>>>,
+    // Whether the timer runs for the state at hand.
+    armed: bool,
+    // The error of the attempt before, in case the next cannot be made. A response is not kept: it may
+    // hold a connection.
+    last: Option<E>,
+}
+
+impl<E> Slow<E> {
+    fn boxed(progress: Progress) -> Box<Self> {
+        Box::new(Self { progress, timer: None, armed: false, last: None })
+    }
+
+    fn arm(&mut self, after: Duration) {
+        let at = tokio::time::Instant::now().checked_add(after);
+        match (&mut self.timer, at) {
+            (Some(timer), Some(at)) => timer.as_mut().reset(at),
+            // Also copes with times beyond what the clock can say.
+            (timer, _) => *timer = Some(Box::pin(tokio::time::sleep(after))),
+        }
+        self.armed = true;
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl<S, Req, C, R, J> ResponseFuture<S, Req, C, R, J>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error>,
+{
+    #[inline(always)]
+    pub(super) fn new(
+        state: State<S::Future, S, Req, C::Ticket>,
+        plan: CallPlan,
+        deadline: Option<Tick>,
+        (classifier, replay, reject): (C, R, J),
+        shared: Option<Ref<Shared>>,
+    ) -> Self {
+        Self { state, plan, deadline, classifier, replay, reject, shared, slow: None }
+    }
+}
+
+fn terms<'a>(
+    plan: &'a CallPlan,
+    deadline: Option<Tick>,
+    shared: Option<&'a Ref<Shared>>,
+) -> Terms<'a> {
+    let budget = shared.and_then(|shared| shared.budget.as_ref());
+    let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
+    Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers }
+}
+
+type Answer<S, Req, J> = Result<
+    <S as Service<Req>>::Response,
+    <J as Reject<(), <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
+>;
+
+impl<S, Req, C, R, J> ResponseFuture<S, Req, C, R, J>
+where
+    S: Service<Req>,
+    S::Error: 'static,
+    C: Classify<Req, S::Response, S::Error>,
+    R: Replay<Req>,
+    J: Reject<(), S::Response, S::Error>,
+{
+    /// An attempt ended without success: with a result, or cut off. Returns the answer if it was the last.
+    #[cold]
+    fn settle(
+        self: Pin<&mut Self>,
+        result: Option<Result<S::Response, S::Error>>,
+        verdict: Verdict,
+        inner: S,
+        copy: Option<Req>,
+    ) -> Option<Answer<S, Req, J>> {
+        let mut this = self.project();
+        let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+        let mut fresh = Progress::first();
+        let progress = this.slow.as_mut().map_or(&mut fresh, |slow| &mut slow.progress);
+        // Where a response is at stake the copy must be good now; else it may still become so during the
+        // pause, when the connection lets go of the body.
+        let is_response = matches!(result, Some(Ok(_)));
+        let copy = copy.filter(|copy| !is_response || this.replay.can_send(copy));
+        if let Some(delay) = progress.settle(&terms, verdict, copy.is_some())
+            && let Some(copy) = copy
+        {
+            // A response may hold a connection: it does not outlive this line.
+            let last = result.and_then(Result::err);
+            let slow = this.slow.get_or_insert_with(|| Slow::boxed(fresh));
+            slow.last = last;
+            slow.armed = false;
+            if delay.is_zero() {
+                this.state.set(State::Readying { inner, copy });
+            } else {
+                slow.arm(delay);
+                this.state.set(State::Sleeping { inner, copy });
+            }
+            return None;
+        }
+        let answer = match result {
+            Some(result) => result.map_err(J::map_err),
+            None => this.reject.reject((), terms.rejection(RejectionKind::DeadlineExceeded)),
+        };
+        *this.slow = None;
+        *this.shared = None;
+        Some(answer)
+    }
+
+    /// The attempt has to wait. Ready if it has waited for too long.
+    #[cold]
+    fn poll_limit(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
+        if !slow.armed {
+            let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+            let Some(limit) = terms.attempt_limit() else { return Poll::Pending };
+            slow.arm(limit);
+        }
+        slow.poll_timer(cx)
+    }
+
+    /// The pause: ready when it is over.
+    fn poll_pause(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if let Some(slow) = this.slow {
+            if slow.poll_timer(cx).is_pending() {
+                return Poll::Pending;
+            }
+            slow.armed = false;
+        }
+        if let StateOwn::Sleeping { inner, copy } = this.state.as_mut().project_replace(State::Done)
+        {
+            this.state.set(State::Readying { inner, copy });
+        }
+        Poll::Ready(())
+    }
+
+    /// Everything but calling. Ready with nothing: look at the state again.
+    #[cold]
+    fn poll_between(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        turns: &mut u32,
+    ) -> Poll<Option<Answer<S, Req, J>>> {
+        let mut this = self.as_mut().project();
+        match this.state.as_mut().project() {
+            StateProj::Sleeping { .. } => self.poll_pause(cx).map(|()| None),
+            StateProj::Readying { .. } => {
+                *turns += 1;
+                if *turns > TURN {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.poll_retry(cx)
+            }
+            StateProj::TooLate => {
+                this.state.set(State::Done);
+                let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+                let why = terms.rejection(RejectionKind::DeadlineExceeded);
+                let answer = this.reject.reject((), why);
+                *this.shared = None;
+                Poll::Ready(Some(answer))
+            }
+            StateProj::Calling { .. } => Poll::Ready(None),
+            StateProj::Done => panic!("polled after it had answered"),
+        }
+    }
+
+    /// Asks the inner service whether it is ready, and sends the retry.
+    fn poll_retry(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer<S, Req, J>>> {
+        let mut this = self.project();
+        let StateProj::Readying { inner, copy } = this.state.as_mut().project() else {
+            return Poll::Ready(None);
+        };
+        let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+        let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
+        let stop = match inner.poll_ready(cx) {
+            Poll::Ready(Ok(())) if terms.has_passed() => Stop::Deadline,
+            Poll::Ready(Ok(())) if !this.replay.can_send(copy) => Stop::NotReplayable,
+            Poll::Ready(Ok(())) => {
+                let StateOwn::Readying { mut inner, copy: mut req } =
+                    this.state.as_mut().project_replace(State::Done)
+                else {
+                    return Poll::Ready(None);
+                };
+                this.replay.mark(&mut req, Attempt(slow.progress.attempts()));
+                let last = slow.progress.is_last(terms.policy);
+                let copy = if last { None } else { this.replay.try_replay(&req) };
+                let ticket = this.classifier.start(&req);
+                let call = inner.call(req);
+                // Only now: a panic on the way here gives the retry back.
+                slow.progress.send();
+                slow.armed = false;
+                slow.last = None;
+                this.state.set(State::Calling { call, ticket, inner, copy });
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Err(error)) => {
+                this.state.set(State::Done);
+                *this.slow = None;
+                *this.shared = None;
+                return Poll::Ready(Some(Err(J::map_err(error))));
+            }
+            Poll::Pending if terms.policy.gives_up_if_not_ready() => Stop::NotReady,
+            Poll::Pending => {
+                let Some(deadline) = *this.deadline else { return Poll::Pending };
+                if !slow.armed {
+                    slow.arm(deadline.since(now()));
+                }
+                if slow.poll_timer(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                Stop::Deadline
+            }
+        };
+        slow.progress.give_up(&terms, stop);
+        let answer = match slow.last.take() {
+            Some(error) => Err(J::map_err(error)),
+            None => {
+                let kind = match stop {
+                    Stop::NotReady => RejectionKind::Overloaded,
+                    _ => RejectionKind::DeadlineExceeded,
+                };
+                this.reject.reject((), terms.rejection(kind))
+            }
+        };
+        this.state.set(State::Done);
+        *this.slow = None;
+        *this.shared = None;
+        Poll::Ready(Some(answer))
+    }
+}
+
+impl<S, Req, C, R, J> Future for ResponseFuture<S, Req, C, R, J>
+where
+    S: Service<Req>,
+    S::Error: 'static,
+    C: Classify<Req, S::Response, S::Error>,
+    R: Replay<Req>,
+    J: Reject<(), S::Response, S::Error>,
+{
+    type Output = Answer<S, Req, J>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut turns = 0;
+        loop {
+            let mut this = self.as_mut().project();
+            let StateProj::Calling { call, .. } = this.state.as_mut().project() else {
+                match self.as_mut().poll_between(cx, &mut turns) {
+                    Poll::Ready(None) => continue,
+                    Poll::Ready(Some(answer)) => return Poll::Ready(answer),
+                    Poll::Pending => return Poll::Pending,
+                }
+            };
+            let result = match call.poll(cx) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => {
+                    let unlimited = this.deadline.is_none() && !this.plan.has_timeout;
+                    if unlimited || self.as_mut().poll_limit(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    this = self.as_mut().project();
+                    None
+                }
+            };
+            let StateOwn::Calling { ticket, inner, copy, .. } =
+                this.state.as_mut().project_replace(State::Done)
+            else {
+                unreachable!("it was calling a moment ago")
+            };
+            let verdict = match &result {
+                Some(result) => {
+                    let verdict = this.classifier.finish(ticket, result.as_ref());
+                    match result {
+                        Err(error) => respect_refusal(verdict, error),
+                        Ok(_) => verdict,
+                    }
+                }
+                None => this.classifier.expired(ticket),
+            };
+            if verdict.outcome == Outcome::Success
+                && this.slow.is_none()
+                && let Some(result) = result
+            {
+                // Nothing may wait for the caller to drop the future.
+                if let Some(shared) = this.shared.take()
+                    && let Some(budget) = &shared.budget
+                {
+                    budget.succeeded();
+                }
+                return Poll::Ready(result.map_err(J::map_err));
+            }
+            if let Some(answer) = self.as_mut().settle(result, verdict, inner, copy) {
+                return Poll::Ready(answer);
+            }
+        }
+    }
+}
+
+impl<S, Req, C, R, J> fmt::Debug for ResponseFuture<S, Req, C, R, J>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::TooLate => "too_late",
+            State::Calling { .. } => "calling",
+            State::Sleeping { .. } => "sleeping",
+            State::Readying { .. } => "readying",
+            State::Done => "done",
+        };
+        f.debug_struct("ResponseFuture")
+            .field("name", &self.plan.name)
+            .field("state", &state)
+            .finish_non_exhaustive()
+    }
+}

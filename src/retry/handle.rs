@@ -1,0 +1,431 @@
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Condvar, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::RetryPolicy;
+use super::progress::{Progress, Terms, respect_refusal};
+use crate::budget::RetryBudget;
+use crate::clock::{Tick, now};
+use crate::deadline::Deadline;
+use crate::name::Name;
+use crate::observe::{Observe, Observers};
+use crate::outcome::{AnyError, Classify};
+use crate::rejection::{Error, RejectionKind};
+
+/// A policy with everything it needs to retry calls that are not tower services: how to judge errors,
+/// which budget to draw from, who listens.
+///
+/// Cheap to clone; clones share the budget. It has a budget of its own unless given another or none.
+///
+/// ```
+/// use buttress::{RetryBudget, retry::{Retry, RetryPolicy}};
+/// use std::io;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+/// let budget = RetryBudget::new("payments");
+/// let retry = Retry::new(RetryPolicy::default()).budget(budget.clone());
+/// let answer = retry
+///     .run(|attempt| async move {
+///         if attempt < 3 { Err(io::Error::from(io::ErrorKind::ConnectionReset)) } else { Ok(attempt) }
+///     })
+///     .await;
+/// assert_eq!(answer.unwrap(), 3);
+/// assert_eq!(budget.stats().succeeded, 1);
+/// # });
+/// ```
+#[derive(Clone, Debug)]
+pub struct Retry<C = AnyError> {
+    policy: RetryPolicy,
+    classifier: C,
+    name: Name,
+    budget: Option<RetryBudget>,
+    observers: Observers,
+}
+
+impl Retry {
+    /// With this policy, [`AnyError`] as the judge, and a budget of its own.
+    ///
+    /// ```
+    /// use buttress::retry::{Retry, RetryPolicy};
+    /// let retry = Retry::new(RetryPolicy::default());
+    /// assert_eq!(retry.retry_budget().unwrap().stats().allowed, 0);
+    /// ```
+    #[must_use]
+    pub fn new(policy: RetryPolicy) -> Self {
+        Self { budget: Some(RetryBudget::new("retry")), ..Self::bare(policy) }
+    }
+
+    fn bare(policy: RetryPolicy) -> Self {
+        let observers = Observers::default();
+        Self { policy, classifier: AnyError, name: "retry".into(), budget: None, observers }
+    }
+}
+
+impl<C> Retry<C> {
+    /// Judges results with this classifier. It sees `()` as the request.
+    ///
+    /// ```
+    /// use buttress::{FailureClass, Verdict, classify_fn, retry::{Retry, RetryPolicy}};
+    /// let retry = Retry::new(RetryPolicy::default()).classify(classify_fn(
+    ///     |result: Result<&u16, &String>| match result {
+    ///         Ok(status) if *status < 500 => Verdict::success(),
+    ///         _ => Verdict::failure(FailureClass::Transient),
+    ///     },
+    /// ));
+    /// ```
+    pub fn classify<C2>(self, classifier: C2) -> Retry<C2> {
+        let Self { policy, name, budget, observers, .. } = self;
+        Retry { policy, classifier, name, budget, observers }
+    }
+
+    /// Draws from this budget.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, retry::{Retry, RetryPolicy}};
+    /// let retry = Retry::new(RetryPolicy::default()).budget(RetryBudget::new("payments"));
+    /// assert_eq!(retry.retry_budget().unwrap().name(), "payments");
+    /// ```
+    #[must_use]
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Is bounded by the policy only.
+    ///
+    /// ```
+    /// use buttress::retry::{Retry, RetryPolicy};
+    /// assert!(Retry::new(RetryPolicy::default()).without_budget().retry_budget().is_none());
+    /// ```
+    #[must_use]
+    pub fn without_budget(mut self) -> Self {
+        self.budget = None;
+        self
+    }
+
+    /// The name in events and refusals; default `retry`.
+    ///
+    /// ```
+    /// use buttress::retry::{Retry, RetryPolicy};
+    /// let retry = Retry::new(RetryPolicy::default()).name("payments");
+    /// ```
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Adds an observer of its decisions.
+    ///
+    /// ```
+    /// use buttress::{observe::Event, retry::{Retry, RetryPolicy}};
+    /// let retry = Retry::new(RetryPolicy::default()).observe(|event: &Event<'_>| {
+    ///     eprintln!("{:?}", event.kind);
+    /// });
+    /// ```
+    #[must_use]
+    pub fn observe(mut self, observer: impl Observe) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
+    /// The policy.
+    ///
+    /// ```
+    /// use buttress::retry::{Retry, RetryPolicy};
+    /// assert_eq!(Retry::new(RetryPolicy::DEFAULT).policy(), RetryPolicy::DEFAULT);
+    /// ```
+    #[must_use]
+    pub fn policy(&self) -> RetryPolicy {
+        self.policy
+    }
+
+    /// The budget it draws from.
+    ///
+    /// ```
+    /// use buttress::retry::{Retry, RetryPolicy};
+    /// assert!(Retry::new(RetryPolicy::default()).retry_budget().is_some());
+    /// ```
+    #[must_use]
+    pub fn retry_budget(&self) -> Option<&RetryBudget> {
+        self.budget.as_ref()
+    }
+
+    fn terms(&self, inherited: Option<Deadline>) -> Terms<'_> {
+        Terms {
+            policy: &self.policy,
+            deadline: start_deadline(&self.policy, inherited),
+            name: self.name,
+            budget: self.budget.as_ref(),
+            observers: &self.observers,
+        }
+    }
+
+    /// Calls `op` with the number of the attempt, from 1, until it works or the policy ends it. Its counters
+    /// live in this run; any number of runs may go on at once.
+    ///
+    /// Dropping the future at any point stops the run; a retry that was granted but not yet sent goes back
+    /// to the budget. A panic of `op` passes through.
+    ///
+    /// # Errors
+    /// The error of the last attempt itself, as [`Error::Inner`]; [`Error::Rejected`] with
+    /// `DeadlineExceeded` if the last attempt was cut off, which only happens with an attempt timeout or a
+    /// deadline.
+    ///
+    /// ```
+    /// use buttress::{Error, retry::{Retry, RetryPolicy}};
+    /// use std::io;
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let retry = Retry::new(RetryPolicy::default());
+    /// let denied = |_| async { Err::<(), _>(io::Error::from(io::ErrorKind::PermissionDenied)) };
+    /// let error = retry.run(denied).await.unwrap_err();
+    /// assert!(matches!(error, Error::Inner(e) if e.kind() == io::ErrorKind::PermissionDenied));
+    /// # });
+    /// ```
+    pub async fn run<T, E, F, Fut>(&self, op: F) -> Result<T, Error<E>>
+    where
+        C: Classify<(), T, E>,
+        E: 'static,
+        F: FnMut(u32) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.run_within(None, op).await
+    }
+
+    /// As [`run`](Self::run), but not beyond `deadline`; `None` is no further bound.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); `DeadlineExceeded` without a call if it has passed already.
+    ///
+    /// ```
+    /// use buttress::{Deadline, retry::{Retry, RetryPolicy}};
+    /// use std::time::Duration;
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let retry = Retry::new(RetryPolicy::default());
+    /// let passed = Deadline::after(Duration::ZERO);
+    /// let result = retry.run_within(passed, |_| async { Ok::<_, std::io::Error>(()) }).await;
+    /// assert!(result.unwrap_err().rejection().is_some());
+    /// # });
+    /// ```
+    pub async fn run_within<T, E, F, Fut>(
+        &self,
+        deadline: impl Into<Option<Deadline>>,
+        mut op: F,
+    ) -> Result<T, Error<E>>
+    where
+        C: Classify<(), T, E>,
+        E: 'static,
+        F: FnMut(u32) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let terms = self.terms(deadline.into());
+        let mut progress = Progress::first();
+        if terms.has_passed() {
+            return Err(terms.rejection(RejectionKind::DeadlineExceeded).into());
+        }
+        loop {
+            let ticket = self.classifier.start(&());
+            let ended = until(op(progress.attempts()), &terms).await;
+            let verdict = match &ended {
+                Some(Ok(value)) => self.classifier.finish(ticket, Ok(value)),
+                Some(Err(error)) => {
+                    respect_refusal(self.classifier.finish(ticket, Err(error)), error)
+                }
+                None => self.classifier.expired(ticket),
+            };
+            let Some(delay) = progress.settle(&terms, verdict, true) else {
+                return match ended {
+                    Some(result) => result.map_err(Error::Inner),
+                    None => Err(terms.rejection(RejectionKind::DeadlineExceeded).into()),
+                };
+            };
+            drop(ended);
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            progress.send();
+        }
+    }
+
+    /// As [`run`](Self::run) for code without a runtime: delays block the calling thread. The deadline is
+    /// looked at between attempts; an attempt cannot be cut off, so the attempt timeout has no effect.
+    ///
+    /// # Errors
+    /// The error of the last attempt itself.
+    ///
+    /// ```
+    /// use buttress::{Backoff, retry::{Retry, RetryPolicy}};
+    /// let retry = Retry::new(RetryPolicy::builder().backoff(Backoff::none()).build()?);
+    /// let mut left = vec!["late", "early"];
+    /// let answer = retry.run_blocking(|_| {
+    ///     let word = left.pop().unwrap();
+    ///     if word == "late" { Ok(word) } else { Err(std::io::Error::other(word)) }
+    /// });
+    /// assert_eq!(answer.unwrap(), "late");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn run_blocking<T, E, F>(&self, op: F) -> Result<T, E>
+    where
+        C: Classify<(), T, E>,
+        E: 'static,
+        F: FnMut(u32) -> Result<T, E>,
+    {
+        self.run_blocking_with(park, op)
+    }
+
+    /// As [`run_blocking`](Self::run_blocking) with another way to sleep. The sleeper is not called for
+    /// delays of zero.
+    ///
+    /// # Errors
+    /// The error of the last attempt itself.
+    ///
+    /// ```
+    /// use buttress::{Backoff, retry::{Retry, RetryPolicy}};
+    /// use std::time::Duration;
+    /// let second = Duration::from_secs(1);
+    /// let retry = Retry::new(RetryPolicy::builder().backoff(Backoff::constant(second)).build()?);
+    /// let mut slept = vec![];
+    /// let result: Result<(), _> =
+    ///     retry.run_blocking_with(|delay| slept.push(delay), |_| Err(std::io::Error::other("no")));
+    /// assert!(result.is_err());
+    /// assert_eq!(slept, [second, second]);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn run_blocking_with<T, E, S, F>(&self, mut sleeper: S, mut op: F) -> Result<T, E>
+    where
+        C: Classify<(), T, E>,
+        E: 'static,
+        S: FnMut(Duration),
+        F: FnMut(u32) -> Result<T, E>,
+    {
+        let terms = self.terms(None);
+        let mut progress = Progress::first();
+        loop {
+            let ticket = self.classifier.start(&());
+            let result = op(progress.attempts());
+            let mut verdict = self.classifier.finish(ticket, result.as_ref());
+            if let Err(error) = &result {
+                verdict = respect_refusal(verdict, error);
+            }
+            let Some(delay) = progress.settle(&terms, verdict, true) else { return result };
+            drop(result);
+            if !delay.is_zero() {
+                sleeper(delay);
+            }
+            progress.send();
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Retries `op` with this policy alone: [`Retry::run`] with [`AnyError`] and no budget. Code that calls
+    /// one backend from many places should share a [`Retry`] instead.
+    ///
+    /// # Errors
+    /// As [`Retry::run`].
+    ///
+    /// ```
+    /// use buttress::retry::RetryPolicy;
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let policy = RetryPolicy::default();
+    /// let answer = policy.run(|attempt| async move { Ok::<_, std::io::Error>(attempt) }).await;
+    /// assert_eq!(answer.unwrap(), 1);
+    /// # });
+    /// ```
+    pub async fn run<T, E, F, Fut>(&self, op: F) -> Result<T, Error<E>>
+    where
+        E: 'static,
+        F: FnMut(u32) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        Retry::bare(*self).run(op).await
+    }
+
+    /// [`Retry::run_blocking`] with this policy alone.
+    ///
+    /// # Errors
+    /// The error of the last attempt itself.
+    ///
+    /// ```
+    /// let policy = buttress::retry::RetryPolicy::NO_RETRY;
+    /// let result = policy.run_blocking(|_| Err::<(), _>("no"));
+    /// assert_eq!(result, Err("no"));
+    /// ```
+    pub fn run_blocking<T, E, F>(&self, op: F) -> Result<T, E>
+    where
+        E: 'static,
+        F: FnMut(u32) -> Result<T, E>,
+    {
+        Retry::bare(*self).run_blocking(op)
+    }
+
+    /// [`Retry::run_blocking_with`] with this policy alone.
+    ///
+    /// # Errors
+    /// The error of the last attempt itself.
+    ///
+    /// ```
+    /// use buttress::retry::RetryPolicy;
+    /// let mut slept = vec![];
+    /// let policy = RetryPolicy::FLOW_NODE_DEFAULT;
+    /// let result = policy.run_blocking_with(|delay| slept.push(delay), |_| Err::<(), _>("no"));
+    /// assert_eq!(slept.len(), 2);
+    /// ```
+    pub fn run_blocking_with<T, E, S, F>(&self, sleeper: S, op: F) -> Result<T, E>
+    where
+        E: 'static,
+        S: FnMut(Duration),
+        F: FnMut(u32) -> Result<T, E>,
+    {
+        Retry::bare(*self).run_blocking_with(sleeper, op)
+    }
+}
+
+/// The earlier of the policy's deadline, counted from now, and the one that came along.
+#[inline]
+pub(super) fn start_deadline(policy: &RetryPolicy, inherited: Option<Deadline>) -> Option<Tick> {
+    if policy.deadline().is_none() && inherited.is_none() {
+        return None;
+    }
+    earlier_deadline(policy, inherited)
+}
+
+#[cold]
+fn earlier_deadline(policy: &RetryPolicy, inherited: Option<Deadline>) -> Option<Tick> {
+    let own = policy.deadline().map(|total| now().after(total));
+    match (own, inherited.map(Deadline::tick)) {
+        (Some(own), Some(inherited)) => Some(own.min(inherited)),
+        (own, inherited) => own.or(inherited),
+    }
+}
+
+/// `None` if the attempt took too long. The timer is made when the attempt first has to wait.
+async fn until<F: Future>(attempt: F, terms: &Terms<'_>) -> Option<F::Output> {
+    let mut attempt = pin!(attempt);
+    let mut timer: Option<Option<Pin<Box<tokio::time::Sleep>>>> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = attempt.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        let timer = timer.get_or_insert_with(|| {
+            terms.attempt_limit().map(|limit| Box::pin(tokio::time::sleep(limit)))
+        });
+        match timer {
+            Some(timer) => timer.as_mut().poll(cx).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Blocks the thread. Not `thread::park`, whose wake-ups belong to the caller.
+fn park(delay: Duration) {
+    let mutex = Mutex::new(());
+    let never = Condvar::new();
+    // Nobody else can hold or poison a lock that was made here.
+    if let Ok(held) = mutex.lock() {
+        let _ = never.wait_timeout_while(held, delay, |()| true);
+    }
+}

@@ -1,0 +1,240 @@
+use std::fmt;
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::plan::Plan;
+use super::replay::{CloneRequest, WithDeadlines, WithOverrides};
+use super::service::{RetryService, Shared};
+use super::{RetryOverride, RetryPolicy};
+use crate::budget::RetryBudget;
+use crate::deadline::Deadline;
+use crate::name::Name;
+use crate::observe::{Observe, Observers};
+use crate::outcome::AnyError;
+use crate::rejection::AsError;
+use crate::sync::Lease;
+
+/// Retries the calls of a tower service; see the [module](super).
+///
+/// All services made from one layer share its budget: the one it was given, or one of its own.
+///
+/// ```
+/// use buttress::{RetryBudget, retry::{RetryLayer, RetryPolicy}};
+/// use tower::{ServiceBuilder, service_fn};
+///
+/// let service = ServiceBuilder::new()
+///     .layer(RetryLayer::new(RetryPolicy::default()).budget(RetryBudget::new("payments")))
+///     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n) }));
+/// ```
+#[derive(Clone)]
+pub struct RetryLayer<C = AnyError, R = CloneRequest, J = AsError> {
+    plan: Plan,
+    classifier: C,
+    replay: R,
+    reject: J,
+    budget: Option<RetryBudget>,
+    observers: Observers,
+    // What services share, made anew whenever one of the two above changes. `None` if there is nothing to
+    // share: then calls count no reference.
+    shared: Option<Lease<Shared>>,
+}
+
+impl RetryLayer {
+    /// Retries by this policy: errors judged by [`AnyError`], requests copied by `Clone`, a budget of its
+    /// own.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// let layer = RetryLayer::new(RetryPolicy::default());
+    /// ```
+    #[must_use]
+    pub fn new(policy: RetryPolicy) -> Self {
+        let layer = Self {
+            plan: Plan::new(policy, "retry".into()),
+            classifier: AnyError,
+            replay: CloneRequest,
+            reject: AsError,
+            budget: Some(RetryBudget::new("retry")),
+            observers: Observers::default(),
+            shared: None,
+        };
+        layer.share()
+    }
+}
+
+impl<C, R, J> RetryLayer<C, R, J> {
+    fn share(mut self) -> Self {
+        self.shared = (self.budget.is_some() || !self.observers.is_empty()).then(|| {
+            let (budget, observers) = (self.budget.clone(), self.observers.clone());
+            Lease::new(Arc::new(Shared { budget, observers }))
+        });
+        self
+    }
+
+    /// Draws from this budget. Give the same one to everything that calls the same backend.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, retry::{RetryLayer, RetryPolicy}};
+    /// let layer = RetryLayer::new(RetryPolicy::default()).budget(RetryBudget::new("payments"));
+    /// assert_eq!(layer.retry_budget().unwrap().name(), "payments");
+    /// ```
+    #[must_use]
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = Some(budget);
+        self.share()
+    }
+
+    /// Is bounded by the policy only. Sensible where the backend cannot be overloaded, or a budget sits
+    /// elsewhere.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// assert!(RetryLayer::new(RetryPolicy::default()).without_budget().retry_budget().is_none());
+    /// ```
+    #[must_use]
+    pub fn without_budget(mut self) -> Self {
+        self.budget = None;
+        self.share()
+    }
+
+    /// The budget it draws from.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// let layer = RetryLayer::new(RetryPolicy::default());
+    /// assert_eq!(layer.retry_budget().unwrap().stats().tokens, 28);
+    /// ```
+    #[must_use]
+    pub fn retry_budget(&self) -> Option<&RetryBudget> {
+        self.budget.as_ref()
+    }
+
+    /// Judges results with this classifier. An `Ok` it calls a failure is retried like an `Err`.
+    ///
+    /// ```
+    /// use buttress::{FailureClass, Verdict, classify_fn, retry::{RetryLayer, RetryPolicy}};
+    /// let layer = RetryLayer::new(RetryPolicy::default()).classify(classify_fn(
+    ///     |result: Result<&u16, &std::io::Error>| match result {
+    ///         Ok(status) if *status < 500 => Verdict::success(),
+    ///         _ => Verdict::failure(FailureClass::Transient),
+    ///     },
+    /// ));
+    /// ```
+    pub fn classify<C2>(self, classifier: C2) -> RetryLayer<C2, R, J> {
+        let Self { plan, replay, reject, budget, observers, shared, .. } = self;
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+    }
+
+    /// How requests are sent again: a [`Replay`](super::Replay), or a closure that copies one if it can.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// /// Not `Clone`: it holds a file.
+    /// struct Upload { name: String }
+    /// let layer = RetryLayer::new(RetryPolicy::default())
+    ///     .replay(|u: &Upload| Some(Upload { name: u.name.clone() }));
+    /// ```
+    pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2, J> {
+        let Self { plan, classifier, reject, budget, observers, shared, .. } = self;
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+    }
+
+    /// Asks this function for exceptions to the policy, before what the [`Replay`](super::Replay) finds.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryLayer, RetryOverride, RetryPolicy};
+    /// struct Job { urgent: bool }
+    /// let layer = RetryLayer::new(RetryPolicy::default())
+    ///     .overrides(|job: &Job| job.urgent.then(RetryOverride::never));
+    /// ```
+    pub fn overrides<Req, F>(self, f: F) -> RetryLayer<C, WithOverrides<R, F>, J>
+    where
+        F: Fn(&Req) -> Option<RetryOverride>,
+    {
+        let Self { plan, classifier, replay, reject, budget, observers, shared } = self;
+        let replay = WithOverrides { inner: replay, f };
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+    }
+
+    /// Asks this function for the deadline a request carries.
+    ///
+    /// ```
+    /// use buttress::{Deadline, retry::{RetryLayer, RetryPolicy}};
+    /// struct Job { by: Deadline }
+    /// let layer = RetryLayer::new(RetryPolicy::default()).deadlines(|job: &Job| Some(job.by));
+    /// ```
+    pub fn deadlines<Req, F>(self, f: F) -> RetryLayer<C, WithDeadlines<R, F>, J>
+    where
+        F: Fn(&Req) -> Option<Deadline>,
+    {
+        let Self { plan, classifier, replay, reject, budget, observers, shared } = self;
+        let replay = WithDeadlines { inner: replay, f };
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+    }
+
+    /// What becomes of a call that ran out of time, or whose retry found the service not ready. The
+    /// request is gone by then, so the strategy gets `()` for it.
+    ///
+    /// ```
+    /// use buttress::{AsTyped, retry::{RetryLayer, RetryPolicy}};
+    /// let layer = RetryLayer::new(RetryPolicy::default()).on_reject(AsTyped);
+    /// ```
+    pub fn on_reject<J2>(self, reject: J2) -> RetryLayer<C, R, J2> {
+        let Self { plan, classifier, replay, budget, observers, shared, .. } = self;
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+    }
+
+    /// The name in events and refusals; default `retry`.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// let layer = RetryLayer::new(RetryPolicy::default()).name("payments");
+    /// ```
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
+        self.plan = Plan::new(self.plan.policy, name.into());
+        self
+    }
+
+    /// Adds an observer of its decisions: [`Retried`](crate::observe::EventKind::Retried) and
+    /// [`RetryAbandoned`](crate::observe::EventKind::RetryAbandoned).
+    ///
+    /// ```
+    /// use buttress::{observe::Event, retry::{RetryLayer, RetryPolicy}};
+    /// let layer = RetryLayer::new(RetryPolicy::default()).observe(|event: &Event<'_>| {
+    ///     eprintln!("{:?}", event.kind);
+    /// });
+    /// ```
+    #[must_use]
+    pub fn observe(mut self, observer: impl Observe) -> Self {
+        self.observers.add(observer);
+        self.share()
+    }
+}
+
+impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
+    type Service = RetryService<S, C, R, J>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RetryService {
+            inner,
+            plan: self.plan,
+            classifier: self.classifier.clone(),
+            replay: self.replay.clone(),
+            reject: self.reject.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<C, R, J> fmt::Debug for RetryLayer<C, R, J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryLayer")
+            .field("name", &self.plan.name)
+            .field("policy", &self.plan.policy)
+            .field("budget", &self.budget)
+            .field("observers", &self.observers)
+            .finish_non_exhaustive()
+    }
+}

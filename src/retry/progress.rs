@@ -1,0 +1,184 @@
+//! The one place that settles an attempt: limits, budget, events. Used by the layer, by direct use and by
+//! the adapter for tower's own retry.
+
+use std::any::Any;
+use std::time::Duration;
+
+use super::RetryPolicy;
+use super::core::{Run, Stop};
+use crate::budget::{RetryBudget, RetryToken, SentRetry};
+use crate::clock::{Tick, now};
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers};
+use crate::outcome::{Outcome, RetryHint, Verdict};
+use crate::rejection::{BoxError, Error, Rejection, RejectionKind};
+
+/// What an attempt is settled against.
+pub(super) struct Terms<'a> {
+    pub(super) policy: &'a RetryPolicy,
+    pub(super) deadline: Option<Tick>,
+    pub(super) name: Name,
+    pub(super) budget: Option<&'a RetryBudget>,
+    pub(super) observers: &'a Observers,
+}
+
+impl Terms<'_> {
+    pub(super) fn rejection(&self, kind: RejectionKind) -> Rejection {
+        Rejection::new(kind, LayerKind::Retry, self.name)
+    }
+
+    /// How long the attempt in hand may still take. Reads the clock only if there is a deadline.
+    pub(super) fn attempt_limit(&self) -> Option<Duration> {
+        let remaining = self.deadline.map(|deadline| deadline.since(now()));
+        match (self.policy.attempt_timeout(), remaining) {
+            (Some(timeout), Some(remaining)) => Some(timeout.min(remaining)),
+            (timeout, remaining) => timeout.or(remaining),
+        }
+    }
+
+    pub(super) fn has_passed(&self) -> bool {
+        self.deadline.is_some_and(|deadline| now() >= deadline)
+    }
+
+    fn abandoned(&self, attempts: u32, why: Stop, outcome: Outcome) {
+        if outcome.is_failure() || outcome == Outcome::Throttled {
+            let kind = EventKind::RetryAbandoned { attempts, reason: why.as_str(), outcome };
+            self.observers.emit(LayerKind::Retry, self.name, kind);
+        }
+    }
+}
+
+/// The state of a run: its counters, and the budget's token of the attempt to come or on its way.
+#[derive(Debug)]
+pub(super) struct Progress {
+    run: Run,
+    waiting: Option<RetryToken>,
+    sent: Option<SentRetry>,
+    last: Outcome,
+}
+
+impl Progress {
+    pub(super) const fn first() -> Self {
+        Self { run: Run::first(), waiting: None, sent: None, last: Outcome::Success }
+    }
+
+    pub(super) const fn attempts(&self) -> u32 {
+        self.run.attempts()
+    }
+
+    /// Whether a copy of the request is of no use any more.
+    pub(super) fn is_last(&self, policy: &RetryPolicy) -> bool {
+        self.run.is_last(policy)
+    }
+
+    /// Settles the attempt in hand. `Some(delay)` if another is to be made; its token is held from now
+    /// on, so that it counts while it waits.
+    pub(super) fn settle(
+        &mut self,
+        terms: &Terms<'_>,
+        verdict: Verdict,
+        replayable: bool,
+    ) -> Option<Duration> {
+        let Verdict { outcome, .. } = verdict;
+        let sent = self.sent.take();
+        let first = self.run.attempts() == 1;
+        if outcome == Outcome::Success {
+            match (sent, terms.budget) {
+                (Some(sent), _) => sent.succeeded(),
+                (None, Some(budget)) if first => budget.succeeded(),
+                _ => {}
+            }
+            return None;
+        }
+        // The attempt before was a retry and did not work: paid.
+        drop(sent);
+        self.last = outcome;
+        // A refusal of our own did not reach the callee, so it pays in nothing for it.
+        let counts = first && outcome != Outcome::Ignored;
+        let attempts = self.run.attempts();
+        let remaining = terms.deadline.map(|deadline| deadline.since(now()));
+        let again = terms
+            .policy
+            .with_random(attempts, |random| {
+                self.run.decide(terms.policy, verdict, remaining, random)
+            })
+            .and_then(|again| if replayable { Ok(again) } else { Err(Stop::NotReplayable) });
+        let stop = match (again, terms.budget) {
+            (Ok(again), None) => Ok(again),
+            (Ok(again), Some(budget)) => {
+                self.waiting =
+                    if counts { budget.failed(again.cost) } else { budget.withdraw(again.cost) };
+                if self.waiting.is_some() { Ok(again) } else { Err(Stop::Budget) }
+            }
+            (Err(stop), budget) => {
+                if let Some(budget) = budget.filter(|_| counts) {
+                    budget.failed_for_good();
+                }
+                Err(stop)
+            }
+        };
+        match stop {
+            Ok(again) => {
+                self.run.go_on(again);
+                let kind = EventKind::Retried { attempt: attempts, delay: again.delay, outcome };
+                terms.observers.emit(LayerKind::Retry, terms.name, kind);
+                Some(again.delay)
+            }
+            Err(stop) => {
+                terms.abandoned(attempts, stop, outcome);
+                None
+            }
+        }
+    }
+
+    /// The retry that was waited for is being sent now.
+    pub(super) fn send(&mut self) {
+        self.sent = self.waiting.take().map(RetryToken::send);
+    }
+
+    /// The retry that was waited for cannot be sent: its token goes back.
+    pub(super) fn give_up(&mut self, terms: &Terms<'_>, why: Stop) {
+        self.waiting = None;
+        terms.abandoned(self.run.attempts().saturating_sub(1), why, self.last);
+    }
+}
+
+/// A refusal of our own is final unless it says otherwise, whatever a classifier makes of it: retrying
+/// what a breaker has just refused would only spin.
+pub(super) fn respect_refusal<E: 'static>(verdict: Verdict, error: &E) -> Verdict {
+    if verdict.retry == RetryHint::Never {
+        return verdict;
+    }
+    match refusal(error) {
+        Some(refusal) if !refusal.is_retryable() => verdict.with_retry(RetryHint::Never),
+        // Not sooner than it can be granted.
+        Some(refusal) if verdict.retry.after().is_none() && refusal.retry_after().is_some() => {
+            let after = refusal.retry_after();
+            verdict.with_retry(match verdict.retry {
+                RetryHint::Unknown { .. } => RetryHint::Unknown { after },
+                _ => RetryHint::Safe { after },
+            })
+        }
+        _ => verdict,
+    }
+}
+
+fn refusal<E: 'static>(error: &E) -> Option<&Rejection> {
+    let any: &dyn Any = error;
+    if let Some(boxed) = any.downcast_ref::<BoxError>() {
+        return Rejection::find(&**boxed);
+    }
+    if let Some(Error::Rejected(refusal)) = any.downcast_ref::<Error<BoxError>>() {
+        return Some(refusal);
+    }
+    if let Some(Error::Inner(boxed)) = any.downcast_ref::<Error<BoxError>>() {
+        return Rejection::find(&**boxed);
+    }
+    if let Some(io) = any.downcast_ref::<std::io::Error>() {
+        return Rejection::find(io);
+    }
+    if let Some(Error::Rejected(refusal)) = any.downcast_ref::<Error<std::io::Error>>() {
+        return Some(refusal);
+    }
+    any.downcast_ref::<Rejection>()
+}

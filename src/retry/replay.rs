@@ -1,0 +1,286 @@
+use super::RetryOverride;
+use crate::deadline::Deadline;
+#[cfg(feature = "http")]
+use crate::http::ReplayBody;
+
+/// The number of an attempt, from 1. Retries (attempts from 2 on) carry it in the extensions of an
+/// `http::Request`; a request without it is a first attempt.
+///
+/// ```
+/// use buttress::retry::Attempt;
+/// let request = http::Request::new(());
+/// assert_eq!(Attempt::of(request.extensions()), Attempt(1));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a number with a name")]
+pub struct Attempt(pub u32);
+
+#[cfg(feature = "http")]
+impl Attempt {
+    /// The attempt a request belongs to.
+    ///
+    /// ```
+    /// use buttress::retry::Attempt;
+    /// let mut request = http::Request::new(());
+    /// request.extensions_mut().insert(Attempt(2));
+    /// assert_eq!(Attempt::of(request.extensions()), Attempt(2));
+    /// ```
+    #[must_use]
+    pub fn of(extensions: &http::Extensions) -> Self {
+        extensions.get().copied().unwrap_or(Self(1))
+    }
+}
+
+/// How a request can be sent again, and what it says about its retries.
+///
+/// `try_replay` runs before each attempt that another could follow, so it should be cheap; a body that
+/// cannot be copied is not replayed (`None`) and its call is not retried. The other functions read
+/// what a request carries along; by default it carries nothing.
+///
+/// Closures `Fn(&Req) -> Option<Req>` implement it, [`CloneRequest`] (the default) for requests that are
+/// `Clone`, [`HttpRequest`] for `http::Request` with its extensions.
+///
+/// ```
+/// use buttress::retry::Replay;
+/// // Only small uploads are kept for another try.
+/// let small = |upload: &Vec<u8>| (upload.len() <= 1024).then(|| upload.clone());
+/// assert!(small.try_replay(&vec![0; 2000]).is_none());
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot replay requests of type `{Req}`",
+    note = "requests that are not `Clone` need `.replay(|request: &{Req}| -> Option<{Req}> {{ ... }})`"
+)]
+pub trait Replay<Req> {
+    /// A copy to send later, or `None` if this request can be sent only once.
+    fn try_replay(&self, req: &Req) -> Option<Req>;
+
+    /// Whether a copy can still be sent: that of a streamed body cannot once the stream has turned out too
+    /// long to be kept. Asked before a response is given up for a retry, and before the retry is sent.
+    fn can_send(&self, copy: &Req) -> bool {
+        let _ = copy;
+        true
+    }
+
+    /// By when the sender needs an answer.
+    fn deadline(&self, req: &Req) -> Option<Deadline> {
+        let _ = req;
+        None
+    }
+
+    /// Exceptions to the policy for this request.
+    fn overrides(&self, req: &Req) -> Option<RetryOverride> {
+        let _ = req;
+        None
+    }
+
+    /// Marks a retry with its number. Not called for first attempts.
+    fn mark(&self, req: &mut Req, attempt: Attempt) {
+        let _ = (req, attempt);
+    }
+}
+
+impl<Req, F: Fn(&Req) -> Option<Req>> Replay<Req> for F {
+    fn try_replay(&self, req: &Req) -> Option<Req> {
+        self(req)
+    }
+}
+
+/// Copies requests with `Clone`.
+///
+/// ```
+/// use buttress::retry::{CloneRequest, Replay};
+/// assert_eq!(CloneRequest.try_replay(&7), Some(7));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a unit: it has nothing to grow")]
+pub struct CloneRequest;
+
+impl<Req: Clone> Replay<Req> for CloneRequest {
+    #[inline]
+    fn try_replay(&self, req: &Req) -> Option<Req> {
+        Some(req.clone())
+    }
+}
+
+/// Copies an `http::Request` whose body is `Clone` or a [`ReplayBody`]; reads [`Deadline`] and
+/// [`RetryOverride`] from its extensions and writes [`Attempt`] into them, if told to also into a header.
+///
+/// ```
+/// use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
+/// use http::HeaderName;
+/// let layer = RetryLayer::new(RetryPolicy::default())
+///     .replay(HttpRequest::new().attempt_header(HeaderName::from_static("x-attempt")));
+/// ```
+#[cfg(feature = "http")]
+#[derive(Clone, Debug, Default)]
+pub struct HttpRequest {
+    header: Option<http::HeaderName>,
+}
+
+#[cfg(feature = "http")]
+impl HttpRequest {
+    /// Without a header.
+    ///
+    /// ```
+    /// let replay = buttress::retry::HttpRequest::new();
+    /// ```
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { header: None }
+    }
+
+    /// Also tells the callee: retries carry their number, from 2, in this header.
+    ///
+    /// ```
+    /// use buttress::retry::{Attempt, HttpRequest, Replay};
+    /// let replay = HttpRequest::new().attempt_header(http::HeaderName::from_static("x-attempt"));
+    /// let mut request = http::Request::new(());
+    /// replay.mark(&mut request, Attempt(2));
+    /// assert_eq!(request.headers()["x-attempt"], "2");
+    /// ```
+    #[must_use]
+    pub fn attempt_header(mut self, name: http::HeaderName) -> Self {
+        self.header = Some(name);
+        self
+    }
+}
+
+#[cfg(feature = "http")]
+impl<B: Clone> Replay<http::Request<B>> for HttpRequest {
+    fn try_replay(&self, req: &http::Request<B>) -> Option<http::Request<B>> {
+        Some(req.clone())
+    }
+
+    fn deadline(&self, req: &http::Request<B>) -> Option<Deadline> {
+        Deadline::of(req.extensions())
+    }
+
+    fn overrides(&self, req: &http::Request<B>) -> Option<RetryOverride> {
+        req.extensions().get().copied()
+    }
+
+    fn mark(&self, req: &mut http::Request<B>, attempt: Attempt) {
+        put_attempt(self.header.as_ref(), req, attempt);
+    }
+}
+
+/// Bodies made repeatable by [`replay_up_to`](crate::http::replay_up_to).
+#[cfg(feature = "http")]
+impl<B> Replay<http::Request<ReplayBody<B>>> for HttpRequest
+where
+    B: http_body::Body,
+{
+    fn try_replay(
+        &self,
+        req: &http::Request<ReplayBody<B>>,
+    ) -> Option<http::Request<ReplayBody<B>>> {
+        crate::http::try_replay_request(req)
+    }
+
+    fn can_send(&self, copy: &http::Request<ReplayBody<B>>) -> bool {
+        copy.body().is_replayable()
+    }
+
+    fn deadline(&self, req: &http::Request<ReplayBody<B>>) -> Option<Deadline> {
+        Deadline::of(req.extensions())
+    }
+
+    fn overrides(&self, req: &http::Request<ReplayBody<B>>) -> Option<RetryOverride> {
+        req.extensions().get().copied()
+    }
+
+    fn mark(&self, req: &mut http::Request<ReplayBody<B>>, attempt: Attempt) {
+        put_attempt(self.header.as_ref(), req, attempt);
+    }
+}
+
+#[cfg(feature = "http")]
+fn put_attempt<B>(header: Option<&http::HeaderName>, req: &mut http::Request<B>, attempt: Attempt) {
+    req.extensions_mut().insert(attempt);
+    if let Some(name) = header {
+        req.headers_mut().insert(name.clone(), attempt.0.into());
+    }
+}
+
+/// A [`Replay`] whose overrides come from a function: see
+/// [`RetryLayer::overrides`](super::RetryLayer::overrides).
+#[derive(Clone, Copy)]
+pub struct WithOverrides<R, F> {
+    pub(super) inner: R,
+    pub(super) f: F,
+}
+
+impl<R: std::fmt::Debug, F> std::fmt::Debug for WithOverrides<R, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WithOverrides").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<Req, R, F> Replay<Req> for WithOverrides<R, F>
+where
+    R: Replay<Req>,
+    F: Fn(&Req) -> Option<RetryOverride>,
+{
+    fn try_replay(&self, req: &Req) -> Option<Req> {
+        self.inner.try_replay(req)
+    }
+
+    fn can_send(&self, copy: &Req) -> bool {
+        self.inner.can_send(copy)
+    }
+
+    fn deadline(&self, req: &Req) -> Option<Deadline> {
+        self.inner.deadline(req)
+    }
+
+    fn overrides(&self, req: &Req) -> Option<RetryOverride> {
+        (self.f)(req).or_else(|| self.inner.overrides(req))
+    }
+
+    fn mark(&self, req: &mut Req, attempt: Attempt) {
+        self.inner.mark(req, attempt);
+    }
+}
+
+/// A [`Replay`] whose deadlines come from a function: see
+/// [`RetryLayer::deadlines`](super::RetryLayer::deadlines).
+#[derive(Clone, Copy)]
+pub struct WithDeadlines<R, F> {
+    pub(super) inner: R,
+    pub(super) f: F,
+}
+
+impl<R: std::fmt::Debug, F> std::fmt::Debug for WithDeadlines<R, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WithDeadlines").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<Req, R, F> Replay<Req> for WithDeadlines<R, F>
+where
+    R: Replay<Req>,
+    F: Fn(&Req) -> Option<Deadline>,
+{
+    fn try_replay(&self, req: &Req) -> Option<Req> {
+        self.inner.try_replay(req)
+    }
+
+    fn can_send(&self, copy: &Req) -> bool {
+        self.inner.can_send(copy)
+    }
+
+    fn deadline(&self, req: &Req) -> Option<Deadline> {
+        match ((self.f)(req), self.inner.deadline(req)) {
+            (Some(one), Some(other)) => Some(one.earliest(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn overrides(&self, req: &Req) -> Option<RetryOverride> {
+        self.inner.overrides(req)
+    }
+
+    fn mark(&self, req: &mut Req, attempt: Attempt) {
+        self.inner.mark(req, attempt);
+    }
+}

@@ -1,0 +1,104 @@
+use std::fmt;
+use std::mem;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::future::{ResponseFuture, State};
+use super::handle::start_deadline;
+use super::plan::{CallPlan, Named, Plan};
+use super::{CloneRequest, Replay};
+use crate::budget::RetryBudget;
+use crate::deadline::Deadline;
+use crate::observe::Observers;
+use crate::outcome::{AnyError, Classify};
+use crate::rejection::{AsError, Reject};
+use crate::sync::Lease;
+
+/// What the calls of a layer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) budget: Option<RetryBudget>,
+    pub(super) observers: Observers,
+}
+
+/// Made by a [`RetryLayer`](super::RetryLayer).
+///
+/// Ready when the inner service is. The instance that was found ready makes the first attempt and is
+/// kept by the call, which asks it again before each retry.
+///
+/// ```
+/// use buttress::retry::{RetryLayer, RetryPolicy};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let inner = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) });
+/// let mut service = RetryLayer::new(RetryPolicy::default()).layer(inner);
+/// assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 2);
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError> {
+    pub(super) inner: S,
+    pub(super) plan: Plan,
+    pub(super) classifier: C,
+    pub(super) replay: R,
+    pub(super) reject: J,
+    pub(super) shared: Option<Lease<Shared>>,
+}
+
+impl<S: fmt::Debug, C, R, J> fmt::Debug for RetryService<S, C, R, J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryService")
+            .field("name", &self.plan.name)
+            .field("policy", &self.plan.policy)
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, Req, C, R, J> Service<Req> for RetryService<S, C, R, J>
+where
+    S: Service<Req> + Clone,
+    S::Error: 'static,
+    C: Classify<Req, S::Response, S::Error> + Clone,
+    R: Replay<Req> + Clone,
+    J: Reject<(), S::Response, S::Error> + Clone,
+{
+    type Response = S::Response;
+    type Error = J::Error;
+    type Future = ResponseFuture<S, Req, C, R, J>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), J::Error>> {
+        self.inner.poll_ready(cx).map_err(J::map_err)
+    }
+
+    // Not inlined, the future is written in words and then moved in pairs of them, which stalls the
+    // processor for several times as long as the call itself takes.
+    #[inline(always)]
+    fn call(&mut self, req: Req) -> Self::Future {
+        // The ready instance goes with the call: a clone of it need not be ready.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+
+        let plan = match self.replay.overrides(&req) {
+            None => CallPlan::of(&self.plan),
+            Some(exception) => {
+                CallPlan::own(Named::new(exception.apply(self.plan.policy), self.plan.name))
+            }
+        };
+        let inherited = self.replay.deadline(&req);
+        let state = if inherited.is_some_and(Deadline::has_passed) {
+            State::TooLate
+        } else {
+            let copy = if plan.can_retry { self.replay.try_replay(&req) } else { None };
+            let ticket = self.classifier.start(&req);
+            let call = inner.call(req);
+            State::Calling { call, ticket, inner, copy }
+        };
+        let deadline = start_deadline(&plan.policy, inherited);
+        let strategies = (self.classifier.clone(), self.replay.clone(), self.reject.clone());
+        let shared = self.shared.as_mut().map(Lease::for_call);
+        ResponseFuture::new(state, plan, deadline, strategies, shared)
+    }
+}
