@@ -1,0 +1,195 @@
+//! The gateway itself: a reverse proxy with a server stack in front and a client stack behind.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::view::Paint;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::{Authority, Scheme};
+use hyper::{Request, StatusCode, Uri, Version};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpListener;
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+
+/// In-flight requests get this long to finish when the gateway is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The objects that hold the state. The layers are views of them, and so is the terminal view.
+pub(crate) struct Policies {}
+
+impl Policies {
+    pub(crate) fn new() -> Result<Self, BoxError> {
+        Ok(Self {})
+    }
+
+    pub(crate) fn in_short(&self) -> String {
+        String::new()
+    }
+
+    pub(crate) fn in_detail(&self, paint: Paint) -> Vec<String> {
+        vec![paint.dim("no layers yet")]
+    }
+}
+
+/// The client stack: what a request passes on its way to the backend, outermost first.
+fn client(
+    _policies: &Policies,
+    on_attempt: impl Fn() + Clone + Send + Sync + 'static,
+) -> impl Service<Request<Body>, Response = Response<Incoming>, Error = BoxError, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(Duration::from_millis(250)));
+    let transport = Client::builder(TokioExecutor::new()).build(connector);
+    ServiceBuilder::new()
+        .timeout(Duration::from_millis(900))
+        .map_request(move |request| {
+            on_attempt();
+            request
+        })
+        .service(transport)
+}
+
+/// The server stack around the proxy.
+pub(crate) fn app(
+    backend: &Uri,
+    policies: &Policies,
+    on_attempt: impl Fn() + Clone + Send + Sync + 'static,
+) -> Router {
+    let client = client(policies, on_attempt);
+    let authority = backend.authority().cloned();
+    Router::new().fallback(move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request| {
+        forward(client.clone(), authority.clone(), peer, request)
+    })
+}
+
+/// Serves until `stop`, then lets the requests in flight finish. Returns whether all of them did.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<bool> {
+    let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async move {
+            stop.await;
+            let _ = stopping.send(());
+        });
+    tokio::select! {
+        result = server => result.map(|()| true),
+        // One connection that never ends must not keep the process for ever.
+        () = async { let _ = stopped.await; tokio::time::sleep(DRAIN).await } => Ok(false),
+    }
+}
+
+async fn forward<C>(
+    client: C,
+    authority: Option<Authority>,
+    peer: SocketAddr,
+    mut request: Request<Body>,
+) -> Response
+where
+    C: Service<Request<Body>, Response = Response<Incoming>, Error = BoxError>,
+{
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = authority;
+    uri.path_and_query = uri.path_and_query.or_else(|| "/".parse().ok());
+    let Ok(uri) = Uri::from_parts(uri) else {
+        return (StatusCode::BAD_REQUEST, "the request target is not a path\n").into_response();
+    };
+    *request.uri_mut() = uri;
+    // The backend's connection is ours: HTTP/1.1, whatever the caller speaks.
+    *request.version_mut() = Version::HTTP_11;
+    remove_hop_by_hop(request.headers_mut());
+    say_for_whom(request.headers_mut(), peer);
+
+    match client.oneshot(request).await {
+        Ok(mut response) => {
+            remove_hop_by_hop(response.headers_mut());
+            // The body is not read here: it streams through.
+            response.map(Body::new)
+        }
+        Err(error) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
+    }
+}
+
+/// Header fields that belong to one connection only (RFC 9110, 7.6.1), and those that it names.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let known = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    for name in named.iter().chain(&known) {
+        headers.remove(name);
+    }
+}
+
+/// `X-Forwarded-For` is appended to, so that the backend sees the whole way; the name the caller
+/// used goes along, because `Host` will be the backend's own.
+fn say_for_whom(headers: &mut HeaderMap, peer: SocketAddr) {
+    if let Some(host) = headers.remove(header::HOST) {
+        headers.insert("x-forwarded-host", host);
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    if let Ok(peer) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
+        headers.append("x-forwarded-for", peer);
+    }
+}
+
+/// Resolves on Ctrl-C, and on SIGTERM where there is one.
+pub(crate) async fn told_to_stop() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = interrupt.await;
+}
+
+/// `--backend`: the same gateway in front of a real service.
+pub(crate) async fn in_front_of(backend: Uri, listen: SocketAddr) -> Result<(), BoxError> {
+    let policies = Arc::new(Policies::new()?);
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    println!("serving on http://{} for {backend}; Ctrl-C drains and stops", listener.local_addr()?);
+    let stop = async {
+        told_to_stop().await;
+        println!("stopping: requests in flight have {DRAIN:?} to finish");
+    };
+    let all = serve(listener, app(&backend, &policies, || {}), stop).await?;
+    println!("{}", if all { "drained" } else { "gave up on the connections still open" });
+    Ok(())
+}
