@@ -17,7 +17,7 @@ usage:
 
 options:
   --seed N        draws the script, the load and the coins   (default 7)
-  --seconds N     length of the incident, 5 to 3600          (default 38)
+  --seconds N     length of the incident, 5 to 3600          (default 40)
   --svg PATH      where the chart goes                       (default: the temporary directory)
   --backend URL   the service to protect, http://host[:port]
   --listen ADDR   address to serve on                        (default 127.0.0.1:8080)
@@ -101,7 +101,7 @@ pub(crate) fn parse(
         }
         None => Ok(Command::Incident {
             seed: seed.unwrap_or(7),
-            seconds: seconds.unwrap_or(if smoke { 5 } else { 38 }),
+            seconds: seconds.unwrap_or(if smoke { 5 } else { 40 }),
             svg: svg.unwrap_or_else(|| std::env::temp_dir().join("buttress-gateway.svg")),
         }),
     }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn no_arguments_run_the_incident() {
-        let Ok(Command::Incident { seed: 7, seconds: 38, svg }) = parsed("") else {
+        let Ok(Command::Incident { seed: 7, seconds: 40, svg }) = parsed("") else {
             panic!("{:?}", parsed(""));
         };
         assert!(svg.ends_with("buttress-gateway.svg"));

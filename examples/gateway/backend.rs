@@ -24,9 +24,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use crate::load::{Rng, Tally};
+use crate::script::{Day, Fault};
 
 /// 10 workers of 25 ms serve 400 requests/s; the load is 280.
 const WORKERS: usize = 10;
@@ -35,100 +36,6 @@ const SERVICE_TIME: f64 = 0.025;
 const QUEUE: usize = 400;
 /// An error gives up half-way through the work.
 const COST_OF_AN_ERROR: f64 = 0.5;
-
-/// What is wrong with the backend.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Fault {
-    Nothing,
-    /// A share of the requests fails with a 500.
-    Errors(f64),
-    /// Connections are refused; whatever it was doing is lost.
-    Down,
-    /// Each request occupies its worker so many times longer.
-    Slow(f64),
-    /// Half of the workers are gone.
-    HalfCapacity,
-}
-
-impl Fault {
-    /// Completes "the backend is".
-    pub(crate) fn sentence(self) -> &'static str {
-        match self {
-            Self::Nothing => "healthy",
-            Self::Errors(_) => "failing 30 % of its requests",
-            Self::Down => "down: connections are refused",
-            Self::Slow(_) => "20 times slower",
-            Self::HalfCapacity => "overloaded: half of its workers are gone",
-        }
-    }
-}
-
-pub(crate) struct Phase {
-    pub(crate) name: &'static str,
-    pub(crate) fault: Fault,
-    /// Seconds since the start of the day.
-    pub(crate) from: f64,
-    pub(crate) until: f64,
-}
-
-/// The script of a day: what goes wrong when.
-pub(crate) struct Day {
-    pub(crate) seed: u64,
-    pub(crate) start: Instant,
-    pub(crate) phases: Vec<Phase>,
-}
-
-impl Day {
-    /// The order of the faults is fixed, so that runs can be compared; how long each lasts is drawn.
-    pub(crate) fn new(seed: u64, seconds: u64) -> Self {
-        let script = [
-            ("healthy", Fault::Nothing, 4.0),
-            ("30 % errors", Fault::Errors(0.3), 6.0),
-            ("healthy again", Fault::Nothing, 2.0),
-            ("hard outage", Fault::Down, 5.0),
-            ("back up", Fault::Nothing, 4.0),
-            ("20x slower", Fault::Slow(20.0), 5.0),
-            ("fast again", Fault::Nothing, 3.0),
-            ("half capacity", Fault::HalfCapacity, 6.0),
-            ("full capacity", Fault::Nothing, 4.0),
-        ];
-        let mut rng = Rng::new(seed, "day");
-        let drawn =
-            script.map(|(name, fault, share)| (name, fault, share * rng.within(0.85, 1.15)));
-        let total: f64 = drawn.iter().map(|(_, _, share)| share).sum();
-        let (mut share_so_far, mut until) = (0.0, 0.0);
-        let phases = drawn
-            .into_iter()
-            .map(|(name, fault, share)| {
-                let from = until;
-                share_so_far += share;
-                // To the tenth of a second, because that is what a `Tally` counts in.
-                until = (share_so_far / total * seconds as f64 * 10.0).round() / 10.0;
-                Phase { name, fault, from, until }
-            })
-            .collect();
-        // A moment for servers and clients to come up before the first request.
-        Self { seed, start: Instant::now() + Duration::from_millis(200), phases }
-    }
-
-    pub(crate) fn length(&self) -> f64 {
-        self.phases.last().map_or(0.0, |phase| phase.until)
-    }
-
-    /// Seconds since the start.
-    pub(crate) fn now(&self) -> f64 {
-        Instant::now().saturating_duration_since(self.start).as_secs_f64()
-    }
-
-    pub(crate) fn at(&self, seconds: f64) -> Instant {
-        self.start + Duration::from_secs_f64(seconds)
-    }
-
-    pub(crate) fn phase_at(&self, seconds: f64) -> usize {
-        let later = self.phases.iter().position(|phase| seconds < phase.until);
-        later.unwrap_or(self.phases.len() - 1)
-    }
-}
 
 pub(crate) struct Backend {
     pub(crate) addr: SocketAddr,

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use crate::Worlds;
-use crate::backend::{Day, Fault};
 use crate::load::{RATE, Tally};
+use crate::script::Day;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 64.0;
@@ -133,7 +133,7 @@ fn legend(out: &mut String) {
 fn phases(out: &mut String, day: &Day) {
     for (n, phase) in day.phases.iter().enumerate() {
         let (from, until) = (x(day.length(), phase.from), x(day.length(), phase.until));
-        let faulty = phase.fault != Fault::Nothing;
+        let faulty = !phase.is_calm();
         for top in [FIRST, SECOND] {
             let class = if faulty { "band" } else { "calm" };
             let _ = writeln!(

@@ -3,6 +3,7 @@
 //! Open loop, because that is what the internet is: a slow server does not slow its callers down. A
 //! generator that waits for answers would send less exactly when the backend is in trouble.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,10 +16,14 @@ use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
-use crate::backend::Day;
+use crate::script::Day;
 
 /// Requests per second, on average: 70 % of what the backend can do.
 pub(crate) const RATE: f64 = 280.0;
+/// They come from this many callers.
+const CALLERS: u64 = 20;
+/// What one more caller sends in the phase in which it is greedy.
+const GREED: f64 = 500.0;
 /// A caller who has waited this long has left.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
 
@@ -88,9 +93,12 @@ impl Sample {
     }
 }
 
-/// What one of the two callers experienced.
+/// What the callers experienced in one of the two worlds.
 pub(crate) struct Record {
-    pub(crate) offered: Arc<Tally>,
+    /// Everything that was sent, the greedy caller's requests included.
+    pub(crate) sent: Arc<Tally>,
+    /// Without the greedy caller's, as everything below: what counts is how the others fare.
+    pub(crate) offered: Tally,
     /// Good ends, by the time at which they were sent.
     pub(crate) good: Tally,
     /// In the order in which they ended.
@@ -100,7 +108,7 @@ pub(crate) struct Record {
 impl Record {
     pub(crate) fn new(day: &Day) -> Self {
         let tally = || Tally::new(day.length());
-        Self { offered: Arc::new(tally()), good: tally(), samples: Mutex::default() }
+        Self { sent: Arc::new(tally()), offered: tally(), good: tally(), samples: Mutex::default() }
     }
 
     fn push(&self, sample: Sample) {
@@ -163,14 +171,27 @@ pub(crate) async fn generate(day: Arc<Day>, targets: [(Uri, Arc<Record>); 2]) {
     // Separate clients: connection pools must not be shared between the two worlds.
     let targets = targets.map(|(uri, record)| (client(), uri, record));
     let mut requests = JoinSet::new();
-    let mut next = rng.gap(RATE);
-    while next < day.length() {
+    let mut next = 0.0;
+    loop {
+        let greed = if day.phases[day.phase_at(next)].greedy { GREED } else { 0.0 };
+        next += rng.gap(RATE + greed);
+        if next >= day.length() {
+            break;
+        }
+        let greedy = rng.within(0.0, RATE + greed) < greed;
+        let caller = if greedy { 0 } else { 1 + rng.next() % CALLERS };
         sleep_until(day.at(next)).await;
         for (client, uri, record) in &targets {
-            requests.spawn(one(client.clone(), uri.clone(), record.clone(), day.clone()));
+            let request = Request::get(uri.clone())
+                // The load plays the balancer in front of the gateway, which says who is calling.
+                .header("x-forwarded-for", format!("198.51.100.{caller}"))
+                .body(Empty::new());
+            if let Ok(request) = request {
+                let call = call(client.clone(), request);
+                requests.spawn(one(call, !greedy, record.clone(), day.clone()));
+            }
         }
         while requests.try_join_next().is_some() {}
-        next += rng.gap(RATE);
     }
     while requests.join_next().await.is_some() {}
 }
@@ -183,25 +204,29 @@ fn client() -> Caller {
     Client::builder(TokioExecutor::new()).build(connector)
 }
 
-async fn one(client: Caller, uri: Uri, record: Arc<Record>, day: Arc<Day>) {
+async fn one(call: impl Future<Output = End>, counts: bool, record: Arc<Record>, day: Arc<Day>) {
     let sent = day.now();
-    record.offered.add(sent);
-    let mut request = Request::new(Empty::new());
-    *request.uri_mut() = uri;
-    let exchange = async {
-        let Ok(response) = client.request(request).await else { return End::Unreachable };
-        let status = response.status();
-        let problem = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/problem+json"));
-        match response.into_body().collect().await {
-            Err(_) => End::Unreachable,
-            Ok(_) if status == StatusCode::OK => End::Good,
-            Ok(_) if problem => End::Refused,
-            Ok(_) => End::Failed,
-        }
-    };
-    let end = timeout(DEADLINE, exchange).await.unwrap_or(End::TooLate);
-    record.push(Sample { sent, ended: day.now(), end });
+    record.sent.add(sent);
+    if counts {
+        record.offered.add(sent);
+    }
+    let end = timeout(DEADLINE, call).await.unwrap_or(End::TooLate);
+    if counts {
+        record.push(Sample { sent, ended: day.now(), end });
+    }
+}
+
+async fn call(client: Caller, request: Request<Empty<Bytes>>) -> End {
+    let Ok(response) = client.request(request).await else { return End::Unreachable };
+    let status = response.status();
+    let problem = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/problem+json"));
+    match response.into_body().collect().await {
+        Err(_) => End::Unreachable,
+        Ok(_) if status == StatusCode::OK => End::Good,
+        Ok(_) if problem => End::Refused,
+        Ok(_) => End::Failed,
+    }
 }

@@ -15,6 +15,7 @@ mod chart;
 mod load;
 mod proxy;
 mod report;
+mod script;
 mod view;
 
 use std::net::SocketAddr;
@@ -27,9 +28,10 @@ use tokio::net::TcpListener;
 use tower::BoxError;
 
 use args::Command;
-use backend::{Backend, Day};
+use backend::Backend;
 use load::{Record, Tally};
 use proxy::Policies;
+use script::Day;
 
 fn main() -> ExitCode {
     let smoke = std::env::var_os("BUTTRESS_SMOKE").is_some_and(|value| value == "1");
@@ -84,7 +86,7 @@ async fn incident(seed: u64, seconds: u64, svg: &Path) -> Result<(), BoxError> {
     let day = Arc::new(Day::new(seed, seconds));
     let (guarded, bare) = (Backend::start(&day)?, Backend::start(&day)?);
     let (through, past) = (Record::new(&day), Record::new(&day));
-    let straight_attempts = past.offered.clone();
+    let straight_attempts = past.sent.clone();
     let worlds = Arc::new(Worlds {
         gateway: World {
             record: Arc::new(through),

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::backend::Day;
 use crate::load::{End, Sample};
+use crate::script::Day;
 use crate::{World, Worlds};
 
 /// One row: one world in one stretch of time.
@@ -13,6 +13,7 @@ pub(crate) struct Row {
     /// Seconds until the caller knew: an answer of any kind, or its own deadline.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    sent: u32,
     attempts: u32,
     arrived: u32,
     seconds: f64,
@@ -28,6 +29,7 @@ impl Row {
             good: samples.iter().filter(|sample| sample.end == End::Good).count(),
             p50: quantile(&waits, 0.50),
             p99: quantile(&waits, 0.99),
+            sent: world.record.sent.between(from, until),
             attempts: world.attempts.between(from, until),
             arrived: world.arrived.between(from, until),
             seconds: until - from,
@@ -39,7 +41,7 @@ impl Row {
     }
 
     fn amplification(&self) -> f64 {
-        f64::from(self.attempts) / (self.offered as f64).max(1.0)
+        f64::from(self.attempts) / f64::from(self.sent.max(1))
     }
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::oneshot::Receiver;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::backend::Day;
 use crate::load::{End, Sample};
 use crate::proxy::Policies;
 use crate::report::quantile;
+use crate::script::Day;
 use crate::{World, Worlds};
 
 /// Fits a terminal of 80 columns.
@@ -73,6 +73,8 @@ struct Now {
 
 struct Second {
     rate: u32,
+    /// Including the greedy caller's.
+    sent: u32,
     /// Share of good ends.
     good: f64,
     p50: f64,
@@ -90,6 +92,7 @@ impl Now {
             waits.sort_by(f64::total_cmp);
             Second {
                 rate: world.record.offered.between(at - 1.0, at),
+                sent: world.record.sent.between(at - 1.0, at),
                 good: good as f64 / (ended.len() as f64).max(1.0),
                 p50: quantile(&waits, 0.5),
                 p99: quantile(&waits, 0.99),
@@ -126,7 +129,7 @@ fn frame(day: &Day, worlds: &Worlds, policies: &Policies, now: &Now, paint: Pain
     let mut lines = vec![
         format!("{}{clock:>pad$}", paint.bold(&title), pad = WIDTH - title.len()),
         progress(day, now.at, paint),
-        format!("{} {}", paint.dim("the backend is"), paint.bold(phase.fault.sentence())),
+        format!("{} {}", paint.dim("now:"), paint.bold(phase.sentence())),
         String::new(),
         paint.dim(&format!("{:<14}{:<32}{}", "", "through the gateway", "straight to the backend")),
     ];
@@ -144,7 +147,7 @@ fn frame(day: &Day, worlds: &Worlds, policies: &Policies, now: &Now, paint: Pain
         format!("{:.0} ms, {:.0} ms", 1000.0 * s.p50, 1000.0 * s.p99)
     }));
     lines.push(both("backend gets", &|s| {
-        format!("{}/s ({:.2} per request)", s.attempts, ratio(s.attempts, s.rate))
+        format!("{}/s ({:.2} per request)", s.attempts, ratio(s.attempts, s.sent))
     }));
     lines.push(String::new());
     lines.push(format!("{:<14}{}", "with", history(day, &worlds.gateway, now.at, paint)));
@@ -163,7 +166,7 @@ fn progress(day: &Day, at: f64, paint: Paint) -> String {
     let cell = |n: usize| (n as f64 + 0.5) / WIDTH as f64 * day.length();
     let mut out = String::new();
     for n in 0..WIDTH {
-        let faulty = day.phases[day.phase_at(cell(n))].fault != crate::backend::Fault::Nothing;
+        let faulty = !day.phases[day.phase_at(cell(n))].is_calm();
         let past = cell(n) < at;
         out.push_str(&match (past, faulty) {
             (true, true) => paint.red("█"),
