@@ -149,15 +149,19 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// `X-Forwarded-For` is appended to, so that the backend sees the whole way; the name the caller
-/// used goes along, because `Host` will be the backend's own.
+/// `X-Forwarded-For` grows by one, so that the backend sees the whole way; the name the caller used
+/// goes along, because `Host` will be the backend's own.
 fn say_for_whom(headers: &mut HeaderMap, peer: SocketAddr) {
     if let Some(host) = headers.remove(header::HOST) {
         headers.insert("x-forwarded-host", host);
     }
     headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
-    if let Ok(peer) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
-        headers.append("x-forwarded-for", peer);
+    let way: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().filter_map(|hop| hop.to_str().ok()).collect();
+    let peer = peer.ip().to_canonical().to_string();
+    let way = way.into_iter().chain([&*peer]).collect::<Vec<_>>().join(", ");
+    if let Ok(way) = HeaderValue::from_str(&way) {
+        headers.insert("x-forwarded-for", way);
     }
 }
 
@@ -192,4 +196,38 @@ pub(crate) async fn in_front_of(backend: Uri, listen: SocketAddr) -> Result<(), 
     let all = serve(listener, app(&backend, &policies, || {}), stop).await?;
     println!("{}", if all { "drained" } else { "gave up on the connections still open" });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field =
+            |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn header_fields_of_one_connection_stay_on_it() {
+        let mut headers = headers(&[
+            ("connection", "keep-alive, X-Private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "*/*"),
+        ]);
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn the_way_of_a_request_grows_by_its_peer() {
+        let mut headers = headers(&[("host", "shop.example"), ("x-forwarded-for", "192.0.2.1")]);
+        say_for_whom(&mut headers, SocketAddr::from(([198, 51, 100, 7], 4711)));
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.1, 198.51.100.7");
+        assert_eq!(headers["x-forwarded-host"], "shop.example");
+        assert!(!headers.contains_key("host"));
+    }
 }
