@@ -13,6 +13,7 @@ mod args;
 mod backend;
 mod chart;
 mod load;
+mod policies;
 mod proxy;
 mod report;
 mod script;
@@ -30,7 +31,7 @@ use tower::BoxError;
 use args::Command;
 use backend::Backend;
 use load::{Record, Tally};
-use proxy::Policies;
+use policies::Policies;
 use script::Day;
 
 fn main() -> ExitCode {

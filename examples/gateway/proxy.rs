@@ -5,61 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::view::Paint;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::{IntoResponse, Response};
+use buttress::{BoxError, Rejection};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::{Request, StatusCode, Uri, Version};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceExt};
+
+use crate::policies::Policies;
 
 /// In-flight requests get this long to finish when the gateway is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
-
-/// The objects that hold the state. The layers are views of them, and so is the terminal view.
-pub(crate) struct Policies {}
-
-impl Policies {
-    pub(crate) fn new() -> Result<Self, BoxError> {
-        Ok(Self {})
-    }
-
-    pub(crate) fn in_short(&self) -> String {
-        String::new()
-    }
-
-    pub(crate) fn in_detail(&self, paint: Paint) -> Vec<String> {
-        vec![paint.dim("no layers yet")]
-    }
-}
-
-/// The client stack: what a request passes on its way to the backend, outermost first.
-fn client(
-    _policies: &Policies,
-    on_attempt: impl Fn() + Clone + Send + Sync + 'static,
-) -> impl Service<Request<Body>, Response = Response<Incoming>, Error = BoxError, Future: Send>
-+ Clone
-+ Send
-+ Sync
-+ 'static {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(Duration::from_millis(250)));
-    let transport = Client::builder(TokioExecutor::new()).build(connector);
-    ServiceBuilder::new()
-        .timeout(Duration::from_millis(900))
-        .map_request(move |request| {
-            on_attempt();
-            request
-        })
-        .service(transport)
-}
 
 /// The server stack around the proxy.
 pub(crate) fn app(
@@ -67,7 +28,7 @@ pub(crate) fn app(
     policies: &Policies,
     on_attempt: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Router {
-    let client = client(policies, on_attempt);
+    let client = policies.client(on_attempt);
     let authority = backend.authority().cloned();
     Router::new().fallback(move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request| {
         forward(client.clone(), authority.clone(), peer, request)
@@ -121,7 +82,15 @@ where
             // The body is not read here: it streams through.
             response.map(Body::new)
         }
-        Err(error) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
+        Err(error) => match Rejection::find(&*error) {
+            Some(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                [(header::CONTENT_TYPE, "application/problem+json")],
+                format!("{error}\n"),
+            )
+                .into_response(),
+            None => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
+        },
     }
 }
 

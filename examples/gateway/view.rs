@@ -8,7 +8,7 @@ use tokio::sync::oneshot::Receiver;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::load::{End, Sample};
-use crate::proxy::Policies;
+use crate::policies::Policies;
 use crate::report::quantile;
 use crate::script::Day;
 use crate::{World, Worlds};
