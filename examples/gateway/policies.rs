@@ -11,8 +11,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, CircuitState};
+use buttress::http::standard;
 use buttress::observe::{Event, EventKind};
-use buttress::{BoxError, ConfigError, FailureClass, Verdict, classify_fn, judge_error};
+use buttress::{BoxError, ConfigError};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
@@ -68,15 +69,7 @@ impl Policies {
         connector.set_connect_timeout(Some(Duration::from_millis(250)));
         let transport = Client::builder(TokioExecutor::new()).build(connector);
         ServiceBuilder::new()
-            .layer(CircuitBreakerLayer::new(self.breaker.clone()).classify(classify_fn(
-                |result: Result<&Response<Incoming>, &BoxError>| match result {
-                    Ok(response) if response.status().is_server_error() => {
-                        Verdict::failure(FailureClass::Transient)
-                    }
-                    Ok(_) => Verdict::success(),
-                    Err(error) => judge_error(&**error),
-                },
-            )))
+            .layer(CircuitBreakerLayer::new(self.breaker.clone()).classify(standard()))
             .timeout(Duration::from_millis(500))
             .map_request(move |request| {
                 on_attempt();

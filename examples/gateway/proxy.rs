@@ -1,5 +1,7 @@
 //! The gateway itself: a reverse proxy with a server stack in front and a client stack behind.
 
+use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +11,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::{IntoResponse, Response};
-use buttress::{BoxError, Rejection};
+use buttress::http::problem;
+use buttress::{BoxError, Reject, Rejection};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, Scheme};
@@ -76,22 +79,35 @@ where
     remove_hop_by_hop(request.headers_mut());
     say_for_whom(request.headers_mut(), peer);
 
+    // What a refusal needs to know of the request: a gRPC call is refused in gRPC's way.
+    let mut head = Request::new(());
+    if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
+        head.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+    }
     match client.oneshot(request).await {
         Ok(mut response) => {
             remove_hop_by_hop(response.headers_mut());
             // The body is not read here: it streams through.
             response.map(Body::new)
         }
-        Err(error) => match Rejection::find(&*error) {
-            Some(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                [(header::CONTENT_TYPE, "application/problem+json")],
-                format!("{error}\n"),
-            )
-                .into_response(),
-            None => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
-        },
+        Err(error) => refusal(head, &*error),
     }
+}
+
+/// What a caller is told when there is no answer from the backend.
+fn refusal(head: Request<()>, error: &(dyn StdError + 'static)) -> Response {
+    if let Some(why) = Rejection::find(error) {
+        // One of our layers said no: the same document that it would have sent itself.
+        let Ok(response): Result<Response, Infallible> = problem().reject(head, why.clone());
+        return response;
+    }
+    let status =
+        if timed_out(error) { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+    (status, format!("{error}\n")).into_response()
+}
+
+fn timed_out(error: &(dyn StdError + 'static)) -> bool {
+    error.is::<tower::timeout::error::Elapsed>() || error.source().is_some_and(timed_out)
 }
 
 /// Header fields that belong to one connection only (RFC 9110, 7.6.1), and those that it names.
