@@ -39,7 +39,7 @@ pub(crate) fn svg(day: &Day, worlds: &Worlds) -> String {
          gateway</text>\n",
         day.length(),
     );
-    legend(&mut out);
+    legend(&mut out, worlds);
     phases(&mut out, day);
 
     let bins = Bins::new(day);
@@ -114,7 +114,17 @@ impl Scale {
     }
 }
 
-fn legend(out: &mut String) {
+fn legend(out: &mut String, worlds: &Worlds) {
+    let total = |tally: &Tally| tally.between(0.0, f64::MAX);
+    let [with, without] =
+        [&worlds.gateway, &worlds.straight].map(|world| total(&world.record.good));
+    let _ = writeln!(
+        out,
+        "<text class=\"small\" text-anchor=\"end\" x=\"{}\" y=\"54.5\">answered in time, of {}: {with} and \
+         {without}</text>",
+        WIDTH - RIGHT,
+        total(&worlds.gateway.record.offered),
+    );
     let mut at = LEFT;
     for (class, text, width) in [
         ("with", "through the gateway", 190.0),
