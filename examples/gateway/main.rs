@@ -108,7 +108,8 @@ async fn incident(seed: u64, seconds: u64, svg: &Path) -> Result<(), BoxError> {
     };
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let front = listener.local_addr()?;
-    let app = proxy::app(&uri(guarded.addr)?, &policies, count);
+    // The load plays a balancer: one hop away from the callers.
+    let app = proxy::app(&uri(guarded.addr)?, &policies, 1, count);
     let server = tokio::spawn(proxy::serve(listener, app, std::future::pending()));
 
     let targets = [

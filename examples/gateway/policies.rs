@@ -5,16 +5,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::response::Response;
 use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, CircuitState};
-use buttress::http::{replay_up_to, standard, try_replay_request};
+use buttress::http::{forwarded_for, problem, replay_up_to, standard, try_replay_request};
 use buttress::observe::{Event, EventKind};
+use buttress::rate_limit::{KeyedRateLimiter, RateLimitLayer};
 use buttress::retry::{RetryLayer, RetryPolicy};
-use buttress::{Backoff, BoxError, ConfigError, RetryBudget};
+use buttress::{Backoff, BoxError, ConfigError, Quota, RetryBudget};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
@@ -26,6 +30,7 @@ use crate::view::{Paint, bar};
 
 /// The objects that hold the state. The layers are views of them, and so is the terminal view.
 pub(crate) struct Policies {
+    limiter: KeyedRateLimiter<IpAddr>,
     breaker: CircuitBreaker,
     budget: RetryBudget,
     retry: RetryPolicy,
@@ -35,21 +40,28 @@ pub(crate) struct Policies {
 impl Policies {
     pub(crate) fn new() -> Result<Self, ConfigError> {
         let seen = Arc::new(Seen::default());
+        let limiter = KeyedRateLimiter::builder("callers")
+            // Three times what a caller usually sends, and a second of it at once.
+            .quota(Quota::per_second(40)?)
+            // More callers than that at a time are an attack; the limit must not become one on memory.
+            .capacity(10_000)
+            .observe(seen.listener())
+            .build()?;
         let breaker = CircuitBreaker::builder("backend")
             // A brown-out is for the retry; beyond this share retries would only add to the trouble.
             .failure_rate(0.7)
             // A dead backend shows at once; 30 % errors come to ten in a row once in 170,000 calls.
             .consecutive_failures(10)
-            // A fifth of the caller's patience, and twice a bad normal answer: a queue is building up.
-            .slow_calls(Duration::from_millis(200), 0.5)
-            // Short, because a caller's deadline is: yesterday's calls say nothing about this second.
-            .window(Duration::from_secs(1))
+            // Twice a bad normal answer: a queue is building up, and it is still short.
+            .slow_calls(Duration::from_millis(150), 0.5)
+            // Half of the caller's deadline: a queue grows as fast as that.
+            .window(Duration::from_millis(500))
             // Below this the shares are chance.
             .min_calls(20)
-            // A tenth of the caller's deadline: a recovery is not to be missed, and a probe costs little.
-            .open_for(Duration::from_millis(100))
+            // A twentieth of the caller's deadline: a probe costs little, a recovery not noticed a lot.
+            .open_for(Duration::from_millis(50))
             // A few at a time, so that one unlucky probe does not decide.
-            .half_open_calls(5)
+            .half_open_calls(3)
             .observe(seen.listener())
             .build()?;
         let retry = RetryPolicy::builder()
@@ -61,12 +73,25 @@ impl Policies {
             .deadline(Duration::from_millis(950))
             .build()?;
         let budget = RetryBudget::builder("backend")
-            // The backend has 40 % to spare at the usual load.
-            .ratio(0.4)
+            // The backend has 40 % to spare at the usual load, and a failed answer costs it less.
+            .ratio(0.5)
             // 30 % errors should be retried in full: the default price stops at about 20 %.
             .cost(5)
             .build()?;
-        Ok(Self { breaker, budget, retry, seen })
+        Ok(Self { limiter, breaker, budget, retry, seen })
+    }
+
+    /// The server stack: what a request passes first. Behind `hops` proxies of ours the caller is the one
+    /// they name; without any it is the peer.
+    pub(crate) fn protect(&self, app: Router, hops: usize) -> Router {
+        let caller = forwarded_for(hops)
+            .or_extension(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()));
+        app.layer(
+            RateLimitLayer::new(self.limiter.clone())
+                .key(move |request: &Request<Body>| caller.key(request))
+                // The layer answers by itself: its error is `Infallible`, as axum wants it.
+                .on_reject(problem()),
+        )
     }
 
     /// The client stack: what a request passes on its way to the backend, outermost first.

@@ -29,13 +29,16 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(crate) fn app(
     backend: &Uri,
     policies: &Policies,
+    hops: usize,
     on_attempt: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Router {
     let client = policies.client(on_attempt);
     let authority = backend.authority().cloned();
-    Router::new().fallback(move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request| {
-        forward(client.clone(), authority.clone(), peer, request)
-    })
+    let proxy =
+        Router::new().fallback(move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request| {
+            forward(client.clone(), authority.clone(), peer, request)
+        });
+    policies.protect(proxy, hops)
 }
 
 /// Serves until `stop`, then lets the requests in flight finish. Returns whether all of them did.
@@ -178,7 +181,7 @@ pub(crate) async fn in_front_of(backend: Uri, listen: SocketAddr) -> Result<(), 
         told_to_stop().await;
         println!("stopping: requests in flight have {DRAIN:?} to finish");
     };
-    let all = serve(listener, app(&backend, &policies, || {}), stop).await?;
+    let all = serve(listener, app(&backend, &policies, 0, || {}), stop).await?;
     println!("{}", if all { "drained" } else { "gave up on the connections still open" });
     Ok(())
 }
