@@ -116,14 +116,16 @@ impl Scale {
 
 fn legend(out: &mut String, worlds: &Worlds) {
     let total = |tally: &Tally| tally.between(0.0, f64::MAX);
-    let [with, without] =
-        [&worlds.gateway, &worlds.straight].map(|world| total(&world.record.good));
+    let offered = total(&worlds.gateway.record.offered);
+    let [with, without] = [&worlds.gateway, &worlds.straight].map(|world| {
+        let good = total(&world.record.good);
+        format!("{good} ({:.1} %)", 100.0 * f64::from(good) / f64::from(offered.max(1)))
+    });
     let _ = writeln!(
         out,
-        "<text class=\"small\" text-anchor=\"end\" x=\"{}\" y=\"54.5\">answered in time, of {}: {with} and \
-         {without}</text>",
+        "<text class=\"small\" text-anchor=\"end\" x=\"{}\" y=\"54.5\">of {offered} requests in time: {with} \
+         against {without}</text>",
         WIDTH - RIGHT,
-        total(&worlds.gateway.record.offered),
     );
     let mut at = LEFT;
     for (class, text, width) in [

@@ -1,7 +1,7 @@
 //! The policies and the two stacks. Everything a user of the crate would write is in this file.
 //!
-//! The caller's deadline is known (1 s), and so is a normal answer (25 ms, 80 ms at worst); all numbers
-//! here follow from these two.
+//! Whoever runs a gateway knows three things: how long a caller waits, how long a normal answer takes and
+//! how much a caller normally sends. All numbers here follow from these.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -28,8 +28,20 @@ use tower::{Service, ServiceBuilder};
 
 use crate::view::{Paint, bar};
 
+/// What is normal.
+pub(crate) struct Normal {
+    /// A caller waits so long.
+    pub(crate) patience: Duration,
+    /// Nearly all answers of a healthy backend take less.
+    pub(crate) answer: Duration,
+    /// A caller rarely sends more, per second.
+    pub(crate) rate: u64,
+}
+
 /// The objects that hold the state. The layers are views of them, and so is the terminal view.
 pub(crate) struct Policies {
+    /// An attempt may take so long: after a hanging one there is still time for another.
+    attempt: Duration,
     limiter: KeyedRateLimiter<IpAddr>,
     breaker: CircuitBreaker,
     budget: RetryBudget,
@@ -38,11 +50,11 @@ pub(crate) struct Policies {
 }
 
 impl Policies {
-    pub(crate) fn new() -> Result<Self, ConfigError> {
-        let seen = Arc::new(Seen::default());
+    pub(crate) fn new(normal: &Normal, start: Instant) -> Result<Self, ConfigError> {
+        let Normal { patience, answer, rate } = *normal;
+        let seen = Arc::new(Seen { start, events: Mutex::default() });
         let limiter = KeyedRateLimiter::builder("callers")
-            // Three times what a caller usually sends, and a second of it at once.
-            .quota(Quota::per_second(40)?)
+            .quota(Quota::per_second(rate)?)
             // More callers than that at a time are an attack; the limit must not become one on memory.
             .capacity(10_000)
             .observe(seen.listener())
@@ -52,14 +64,14 @@ impl Policies {
             .failure_rate(0.7)
             // A dead backend shows at once; 30 % errors come to ten in a row once in 170,000 calls.
             .consecutive_failures(10)
-            // Twice a bad normal answer: a queue is building up, and it is still short.
-            .slow_calls(Duration::from_millis(150), 0.5)
-            // Half of the caller's deadline: a queue grows as fast as that.
-            .window(Duration::from_millis(500))
+            // A queue is building up, and it is still short.
+            .slow_calls(answer * 2, 0.5)
+            // As fast as a queue grows beyond what a caller waits for.
+            .window(patience / 2)
             // Below this the shares are chance.
             .min_calls(20)
-            // A twentieth of the caller's deadline: a probe costs little, a recovery not noticed a lot.
-            .open_for(Duration::from_millis(50))
+            // A probe costs little; a recovery not noticed costs every caller.
+            .open_for(patience / 20)
             // A few at a time, so that one unlucky probe does not decide.
             .half_open_calls(3)
             .observe(seen.listener())
@@ -67,10 +79,10 @@ impl Policies {
         let retry = RetryPolicy::builder()
             // One retry turns 30 % of errors into 9 %, two into 3 %; more would rarely come in time.
             .max_attempts(3)
-            // A normal answer's time: an error is a coin, there is nothing to wait for.
-            .backoff(Backoff::exponential(Duration::from_millis(25), Duration::from_millis(100)))
-            // Just short of the caller's deadline, so that it hears from us.
-            .deadline(Duration::from_millis(950))
+            // An error is a coin, there is nothing to wait for: less than an answer takes.
+            .backoff(Backoff::exponential(answer / 3, patience / 10))
+            // Just short of the caller's patience, so that it hears from us.
+            .deadline(patience.mul_f64(0.95))
             .build()?;
         let budget = RetryBudget::builder("backend")
             // The backend has 40 % to spare at the usual load, and a failed answer costs it less.
@@ -78,7 +90,7 @@ impl Policies {
             // 30 % errors should be retried in full: the default price stops at about 20 %.
             .cost(5)
             .build()?;
-        Ok(Self { limiter, breaker, budget, retry, seen })
+        Ok(Self { attempt: patience / 2, limiter, breaker, budget, retry, seen })
     }
 
     /// The server stack: what a request passes first. Behind `hops` proxies of ours the caller is the one
@@ -105,7 +117,7 @@ impl Policies {
     + 'static {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_millis(250)));
+        connector.set_connect_timeout(Some(self.attempt / 2));
         let transport = Client::builder(TokioExecutor::new()).build(connector);
         ServiceBuilder::new()
             .layer(replay_up_to(64 * 1024))
@@ -117,7 +129,7 @@ impl Policies {
                     .observe(self.seen.listener()),
             )
             .layer(CircuitBreakerLayer::new(self.breaker.clone()).classify(standard()))
-            .timeout(Duration::from_millis(500))
+            .timeout(self.attempt)
             .map_request(move |request| {
                 on_attempt();
                 request
@@ -155,7 +167,7 @@ impl Policies {
             ),
         };
         let budget = self.budget.stats();
-        let seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.events.lock().unwrap_or_else(PoisonError::into_inner);
         let mut refused = String::new();
         for (reason, count) in &seen.refused {
             let _ = write!(refused, "{} {count}   ", reason.replace('_', " "));
@@ -180,8 +192,8 @@ impl Policies {
             String::new(),
         ];
         // Always as many lines, or the frame would jump.
-        lines.extend((0..EVENTS).map(|n| match seen.events.get(n) {
-            Some((at, text)) => paint.dim(&format!("{:>6.1} s  {text}", at)),
+        lines.extend((0..EVENTS).map(|n| match seen.latest.get(n) {
+            Some((at, text)) => paint.dim(&format!("{at:>6.1} s      {text}")),
             None => String::new(),
         }));
         lines
@@ -191,15 +203,16 @@ impl Policies {
 /// Lines of history in the live view.
 const EVENTS: usize = 4;
 
-/// Listens to all policies: what was refused and why, and the latest changes of state.
-#[derive(Default)]
-struct Seen(Mutex<Events>);
+/// Listens to all policies: what was refused and why, and when the breaker tripped and closed.
+struct Seen {
+    start: Instant,
+    events: Mutex<Events>,
+}
 
 #[derive(Default)]
 struct Events {
-    started: Option<Instant>,
     refused: BTreeMap<&'static str, u64>,
-    events: VecDeque<(f64, String)>,
+    latest: VecDeque<(f64, String)>,
 }
 
 impl Seen {
@@ -209,13 +222,16 @@ impl Seen {
     }
 
     fn note(&self, event: &Event<'_>) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         match event.kind {
-            EventKind::Rejected(why) => *seen.refused.entry(why.kind().as_str()).or_default() += 1,
-            EventKind::StateChanged { from, to, reason } => {
-                let at = seen.started.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
-                seen.events.truncate(EVENTS - 1);
-                seen.events.push_front((at, format!("{} {from} -> {to}: {reason}", event.name)));
+            EventKind::Rejected(why) => {
+                *events.refused.entry(why.kind().as_str()).or_default() += 1;
+            }
+            // Probes that fail are the ordinary course of an outage, not news.
+            EventKind::StateChanged { from, to, reason } if from == "closed" || to == "closed" => {
+                let at = Instant::now().saturating_duration_since(self.start).as_secs_f64();
+                events.latest.truncate(EVENTS - 1);
+                events.latest.push_front((at, format!("breaker {from} -> {to}: {reason}")));
             }
             _ => {}
         }

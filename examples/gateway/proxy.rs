@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,9 +17,10 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::{Request, StatusCode, Uri, Version};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-use crate::policies::Policies;
+use crate::policies::{Normal, Policies};
 
 /// In-flight requests get this long to finish when the gateway is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -172,7 +172,10 @@ pub(crate) async fn told_to_stop() {
 
 /// `--backend`: the same gateway in front of a real service.
 pub(crate) async fn in_front_of(backend: Uri, listen: SocketAddr) -> Result<(), BoxError> {
-    let policies = Arc::new(Policies::new()?);
+    // Edit this to what is normal for your service.
+    let normal =
+        Normal { patience: Duration::from_secs(10), answer: Duration::from_secs(1), rate: 100 };
+    let policies = Policies::new(&normal, Instant::now())?;
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|error| format!("cannot listen on {listen}: {error}"))?;
