@@ -17,7 +17,7 @@ usage:
 
 options:
   --seed N        draws the script, the load and the coins   (default 7)
-  --seconds N     length of the incident, 5 to 3600          (default 40)
+  --seconds N     length of the incident, 20 to 3600         (default 40)
   --svg PATH      where the chart goes                       (default: the temporary directory)
   --backend URL   the service to protect, http://host[:port]
   --listen ADDR   address to serve on                        (default 127.0.0.1:8080)
@@ -53,7 +53,7 @@ pub(crate) fn parse(
         let expected = match name {
             "--help" | "-h" => return Ok(Command::Help),
             "--seed" => "a whole number from 0 to 18446744073709551615",
-            "--seconds" => "a whole number from 5 to 3600",
+            "--seconds" => "a whole number from 20 to 3600",
             "--svg" => "the path of the file to write",
             "--backend" => "an address of the form http://host[:port], without a path",
             "--listen" => "an address of the form IP:PORT, such as 127.0.0.1:8080",
@@ -71,7 +71,7 @@ pub(crate) fn parse(
             ("--svg", _) => set(&mut svg, Some(PathBuf::from(&value))),
             ("--seed", Some(text)) => set(&mut seed, text.parse::<u64>().ok()),
             ("--seconds", Some(text)) => {
-                set(&mut seconds, text.parse::<u64>().ok().filter(|n| (5..=3600).contains(n)))
+                set(&mut seconds, text.parse::<u64>().ok().filter(|n| (20..=3600).contains(n)))
             }
             ("--backend", Some(text)) => set(&mut backend, text.parse::<Uri>().ok().filter(origin)),
             ("--listen", Some(text)) => set(&mut listen, text.parse::<SocketAddr>().ok()),
@@ -190,7 +190,7 @@ mod tests {
             "--seed 1.5",
             "--seed 18446744073709551616",
             "--seed 1 --seed 2",
-            "--seconds 4",
+            "--seconds 19",
             "--seconds 3601",
             "--seconds NaN",
             "--svg",

@@ -4,7 +4,8 @@
 //! (through the gateway and straight), shows what happens and draws a chart. With `--backend URL` it is
 //! a reverse proxy for a real service.
 //!
-//! The part to read is `proxy.rs`: the policies, the two stacks, and fifty lines of reverse proxy.
+//! The part to read is `policies.rs`: three objects and the two stacks of layers made of them. `proxy.rs`
+//! is a plain reverse proxy between the two.
 
 #![allow(clippy::disallowed_methods, reason = "an application spawns its tasks")]
 #![allow(clippy::cast_possible_truncation, reason = "seconds, counts and pixels are small")]

@@ -89,6 +89,7 @@ impl Policies {
             .ratio(0.5)
             // 30 % errors should be retried in full: the default price stops at about 20 %.
             .cost(5)
+            .tokens(TOKENS)
             .build()?;
         Ok(Self { attempt: patience / 2, limiter, breaker, budget, retry, seen })
     }
@@ -177,7 +178,7 @@ impl Policies {
             format!(
                 "{:<14}{} {} tokens, {:.1} retries of credit",
                 "retry budget",
-                bar(f64::from(budget.tokens) / 140.0, 20),
+                bar(f64::from(budget.tokens) / f64::from(TOKENS), 20),
                 budget.tokens,
                 budget.credit,
             ),
@@ -200,6 +201,8 @@ impl Policies {
     }
 }
 
+/// What retries that fail can cost at most before they stop; successes earn it back.
+const TOKENS: u32 = 140;
 /// Lines of history in the live view.
 const EVENTS: usize = 4;
 

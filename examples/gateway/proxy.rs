@@ -72,9 +72,9 @@ where
     let mut uri = std::mem::take(request.uri_mut()).into_parts();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = authority;
-    uri.path_and_query = uri.path_and_query.or_else(|| "/".parse().ok());
     let Ok(uri) = Uri::from_parts(uri) else {
-        return (StatusCode::BAD_REQUEST, "the request target is not a path\n").into_response();
+        return (StatusCode::BAD_REQUEST, "expected a path as the request target\n")
+            .into_response();
     };
     *request.uri_mut() = uri;
     // The backend's connection is ours: HTTP/1.1, whatever the caller speaks.

@@ -107,3 +107,31 @@ impl Day {
         later.unwrap_or(self.phases.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_seed_draws_the_same_day_and_another_seed_another() {
+        let times = |seed, seconds| -> Vec<f64> {
+            Day::new(seed, seconds).phases.iter().map(|phase| phase.until).collect()
+        };
+        assert_eq!(times(7, 40), times(7, 40));
+        assert_ne!(times(7, 40), times(8, 40));
+    }
+
+    #[tokio::test]
+    async fn phases_follow_one_another_and_fill_the_day() {
+        for seed in 0..200 {
+            for seconds in [5, 20, 40, 3600] {
+                let day = Day::new(seed, seconds);
+                assert!((day.length() - seconds as f64).abs() < 1e-9, "seed {seed}");
+                for pair in day.phases.windows(2) {
+                    assert!(pair[0].until > pair[0].from, "seed {seed}");
+                    assert!((pair[0].until - pair[1].from).abs() < 1e-9, "seed {seed}");
+                }
+            }
+        }
+    }
+}
