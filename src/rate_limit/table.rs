@@ -132,10 +132,16 @@ impl Table {
         }
     }
 
+    pub(super) fn shard(&self, print: Print) -> usize {
+        (print.0 >> 16) as usize & (self.shards.len() - 1)
+    }
+
     /// One group of which only the first `slots` can be used: the others belong to keys that live for ever.
     #[cfg(all(test, buttress_loom))]
     pub(crate) fn with_slots(slots: usize) -> Self {
-        let table = Self::new(1);
+        let mut table = Self::new(1);
+        // As in a large table, where two keys rarely share a lock.
+        table.shards = (0..16).map(|_| Padded(Mutex::new(()))).collect();
         for (i, slot) in table.groups[0].0.iter().enumerate().skip(slots) {
             slot.print.store(u64::MAX - i as u64, Release);
             let _ = slot.bucket.replace(0, u64::MAX);
@@ -288,7 +294,7 @@ impl Table {
     fn charge_new(&self, print: Print, rule: Rule, now: u64, cost: u64) -> Result<u64, Miss> {
         // Nothing is inserted for a call that can never be admitted.
         let after = rule.admit(0, now, cost).map_err(Miss::Denied)?;
-        let _guard = lock(&self.shards[(print.0 >> 16) as usize & (self.shards.len() - 1)]);
+        let _guard = lock(&self.shards[self.shard(print)]);
         'scan: loop {
             let mut free: Option<Free<'_>> = None;
             let mut first_to_die = u64::MAX;
