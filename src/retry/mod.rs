@@ -122,6 +122,7 @@
 //! more), with the reason: `not_retryable`, `unsafe`, `attempts`, `class_budget`, `retry_after`, `deadline`,
 //! `budget`, `not_replayable`, `not_ready`.
 
+mod builder;
 mod classify;
 mod config;
 mod core;
@@ -141,8 +142,9 @@ mod tower;
 #[cfg(feature = "serde")]
 mod wire;
 
+pub use builder::RetryPolicyBuilder;
 pub use classify::{classify_error, classify_error_name, is_retryable_error};
-pub use config::{ExecutionGuarantee, RetryPolicy, RetryPolicyBuilder};
+pub use config::{ExecutionGuarantee, RetryPolicy};
 pub use future::ResponseFuture;
 pub use handle::Retry;
 pub use layer::RetryLayer;
