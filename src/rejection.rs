@@ -62,6 +62,22 @@ pub enum RejectionKind {
 }
 
 impl RejectionKind {
+    /// In the order of their definition.
+    const ALL: [Self; 12] = [
+        Self::RateLimited,
+        Self::ExceedsBurst,
+        Self::CircuitOpen,
+        Self::Overloaded,
+        Self::BudgetExhausted,
+        Self::DeadlineExceeded,
+        Self::IdempotencyInFlight,
+        Self::IdempotencyMismatch,
+        Self::IdempotencyKeyMissing,
+        Self::StoreUnavailable,
+        Self::Draining,
+        Self::Injected,
+    ];
+
     /// Lower-case name with underscores, for labels and problem documents.
     ///
     /// ```
@@ -157,8 +173,7 @@ pub enum RejectionDetail {
 /// ```
 #[derive(Clone)]
 pub struct Rejection {
-    kind: RejectionKind,
-    layer: Speaker,
+    what: What,
     name: Name,
     /// Nanoseconds; `UNKNOWN` if not known.
     retry_after: u64,
@@ -167,7 +182,30 @@ pub struct Rejection {
 }
 
 // A refusal is moved through several results on its way out, and a success through results of the same
-// size, so the rare parts are elsewhere and durations are plain words: 72 bytes instead of 128.
+// size, so the rare parts are elsewhere and durations are plain words: 72 bytes instead of 128. And every
+// field is a whole word: a byte that was just written, read as part of the word it is moved with, makes
+// the processor wait longer than all the rest takes.
+
+/// Kind and layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct What(u64);
+
+impl What {
+    #[inline]
+    const fn new(kind: RejectionKind, layer: Speaker) -> Self {
+        Self(kind as u64 | (layer as u64) << 8)
+    }
+
+    #[inline]
+    const fn kind(self) -> RejectionKind {
+        RejectionKind::ALL[(self.0 & 0xff) as usize]
+    }
+
+    #[inline]
+    const fn layer(self) -> Speaker {
+        Speaker::ALL[(self.0 >> 8 & 0xff) as usize]
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Speaker {
@@ -180,6 +218,20 @@ enum Speaker {
     Idempotency,
     /// Its name is in `More`.
     Custom,
+}
+
+impl Speaker {
+    /// In the order of their definition.
+    const ALL: [Self; 8] = [
+        Self::Retry,
+        Self::RetryBudget,
+        Self::CircuitBreaker,
+        Self::RateLimit,
+        Self::FailureBudget,
+        Self::Conditioner,
+        Self::Idempotency,
+        Self::Custom,
+    ];
 }
 
 #[derive(Clone, Copy)]
@@ -220,7 +272,28 @@ impl Rejection {
             }
         };
         let name = name.into();
-        Self { kind, layer, name, retry_after: UNKNOWN, detail: Detail::None, more }
+        let what = What::new(kind, layer);
+        Self { what, name, retry_after: UNKNOWN, detail: Detail::None, more }
+    }
+
+    /// The refusal of a rate limiter, made of plain words because refusing is a hot path: `quota` is limit
+    /// and whole tokens left, `times` are nanoseconds to refill all that is missing and to refill the
+    /// limit, `retry_after` nanoseconds.
+    #[inline]
+    pub(crate) fn over_quota(
+        kind: RejectionKind,
+        name: Name,
+        retry_after: Option<u64>,
+        (limit, remaining): (u64, u64),
+        (reset, window): (u64, u64),
+    ) -> Self {
+        Self {
+            what: What::new(kind, Speaker::RateLimit),
+            name,
+            retry_after: retry_after.unwrap_or(UNKNOWN),
+            detail: Detail::Quota { limit, remaining, reset, window },
+            more: None,
+        }
     }
 
     /// Says when the same call may be granted. Exact to the nanosecond, up to 584 years, beyond which it
@@ -287,7 +360,7 @@ impl Rejection {
     /// ```
     #[must_use]
     pub fn kind(&self) -> RejectionKind {
-        self.kind
+        self.what.kind()
     }
 
     /// The layer that refused it.
@@ -299,7 +372,7 @@ impl Rejection {
     /// ```
     #[must_use]
     pub fn layer(&self) -> LayerKind {
-        match self.layer {
+        match self.what.layer() {
             Speaker::Retry => LayerKind::Retry,
             Speaker::RetryBudget => LayerKind::RetryBudget,
             Speaker::CircuitBreaker => LayerKind::CircuitBreaker,
@@ -369,7 +442,7 @@ impl Rejection {
     /// ```
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        match self.kind {
+        match self.kind() {
             RejectionKind::RateLimited => self.retry_after != UNKNOWN,
             RejectionKind::IdempotencyInFlight
             | RejectionKind::Draining
@@ -413,7 +486,7 @@ impl Rejection {
 impl fmt::Debug for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rejection")
-            .field("kind", &self.kind)
+            .field("kind", &self.kind())
             .field("layer", &self.layer())
             .field("name", &self.name)
             .field("retry_after", &self.retry_after())
@@ -425,7 +498,7 @@ impl fmt::Debug for Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} `{}`)", self.kind.sentence(), self.layer().as_str(), self.name())?;
+        write!(f, "{} ({} `{}`)", self.kind().sentence(), self.layer().as_str(), self.name())?;
         if let Detail::Threshold { what, measured, threshold } = self.detail {
             write!(f, ", {what} {measured:.3} against {threshold:.3}")?;
         }

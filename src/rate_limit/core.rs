@@ -25,8 +25,13 @@ pub(crate) fn units(tick: Tick) -> u64 {
 
 /// Whole nanoseconds, rounded up: who waits this long finds the instant passed.
 #[inline]
+pub(crate) fn nanos(units: u64) -> u64 {
+    units.div_ceil(UNITS_PER_NANO)
+}
+
+#[inline]
 pub(crate) fn duration(units: u64) -> Duration {
-    Duration::from_nanos(units.div_ceil(UNITS_PER_NANO))
+    Duration::from_nanos(nanos(units))
 }
 
 /// What a quota comes to in units.

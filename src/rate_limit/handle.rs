@@ -86,7 +86,7 @@ impl RateLimiter {
     /// ```
     #[inline]
     pub fn try_acquire(&self) -> Result<(), Rejection> {
-        self.try_acquire_n(1)
+        self.take(1)
     }
 
     /// Takes `n` tokens, all or none. 0 is always granted.
@@ -106,19 +106,18 @@ impl RateLimiter {
     /// ```
     #[inline]
     pub fn try_acquire_n(&self, n: u64) -> Result<(), Rejection> {
+        self.take(n)
+    }
+
+    /// Inlined into both, so that the common cost of 1 is a constant.
+    #[inline(always)]
+    fn take(&self, n: u64) -> Result<(), Rejection> {
         match self.shared.charge(n, now()) {
             Ok(_) => {
                 self.shared.ledger.acquired();
                 Ok(())
             }
-            Err(denied) => {
-                let refusal = Refusal::quota(&self.shared.ledger, denied);
-                if self.shared.ledger.is_shadow() {
-                    self.shared.ledger.would_refuse(&refusal.rejection());
-                    return Ok(());
-                }
-                Err(refusal.finish())
-            }
+            Err(denied) => Refusal::quota(&self.shared.ledger, denied).answer(),
         }
     }
 

@@ -347,11 +347,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
                 shared.ledger.acquired();
                 Ok(())
             }
-            Err(refusal) if shared.ledger.is_shadow() => {
-                shared.ledger.would_refuse(&refusal.rejection());
-                Ok(())
-            }
-            Err(refusal) => Err(refusal.finish()),
+            Err(refusal) => refusal.answer(),
         }
     }
 

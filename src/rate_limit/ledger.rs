@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use super::core::{Denied, Rule, duration};
+#[cfg(feature = "http")]
+use super::core::duration;
+use super::core::{Denied, Rule, nanos};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
-use crate::rejection::{Rejection, RejectionDetail, RejectionKind};
+#[cfg(feature = "http")]
+use crate::rejection::RejectionDetail;
+use crate::rejection::{Rejection, RejectionKind};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Padded, stripe_count, thread_number};
 
@@ -100,27 +104,13 @@ impl Ledger {
         self.counters.add_one(|stripe| &stripe.acquired);
     }
 
+    #[inline]
     pub(crate) fn is_shadow(&self) -> bool {
         self.shadow.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_shadow(&self, on: bool) {
         self.shadow.store(on, Ordering::Relaxed);
-    }
-
-    /// Counts and reports a refusal. Must be called outside all locks.
-    pub(crate) fn refuse(&self, why: &Rejection) {
-        self.counters.add_one(|stripe| &stripe.rejected);
-        if self.observers.see_refusals() {
-            self.emit(EventKind::Rejected(why));
-        }
-    }
-
-    /// Counts and reports a refusal that is not made. Must be called outside all locks.
-    #[cold]
-    pub(crate) fn would_refuse(&self, why: &Rejection) {
-        self.counters.add_one(|stripe| &stripe.would_reject);
-        self.emit(EventKind::WouldReject(why));
     }
 
     pub(crate) fn emit(&self, kind: EventKind<'_>) {
@@ -161,24 +151,66 @@ impl<'a> Refusal<'a> {
         Level { name: self.ledger.name, rule, tat, now }
     }
 
-    pub(crate) fn rejection(&self) -> Rejection {
-        let denied = &self.denied;
-        let kind = if denied.never() {
+    #[inline(always)]
+    pub(crate) fn rejection(self) -> Rejection {
+        let Denied { rule, tat, now, cost } = self.denied;
+        let never = self.denied.never();
+        let kind = if never {
             RejectionKind::ExceedsBurst
         } else if self.no_room {
             RejectionKind::Overloaded
         } else {
             RejectionKind::RateLimited
         };
-        let rejection = Rejection::new(kind, LayerKind::RateLimit, self.ledger.name)
-            .with_detail(self.level().detail(denied.cost == denied.rule.interval));
-        if denied.never() { rejection } else { rejection.with_retry_after(duration(denied.wait())) }
+        // A call of cost 1 was refused: then there is no whole token left, and nothing to divide.
+        let remaining = if cost == rule.interval { 0 } else { self.level().remaining() };
+        Rejection::over_quota(
+            kind,
+            self.ledger.name,
+            (!never).then(|| nanos(self.denied.wait())),
+            (rule.burst, remaining),
+            (nanos(tat.saturating_sub(now)), nanos(rule.tolerance)),
+        )
     }
 
-    /// Counts it, tells the observers, and returns what the caller gets.
-    pub(crate) fn finish(&self) -> Rejection {
+    /// What a direct caller gets: the refusal, or nothing in shadow mode. Counted and told. Must be called
+    /// outside all locks.
+    ///
+    /// Not inlined: so the rejection is made where the caller wants it and not moved there word by word.
+    #[inline(never)]
+    pub(crate) fn answer(self) -> Result<(), Rejection> {
+        if self.ledger.is_shadow() {
+            self.pass();
+            return Ok(());
+        }
+        self.ledger.counters.add_one(|stripe| &stripe.rejected);
+        if self.ledger.observers.see_refusals() {
+            return Err(self.tell());
+        }
+        Err(self.rejection())
+    }
+
+    /// Counts it, tells the observers, and returns what the caller gets. Must be called outside all locks.
+    #[inline]
+    pub(crate) fn finish(self) -> Rejection {
+        self.ledger.counters.add_one(|stripe| &stripe.rejected);
+        if self.ledger.observers.see_refusals() {
+            return self.tell();
+        }
+        self.rejection()
+    }
+
+    /// Counts and reports that it would have been a refusal. Must be called outside all locks.
+    #[cold]
+    pub(crate) fn pass(self) {
+        self.ledger.counters.add_one(|stripe| &stripe.would_reject);
+        self.ledger.emit(EventKind::WouldReject(&self.rejection()));
+    }
+
+    #[cold]
+    fn tell(self) -> Rejection {
         let rejection = self.rejection();
-        self.ledger.refuse(&rejection);
+        self.ledger.emit(EventKind::Rejected(&rejection));
         rejection
     }
 }
@@ -198,12 +230,11 @@ impl Level {
         self.rule.room(self.tat, self.now) / self.rule.interval
     }
 
-    /// `empty`: a call of cost 1 was refused, so there is no whole token left and nothing to divide.
-    #[inline]
-    pub(crate) fn detail(&self, empty: bool) -> RejectionDetail {
+    #[cfg(feature = "http")]
+    pub(crate) fn detail(&self) -> RejectionDetail {
         RejectionDetail::Quota {
             limit: self.rule.burst,
-            remaining: if empty { 0 } else { self.remaining() },
+            remaining: self.remaining(),
             reset: duration(self.tat.saturating_sub(self.now)),
             window: duration(self.rule.tolerance),
         }

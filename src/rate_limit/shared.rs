@@ -40,6 +40,7 @@ pub(crate) enum Joined {
     Full(Denied),
 }
 
+#[inline]
 pub(crate) fn now() -> u64 {
     units(clock::now())
 }

@@ -57,7 +57,7 @@ impl<B> sealed::Stamp<http::Response<B>> for Headers {
     }
 
     fn admitted(level: Level, response: &mut http::Response<B>) {
-        let detail = level.detail(false);
+        let detail = level.detail();
         crate::http::rate_limit_fields(detail, level.name.as_str(), response.headers_mut());
     }
 

@@ -7,7 +7,9 @@
 //!
 //! **Eviction is exact.** A bucket whose TAT has passed is full, and a full bucket is what an unknown key
 //! has. So a slot with `TAT <= now` is *dead*: it may be given to another key and nobody can tell. Dead
-//! slots are not swept; an insertion takes the first one in its sequence.
+//! slots are not swept; an insertion takes the first one in its sequence that is empty or has been dead
+//! for a second, so that keys in steady use need not be inserted again and again, and failing that the
+//! one that has been dead longest.
 //!
 //! **Lookup** of key A: find a slot with print A; read its TAT; read the print *again*; exchange TAT.
 //! **Insertion** of B, under a lock that excludes other insertions of B: claim a dead slot in the order
@@ -50,6 +52,9 @@ const REACH: usize = 16;
 const WINDOW: usize = 32;
 const MAX_SHARDS: usize = 64;
 
+/// A second: who was dead for so long is not in steady use.
+const GRACE: u64 = 16 * 1_000_000_000;
+
 const EMPTY: u64 = 0;
 const BUSY: u64 = 1;
 
@@ -86,6 +91,25 @@ pub(crate) enum Miss {
     Denied(Denied),
     /// Every slot the key could have belongs to a live key. The first of them dies at this instant.
     Full(u64),
+}
+
+/// A slot an insertion could take.
+struct Free<'a> {
+    group: usize,
+    /// 0 and 1 for slots nobody misses, else the instant since when it is dead.
+    rank: u64,
+    slot: &'a Slot,
+    seen: u64,
+}
+
+impl Free<'_> {
+    fn beats(&self, other: &Self) -> bool {
+        match (self.rank <= 1, other.rank <= 1) {
+            (true, true) => (self.group, self.rank) < (other.group, other.rank),
+            (false, false) => self.rank < other.rank,
+            (nobody_misses_it, _) => nobody_misses_it,
+        }
+    }
 }
 
 /// The slot is no longer the key's.
@@ -266,10 +290,10 @@ impl Table {
         let after = rule.admit(0, now, cost).map_err(Miss::Denied)?;
         let _guard = lock(&self.shards[(print.0 >> 16) as usize & (self.shards.len() - 1)]);
         'scan: loop {
-            let mut free: Option<(&Slot, u64)> = None;
+            let mut free: Option<Free<'_>> = None;
             let mut first_to_die = u64::MAX;
             let mut busy = false;
-            for group in self.sequence(print) {
+            for (i, group) in self.sequence(print).enumerate() {
                 let mut last = false;
                 for slot in &group.0 {
                     match slot.print.load(Acquire) {
@@ -283,8 +307,17 @@ impl Table {
                             let tat = slot.bucket.load();
                             if tat > now {
                                 first_to_die = first_to_die.min(tat);
-                            } else if free.is_none_or(|(_, held)| held == EMPTY && seen != EMPTY) {
-                                free = Some((slot, seen));
+                            } else {
+                                let rank = match tat.saturating_add(GRACE) <= now {
+                                    // Not before: an empty slot ends searches, so it is worth keeping.
+                                    true if seen == EMPTY => 1,
+                                    true => 0,
+                                    false => tat,
+                                };
+                                let better = Free { group: i, rank, slot, seen };
+                                if free.as_ref().is_none_or(|free| better.beats(free)) {
+                                    free = Some(better);
+                                }
                             }
                         }
                     }
@@ -297,7 +330,7 @@ impl Table {
                 pause();
                 continue;
             }
-            let Some((slot, seen)) = free else { return Err(Miss::Full(first_to_die)) };
+            let Some(Free { slot, seen, .. }) = free else { return Err(Miss::Full(first_to_die)) };
             if slot.claim(seen, print, now, after) {
                 return Ok(after);
             }

@@ -56,7 +56,7 @@ impl<H: AsRef<Shared>> Place<H> {
             Err(denied) => denied,
         };
         if shared.ledger.is_shadow() {
-            shared.ledger.would_refuse(&Refusal::quota(&shared.ledger, denied).rejection());
+            Refusal::quota(&shared.ledger, denied).pass();
             return Poll::Ready(Ok(None));
         }
         self.since = now;

@@ -112,7 +112,7 @@
 //! # Comparison
 //!
 //! tower's `Retry` leaves policy, budget sharing and backoff to you, keeps the failed response while it waits,
-//! and its `TpsBudget` takes a lock and reads the clock for each call; [`TowerPolicy`] brings our policies to
+//! and its `TpsBudget` takes a lock and reads the clock for each call; `TowerPolicy` brings our policies to
 //! it. tower-resilience's retry has no budget, no jitter and no `Retry-After` by default, and boxes each call.
 //!
 //! # Events
@@ -134,6 +134,8 @@ mod plan;
 mod progress;
 mod replay;
 mod service;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
 #[cfg(feature = "tower")]
 mod tower;
 #[cfg(feature = "serde")]
