@@ -12,8 +12,8 @@ versus macro [--rounds N] [--seconds N]
 versus list [--filter WORD]...
 
   --filter WORD   only cases whose name contains WORD (may be given several times)
-  --rounds N      interleaved rounds of the timing pass, 25 by default
-  --batch-us N    length of one batch in microseconds, 2000 by default
+  --rounds N      interleaved rounds of the timing pass, 41 by default
+  --batch-us N    length of one batch in microseconds, 500 by default
   --core N        the core the timing pass stays on, the last by default
   --only PASS     time, counts, instructions, scaling or memory (may be given several times)
   --smoke         checks what the cases do, measures nothing; fails if something is wrong
@@ -152,8 +152,8 @@ fn measure(options: &Options) {
     }
     if pass("time") {
         eprintln!("timing");
-        let rounds = options.rounds.unwrap_or(25);
-        let batch = Duration::from_micros(options.batch_us.unwrap_or(2000));
+        let rounds = options.rounds.unwrap_or(41);
+        let batch = Duration::from_micros(options.batch_us.unwrap_or(500));
         let core = options.core.unwrap_or(buttress_versus::cores() - 1);
         let filter = options.filter.clone();
         // On a thread of its own: the main thread, which other passes use, stays free.

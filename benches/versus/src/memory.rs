@@ -16,7 +16,7 @@ pub fn print() {
     for keys in [1, 10_000, 1_000_000] {
         let bytes = live(|| crate::peers::limit::governor_keyed(keys, std::hash::RandomState::new()));
         println!("governor\t{keys}\t{bytes}");
-        for (name, bytes) in crate::us::live_bytes(keys, &|make| live(make)) {
+        for (name, bytes) in crate::us::live_bytes(keys, &|make| live(|| make())) {
             println!("{name}\t{keys}\t{bytes}");
         }
     }
