@@ -1,4 +1,9 @@
-#![doc = include_str!("../README.md")]
+// The README's examples need HTTP.
+#![cfg_attr(feature = "http", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "http"),
+    doc = "Tower layers and plain objects that keep services standing."
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(buttress_loom, allow(dead_code, unused_imports))]
 

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::key::Key;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::outcome::{AnyError, Classify};
@@ -131,9 +132,7 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
             drop(shard);
             let full = EventKind::TableFull { capacity: table.capacity };
             table.observers.emit(LayerKind::CircuitBreaker, table.name, full);
-            let unguarded = table.make(Observers::default());
-            unguarded.disable();
-            return unguarded;
+            return table.unguarded();
         };
         let breaker = table.make(table.observers.clone());
         let slot = Slot { key: key.clone(), breaker: breaker.clone(), used: true };
@@ -192,18 +191,20 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
         found
     }
 
-    /// The layer that guards each request with the breaker of its key.
+    /// The layer that guards each request with the breaker of its [`Key`]. Requests without one are let
+    /// through unguarded.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), buttress::ConfigError> {
     /// use buttress::circuit_breaker::{CircuitBreaker, KeyedCircuitBreaker};
+    /// use buttress::key_fn;
     /// use tower::{ServiceBuilder, ServiceExt, service_fn};
     ///
     /// let shards: KeyedCircuitBreaker<u64> = CircuitBreaker::builder("shards").build_keyed(64)?;
     /// shards.get(&1).force_open();
     /// let service = ServiceBuilder::new()
-    ///     .layer(shards.layer(|user: &u64| user % 10))
+    ///     .layer(shards.layer(key_fn(|user: &u64| user % 10)))
     ///     .service(service_fn(|user: u64| async move { Ok::<_, std::io::Error>(user) }));
     /// assert!(service.clone().oneshot(1).await.is_err());
     /// assert_eq!(service.oneshot(2).await.unwrap(), 2);
@@ -211,10 +212,7 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
     /// # }
     /// ```
     #[must_use]
-    pub fn layer<Req, X>(&self, key: X) -> KeyedCircuitBreakerLayer<K, X>
-    where
-        X: Fn(&Req) -> K + Clone,
-    {
+    pub fn layer<X>(&self, key: X) -> KeyedCircuitBreakerLayer<K, X> {
         let breakers = self.clone();
         KeyedCircuitBreakerLayer { breakers, key, classify: AnyError, reject: AsError }
     }
@@ -224,6 +222,13 @@ impl<K> Table<K> {
     /// One stripe each: many small breakers, each used by few threads at a time.
     fn make(&self, observers: Observers) -> CircuitBreaker {
         CircuitBreaker::from_parts(self.name, self.config, self.shadow, observers, Some(1))
+    }
+
+    /// Lets everything through. Made anew each time: its operator must not command everybody's.
+    fn unguarded(&self) -> CircuitBreaker {
+        let unguarded = self.make(Observers::default());
+        unguarded.disable();
+        unguarded
     }
 }
 
@@ -297,7 +302,7 @@ impl<K, X, C, R> KeyedCircuitBreakerLayer<K, X, C, R> {
     /// ```
     /// # use buttress::circuit_breaker::{CircuitBreaker, KeyedCircuitBreaker};
     /// let shards: KeyedCircuitBreaker<u8> = CircuitBreaker::builder("shards").build_keyed(10)?;
-    /// let layer = shards.layer(|request: &u8| *request).classify(buttress::AnyError);
+    /// let layer = shards.layer(buttress::key_fn(|request: &u8| *request)).classify(buttress::AnyError);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
@@ -311,7 +316,7 @@ impl<K, X, C, R> KeyedCircuitBreakerLayer<K, X, C, R> {
     /// ```
     /// # use buttress::circuit_breaker::{CircuitBreaker, KeyedCircuitBreaker};
     /// let shards: KeyedCircuitBreaker<u8> = CircuitBreaker::builder("shards").build_keyed(10)?;
-    /// let layer = shards.layer(|request: &u8| *request).on_reject(buttress::AsTyped);
+    /// let layer = shards.layer(buttress::key_fn(|request: &u8| *request)).on_reject(buttress::AsTyped);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
@@ -384,7 +389,7 @@ impl<S, K, X, C, R, Req> Service<Req> for KeyedCircuitBreakerService<S, K, X, C,
 where
     S: Service<Req>,
     K: Hash + Eq + Clone,
-    X: Fn(&Req) -> K,
+    X: Key<Req, Key = K>,
     C: Classify<Req, S::Response, S::Error> + Clone,
     R: Reject<Req, S::Response, S::Error>,
 {
@@ -397,7 +402,10 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let mut breaker = self.breakers.get(&(self.key)(&req));
+        let mut breaker = match self.key.key(&req) {
+            Some(key) => self.breakers.get(&key),
+            None => self.breakers.table.unguarded(),
+        };
         let shared = breaker.lease.for_call();
         let admitted = shared.admit();
         call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)

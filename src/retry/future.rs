@@ -69,6 +69,15 @@ pin_project! {
     }
 }
 
+/// An attempt that is over.
+struct Ended<Res, Err, S, Req> {
+    /// `None` if it was cut off.
+    result: Option<Result<Res, Err>>,
+    verdict: Verdict,
+    inner: S,
+    copy: Option<Req>,
+}
+
 struct Slow<E> {
     progress: Progress,
     timer: Option<Pin<Box<Sleep>>>,
@@ -142,15 +151,103 @@ where
     R: Replay<Req>,
     J: Reject<(), S::Response, S::Error>,
 {
-    /// An attempt ended without success: with a result, or cut off. Returns the answer if it was the last.
+    /// Everything but a first attempt that works: retries, and what lies between.
     #[cold]
-    fn settle(
+    #[inline(never)]
+    fn go_on(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut ended: Option<Ended<S::Response, S::Error, S, Req>>,
+    ) -> Poll<Answer<S, Req, J>> {
+        let mut turns = 0;
+        loop {
+            if let Some(ended) = ended.take()
+                && let Some(answer) = self.as_mut().settle(ended)
+            {
+                return Poll::Ready(answer);
+            }
+            let mut this = self.as_mut().project();
+            match this.state.as_mut().project() {
+                StateProj::Calling { call, .. } => {
+                    let result = match call.poll(cx) {
+                        Poll::Ready(result) => Some(result),
+                        Poll::Pending => {
+                            if self.as_mut().poll_limit(cx).is_pending() {
+                                return Poll::Pending;
+                            }
+                            None
+                        }
+                    };
+                    ended = self.as_mut().end(result);
+                }
+                StateProj::Sleeping { .. } => {
+                    if self.as_mut().poll_pause(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                StateProj::Readying { .. } => {
+                    turns += 1;
+                    if turns > TURN {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    match self.as_mut().poll_retry(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Some(answer)) => return Poll::Ready(answer),
+                        Poll::Ready(None) => {}
+                    }
+                }
+                StateProj::TooLate => {
+                    this.state.set(State::Done);
+                    let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+                    let why = terms.rejection(RejectionKind::DeadlineExceeded);
+                    let answer = this.reject.reject((), why);
+                    *this.shared = None;
+                    return Poll::Ready(answer);
+                }
+                StateProj::Done => panic!("polled after it had answered"),
+            }
+        }
+    }
+
+    /// The attempt has to wait, and not for ever.
+    #[cold]
+    #[inline(never)]
+    fn poll_limited(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<S, Req, J>> {
+        if self.as_mut().poll_limit(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let ended = self.as_mut().end(None);
+        self.go_on(cx, ended)
+    }
+
+    /// Takes the attempt in hand apart and judges it; `None` as its result if it was cut off.
+    fn end(
         self: Pin<&mut Self>,
         result: Option<Result<S::Response, S::Error>>,
-        verdict: Verdict,
-        inner: S,
-        copy: Option<Req>,
+    ) -> Option<Ended<S::Response, S::Error, S, Req>> {
+        let mut this = self.project();
+        let StateOwn::Calling { ticket, inner, copy, .. } =
+            this.state.as_mut().project_replace(State::Done)
+        else {
+            return None;
+        };
+        let verdict = match &result {
+            Some(result) => this.classifier.finish(ticket, result.as_ref()),
+            None => this.classifier.expired(ticket),
+        };
+        Some(Ended { result, verdict, inner, copy })
+    }
+
+    /// Settles an attempt. Returns the answer if it was the last.
+    fn settle(
+        self: Pin<&mut Self>,
+        ended: Ended<S::Response, S::Error, S, Req>,
     ) -> Option<Answer<S, Req, J>> {
+        let Ended { result, mut verdict, inner, copy } = ended;
+        if let Some(Err(error)) = &result {
+            verdict = respect_refusal(verdict, error);
+        }
         let mut this = self.project();
         let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
         let mut fresh = Progress::first();
@@ -185,7 +282,6 @@ where
     }
 
     /// The attempt has to wait. Ready if it has waited for too long.
-    #[cold]
     fn poll_limit(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
@@ -211,37 +307,6 @@ where
             this.state.set(State::Readying { inner, copy });
         }
         Poll::Ready(())
-    }
-
-    /// Everything but calling. Ready with nothing: look at the state again.
-    #[cold]
-    fn poll_between(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        turns: &mut u32,
-    ) -> Poll<Option<Answer<S, Req, J>>> {
-        let mut this = self.as_mut().project();
-        match this.state.as_mut().project() {
-            StateProj::Sleeping { .. } => self.poll_pause(cx).map(|()| None),
-            StateProj::Readying { .. } => {
-                *turns += 1;
-                if *turns > TURN {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                self.poll_retry(cx)
-            }
-            StateProj::TooLate => {
-                this.state.set(State::Done);
-                let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
-                let why = terms.rejection(RejectionKind::DeadlineExceeded);
-                let answer = this.reject.reject((), why);
-                *this.shared = None;
-                Poll::Ready(Some(answer))
-            }
-            StateProj::Calling { .. } => Poll::Ready(None),
-            StateProj::Done => panic!("polled after it had answered"),
-        }
     }
 
     /// Asks the inner service whether it is ready, and sends the retry.
@@ -319,60 +384,36 @@ where
 {
     type Output = Answer<S, Req, J>;
 
+    // Only the way of nearly every call; everything else is behind one call to a cold function, so that
+    // this much can be inlined.
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut turns = 0;
-        loop {
-            let mut this = self.as_mut().project();
-            let StateProj::Calling { call, .. } = this.state.as_mut().project() else {
-                match self.as_mut().poll_between(cx, &mut turns) {
-                    Poll::Ready(None) => continue,
-                    Poll::Ready(Some(answer)) => return Poll::Ready(answer),
-                    Poll::Pending => return Poll::Pending,
-                }
-            };
-            let result = match call.poll(cx) {
-                Poll::Ready(result) => Some(result),
-                Poll::Pending => {
-                    let unlimited = this.deadline.is_none() && !this.plan.has_timeout;
-                    if unlimited || self.as_mut().poll_limit(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    this = self.as_mut().project();
-                    None
-                }
-            };
-            let StateOwn::Calling { ticket, inner, copy, .. } =
-                this.state.as_mut().project_replace(State::Done)
-            else {
-                unreachable!("it was calling a moment ago")
-            };
-            let verdict = match &result {
-                Some(result) => {
-                    let verdict = this.classifier.finish(ticket, result.as_ref());
-                    match result {
-                        Err(error) => respect_refusal(verdict, error),
-                        Ok(_) => verdict,
-                    }
-                }
-                None => this.classifier.expired(ticket),
-            };
-            if verdict.outcome == Outcome::Success
-                && this.slow.is_none()
-                && let Some(result) = result
+        let mut this = self.as_mut().project();
+        let StateProj::Calling { call, .. } = this.state.as_mut().project() else {
+            return self.go_on(cx, None);
+        };
+        let Poll::Ready(result) = call.poll(cx) else {
+            if this.deadline.is_none() && !this.plan.has_timeout {
+                return Poll::Pending;
+            }
+            return self.poll_limited(cx);
+        };
+        let StateOwn::Calling { ticket, inner, copy, .. } =
+            this.state.as_mut().project_replace(State::Done)
+        else {
+            unreachable!("it was calling a moment ago")
+        };
+        let verdict = this.classifier.finish(ticket, result.as_ref());
+        if verdict.outcome == Outcome::Success && this.slow.is_none() {
+            // Nothing may wait for the caller to drop the future.
+            if let Some(shared) = this.shared.take()
+                && let Some(budget) = &shared.budget
             {
-                // Nothing may wait for the caller to drop the future.
-                if let Some(shared) = this.shared.take()
-                    && let Some(budget) = &shared.budget
-                {
-                    budget.succeeded();
-                }
-                return Poll::Ready(result.map_err(J::map_err));
+                budget.succeeded();
             }
-            if let Some(answer) = self.as_mut().settle(result, verdict, inner, copy) {
-                return Poll::Ready(answer);
-            }
+            return Poll::Ready(result.map_err(J::map_err));
         }
+        self.go_on(cx, Some(Ended { result: Some(result), verdict, inner, copy }))
     }
 }
 

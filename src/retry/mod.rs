@@ -112,7 +112,7 @@
 //! # Comparison
 //!
 //! tower's `Retry` leaves policy, budget sharing and backoff to you, keeps the failed response while it waits,
-//! and its `TpsBudget` takes a lock and reads the clock for each call; [`TowerPolicy`] brings our policies to
+//! and its `TpsBudget` takes a lock and reads the clock for each call; `TowerPolicy` brings our policies to
 //! it. tower-resilience's retry has no budget, no jitter and no `Retry-After` by default, and boxes each call.
 //!
 //! # Events
@@ -122,6 +122,7 @@
 //! more), with the reason: `not_retryable`, `unsafe`, `attempts`, `class_budget`, `retry_after`, `deadline`,
 //! `budget`, `not_replayable`, `not_ready`.
 
+mod builder;
 mod classify;
 mod config;
 mod core;
@@ -134,13 +135,16 @@ mod plan;
 mod progress;
 mod replay;
 mod service;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
 #[cfg(feature = "tower")]
 mod tower;
 #[cfg(feature = "serde")]
 mod wire;
 
+pub use builder::RetryPolicyBuilder;
 pub use classify::{classify_error, classify_error_name, is_retryable_error};
-pub use config::{ExecutionGuarantee, RetryPolicy, RetryPolicyBuilder};
+pub use config::{ExecutionGuarantee, RetryPolicy};
 pub use future::ResponseFuture;
 pub use handle::Retry;
 pub use layer::RetryLayer;

@@ -83,7 +83,8 @@ impl RetryOverride {
     /// ```
     #[must_use]
     pub fn class_budget(mut self, class: FailureClass, retries: u32) -> Self {
-        self.classes[class_index(class)] = Some(retries);
+        // The largest count stands for "no limit", which no request may ask for.
+        self.classes[class_index(class)] = Some(retries.min(u32::MAX - 1));
         self
     }
 
@@ -153,7 +154,7 @@ impl RetryOverride {
             policy = policy.attempts(u32::MAX);
         }
         if let Some(attempts) = self.max_attempts {
-            policy = policy.attempts(attempts.get());
+            policy = policy.attempts(attempts.get().min(u32::MAX - 1));
         }
         if let Some(yes) = self.retry_unsafe {
             policy.set_retry_unsafe(yes);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, CircuitState};
 use buttress::observe::{Event, EventKind};
-use buttress::{AsTyped, Error, Rejection, RejectionKind, Verdict, classify_fn, error_chain};
+use buttress::{AsTyped, Error, RejectionKind, Verdict, classify_fn, error_chain};
 use futures_util::FutureExt;
 use tokio::time::{advance, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -56,7 +56,7 @@ mod contract {
             }
             let refused = two.ready().await.map_err(|e| e.to_string())?.call(1).await;
             match refused {
-                Err(e) if Rejection::find(&*e).is_some() => Ok(()),
+                Err(e) if buttress::Rejection::find(&*e).is_some() => Ok(()),
                 other => Err(format!("the second service answered {other:?}")),
             }
         });
@@ -69,7 +69,7 @@ mod contract {
             || {
                 let keyed: KeyedCircuitBreaker<u32> =
                     CircuitBreaker::builder("contract").build_keyed(8).unwrap();
-                keyed.layer(|n: &u32| *n)
+                keyed.layer(buttress::key_fn(|n: &u32| *n))
             },
             || 1_u32,
             |n: u32| Ok::<_, io::Error>(n + 1),
@@ -81,7 +81,7 @@ mod contract {
                 let _ = one.ready().await.map_err(|e| e.to_string())?.call(7).await;
             }
             match two.ready().await.map_err(|e| e.to_string())?.call(7).await {
-                Err(e) if Rejection::find(&*e).is_some() => Ok(()),
+                Err(e) if buttress::Rejection::find(&*e).is_some() => Ok(()),
                 other => Err(format!("the second service answered {other:?}")),
             }
         });
@@ -294,7 +294,7 @@ async fn a_refusal_says_what_was_measured_and_when_to_come_back() {
     assert_eq!(why.retry_after(), Some(Duration::from_secs(1)));
     assert_eq!(
         why.to_string(),
-        "circuit breaker is open (circuit_breaker `payments`), failure_rate 1.000 against 0.500, retry after 1s"
+        "circuit breaker is open (circuit_breaker `payments`), failure_rate 1 against 0.500, retry after 1s"
     );
     let error = breaker.call(|| async { Ok::<_, io::Error>(()) }).await.unwrap_err();
     assert!(matches!(error, Error::Rejected(_)));

@@ -15,5 +15,6 @@ mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
 mod retry;
+mod stack;
 #[cfg(feature = "testing")]
 mod testing;

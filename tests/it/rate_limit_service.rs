@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::rate_limit::{KeyedRateLimiter, RateLimitLayer, RateLimiter, WhenMissing};
-use buttress::{AsTyped, Error, Quota, Rejection, RejectionKind, key_fn, respond_with};
+use buttress::{AsTyped, Error, Rejection, RejectionKind, key_fn, respond_with};
 use futures_util::{FutureExt, poll};
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -30,6 +30,7 @@ const MS: Duration = Duration::from_millis(1);
 #[cfg(feature = "testing")]
 mod contract {
     use super::*;
+    use buttress::Quota;
     use buttress::testing::{Subject, TestableLayer, check_all};
 
     /// A quota that lets exactly `burst` calls through, and a layer made of it.

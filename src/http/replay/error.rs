@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// A [`ReplayBody`] was read when it could not be. The request goes no further and is not retried.
+/// A [`ReplayBody`](super::ReplayBody) was read when it could not be. The request goes no further and is not retried.
 ///
 /// ```
 /// use buttress::http::{ReplayBody, ReplayError};

@@ -76,6 +76,14 @@ async fn a_slow_attempt_is_cut_off_and_a_deadline_kept() {
     assert_eq!(start.elapsed(), ms(100), "the third attempt is not waited for");
 }
 
+#[test]
+fn runs_can_be_spawned() {
+    fn sendable(_: impl Send) {}
+    let retry = retry(steady().attempt_timeout(ms(50)).deadline(ms(500)));
+    sendable(retry.run(|_| async { Ok::<_, io::Error>(()) }));
+    sendable(RetryPolicy::DEFAULT.run(|_| async { Ok::<_, io::Error>(()) }));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dropped_run_gives_an_unsent_retry_back() {
     for (dropped_at, returned) in [(50, 1), (150, 0)] {

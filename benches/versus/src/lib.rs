@@ -1,0 +1,89 @@
+//! buttress and its peers in one process. See `README.md`.
+
+pub mod case;
+pub mod counted;
+pub mod floor;
+pub mod goals;
+pub mod http;
+pub mod instructions;
+pub mod load;
+pub mod memory;
+pub mod peers;
+pub mod report;
+pub mod scaling;
+pub mod smoke;
+pub mod timing;
+pub mod us;
+
+pub use case::{Case, Expect};
+
+/// Every case, peers next to us.
+pub fn cases() -> Vec<Case> {
+    let mut all = floor::cases();
+    all.extend(us::cases());
+    all.extend(peers::breaker::cases());
+    all.extend(peers::limit::cases());
+    all.extend(peers::retry::cases());
+    all.extend(http::cases());
+    // Neighbours in the table: by area, then by what is done.
+    let areas = ["floor", "breaker", "limit", "keyed", "retry", "http"];
+    let area = |case: &Case| areas.iter().position(|area| *area == case.area()).unwrap_or(areas.len());
+    let what = |case: &Case| case.name.splitn(3, '/').nth(1).unwrap_or_default().to_owned();
+    let mut order = Vec::<String>::new();
+    for case in &all {
+        let key = format!("{}/{}", case.area(), what(case));
+        if !order.contains(&key) {
+            order.push(key);
+        }
+    }
+    all.sort_by_key(|case| {
+        let key = format!("{}/{}", case.area(), what(case));
+        (area(case), order.iter().position(|seen| *seen == key))
+    });
+    all
+}
+
+/// The cases whose name contains one of the words; all without words.
+pub fn filtered(words: &[String]) -> Vec<Case> {
+    cases()
+        .into_iter()
+        .filter(|case| words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str())))
+        .collect()
+}
+
+/// A runtime for one thread, as all single-thread passes use it.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// Keeps the calling thread on one core; `false` where the system refuses or has no such call.
+pub fn pin(core: usize) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: `set` is a plain bit set, zero is its empty value, and the call only reads it.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(core, &mut set);
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) == 0
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = core;
+        false
+    }
+}
+
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// NaN if one of the values is.
+pub fn median(values: &mut [f64]) -> f64 {
+    if values.is_empty() || values.iter().any(|value| value.is_nan()) {
+        return f64::NAN;
+    }
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}

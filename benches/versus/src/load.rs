@@ -1,0 +1,131 @@
+//! axum on loopback under wrk: the server on the first core, wrk on the second.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+use crate::median;
+
+pub const MODES: &[&str] = &[
+    "plain",
+    "identity",
+    "us stack of 3",
+    "us refusing",
+    "tower stack of 3",
+    "tower-resilience breaker",
+    "tower-resilience stack of 4",
+    "tower-resilience limiter refusing",
+    "tower_governor",
+    "tower_governor refusing",
+];
+
+pub struct Served {
+    pub mode: &'static str,
+    pub per_second: f64,
+    /// Median over the rounds of the ratio to plain in the same round.
+    pub to_plain: f64,
+    pub not_2xx: f64,
+}
+
+/// The server: prints its port, then serves until it is killed.
+pub fn serve(mode: &str) -> Result<(), String> {
+    crate::pin(0);
+    let app = crate::http::app(mode).ok_or_else(|| format!("expected one of {MODES:?}, got `{mode}`"))?;
+    crate::runtime().block_on(async {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+        println!("{}", listener.local_addr()?.port());
+        std::io::stdout().flush()?;
+        axum::serve(listener, app).await
+    })
+    .map_err(|error| error.to_string())
+}
+
+struct Server(Child, u16);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(mode: &str) -> Result<Server, String> {
+    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut child = Command::new(this)
+        .args(["serve", mode])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let mut line = String::new();
+    let read = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
+    let server = |port| Server(child, port);
+    match (read, line.trim().parse()) {
+        (Some(Ok(_)), Ok(port)) => Ok(server(port)),
+        _ => {
+            drop(server(0));
+            Err(format!("the server for `{mode}` did not start"))
+        }
+    }
+}
+
+/// Requests per second, and the share that was not 2xx.
+fn wrk(port: u16, seconds: u64) -> Result<(f64, f64), String> {
+    let core = if crate::cores() > 1 { "1" } else { "0" };
+    let output = Command::new("taskset")
+        .args(["-c", core, "wrk", "-t1", "-c32"])
+        .arg(format!("-d{seconds}s"))
+        .arg(format!("http://127.0.0.1:{port}/"))
+        .output()
+        .map_err(|error| format!("taskset and wrk: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let after = |label: &str| {
+        let line = text.lines().find(|line| line.contains(label))?;
+        line.split(':').nth(1)?.trim().parse::<f64>().ok()
+    };
+    let per_second = after("Requests/sec").ok_or_else(|| {
+        format!("wrk said nothing to use: {}", String::from_utf8_lossy(&output.stderr).trim())
+    })?;
+    let total = text
+        .lines()
+        .find(|line| line.contains("requests in"))
+        .and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok())
+        .unwrap_or(f64::NAN);
+    Ok((per_second, after("Non-2xx").unwrap_or(0.0) / total))
+}
+
+/// Modes in another order each round; empty with a note where wrk is missing.
+pub fn run(rounds: usize, seconds: u64) -> Vec<Served> {
+    measure(rounds, seconds).unwrap_or_else(|error| {
+        eprintln!("load: {error}; the table stays empty");
+        Vec::new()
+    })
+}
+
+fn measure(rounds: usize, seconds: u64) -> Result<Vec<Served>, String> {
+    let modes: Vec<&'static str> =
+        MODES.iter().copied().filter(|mode| crate::http::app(mode).is_some()).collect();
+    let mut seen: Vec<Vec<(f64, f64)>> = vec![Vec::new(); modes.len()];
+    for round in 0..rounds {
+        for index in 0..modes.len() {
+            let index = (index * 7 + round * 3) % modes.len();
+            // 7 may divide the number of modes; then walk in order.
+            let index = if modes.len() % 7 == 0 { (index + round) % modes.len() } else { index };
+            let server = start(modes[index])?;
+            wrk(server.1, 1)?;
+            seen[index].push(wrk(server.1, seconds)?);
+        }
+        eprintln!("  load: round {} of {rounds}", round + 1);
+    }
+    let plain: Vec<f64> = seen[0].iter().map(|(per_second, _)| *per_second).collect();
+    let served = modes.iter().zip(&seen).map(|(mode, seen)| {
+        let mut per_second: Vec<f64> = seen.iter().map(|(rate, _)| *rate).collect();
+        let mut to_plain: Vec<f64> =
+            per_second.iter().zip(&plain).map(|(rate, plain)| rate / plain).collect();
+        Served {
+            mode,
+            per_second: median(&mut per_second),
+            to_plain: median(&mut to_plain),
+            not_2xx: median(&mut seen.iter().map(|(_, share)| *share).collect::<Vec<_>>()),
+        }
+    });
+    Ok(served.collect())
+}

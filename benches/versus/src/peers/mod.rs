@@ -1,0 +1,5 @@
+//! The peers, configured as their documentation shows, and as well as one can.
+
+pub mod breaker;
+pub mod limit;
+pub mod retry;

@@ -1,0 +1,160 @@
+//! The layers together, in the order the documentation gives.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
+use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+use buttress::retry::{RetryLayer, RetryPolicy};
+use buttress::{Quota, Rejection, RejectionKind, RetryBudget};
+use tokio::time::Instant;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+fn counted(calls: &Arc<AtomicU32>) -> Arc<AtomicU32> {
+    Arc::clone(calls)
+}
+
+/// Retry outside, breaker inside: each attempt is judged, and an open circuit ends the retries.
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_ends_the_retries() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let seen = counted(&calls);
+    let breaker = CircuitBreaker::builder("db").consecutive_failures(2).build().unwrap();
+    let policy = RetryPolicy::builder().max_attempts(10).build().unwrap();
+    let client = ServiceBuilder::new()
+        .layer(RetryLayer::new(policy).budget(RetryBudget::unlimited("db")))
+        .layer(breaker.layer())
+        .service(service_fn(move |()| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            async { Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionReset)) }
+        }));
+    let error = client.oneshot(()).await.unwrap_err();
+    assert_eq!(Rejection::find(&*error).unwrap().kind(), RejectionKind::CircuitOpen);
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    assert_eq!(breaker.state(), CircuitState::Open);
+    assert_eq!(breaker.stats().rejected_calls, 1, "the refusal was not retried");
+}
+
+/// A refusal of our own limiter is retried when it says when, and that fits.
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_inside_is_waited_for_if_that_fits_the_deadline() {
+    let limiter = RateLimiter::new(Quota::per_second(1).unwrap());
+    let client = |deadline: Duration| {
+        let policy = RetryPolicy::builder()
+            .max_attempts(3)
+            .attempt_timeout(Duration::from_millis(100))
+            .deadline(deadline)
+            .build()
+            .unwrap();
+        ServiceBuilder::new()
+            .layer(RetryLayer::new(policy))
+            .layer(RateLimitLayer::new(limiter.clone()))
+            .service(service_fn(|()| async { Ok::<_, io::Error>(()) }))
+    };
+    assert!(client(Duration::from_secs(5)).oneshot(()).await.is_ok());
+    let start = Instant::now();
+    assert!(client(Duration::from_secs(5)).oneshot(()).await.is_ok());
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    let start = Instant::now();
+    let error = client(Duration::from_millis(500)).oneshot(()).await.unwrap_err();
+    assert_eq!(Rejection::find(&*error).unwrap().kind(), RejectionKind::RateLimited);
+    assert_eq!(start.elapsed(), Duration::ZERO, "what cannot fit is answered at once");
+}
+
+/// Three tiers of three attempts each make 27 calls of one; a budget at each tier bounds it.
+#[tokio::test(start_paused = true)]
+async fn budgets_bound_the_amplification_of_a_whole_chain() {
+    async fn load(budgeted: bool) -> u32 {
+        let calls = Arc::new(AtomicU32::new(0));
+        let seen = counted(&calls);
+        let tier = |name: &'static str| {
+            let budget =
+                if budgeted { RetryBudget::new(name) } else { RetryBudget::unlimited(name) };
+            let policy = RetryPolicy::builder().max_attempts(3).build().unwrap();
+            RetryLayer::new(policy).budget(budget)
+        };
+        let chain =
+            ServiceBuilder::new().layer(tier("a")).layer(tier("b")).layer(tier("c")).service(
+                service_fn(move |()| {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                    async { Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused)) }
+                }),
+            );
+        for _ in 0..200 {
+            assert!(chain.clone().oneshot(()).await.is_err());
+        }
+        calls.load(Ordering::Relaxed)
+    }
+    assert_eq!(load(false).await, 200 * 27);
+    let bounded = load(true).await;
+    assert!(bounded <= 220, "{bounded} calls for 200 requests");
+}
+
+#[cfg(feature = "http")]
+mod http {
+    use super::*;
+    use crate::support::Server;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use axum::routing::get;
+    use buttress::http::{problem, standard};
+    use futures_util::StreamExt;
+
+    /// The whole server stack on a router: native answers, one state for all connections, no
+    /// `HandleErrorLayer`.
+    #[tokio::test]
+    async fn limit_and_breaker_answer_natively_on_every_connection() {
+        let limiter = RateLimiter::new(Quota::per_minute(6).unwrap().burst(6).unwrap());
+        let breaker = CircuitBreaker::builder("db").consecutive_failures(2).build().unwrap();
+        let app = Router::new()
+            .route("/bad", get(|| async { StatusCode::INTERNAL_SERVER_ERROR }))
+            .route("/good", get(|| async { "good" }))
+            .layer(
+                ServiceBuilder::new()
+                    .layer(RateLimitLayer::new(limiter).headers().on_reject(problem()))
+                    .layer(breaker.layer().classify(standard()).on_reject(problem())),
+            );
+        let mut server = Server::start(app).await;
+        let mut seen = Vec::new();
+        for path in ["/good", "/bad", "/bad", "/good", "/good", "/good", "/good"] {
+            let mut connection = server.connect().await;
+            let answer = connection.get(path).await;
+            let retry_after = answer.headers().get("retry-after").is_some();
+            assert!(answer.headers().contains_key("ratelimit"), "{path}");
+            seen.push((answer.status().as_u16(), retry_after));
+        }
+        assert_eq!(
+            seen,
+            [
+                (200, false),
+                (500, false),
+                (500, false),
+                (503, true),
+                (503, true),
+                (503, true),
+                (429, true)
+            ]
+        );
+    }
+
+    /// A reader that takes its time over a body holds neither a probe's place nor the verdict.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_holds_nothing() {
+        let breaker = CircuitBreaker::builder("db").consecutive_failures(1).build().unwrap();
+        breaker.try_acquire().unwrap().failure();
+        let endless = || async {
+            Body::from_stream(futures_util::stream::repeat("chunk").map(Ok::<_, io::Error>))
+        };
+        let app = Router::new()
+            .route("/", get(endless))
+            .layer(breaker.layer().classify(standard()).on_reject(problem()));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let response = app.clone().oneshot(Request::get("/").body(Body::empty()).unwrap()).await;
+        assert_eq!(breaker.state(), CircuitState::Closed, "the head decided; the body is unread");
+        drop(response);
+        assert_eq!(breaker.stats().successful_calls, 1);
+    }
+}
