@@ -493,3 +493,57 @@ fn a_denial_orders_by_never_then_wait() {
     assert_eq!(denied.wait(), 16);
     assert!(Denied { cost: 48, ..denied }.never());
 }
+
+/// A part of a combination that never has room, and one that counts how often it is charged.
+#[test]
+fn a_full_table_is_not_asked_again_and_again() {
+    use super::ledger::{Level, Refusal};
+    use super::meter::{Meter, sealed};
+    use std::cell::Cell;
+
+    struct Counting(Cell<u32>, RateLimiter);
+    impl sealed::Meter for Counting {
+        type Charge = ();
+        fn probe(&self, _: u64, _: u64) -> Result<(), Refusal<'_>> {
+            Ok(())
+        }
+        fn charge(&self, _: u64, now: u64) -> Result<(Level, ()), Refusal<'_>> {
+            self.0.set(self.0.get() + 1);
+            Ok((self.1.shared.level(now), ()))
+        }
+        fn refund(&self, (): ()) {}
+        fn count(&self, (): ()) {}
+    }
+    for policy in [WhenFull::Reject, WhenFull::ShareOne] {
+        let table = KeyedRateLimiter::<u64>::builder("k")
+            .quota("1/h".parse().unwrap())
+            .capacity(1)
+            .when_full(policy)
+            .build()
+            .unwrap();
+        for key in 0..5 {
+            let _ = table.try_acquire(&key);
+        }
+        let first = Counting(Cell::new(0), RateLimiter::new("1/h".parse().unwrap()));
+        assert!((&first).and(table.bucket(&100)).try_acquire().is_err());
+        assert!(first.0.get() <= 4, "{policy:?}: charged {} times for one call", first.0.get());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_quota_reaches_the_shared_bucket_too() {
+    let limiter = KeyedRateLimiter::<u64>::builder("k")
+        .quota("1/h".parse().unwrap())
+        .capacity(1)
+        .when_full(WhenFull::ShareOne)
+        .build()
+        .unwrap();
+    for key in 0..5 {
+        limiter.try_acquire(&key).unwrap();
+    }
+    assert!(limiter.try_acquire(&100).is_err());
+    limiter.set_quota("2/h".parse().unwrap());
+    assert!(limiter.try_acquire(&100).is_err(), "a change of the quota grants no tokens");
+    tokio::time::advance(Duration::from_secs(1801)).await;
+    assert!(limiter.try_acquire(&100).is_ok());
+}
