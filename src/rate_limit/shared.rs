@@ -182,6 +182,11 @@ impl Shared {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn given_back(&self) -> u64 {
+        self.refunded.load(Ordering::Relaxed)
+    }
+
     /// Queues a call of cost `n`, or says why it is pointless.
     pub(crate) fn join(&self, n: u64, deadline: u64, waker: Waker) -> Joined {
         let mut wakers = Wakers::default();
