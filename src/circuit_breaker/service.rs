@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
@@ -20,14 +21,19 @@ pub struct CircuitBreakerService<S, C, R> {
     lease: Lease<Shared>,
     classify: C,
     reject: R,
-    /// The circuit was open when readiness was asked, and the inner service was not: the next call must
-    /// be refused, even if the circuit has closed meanwhile.
-    refusal: Option<Refusal>,
-    /// Under a load balancer.
-    balanced: Option<Balanced>,
+    mode: Mode,
 }
 
-/// Not ready while open.
+#[derive(Debug)]
+enum Mode {
+    Plain,
+    /// The circuit was open when readiness was asked, and the inner service was not: the next call must
+    /// be refused, even if the circuit has closed meanwhile.
+    Refusing(Refusal),
+    /// Under a load balancer: not ready while open.
+    Balanced(Balanced),
+}
+
 #[derive(Debug, Default)]
 struct Balanced {
     /// The inner service is ready; the circuit must not take that back.
@@ -43,8 +49,9 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         reject: R,
         unready_while_open: bool,
     ) -> Self {
-        let balanced = unready_while_open.then(Balanced::default);
-        Self { inner, lease, classify, reject, refusal: None, balanced }
+        let mode =
+            if unready_while_open { Mode::Balanced(Balanced::default()) } else { Mode::Plain };
+        Self { inner, lease, classify, reject, mode }
     }
 
     /// The inner service.
@@ -78,7 +85,7 @@ impl<S: Clone, C: Clone, R: Clone> Clone for CircuitBreakerService<S, C, R> {
             self.lease.clone(),
             self.classify.clone(),
             self.reject.clone(),
-            self.balanced.is_some(),
+            matches!(self.mode, Mode::Balanced(_)),
         )
     }
 }
@@ -106,53 +113,41 @@ where
     /// the circuit is open.
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        if self.refusal.is_some() {
-            return Poll::Ready(Ok(()));
+        if matches!(self.mode, Mode::Plain) {
+            if self.lease.core.is_shut() && self.will_refuse() {
+                return Poll::Ready(Ok(()));
+            }
+            return self.inner.poll_ready(cx).map_err(R::map_err);
         }
-        if self.balanced.is_some() {
-            ready!(self.poll_open(cx));
-        } else if self.lease.core.is_shut() && self.will_refuse() {
-            return Poll::Ready(Ok(()));
-        }
-        let ready = ready!(self.inner.poll_ready(cx));
-        if let Some(balanced) = &mut self.balanced {
-            balanced.ready = ready.is_ok();
-        }
-        Poll::Ready(ready.map_err(R::map_err))
+        self.poll_unusual(cx)
     }
 
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let shared = self.lease.for_call();
-        if self.refusal.is_none()
-            && self.balanced.is_none()
-            && let Some(ticket) = shared.core.pass()
-        {
-            return make(&mut self.inner, req, shared, ticket, &self.classify);
-        }
-        self.call_with_care(req, shared)
+        let admitted = if matches!(self.mode, Mode::Plain) {
+            shared.admit()
+        } else {
+            admit_unusual(&mut self.mode, &shared)
+        };
+        call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
     }
 }
 
-impl<S, C, R> CircuitBreakerService<S, C, R> {
-    #[inline(never)]
-    fn call_with_care<Req>(&mut self, req: Req, shared: Ref<Shared>) -> ResponseFuture<S, Req, C, R>
-    where
-        S: Service<Req>,
-        C: Classify<Req, S::Response, S::Error> + Clone,
-        R: Reject<Req, S::Response, S::Error>,
-    {
-        if let Some(balanced) = &mut self.balanced {
-            balanced.ready = false;
+#[inline(never)]
+fn admit_unusual(mode: &mut Mode, shared: &Shared) -> Result<Ticket, Refusal> {
+    match mode {
+        Mode::Plain => shared.admit(),
+        Mode::Refusing(refusal) => {
+            let refusal = *refusal;
+            *mode = Mode::Plain;
+            shared.core.count_refusal();
+            Err(refusal)
         }
-        let admitted = match self.refusal.take() {
-            None => shared.admit(),
-            Some(refusal) => {
-                shared.core.count_refusal();
-                Err(refusal)
-            }
-        };
-        call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
+        Mode::Balanced(balanced) => {
+            balanced.ready = false;
+            shared.admit()
+        }
     }
 }
 
@@ -172,50 +167,52 @@ where
     R: Reject<Req, S::Response, S::Error>,
 {
     match admitted {
-        Ok(ticket) => make(inner, req, shared, ticket, classify),
+        Ok(ticket) => {
+            let mut guard = Guard::new(shared, ticket);
+            let judge = classify.start(&req);
+            let response = guard.run(|| inner.call(req));
+            ResponseFuture::called(response, guard, classify.clone(), judge)
+        }
         Err(refusal) => ResponseFuture::refused(reject.reject(req, shared.refused(refusal))),
     }
-}
-
-#[inline]
-fn make<S, C, R, Req>(
-    inner: &mut S,
-    req: Req,
-    shared: Ref<Shared>,
-    ticket: Ticket,
-    classify: &C,
-) -> ResponseFuture<S, Req, C, R>
-where
-    S: Service<Req>,
-    C: Classify<Req, S::Response, S::Error> + Clone,
-    R: Reject<Req, S::Response, S::Error>,
-{
-    let mut guard = Guard::new(shared, ticket);
-    let judge = classify.start(&req);
-    let response = guard.run(|| inner.call(req));
-    ResponseFuture::called(response, guard, classify.clone(), judge)
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
     /// The circuit is shut. Promises a refusal, unless the open time has passed or nothing is refused.
     #[inline(never)]
     fn will_refuse(&mut self) -> bool {
-        if !self.lease.is_shadow() {
-            self.refusal = self.lease.core.shut(clock::now());
+        if !self.lease.is_shadow()
+            && let Some(refusal) = self.lease.core.shut(clock::now())
+        {
+            self.mode = Mode::Refusing(refusal);
+            return true;
         }
-        self.refusal.is_some()
+        false
     }
 
-    /// Waits until the circuit lets calls through.
     #[inline(never)]
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(balanced) = &mut self.balanced else { return Poll::Ready(()) };
-        while !balanced.ready {
-            if let Some(waiting) = &mut balanced.waiting {
+    fn poll_unusual<Req>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), R::Error>>
+    where
+        S: Service<Req>,
+        R: Reject<Req, S::Response, S::Error>,
+    {
+        let Mode::Balanced(balanced) = &mut self.mode else { return Poll::Ready(Ok(())) };
+        ready!(balanced.poll_open(self.lease.shared(), cx));
+        let ready = ready!(self.inner.poll_ready(cx));
+        balanced.ready = ready.is_ok();
+        Poll::Ready(ready.map_err(R::map_err))
+    }
+}
+
+impl Balanced {
+    /// Waits until the circuit lets calls through.
+    fn poll_open(&mut self, shared: &Arc<Shared>, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ready {
+            if let Some(waiting) = &mut self.waiting {
                 ready!(waiting.poll(cx));
             }
-            balanced.waiting = Reopening::of(self.lease.shared());
-            if balanced.waiting.is_none() {
+            self.waiting = Reopening::of(shared);
+            if self.waiting.is_none() {
                 break;
             }
         }
