@@ -77,7 +77,7 @@ where
 {
     type Output = Result<S::Response, R::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Called { mut call, classify, judge } => {

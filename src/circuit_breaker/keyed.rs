@@ -398,8 +398,7 @@ where
 
     fn call(&mut self, req: Req) -> Self::Future {
         let mut breaker = self.breakers.get(&(self.key)(&req));
-        let shared = breaker.lease.for_call();
-        let admitted = shared.admit();
-        call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
+        let admitted = breaker.lease.admit();
+        call(&mut self.inner, req, &mut breaker.lease, admitted, &self.classify, &self.reject)
     }
 }

@@ -7,7 +7,7 @@ use tower_service::Service;
 use crate::clock;
 use crate::outcome::Classify;
 use crate::rejection::Reject;
-use crate::sync::{Lease, Ref};
+use crate::sync::Lease;
 
 use super::core::{Refusal, Ticket};
 use super::future::ResponseFuture;
@@ -122,15 +122,14 @@ where
         self.poll_unusual(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let shared = self.lease.for_call();
         let admitted = if matches!(self.mode, Mode::Plain) {
-            shared.admit()
+            self.lease.admit()
         } else {
-            admit_unusual(&mut self.mode, &shared)
+            admit_unusual(&mut self.mode, &self.lease)
         };
-        call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
+        call(&mut self.inner, req, &mut self.lease, admitted, &self.classify, &self.reject)
     }
 }
 
@@ -152,11 +151,11 @@ fn admit_unusual(mode: &mut Mode, shared: &Shared) -> Result<Ticket, Refusal> {
 }
 
 /// Makes an admitted call, or answers a refused one.
-#[inline]
+#[inline(always)]
 pub(super) fn call<S, C, R, Req>(
     inner: &mut S,
     req: Req,
-    shared: Ref<Shared>,
+    lease: &mut Lease<Shared>,
     admitted: Result<Ticket, Refusal>,
     classify: &C,
     reject: &R,
@@ -168,12 +167,12 @@ where
 {
     match admitted {
         Ok(ticket) => {
-            let mut guard = Guard::new(shared, ticket);
+            let mut guard = Guard::new(lease.for_call(), ticket);
             let judge = classify.start(&req);
             let response = guard.run(|| inner.call(req));
             ResponseFuture::called(response, guard, classify.clone(), judge)
         }
-        Err(refusal) => ResponseFuture::refused(reject.reject(req, shared.refused(refusal))),
+        Err(refusal) => ResponseFuture::refused(reject.reject(req, lease.refused(refusal))),
     }
 }
 
