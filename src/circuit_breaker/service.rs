@@ -117,9 +117,14 @@ where
             if self.lease.core.is_shut() && self.will_refuse() {
                 return Poll::Ready(Ok(()));
             }
-            return self.inner.poll_ready(cx).map_err(R::map_err);
+        } else if !ready!(self.poll_unusual(cx)) {
+            return Poll::Ready(Ok(()));
         }
-        self.poll_unusual(cx)
+        let ready = ready!(self.inner.poll_ready(cx));
+        if let Mode::Balanced(balanced) = &mut self.mode {
+            balanced.ready = ready.is_ok();
+        }
+        Poll::Ready(ready.map_err(R::map_err))
     }
 
     #[inline(always)]
@@ -189,17 +194,14 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         false
     }
 
+    /// Whether the inner service has to be asked too.
     #[inline(never)]
-    fn poll_unusual<Req>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), R::Error>>
-    where
-        S: Service<Req>,
-        R: Reject<Req, S::Response, S::Error>,
-    {
-        let Mode::Balanced(balanced) = &mut self.mode else { return Poll::Ready(Ok(())) };
-        ready!(balanced.poll_open(self.lease.shared(), cx));
-        let ready = ready!(self.inner.poll_ready(cx));
-        balanced.ready = ready.is_ok();
-        Poll::Ready(ready.map_err(R::map_err))
+    fn poll_unusual(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match &mut self.mode {
+            Mode::Plain => Poll::Ready(true),
+            Mode::Refusing(_) => Poll::Ready(false),
+            Mode::Balanced(balanced) => balanced.poll_open(self.lease.shared(), cx).map(|()| true),
+        }
     }
 }
 
