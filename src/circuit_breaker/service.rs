@@ -1,5 +1,4 @@
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
@@ -22,23 +21,21 @@ pub struct CircuitBreakerService<S, C, R> {
     classify: C,
     reject: R,
     mode: Mode,
+    /// Under a load balancer, while open.
+    waiting: Option<Reopening>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Mode {
     Plain,
     /// The circuit was open when readiness was asked, and the inner service was not: the next call must
     /// be refused, even if the circuit has closed meanwhile.
     Refusing(Refusal),
-    /// Under a load balancer: not ready while open.
-    Balanced(Balanced),
-}
-
-#[derive(Debug, Default)]
-struct Balanced {
-    /// The inner service is ready; the circuit must not take that back.
-    ready: bool,
-    waiting: Option<Reopening>,
+    /// Under a load balancer: not ready while open. The inner service may already have said that it is
+    /// ready; the circuit must not take that back.
+    Balanced {
+        ready: bool,
+    },
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
@@ -49,9 +46,8 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         reject: R,
         unready_while_open: bool,
     ) -> Self {
-        let mode =
-            if unready_while_open { Mode::Balanced(Balanced::default()) } else { Mode::Plain };
-        Self { inner, lease, classify, reject, mode }
+        let mode = if unready_while_open { Mode::Balanced { ready: false } } else { Mode::Plain };
+        Self { inner, lease, classify, reject, mode, waiting: None }
     }
 
     /// The inner service.
@@ -85,7 +81,7 @@ impl<S: Clone, C: Clone, R: Clone> Clone for CircuitBreakerService<S, C, R> {
             self.lease.clone(),
             self.classify.clone(),
             self.reject.clone(),
-            matches!(self.mode, Mode::Balanced(_)),
+            matches!(self.mode, Mode::Balanced { .. }),
         )
     }
 }
@@ -121,8 +117,8 @@ where
             return Poll::Ready(Ok(()));
         }
         let ready = ready!(self.inner.poll_ready(cx));
-        if let Mode::Balanced(balanced) = &mut self.mode {
-            balanced.ready = ready.is_ok();
+        if let Mode::Balanced { .. } = self.mode {
+            self.mode = Mode::Balanced { ready: ready.is_ok() };
         }
         Poll::Ready(ready.map_err(R::map_err))
     }
@@ -140,16 +136,15 @@ where
 
 #[inline(never)]
 fn admit_unusual(mode: &mut Mode, shared: &Shared) -> Result<Ticket, Refusal> {
-    match mode {
+    match *mode {
         Mode::Plain => shared.admit(),
         Mode::Refusing(refusal) => {
-            let refusal = *refusal;
             *mode = Mode::Plain;
             shared.core.count_refusal();
             Err(refusal)
         }
-        Mode::Balanced(balanced) => {
-            balanced.ready = false;
+        Mode::Balanced { .. } => {
+            *mode = Mode::Balanced { ready: false };
             shared.admit()
         }
     }
@@ -197,26 +192,23 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
     /// Whether the inner service has to be asked too.
     #[inline(never)]
     fn poll_unusual(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        match &mut self.mode {
-            Mode::Plain => Poll::Ready(true),
+        match self.mode {
+            Mode::Plain | Mode::Balanced { ready: true } => Poll::Ready(true),
             Mode::Refusing(_) => Poll::Ready(false),
-            Mode::Balanced(balanced) => balanced.poll_open(self.lease.shared(), cx).map(|()| true),
+            Mode::Balanced { ready: false } => self.poll_open(cx).map(|()| true),
         }
     }
-}
 
-impl Balanced {
     /// Waits until the circuit lets calls through.
-    fn poll_open(&mut self, shared: &Arc<Shared>, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.ready {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
             if let Some(waiting) = &mut self.waiting {
                 ready!(waiting.poll(cx));
             }
-            self.waiting = Reopening::of(shared);
+            self.waiting = Reopening::of(self.lease.shared());
             if self.waiting.is_none() {
-                break;
+                return Poll::Ready(());
             }
         }
-        Poll::Ready(())
     }
 }
