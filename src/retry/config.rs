@@ -458,8 +458,8 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// The longest wish of the callee (`Retry-After`, gRPC pushback) to wait for: above 0, default 10 s. It
-    /// replaces the backoff, with jitter on top. When the callee wants more, or more than the deadline
+    /// The longest wish of the callee (`Retry-After`, gRPC pushback) to wait for: above 0, default 10 s. It is
+    /// waited for with jitter on top, and the backoff if that is longer. When the callee wants more, or more than the deadline
     /// leaves, the last result is returned at once: nobody can park a caller.
     ///
     /// ```

@@ -130,7 +130,9 @@ impl Run {
     ) -> Result<Duration, Stop> {
         match (after, policy.max_retry_after()) {
             (Some(after), Some(longest)) if after > longest => Err(Stop::RetryAfter),
-            (Some(after), Some(_)) => Ok(policy.backoff.draw_after(after, self.attempts, random)),
+            (Some(after), Some(_)) => {
+                Ok(policy.backoff.draw_after(after, self.attempts, self.previous, random))
+            }
             _ => Ok(policy.backoff.draw(self.attempts, self.previous, random)),
         }
     }

@@ -173,8 +173,8 @@ impl<C> Retry<C> {
     ///
     /// # Errors
     /// The error of the last attempt itself, as [`Error::Inner`]; [`Error::Rejected`] with
-    /// `DeadlineExceeded` if the last attempt was cut off, which only happens with an attempt timeout or a
-    /// deadline.
+    /// `DeadlineExceeded` if the last attempt was cut off, or the deadline passed in the pause after an `Ok`
+    /// that was called a failure. Both need an attempt timeout or a deadline.
     ///
     /// ```
     /// use buttress::{Error, retry::{Retry, RetryPolicy}};
