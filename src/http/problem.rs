@@ -249,6 +249,8 @@ impl Style {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         *response.headers_mut() = headers;
+        // So that layers further out know it for what it is; it does not go over the wire.
+        response.extensions_mut().insert(why.clone());
         response
     }
 
@@ -310,6 +312,7 @@ impl Style {
             headers.insert(PUSHBACK, number_value(millis_up(wait)));
         }
         *response.headers_mut() = headers;
+        response.extensions_mut().insert(why.clone());
         response
     }
 
