@@ -1,6 +1,7 @@
 //! What a refusal looks like as an HTTP or gRPC response.
 
 use std::mem;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -288,21 +289,15 @@ impl Style {
 
     /// Writes the document; the time to come back in it is also the value of `Retry-After`.
     fn document(self, why: &Rejection, sheet: &mut Paper) -> Option<Number> {
-        let status = codes(why.kind()).0;
-        sheet.put(br#"{"type":"about:blank","title":""#);
-        sheet.put(status.canonical_reason().unwrap_or_default().as_bytes());
-        sheet.put(br#"","status":"#);
-        sheet.put(status.as_str().as_bytes());
+        let head = Head::of(why.kind());
         if self.detail {
-            sheet.put(br#","detail":""#);
-            sheet.put(why.kind().sentence().as_bytes());
-            sheet.put(br#"","kind":""#);
-            sheet.put(why.kind().as_str().as_bytes());
-            sheet.put(br#"","layer":""#);
+            sheet.put(head.full.as_bytes());
             json_text(why.layer().as_str(), sheet);
             sheet.put(br#"","name":""#);
             json_text(why.name(), sheet);
             sheet.put(br#"""#);
+        } else {
+            sheet.put(head.quiet.as_bytes());
         }
         let wait = why.retry_after().map(|wait| {
             sheet.put(br#","retry_after":"#);
@@ -347,6 +342,31 @@ impl Style {
             insert(PUSHBACK, pushback.value(&sheet), &mut headers);
         }
         headers
+    }
+}
+
+/// How the documents of a kind begin.
+struct Head {
+    quiet: String,
+    /// Up to the name of the layer.
+    full: String,
+}
+
+impl Head {
+    fn of(kind: RejectionKind) -> &'static Self {
+        static ALL: LazyLock<[Head; RejectionKind::ALL.len()]> =
+            LazyLock::new(|| RejectionKind::ALL.map(Head::new));
+        &ALL[kind as usize]
+    }
+
+    fn new(kind: RejectionKind) -> Self {
+        let status = codes(kind).0;
+        let title = status.canonical_reason().unwrap_or_default();
+        let status = status.as_str();
+        let quiet = format!(r#"{{"type":"about:blank","title":"{title}","status":{status}"#);
+        let (detail, name) = (kind.sentence(), kind.as_str());
+        let full = format!(r#"{quiet},"detail":"{detail}","kind":"{name}","layer":""#);
+        Self { quiet, full }
     }
 }
 
