@@ -1,5 +1,6 @@
 //! The `RateLimit` header fields.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use ::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -32,9 +33,11 @@ impl RateLimitFields {
         let RejectionDetail::Quota { limit, remaining, reset, window } = detail else {
             return None;
         };
+        let name = quotable(name);
         let start = sheet.len();
-        quoted(name, sheet);
-        sheet.put(b";q=");
+        sheet.put(b"\"");
+        sheet.put(&name);
+        sheet.put(b"\";q=");
         sheet.number(limit.min(LARGEST_INTEGER));
         match seconds_up(window).min(LARGEST_INTEGER) {
             0 => {}
@@ -44,8 +47,9 @@ impl RateLimitFields {
             }
         }
         let middle = sheet.len();
-        quoted(name, sheet);
-        sheet.put(b";r=");
+        sheet.put(b"\"");
+        sheet.put(&name);
+        sheet.put(b"\";r=");
         sheet.number(remaining.min(LARGEST_INTEGER));
         sheet.put(b";t=");
         sheet.number(seconds_up(reset).min(LARGEST_INTEGER));
@@ -98,20 +102,20 @@ pub(crate) fn refusal_fields(why: &Rejection, headers: &mut HeaderMap) {
     }
 }
 
-/// A structured-field string. It knows printable ASCII only; anything else becomes `?`.
-fn quoted<const ROOM: usize>(text: &str, sheet: &mut Sheet<ROOM>) {
-    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-    sheet.put(b"\"");
-    if text.as_bytes().iter().all(plain) {
-        sheet.put(text.as_bytes());
-    } else {
-        for c in text.chars() {
-            match u8::try_from(c) {
-                Ok(b @ (b'"' | b'\\')) => sheet.put(&[b'\\', b]),
-                Ok(b @ b' '..=b'~') => sheet.put(&[b]),
-                _ => sheet.put(b"?"),
-            }
+/// The inside of a structured-field string. It knows printable ASCII only; anything else becomes `?`.
+fn quotable(text: &str) -> Cow<'_, [u8]> {
+    // All bytes are looked at, whatever they are: several at a time.
+    let special = |byte: &u8| !(0x20..0x7f).contains(byte) | (*byte == b'"') | (*byte == b'\\');
+    if !text.as_bytes().iter().fold(false, |found, byte| found | special(byte)) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut line = Vec::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match u8::try_from(c) {
+            Ok(b @ (b'"' | b'\\')) => line.extend_from_slice(&[b'\\', b]),
+            Ok(b @ b' '..=b'~') => line.push(b),
+            _ => line.push(b'?'),
         }
     }
-    sheet.put(b"\"");
+    Cow::Owned(line)
 }

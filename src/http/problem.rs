@@ -12,6 +12,7 @@ use super::grpc::{self, code};
 use super::headers::{RateLimitFields, insert};
 use super::retry_after::{PUSHBACK, millis_up, seconds_up};
 use super::sheet::{Number, Sheet, small, value};
+use crate::name::LayerKind;
 use crate::rejection::{Reject, Rejection, RejectionKind};
 
 /// Answers a refused request with a problem document (RFC 9457), or in gRPC's way if it was a gRPC
@@ -175,17 +176,17 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
     fn reject(&self, mut req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
         let why = self.style.jittered(why);
         if let Some(content_type) = grpc::answer_content_type(req.headers()) {
-            let headers = self.style.grpc(content_type, &why, emptied(&mut req));
-            return Ok(answer(StatusCode::OK, headers, B2::from(Bytes::new())));
+            self.style.grpc(content_type, &why, emptied(&mut req));
+            return Ok(answer(StatusCode::OK, &mut req, B2::from(Bytes::new())));
         }
         let mut sheet = Paper::new();
         let wait = self.style.document(&why, &mut sheet);
         let end = sheet.len();
-        let (mut headers, mut document) =
-            self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let mut document = self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
         document.truncate(end);
-        Ok(answer(codes(why.kind()).0, headers, B2::from(document)))
+        let content_type = HeaderValue::from_static("application/problem+json");
+        req.headers_mut().insert(CONTENT_TYPE, content_type);
+        Ok(answer(codes(why.kind()).0, &mut req, B2::from(document)))
     }
 
     fn map_err(error: E) -> E {
@@ -199,13 +200,13 @@ impl<B1, B2: Default, E> Reject<Request<B1>, Response<B2>, E> for StatusOnly {
     fn reject(&self, mut req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
         let why = self.style.jittered(why);
         if let Some(content_type) = grpc::answer_content_type(req.headers()) {
-            let headers = self.style.grpc(content_type, &why, emptied(&mut req));
-            return Ok(answer(StatusCode::OK, headers, B2::default()));
+            self.style.grpc(content_type, &why, emptied(&mut req));
+            return Ok(answer(StatusCode::OK, &mut req, B2::default()));
         }
         let mut sheet = Paper::new();
         let wait = why.retry_after().map(|wait| Number::write(seconds_up(wait), &mut sheet));
-        let (headers, _) = self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
-        Ok(answer(codes(why.kind()).0, headers, B2::default()))
+        self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
+        Ok(answer(codes(why.kind()).0, &mut req, B2::default()))
     }
 
     fn map_err(error: E) -> E {
@@ -216,17 +217,18 @@ impl<B1, B2: Default, E> Reject<Request<B1>, Response<B2>, E> for StatusOnly {
 /// Enough for a document and the `RateLimit` fields if the name is not very long.
 type Paper = Sheet<368>;
 
-/// The request's fields are of no use any more, but the memory they are in is.
-fn emptied<B>(req: &mut Request<B>) -> HeaderMap {
-    let mut headers = mem::take(req.headers_mut());
+/// The request's fields are of no use any more, but the memory they are in is: the answer's are
+/// written there.
+fn emptied<B>(req: &mut Request<B>) -> &mut HeaderMap {
+    let headers = req.headers_mut();
     headers.clear();
     headers
 }
 
-fn answer<B>(status: StatusCode, headers: HeaderMap, body: B) -> Response<B> {
+fn answer<B1, B2>(status: StatusCode, req: &mut Request<B1>, body: B2) -> Response<B2> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    *response.headers_mut() = headers;
+    mem::swap(response.headers_mut(), req.headers_mut());
     response
 }
 
@@ -262,29 +264,30 @@ impl Style {
     }
 
     /// Fills in the fields, some of which are slices of the sheet.
+    #[inline]
     fn http(
         self,
         why: &Rejection,
         wait: Option<Number>,
         mut sheet: Paper,
         version: Version,
-        mut headers: HeaderMap,
-    ) -> (HeaderMap, Bytes) {
+        headers: &mut HeaderMap,
+    ) -> Bytes {
         let fields = match self.detail {
             true => RateLimitFields::write(why.detail(), why.name(), &mut sheet),
             false => None,
         };
         let sheet = sheet.finish();
         if let Some(wait) = wait {
-            insert(RETRY_AFTER, wait.value(&sheet), &mut headers);
+            insert(RETRY_AFTER, wait.value(&sheet), headers);
         }
         if let Some(fields) = fields {
-            fields.insert(&sheet, &mut headers);
+            fields.insert(&sheet, headers);
         }
         if why.kind() == RejectionKind::Draining && version < Version::HTTP_2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        (headers, sheet)
+        sheet
     }
 
     /// Writes the document; the time to come back in it is also the value of `Retry-After`.
@@ -292,7 +295,10 @@ impl Style {
         let head = Head::of(why.kind());
         if self.detail {
             sheet.put(head.full.as_bytes());
-            json_text(why.layer().as_str(), sheet);
+            match why.layer() {
+                LayerKind::Custom(name) => json_text(name, sheet),
+                ours => sheet.put(ours.as_str().as_bytes()),
+            }
             sheet.put(br#"","name":""#);
             json_text(why.name(), sheet);
             sheet.put(br#"""#);
@@ -310,7 +316,7 @@ impl Style {
     }
 
     /// A response that consists of trailers only: its head carries them, and the body must be empty.
-    fn grpc(self, content_type: HeaderValue, why: &Rejection, mut headers: HeaderMap) -> HeaderMap {
+    fn grpc(self, content_type: HeaderValue, why: &Rejection, headers: &mut HeaderMap) {
         let mut sheet = Sheet::<112>::new();
         let sentence = why.kind().sentence();
         if self.detail {
@@ -323,7 +329,7 @@ impl Style {
         }
         let end = sheet.len();
         let pushback = match why.retry_after() {
-            _ if why.kind() == RejectionKind::ExceedsBurst => Some(Number::Small("-1")),
+            _ if why.kind() == RejectionKind::ExceedsBurst => Some(Number::Small(b"-1")),
             // The proposal says "int32"; a day is enough for anyone and fits.
             Some(wait) => {
                 Some(Number::write(millis_up(wait.min(super::MAX_RETRY_AFTER)), &mut sheet))
@@ -336,12 +342,11 @@ impl Style {
         let plain = || HeaderValue::from_static(sentence);
         let message = if self.detail { value(&sheet, 0..end) } else { None };
         headers.insert(CONTENT_TYPE, content_type);
-        insert(grpc::STATUS, status.value(&sheet), &mut headers);
+        insert(grpc::STATUS, status.value(&sheet), headers);
         headers.insert(grpc::MESSAGE, message.unwrap_or_else(plain));
         if let Some(pushback) = pushback {
-            insert(PUSHBACK, pushback.value(&sheet), &mut headers);
+            insert(PUSHBACK, pushback.value(&sheet), headers);
         }
-        headers
     }
 }
 
@@ -372,8 +377,9 @@ impl Head {
 
 /// The inside of a JSON string.
 fn json_text<const ROOM: usize>(text: &str, sheet: &mut Sheet<ROOM>) {
-    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
-    if !text.as_bytes().iter().any(special) {
+    // All bytes are looked at, whatever they are: several at a time.
+    let special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
+    if !text.as_bytes().iter().fold(false, |found, byte| found | special(byte)) {
         return sheet.put(text.as_bytes());
     }
     for &byte in text.as_bytes() {

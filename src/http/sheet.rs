@@ -62,7 +62,11 @@ impl<const ROOM: usize> Sheet<ROOM> {
     #[inline]
     pub(super) fn number(&mut self, number: u64) -> Range<usize> {
         let start = self.len();
-        self.put(decimal_digits(number, &mut [0; 20]));
+        match small(number) {
+            Some(&[tens, ones]) => self.put(&[tens, ones]),
+            Some(digits) => self.put(digits),
+            None => self.put(decimal_digits(number, &mut [0; 20])),
+        }
         start..self.len()
     }
 
@@ -100,7 +104,7 @@ pub(super) fn decimal_digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
 
 /// A number that is a field value. Small ones, the usual case, are there already.
 pub(super) enum Number {
-    Small(&'static str),
+    Small(&'static [u8]),
     Written(Range<usize>),
 }
 
@@ -117,7 +121,7 @@ impl Number {
     #[inline]
     pub(super) fn value(self, sheet: &Bytes) -> Option<HeaderValue> {
         match self {
-            Self::Small(text) => Some(HeaderValue::from_static(text)),
+            Self::Small(text) => value(&Bytes::from_static(text), 0..text.len()),
             Self::Written(at) => value(sheet, at),
         }
     }
@@ -125,8 +129,9 @@ impl Number {
 
 /// The text of a number below 100.
 #[inline]
-pub(super) fn small(number: u64) -> Option<&'static str> {
-    const PAIRS: &str = "00010203040506070809101112131415161718192021222324252627282930313233343536\
+pub(super) fn small(number: u64) -> Option<&'static [u8]> {
+    const PAIRS: &[u8; 200] =
+        b"00010203040506070809101112131415161718192021222324252627282930313233343536\
                          37383940414243444546474849505152535455565758596061626364656667686970717273\
                          7475767778798081828384858687888990919293949596979899";
     match usize::try_from(number) {
