@@ -85,7 +85,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     ///
     /// # Errors
     /// `RateLimited` as [`RateLimiter::try_acquire`](super::RateLimiter::try_acquire); `Overloaded` if there is
-    /// no room for a new key and [`WhenFull::Reject`] is in force.
+    /// no room for a new key and [`WhenFull::Reject`](super::WhenFull::Reject) is in force.
     ///
     /// ```
     /// use buttress::rate_limit::RateLimiter;
