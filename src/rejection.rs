@@ -63,7 +63,7 @@ pub enum RejectionKind {
 
 impl RejectionKind {
     /// In the order of their definition.
-    const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::RateLimited,
         Self::ExceedsBurst,
         Self::CircuitOpen,

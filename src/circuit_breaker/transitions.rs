@@ -9,7 +9,7 @@ use crate::clock::{Tick, nanos};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 
-use super::core::{Change, Core, FAILURES, GENERATION, Machine};
+use super::core::{Change, Core, FAILURES, GENERATION, Machine, STATE};
 use super::state::{CircuitState, TripReason};
 
 impl Core {
@@ -121,10 +121,17 @@ impl Core {
             }
             CircuitState::HalfOpen | CircuitState::ForcedOpen | CircuitState::Disabled => {}
         }
-        let generation = (word >> GENERATION) + u64::from(!same);
-        // The lock is held, so only a success ending a run of failures can have changed the word since:
-        // its generation is over, and with it that run. Release: publishes `until` and the counter.
-        self.word.store(generation << GENERATION | failures | to.to_bits(), Ordering::Release);
+        // The lock is held, so only a success ending a run of failures can have changed the word since.
+        if ramped {
+            // Its generation goes on: the run must stay ended.
+            let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                Some(word & !STATE | to.to_bits())
+            });
+        } else {
+            // Its generation is over, and with it that run. Release: publishes `until` and the counter.
+            let generation = (word >> GENERATION) + u64::from(!same);
+            self.word.store(generation << GENERATION | failures | to.to_bits(), Ordering::Release);
+        }
         machine.since = now;
         machine.reason = reason;
         machine.changes += 1;

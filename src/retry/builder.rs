@@ -130,7 +130,8 @@ impl RetryPolicyBuilder {
     }
 
     /// The longest wish of the callee (`Retry-After`, gRPC pushback) to wait for: above 0, default 10 s. It
-    /// replaces the backoff, with jitter on top. When the callee wants more, or more than the deadline
+    /// is waited for with jitter on top, or the backoff if that is longer. When the callee wants more, or
+    /// more than the deadline
     /// leaves, the last result is returned at once: nobody can park a caller.
     ///
     /// ```

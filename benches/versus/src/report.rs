@@ -152,10 +152,12 @@ pub fn print_served(served: &[Served]) {
                 String::new(),
                 number(Some(served.per_second), 0),
                 number(Some(served.to_plain), 3),
+                number(Some(served.cpu_us), 2),
+                number(Some(served.cpu_to_plain), 3),
                 number(Some(served.not_2xx), 2),
             ]
         })
         .collect();
     println!("Requests per second over loopback:\n");
-    println!("{}", table(&["mode", "", "requests/s", "of plain", "not 2xx"], &rows));
+    println!("{}", table(&["mode", "", "requests/s", "of plain", "cpu us", "of plain", "not 2xx"], &rows));
 }

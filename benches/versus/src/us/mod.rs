@@ -13,7 +13,7 @@ use axum::http::Request;
 use buttress::{Reject, respond_with};
 use http_body::Body as _;
 use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
-use buttress::http::{peer_ip, problem, standard};
+use buttress::http::{peer_ip, problem, standard, status_only};
 use buttress::rate_limit::{KeyedRateLimiter, RateLimitLayer, RateLimiter};
 use buttress::retry::{RetryLayer, RetryPolicy};
 use tower::ServiceBuilder;
@@ -29,11 +29,16 @@ pub fn cases() -> Vec<Case> {
         case("answer", "us stack of 3", Expect::Allowed, request).against("http/answer/identity"),
         case("answer", "us stack of 3, replaying", Expect::Allowed, request)
             .against("http/answer/identity"),
+        case("answer", "us retry", Expect::Allowed, request).against("http/answer/identity"),
         case("answer", "us breaker", Expect::Allowed, request).against("http/answer/identity"),
         case("answer", "us limit", Expect::Allowed, request).against("http/answer/identity"),
         case("answer, keyed by peer", "us limit by peer", Expect::Allowed, request_with_peer)
             .against("http/answer, keyed by peer/tower_governor by peer"),
         case("refuse", "us refusing", Expect::Refused, request).against("http/answer/plain"),
+        case("refuse", "us refusing, without detail", Expect::Refused, request)
+            .against("http/answer/plain"),
+        case("refuse", "us refusing, status only", Expect::Refused, request)
+            .against("http/answer/plain"),
     ]);
     all
 }
@@ -81,6 +86,7 @@ pub fn app(mode: &str) -> Option<Router> {
     Some(match mode {
         "us stack of 3" => stack(once),
         "us stack of 3, replaying" => stack(again),
+        "us retry" => router().layer(retry(once)),
         "us breaker" => router().layer(breaker()),
         "us limit" => router().layer(limit(RateLimiter::new(limit::plenty()))),
         "us limit by peer" => {
@@ -92,6 +98,12 @@ pub fn app(mode: &str) -> Option<Router> {
             router().layer(RateLimitLayer::new(limiter).key(peer_ip()).on_reject(problem()))
         }
         "us refusing" => router().layer(limit(limit::exhausted())),
+        "us refusing, without detail" => router().layer(
+            RateLimitLayer::new(limit::exhausted()).on_reject(problem().detail(false)),
+        ),
+        "us refusing, status only" => {
+            router().layer(RateLimitLayer::new(limit::exhausted()).on_reject(status_only()))
+        }
         _ => return None,
     })
 }
