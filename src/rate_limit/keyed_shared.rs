@@ -111,7 +111,7 @@ impl Keyed {
         self.seeds.nobody()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn charge(&self, print: Print, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
         loop {
             let (rule, version) = self.rule();

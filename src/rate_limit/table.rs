@@ -173,7 +173,7 @@ impl Table {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, print: Print) -> Option<&Slot> {
         let Group(slots) = &self.groups[scale(print.0, self.groups.len())];
         // All four are looked at and the place is computed, not jumped to: which of them it is cannot be
@@ -212,7 +212,7 @@ impl Table {
     }
 
     /// Charges the bucket of a key and returns its new TAT. `in_force`: see [`Bucket::charge_while`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn charge_while(
         &self,
         in_force: &impl Fn() -> bool,
