@@ -7,7 +7,7 @@ use super::core::{Bucket, Denied, Receipt, Rule, RuleCell};
 use super::keyed_config::WhenFull;
 use super::ledger::{Ledger, Level, Refusal};
 use super::print::Seeds;
-use super::shared::now;
+use super::shared::{now, wind_up};
 use super::table::{Miss, Print, Table};
 use crate::observe::EventKind;
 use crate::quota::Quota;
@@ -46,6 +46,7 @@ pub(crate) enum Charged {
 
 impl Keyed {
     pub(crate) fn new(quota: Quota, capacity: usize, when_full: WhenFull, ledger: Ledger) -> Self {
+        wind_up();
         Self {
             table: Table::new(capacity),
             seeds: Seeds::random(),

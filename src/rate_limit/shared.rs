@@ -45,8 +45,15 @@ pub(crate) fn now() -> u64 {
     units(clock::now())
 }
 
+/// Reads the clock once: a fast clock calibrates itself at its first reading, which takes up to 0.2 s and
+/// should not happen in the first call.
+pub(crate) fn wind_up() {
+    let _ = now();
+}
+
 impl Shared {
     pub(crate) fn new(quota: Quota, bucket: Bucket, ledger: Ledger, max_waiting: usize) -> Self {
+        wind_up();
         Self {
             bucket: Padded(bucket),
             rule: RuleCell::new(Rule::from(quota)),

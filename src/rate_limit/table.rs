@@ -175,11 +175,15 @@ impl Table {
 
     #[inline]
     fn find(&self, print: Print) -> Option<&Slot> {
-        let first = &self.groups[scale(print.0, self.groups.len())];
-        for slot in &first.0 {
-            if slot.print.load(Acquire) == print.0 {
-                return Some(slot);
-            }
+        let Group(slots) = &self.groups[scale(print.0, self.groups.len())];
+        // All four are looked at and the place is computed, not jumped to: which of them it is cannot be
+        // predicted, and a wrong guess costs more than the other three loads from the same line.
+        let mut hits = 0_u32;
+        for (i, slot) in slots.iter().enumerate() {
+            hits |= u32::from(slot.print.load(Acquire) == print.0) << i;
+        }
+        if hits != 0 {
+            return slots.get(hits.trailing_zeros() as usize);
         }
         self.find_farther(print)
     }
