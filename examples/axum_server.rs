@@ -10,7 +10,7 @@
 use std::net::SocketAddr;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::ConnectInfo;
 use axum::routing::get;
 use buttress::http::{peer_ip, problem};
 use buttress::rate_limit::{RateLimitLayer, RateLimiter};
@@ -29,12 +29,7 @@ fn app() -> Result<Router, BoxError> {
     Ok(Router::new()
         .route("/", get(|| async { "hello\n" }))
         .route("/other", get(|| async { "hello from the other route\n" }))
-        .layer(
-            RateLimitLayer::new(limiter)
-                .key(move |request: &Request| peer.key(request))
-                .headers()
-                .on_reject(problem()),
-        ))
+        .layer(RateLimitLayer::new(limiter).key(peer).headers().on_reject(problem())))
 }
 
 #[tokio::main]

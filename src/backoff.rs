@@ -283,14 +283,21 @@ impl Backoff {
     }
 
     /// The delay before retry `n` when the callee asked for `after`: not sooner, and spread upwards, since
-    /// a herd that was told one `Retry-After` must not come back as one. Without jitter the longer of
-    /// the two. May exceed the cap.
-    pub(crate) fn draw_after(&self, after: Duration, n: u32, random: &mut Random) -> Duration {
-        let v = self.before_jitter(n);
-        match self.jitter {
-            Jitter::None => after.max(Duration::from_nanos(v)),
-            _ => after.saturating_add(Duration::from_nanos(random.between(0, v))),
-        }
+    /// a herd that was told one `Retry-After` must not come back as one. Not sooner than without the wish
+    /// either: many a proxy says `Retry-After: 0` to everything. May exceed the cap.
+    pub(crate) fn draw_after(
+        &self,
+        after: Duration,
+        n: u32,
+        previous: u64,
+        random: &mut Random,
+    ) -> Duration {
+        let own = self.draw(n, previous, random);
+        let spread = match self.jitter {
+            Jitter::None => 0,
+            _ => random.between(0, self.before_jitter(n)),
+        };
+        own.max(after.saturating_add(Duration::from_nanos(spread)))
     }
 
     /// Values of a foreign configuration with rules of its own: any factor that is not negative, a

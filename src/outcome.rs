@@ -1,6 +1,7 @@
 //! What happened to a call, in the one vocabulary every layer shares.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -361,9 +362,10 @@ where
 
 /// The default classifier: every `Ok` is a success; an `Err` is looked up by its type.
 ///
-/// A boxed error ([`BoxError`]), an [`io::Error`], a [`Rejection`] and an [`Error`] are looked into
-/// (see [`judge_error`]); any other type is a transient failure. To look into the `source()` chain
-/// of a concrete error type use [`error_chain`].
+/// A boxed error ([`BoxError`]), an [`io::Error`] and a [`Rejection`] are looked into (see
+/// [`judge_error`]), also inside an [`Error`]; any other type is a transient failure, even a refusal in
+/// an `Error<E>` of another `E`. To look into the `source()` chain of a concrete error type use
+/// [`error_chain`].
 ///
 /// ```
 /// use buttress::{AnyError, Classify, FailureClass, Outcome};
@@ -396,23 +398,28 @@ impl<Req, Res, Err: 'static> Classify<Req, Res, Err> for AnyError {
 
 #[cold]
 fn judge_any<E: 'static>(error: &E) -> Verdict {
+    as_std_error(error).map_or(Verdict::failure(FailureClass::Transient), judge_error)
+}
+
+/// The errors that can be looked into without a bound on their type, because they are known by name.
+pub(crate) fn as_std_error<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
+    fn known<T: StdError + 'static>(any: &dyn Any) -> Option<&(dyn StdError + 'static)> {
+        any.downcast_ref::<T>().map(|error| error as _)
+    }
     let any: &dyn Any = error;
     if let Some(boxed) = any.downcast_ref::<BoxError>() {
-        judge_error(&**boxed)
-    } else if let Some(boxed) = any.downcast_ref::<Error<BoxError>>() {
-        match boxed {
-            Error::Rejected(rejection) => judge_error(rejection),
-            Error::Inner(inner) => judge_error(&**inner),
-        }
-    } else if let Some(rejection) = any.downcast_ref::<Rejection>() {
-        judge_error(rejection)
-    } else if let Some(io) = any.downcast_ref::<io::Error>() {
-        judge_error(io)
-    } else if let Some(io) = any.downcast_ref::<Error<io::Error>>() {
-        judge_error(io)
-    } else {
-        Verdict::failure(FailureClass::Transient)
+        return Some(&**boxed);
     }
+    if let Some(error) = any.downcast_ref::<Error<BoxError>>() {
+        return Some(match error {
+            Error::Rejected(rejection) => rejection,
+            Error::Inner(inner) => &**inner,
+        });
+    }
+    known::<Rejection>(any)
+        .or_else(|| known::<io::Error>(any))
+        .or_else(|| known::<Error<io::Error>>(any))
+        .or_else(|| known::<Error<Infallible>>(any))
 }
 
 /// A classifier that walks the `source()` chain of the error type of the service it is used on:

@@ -63,7 +63,7 @@ pub enum RejectionKind {
 
 impl RejectionKind {
     /// In the order of their definition.
-    const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::RateLimited,
         Self::ExceedsBurst,
         Self::CircuitOpen,
@@ -500,7 +500,10 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} `{}`)", self.kind().sentence(), self.layer().as_str(), self.name())?;
         if let Detail::Threshold { what, measured, threshold } = self.detail {
-            write!(f, ", {what} {measured:.3} against {threshold:.3}")?;
+            // Counts as they are, shares to a thousandth.
+            let digits = |value: f64| if value.fract() == 0.0 { 0 } else { 3 };
+            let (of_measured, of_threshold) = (digits(measured), digits(threshold));
+            write!(f, ", {what} {measured:.of_measured$} against {threshold:.of_threshold$}")?;
         }
         match self.retry_after() {
             Some(after) => write!(f, ", retry after {after:?}"),

@@ -4,7 +4,8 @@
 pub(crate) use loom::sync::atomic;
 #[cfg(buttress_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
 #[cfg(not(buttress_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
@@ -30,7 +31,6 @@ impl<T> std::ops::Deref for Padded<T> {
 
 /// How many stripes a counter written by every call should have on this machine: a power of two.
 pub(crate) fn stripe_count() -> usize {
-    use std::sync::OnceLock;
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -43,7 +43,7 @@ pub(crate) fn stripe_count() -> usize {
 #[inline]
 pub(crate) fn thread_number() -> usize {
     use std::cell::Cell;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
@@ -63,18 +63,33 @@ pub(crate) fn thread_number() -> usize {
 /// Shared state as a service holds it: an `Arc` behind an `Arc`, so that the outer count can be private.
 ///
 /// A response future must keep the state alive, which costs a reference count. When two threads count
-/// on one word, that word alone holds both to the speed of one. A server clones its service for each
-/// call and makes one call with it; a client keeps one clone and makes many calls. So: the first call
-/// of an instance counts on the shared word, as any `Arc` does; from the second call on the instance
-/// has a count of its own, made once, which no other thread touches.
+/// on one word, that word alone holds both to the speed of one. A server holds one clone of its service
+/// for each connection and clones that for each call; a client keeps one clone and makes many calls. So
+/// an instance that has shown that it makes many calls, or that it is cloned often, gets a count of its
+/// own, made once, which no other connection or client touches. Until then it counts on the word of the
+/// instance that it was cloned from, as any `Arc` does.
 pub(crate) struct Lease<T> {
     inner: Arc<Padded<Arc<T>>>,
+    /// For clones, once there have been `OFTEN`.
+    own: OnceLock<Arc<Padded<Arc<T>>>>,
+    clones: AtomicU8,
     uses: u8,
 }
 
+/// More clones than one call makes on its way through a stack.
+const OFTEN: u8 = 8;
+
+/// The first instance has a count of its own from the start.
+const FIRST: u8 = u8::MAX;
+
 impl<T> Lease<T> {
     pub(crate) fn new(shared: Arc<T>) -> Self {
-        Self { inner: Arc::new(Padded(shared)), uses: 0 }
+        Self::on(Arc::new(Padded(shared)), FIRST)
+    }
+
+    #[inline]
+    fn on(inner: Arc<Padded<Arc<T>>>, clones: u8) -> Self {
+        Self { inner, own: OnceLock::new(), clones: AtomicU8::new(clones), uses: 0 }
     }
 
     /// A reference for one call.
@@ -101,9 +116,28 @@ impl<T> Lease<T> {
 }
 
 impl<T> Clone for Lease<T> {
-    /// The clone counts on the same word until it has shown that it makes many calls.
+    #[inline]
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), uses: 0 }
+        let inner = match self.own.get() {
+            Some(own) => own,
+            None => self.count_clone(),
+        };
+        Self::on(Arc::clone(inner), 0)
+    }
+}
+
+impl<T> Lease<T> {
+    #[inline(never)]
+    fn count_clone(&self) -> &Arc<Padded<Arc<T>>> {
+        // Not `fetch_add`: a clone that is not counted does no harm.
+        match self.clones.load(Ordering::Relaxed) {
+            FIRST => &self.inner,
+            OFTEN => self.own.get_or_init(|| Arc::new(Padded(Arc::clone(self.shared())))),
+            clones => {
+                self.clones.store(clones + 1, Ordering::Relaxed);
+                &self.inner
+            }
+        }
     }
 }
 
@@ -131,5 +165,38 @@ impl<T> std::ops::Deref for Ref<T> {
     #[inline]
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_is_cloned_often_stops_counting_on_the_first_ones_word() {
+        let shared = Arc::new(7);
+        let first = Lease::new(Arc::clone(&shared));
+        let connection = first.clone();
+        let calls: Vec<_> = (0..100).map(|_| connection.clone()).collect();
+        assert_eq!(Arc::strong_count(&first.inner), 2 + usize::from(OFTEN));
+        let others: Vec<_> = (0..100).map(|_| first.clone()).collect();
+        assert_eq!(Arc::strong_count(&first.inner), 102 + usize::from(OFTEN));
+        drop((first, connection, others));
+        assert!(calls.iter().all(|call| **call == 7), "a clone outlives what it was cloned from");
+        drop(calls);
+        assert_eq!(Arc::strong_count(&shared), 1);
+    }
+
+    #[test]
+    fn an_instance_that_makes_a_second_call_stops_counting_on_the_first_ones_word() {
+        let shared = Arc::new(7);
+        let first = Lease::new(Arc::clone(&shared));
+        let mut client = first.clone();
+        let calls: Vec<_> = (0..100).map(|_| client.for_call()).collect();
+        assert_eq!(Arc::strong_count(&first.inner), 2, "the first and one call");
+        drop((first, client));
+        assert!(calls.iter().all(|call| **call == 7));
+        drop(calls);
+        assert_eq!(Arc::strong_count(&shared), 1);
     }
 }

@@ -101,7 +101,7 @@ impl Policies {
             .or_extension(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()));
         app.layer(
             RateLimitLayer::new(self.limiter.clone())
-                .key(move |request: &Request<Body>| caller.key(request))
+                .key(caller)
                 // The layer answers by itself: its error is `Infallible`, as axum wants it.
                 .on_reject(problem()),
         )

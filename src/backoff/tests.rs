@@ -139,3 +139,26 @@ fn configuration_is_read_in_seconds_and_checked() {
         assert!(serde_json::from_str::<Backoff>(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_wish_never_makes_a_retry_come_sooner_than_its_backoff_would() {
+    let mut random = Random::seeded(5);
+    for jitter in [
+        Jitter::None,
+        Jitter::Full,
+        Jitter::Equal,
+        Jitter::Decorrelated,
+        Jitter::Proportional(0.25),
+        Jitter::Additive(ms(50)),
+    ] {
+        let b = Backoff::exponential(ms(100), ms(1000)).jitter(jitter);
+        for wish in [ms(0), ms(30), ms(5000)] {
+            for n in 1..6 {
+                let (low, high) = b.range(n);
+                let delay = b.draw_after(wish, n, 0, &mut random);
+                assert!(delay >= wish.max(low), "{jitter:?} {wish:?} {n}: {delay:?}");
+                assert!(delay <= wish + high.max(ms(1000)), "{jitter:?} {wish:?} {n}: {delay:?}");
+            }
+        }
+    }
+}

@@ -288,7 +288,8 @@ impl RetryBudget {
         Ok(())
     }
 
-    /// Back to the balances of the start. The counters go on.
+    /// Back to the balances of the start. The counters go on, and what retries on their way give back comes
+    /// on top.
     ///
     /// ```
     /// use buttress::{RetryBudget, RetryCost};

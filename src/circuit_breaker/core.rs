@@ -30,7 +30,7 @@ pub(super) const FAILURES: u64 = (MAX_CONSECUTIVE as u64) << 3;
 pub(super) const GENERATION: u32 = 23;
 
 /// A refusal in half-open or during a ramp cannot know when its turn comes, only that it is soon.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: u64 = 1_000_000_000;
 
 /// Permission for one call: generation (41 bits) | number of the probe (23 bits, 0 for none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +58,28 @@ impl Ticket {
     }
 }
 
-/// Why a call was refused.
+/// Why a call was refused. One word, so that a result of it travels in registers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Refusal {
-    pub(super) retry_after: Option<Duration>,
+    /// Nanoseconds; `u64::MAX` if not known.
+    retry_after: u64,
+}
+
+impl Refusal {
+    const UNKNOWN: Self = Self { retry_after: u64::MAX };
+
+    fn until(until: Tick, now: Tick) -> Self {
+        Self { retry_after: until.0.saturating_sub(now.0).min(u64::MAX - 1) }
+    }
+
+    fn or_soon(self) -> Self {
+        Self { retry_after: self.retry_after.min(SOON) }
+    }
+
+    #[inline]
+    pub(super) fn retry_after(self) -> Option<Duration> {
+        (self != Self::UNKNOWN).then_some(Duration::from_nanos(self.retry_after))
+    }
 }
 
 /// A change of state, to be told to observers once no lock is held.
@@ -73,6 +91,8 @@ pub(super) struct Change {
     /// Later changes have larger numbers.
     pub(super) version: u64,
 }
+
+type Threshold = Option<(&'static str, f64)>;
 
 #[derive(Debug)]
 pub(super) struct Core {
@@ -87,6 +107,8 @@ pub(super) struct Core {
     /// The measured value behind the latest trip, as bits of an `f64`, and which threshold it crossed.
     pub(super) measured: AtomicU64,
     pub(super) crossed: AtomicU64,
+    /// By the codes that `crossed` takes.
+    thresholds: [Threshold; 5],
     pub(super) counter: Counter,
     pub(super) refused: Box<[Padded<AtomicU64>]>,
     pub(super) machine: Mutex<Machine>,
@@ -135,6 +157,7 @@ impl Core {
             ramped: AtomicU64::new(0),
             measured: AtomicU64::new(0),
             crossed: AtomicU64::new(0),
+            thresholds: thresholds(&config),
             counter,
             refused: stripes(stripe_count),
             machine: Mutex::new(Machine {
@@ -192,8 +215,10 @@ impl Core {
         match CircuitState::from_bits(word) {
             CircuitState::Closed | CircuitState::ForcedClosed => (Ok(Ticket::of(word)), None),
             CircuitState::Disabled => (Ok(Ticket::UNCOUNTED), None),
-            CircuitState::ForcedOpen => (Err(self.refuse(None)), None),
-            CircuitState::Open if now < until => (Err(self.refuse(Some(until.since(now)))), None),
+            CircuitState::ForcedOpen => (Err(self.refuse(Refusal::UNKNOWN)), None),
+            CircuitState::Open if now < until => {
+                (Err(self.refuse(Refusal::until(until, now))), None)
+            }
             CircuitState::Ramping if now < until => (self.ramp(word, now, until), None),
             CircuitState::Open | CircuitState::Ramping | CircuitState::HalfOpen => {
                 self.admit_locked(now)
@@ -215,10 +240,8 @@ impl Core {
         let word = self.word.load(Ordering::Acquire);
         let until = Tick(self.until.load(Ordering::Acquire));
         match CircuitState::from_bits(word) {
-            CircuitState::ForcedOpen => Some(Refusal { retry_after: None }),
-            CircuitState::Open if now < until => {
-                Some(Refusal { retry_after: Some(until.since(now)) })
-            }
+            CircuitState::ForcedOpen => Some(Refusal::UNKNOWN),
+            CircuitState::Open if now < until => Some(Refusal::until(until, now)),
             _ => None,
         }
     }
@@ -235,9 +258,9 @@ impl Core {
         add_one(&self.refused);
     }
 
-    fn refuse(&self, retry_after: Option<Duration>) -> Refusal {
+    fn refuse(&self, refusal: Refusal) -> Refusal {
         self.count_refusal();
-        Refusal { retry_after }
+        refusal
     }
 
     /// Lets through a share that grows from a tenth to all. The n-th call passes if n times the share
@@ -251,7 +274,7 @@ impl Core {
         if ((n + 1.0) * share).floor() > (n * share).floor() {
             Ok(Ticket::of(word))
         } else {
-            Err(self.refuse(Some(left.min(SOON))))
+            Err(self.refuse(Refusal::until(until, now).or_soon()))
         }
     }
 
@@ -280,8 +303,8 @@ impl Core {
         }
         let next = machine.probes.iter().map(|probe| probe.lease_until).min();
         let end = machine.since.after(self.config.half_open_for);
-        let wait = next.map_or(end, |next| next.min(end)).since(now);
-        Err(self.refuse(Some(wait.min(SOON))))
+        let until = next.map_or(end, |next| next.min(end));
+        Err(self.refuse(Refusal::until(until, now).or_soon()))
     }
 
     /// Records a plain success the fast way. False: it needs [`record`](Self::record).
@@ -426,20 +449,11 @@ impl Core {
     }
 
     /// What tripped it: which number, measured, against which threshold.
+    #[inline]
     pub(super) fn crossed(&self) -> Option<(&'static str, f64, f64)> {
-        let measured = f64::from_bits(self.measured.load(Ordering::Relaxed));
-        let probes = self.config.half_open_calls;
-        let (what, threshold) = match self.crossed.load(Ordering::Relaxed) {
-            1 => ("consecutive_failures", f64::from(self.config.consecutive?)),
-            2 => ("failure_rate", self.config.failure_rate?),
-            3 => ("slow_rate", self.config.slow?.rate),
-            4 => {
-                let least = self.config.failure_rate.map_or(1, |rate| least(rate, probes));
-                ("probe_failures", f64::from(least))
-            }
-            _ => return None,
-        };
-        Some((what, measured, threshold))
+        let code = usize::try_from(self.crossed.load(Ordering::Relaxed)).ok()?;
+        let (what, threshold) = (*self.thresholds.get(code)?)?;
+        Some((what, f64::from_bits(self.measured.load(Ordering::Relaxed)), threshold))
     }
 
     fn stats_locked(&self, machine: &MutexGuard<'_, Machine>) -> CircuitBreakerStats {
@@ -480,6 +494,18 @@ impl Core {
             stats: self.stats_locked(&machine),
         }
     }
+}
+
+fn thresholds(config: &Config) -> [Threshold; 5] {
+    let probes = config.half_open_calls;
+    let least = config.failure_rate.map_or(1, |rate| least(rate, probes));
+    [
+        None,
+        config.consecutive.map(|count| ("consecutive_failures", f64::from(count))),
+        config.failure_rate.map(|rate| ("failure_rate", rate)),
+        config.slow.map(|slow| ("slow_rate", slow.rate)),
+        Some(("probe_failures", f64::from(least))),
+    ]
 }
 
 impl Machine {

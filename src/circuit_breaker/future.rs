@@ -77,17 +77,25 @@ where
 {
     type Output = Result<S::Response, R::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Called { mut call, classify, judge } => {
                 let result = ready!(call.as_mut().poll(cx));
                 let judge = judge.take().expect("polled after completion");
-                // Here, not in `drop`: a caller may keep the finished future around.
-                call.guard().report(&classify.finish(judge, result.as_ref()).outcome);
+                // Reported here, not in `drop`: a caller may keep the finished future around. Apart, so
+                // that a response need not be in memory because a classifier wants to see errors there.
                 match result {
-                    Ok(response) => Poll::Ready(Ok(response)),
-                    Err(error) => Poll::Ready(Err(R::map_err(error))),
+                    Ok(response) => {
+                        let verdict = classify.finish(judge, Ok(&response));
+                        call.guard().report(&verdict.outcome);
+                        Poll::Ready(Ok(response))
+                    }
+                    Err(error) => {
+                        let verdict = classify.finish(judge, Err(&error));
+                        call.guard().report(&verdict.outcome);
+                        Poll::Ready(Err(R::map_err(error)))
+                    }
                 }
             }
             StateProj::Refused { answer } => {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,27 +16,29 @@ use crate::outcome::Outcome;
 use super::core::Ticket;
 use super::shared::Shared;
 
-/// Holds the ticket. Dropped before [`finish`](Self::finish), it reports the call as cancelled, or as
-/// failed if it is being dropped because the call panicked.
+/// Holds the ticket. Dropped before [`report`](Self::report), it reports the call as cancelled.
+///
+/// Three words, and no method out of line takes it by reference: so it can live in registers until it is
+/// stored where it stays. Copying it while its parts are still on their way to memory would stall the
+/// processor for longer than everything else here takes.
 pub(super) struct Guard<D: Deref<Target = Shared>> {
     shared: D,
+    /// [`Ticket::UNCOUNTED`] once the call is reported.
     ticket: Ticket,
     /// Zero: not timed (yet).
     start: Tick,
-    open: bool,
-    /// User code is running.
-    running: bool,
 }
 
 impl<D: Deref<Target = Shared>> Guard<D> {
     #[inline]
     pub(super) fn new(shared: D, ticket: Ticket) -> Self {
         let start = if shared.core.times_calls() { clock::now() } else { Tick(0) };
-        Self { shared, ticket, start, open: true, running: false }
+        Self { shared, ticket, start }
     }
 
     /// Starts the clock of a call that has not answered at once. A call that answers at its first poll
     /// cannot be cancelled in flight, so it is not worth reading a clock for.
+    #[inline]
     pub(super) fn stamp(&mut self) {
         if self.start == Tick(0) {
             self.start = clock::now();
@@ -45,70 +48,76 @@ impl<D: Deref<Target = Shared>> Guard<D> {
     /// Runs user code; if it panics, the call has failed.
     #[inline]
     pub(super) fn run<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        self.running = true;
+        let bomb = Bomb(self);
         let value = f();
-        self.running = false;
+        mem::forget(bomb);
         value
     }
 
-    /// By reference: copying an outcome that has just been written in part would stall the processor
-    /// for longer than everything else here takes.
+    /// By reference: see the type.
     #[inline]
     pub(super) fn report(&mut self, outcome: &Outcome) {
+        let ticket = self.take();
         match outcome {
-            Outcome::Success => self.succeed(),
-            outcome => self.finish(*outcome),
+            Outcome::Success => succeed(&self.shared, ticket, self.start),
+            outcome => record(&self.shared, ticket, self.start, outcome),
         }
     }
 
-    /// The call succeeded: the way of every call while all is well.
+    /// From here on there is nothing left to report.
     #[inline]
-    fn succeed(&mut self) {
-        let core = &self.shared.core;
-        let now = if core.times_successes() { clock::now() } else { Tick(0) };
-        if core.is_slow(self.start, now) || !core.succeed(self.ticket, now) {
-            self.record(Outcome::Success);
-        }
-        self.open = false;
-    }
-
-    #[cold]
-    fn finish(&mut self, outcome: Outcome) {
-        self.open = false;
-        self.record(outcome);
-    }
-
-    #[cold]
-    fn abandon(&self) {
-        self.record(if self.running {
-            Outcome::FAILURE
-        } else {
-            Outcome::Cancelled { elapsed: Duration::ZERO }
-        });
-    }
-
-    #[cold]
-    fn record(&self, outcome: Outcome) {
-        let now = clock::now();
-        let elapsed = if self.start == Tick(0) { Duration::ZERO } else { now.since(self.start) };
-        let outcome = match outcome {
-            Outcome::Cancelled { elapsed: told } => {
-                Outcome::Cancelled { elapsed: told.max(elapsed) }
-            }
-            outcome => outcome,
-        };
-        if let Some(change) = self.shared.core.record(self.ticket, outcome, elapsed, now) {
-            self.shared.changed(change);
-        }
+    fn take(&mut self) -> Ticket {
+        mem::replace(&mut self.ticket, Ticket::UNCOUNTED)
     }
 }
 
 impl<D: Deref<Target = Shared>> Drop for Guard<D> {
     #[inline]
     fn drop(&mut self) {
-        if self.open {
-            self.abandon();
+        if self.ticket != Ticket::UNCOUNTED {
+            abandon(&self.shared, self.ticket, self.start);
         }
+    }
+}
+
+/// Goes off when user code panics.
+struct Bomb<'a, D: Deref<Target = Shared>>(&'a mut Guard<D>);
+
+impl<D: Deref<Target = Shared>> Drop for Bomb<'_, D> {
+    #[inline]
+    fn drop(&mut self) {
+        let ticket = self.0.take();
+        record(&self.0.shared, ticket, self.0.start, &Outcome::FAILURE);
+    }
+}
+
+/// The call succeeded: the way of every call while all is well.
+#[inline(never)]
+fn succeed(shared: &Shared, ticket: Ticket, start: Tick) {
+    let core = &shared.core;
+    let now = if core.times_successes() { clock::now() } else { Tick(0) };
+    if core.is_slow(start, now) || !core.succeed(ticket, now) {
+        record(shared, ticket, start, &Outcome::Success);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn abandon(shared: &Shared, ticket: Ticket, start: Tick) {
+    record(shared, ticket, start, &Outcome::Cancelled { elapsed: Duration::ZERO });
+}
+
+#[cold]
+#[inline(never)]
+fn record(shared: &Shared, ticket: Ticket, start: Tick, outcome: &Outcome) {
+    let now = clock::now();
+    let elapsed = if start == Tick(0) { Duration::ZERO } else { now.since(start) };
+    let outcome = match *outcome {
+        Outcome::Cancelled { elapsed: told } => Outcome::Cancelled { elapsed: told.max(elapsed) },
+        outcome => outcome,
+    };
+    if let Some(change) = shared.core.record(ticket, outcome, elapsed, now) {
+        shared.changed(change);
     }
 }
 

@@ -406,8 +406,7 @@ where
             Some(key) => self.breakers.get(&key),
             None => self.breakers.table.unguarded(),
         };
-        let shared = breaker.lease.for_call();
-        let admitted = shared.admit();
-        call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
+        let admitted = breaker.lease.admit();
+        call(&mut self.inner, req, &mut breaker.lease, admitted, &self.classify, &self.reject)
     }
 }

@@ -6,7 +6,7 @@ use tower_service::Service;
 use crate::clock;
 use crate::outcome::Classify;
 use crate::rejection::Reject;
-use crate::sync::{Lease, Ref};
+use crate::sync::Lease;
 
 use super::core::{Refusal, Ticket};
 use super::future::ResponseFuture;
@@ -20,19 +20,22 @@ pub struct CircuitBreakerService<S, C, R> {
     lease: Lease<Shared>,
     classify: C,
     reject: R,
-    /// The circuit was open when readiness was asked, and the inner service was not: the next call must
-    /// be refused, even if the circuit has closed meanwhile.
-    refusal: Option<Refusal>,
-    /// Under a load balancer.
-    balanced: Option<Balanced>,
+    mode: Mode,
+    /// Under a load balancer, while open.
+    waiting: Option<Reopening>,
 }
 
-/// Not ready while open.
-#[derive(Debug, Default)]
-struct Balanced {
-    /// The inner service is ready; the circuit must not take that back.
-    ready: bool,
-    waiting: Option<Reopening>,
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    Plain,
+    /// The circuit was open when readiness was asked, and the inner service was not: the next call must
+    /// be refused, even if the circuit has closed meanwhile.
+    Refusing(Refusal),
+    /// Under a load balancer: not ready while open. The inner service may already have said that it is
+    /// ready; the circuit must not take that back.
+    Balanced {
+        ready: bool,
+    },
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
@@ -43,8 +46,8 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         reject: R,
         unready_while_open: bool,
     ) -> Self {
-        let balanced = unready_while_open.then(Balanced::default);
-        Self { inner, lease, classify, reject, refusal: None, balanced }
+        let mode = if unready_while_open { Mode::Balanced { ready: false } } else { Mode::Plain };
+        Self { inner, lease, classify, reject, mode, waiting: None }
     }
 
     /// The inner service.
@@ -78,7 +81,7 @@ impl<S: Clone, C: Clone, R: Clone> Clone for CircuitBreakerService<S, C, R> {
             self.lease.clone(),
             self.classify.clone(),
             self.reject.clone(),
-            self.balanced.is_some(),
+            matches!(self.mode, Mode::Balanced { .. }),
         )
     }
 }
@@ -106,62 +109,53 @@ where
     /// the circuit is open.
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        if self.refusal.is_some() {
-            return Poll::Ready(Ok(()));
-        }
-        if self.balanced.is_some() {
-            ready!(self.poll_open(cx));
-        } else if self.lease.core.is_shut() && self.will_refuse() {
+        if matches!(self.mode, Mode::Plain) {
+            if self.lease.core.is_shut() && self.will_refuse() {
+                return Poll::Ready(Ok(()));
+            }
+        } else if !ready!(self.poll_unusual(cx)) {
             return Poll::Ready(Ok(()));
         }
         let ready = ready!(self.inner.poll_ready(cx));
-        if let Some(balanced) = &mut self.balanced {
-            balanced.ready = ready.is_ok();
+        if let Mode::Balanced { .. } = self.mode {
+            self.mode = Mode::Balanced { ready: ready.is_ok() };
         }
         Poll::Ready(ready.map_err(R::map_err))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let shared = self.lease.for_call();
-        if self.refusal.is_none()
-            && self.balanced.is_none()
-            && let Some(ticket) = shared.core.pass()
-        {
-            return make(&mut self.inner, req, shared, ticket, &self.classify);
-        }
-        self.call_with_care(req, shared)
+        let admitted = if matches!(self.mode, Mode::Plain) {
+            self.lease.admit()
+        } else {
+            admit_unusual(&mut self.mode, &self.lease)
+        };
+        call(&mut self.inner, req, &mut self.lease, admitted, &self.classify, &self.reject)
     }
 }
 
-impl<S, C, R> CircuitBreakerService<S, C, R> {
-    #[inline(never)]
-    fn call_with_care<Req>(&mut self, req: Req, shared: Ref<Shared>) -> ResponseFuture<S, Req, C, R>
-    where
-        S: Service<Req>,
-        C: Classify<Req, S::Response, S::Error> + Clone,
-        R: Reject<Req, S::Response, S::Error>,
-    {
-        if let Some(balanced) = &mut self.balanced {
-            balanced.ready = false;
+#[inline(never)]
+fn admit_unusual(mode: &mut Mode, shared: &Shared) -> Result<Ticket, Refusal> {
+    match *mode {
+        Mode::Plain => shared.admit(),
+        Mode::Refusing(refusal) => {
+            *mode = Mode::Plain;
+            shared.core.count_refusal();
+            Err(refusal)
         }
-        let admitted = match self.refusal.take() {
-            None => shared.admit(),
-            Some(refusal) => {
-                shared.core.count_refusal();
-                Err(refusal)
-            }
-        };
-        call(&mut self.inner, req, shared, admitted, &self.classify, &self.reject)
+        Mode::Balanced { .. } => {
+            *mode = Mode::Balanced { ready: false };
+            shared.admit()
+        }
     }
 }
 
 /// Makes an admitted call, or answers a refused one.
-#[inline]
+#[inline(always)]
 pub(super) fn call<S, C, R, Req>(
     inner: &mut S,
     req: Req,
-    shared: Ref<Shared>,
+    lease: &mut Lease<Shared>,
     admitted: Result<Ticket, Refusal>,
     classify: &C,
     reject: &R,
@@ -172,53 +166,49 @@ where
     R: Reject<Req, S::Response, S::Error>,
 {
     match admitted {
-        Ok(ticket) => make(inner, req, shared, ticket, classify),
-        Err(refusal) => ResponseFuture::refused(reject.reject(req, shared.refused(refusal))),
+        Ok(ticket) => {
+            let mut guard = Guard::new(lease.for_call(), ticket);
+            let judge = classify.start(&req);
+            let response = guard.run(|| inner.call(req));
+            ResponseFuture::called(response, guard, classify.clone(), judge)
+        }
+        Err(refusal) => ResponseFuture::refused(reject.reject(req, lease.refused(refusal))),
     }
-}
-
-#[inline]
-fn make<S, C, R, Req>(
-    inner: &mut S,
-    req: Req,
-    shared: Ref<Shared>,
-    ticket: Ticket,
-    classify: &C,
-) -> ResponseFuture<S, Req, C, R>
-where
-    S: Service<Req>,
-    C: Classify<Req, S::Response, S::Error> + Clone,
-    R: Reject<Req, S::Response, S::Error>,
-{
-    let mut guard = Guard::new(shared, ticket);
-    let judge = classify.start(&req);
-    let response = guard.run(|| inner.call(req));
-    ResponseFuture::called(response, guard, classify.clone(), judge)
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
     /// The circuit is shut. Promises a refusal, unless the open time has passed or nothing is refused.
     #[inline(never)]
     fn will_refuse(&mut self) -> bool {
-        if !self.lease.is_shadow() {
-            self.refusal = self.lease.core.shut(clock::now());
+        if !self.lease.is_shadow()
+            && let Some(refusal) = self.lease.core.shut(clock::now())
+        {
+            self.mode = Mode::Refusing(refusal);
+            return true;
         }
-        self.refusal.is_some()
+        false
+    }
+
+    /// Whether the inner service has to be asked too.
+    #[inline(never)]
+    fn poll_unusual(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.mode {
+            Mode::Plain | Mode::Balanced { ready: true } => Poll::Ready(true),
+            Mode::Refusing(_) => Poll::Ready(false),
+            Mode::Balanced { ready: false } => self.poll_open(cx).map(|()| true),
+        }
     }
 
     /// Waits until the circuit lets calls through.
-    #[inline(never)]
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(balanced) = &mut self.balanced else { return Poll::Ready(()) };
-        while !balanced.ready {
-            if let Some(waiting) = &mut balanced.waiting {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
                 ready!(waiting.poll(cx));
             }
-            balanced.waiting = Reopening::of(self.lease.shared());
-            if balanced.waiting.is_none() {
-                break;
+            self.waiting = Reopening::of(self.lease.shared());
+            if self.waiting.is_none() {
+                return Poll::Ready(());
             }
         }
-        Poll::Ready(())
     }
 }

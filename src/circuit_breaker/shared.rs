@@ -57,18 +57,28 @@ impl Shared {
     }
 
     /// Turns a counted refusal into the rejection that leaves the breaker, and reports it.
+    ///
+    /// Inlined, and the report apart: so it is built where it stays.
+    #[inline]
     pub(super) fn refused(&self, refusal: Refusal) -> Rejection {
-        let why = self.rejection(refusal);
         if self.observers.see_refusals() {
-            self.observers.emit(LayerKind::CircuitBreaker, self.name, EventKind::Rejected(&why));
+            self.report(refusal);
         }
-        why
+        self.rejection(refusal)
     }
 
+    #[cold]
+    #[inline(never)]
+    fn report(&self, refusal: Refusal) {
+        let why = self.rejection(refusal);
+        self.observers.emit(LayerKind::CircuitBreaker, self.name, EventKind::Rejected(&why));
+    }
+
+    #[inline]
     fn rejection(&self, refusal: Refusal) -> Rejection {
         let mut why =
             Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, self.name);
-        if let Some(after) = refusal.retry_after {
+        if let Some(after) = refusal.retry_after() {
             why = why.with_retry_after(after);
         }
         if let Some((what, measured, threshold)) = self.core.crossed() {

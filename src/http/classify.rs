@@ -72,7 +72,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 ///   dependency on either; should the text change, the verdict falls back to "by method";
 /// - whatever [`Standard::not_sent`] adds.
 ///
-/// A refusal by one of our own layers ([`Rejection`]) keeps the verdict it has everywhere: ignored.
+/// A refusal by one of our own layers ([`Rejection`]) keeps the verdict it has everywhere: ignored. It is
+/// known by the error, or by the [`Rejection`] that our responders put into the extensions of their answers.
 ///
 /// ```
 /// use buttress::http::standard;
@@ -288,11 +289,11 @@ impl Ticket {
         if self.grpc
             && let Some(code) = grpc::status(headers)
         {
-            return grpc::judge(code, headers, self);
+            return refused(response).unwrap_or_else(|| grpc::judge(code, headers, self));
         }
         match status.as_u16() {
             100..400 => Verdict::success(),
-            _ => self.judge_failed_status(status, headers),
+            _ => refused(response).unwrap_or_else(|| self.judge_failed_status(status, headers)),
         }
     }
 
@@ -315,6 +316,12 @@ impl Ticket {
             _ => Verdict::failure(FailureClass::Flaky).with_retry(self.hint(after())),
         }
     }
+}
+
+/// The verdict on an answer that one of our own layers gave instead of the callee.
+#[inline]
+fn refused<B>(response: &Response<B>) -> Option<Verdict> {
+    response.extensions().get::<Rejection>().map(|why| judge_error(why))
 }
 
 /// Whether `error` itself, not its sources, shows that no byte of the request reached the peer or

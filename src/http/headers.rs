@@ -1,21 +1,14 @@
 //! The `RateLimit` header fields.
 
-use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+use std::borrow::Cow;
+use std::ops::Range;
+
+use ::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use bytes::Bytes;
 
 use super::retry_after::seconds_up;
-use crate::rejection::RejectionDetail;
-
-/// Byte strings one after the other, in a vector exactly as long as they are, which `Bytes` takes over
-/// as it is. The pieces are looked at twice.
-macro_rules! joined {
-    ($($piece:expr),* $(,)?) => {{
-        let mut out: Vec<u8> = Vec::with_capacity(0 $(+ <[u8]>::len($piece))*);
-        $(out.extend_from_slice($piece);)*
-        out
-    }};
-}
-pub(super) use joined;
+use super::sheet::{Number, Sheet, value};
+use crate::rejection::{Rejection, RejectionDetail};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -23,41 +16,100 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// RFC 9651, section 3.3.1: an integer has at most 15 digits.
 const LARGEST_INTEGER: u64 = 999_999_999_999_999;
 
-/// Adds `RateLimit-Policy: "name";q=limit;w=seconds` and `RateLimit: "name";r=remaining;t=seconds`
-/// if `detail` is a quota. Source: draft-ietf-httpapi-ratelimit-headers-10.
-pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &mut HeaderMap) {
-    let RejectionDetail::Quota { limit, remaining, reset, window } = detail else { return };
-    let name = quoted(name);
-    let mut put = |field: HeaderName, line: Vec<u8>| {
-        // Printable ASCII, so it is a value.
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(line)) {
-            headers.insert(field, value);
-        }
-    };
-    let (mut one, mut two) = ([0; 20], [0; 20]);
-
-    let limit = decimal_digits(limit.min(LARGEST_INTEGER), &mut one);
-    let window = match seconds_up(window).min(LARGEST_INTEGER) {
-        0 => None,
-        seconds => Some(decimal_digits(seconds, &mut two)),
-    };
-    put(
-        RATE_LIMIT_POLICY,
-        match window {
-            Some(window) => joined!(&name, b";q=", limit, b";w=", window),
-            None => joined!(&name, b";q=", limit),
-        },
-    );
-
-    let remaining = decimal_digits(remaining.min(LARGEST_INTEGER), &mut one);
-    let reset = decimal_digits(seconds_up(reset).min(LARGEST_INTEGER), &mut two);
-    put(RATE_LIMIT, joined!(&name, b";r=", remaining, b";t=", reset));
+/// `RateLimit-Policy: "name";q=limit;w=seconds` and `RateLimit: "name";r=remaining;t=seconds`, and where
+/// on the sheet they are. Source: draft-ietf-httpapi-ratelimit-headers-10.
+pub(super) struct RateLimitFields {
+    policy: Range<usize>,
+    limit: Range<usize>,
 }
 
-/// A structured-field string. It knows printable ASCII only; anything else becomes `?`.
-fn quoted(text: &str) -> Vec<u8> {
-    let mut line = Vec::with_capacity(text.len() + 2);
-    line.push(b'"');
+impl RateLimitFields {
+    /// Writes them if `detail` is a quota.
+    pub(super) fn write<const ROOM: usize>(
+        detail: RejectionDetail,
+        name: &str,
+        sheet: &mut Sheet<ROOM>,
+    ) -> Option<Self> {
+        let RejectionDetail::Quota { limit, remaining, reset, window } = detail else {
+            return None;
+        };
+        let name = quotable(name);
+        let start = sheet.len();
+        sheet.put(b"\"");
+        sheet.put(&name);
+        sheet.put(b"\";q=");
+        sheet.number(limit.min(LARGEST_INTEGER));
+        match seconds_up(window).min(LARGEST_INTEGER) {
+            0 => {}
+            seconds => {
+                sheet.put(b";w=");
+                sheet.number(seconds);
+            }
+        }
+        let middle = sheet.len();
+        sheet.put(b"\"");
+        sheet.put(&name);
+        sheet.put(b"\";r=");
+        sheet.number(remaining.min(LARGEST_INTEGER));
+        sheet.put(b";t=");
+        sheet.number(seconds_up(reset).min(LARGEST_INTEGER));
+        Some(Self { policy: start..middle, limit: middle..sheet.len() })
+    }
+
+    pub(super) fn insert(self, sheet: &Bytes, headers: &mut HeaderMap) {
+        // Printable ASCII, so they are values.
+        insert(RATE_LIMIT_POLICY, value(sheet, self.policy), headers);
+        insert(RATE_LIMIT, value(sheet, self.limit), headers);
+    }
+}
+
+#[inline]
+pub(super) fn insert(name: HeaderName, value: Option<HeaderValue>, headers: &mut HeaderMap) {
+    if let Some(value) = value {
+        headers.insert(name, value);
+    }
+}
+
+/// Adds the `RateLimit` fields if `detail` is a quota.
+pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &mut HeaderMap) {
+    let mut sheet = Sheet::<112>::new();
+    if let Some(fields) = RateLimitFields::write(detail, name, &mut sheet) {
+        fields.insert(&sheet.finish(), headers);
+    }
+}
+
+/// Adds the `RateLimit` fields and `Retry-After` to the answer of a refused call, unless whoever answered
+/// has set them: a responder may have good reasons for other values, as one that spreads callers has.
+pub(crate) fn refusal_fields(why: &Rejection, headers: &mut HeaderMap) {
+    let mut sheet = Sheet::<112>::new();
+    let set = headers.contains_key(RATE_LIMIT) || headers.contains_key(RATE_LIMIT_POLICY);
+    let fields = match set {
+        true => None,
+        false => RateLimitFields::write(why.detail(), why.name(), &mut sheet),
+    };
+    let wait = match why.retry_after() {
+        Some(wait) if !headers.contains_key(RETRY_AFTER) => {
+            Some(Number::write(seconds_up(wait), &mut sheet))
+        }
+        _ => None,
+    };
+    let sheet = sheet.finish();
+    if let Some(fields) = fields {
+        fields.insert(&sheet, headers);
+    }
+    if let Some(wait) = wait {
+        insert(RETRY_AFTER, wait.value(&sheet), headers);
+    }
+}
+
+/// The inside of a structured-field string. It knows printable ASCII only; anything else becomes `?`.
+fn quotable(text: &str) -> Cow<'_, [u8]> {
+    // All bytes are looked at, whatever they are: several at a time.
+    let special = |byte: &u8| !(0x20..0x7f).contains(byte) | (*byte == b'"') | (*byte == b'\\');
+    if !text.as_bytes().iter().fold(false, |found, byte| found | special(byte)) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut line = Vec::with_capacity(text.len() + 16);
     for c in text.chars() {
         match u8::try_from(c) {
             Ok(b @ (b'"' | b'\\')) => line.extend_from_slice(&[b'\\', b]),
@@ -65,19 +117,5 @@ fn quoted(text: &str) -> Vec<u8> {
             _ => line.push(b'?'),
         }
     }
-    line.push(b'"');
-    line
-}
-
-/// The digits of `number`, at the end of `room`.
-pub(super) fn decimal_digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
-    let mut at = room.len();
-    loop {
-        at -= 1;
-        room[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
-        if number == 0 {
-            return &room[at..];
-        }
-    }
+    Cow::Owned(line)
 }

@@ -83,13 +83,13 @@ mod keys;
 mod problem;
 mod replay;
 mod retry_after;
+mod sheet;
 mod trailers;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use headers::rate_limit_fields;
-pub(crate) use retry_after::seconds_up;
+pub(crate) use headers::{rate_limit_fields, refusal_fields};
 
 pub use classify::{Standard, Ticket, standard};
 pub use forwarded::{ForwardedFor, forwarded, forwarded_for};

@@ -1,6 +1,7 @@
 //! What a refusal looks like as an HTTP or gRPC response.
 
-use std::borrow::Cow;
+use std::mem;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -8,8 +9,10 @@ use ::http::{Request, Response, StatusCode, Version};
 use bytes::Bytes;
 
 use super::grpc::{self, code};
-use super::headers::{decimal_digits, joined, rate_limit_fields};
-use super::retry_after::{PUSHBACK, millis_up, number_value, seconds_up};
+use super::headers::{RateLimitFields, insert};
+use super::retry_after::{PUSHBACK, millis_up, seconds_up};
+use super::sheet::{Number, Sheet, small, value};
+use crate::name::LayerKind;
 use crate::rejection::{Reject, Rejection, RejectionKind};
 
 /// Answers a refused request with a problem document (RFC 9457), or in gRPC's way if it was a gRPC
@@ -170,17 +173,20 @@ impl StatusOnly {
 impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
     type Error = E;
 
-    fn reject(&self, req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
+    fn reject(&self, mut req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
         let why = self.style.jittered(why);
         if let Some(content_type) = grpc::answer_content_type(req.headers()) {
-            return Ok(self.style.grpc(content_type, &why, B2::from(Bytes::new())));
+            self.style.grpc(content_type, &why, emptied(&mut req));
+            return Ok(answer(StatusCode::OK, req, B2::from(Bytes::new()), why));
         }
-        let document = Bytes::from(self.style.document(&why));
-        let mut response = self.style.http(req.version(), &why, B2::from(document));
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        Ok(response)
+        let mut sheet = Paper::new();
+        let wait = self.style.document(&why, &mut sheet);
+        let end = sheet.len();
+        let mut document = self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
+        document.truncate(end);
+        let content_type = HeaderValue::from_static("application/problem+json");
+        req.headers_mut().insert(CONTENT_TYPE, content_type);
+        Ok(answer(codes(why.kind()).0, req, B2::from(document), why))
     }
 
     fn map_err(error: E) -> E {
@@ -191,17 +197,48 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
 impl<B1, B2: Default, E> Reject<Request<B1>, Response<B2>, E> for StatusOnly {
     type Error = E;
 
-    fn reject(&self, req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
+    fn reject(&self, mut req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
         let why = self.style.jittered(why);
-        Ok(match grpc::answer_content_type(req.headers()) {
-            Some(content_type) => self.style.grpc(content_type, &why, B2::default()),
-            None => self.style.http(req.version(), &why, B2::default()),
-        })
+        if let Some(content_type) = grpc::answer_content_type(req.headers()) {
+            self.style.grpc(content_type, &why, emptied(&mut req));
+            return Ok(answer(StatusCode::OK, req, B2::default(), why));
+        }
+        let mut sheet = Paper::new();
+        let wait = why.retry_after().map(|wait| Number::write(seconds_up(wait), &mut sheet));
+        self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
+        Ok(answer(codes(why.kind()).0, req, B2::default(), why))
     }
 
     fn map_err(error: E) -> E {
         error
     }
+}
+
+/// Enough for a document and the `RateLimit` fields if the name is not very long.
+type Paper = Sheet<368>;
+
+/// The request's fields are of no use any more, but the memory they are in is: the answer's are
+/// written there.
+fn emptied<B>(req: &mut Request<B>) -> &mut HeaderMap {
+    let headers = req.headers_mut();
+    headers.clear();
+    headers
+}
+
+fn answer<B1, B2>(
+    status: StatusCode,
+    mut req: Request<B1>,
+    body: B2,
+    why: Rejection,
+) -> Response<B2> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    mem::swap(response.headers_mut(), req.headers_mut());
+    mem::swap(response.extensions_mut(), req.extensions_mut());
+    response.extensions_mut().clear();
+    // So that layers further out know it for what it is; it does not go over the wire.
+    response.extensions_mut().insert(why);
+    response
 }
 
 /// The HTTP and gRPC columns of the table at [`RejectionKind`].
@@ -235,137 +272,153 @@ impl Style {
         }
     }
 
-    fn http<B>(self, version: Version, why: &Rejection, body: B) -> Response<B> {
-        let mut response = Response::new(body);
-        *response.status_mut() = codes(why.kind()).0;
-        let mut headers = HeaderMap::with_capacity(4);
-        if let Some(wait) = why.retry_after() {
-            headers.insert(RETRY_AFTER, number_value(seconds_up(wait)));
+    /// Fills in the fields, some of which are slices of the sheet.
+    #[inline]
+    fn http(
+        self,
+        why: &Rejection,
+        wait: Option<Number>,
+        mut sheet: Paper,
+        version: Version,
+        headers: &mut HeaderMap,
+    ) -> Bytes {
+        let fields = match self.detail {
+            true => RateLimitFields::write(why.detail(), why.name(), &mut sheet),
+            false => None,
+        };
+        let sheet = sheet.finish();
+        if let Some(wait) = wait {
+            insert(RETRY_AFTER, wait.value(&sheet), headers);
         }
-        if self.detail {
-            rate_limit_fields(why.detail(), why.name(), &mut headers);
+        if let Some(fields) = fields {
+            fields.insert(&sheet, headers);
         }
         if why.kind() == RejectionKind::Draining && version < Version::HTTP_2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        *response.headers_mut() = headers;
-        response
+        sheet
     }
 
-    fn document(self, why: &Rejection) -> Vec<u8> {
-        let status = codes(why.kind()).0;
-        let title = status.canonical_reason().unwrap_or_default().as_bytes();
-        let status = status.as_str().as_bytes();
-        let detail = why.kind().sentence().as_bytes();
-        let kind = why.kind().as_str().as_bytes();
-        let mut room = [0; 20];
-        let (wait_name, wait): (&[u8], &[u8]) = match why.retry_after() {
-            Some(wait) => (br#","retry_after":"#, decimal_digits(seconds_up(wait), &mut room)),
-            None => (b"", b""),
-        };
-        if !self.detail {
-            return joined!(
-                br#"{"type":"about:blank","title":""#,
-                title,
-                br#"","status":"#,
-                status,
-                wait_name,
-                wait,
-                b"}",
-            );
+    /// Writes the document; the time to come back in it is also the value of `Retry-After`.
+    fn document(self, why: &Rejection, sheet: &mut Paper) -> Option<Number> {
+        let head = Head::of(why.kind());
+        if self.detail {
+            sheet.put(head.full.as_bytes());
+            match why.layer() {
+                LayerKind::Custom(name) => json_text(name, sheet),
+                ours => sheet.put(ours.as_str().as_bytes()),
+            }
+            sheet.put(br#"","name":""#);
+            json_text(why.name(), sheet);
+            sheet.put(br#"""#);
+        } else {
+            sheet.put(head.quiet.as_bytes());
         }
-        let (layer, name) = (json_text(why.layer().as_str()), json_text(why.name()));
-        joined!(
-            br#"{"type":"about:blank","title":""#,
-            title,
-            br#"","status":"#,
-            status,
-            br#","detail":""#,
-            detail,
-            br#"","kind":""#,
-            kind,
-            br#"","layer":""#,
-            &layer,
-            br#"","name":""#,
-            &name,
-            br#"""#,
-            wait_name,
-            wait,
-            b"}",
-        )
+        let wait = why.retry_after().map(|wait| {
+            sheet.put(br#","retry_after":"#);
+            let seconds = seconds_up(wait);
+            let digits = sheet.number(seconds);
+            small(seconds).map_or(Number::Written(digits), Number::Small)
+        });
+        sheet.put(b"}");
+        wait
     }
 
     /// A response that consists of trailers only: its head carries them, and the body must be empty.
-    fn grpc<B>(self, content_type: HeaderValue, why: &Rejection, body: B) -> Response<B> {
-        let mut response = Response::new(body);
-        let mut headers = HeaderMap::with_capacity(4);
-        headers.insert(CONTENT_TYPE, content_type);
-        headers.insert(grpc::STATUS, number_value(codes(why.kind()).1));
-        headers.insert(grpc::MESSAGE, self.grpc_message(why));
-        if why.kind() == RejectionKind::ExceedsBurst {
-            headers.insert(PUSHBACK, HeaderValue::from_static("-1"));
-        } else if let Some(wait) = why.retry_after() {
-            // The proposal says "int32"; a day is enough for anyone and fits.
-            let wait = wait.min(super::MAX_RETRY_AFTER);
-            headers.insert(PUSHBACK, number_value(millis_up(wait)));
+    fn grpc(self, content_type: HeaderValue, why: &Rejection, headers: &mut HeaderMap) {
+        let mut sheet = Sheet::<112>::new();
+        let sentence = why.kind().sentence();
+        if self.detail {
+            sheet.put(sentence.as_bytes());
+            sheet.put(b" (");
+            percent_encoded(why.layer().as_str(), &mut sheet);
+            sheet.put(b" `");
+            percent_encoded(why.name(), &mut sheet);
+            sheet.put(b"`)");
         }
-        *response.headers_mut() = headers;
-        response
+        let end = sheet.len();
+        let pushback = match why.retry_after() {
+            _ if why.kind() == RejectionKind::ExceedsBurst => Some(Number::Small(b"-1")),
+            // The proposal says "int32"; a day is enough for anyone and fits.
+            Some(wait) => {
+                Some(Number::write(millis_up(wait.min(super::MAX_RETRY_AFTER)), &mut sheet))
+            }
+            None => None,
+        };
+        let status = Number::write(codes(why.kind()).1, &mut sheet);
+        let sheet = sheet.finish();
+
+        let plain = || HeaderValue::from_static(sentence);
+        let message = if self.detail { value(&sheet, 0..end) } else { None };
+        headers.insert(CONTENT_TYPE, content_type);
+        insert(grpc::STATUS, status.value(&sheet), headers);
+        headers.insert(grpc::MESSAGE, message.unwrap_or_else(plain));
+        if let Some(pushback) = pushback {
+            insert(PUSHBACK, pushback.value(&sheet), headers);
+        }
+    }
+}
+
+/// How the documents of a kind begin.
+struct Head {
+    quiet: String,
+    /// Up to the name of the layer.
+    full: String,
+}
+
+impl Head {
+    fn of(kind: RejectionKind) -> &'static Self {
+        static ALL: LazyLock<[Head; RejectionKind::ALL.len()]> =
+            LazyLock::new(|| RejectionKind::ALL.map(Head::new));
+        &ALL[kind as usize]
     }
 
-    fn grpc_message(self, why: &Rejection) -> HeaderValue {
-        let sentence = why.kind().sentence();
-        let plain = HeaderValue::from_static(sentence);
-        if !self.detail {
-            return plain;
-        }
-        let mut text = Vec::with_capacity(sentence.len() + 64);
-        text.extend_from_slice(sentence.as_bytes());
-        text.extend_from_slice(b" (");
-        push_percent_encoded(&mut text, why.layer().as_str());
-        text.extend_from_slice(b" `");
-        push_percent_encoded(&mut text, why.name());
-        text.extend_from_slice(b"`)");
-        HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(plain)
+    fn new(kind: RejectionKind) -> Self {
+        let status = codes(kind).0;
+        let title = status.canonical_reason().unwrap_or_default();
+        let status = status.as_str();
+        let quiet = format!(r#"{{"type":"about:blank","title":"{title}","status":{status}"#);
+        let (detail, name) = (kind.sentence(), kind.as_str());
+        let full = format!(r#"{quiet},"detail":"{detail}","kind":"{name}","layer":""#);
+        Self { quiet, full }
     }
 }
 
 /// The inside of a JSON string.
-fn json_text(text: &str) -> Cow<'_, [u8]> {
-    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
-    if !text.as_bytes().iter().any(special) {
-        return Cow::Borrowed(text.as_bytes());
+fn json_text<const ROOM: usize>(text: &str, sheet: &mut Sheet<ROOM>) {
+    // All bytes are looked at, whatever they are: several at a time.
+    let special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
+    if !text.as_bytes().iter().fold(false, |found, byte| found | special(byte)) {
+        return sheet.put(text.as_bytes());
     }
-    let mut json = Vec::with_capacity(text.len() + 16);
     for &byte in text.as_bytes() {
         match byte {
-            b'"' | b'\\' => json.extend_from_slice(&[b'\\', byte]),
+            b'"' | b'\\' => sheet.put(&[b'\\', byte]),
             0..=0x1f => {
-                json.extend_from_slice(b"\\u00");
-                push_hex(&mut json, byte);
+                sheet.put(b"\\u00");
+                sheet.put(&hex(byte));
             }
-            _ => json.push(byte),
+            _ => sheet.put(&[byte]),
         }
     }
-    Cow::Owned(json)
 }
 
 /// gRPC over HTTP/2: everything outside printable ASCII, and `%`, is percent-encoded.
-fn push_percent_encoded(message: &mut Vec<u8>, text: &str) {
+fn percent_encoded<const ROOM: usize>(text: &str, sheet: &mut Sheet<ROOM>) {
     for &byte in text.as_bytes() {
         match byte {
-            b' '..=b'~' if byte != b'%' => message.push(byte),
+            b' '..=b'~' if byte != b'%' => sheet.put(&[byte]),
             _ => {
-                message.push(b'%');
-                push_hex(message, byte);
+                sheet.put(b"%");
+                sheet.put(&hex(byte));
             }
         }
     }
 }
 
-fn push_hex(out: &mut Vec<u8>, byte: u8) {
+fn hex(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 /// A number in `0.0..1.0`. Good enough to spread callers; nothing secret hangs on it.

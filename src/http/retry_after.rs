@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ::http::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use ::http::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 /// The longest wait a callee's wish is believed: 24 hours. Longer ones, even `10^30` seconds, count
 /// as this.
@@ -93,18 +93,6 @@ pub(crate) fn seconds_up(wait: Duration) -> u64 {
 /// Milliseconds rounded up.
 pub(super) fn millis_up(wait: Duration) -> u64 {
     u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
-/// A number as a field value; small ones, the usual case, do not allocate.
-pub(super) fn number_value(number: u64) -> HeaderValue {
-    const PAIRS: &str = "00010203040506070809101112131415161718192021222324252627282930313233343536\
-                         37383940414243444546474849505152535455565758596061626364656667686970717273\
-                         7475767778798081828384858687888990919293949596979899";
-    match usize::try_from(number) {
-        Ok(n @ 0..10) => HeaderValue::from_static(&PAIRS[2 * n + 1..2 * n + 2]),
-        Ok(n @ 10..100) => HeaderValue::from_static(&PAIRS[2 * n..2 * n + 2]),
-        _ => HeaderValue::from(number),
-    }
 }
 
 /// What a gRPC server says about another attempt.

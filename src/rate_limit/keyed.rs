@@ -5,42 +5,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::missing_quota;
-use super::core::{Bucket, Denied, Receipt, Rule, RuleCell, duration};
-use super::ledger::{Ledger, Level, RateLimitStats, Refusal};
+use super::core::duration;
+use super::keyed_config::KeyedRateLimiterBuilder;
+use super::keyed_shared::Keyed;
+use super::ledger::RateLimitStats;
 use super::limits::ByKey;
-use super::print::Seeds;
 use super::shared::now;
-use super::table::{Miss, Print, Table};
+use super::table::Print;
 use crate::name::Name;
-use crate::observe::{EventKind, Observe, Observers};
 use crate::quota::Quota;
 use crate::rejection::{ConfigError, Rejection};
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, Padded, lock};
-
-const MAX_CAPACITY: usize = 1 << 28;
-/// A full table is reported at most this often.
-const REPORT_EVERY: u64 = 16 * 1_000_000_000;
-
-/// What happens to a key that finds no room in a [`KeyedRateLimiter`]: more than `capacity` keys are
-/// alive, that is, have not got all their tokens back.
-///
-/// ```
-/// assert_eq!(buttress::rate_limit::WhenFull::default(), buttress::rate_limit::WhenFull::Reject);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhenFull {
-    /// Its calls are refused as `Overloaded` until a slot dies; the refusal says when. The default: a
-    /// flood of made-up keys must not switch the limit off.
-    #[default]
-    Reject,
-    /// Its calls are let through unlimited.
-    Allow,
-    /// It shares one bucket with all others that found no room.
-    ShareOne,
-}
 
 /// One bucket per key: per client, per tenant, per host.
 ///
@@ -67,196 +41,11 @@ pub struct KeyedRateLimiter<K: ?Sized> {
     key: PhantomData<fn(&K)>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Keyed {
-    table: Table,
-    seeds: Seeds,
-    rule: RuleCell,
-    when_full: WhenFull,
-    capacity: usize,
-    ledger: Ledger,
-    /// The bucket of `WhenFull::ShareOne`.
-    overflow: Padded<Bucket>,
-    /// Units given back so far. Written under the lock, after the bucket: who reads it before charging
-    /// counts too much rather than too little.
-    refunded: AtomicU64,
-    refunds: Mutex<()>,
-    /// When a full table was last reported.
-    reported: AtomicU64,
-    /// Writers of the rule, one at a time.
-    quota: Mutex<Quota>,
-}
-
-/// Where a charge of a [`Keyed`] went.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Charged {
-    Slot(Receipt),
-    Overflow(Receipt),
-    Nothing,
-}
-
-impl Keyed {
-    #[inline]
-    fn rule(&self) -> (Rule, u64) {
-        self.rule.read().unwrap_or_else(|| self.rule_after_change())
-    }
-
-    #[cold]
-    fn rule_after_change(&self) -> (Rule, u64) {
-        loop {
-            drop(lock(&self.quota));
-            if let Some(read) = self.rule.read() {
-                return read;
-            }
-        }
-    }
-
-    fn at(&self, rule: Rule, tat: u64, now: u64) -> Level {
-        Level { name: self.ledger.name, rule, tat, now }
-    }
-
-    /// The level of a bucket nobody has touched.
-    pub(crate) fn full(&self, now: u64) -> Level {
-        self.at(self.rule().0, 0, now)
-    }
-
-    #[inline]
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    #[inline]
-    pub(crate) fn print<Q: Hash + ?Sized>(&self, key: &Q) -> Print {
-        self.seeds.print(key)
-    }
-
-    pub(crate) fn nobody(&self) -> Print {
-        self.seeds.nobody()
-    }
-
-    #[inline]
-    pub(crate) fn charge(&self, print: Print, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
-        let (rule, _) = self.rule();
-        let cost = rule.cost(n);
-        if cost == 0 {
-            return Ok(self.at(rule, self.table.tat(print), now));
-        }
-        match self.table.charge(print, rule, now, cost) {
-            Ok(tat) => Ok(self.at(rule, tat, now)),
-            Err(Miss::Denied(denied)) => Err(Refusal::quota(&self.ledger, denied)),
-            Err(Miss::Full(until)) => self.no_room(rule, now, cost, until).map(|(level, _)| level),
-        }
-    }
-
-    pub(crate) fn charge_refundably(
-        &self,
-        print: Print,
-        n: u64,
-        now: u64,
-    ) -> Result<(Level, Charged), Refusal<'_>> {
-        let refunded = self.refunded.load(Ordering::Acquire);
-        let (rule, version) = self.rule();
-        let cost = rule.cost(n);
-        if cost == 0 {
-            return Ok((self.at(rule, self.table.tat(print), now), Charged::Nothing));
-        }
-        match self.table.charge(print, rule, now, cost) {
-            Ok(after) => {
-                let receipt = Receipt { after, cost, version, refunded };
-                Ok((self.at(rule, after, now), Charged::Slot(receipt)))
-            }
-            Err(Miss::Denied(denied)) => Err(Refusal::quota(&self.ledger, denied)),
-            Err(Miss::Full(until)) => {
-                let (level, shared) = self.no_room(rule, now, cost, until)?;
-                let receipt = Receipt { after: level.tat, cost, version, refunded };
-                Ok((level, if shared { Charged::Overflow(receipt) } else { Charged::Nothing }))
-            }
-        }
-    }
-
-    /// The table has no slot for a key. `Ok((_, true))`: charged to the shared bucket.
-    #[cold]
-    fn no_room(
-        &self,
-        rule: Rule,
-        now: u64,
-        cost: u64,
-        until: u64,
-    ) -> Result<(Level, bool), Refusal<'_>> {
-        let last = self.reported.load(Ordering::Relaxed);
-        if now.saturating_sub(last) >= REPORT_EVERY
-            && self
-                .reported
-                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        {
-            self.ledger.emit(EventKind::TableFull { capacity: self.capacity });
-        }
-        match self.when_full {
-            WhenFull::Allow => Ok((self.at(rule, 0, now), false)),
-            WhenFull::ShareOne => match self.overflow.charge(rule, now, cost) {
-                Ok(tat) => Ok((self.at(rule, tat, now), true)),
-                Err(denied) => Err(Refusal::quota(&self.ledger, denied)),
-            },
-            WhenFull::Reject => {
-                // As if the bucket of the first slot to die were the key's own, full when it dies.
-                let tat = until.saturating_add(rule.tolerance).saturating_sub(cost);
-                let denied = Denied { rule, tat, now, cost };
-                Err(Refusal { ledger: &self.ledger, denied, no_room: true })
-            }
-        }
-    }
-
-    pub(crate) fn probe(&self, print: Print, n: u64, now: u64) -> Result<(), Refusal<'_>> {
-        let (rule, _) = self.rule();
-        let cost = rule.cost(n);
-        if cost == 0 {
-            return Ok(());
-        }
-        self.table
-            .probe(print, rule, now, cost)
-            .map_err(|denied| Refusal::quota(&self.ledger, denied))
-    }
-
-    pub(crate) fn refund(&self, print: Print, charged: Charged) {
-        let (Charged::Slot(receipt) | Charged::Overflow(receipt)) = charged else { return };
-        let _one_at_a_time = lock(&self.refunds);
-        if receipt.version != self.rule().1 {
-            return;
-        }
-        let refunded = self.refunded.load(Ordering::Relaxed);
-        let given = match charged {
-            Charged::Slot(_) => self.table.refund(print, receipt, refunded, now),
-            _ => self.overflow.refund(receipt, refunded, now),
-        };
-        self.refunded.store(refunded.wrapping_add(given), Ordering::Release);
-    }
-
-    fn reset(&self, print: Print) {
-        let _one_at_a_time = lock(&self.refunds);
-        let given = self.table.reset(print, now());
-        self.refunded.fetch_add(given, Ordering::Release);
-    }
-
-    fn level(&self, print: Print) -> Level {
-        self.at(self.rule().0, self.table.tat(print), now())
-    }
-
-    fn set_quota(&self, quota: Quota) {
-        let mut shown = lock(&self.quota);
-        if let Some((old, _)) = self.rule.read() {
-            let new = Rule::from(quota);
-            self.rule.begin();
-            let now = now();
-            self.table.rebuild(now, |tat| old.rescale(new, tat, now));
-            let _ = self.overflow.replace(self.overflow.load(), 0);
-            self.rule.end(new);
-        }
-        *shown = quota;
-    }
-}
-
 impl<K: ?Sized> KeyedRateLimiter<K> {
+    pub(crate) fn from_shared(shared: Keyed) -> Self {
+        Self { shared: Arc::new(shared), key: PhantomData }
+    }
+
     /// A limiter named `rate_limit` with room for `capacity` live keys.
     ///
     /// # Errors
@@ -288,15 +77,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn builder(name: impl Into<Name>) -> KeyedRateLimiterBuilder<K> {
-        KeyedRateLimiterBuilder {
-            name: name.into(),
-            quota: None,
-            capacity: None,
-            when_full: WhenFull::default(),
-            shadow: false,
-            observers: Observers::default(),
-            key: PhantomData,
-        }
+        KeyedRateLimiterBuilder::new(name.into())
     }
 
     /// Takes one token of a key's bucket, or says exactly when there will be one. Never waits, never
@@ -304,7 +85,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     ///
     /// # Errors
     /// `RateLimited` as [`RateLimiter::try_acquire`](super::RateLimiter::try_acquire); `Overloaded` if there is
-    /// no room for a new key and [`WhenFull::Reject`] is in force.
+    /// no room for a new key and [`WhenFull::Reject`](super::WhenFull::Reject) is in force.
     ///
     /// ```
     /// use buttress::rate_limit::RateLimiter;
@@ -344,7 +125,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
         let shared = &*self.shared;
         match shared.charge(shared.print(key), n, now()) {
             Ok(_) => {
-                shared.ledger.acquired();
+                shared.ledger().acquired();
                 Ok(())
             }
             Err(refusal) => refusal.answer(),
@@ -462,7 +243,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// ```
     #[must_use]
     pub fn quota(&self) -> Quota {
-        *lock(&self.shared.quota)
+        self.shared.quota()
     }
 
     /// Keys whose buckets are not full. Walks the whole table: for a status page, not for every call.
@@ -475,7 +256,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// ```
     #[must_use]
     pub fn live_keys(&self) -> usize {
-        self.shared.table.live(now())
+        self.shared.live()
     }
 
     /// How many live keys there is room for, at least.
@@ -487,7 +268,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// ```
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.shared.capacity
+        self.shared.capacity()
     }
 
     /// What it has done so far, over all keys. Nobody waits here.
@@ -499,7 +280,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// ```
     #[must_use]
     pub fn stats(&self) -> RateLimitStats {
-        self.shared.ledger.stats()
+        self.shared.ledger().stats()
     }
 
     /// Switches shadow mode; see [`RateLimiterBuilder::shadow`](super::RateLimiterBuilder::shadow).
@@ -511,7 +292,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn set_shadow(&self, on: bool) {
-        self.shared.ledger.set_shadow(on);
+        self.shared.ledger().set_shadow(on);
     }
 
     /// Its name in events and refusals.
@@ -523,7 +304,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// ```
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.shared.ledger.name.as_str()
+        self.shared.ledger().name.as_str()
     }
 }
 
@@ -569,119 +350,4 @@ pub struct KeyBucket<'a> {
     pub(crate) shared: &'a Keyed,
     /// `None`: not limited.
     pub(crate) print: Option<Print>,
-}
-
-/// Makes a [`KeyedRateLimiter`]; see [`KeyedRateLimiter::builder`].
-///
-/// | setter | range | default |
-/// |---|---|---|
-/// | [`quota`](Self::quota) | any valid one | none: must be given |
-/// | [`capacity`](Self::capacity) | 1 to 2^28 | none: must be given |
-/// | [`when_full`](Self::when_full) | | [`WhenFull::Reject`] |
-/// | [`shadow`](Self::shadow) | | off |
-#[derive(Debug)]
-#[must_use = "a builder does nothing until `build` is called"]
-pub struct KeyedRateLimiterBuilder<K: ?Sized> {
-    name: Name,
-    quota: Option<Quota>,
-    capacity: Option<usize>,
-    when_full: WhenFull,
-    shadow: bool,
-    observers: Observers,
-    key: PhantomData<fn(&K)>,
-}
-
-impl<K: ?Sized> KeyedRateLimiterBuilder<K> {
-    /// What each key is let through.
-    ///
-    /// ```
-    /// # use buttress::rate_limit::KeyedRateLimiter;
-    /// let builder = KeyedRateLimiter::<u64>::builder("clients").quota("10/s".parse()?);
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// ```
-    pub fn quota(mut self, quota: Quota) -> Self {
-        self.quota = Some(quota);
-        self
-    }
-
-    /// For how many live keys there must be room. Choose the number of keys you expect to see within
-    /// [`Quota::fill_time`], with a margin: 32 bytes each.
-    ///
-    /// ```
-    /// # use buttress::rate_limit::KeyedRateLimiter;
-    /// let builder = KeyedRateLimiter::<u64>::builder("clients").capacity(10_000);
-    /// ```
-    pub fn capacity(mut self, keys: usize) -> Self {
-        self.capacity = Some(keys);
-        self
-    }
-
-    /// What happens to a key that finds no room.
-    ///
-    /// ```
-    /// # use buttress::rate_limit::{KeyedRateLimiter, WhenFull};
-    /// let builder = KeyedRateLimiter::<u64>::builder("clients").when_full(WhenFull::ShareOne);
-    /// ```
-    pub fn when_full(mut self, policy: WhenFull) -> Self {
-        self.when_full = policy;
-        self
-    }
-
-    /// Shadow mode; see [`RateLimiterBuilder::shadow`](super::RateLimiterBuilder::shadow).
-    ///
-    /// ```
-    /// # use buttress::rate_limit::KeyedRateLimiter;
-    /// let builder = KeyedRateLimiter::<u64>::builder("clients").shadow(true);
-    /// ```
-    pub fn shadow(mut self, on: bool) -> Self {
-        self.shadow = on;
-        self
-    }
-
-    /// Adds a listener for refusals, and for a full table (at most once a second).
-    ///
-    /// ```
-    /// # use buttress::rate_limit::KeyedRateLimiter;
-    /// # use buttress::observe::Event;
-    /// let builder = KeyedRateLimiter::<u64>::builder("clients").observe(|_: &Event<'_>| ());
-    /// ```
-    pub fn observe(mut self, observer: impl Observe) -> Self {
-        self.observers.add(observer);
-        self
-    }
-
-    /// The limiter.
-    ///
-    /// # Errors
-    /// No quota, no capacity, or a capacity of 0 or above 2^28.
-    ///
-    /// ```
-    /// # use buttress::rate_limit::KeyedRateLimiter;
-    /// let error = KeyedRateLimiter::<u64>::builder("clients").quota("10/s".parse()?).build().unwrap_err();
-    /// assert_eq!(error.field(), "capacity");
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// ```
-    pub fn build(self) -> Result<KeyedRateLimiter<K>, ConfigError> {
-        const EXPECTED: &str = "room for at least 1 and at most 2^28 keys";
-        let quota = self.quota.ok_or_else(missing_quota)?;
-        let capacity =
-            self.capacity.ok_or_else(|| ConfigError::new("capacity", "none", EXPECTED))?;
-        if !(1..=MAX_CAPACITY).contains(&capacity) {
-            return Err(ConfigError::new("capacity", capacity, EXPECTED));
-        }
-        let shared = Keyed {
-            table: Table::new(capacity),
-            seeds: Seeds::random(),
-            rule: RuleCell::new(Rule::from(quota)),
-            when_full: self.when_full,
-            capacity,
-            ledger: Ledger::new(self.name, self.shadow, self.observers),
-            overflow: Padded(Bucket::full()),
-            refunded: AtomicU64::new(0),
-            refunds: Mutex::new(()),
-            reported: AtomicU64::new(0),
-            quota: Mutex::new(quota),
-        };
-        Ok(KeyedRateLimiter { shared: Arc::new(shared), key: PhantomData })
-    }
 }

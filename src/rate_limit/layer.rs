@@ -4,7 +4,8 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use super::keyed::KeyedRateLimiter;
-use super::limits::{Both, ByKey, Costed, sealed_wait::Waitable};
+use super::limits::{ByKey, Costed, sealed_wait::Waitable};
+use super::meter::Both;
 use super::service::RateLimitService;
 use super::stamp::NoHeaders;
 use crate::rejection::AsError;

@@ -7,7 +7,7 @@ use loom::thread;
 
 use super::core::{Bucket, Receipt, Rule, RuleCell};
 use super::print::Seeds;
-use super::table::{Miss, Table};
+use super::table::{Miss, Print, Table};
 
 const NOW: u64 = 1 << 54;
 
@@ -99,6 +99,17 @@ fn loom_a_rule_is_read_whole() {
     });
 }
 
+/// Prints of three keys whose insertions do not exclude each other.
+fn apart(seeds: &Seeds, table: &Table) -> (Print, Print, Print) {
+    let a = seeds.print(&0);
+    let other = |not: &[Print]| {
+        let free = |print: &Print| not.iter().all(|n| table.shard(*n) != table.shard(*print));
+        (1_u32..).map(|key| seeds.print(&key)).find(free)
+    };
+    let b = other(&[a]).unwrap();
+    (a, b, other(&[a, b]).unwrap())
+}
+
 fn admitted(result: Result<u64, Miss>) -> bool {
     result.is_ok()
 }
@@ -127,7 +138,7 @@ fn loom_a_dead_slot_changes_hands_or_lives_on() {
     model.preemption_bound = Some(3);
     model.check(move || {
         let table = Arc::new(Table::with_slots(1));
-        let (a, b) = (seeds.print(&1), seeds.print(&2));
+        let (a, b, _) = apart(&seeds, &table);
         table.charge(a, rule(1), NOW - 100, 100).unwrap();
         let other = Arc::clone(&table);
         // A is dead at NOW: its token is back.
@@ -156,7 +167,7 @@ fn loom_two_keys_fight_for_one_dead_slot() {
     model.preemption_bound = Some(3);
     model.check(move || {
         let table = Arc::new(Table::with_slots(1));
-        let (a, b, c) = (seeds.print(&1), seeds.print(&2), seeds.print(&3));
+        let (a, b, c) = apart(&seeds, &table);
         table.charge(a, rule(1), NOW - 100, 100).unwrap();
         let other = Arc::clone(&table);
         let handle = thread::spawn(move || admitted(other.charge(b, rule(1), NOW, 100)));
@@ -164,5 +175,48 @@ fn loom_two_keys_fight_for_one_dead_slot() {
         let theirs = handle.join().unwrap();
         assert!(mine != theirs, "one slot, two keys: {mine} {theirs}");
         assert_eq!(table.live(NOW), 4);
+    });
+}
+
+/// A bucket with room for more: a charge of A that lands in the bucket of the slot's new owner would be
+/// granted.
+#[test]
+fn loom_no_charge_lands_in_the_next_owners_bucket() {
+    let seeds = StdArc::new(Seeds::random());
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let table = Arc::new(Table::with_slots(1));
+        let (a, b, _) = apart(&seeds, &table);
+        table.charge(a, rule(2), NOW - 100, 100).unwrap();
+        let other = Arc::clone(&table);
+        let handle = thread::spawn(move || admitted(other.charge(b, rule(2), NOW, 100)));
+        let mine = admitted(table.charge(a, rule(2), NOW, 100));
+        let theirs = handle.join().unwrap();
+        assert!(mine != theirs, "one slot, A {mine}, B {theirs}");
+        let (owner, stranger) = if mine { (a, b) } else { (b, a) };
+        assert_eq!((table.tat(owner), table.tat(stranger)), (NOW + 100, 0));
+    });
+}
+
+/// While B tries to take the dead slot of A, A is called twice: the second call must not find the slot
+/// busy, think A unknown and give it another bucket.
+#[test]
+fn loom_a_busy_slot_may_still_be_the_keys_own() {
+    let seeds = StdArc::new(Seeds::random());
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let table = Arc::new(Table::with_slots(2));
+        let (a, b, c) = apart(&seeds, &table);
+        // Both slots are dead at NOW; A's has been for longer, so B tries that one.
+        table.charge(a, rule(1), NOW - 150, 100).unwrap();
+        table.charge(c, rule(1), NOW - 100, 100).unwrap();
+        let other = Arc::clone(&table);
+        let handle = thread::spawn(move || admitted(other.charge(b, rule(1), NOW, 100)));
+        assert!(admitted(table.charge(a, rule(1), NOW, 100)));
+        assert!(!admitted(table.charge(a, rule(1), NOW, 100)), "A was granted twice");
+        assert!(handle.join().unwrap());
+        assert_eq!((table.tat(a), table.tat(b)), (NOW + 100, NOW + 100));
     });
 }

@@ -8,9 +8,9 @@ use tower_service::Service;
 
 use super::future::{ResponseFuture, WaitingFuture};
 use super::layer::{Parts, Refuse, Wait};
-use super::limits::sealed::Meter;
 use super::limits::sealed_limit::Limit;
 use super::limits::sealed_wait::Waitable;
+use super::meter::sealed::Meter;
 use super::shared::now;
 use super::stamp::NoHeaders;
 use super::stamp::sealed::Stamp;

@@ -62,11 +62,7 @@ impl<B> sealed::Stamp<http::Response<B>> for Headers {
     }
 
     fn refused(why: &Rejection, response: &mut http::Response<B>) {
-        let headers = response.headers_mut();
-        crate::http::rate_limit_fields(why.detail(), why.name(), headers);
-        if let Some(after) = why.retry_after() {
-            headers.insert(::http::header::RETRY_AFTER, crate::http::seconds_up(after).into());
-        }
+        crate::http::refusal_fields(why, response.headers_mut());
     }
 
     const WRITES: bool = true;

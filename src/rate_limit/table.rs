@@ -124,7 +124,10 @@ pub(crate) struct Table {
 impl Table {
     /// Room for at least `capacity` live keys.
     pub(crate) fn new(capacity: usize) -> Self {
-        let groups = capacity.div_ceil(SLOTS / 2).max(1);
+        let groups = match capacity.div_ceil(SLOTS / 2).max(1) {
+            few if few <= WINDOW => few,
+            many => prime_from(many),
+        };
         let shards = (groups / 64).next_power_of_two().clamp(1, MAX_SHARDS);
         Self {
             groups: (0..groups).map(|_| Group::new()).collect(),
@@ -132,10 +135,16 @@ impl Table {
         }
     }
 
+    pub(super) fn shard(&self, print: Print) -> usize {
+        (print.0 >> 16) as usize & (self.shards.len() - 1)
+    }
+
     /// One group of which only the first `slots` can be used: the others belong to keys that live for ever.
     #[cfg(all(test, buttress_loom))]
     pub(crate) fn with_slots(slots: usize) -> Self {
-        let table = Self::new(1);
+        let mut table = Self::new(1);
+        // As in a large table, where two keys rarely share a lock.
+        table.shards = (0..16).map(|_| Padded(Mutex::new(()))).collect();
         for (i, slot) in table.groups[0].0.iter().enumerate().skip(slots) {
             slot.print.store(u64::MAX - i as u64, Release);
             let _ = slot.bucket.replace(0, u64::MAX);
@@ -143,22 +152,21 @@ impl Table {
         table
     }
 
-    /// The groups a key may live in.
+    /// The groups a key may live in: all different, since the number of groups is prime where the step is
+    /// not 1. (A step added to the hash itself would, for one key in some ten thousand, hardly leave the
+    /// first group or alternate between two.)
     #[inline]
     fn sequence(&self, print: Print) -> impl Iterator<Item = &Group> {
         let len = self.groups.len();
-        let first = scale(print.0, len);
-        // Odd, and made of the bits that did not choose the first group.
-        let step = print.0.rotate_left(32) | 1;
-        let reach = REACH.min(len);
-        (0..reach).map(move |i| {
-            let index = if len <= WINDOW {
-                let at = first + i;
-                if at < len { at } else { at - len }
-            } else {
-                scale(print.0.wrapping_add(step.wrapping_mul(i as u64)), len)
-            };
-            &self.groups[index]
+        let step = if len <= WINDOW { 1 } else { 1 + scale(print.0.rotate_left(32), len - 1) };
+        let mut index = scale(print.0, len);
+        (0..REACH.min(len)).map(move |_| {
+            let group = &self.groups[index];
+            index += step;
+            if index >= len {
+                index -= len;
+            }
+            group
         })
     }
 
@@ -288,7 +296,7 @@ impl Table {
     fn charge_new(&self, print: Print, rule: Rule, now: u64, cost: u64) -> Result<u64, Miss> {
         // Nothing is inserted for a call that can never be admitted.
         let after = rule.admit(0, now, cost).map_err(Miss::Denied)?;
-        let _guard = lock(&self.shards[(print.0 >> 16) as usize & (self.shards.len() - 1)]);
+        let _guard = lock(&self.shards[self.shard(print)]);
         'scan: loop {
             let mut free: Option<Free<'_>> = None;
             let mut first_to_die = u64::MAX;
@@ -377,6 +385,12 @@ impl Slot {
         self.print.store(if claimed { print.0 } else { seen }, Release);
         claimed
     }
+}
+
+/// The first prime that is at least `n`.
+fn prime_from(n: usize) -> usize {
+    let prime = |n: usize| n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
+    (n..).find(|n| prime(*n)).unwrap_or(n)
 }
 
 /// A number below `len`, from the high bits of `hash`.

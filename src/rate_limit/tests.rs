@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::core::{Bucket, Denied, Receipt, Rule};
 use super::handle::RateLimiter;
-use super::keyed::{KeyedRateLimiter, WhenFull};
+use super::keyed::KeyedRateLimiter;
+use super::keyed_config::WhenFull;
 use super::print::Seeds;
 use super::shared::now;
 use super::table::Table;

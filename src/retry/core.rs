@@ -9,6 +9,9 @@ use crate::budget::RetryCost;
 use crate::clock::nanos;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 
+/// Timers count in these.
+const TIMER: Duration = Duration::from_millis(1);
+
 /// Why no further attempt is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -106,7 +109,11 @@ impl Run {
         }
         let delay = self.delay(policy, verdict.retry.after(), random)?;
         if let Some(remaining) = remaining {
-            let attempt = policy.expected_attempt_time().unwrap_or_default();
+            let mut attempt = policy.expected_attempt_time().unwrap_or_default();
+            if !delay.is_zero() {
+                // A timer may be late by as much, and the response is gone by then.
+                attempt = attempt.max(TIMER);
+            }
             // An attempt with no time at all cannot finish either.
             if remaining <= delay || remaining - delay < attempt {
                 return Err(Stop::Deadline);
@@ -123,7 +130,9 @@ impl Run {
     ) -> Result<Duration, Stop> {
         match (after, policy.max_retry_after()) {
             (Some(after), Some(longest)) if after > longest => Err(Stop::RetryAfter),
-            (Some(after), Some(_)) => Ok(policy.backoff.draw_after(after, self.attempts, random)),
+            (Some(after), Some(_)) => {
+                Ok(policy.backoff.draw_after(after, self.attempts, self.previous, random))
+            }
             _ => Ok(policy.backoff.draw(self.attempts, self.previous, random)),
         }
     }

@@ -21,8 +21,8 @@ use crate::sync::Ref;
 
 static NOBODY: Observers = Observers::NONE;
 
-/// Zero-delay retries in one poll before other tasks get a turn.
-const TURN: u32 = 32;
+/// Retries without a pause in one poll before other tasks get a turn.
+pub(super) const TURN: u32 = 32;
 
 pin_project! {
     /// Future of a [`RetryService`](super::RetryService).

@@ -5,6 +5,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::RetryPolicy;
+use super::core::Stop;
+use super::future::TURN;
 use super::progress::{Progress, Terms, respect_refusal};
 use crate::budget::RetryBudget;
 use crate::clock::{Tick, now};
@@ -171,8 +173,8 @@ impl<C> Retry<C> {
     ///
     /// # Errors
     /// The error of the last attempt itself, as [`Error::Inner`]; [`Error::Rejected`] with
-    /// `DeadlineExceeded` if the last attempt was cut off, which only happens with an attempt timeout or a
-    /// deadline.
+    /// `DeadlineExceeded` if the last attempt was cut off, or the deadline passed in the pause after an `Ok`
+    /// that was called a failure. Both need an attempt timeout or a deadline.
     ///
     /// ```
     /// use buttress::{Error, retry::{Retry, RetryPolicy}};
@@ -241,10 +243,19 @@ impl<C> Retry<C> {
                     None => Err(terms.rejection(RejectionKind::DeadlineExceeded).into()),
                 };
             };
-            drop(ended);
+            // A value may hold a connection: it does not outlive this line.
+            let last = ended.and_then(Result::err);
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
+            } else if progress.attempts().is_multiple_of(TURN) {
+                yield_once().await;
             }
+            if terms.has_passed() {
+                progress.give_up(&terms, Stop::Deadline);
+                let late = || terms.rejection(RejectionKind::DeadlineExceeded).into();
+                return Err(last.map_or_else(late, Error::Inner));
+            }
+            drop(last);
             progress.send();
         }
     }
@@ -310,9 +321,16 @@ impl<C> Retry<C> {
                 verdict = respect_refusal(verdict, error);
             }
             let Some(delay) = progress.settle(&terms, verdict, true) else { return result };
-            drop(result);
+            let last = result.err();
             if !delay.is_zero() {
                 sleeper(delay);
+            }
+            // Where the last result was a value there is nothing else to answer with than another attempt.
+            if let Some(error) = last
+                && terms.has_passed()
+            {
+                progress.give_up(&terms, Stop::Deadline);
+                return Err(error);
             }
             progress.send();
         }
@@ -418,6 +436,19 @@ async fn until<F: Future>(attempt: F, terms: &Terms<'_>) -> Option<F::Output> {
         }
     })
     .await
+}
+
+/// Lets other tasks run. Needs no runtime.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Blocks the thread. Not `thread::park`, whose wake-ups belong to the caller.

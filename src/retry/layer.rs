@@ -129,20 +129,6 @@ impl<C, R, J> RetryLayer<C, R, J> {
         RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 
-    /// How requests are sent again: a [`Replay`](super::Replay), or a closure that copies one if it can.
-    ///
-    /// ```
-    /// use buttress::retry::{RetryLayer, RetryPolicy};
-    /// /// Not `Clone`: it holds a file.
-    /// struct Upload { name: String }
-    /// let layer = RetryLayer::new(RetryPolicy::default())
-    ///     .replay(|u: &Upload| Some(Upload { name: u.name.clone() }));
-    /// ```
-    pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2, J> {
-        let Self { plan, classifier, reject, budget, observers, shared, .. } = self;
-        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
-    }
-
     /// Asks this function for exceptions to the policy, before what the [`Replay`](super::Replay) finds.
     ///
     /// ```
@@ -213,6 +199,23 @@ impl<C, R, J> RetryLayer<C, R, J> {
     pub fn observe(mut self, observer: impl Observe) -> Self {
         self.observers.add(observer);
         self.share()
+    }
+}
+
+impl<C, J> RetryLayer<C, CloneRequest, J> {
+    /// How requests are sent again: a [`Replay`](super::Replay), or a closure that copies one if it can. Comes
+    /// before [`overrides`](Self::overrides) and [`deadlines`](Self::deadlines), which add to it.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// /// Not `Clone`: it holds a file.
+    /// struct Upload { name: String }
+    /// let layer = RetryLayer::new(RetryPolicy::default())
+    ///     .replay(|u: &Upload| Some(Upload { name: u.name.clone() }));
+    /// ```
+    pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2, J> {
+        let Self { plan, classifier, reject, budget, observers, shared, .. } = self;
+        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 }
 

@@ -78,7 +78,9 @@
 //! its [`RetryHint`](crate::RetryHint) allows: `Safe` always, `Unknown` only if the policy was told to,
 //! `Never` never (but see [`class_budget`](RetryPolicyBuilder::class_budget) for permanent failures).
 //! Refusals of our own layers are final, whatever the classifier says, unless they
-//! [say otherwise](crate::Rejection::is_retryable). A request that cannot be sent again
+//! [say otherwise](crate::Rejection::is_retryable). (They are known in every error that
+//! [`AnyError`](crate::AnyError) looks into; for other error types use
+//! [`error_chain`](crate::error_chain), for responses `http::standard`.) A request that cannot be sent again
 //! ([`Replay`]) is not.
 //!
 //! **Time.** A retry is not started if the pause, or the pause and an
@@ -101,8 +103,10 @@
 //!
 //! **Sharing.** Services of one layer share its budget, clones too. Counters live in each call.
 //!
-//! **Cost.** A first attempt that works allocates nothing, makes no timer and reads no clock (unless there is
-//! a deadline); it copies the request, if a retry is possible at all. A pause of zero makes no timer.
+//! **Cost.** A first attempt that works allocates nothing, makes no timer and reads no clock; it copies the
+//! request, if a retry is possible at all. With a deadline it reads the clock; if it has to wait and there is
+//! a deadline or an attempt timeout it makes a timer, which is two boxes; a request with exceptions of its own
+//! costs a box. A pause of zero makes no timer.
 //!
 //! # Order
 //!
@@ -122,6 +126,7 @@
 //! more), with the reason: `not_retryable`, `unsafe`, `attempts`, `class_budget`, `retry_after`, `deadline`,
 //! `budget`, `not_replayable`, `not_ready`.
 
+mod builder;
 mod classify;
 mod config;
 mod core;
@@ -141,8 +146,9 @@ mod tower;
 #[cfg(feature = "serde")]
 mod wire;
 
+pub use builder::RetryPolicyBuilder;
 pub use classify::{classify_error, classify_error_name, is_retryable_error};
-pub use config::{ExecutionGuarantee, RetryPolicy, RetryPolicyBuilder};
+pub use config::{ExecutionGuarantee, RetryPolicy};
 pub use future::ResponseFuture;
 pub use handle::Retry;
 pub use layer::RetryLayer;

@@ -159,7 +159,14 @@ impl RetryOverride {
         if let Some(yes) = self.retry_unsafe {
             policy.set_retry_unsafe(yes);
         }
-        let (base, cap, factor, jitter) = policy.backoff.parts();
+        let (base, mut cap, factor, jitter) = policy.backoff.parts();
+        if base == cap
+            && factor <= 1.0
+            && (self.base.is_some() || self.factor.is_some() || self.jitter.is_some())
+        {
+            // A constant backoff, or none: what caps it is not meant as a limit for others.
+            cap = cap.max(RetryPolicy::adaptive().backoff.parts().1).max(self.base.unwrap_or(base));
+        }
         let jitter = match self.jitter {
             None => jitter,
             Some(share) if share > 0.0 => Jitter::Proportional(share),

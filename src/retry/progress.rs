@@ -1,7 +1,6 @@
 //! The one place that settles an attempt: limits, budget, events. Used by the layer, by direct use and by
 //! the adapter for tower's own retry.
 
-use std::any::Any;
 use std::time::Duration;
 
 use super::RetryPolicy;
@@ -10,8 +9,8 @@ use crate::budget::{RetryBudget, RetryToken, SentRetry};
 use crate::clock::{Tick, now};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
-use crate::outcome::{Outcome, RetryHint, Verdict};
-use crate::rejection::{BoxError, Error, Rejection, RejectionKind};
+use crate::outcome::{Outcome, RetryHint, Verdict, as_std_error};
+use crate::rejection::{Rejection, RejectionKind};
 
 /// What an attempt is settled against.
 pub(super) struct Terms<'a> {
@@ -143,42 +142,21 @@ impl Progress {
     }
 }
 
-/// A refusal of our own is final unless it says otherwise, whatever a classifier makes of it: retrying
-/// what a breaker has just refused would only spin.
+/// A refusal of our own, in an error that can be looked into, is final unless it says otherwise, whatever a classifier makes of it: retrying
+/// what a breaker has just refused would only spin. Not even a budget for permanent failures changes that,
+/// hence the whole verdict and not only its hint.
 pub(super) fn respect_refusal<E: 'static>(verdict: Verdict, error: &E) -> Verdict {
-    if verdict.retry == RetryHint::Never {
-        return verdict;
-    }
-    match refusal(error) {
-        Some(refusal) if !refusal.is_retryable() => verdict.with_retry(RetryHint::Never),
+    match as_std_error(error).and_then(Rejection::find) {
+        Some(refusal) if !refusal.is_retryable() => Verdict::ignored(),
         // Not sooner than it can be granted.
         Some(refusal) if verdict.retry.after().is_none() && refusal.retry_after().is_some() => {
             let after = refusal.retry_after();
             verdict.with_retry(match verdict.retry {
+                RetryHint::Never => RetryHint::Never,
                 RetryHint::Unknown { .. } => RetryHint::Unknown { after },
-                _ => RetryHint::Safe { after },
+                RetryHint::Safe { .. } => RetryHint::Safe { after },
             })
         }
         _ => verdict,
     }
-}
-
-fn refusal<E: 'static>(error: &E) -> Option<&Rejection> {
-    let any: &dyn Any = error;
-    if let Some(boxed) = any.downcast_ref::<BoxError>() {
-        return Rejection::find(&**boxed);
-    }
-    if let Some(Error::Rejected(refusal)) = any.downcast_ref::<Error<BoxError>>() {
-        return Some(refusal);
-    }
-    if let Some(Error::Inner(boxed)) = any.downcast_ref::<Error<BoxError>>() {
-        return Rejection::find(&**boxed);
-    }
-    if let Some(io) = any.downcast_ref::<std::io::Error>() {
-        return Rejection::find(io);
-    }
-    if let Some(Error::Rejected(refusal)) = any.downcast_ref::<Error<std::io::Error>>() {
-        return Some(refusal);
-    }
-    any.downcast_ref::<Rejection>()
 }

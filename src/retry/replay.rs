@@ -48,7 +48,8 @@ impl Attempt {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot replay requests of type `{Req}`",
-    note = "requests that are not `Clone` need `.replay(|request: &{Req}| -> Option<{Req}> {{ ... }})`"
+    note = "requests that are not `Clone` need `.replay(|request: &{Req}| -> Option<{Req}> {{ ... }})`",
+    note = "HTTP requests with a `buttress::http::ReplayBody` need `.replay(buttress::http::try_replay_request)` or `.replay(HttpRequest::new())`"
 )]
 pub trait Replay<Req> {
     /// A copy to send later, or `None` if this request can be sent only once.

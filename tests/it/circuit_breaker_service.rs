@@ -294,7 +294,7 @@ async fn a_refusal_says_what_was_measured_and_when_to_come_back() {
     assert_eq!(why.retry_after(), Some(Duration::from_secs(1)));
     assert_eq!(
         why.to_string(),
-        "circuit breaker is open (circuit_breaker `payments`), failure_rate 1.000 against 0.500, retry after 1s"
+        "circuit breaker is open (circuit_breaker `payments`), failure_rate 1 against 0.500, retry after 1s"
     );
     let error = breaker.call(|| async { Ok::<_, io::Error>(()) }).await.unwrap_err();
     assert!(matches!(error, Error::Rejected(_)));

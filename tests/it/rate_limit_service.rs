@@ -365,7 +365,7 @@ mod headers {
     }
 
     #[tokio::test]
-    async fn peers_are_told_apart_by_address() {
+    async fn callers_are_told_apart_by_a_header() {
         use axum::routing::get;
         let each = RateLimiter::keyed("1/h".parse().unwrap(), 100).unwrap();
         let layer = RateLimitLayer::new(each)

@@ -98,7 +98,7 @@ mod http {
     use crate::support::Server;
     use axum::Router;
     use axum::body::Body;
-    use axum::http::{Request, StatusCode};
+    use axum::http::{Request, Response, StatusCode};
     use axum::routing::get;
     use buttress::http::{problem, standard};
     use futures_util::StreamExt;
@@ -156,5 +156,47 @@ mod http {
         assert_eq!(breaker.state(), CircuitState::Closed, "the head decided; the body is unread");
         drop(response);
         assert_eq!(breaker.stats().successful_calls, 1);
+    }
+
+    /// A responder turns a refusal into a response, and the layers further out still know it: it is not
+    /// retried, and an outer breaker does not take it for a failure.
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_answered_natively_is_a_refusal_to_the_layers_outside() {
+        let open = || {
+            let breaker = CircuitBreaker::builder("db").consecutive_failures(1).build().unwrap();
+            breaker.try_acquire().unwrap().failure();
+            breaker
+        };
+        for grpc in [false, true] {
+            let (inner, outer) =
+                (open(), CircuitBreaker::builder("all").consecutive_failures(1).build().unwrap());
+            let limiter = RateLimiter::new(Quota::per_second(1).unwrap());
+            let respond = || buttress::respond_with(|(), _| Response::new(Body::empty()));
+            let client = ServiceBuilder::new()
+                .layer(outer.layer().classify(standard()).on_reject(problem()))
+                .layer(
+                    RetryLayer::new(RetryPolicy::DEFAULT).classify(standard()).on_reject(respond()),
+                )
+                .layer(RateLimitLayer::new(limiter).on_reject(problem()))
+                .layer(inner.layer().classify(standard()).on_reject(problem()))
+                .service(service_fn(|_: Request<()>| async {
+                    Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+                }));
+            let request = || {
+                let request = Request::post("/").header("idempotency-key", "1");
+                let kind = if grpc { "application/grpc" } else { "text/plain" };
+                request.header("content-type", kind).body(()).unwrap()
+            };
+            let start = Instant::now();
+            let answer = client.clone().oneshot(request()).await.unwrap();
+            assert_eq!(answer.status(), if grpc { 200 } else { 503 });
+            assert_eq!(inner.stats().rejected_calls, 1, "grpc {grpc}: not retried");
+            assert_eq!(start.elapsed(), Duration::ZERO);
+            // The limiter's says when to come back, so it is retried then, and finds the circuit open.
+            client.oneshot(request()).await.unwrap();
+            assert!(start.elapsed() >= Duration::from_secs(1));
+            assert_eq!(inner.stats().rejected_calls, 2);
+            assert_eq!(outer.state(), CircuitState::Closed);
+        }
     }
 }

@@ -9,6 +9,7 @@ use buttress::{
     Backoff, Deadline, Error, FailureClass, LayerKind, Rejection, RejectionKind, RetryBudget,
     Verdict, classify_fn,
 };
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 fn ms(n: u64) -> Duration {
@@ -202,4 +203,80 @@ async fn seeded_jitter_repeats_itself() {
     };
     assert_eq!(delays(1).await, delays(1).await);
     assert_ne!(delays(1).await, delays(2).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_overslept_its_deadline_makes_no_further_attempt() {
+    let policy = RetryPolicy::builder()
+        .backoff(Backoff::constant(ms(100)))
+        .deadline(ms(200))
+        .build()
+        .unwrap();
+    let calls = Cell::new(0);
+    let run = policy.run(|n| {
+        calls.set(n);
+        async { Err::<(), _>(reset()) }
+    });
+    // The clock jumps while the run sleeps, as it does when the runtime was busy.
+    let (ended, ()) = futures_util::future::join(run, tokio::time::advance(ms(500))).await;
+    assert!(matches!(ended, Err(Error::Inner(_))));
+    assert_eq!(calls.get(), 1);
+}
+
+#[test]
+fn a_blocking_run_that_overslept_its_deadline_makes_no_further_attempt() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let _entered = runtime.enter();
+    let policy = RetryPolicy::builder()
+        .backoff(Backoff::constant(ms(100)))
+        .deadline(ms(200))
+        .build()
+        .unwrap();
+    let calls = Cell::new(0);
+    let ended = policy.run_blocking_with(
+        |delay| runtime.block_on(tokio::time::advance(delay + ms(500))),
+        |n| {
+            calls.set(n);
+            Err::<(), _>(reset())
+        },
+    );
+    assert!(ended.is_err());
+    assert_eq!(calls.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_runs_without_pause_let_others_run() {
+    let policy =
+        RetryPolicy::builder().max_attempts(10_000).backoff(Backoff::none()).build().unwrap();
+    let calls = Cell::new(0);
+    let mut run = std::pin::pin!(policy.run(|n| {
+        calls.set(n);
+        async { Err::<(), _>(reset()) }
+    }));
+    assert!(run.as_mut().now_or_never().is_none());
+    assert!((10..1000).contains(&calls.get()), "{}", calls.get());
+    assert!(run.await.is_err());
+    assert_eq!(calls.get(), 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_inside_an_error_of_the_call_is_found_whatever_the_classifier_says() {
+    let judge = classify_fn(|result: Result<&(), &Error<io::Error>>| match result {
+        Ok(()) => Verdict::success(),
+        Err(_) => Verdict::failure(FailureClass::Transient),
+    });
+    let open = || Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "x");
+    let calls = Cell::new(0);
+    let retry = Retry::new(RetryPolicy::DEFAULT).classify(judge);
+    let _ = retry
+        .run(|n| {
+            calls.set(n);
+            async { Err::<(), _>(Error::Inner(io::Error::other(open()))) }
+        })
+        .await;
+    assert_eq!(calls.get(), 1);
 }

@@ -737,3 +737,53 @@ async fn a_cancelled_outcome_is_not_retried() {
     call(&mut layer(steady()).classify(gone).layer(inner)).await.unwrap();
     assert_eq!(director.calls(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_for_permanent_failures_does_not_retry_our_own_refusals() {
+    let refusal = Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "x");
+    for class in FailureClass::ALL {
+        let judge = classify_fn(move |result: Result<&Answer, &BoxError>| match result {
+            Ok(_) => Verdict::success(),
+            Err(_) => Verdict::failure(class),
+        });
+        let policy =
+            RetryPolicy::builder().class_budget(FailureClass::Permanent, 2).build().unwrap();
+        let (inner, director) = script([boxed(refusal.clone())]);
+        let layer = RetryLayer::new(policy).classify(judge);
+        let budget = layer.retry_budget().unwrap().clone();
+        let before = budget.stats();
+        layer.layer(inner).oneshot(1).await.unwrap_err();
+        assert_eq!(director.calls(), 1, "{class:?}");
+        assert_eq!(budget.stats(), before, "{class:?}: it costs nothing and pays nothing");
+    }
+}
+
+#[test]
+fn a_delay_a_request_asks_for_is_kept_where_the_policy_has_a_constant_one() {
+    let asked = RetryOverride::new().class_budget(FailureClass::Transient, 3).base_delay(ms(200));
+    let constant =
+        |delay| RetryPolicy::builder().backoff(Backoff::constant(delay)).build().unwrap();
+    for policy in [RetryPolicy::NO_RETRY, constant(ms(50)), constant(ms(900))] {
+        assert_eq!(asked.apply(policy).backoff().range(1), (ms(200), ms(200)), "{policy:?}");
+    }
+    // Its own cap still holds.
+    assert_eq!(asked.max_delay(ms(120)).apply(RetryPolicy::NO_RETRY).backoff().range(1).1, ms(120));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_is_not_given_up_for_a_retry_that_a_late_timer_would_miss() {
+    // Timers have whole milliseconds: one set now is up to a millisecond late.
+    tokio::time::advance(Duration::from_micros(100)).await;
+    let policy = RetryPolicy::builder()
+        .backoff(Backoff::constant(ms(100)))
+        .deadline(Duration::from_micros(100_500))
+        .build()
+        .unwrap();
+    let judge = classify_fn(|result: Result<&Answer, &BoxError>| match result.unwrap().status {
+        503 => Verdict::failure(FailureClass::Transient),
+        _ => Verdict::success(),
+    });
+    let (inner, _) = script([Step::Ok(503)]);
+    let answer = RetryLayer::new(policy).classify(judge).layer(inner).oneshot(1).await;
+    assert_eq!(answer.unwrap().status, 503);
+}

@@ -1,0 +1,235 @@
+//! The state behind a `KeyedRateLimiter`: a table of buckets, their rule, and what happens when the table
+//! is full.
+
+use std::hash::Hash;
+
+use super::core::{Bucket, Denied, Receipt, Rule, RuleCell};
+use super::keyed_config::WhenFull;
+use super::ledger::{Ledger, Level, Refusal};
+use super::print::Seeds;
+use super::shared::now;
+use super::table::{Miss, Print, Table};
+use crate::observe::EventKind;
+use crate::quota::Quota;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, Padded, lock};
+
+/// A full table is reported at most this often.
+const REPORT_EVERY: u64 = 16 * 1_000_000_000;
+
+#[derive(Debug)]
+pub(crate) struct Keyed {
+    table: Table,
+    seeds: Seeds,
+    rule: RuleCell,
+    when_full: WhenFull,
+    capacity: usize,
+    ledger: Ledger,
+    /// The bucket of `WhenFull::ShareOne`.
+    overflow: Padded<Bucket>,
+    /// Units given back so far. Written under the lock, after the bucket: who reads it before charging
+    /// counts too much rather than too little.
+    refunded: AtomicU64,
+    refunds: Mutex<()>,
+    /// When a full table was last reported.
+    reported: AtomicU64,
+    /// Writers of the rule, one at a time.
+    quota: Mutex<Quota>,
+}
+
+/// Where a charge of a [`Keyed`] went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Charged {
+    Slot(Receipt),
+    Overflow(Receipt),
+    Nothing,
+}
+
+impl Keyed {
+    pub(crate) fn new(quota: Quota, capacity: usize, when_full: WhenFull, ledger: Ledger) -> Self {
+        Self {
+            table: Table::new(capacity),
+            seeds: Seeds::random(),
+            rule: RuleCell::new(Rule::from(quota)),
+            when_full,
+            capacity,
+            ledger,
+            overflow: Padded(Bucket::full()),
+            refunded: AtomicU64::new(0),
+            refunds: Mutex::new(()),
+            reported: AtomicU64::new(0),
+            quota: Mutex::new(quota),
+        }
+    }
+
+    pub(crate) fn quota(&self) -> Quota {
+        *lock(&self.quota)
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.table.live(now())
+    }
+
+    #[inline]
+    fn rule(&self) -> (Rule, u64) {
+        self.rule.read().unwrap_or_else(|| self.rule_after_change())
+    }
+
+    #[cold]
+    fn rule_after_change(&self) -> (Rule, u64) {
+        loop {
+            drop(lock(&self.quota));
+            if let Some(read) = self.rule.read() {
+                return read;
+            }
+        }
+    }
+
+    fn at(&self, rule: Rule, tat: u64, now: u64) -> Level {
+        Level { name: self.ledger.name, rule, tat, now }
+    }
+
+    /// The level of a bucket nobody has touched.
+    pub(crate) fn full(&self, now: u64) -> Level {
+        self.at(self.rule().0, 0, now)
+    }
+
+    #[inline]
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    #[inline]
+    pub(crate) fn print<Q: Hash + ?Sized>(&self, key: &Q) -> Print {
+        self.seeds.print(key)
+    }
+
+    pub(crate) fn nobody(&self) -> Print {
+        self.seeds.nobody()
+    }
+
+    #[inline]
+    pub(crate) fn charge(&self, print: Print, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
+        let (rule, _) = self.rule();
+        let cost = rule.cost(n);
+        if cost == 0 {
+            return Ok(self.at(rule, self.table.tat(print), now));
+        }
+        match self.table.charge(print, rule, now, cost) {
+            Ok(tat) => Ok(self.at(rule, tat, now)),
+            Err(Miss::Denied(denied)) => Err(Refusal::quota(&self.ledger, denied)),
+            Err(Miss::Full(until)) => self.no_room(rule, now, cost, until).map(|(level, _)| level),
+        }
+    }
+
+    pub(crate) fn charge_refundably(
+        &self,
+        print: Print,
+        n: u64,
+        now: u64,
+    ) -> Result<(Level, Charged), Refusal<'_>> {
+        let refunded = self.refunded.load(Ordering::Acquire);
+        let (rule, version) = self.rule();
+        let cost = rule.cost(n);
+        if cost == 0 {
+            return Ok((self.at(rule, self.table.tat(print), now), Charged::Nothing));
+        }
+        match self.table.charge(print, rule, now, cost) {
+            Ok(after) => {
+                let receipt = Receipt { after, cost, version, refunded };
+                Ok((self.at(rule, after, now), Charged::Slot(receipt)))
+            }
+            Err(Miss::Denied(denied)) => Err(Refusal::quota(&self.ledger, denied)),
+            Err(Miss::Full(until)) => {
+                let (level, shared) = self.no_room(rule, now, cost, until)?;
+                let receipt = Receipt { after: level.tat, cost, version, refunded };
+                Ok((level, if shared { Charged::Overflow(receipt) } else { Charged::Nothing }))
+            }
+        }
+    }
+
+    /// The table has no slot for a key. `Ok((_, true))`: charged to the shared bucket.
+    #[cold]
+    fn no_room(
+        &self,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+        until: u64,
+    ) -> Result<(Level, bool), Refusal<'_>> {
+        let last = self.reported.load(Ordering::Relaxed);
+        if now.saturating_sub(last) >= REPORT_EVERY
+            && self
+                .reported
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            self.ledger.emit(EventKind::TableFull { capacity: self.capacity });
+        }
+        match self.when_full {
+            WhenFull::Allow => Ok((self.at(rule, 0, now), false)),
+            WhenFull::ShareOne => match self.overflow.charge(rule, now, cost) {
+                Ok(tat) => Ok((self.at(rule, tat, now), true)),
+                Err(denied) => Err(Refusal::quota(&self.ledger, denied)),
+            },
+            WhenFull::Reject => {
+                // As if the bucket of the first slot to die were the key's own, full when it dies.
+                let tat = until.saturating_add(rule.tolerance).saturating_sub(cost);
+                let denied = Denied { rule, tat, now, cost };
+                Err(Refusal { ledger: &self.ledger, denied, no_room: true })
+            }
+        }
+    }
+
+    pub(crate) fn probe(&self, print: Print, n: u64, now: u64) -> Result<(), Refusal<'_>> {
+        let (rule, _) = self.rule();
+        let cost = rule.cost(n);
+        if cost == 0 {
+            return Ok(());
+        }
+        self.table
+            .probe(print, rule, now, cost)
+            .map_err(|denied| Refusal::quota(&self.ledger, denied))
+    }
+
+    pub(crate) fn refund(&self, print: Print, charged: Charged) {
+        let (Charged::Slot(receipt) | Charged::Overflow(receipt)) = charged else { return };
+        let _one_at_a_time = lock(&self.refunds);
+        if receipt.version != self.rule().1 {
+            return;
+        }
+        let refunded = self.refunded.load(Ordering::Relaxed);
+        let given = match charged {
+            Charged::Slot(_) => self.table.refund(print, receipt, refunded, now),
+            _ => self.overflow.refund(receipt, refunded, now),
+        };
+        self.refunded.store(refunded.wrapping_add(given), Ordering::Release);
+    }
+
+    pub(crate) fn reset(&self, print: Print) {
+        let _one_at_a_time = lock(&self.refunds);
+        let given = self.table.reset(print, now());
+        self.refunded.fetch_add(given, Ordering::Release);
+    }
+
+    pub(crate) fn level(&self, print: Print) -> Level {
+        self.at(self.rule().0, self.table.tat(print), now())
+    }
+
+    pub(crate) fn set_quota(&self, quota: Quota) {
+        let mut shown = lock(&self.quota);
+        if let Some((old, _)) = self.rule.read() {
+            let new = Rule::from(quota);
+            self.rule.begin();
+            let now = now();
+            self.table.rebuild(now, |tat| old.rescale(new, tat, now));
+            let _ = self.overflow.replace(self.overflow.load(), 0);
+            self.rule.end(new);
+        }
+        *shown = quota;
+    }
+}
