@@ -13,11 +13,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::clock::{self, Tick};
+use crate::error::ConfigError;
 use crate::key::Key;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::outcome::{AnyError, Classify};
-use crate::rejection::{AsError, ConfigError, Reject};
+use crate::reject::{AsError, Reject};
 
 use super::config::{CircuitBreakerBuilder, Config};
 use super::future::ResponseFuture;

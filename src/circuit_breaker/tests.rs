@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::error::ConfigError;
 use crate::outcome::Outcome;
-use crate::rejection::ConfigError;
 
 use super::config::CircuitBreakerBuilder;
 use super::core::{Change, Core, Ticket};

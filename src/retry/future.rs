@@ -16,7 +16,8 @@ use super::{Attempt, Replay};
 use crate::clock::{Tick, now};
 use crate::observe::Observers;
 use crate::outcome::{Classify, Outcome, Verdict};
-use crate::rejection::{Reject, RejectionKind};
+use crate::reject::Reject;
+use crate::rejection::RejectionKind;
 use crate::sync::Ref;
 
 static NOBODY: Observers = Observers::NONE;
