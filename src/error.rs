@@ -10,7 +10,7 @@ use crate::rejection::Rejection;
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
 /// A refusal of ours, or the error of the call itself: the error of direct use
-/// (`breaker.call(…)`) and of layers with [`AsTyped`].
+/// (`breaker.call(…)`) and of layers with [`AsTyped`](crate::AsTyped).
 ///
 /// ```
 /// use buttress::{Error, LayerKind, Rejection, RejectionKind};
