@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::clock::nanos;
-use crate::rejection::ConfigError;
+use crate::error::ConfigError;
 
 /// How the delay of a [`Backoff`] is spread, so that callers that failed together do not come back
 /// together. `v` is the delay before jitter, already capped. No jitter ever exceeds the cap.
@@ -409,7 +409,7 @@ pub(crate) mod wire {
 
     use serde::{Deserialize, Serialize};
 
-    use crate::rejection::ConfigError;
+    use crate::error::ConfigError;
 
     pub(crate) fn seconds(field: &'static str, value: f64) -> Result<Duration, ConfigError> {
         Duration::try_from_secs_f64(value)

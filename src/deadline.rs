@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{Tick, nanos, now};
-use crate::rejection::ConfigError;
+use crate::error::ConfigError;
 
 /// An instant after which nobody waits for the answer any more.
 ///

@@ -11,10 +11,12 @@ mod backoff;
 mod budget;
 mod clock;
 mod deadline;
+mod error;
 mod key;
 mod name;
 mod outcome;
 mod quota;
+mod reject;
 mod rejection;
 mod sync;
 mod window;
@@ -33,6 +35,7 @@ pub use budget::{
     RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,
 };
 pub use deadline::Deadline;
+pub use error::{BoxError, ConfigError, Error};
 pub use key::{Key, KeyFn, key_fn};
 pub use name::{LayerKind, Name};
 pub use outcome::{
@@ -40,7 +43,5 @@ pub use outcome::{
     Typed, Verdict, classify_fn, error_chain, exclude, judge_error,
 };
 pub use quota::Quota;
-pub use rejection::{
-    AsError, AsTyped, BoxError, ConfigError, Error, Reject, Rejection, RejectionDetail,
-    RejectionKind, RespondWith, respond_with,
-};
+pub use reject::{AsError, AsTyped, Reject, RespondWith, respond_with};
+pub use rejection::{Rejection, RejectionDetail, RejectionKind};

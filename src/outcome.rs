@@ -7,7 +7,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::rejection::{BoxError, Error, Rejection, RejectionKind};
+use crate::error::{BoxError, Error};
+use crate::rejection::{Rejection, RejectionKind};
 
 /// How likely a failure is to go away by itself.
 ///

@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::rejection::ConfigError;
+use crate::error::ConfigError;
 
 /// Time inside a limiter is counted in sixteenths of a nanosecond, so that an interval that is no whole
 /// number of nanoseconds (three million per second) is not far off.

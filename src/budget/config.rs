@@ -1,6 +1,6 @@
 use super::core::{Balance, MAX_RETRIES, RETRY};
 use super::{Name, RetryBudget};
-use crate::rejection::ConfigError;
+use crate::error::ConfigError;
 
 /// Builds a [`RetryBudget`]; every number has the default named there.
 ///

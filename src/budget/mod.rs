@@ -5,8 +5,8 @@ use std::sync::Arc;
 // Limits and counters are not part of the loom model: they guard nothing.
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::error::ConfigError;
 use crate::name::Name;
-use crate::rejection::ConfigError;
 use crate::sync::Padded;
 
 mod config;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::error::ConfigError;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
-use crate::rejection::ConfigError;
 
 use super::handle::CircuitBreaker;
 

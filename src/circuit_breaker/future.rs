@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::outcome::Classify;
-use crate::rejection::Reject;
+use crate::reject::Reject;
 use crate::sync::Ref;
 
 use super::guard::{Call, Guard};

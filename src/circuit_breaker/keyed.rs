@@ -4,19 +4,21 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::clock::{self, Tick};
+use crate::error::ConfigError;
 use crate::key::Key;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::outcome::{AnyError, Classify};
-use crate::rejection::{AsError, ConfigError, Reject};
+use crate::reject::{AsError, Reject};
 
 use super::config::{CircuitBreakerBuilder, Config};
 use super::future::ResponseFuture;
@@ -61,6 +63,8 @@ struct Table<K> {
     capacity: usize,
     /// Places taken, in all shards. Never falls: a place is only ever handed on.
     filled: AtomicUsize,
+    /// When a full table was last reported.
+    told: AtomicU64,
     hasher: RandomState,
     shards: Box<[Mutex<Shard<K>>]>,
 }
@@ -107,7 +111,9 @@ impl CircuitBreakerBuilder {
             })
             .collect();
         let (hasher, filled) = (RandomState::new(), AtomicUsize::new(0));
-        let table = Table { name, config, shadow, observers, capacity, filled, hasher, shards };
+        let told = AtomicU64::new(0);
+        let table =
+            Table { name, config, shadow, observers, capacity, filled, told, hasher, shards };
         Ok(KeyedCircuitBreaker { table: Arc::new(table) })
     }
 }
@@ -136,8 +142,7 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
         let key = key.clone();
         let Some(place) = table.room(&mut shard) else {
             drop(shard);
-            let full = EventKind::TableFull { capacity: table.capacity };
-            table.observers.emit(LayerKind::CircuitBreaker, table.name, full);
+            table.tell_full();
             return table.unguarded();
         };
         let breaker = table.make();
@@ -251,11 +256,27 @@ impl<K> Table<K> {
     }
 }
 
+impl<K> Table<K> {
+    /// Once a second at most: a full table may refuse room to every call.
+    fn tell_full(&self) {
+        let now = clock::now();
+        let told = self.told.load(Ordering::Relaxed);
+        if now.since(Tick(told)) >= Duration::from_secs(1)
+            && self.told.compare_exchange(told, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let full = EventKind::TableFull { capacity: self.capacity };
+            self.observers.emit(LayerKind::CircuitBreaker, self.name, full);
+        }
+    }
+}
+
 impl<K> Shard<K> {
-    /// Finds a breaker that may be dropped. Looks at each slot at most twice: the first time only to note
-    /// that it was used.
+    /// Finds a breaker that may be dropped: best one that has not been used since the hand last came by.
+    /// Looks at so many slots and no more, because callers wait for the lock meanwhile; the next search
+    /// goes on from there.
     fn make_room(&mut self, now: Tick) -> Option<usize> {
-        for _ in 0..self.slots.len() * 2 {
+        let mut idle = None;
+        for _ in 0..self.slots.len().min(256) {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
             let slot = &mut self.slots[place];
@@ -265,25 +286,28 @@ impl<K> Shard<K> {
             if !std::mem::replace(&mut slot.used, false) {
                 return Some(place);
             }
+            idle = idle.or(Some(place));
         }
-        None
+        idle
     }
 
     fn put(&mut self, place: usize, slot: Slot<K>)
     where
         K: Hash + Eq + Clone,
     {
-        self.places.insert(slot.key.clone(), place);
-        if place == self.slots.len() {
-            self.slots.push(slot);
-        } else {
-            let old = std::mem::replace(&mut self.slots[place], slot);
+        if let Some(old) = self.slots.get(place) {
             self.places.remove(&old.key);
+        }
+        self.places.insert(slot.key.clone(), place);
+        match self.slots.get_mut(place) {
+            Some(old) => *old = slot,
+            None => self.slots.push(slot),
         }
     }
 }
 
-// A panicking `Hash` or `Eq` of the key can poison a shard before it is changed, never half-way.
+// A panicking `Hash` or `Eq` of a key can at worst leave a slot that no key leads to; it is used again when
+// the hand comes by.
 fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

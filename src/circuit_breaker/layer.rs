@@ -1,7 +1,7 @@
 use tower_layer::Layer;
 
 use crate::outcome::AnyError;
-use crate::rejection::AsError;
+use crate::reject::AsError;
 
 use super::handle::CircuitBreaker;
 use super::service::CircuitBreakerService;

@@ -5,7 +5,7 @@ use tower_service::Service;
 
 use crate::clock;
 use crate::outcome::Classify;
-use crate::rejection::Reject;
+use crate::reject::Reject;
 use crate::sync::Lease;
 
 use super::core::{Refusal, Ticket};

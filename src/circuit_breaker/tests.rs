@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::error::ConfigError;
 use crate::outcome::Outcome;
-use crate::rejection::ConfigError;
 
 use super::config::CircuitBreakerBuilder;
 use super::core::{Change, Core, Ticket};
@@ -397,4 +397,15 @@ fn keyed_table_is_bounded_drops_idle_closed_breakers_and_keeps_the_others() {
         keyed.get(&5000).try_acquire().unwrap().failure();
     }
     assert!(keyed.get(&5000).try_acquire().is_ok());
+}
+
+#[test]
+fn probes_are_judged_by_the_same_share_as_calls() {
+    for of in 1..=200_u32 {
+        for hundredths in 1..=100_u32 {
+            let share = f64::from(hundredths) / 100.0;
+            let exact = (1..=of).find(|n| f64::from(*n) / f64::from(of) >= share).unwrap();
+            assert_eq!(super::transitions::least(share, of), exact, "{share} of {of}");
+        }
+    }
 }

@@ -194,5 +194,7 @@ impl Core {
     reason = "0 < share <= 1, of <= 1024"
 )]
 pub(super) fn least(share: f64, of: u32) -> u32 {
-    ((share * f64::from(of)).ceil() as u32).clamp(1, of)
+    let count = ((share * f64::from(of)).ceil() as u32).clamp(1, of);
+    // 0.07 * 100 is a little above 7, but 7 / 100 is 0.07, which is what calls are judged by.
+    if count > 1 && f64::from(count - 1) / f64::from(of) >= share { count - 1 } else { count }
 }

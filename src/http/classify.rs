@@ -11,10 +11,11 @@ use ::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use super::grpc;
 use super::replay::ReplayError;
 use super::retry_after::retry_after;
+use crate::error::BoxError;
 use crate::outcome::{
     Boxed, Classify, FailureClass, Outcome, RetryHint, Typed, Verdict, judge_error,
 };
-use crate::rejection::{BoxError, Rejection};
+use crate::rejection::Rejection;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

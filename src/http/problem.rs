@@ -13,7 +13,8 @@ use super::headers::{RateLimitFields, insert};
 use super::retry_after::{PUSHBACK, millis_up, seconds_up};
 use super::sheet::{Number, Sheet, small, value};
 use crate::name::LayerKind;
-use crate::rejection::{Reject, Rejection, RejectionKind};
+use crate::reject::Reject;
+use crate::rejection::{Rejection, RejectionKind};
 
 /// Answers a refused request with a problem document (RFC 9457), or in gRPC's way if it was a gRPC
 /// call. The service's error type stays what it was.

@@ -2,10 +2,10 @@ use super::core::{Bucket, Rule};
 use super::handle::RateLimiter;
 use super::ledger::Ledger;
 use super::shared::{Shared, now};
+use crate::error::ConfigError;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::quota::Quota;
-use crate::rejection::ConfigError;
 
 pub(crate) const DEFAULT_MAX_WAITING: usize = 1024;
 

@@ -14,7 +14,7 @@ use super::service::refuse;
 use super::shared::{Shared, now};
 use super::stamp::sealed::Stamp;
 use super::wait::{Grant, Waiting};
-use crate::rejection::Reject;
+use crate::reject::Reject;
 use crate::sync::Ref;
 
 pin_project! {

@@ -12,9 +12,10 @@ use super::ledger::RateLimitStats;
 use super::limits::ByKey;
 use super::shared::now;
 use super::table::Print;
+use crate::error::ConfigError;
 use crate::name::Name;
 use crate::quota::Quota;
-use crate::rejection::{ConfigError, Rejection};
+use crate::rejection::Rejection;
 
 /// One bucket per key: per client, per tenant, per host.
 ///

@@ -4,10 +4,10 @@ use super::config::missing_quota;
 use super::keyed::KeyedRateLimiter;
 use super::keyed_shared::Keyed;
 use super::ledger::Ledger;
+use crate::error::ConfigError;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::quota::Quota;
-use crate::rejection::ConfigError;
 
 const MAX_CAPACITY: usize = 1 << 28;
 

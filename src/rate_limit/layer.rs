@@ -8,7 +8,7 @@ use super::limits::{ByKey, Costed, sealed_wait::Waitable};
 use super::meter::Both;
 use super::service::RateLimitService;
 use super::stamp::NoHeaders;
-use crate::rejection::AsError;
+use crate::reject::AsError;
 use crate::sync::Lease;
 
 /// Wraps services so that their calls are charged to a limit.

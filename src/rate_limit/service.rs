@@ -15,7 +15,7 @@ use super::shared::now;
 use super::stamp::NoHeaders;
 use super::stamp::sealed::Stamp;
 use super::wait::Waiting;
-use crate::rejection::{AsError, Reject};
+use crate::reject::{AsError, Reject};
 use crate::sync::Lease;
 
 /// The service of [`RateLimitLayer`](super::RateLimitLayer).

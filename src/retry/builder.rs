@@ -4,8 +4,8 @@ use super::config::{NO_LIMIT, class_index};
 use super::{ExecutionGuarantee, RetryPolicy};
 use crate::backoff::Backoff;
 use crate::clock::nanos;
+use crate::error::ConfigError;
 use crate::outcome::FailureClass;
-use crate::rejection::ConfigError;
 
 /// Builds a [`RetryPolicy`].
 ///

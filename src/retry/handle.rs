@@ -11,10 +11,11 @@ use super::progress::{Progress, Terms, respect_refusal};
 use crate::budget::RetryBudget;
 use crate::clock::{Tick, now};
 use crate::deadline::Deadline;
+use crate::error::Error;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::outcome::{AnyError, Classify};
-use crate::rejection::{Error, RejectionKind};
+use crate::rejection::RejectionKind;
 
 /// A policy with everything it needs to retry calls that are not tower services: how to judge errors,
 /// which budget to draw from, who listens.

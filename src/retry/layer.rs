@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::outcome::AnyError;
-use crate::rejection::AsError;
+use crate::reject::AsError;
 use crate::sync::Lease;
 
 /// Retries the calls of a tower service; see the [module](super).

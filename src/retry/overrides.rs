@@ -187,7 +187,7 @@ mod json {
     use serde_json::Value;
 
     use super::{Duration, FailureClass, RetryOverride, RetryPolicy, class_index};
-    use crate::rejection::ConfigError;
+    use crate::error::ConfigError;
 
     impl RetryOverride {
         /// Reads an object with any of the keys `transient`, `flaky`, `permanent` (retries per class, whole

@@ -12,7 +12,7 @@ use crate::budget::RetryBudget;
 use crate::deadline::Deadline;
 use crate::observe::Observers;
 use crate::outcome::{AnyError, Classify};
-use crate::rejection::{AsError, Reject};
+use crate::reject::{AsError, Reject};
 use crate::sync::Lease;
 
 /// What the calls of a layer share.

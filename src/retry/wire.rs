@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExecutionGuarantee, RetryPolicy};
 use crate::backoff::{Backoff, wire::seconds};
+use crate::error::ConfigError;
 use crate::outcome::FailureClass;
-use crate::rejection::ConfigError;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

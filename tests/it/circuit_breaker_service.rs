@@ -569,3 +569,19 @@ async fn as_many_keys_as_the_capacity_keep_their_breakers() {
         assert_eq!(keyed.not_closed().len(), usize::try_from(capacity).unwrap());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_never_polled_is_neutral_also_where_calls_are_timed() {
+    let breaker = CircuitBreaker::builder("test")
+        .consecutive_failures(1)
+        .slow_calls(Duration::from_secs(1), 1.0)
+        .min_calls(1)
+        .build()
+        .unwrap();
+    let mut service =
+        breaker.layer().layer(service_fn(|()| std::future::pending::<Result<(), io::Error>>()));
+    let call = service.ready().await.unwrap().call(());
+    advance(Duration::from_secs(60)).await;
+    drop(call);
+    assert_eq!(breaker.state(), CircuitState::Closed);
+}

@@ -10,7 +10,7 @@ use ::http::Request;
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::rejection::BoxError;
+use crate::error::BoxError;
 
 mod error;
 mod layer;

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use super::error::{ReplayError, ReplayErrorKind};
-use crate::rejection::BoxError;
+use crate::error::BoxError;
 use crate::sync::{Mutex, lock};
 
 /// Chunks below this size are copied together, so that a body of single bytes does not cost a

@@ -1,0 +1,134 @@
+//! What becomes of a refused call.
+
+use std::fmt;
+
+use crate::error::{BoxError, Error};
+use crate::rejection::Rejection;
+
+/// Decides what becomes of a call a layer refuses: an error, a typed error, a response or a fallback.
+///
+/// It gets the request back, so a fallback is just a `Reject`. With a responder the service's error
+/// type is untouched: `Infallible` stays `Infallible`, and axum needs no `HandleErrorLayer`.
+///
+/// | implementation | error type of the service | for |
+/// |---|---|---|
+/// | [`AsError`] (default) | [`BoxError`] | clients, stacks with tower's own layers |
+/// | [`AsTyped`] | [`Error<E>`] | exhaustive matching; allocates nothing |
+/// | `buttress::http::problem()`, `status_only()` | unchanged | servers |
+/// | [`respond_with`] | unchanged | fallbacks, own envelopes |
+///
+/// ```
+/// use buttress::{AsTyped, Error, LayerKind, Reject, Rejection, RejectionKind};
+/// let why = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+/// let refused: Result<(), Error<std::io::Error>> =
+///     Reject::<(), (), std::io::Error>::reject(&AsTyped, (), why);
+/// assert!(refused.is_err());
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot turn a refusal into `Result<{Res}, _>` for a service with error `{Err}`",
+    note = "use `buttress::AsError`, `buttress::AsTyped`, `buttress::http::problem()` or `buttress::respond_with(|request, rejection| ...)`"
+)]
+pub trait Reject<Req, Res, Err> {
+    /// The error type of the wrapped service.
+    type Error;
+
+    /// Answers a refused request.
+    ///
+    /// # Errors
+    /// When a refusal is an error for this service.
+    fn reject(&self, req: Req, why: Rejection) -> Result<Res, Self::Error>;
+
+    /// Converts an error of the inner service.
+    fn map_err(error: Err) -> Self::Error;
+}
+
+/// A refusal becomes a [`BoxError`], as in tower's own layers. One allocation per refusal.
+///
+/// ```
+/// use buttress::{AsError, LayerKind, Reject, Rejection, RejectionKind};
+/// let why = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+/// let error = Reject::<(), (), std::io::Error>::reject(&AsError, (), why).unwrap_err();
+/// assert!(Rejection::find(&*error).is_some());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AsError;
+
+impl<Req, Res, Err: Into<BoxError>> Reject<Req, Res, Err> for AsError {
+    type Error = BoxError;
+
+    fn reject(&self, _: Req, why: Rejection) -> Result<Res, BoxError> {
+        Err(why.into())
+    }
+
+    fn map_err(error: Err) -> BoxError {
+        error.into()
+    }
+}
+
+/// A refusal becomes [`Error::Rejected`], an error of the inner service [`Error::Inner`].
+///
+/// ```
+/// use buttress::{AsTyped, Error, Reject};
+/// let inner = <AsTyped as Reject<(), (), u8>>::map_err(3);
+/// assert!(matches!(inner, Error::Inner(3)));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AsTyped;
+
+impl<Req, Res, Err> Reject<Req, Res, Err> for AsTyped {
+    type Error = Error<Err>;
+
+    #[inline]
+    fn reject(&self, _: Req, why: Rejection) -> Result<Res, Error<Err>> {
+        Err(Error::Rejected(why))
+    }
+
+    #[inline]
+    fn map_err(error: Err) -> Error<Err> {
+        Error::Inner(error)
+    }
+}
+
+/// A refusal becomes the response that `f` makes of the request and the reason.
+///
+/// ```
+/// use buttress::{respond_with, LayerKind, Reject, Rejection, RejectionKind};
+/// use std::convert::Infallible;
+/// let stale = respond_with(|user: u32, _why| format!("cached answer for {user}"));
+/// let why = Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "db");
+/// let answer = Reject::<u32, String, Infallible>::reject(&stale, 7, why);
+/// assert_eq!(answer.unwrap(), "cached answer for 7");
+/// ```
+pub fn respond_with<Req, Res, F>(f: F) -> RespondWith<F>
+where
+    F: Fn(Req, Rejection) -> Res,
+{
+    RespondWith { f }
+}
+
+/// See [`respond_with`].
+#[derive(Clone, Copy)]
+pub struct RespondWith<F> {
+    f: F,
+}
+
+impl<F> fmt::Debug for RespondWith<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RespondWith")
+    }
+}
+
+impl<Req, Res, Err, F> Reject<Req, Res, Err> for RespondWith<F>
+where
+    F: Fn(Req, Rejection) -> Res,
+{
+    type Error = Err;
+
+    fn reject(&self, req: Req, why: Rejection) -> Result<Res, Err> {
+        Ok((self.f)(req, why))
+    }
+
+    fn map_err(error: Err) -> Err {
+        error
+    }
+}
