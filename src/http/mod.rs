@@ -34,7 +34,8 @@
 //!     let full = Rejection::new(RejectionKind::Overloaded, LayerKind::Custom("bulkhead"), "orders");
 //!     let Ok(answer) = on_reject.reject(request, full);
 //!     assert_eq!(answer.status(), 503);
-//!     assert_eq!(classify.finish(ticket, Ok(&answer)).outcome, Outcome::FAILURE);
+//!     // Not a failure of the callee: it was never asked.
+//!     assert_eq!(classify.finish(ticket, Ok(&answer)).outcome, Outcome::Ignored);
 //! }
 //! serve(standard(), problem());
 //! ```
