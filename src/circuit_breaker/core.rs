@@ -25,6 +25,7 @@ use super::state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, Tr
 use super::transitions::least;
 
 // The word: generation (41 bits) | failures in a row (20 bits) | state (3 bits).
+pub(super) const STATE: u64 = 7;
 const FAILURE: u64 = 1 << 3;
 pub(super) const FAILURES: u64 = (MAX_CONSECUTIVE as u64) << 3;
 pub(super) const GENERATION: u32 = 23;
@@ -286,10 +287,11 @@ impl Core {
         if CircuitState::from_bits(word) == CircuitState::HalfOpen {
             return (self.take_probe(&mut machine, word, now), change);
         }
-        drop(machine);
         // The state moved on while we waited for the lock (or just now). It is not half-open, and
-        // nothing is due, so this does not come back here.
+        // nothing is due, so this does not come back here. The lock is held on, so that it stays so: a
+        // further change would have to be told, too.
         let (result, _) = self.admit(now);
+        drop(machine);
         (result, change)
     }
 
@@ -374,7 +376,9 @@ impl Core {
                 if neutral {
                     return None;
                 }
-                self.count_in_a_row(failed);
+                if failed || succeeded {
+                    self.count_in_a_row(failed);
+                }
                 self.counter.record(now, Mark { failed, slow });
                 if gave_up && !failed {
                     // The counter takes what is not failed for a success.
@@ -437,6 +441,20 @@ impl Core {
             _ => None,
         };
         (self.state(), change)
+    }
+
+    /// Whether it would be closed, or would try a probe, if it were called now: forgetting it loses no
+    /// more than its window. Not while an operator has a say.
+    pub(super) fn is_idle(&self, now: Tick) -> bool {
+        let until = Tick(self.until.load(Ordering::Acquire));
+        match self.state() {
+            CircuitState::Closed => true,
+            CircuitState::Open | CircuitState::Ramping => now >= until,
+            CircuitState::HalfOpen => {
+                now >= lock(&self.machine).since.after(self.config.half_open_for)
+            }
+            CircuitState::ForcedOpen | CircuitState::ForcedClosed | CircuitState::Disabled => false,
+        }
     }
 
     pub(super) fn state(&self) -> CircuitState {

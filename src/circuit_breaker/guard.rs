@@ -16,6 +16,13 @@ use crate::outcome::Outcome;
 use super::core::Ticket;
 use super::shared::Shared;
 
+/// In a start: the call has not been polled, so that dropping it says nothing about the callee.
+const UNPOLLED: u64 = 1 << 63;
+
+fn began(start: Tick) -> Tick {
+    Tick(start.0 & !UNPOLLED)
+}
+
 /// Holds the ticket. Dropped before [`report`](Self::report), it reports the call as cancelled.
 ///
 /// Three words, and no method out of line takes it by reference: so it can live in registers until it is
@@ -32,17 +39,20 @@ pub(super) struct Guard<D: Deref<Target = Shared>> {
 impl<D: Deref<Target = Shared>> Guard<D> {
     #[inline]
     pub(super) fn new(shared: D, ticket: Ticket) -> Self {
-        let start = if shared.core.times_calls() { clock::now() } else { Tick(0) };
+        let start =
+            if shared.core.times_calls() { Tick(clock::now().0 | UNPOLLED) } else { Tick(0) };
         Self { shared, ticket, start }
     }
 
-    /// Starts the clock of a call that has not answered at once. A call that answers at its first poll
-    /// cannot be cancelled in flight, so it is not worth reading a clock for.
+    /// The call has been made and has not answered at once: from here on, dropping it is cancelling it.
+    /// Starts its clock if it does not run yet. A call that answers at its first poll cannot be cancelled
+    /// in flight, so it is not worth reading a clock for.
     #[inline]
     pub(super) fn stamp(&mut self) {
-        if self.start == Tick(0) {
-            self.start = clock::now();
-        }
+        self.start = match self.start {
+            Tick(0) => clock::now(),
+            running => began(running),
+        };
     }
 
     /// Runs user code; if it panics, the call has failed.
@@ -96,7 +106,7 @@ impl<D: Deref<Target = Shared>> Drop for Bomb<'_, D> {
 fn succeed(shared: &Shared, ticket: Ticket, start: Tick) {
     let core = &shared.core;
     let now = if core.times_successes() { clock::now() } else { Tick(0) };
-    if core.is_slow(start, now) || !core.succeed(ticket, now) {
+    if core.is_slow(began(start), now) || !core.succeed(ticket, now) {
         record(shared, ticket, start, &Outcome::Success);
     }
 }
@@ -104,6 +114,7 @@ fn succeed(shared: &Shared, ticket: Ticket, start: Tick) {
 #[cold]
 #[inline(never)]
 fn abandon(shared: &Shared, ticket: Ticket, start: Tick) {
+    let start = if start.0 & UNPOLLED == 0 { start } else { Tick(0) };
     record(shared, ticket, start, &Outcome::Cancelled { elapsed: Duration::ZERO });
 }
 
@@ -111,7 +122,7 @@ fn abandon(shared: &Shared, ticket: Ticket, start: Tick) {
 #[inline(never)]
 fn record(shared: &Shared, ticket: Ticket, start: Tick, outcome: &Outcome) {
     let now = clock::now();
-    let elapsed = if start == Tick(0) { Duration::ZERO } else { now.since(start) };
+    let elapsed = if start == Tick(0) { Duration::ZERO } else { now.since(began(start)) };
     let outcome = match *outcome {
         Outcome::Cancelled { elapsed: told } => Outcome::Cancelled { elapsed: told.max(elapsed) },
         outcome => outcome,

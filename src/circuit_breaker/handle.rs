@@ -172,8 +172,8 @@ impl CircuitBreaker {
     {
         let shared = &*self.lease;
         let ticket = shared.admit().map_err(|refusal| shared.refused(refusal))?;
-        let judge = classify.start(&());
         let mut guard = Guard::new(shared, ticket);
+        let judge = classify.start(&());
         let inner = guard.run(f);
         let mut call = pin!(Call::new(inner, guard));
         let result = call.as_mut().await;
@@ -220,8 +220,8 @@ impl CircuitBreaker {
     {
         let shared = &*self.lease;
         let ticket = shared.admit().map_err(|refusal| shared.refused(refusal))?;
-        let judge = classify.start(&());
         let mut guard = Guard::new(shared, ticket);
+        let judge = classify.start(&());
         let result = guard.run(f);
         guard.report(&classify.finish(judge, result.as_ref()).outcome);
         result.map_err(Error::Inner)
@@ -384,6 +384,8 @@ impl CircuitBreaker {
     /// ```
     pub fn set_shadow(&self, shadow: bool) {
         self.lease.shadow.store(shadow, Ordering::Relaxed);
+        // Who waits for an open circuit has to look again.
+        self.lease.states.send_modify(|_| ());
     }
 
     /// Whether it is in shadow mode.
@@ -411,7 +413,7 @@ impl CircuitBreaker {
     /// ```
     #[must_use]
     pub fn subscribe(&self) -> StateChanges {
-        StateChanges { states: self.lease.subscribe() }
+        StateChanges::new(self.lease.subscribe())
     }
 }
 

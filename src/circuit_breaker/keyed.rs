@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::clock::{self, Tick};
 use crate::key::Key;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
@@ -28,9 +31,11 @@ use super::state::CircuitState;
 /// rate of a tenth, or trips and refuses the nine that work. A breaker per key does neither.
 ///
 /// The table holds at most `capacity` breakers. When a new key finds no room, a closed breaker that has
-/// not been used lately makes way; its window is forgotten. Breakers that are not closed are never
-/// dropped. If there are only such, calls with the new key go through unguarded, and a
-/// [`TableFull`](EventKind::TableFull) event says so: a breaker must not be the reason that calls fail.
+/// not been used lately makes way; its window is forgotten. So does one whose open time is over without
+/// anybody calling: what it stood for may be gone for good. Breakers that refuse calls, probe, or were
+/// set by an operator are never dropped. If there are only such, calls with the new key go through
+/// unguarded, and a [`TableFull`](EventKind::TableFull) event says so: a breaker must not be the reason
+/// that calls fail.
 /// All breakers share one name, so keys do not become labels.
 ///
 /// Clones share the table.
@@ -55,12 +60,15 @@ struct Table<K> {
     shadow: bool,
     observers: Observers,
     capacity: usize,
+    /// Places taken, in all shards. Never falls: a place is only ever handed on.
+    filled: AtomicUsize,
+    /// When a full table was last reported.
+    told: AtomicU64,
     hasher: RandomState,
     shards: Box<[Mutex<Shard<K>>]>,
 }
 
 struct Shard<K> {
-    capacity: usize,
     places: HashMap<K, usize, RandomState>,
     slots: Vec<Slot<K>>,
     /// Where the search for a breaker to drop goes on.
@@ -92,17 +100,19 @@ impl CircuitBreakerBuilder {
             return Err(ConfigError::new("capacity", capacity, "at least 1 and at most 16777216"));
         }
         let (name, config, shadow, observers) = self.into_parts()?;
-        // Small tables stay whole: split, one shard could be full while others have room.
+        // Small tables stay whole: a new key takes the place of another in its own shard, so that must
+        // not be empty.
         let shards = if capacity < 256 { 1 } else { 16 };
         let shards = (0..shards)
-            .map(|n| {
-                let capacity = capacity / shards + usize::from(n < capacity % shards);
+            .map(|_| {
                 let (places, slots) = (HashMap::default(), Vec::new());
-                Mutex::new(Shard { capacity, places, slots, hand: 0 })
+                Mutex::new(Shard { places, slots, hand: 0 })
             })
             .collect();
-        let hasher = RandomState::new();
-        let table = Table { name, config, shadow, observers, capacity, hasher, shards };
+        let (hasher, filled) = (RandomState::new(), AtomicUsize::new(0));
+        let told = AtomicU64::new(0);
+        let table =
+            Table { name, config, shadow, observers, capacity, filled, told, hasher, shards };
         Ok(KeyedCircuitBreaker { table: Arc::new(table) })
     }
 }
@@ -128,14 +138,14 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
             slot.used = true;
             return slot.breaker.clone();
         }
-        let Some(place) = shard.room() else {
+        let key = key.clone();
+        let Some(place) = table.room(&mut shard) else {
             drop(shard);
-            let full = EventKind::TableFull { capacity: table.capacity };
-            table.observers.emit(LayerKind::CircuitBreaker, table.name, full);
+            table.tell_full();
             return table.unguarded();
         };
-        let breaker = table.make(table.observers.clone());
-        let slot = Slot { key: key.clone(), breaker: breaker.clone(), used: true };
+        let breaker = table.make();
+        let slot = Slot { key, breaker: breaker.clone(), used: true };
         shard.put(place, slot);
         breaker
     }
@@ -220,54 +230,83 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
 
 impl<K> Table<K> {
     /// One stripe each: many small breakers, each used by few threads at a time.
-    fn make(&self, observers: Observers) -> CircuitBreaker {
+    fn make(&self) -> CircuitBreaker {
+        let observers = self.observers.clone();
         CircuitBreaker::from_parts(self.name, self.config, self.shadow, observers, Some(1))
     }
 
-    /// Lets everything through. Made anew each time: its operator must not command everybody's.
+    /// Lets everything through, and is no news: nobody has switched anything off. Made anew each time,
+    /// since its operator must not command everybody's; therefore without a window.
     fn unguarded(&self) -> CircuitBreaker {
-        let unguarded = self.make(Observers::default());
-        unguarded.disable();
+        let config = Config { failure_rate: None, slow: None, window: None, ..self.config };
+        let (name, nobody) = (self.name, Observers::default());
+        let unguarded = CircuitBreaker::from_parts(name, config, self.shadow, nobody, Some(1));
+        let _ = unguarded.lease.core.operate(CircuitState::Disabled, clock::now());
         unguarded
+    }
+
+    /// A place for a new breaker in a shard: one that is left, or an old breaker's.
+    fn room(&self, shard: &mut Shard<K>) -> Option<usize> {
+        let left = |n: usize| (n < self.capacity).then_some(n + 1);
+        match self.filled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
+            Ok(_) => Some(shard.slots.len()),
+            Err(_) => shard.make_room(clock::now()),
+        }
     }
 }
 
-impl<K> Shard<K>
-where
-    K: Hash + Eq + Clone,
-{
-    /// A place for a new breaker, dropping an old one if need be. Looks at each slot at most twice: the
-    /// first time only to note that it was used.
-    fn room(&mut self) -> Option<usize> {
-        if self.slots.len() < self.capacity {
-            return Some(self.slots.len());
+impl<K> Table<K> {
+    /// Once a second at most: a full table may refuse room to every call.
+    fn tell_full(&self) {
+        let now = clock::now();
+        let told = self.told.load(Ordering::Relaxed);
+        if now.since(Tick(told)) >= Duration::from_secs(1)
+            && self.told.compare_exchange(told, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let full = EventKind::TableFull { capacity: self.capacity };
+            self.observers.emit(LayerKind::CircuitBreaker, self.name, full);
         }
-        for _ in 0..self.slots.len() * 2 {
+    }
+}
+
+impl<K> Shard<K> {
+    /// Finds a breaker that may be dropped: best one that has not been used since the hand last came by.
+    /// Looks at so many slots and no more, because callers wait for the lock meanwhile; the next search
+    /// goes on from there.
+    fn make_room(&mut self, now: Tick) -> Option<usize> {
+        let mut idle = None;
+        for _ in 0..self.slots.len().min(256) {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
             let slot = &mut self.slots[place];
-            if slot.breaker.lease.core.state() != CircuitState::Closed {
+            if !slot.breaker.lease.core.is_idle(now) {
                 continue;
             }
             if !std::mem::replace(&mut slot.used, false) {
                 return Some(place);
             }
+            idle = idle.or(Some(place));
         }
-        None
+        idle
     }
 
-    fn put(&mut self, place: usize, slot: Slot<K>) {
-        self.places.insert(slot.key.clone(), place);
-        if place == self.slots.len() {
-            self.slots.push(slot);
-        } else {
-            let old = std::mem::replace(&mut self.slots[place], slot);
+    fn put(&mut self, place: usize, slot: Slot<K>)
+    where
+        K: Hash + Eq + Clone,
+    {
+        if let Some(old) = self.slots.get(place) {
             self.places.remove(&old.key);
+        }
+        self.places.insert(slot.key.clone(), place);
+        match self.slots.get_mut(place) {
+            Some(old) => *old = slot,
+            None => self.slots.push(slot),
         }
     }
 }
 
-// A panicking `Hash` or `Eq` of the key can poison a shard before it is changed, never half-way.
+// A panicking `Hash` or `Eq` of a key can at worst leave a slot that no key leads to; it is used again when
+// the hand comes by.
 fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

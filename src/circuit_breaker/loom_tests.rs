@@ -102,3 +102,35 @@ fn loom_two_failures_open_it_once() {
         assert_eq!(core.stats().state_changes, 1);
     });
 }
+
+/// The end of a ramp begins no new generation, so it must not bring back failures that a success has
+/// ended meanwhile.
+#[test]
+fn loom_the_end_of_a_ramp_keeps_what_a_success_did() {
+    loom::model(|| {
+        let builder = CircuitBreaker::builder("t").consecutive_failures(2);
+        let builder = builder.ramp(Duration::from_secs(1));
+        let (_, config, ..) = builder.into_parts().unwrap();
+        let core = Arc::new(Core::new(config, 1, 1, NOW));
+        for _ in 0..2 {
+            core.record(core.pass().unwrap(), Outcome::FAILURE, Duration::ZERO, NOW);
+        }
+        let probe = core.admit(LATER).0.unwrap();
+        core.record(probe, Outcome::Success, Duration::ZERO, LATER);
+        let end = LATER.after(Duration::from_secs(1));
+        let nearly = Tick(end.0 - 1);
+        let mut let_through = std::iter::from_fn(|| Some(core.admit(nearly).0)).flatten();
+        let (bad, good) = (let_through.next().unwrap(), let_through.next().unwrap());
+        core.record(bad, Outcome::FAILURE, Duration::ZERO, nearly);
+        let other = Arc::clone(&core);
+        let success = thread::spawn(move || {
+            if !other.succeed(good, nearly) {
+                other.record(good, Outcome::Success, Duration::ZERO, nearly);
+            }
+        });
+        assert!(core.admit(end).0.is_ok());
+        success.join().unwrap();
+        assert_eq!(core.state(), CircuitState::Closed);
+        assert_eq!(core.failure_count(), 0);
+    });
+}

@@ -70,10 +70,17 @@ impl Permit {
 /// skipped.
 #[derive(Debug)]
 pub struct StateChanges {
-    pub(super) states: watch::Receiver<(u64, CircuitState)>,
+    states: watch::Receiver<(u64, CircuitState)>,
+    /// Version of the latest change seen.
+    seen: u64,
 }
 
 impl StateChanges {
+    pub(super) fn new(states: watch::Receiver<(u64, CircuitState)>) -> Self {
+        let seen = states.borrow().0;
+        Self { states, seen }
+    }
+
     /// Waits for the next change and returns the new state; `None` once the breaker is gone. Cancel safe.
     ///
     /// ```
@@ -87,7 +94,14 @@ impl StateChanges {
     /// # }
     /// ```
     pub async fn changed(&mut self) -> Option<CircuitState> {
-        self.states.changed().await.ok()?;
-        Some(self.states.borrow_and_update().1)
+        loop {
+            self.states.changed().await.ok()?;
+            let (version, state) = *self.states.borrow_and_update();
+            // The channel also wakes who waits for an open circuit when shadow mode is switched.
+            if version != self.seen {
+                self.seen = version;
+                return Some(state);
+            }
+        }
     }
 }

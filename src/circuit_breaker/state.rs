@@ -194,7 +194,7 @@ pub struct CircuitBreakerStats {
     pub successful_calls: u64,
     /// Calls judged a failure, cancelled ones that count as failures included.
     pub failed_calls: u64,
-    /// Calls refused.
+    /// Calls refused; in shadow mode those that would have been.
     pub rejected_calls: u64,
     /// Changes of state; `reset` does not count as one.
     pub state_changes: u64,

@@ -114,6 +114,23 @@ fn abandoned_slow_calls_count_as_slow_and_not_as_successes() {
 }
 
 #[test]
+fn an_abandoned_slow_call_does_not_end_a_run_of_failures() {
+    let core = core(|b| {
+        b.consecutive_failures(3)
+            .slow_calls(Duration::from_secs(1), 1.0)
+            .cancelled_after(Duration::from_secs(9))
+    });
+    run(&core, Outcome::FAILURE, 0.0);
+    run(&core, Outcome::FAILURE, 0.0);
+    let ticket = admit(&core, 0.0).unwrap();
+    let elapsed = Duration::from_secs(2);
+    core.record(ticket, Outcome::Cancelled { elapsed }, elapsed, at(2.0));
+    assert_eq!(core.failure_count(), 2);
+    run(&core, Outcome::FAILURE, 2.0);
+    assert_eq!(core.state(), CircuitState::Open);
+}
+
+#[test]
 fn throttled_and_ignored_calls_are_neutral() {
     let core = core(|b| b.consecutive_failures(1));
     run(&core, Outcome::Throttled, 0.0);
@@ -380,4 +397,15 @@ fn keyed_table_is_bounded_drops_idle_closed_breakers_and_keeps_the_others() {
         keyed.get(&5000).try_acquire().unwrap().failure();
     }
     assert!(keyed.get(&5000).try_acquire().is_ok());
+}
+
+#[test]
+fn probes_are_judged_by_the_same_share_as_calls() {
+    for of in 1..=200_u32 {
+        for hundredths in 1..=100_u32 {
+            let share = f64::from(hundredths) / 100.0;
+            let exact = (1..=of).find(|n| f64::from(*n) / f64::from(of) >= share).unwrap();
+            assert_eq!(super::transitions::least(share, of), exact, "{share} of {of}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::clock::{Tick, nanos};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 
-use super::core::{Change, Core, FAILURES, GENERATION, Machine};
+use super::core::{Change, Core, FAILURES, GENERATION, Machine, STATE};
 use super::state::{CircuitState, TripReason};
 
 impl Core {
@@ -121,10 +121,17 @@ impl Core {
             }
             CircuitState::HalfOpen | CircuitState::ForcedOpen | CircuitState::Disabled => {}
         }
-        let generation = (word >> GENERATION) + u64::from(!same);
-        // The lock is held, so only a success ending a run of failures can have changed the word since:
-        // its generation is over, and with it that run. Release: publishes `until` and the counter.
-        self.word.store(generation << GENERATION | failures | to.to_bits(), Ordering::Release);
+        // The lock is held, so only a success ending a run of failures can have changed the word since.
+        if ramped {
+            // Its generation goes on: the run must stay ended.
+            let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                Some(word & !STATE | to.to_bits())
+            });
+        } else {
+            // Its generation is over, and with it that run. Release: publishes `until` and the counter.
+            let generation = (word >> GENERATION) + u64::from(!same);
+            self.word.store(generation << GENERATION | failures | to.to_bits(), Ordering::Release);
+        }
         machine.since = now;
         machine.reason = reason;
         machine.changes += 1;
@@ -187,5 +194,7 @@ impl Core {
     reason = "0 < share <= 1, of <= 1024"
 )]
 pub(super) fn least(share: f64, of: u32) -> u32 {
-    ((share * f64::from(of)).ceil() as u32).clamp(1, of)
+    let count = ((share * f64::from(of)).ceil() as u32).clamp(1, of);
+    // 0.07 * 100 is a little above 7, but 7 / 100 is 0.07, which is what calls are judged by.
+    if count > 1 && f64::from(count - 1) / f64::from(of) >= share { count - 1 } else { count }
 }

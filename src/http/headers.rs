@@ -7,7 +7,7 @@ use ::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use bytes::Bytes;
 
 use super::retry_after::seconds_up;
-use super::sheet::{Number, Sheet, value};
+use super::sheet::{Sheet, value};
 use crate::rejection::{Rejection, RejectionDetail};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -78,27 +78,29 @@ pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &m
     }
 }
 
-/// Adds the `RateLimit` fields and `Retry-After` to the answer of a refused call, unless whoever answered
-/// has set them: a responder may have good reasons for other values, as one that spreads callers has.
+/// Adds the `RateLimit` fields and `Retry-After` to the answer of a refused call, over what is there.
 pub(crate) fn refusal_fields(why: &Rejection, headers: &mut HeaderMap) {
     let mut sheet = Sheet::<112>::new();
-    let set = headers.contains_key(RATE_LIMIT) || headers.contains_key(RATE_LIMIT_POLICY);
-    let fields = match set {
-        true => None,
-        false => RateLimitFields::write(why.detail(), why.name(), &mut sheet),
+    let fields = RateLimitFields::write(why.detail(), why.name(), &mut sheet);
+    let wait = why.retry_after().map(|wait| sheet.number(seconds_up(wait)));
+
+    // Our own responder has written the same already: then nothing is left to do, and no memory needed.
+    let is_there = |name: HeaderName, at: &Range<usize>| {
+        let values = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        values.eq(sheet.text().get(at.clone()))
     };
-    let wait = match why.retry_after() {
-        Some(wait) if !headers.contains_key(RETRY_AFTER) => {
-            Some(Number::write(seconds_up(wait), &mut sheet))
-        }
-        _ => None,
-    };
+    if fields.as_ref().is_none_or(|fields| {
+        is_there(RATE_LIMIT_POLICY, &fields.policy) && is_there(RATE_LIMIT, &fields.limit)
+    }) && wait.as_ref().is_none_or(|at| is_there(RETRY_AFTER, at))
+    {
+        return;
+    }
     let sheet = sheet.finish();
     if let Some(fields) = fields {
         fields.insert(&sheet, headers);
     }
-    if let Some(wait) = wait {
-        insert(RETRY_AFTER, wait.value(&sheet), headers);
+    if let Some(at) = wait {
+        insert(RETRY_AFTER, value(&sheet, at), headers);
     }
 }
 

@@ -33,8 +33,14 @@ impl<const ROOM: usize> Sheet<ROOM> {
 
     /// How much is written.
     #[inline]
-    pub(super) const fn len(&self) -> usize {
-        if self.spilled.is_empty() { self.room.len } else { self.spilled.len() }
+    pub(super) fn len(&self) -> usize {
+        self.text().len()
+    }
+
+    /// What is written.
+    #[inline]
+    pub(super) fn text(&self) -> &[u8] {
+        if self.spilled.is_empty() { self.room.as_ref() } else { &self.spilled }
     }
 
     #[inline]

@@ -153,13 +153,44 @@ impl Bucket {
 
     /// Charges `cost` and returns the new TAT. A refusal only loads: refusing callers do not fight over
     /// the cache line.
+    ///
+    /// `in_force`: whether the rule is still the one that was read; `Err(None)` if not. It is asked after
+    /// TAT was loaded, and a change of the rule exchanges every TAT ([`rebuild`](Self::rebuild)). So a TAT
+    /// from after the change is noticed here, and one from before it in the exchange.
     #[inline]
-    pub(crate) fn charge(&self, rule: Rule, now: u64, cost: u64) -> Result<u64, Denied> {
+    pub(crate) fn charge_while(
+        &self,
+        in_force: impl Fn() -> bool,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+    ) -> Result<u64, Option<Denied>> {
         let mut tat = self.load();
         loop {
+            if !in_force() {
+                return Err(None);
+            }
             let after = rule.admit(tat, now, cost)?;
             match self.0.compare_exchange_weak(tat, after, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(after),
+                Err(seen) => tat = seen,
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn charge(&self, rule: Rule, now: u64, cost: u64) -> Result<u64, Denied> {
+        self.charge_while(|| true, rule, now, cost).map_err(Option::unwrap)
+    }
+
+    /// Replaces a TAT that lies ahead of `now` by what `change` makes of it, and every other by another one
+    /// in the past: in any case an exchange that was prepared before fails.
+    pub(crate) fn rebuild(&self, now: u64, change: impl Fn(u64) -> u64) {
+        let mut tat = self.load();
+        loop {
+            let new = if tat > now { change(tat) } else { tat };
+            match self.replace(tat, different(new, tat, now)) {
+                Ok(_) => return,
                 Err(seen) => tat = seen,
             }
         }
@@ -185,6 +216,15 @@ impl Bucket {
                 Err(seen) => tat = seen,
             }
         }
+    }
+}
+
+/// `new`, or if that is `tat` its neighbour: no different in the past, else on the strict side.
+pub(crate) fn different(new: u64, tat: u64, now: u64) -> u64 {
+    match new {
+        new if new != tat => new,
+        new if new == now => new.saturating_sub(1),
+        new => new.saturating_add(1),
     }
 }
 
@@ -252,6 +292,12 @@ impl RuleCell {
         let burst = self.burst.load(Ordering::Acquire);
         let same = self.version.load(Ordering::Relaxed) == version;
         (same && version & 1 == 0).then_some((Rule { interval, tolerance, burst }, version))
+    }
+
+    /// Whether the rule read with this version is still the one in force.
+    #[inline]
+    pub(crate) fn is(&self, version: u64) -> bool {
+        self.version.load(Ordering::Acquire) == version
     }
 
     /// Turns readers away until [`end`](Self::end). For one writer at a time (the caller holds a lock).

@@ -7,7 +7,7 @@ use super::core::{Bucket, Denied, Receipt, Rule, RuleCell};
 use super::keyed_config::WhenFull;
 use super::ledger::{Ledger, Level, Refusal};
 use super::print::Seeds;
-use super::shared::now;
+use super::shared::{now, wind_up};
 use super::table::{Miss, Print, Table};
 use crate::observe::EventKind;
 use crate::quota::Quota;
@@ -30,10 +30,9 @@ pub(crate) struct Keyed {
     /// Units given back so far. Written under the lock, after the bucket: who reads it before charging
     /// counts too much rather than too little.
     refunded: AtomicU64,
-    refunds: Mutex<()>,
     /// When a full table was last reported.
     reported: AtomicU64,
-    /// Writers of the rule, one at a time.
+    /// Held by whoever changes the rule or gives tokens back, one at a time.
     quota: Mutex<Quota>,
 }
 
@@ -47,6 +46,7 @@ pub(crate) enum Charged {
 
 impl Keyed {
     pub(crate) fn new(quota: Quota, capacity: usize, when_full: WhenFull, ledger: Ledger) -> Self {
+        wind_up();
         Self {
             table: Table::new(capacity),
             seeds: Seeds::random(),
@@ -56,7 +56,6 @@ impl Keyed {
             ledger,
             overflow: Padded(Bucket::full()),
             refunded: AtomicU64::new(0),
-            refunds: Mutex::new(()),
             reported: AtomicU64::new(0),
             quota: Mutex::new(quota),
         }
@@ -114,15 +113,23 @@ impl Keyed {
 
     #[inline]
     pub(crate) fn charge(&self, print: Print, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
-        let (rule, _) = self.rule();
-        let cost = rule.cost(n);
-        if cost == 0 {
-            return Ok(self.at(rule, self.table.tat(print), now));
-        }
-        match self.table.charge(print, rule, now, cost) {
-            Ok(tat) => Ok(self.at(rule, tat, now)),
-            Err(Miss::Denied(denied)) => Err(Refusal::quota(&self.ledger, denied)),
-            Err(Miss::Full(until)) => self.no_room(rule, now, cost, until).map(|(level, _)| level),
+        loop {
+            let (rule, version) = self.rule();
+            let cost = rule.cost(n);
+            if cost == 0 {
+                return Ok(self.at(rule, self.table.tat(print), now));
+            }
+            let in_force = || self.rule.is(version);
+            match self.table.charge_while(&in_force, print, rule, now, cost) {
+                Ok(tat) => return Ok(self.at(rule, tat, now)),
+                Err(Miss::Denied(denied)) => return Err(Refusal::quota(&self.ledger, denied)),
+                Err(Miss::Full(until)) => match self.no_room(in_force, rule, now, cost, until) {
+                    Ok((level, _)) => return Ok(level),
+                    Err(Some(refusal)) => return Err(refusal),
+                    Err(None) => {}
+                },
+                Err(Miss::Outdated) => {}
+            }
         }
     }
 
@@ -132,35 +139,44 @@ impl Keyed {
         n: u64,
         now: u64,
     ) -> Result<(Level, Charged), Refusal<'_>> {
-        let refunded = self.refunded.load(Ordering::Acquire);
-        let (rule, version) = self.rule();
-        let cost = rule.cost(n);
-        if cost == 0 {
-            return Ok((self.at(rule, self.table.tat(print), now), Charged::Nothing));
-        }
-        match self.table.charge(print, rule, now, cost) {
-            Ok(after) => {
-                let receipt = Receipt { after, cost, version, refunded };
-                Ok((self.at(rule, after, now), Charged::Slot(receipt)))
+        loop {
+            let refunded = self.refunded.load(Ordering::Acquire);
+            let (rule, version) = self.rule();
+            let cost = rule.cost(n);
+            if cost == 0 {
+                return Ok((self.at(rule, self.table.tat(print), now), Charged::Nothing));
             }
-            Err(Miss::Denied(denied)) => Err(Refusal::quota(&self.ledger, denied)),
-            Err(Miss::Full(until)) => {
-                let (level, shared) = self.no_room(rule, now, cost, until)?;
-                let receipt = Receipt { after: level.tat, cost, version, refunded };
-                Ok((level, if shared { Charged::Overflow(receipt) } else { Charged::Nothing }))
+            let receipt = |after| Receipt { after, cost, version, refunded };
+            let in_force = || self.rule.is(version);
+            match self.table.charge_while(&in_force, print, rule, now, cost) {
+                Ok(after) => {
+                    return Ok((self.at(rule, after, now), Charged::Slot(receipt(after))));
+                }
+                Err(Miss::Denied(denied)) => return Err(Refusal::quota(&self.ledger, denied)),
+                Err(Miss::Full(until)) => match self.no_room(in_force, rule, now, cost, until) {
+                    Ok((level, true)) => {
+                        return Ok((level, Charged::Overflow(receipt(level.tat))));
+                    }
+                    Ok((level, false)) => return Ok((level, Charged::Nothing)),
+                    Err(Some(refusal)) => return Err(refusal),
+                    Err(None) => {}
+                },
+                Err(Miss::Outdated) => {}
             }
         }
     }
 
-    /// The table has no slot for a key. `Ok((_, true))`: charged to the shared bucket.
+    /// The table has no slot for a key. `Ok((_, true))`: charged to the shared bucket. `Err(None)`: the rule
+    /// has changed.
     #[cold]
     fn no_room(
         &self,
+        in_force: impl Fn() -> bool,
         rule: Rule,
         now: u64,
         cost: u64,
         until: u64,
-    ) -> Result<(Level, bool), Refusal<'_>> {
+    ) -> Result<(Level, bool), Option<Refusal<'_>>> {
         let last = self.reported.load(Ordering::Relaxed);
         if now.saturating_sub(last) >= REPORT_EVERY
             && self
@@ -172,15 +188,15 @@ impl Keyed {
         }
         match self.when_full {
             WhenFull::Allow => Ok((self.at(rule, 0, now), false)),
-            WhenFull::ShareOne => match self.overflow.charge(rule, now, cost) {
+            WhenFull::ShareOne => match self.overflow.charge_while(in_force, rule, now, cost) {
                 Ok(tat) => Ok((self.at(rule, tat, now), true)),
-                Err(denied) => Err(Refusal::quota(&self.ledger, denied)),
+                Err(denied) => Err(denied.map(|denied| Refusal::quota(&self.ledger, denied))),
             },
             WhenFull::Reject => {
                 // As if the bucket of the first slot to die were the key's own, full when it dies.
                 let tat = until.saturating_add(rule.tolerance).saturating_sub(cost);
                 let denied = Denied { rule, tat, now, cost };
-                Err(Refusal { ledger: &self.ledger, denied, no_room: true })
+                Err(Some(Refusal { ledger: &self.ledger, denied, no_room: true }))
             }
         }
     }
@@ -198,8 +214,8 @@ impl Keyed {
 
     pub(crate) fn refund(&self, print: Print, charged: Charged) {
         let (Charged::Slot(receipt) | Charged::Overflow(receipt)) = charged else { return };
-        let _one_at_a_time = lock(&self.refunds);
-        if receipt.version != self.rule().1 {
+        let _one_at_a_time = lock(&self.quota);
+        if !self.rule.is(receipt.version) {
             return;
         }
         let refunded = self.refunded.load(Ordering::Relaxed);
@@ -211,7 +227,7 @@ impl Keyed {
     }
 
     pub(crate) fn reset(&self, print: Print) {
-        let _one_at_a_time = lock(&self.refunds);
+        let _one_at_a_time = lock(&self.quota);
         let given = self.table.reset(print, now());
         self.refunded.fetch_add(given, Ordering::Release);
     }
@@ -226,8 +242,9 @@ impl Keyed {
             let new = Rule::from(quota);
             self.rule.begin();
             let now = now();
-            self.table.rebuild(now, |tat| old.rescale(new, tat, now));
-            let _ = self.overflow.replace(self.overflow.load(), 0);
+            let change = |tat| old.rescale(new, tat, now);
+            self.table.rebuild(now, change);
+            self.overflow.rebuild(now, change);
             self.rule.end(new);
         }
         *shown = quota;

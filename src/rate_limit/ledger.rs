@@ -176,18 +176,23 @@ impl<'a> Refusal<'a> {
     /// What a direct caller gets: the refusal, or nothing in shadow mode. Counted and told. Must be called
     /// outside all locks.
     ///
-    /// Not inlined: so the rejection is made where the caller wants it and not moved there word by word.
-    #[inline(never)]
+    /// Inlined, so that a caller who only asks whether it was refused does not pay for the explanation.
+    #[inline(always)]
     pub(crate) fn answer(self) -> Result<(), Rejection> {
+        if self.ledger.is_shadow() || self.ledger.observers.see_refusals() {
+            return self.answer_aloud();
+        }
+        self.ledger.counters.add_one(|stripe| &stripe.rejected);
+        Err(self.rejection())
+    }
+
+    #[cold]
+    fn answer_aloud(self) -> Result<(), Rejection> {
         if self.ledger.is_shadow() {
             self.pass();
             return Ok(());
         }
-        self.ledger.counters.add_one(|stripe| &stripe.rejected);
-        if self.ledger.observers.see_refusals() {
-            return Err(self.tell());
-        }
-        Err(self.rejection())
+        Err(self.finish())
     }
 
     /// Counts it, tells the observers, and returns what the caller gets. Must be called outside all locks.

@@ -220,3 +220,55 @@ fn loom_a_busy_slot_may_still_be_the_keys_own() {
         assert_eq!((table.tat(a), table.tat(b)), (NOW + 100, NOW + 100));
     });
 }
+
+/// A call that has read the old rule must not charge its price to the bucket of the new one: here a day
+/// where a token takes a second. (Times are far apart because the clock here is the real one.)
+#[test]
+fn loom_a_changed_quota_is_not_paired_with_an_old_price() {
+    use super::ledger::Ledger;
+    use super::shared::{Shared, now};
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let ledger = Ledger::new("t".into(), false, crate::observe::Observers::NONE);
+        let slow = "1/d burst 10".parse().unwrap();
+        let shared = Arc::new(Shared::new(slow, Bucket::full(), ledger, 0));
+        let other = Arc::clone(&shared);
+        let call = thread::spawn(move || assert!(other.charge(1, now()).is_ok()));
+        shared.set_quota("1/s burst 10".parse().unwrap());
+        call.join().unwrap();
+        let level = shared.level(now());
+        assert!(level.tat.saturating_sub(level.now) <= level.rule.tolerance, "{level:?}");
+    });
+}
+
+/// The same in a table, where the key has a live slot, a dead one or none.
+#[test]
+fn loom_a_changed_quota_is_not_paired_with_an_old_price_of_a_key() {
+    use super::keyed_config::WhenFull;
+    use super::keyed_shared::Keyed;
+    use super::ledger::Ledger;
+    use super::shared::now;
+    for before in [None, Some(1), Some(0)] {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(1);
+        model.check(move || {
+            let ledger = Ledger::new("t".into(), false, crate::observe::Observers::NONE);
+            let slow = "1/d burst 10".parse().unwrap();
+            let keyed = Arc::new(Keyed::new(slow, 1, WhenFull::Reject, ledger));
+            let print = keyed.print(&7);
+            match before {
+                // Long ago, so that it is dead.
+                Some(0) => drop(keyed.charge(print, 1, 16)),
+                Some(n) => drop(keyed.charge(print, n, now())),
+                None => {}
+            }
+            let other = Arc::clone(&keyed);
+            let call = thread::spawn(move || assert!(other.charge(print, 1, now()).is_ok()));
+            keyed.set_quota("1/s burst 10".parse().unwrap());
+            call.join().unwrap();
+            let level = keyed.charge(print, 0, now()).unwrap();
+            assert!(level.tat.saturating_sub(level.now) <= level.rule.tolerance, "{level:?}");
+        });
+    }
+}

@@ -124,8 +124,10 @@ pub(crate) mod sealed {
 }
 
 /// How often a combination is tried again because another thread was faster. Each time somebody else
-/// got a token, so the limits are at their edge and refusing is right as well.
-const TRIES: usize = 16;
+/// got a token, so the limits are at their edge and refusing is right as well. Few, since a part may
+/// also refuse what it did not when asked: a key that finds no room in a table is only known to when it
+/// is charged.
+const TRIES: usize = 3;
 
 /// Two limits that apply together; see [`Meter::and`] and
 /// [`RateLimitLayer::and`](super::RateLimitLayer::and).
@@ -181,7 +183,7 @@ impl<A: sealed::Meter, B: sealed::Meter> sealed::Meter for Both<A, B> {
                     self.count(charge);
                     return Ok(level);
                 }
-                Err(refusal) if tries == TRIES => return Err(refusal),
+                Err(refusal) if refusal.no_room || tries == TRIES => return Err(refusal),
                 Err(_) => tries += 1,
             }
         }

@@ -113,7 +113,7 @@ impl Queue {
         cost: u64,
         due: u64,
         deadline: u64,
-        waker: Waker,
+        waker: Option<Waker>,
     ) -> u64 {
         let gap = if self.entries.is_empty() {
             self.front = base;
@@ -124,15 +124,7 @@ impl Queue {
         self.tail = base.saturating_add(cost);
         let id = self.next_id;
         self.next_id += 1;
-        self.entries.push_back(Entry {
-            id,
-            n,
-            cost,
-            gap,
-            deadline,
-            armed: due,
-            waker: Some(waker),
-        });
+        self.entries.push_back(Entry { id, n, cost, gap, deadline, armed: due, waker });
         id
     }
 

@@ -3,7 +3,7 @@
 
 use std::task::Waker;
 
-use super::core::{Bucket, Denied, Receipt, Rule, RuleCell, units};
+use super::core::{Bucket, Denied, Receipt, Rule, RuleCell, different, units};
 use super::ledger::{Ledger, Level, RateLimitStats};
 use super::queue::{Queue, Turn, Wakers, scale};
 use crate::clock;
@@ -45,8 +45,15 @@ pub(crate) fn now() -> u64 {
     units(clock::now())
 }
 
+/// Reads the clock once: a fast clock calibrates itself at its first reading, which takes up to 0.2 s and
+/// should not happen in the first call.
+pub(crate) fn wind_up() {
+    let _ = now();
+}
+
 impl Shared {
     pub(crate) fn new(quota: Quota, bucket: Bucket, ledger: Ledger, max_waiting: usize) -> Self {
+        wind_up();
         Self {
             bucket: Padded(bucket),
             rule: RuleCell::new(Rule::from(quota)),
@@ -86,23 +93,40 @@ impl Shared {
     /// The hot path: one clock read by the caller, one exchange here.
     #[inline]
     pub(crate) fn charge(&self, n: u64, now: u64) -> Result<Level, Denied> {
-        let (rule, _) = self.rule();
-        if n == 0 {
-            return Ok(self.level_with(rule, now));
+        loop {
+            let (rule, version) = self.rule();
+            if n == 0 {
+                return Ok(self.level_with(rule, now));
+            }
+            let in_force = || self.rule.is(version);
+            match self.bucket.charge_while(in_force, rule, now, rule.cost(n)) {
+                Ok(tat) => return Ok(Level { name: self.ledger.name, rule, tat, now }),
+                Err(Some(denied)) => return Err(denied),
+                Err(None) => {}
+            }
         }
-        let tat = self.bucket.charge(rule, now, rule.cost(n))?;
-        Ok(Level { name: self.ledger.name, rule, tat, now })
     }
 
     /// The same with a receipt.
     pub(crate) fn charge_refundably(&self, n: u64, now: u64) -> Result<(Level, Receipt), Denied> {
-        let refunded = self.refunded.load(Ordering::Acquire);
-        let (rule, version) = self.rule();
-        let cost = rule.cost(n);
-        let after =
-            if n == 0 { self.bucket.load() } else { self.bucket.charge(rule, now, cost)? };
-        let level = Level { name: self.ledger.name, rule, tat: after, now };
-        Ok((level, Receipt { after, cost, version, refunded }))
+        loop {
+            let refunded = self.refunded.load(Ordering::Acquire);
+            let (rule, version) = self.rule();
+            let cost = rule.cost(n);
+            let in_force = || self.rule.is(version);
+            let charged = match n {
+                0 => Ok(self.bucket.load()),
+                _ => self.bucket.charge_while(in_force, rule, now, cost),
+            };
+            match charged {
+                Ok(after) => {
+                    let level = Level { name: self.ledger.name, rule, tat: after, now };
+                    return Ok((level, Receipt { after, cost, version, refunded }));
+                }
+                Err(Some(denied)) => return Err(denied),
+                Err(None) => {}
+            }
+        }
     }
 
     /// Whether a call would be admitted. Changes nothing.
@@ -165,10 +189,17 @@ impl Shared {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn given_back(&self) -> u64 {
+        self.refunded.load(Ordering::Relaxed)
+    }
+
     /// Queues a call of cost `n`, or says why it is pointless.
     pub(crate) fn join(&self, n: u64, deadline: u64, waker: Waker) -> Joined {
         let mut wakers = Wakers::default();
-        let joined = self.join_locked(&mut lock(&self.queue), n, deadline, waker, &mut wakers);
+        // Kept here if nobody queues: dropped after the lock is released.
+        let mut waker = Some(waker);
+        let joined = self.join_locked(&mut lock(&self.queue), n, deadline, &mut waker, &mut wakers);
         wakers.wake();
         joined
     }
@@ -178,7 +209,7 @@ impl Shared {
         queue: &mut MutexGuard<'_, Queue>,
         n: u64,
         deadline: u64,
-        waker: Waker,
+        waker: &mut Option<Waker>,
         wakers: &mut Wakers,
     ) -> Joined {
         let (rule, version) = self.rule_locked(queue);
@@ -204,7 +235,7 @@ impl Shared {
             if due <= now {
                 return Joined::Granted(Receipt { after, cost, version, refunded });
             }
-            return Joined::Queued { id: queue.push(n, base, cost, due, deadline, waker) };
+            return Joined::Queued { id: queue.push(n, base, cost, due, deadline, waker.take()) };
         }
     }
 
@@ -292,7 +323,8 @@ impl Shared {
             let new = new.unwrap_or(old);
             let refunded = self.refunded.load(Ordering::Relaxed);
             // From here to `end` direct calls wait for the lock, so none pairs one rule with the TAT of
-            // the other. One that has read the old rule before fails its exchange or came first.
+            // the other. One that has read the old rule before finds that it is no longer in force,
+            // fails its exchange, or came first: see `Bucket::charge_while`.
             self.rule.begin();
             loop {
                 let tat = self.bucket.load();
@@ -306,6 +338,8 @@ impl Shared {
                     let after = plan.tail.saturating_add(behind);
                     (Some(plan), after)
                 };
+                // Another value in any case, or who has read both before would not notice.
+                let after = different(after, tat, now);
                 if self.bucket.replace(tat, after).is_err() {
                     continue;
                 }

@@ -23,9 +23,10 @@
 //! look at the print, which still showed A. If `v` was written by step 2 or later, the reader
 //! synchronised with that write and must see BUSY or B at the second look. So `v` is from before step 2.
 //! TAT in a slot only grows: charges add, and step 2 goes from a value `<= now` to one `> now`. So `v` is
-//! gone, the exchange fails, and A looks itself up anew. (Only a refund or a reset makes TAT smaller.
-//! For a value to recur, one of those would have to meet a stale value to the sixteenth of a nanosecond
-//! while a thread sleeps between two instructions; the price would be one call charged to a wrong key.)
+//! gone, the exchange fails, and A looks itself up anew. (Only a refund, a reset
+//! or another quota makes TAT smaller. For a value to recur, one of those would have to meet a stale value
+//! to the sixteenth of a nanosecond while a thread sleeps between two instructions; the price would be one
+//! call charged to a wrong key.)
 //!
 //! Why no key gets two slots: insertions of one key exclude each other. A scan that meets BUSY waits for
 //! its outcome before it concludes that the key is absent (nobody waits while holding BUSY). And a
@@ -91,6 +92,8 @@ pub(crate) enum Miss {
     Denied(Denied),
     /// Every slot the key could have belongs to a live key. The first of them dies at this instant.
     Full(u64),
+    /// The rule is no longer in force.
+    Outdated,
 }
 
 /// A slot an insertion could take.
@@ -172,11 +175,15 @@ impl Table {
 
     #[inline]
     fn find(&self, print: Print) -> Option<&Slot> {
-        let first = &self.groups[scale(print.0, self.groups.len())];
-        for slot in &first.0 {
-            if slot.print.load(Acquire) == print.0 {
-                return Some(slot);
-            }
+        let Group(slots) = &self.groups[scale(print.0, self.groups.len())];
+        // All four are looked at and the place is computed, not jumped to: which of them it is cannot be
+        // predicted, and a wrong guess costs more than the other three loads from the same line.
+        let mut hits = 0_u32;
+        for (i, slot) in slots.iter().enumerate() {
+            hits |= u32::from(slot.print.load(Acquire) == print.0) << i;
+        }
+        if hits != 0 {
+            return slots.get(hits.trailing_zeros() as usize);
         }
         self.find_farther(print)
     }
@@ -204,10 +211,11 @@ impl Table {
         self.find(print).and_then(|slot| slot.tat(print).ok()).unwrap_or(0)
     }
 
-    /// Charges the bucket of a key and returns its new TAT.
+    /// Charges the bucket of a key and returns its new TAT. `in_force`: see [`Bucket::charge_while`].
     #[inline]
-    pub(crate) fn charge(
+    pub(crate) fn charge_while(
         &self,
+        in_force: &impl Fn() -> bool,
         print: Print,
         rule: Rule,
         now: u64,
@@ -215,12 +223,23 @@ impl Table {
     ) -> Result<u64, Miss> {
         loop {
             let Some(slot) = self.find(print) else {
-                return self.charge_new(print, rule, now, cost);
+                return self.charge_new(in_force, print, rule, now, cost);
             };
-            if let Ok(result) = slot.charge(print, rule, now, cost) {
-                return result.map_err(Miss::Denied);
+            if let Ok(result) = slot.charge(in_force, print, rule, now, cost) {
+                return result;
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn charge(
+        &self,
+        print: Print,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+    ) -> Result<u64, Miss> {
+        self.charge_while(&|| true, print, rule, now, cost)
     }
 
     /// Whether a charge would be admitted; changes nothing. Says nothing about room in the table.
@@ -270,16 +289,10 @@ impl Table {
         0
     }
 
-    /// Replaces the TAT of every live key by what `change` makes of it.
+    /// Replaces the TAT of every live key by what `change` makes of it; see [`Bucket::rebuild`].
     pub(crate) fn rebuild(&self, now: u64, change: impl Fn(u64) -> u64) {
         for slot in self.groups.iter().flat_map(|group| &group.0) {
-            let mut tat = slot.bucket.load();
-            while tat > now {
-                match slot.bucket.replace(tat, change(tat)) {
-                    Ok(_) => break,
-                    Err(seen) => tat = seen,
-                }
-            }
+            slot.bucket.rebuild(now, &change);
         }
     }
 
@@ -293,11 +306,21 @@ impl Table {
     }
 
     #[cold]
-    fn charge_new(&self, print: Print, rule: Rule, now: u64, cost: u64) -> Result<u64, Miss> {
+    fn charge_new(
+        &self,
+        in_force: &impl Fn() -> bool,
+        print: Print,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+    ) -> Result<u64, Miss> {
         // Nothing is inserted for a call that can never be admitted.
         let after = rule.admit(0, now, cost).map_err(Miss::Denied)?;
         let _guard = lock(&self.shards[self.shard(print)]);
         'scan: loop {
+            if !in_force() {
+                return Err(Miss::Outdated);
+            }
             let mut free: Option<Free<'_>> = None;
             let mut first_to_die = u64::MAX;
             let mut busy = false;
@@ -305,10 +328,12 @@ impl Table {
                 let mut last = false;
                 for slot in &group.0 {
                     match slot.print.load(Acquire) {
-                        found if found == print.0 => match slot.charge(print, rule, now, cost) {
-                            Ok(result) => return result.map_err(Miss::Denied),
-                            Err(Gone) => continue 'scan,
-                        },
+                        found if found == print.0 => {
+                            match slot.charge(in_force, print, rule, now, cost) {
+                                Ok(result) => return result,
+                                Err(Gone) => continue 'scan,
+                            }
+                        }
                         BUSY => busy = true,
                         seen => {
                             last |= seen == EMPTY;
@@ -339,7 +364,7 @@ impl Table {
                 continue;
             }
             let Some(Free { slot, seen, .. }) = free else { return Err(Miss::Full(first_to_die)) };
-            if slot.claim(seen, print, now, after) {
+            if slot.claim(in_force, seen, print, now, after) {
                 return Ok(after);
             }
         }
@@ -357,15 +382,19 @@ impl Slot {
     #[inline]
     fn charge(
         &self,
+        in_force: &impl Fn() -> bool,
         print: Print,
         rule: Rule,
         now: u64,
         cost: u64,
-    ) -> Result<Result<u64, Denied>, Gone> {
+    ) -> Result<Result<u64, Miss>, Gone> {
         loop {
             let tat = self.tat(print)?;
+            if !in_force() {
+                return Ok(Err(Miss::Outdated));
+            }
             match rule.admit(tat, now, cost) {
-                Err(denied) => return Ok(Err(denied)),
+                Err(denied) => return Ok(Err(Miss::Denied(denied))),
                 Ok(after) => {
                     if self.bucket.replace(tat, after).is_ok() {
                         return Ok(Ok(after));
@@ -376,12 +405,19 @@ impl Slot {
     }
 
     /// Steps 1 to 3 of the module's description.
-    fn claim(&self, seen: u64, print: Print, now: u64, after: u64) -> bool {
+    fn claim(
+        &self,
+        in_force: &impl Fn() -> bool,
+        seen: u64,
+        print: Print,
+        now: u64,
+        after: u64,
+    ) -> bool {
         if self.print.compare_exchange(seen, BUSY, AcqRel, Relaxed).is_err() {
             return false;
         }
         let tat = self.bucket.load();
-        let claimed = tat <= now && self.bucket.replace(tat, after).is_ok();
+        let claimed = tat <= now && in_force() && self.bucket.replace(tat, after).is_ok();
         self.print.store(if claimed { print.0 } else { seen }, Release);
         claimed
     }

@@ -251,7 +251,6 @@ proptest! {
             let mut served = Vec::new();
             let mut names = 0;
             let mut expected = Vec::new();
-            let mut admitted = Vec::new();
             for step in steps {
                 match step {
                     Step::Wait(millis) => {
@@ -266,7 +265,6 @@ proptest! {
                         match answer {
                             Poll::Ready(Ok(_)) => {
                                 prop_assert!(slow.take(now(), n));
-                                admitted.push((now(), n * slow.bucket.rule.interval));
                             }
                             Poll::Ready(Err(why)) if n > burst => {
                                 prop_assert_eq!(why.kind(), RejectionKind::ExceedsBurst);
@@ -298,10 +296,9 @@ proptest! {
                 let mut i = 0;
                 while i < places.len() {
                     if let Ok(result) = places[i].2.look(true, waker.clone()) {
-                        let (name, n, _) = places.remove(i);
+                        let (name, ..) = places.remove(i);
                         prop_assert!(result.is_ok());
                         served.push(name);
-                        admitted.push((now(), n * slow.bucket.rule.interval));
                     } else {
                         i += 1;
                     }
@@ -321,6 +318,68 @@ proptest! {
             }
             prop_assert_eq!(limiter.waiting(), 0);
             Ok(())
+        })?;
+    }
+
+    /// Whatever calls, waiters, refunds and changes of the burst do to each other: at one rate, no
+    /// interval sees more than the largest burst and what flowed in.
+    #[test]
+    fn nothing_over_admits_whatever_comes_together(
+        first in 1_u64..6,
+        steps in prop::collection::vec((0_u8..7, 1_u64..5, any::<prop::sample::Index>()), 1..120),
+    ) {
+        const STEP: u64 = 100;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async move {
+            let quota = |burst| Quota::new(1, Duration::from_millis(400)).unwrap().burst(burst).unwrap();
+            let limiter = RateLimiter::new(quota(first));
+            let shared = &*limiter.shared;
+            let waker = Waker::noop();
+            let mut most = first;
+            let mut places: Vec<Place<&super::shared::Shared>> = Vec::new();
+            let mut open: Vec<(u64, Receipt)> = Vec::new();
+            let mut kept: Vec<(u64, u64)> = Vec::new();
+            for (action, n, which) in steps {
+                match action {
+                    0 | 1 => tokio::time::advance(Duration::from_millis(STEP * n / 4)).await,
+                    2 => open.extend(shared.charge_refundably(n, now()).map(|(_, r)| (now(), r))),
+                    3 => {
+                        let mut place = Place::new(shared);
+                        match place.start(n, None, || waker.clone()) {
+                            Poll::Pending => places.push(place),
+                            Poll::Ready(Ok(Some(receipt))) => open.push((now(), receipt)),
+                            Poll::Ready(_) => {}
+                        }
+                    }
+                    4 if !places.is_empty() => drop(places.remove(which.index(places.len()))),
+                    5 if !open.is_empty() => {
+                        let (at, receipt) = open.remove(which.index(open.len()));
+                        let before = shared.given_back();
+                        shared.refund(receipt);
+                        kept.push((at, receipt.cost - (shared.given_back() - before)));
+                    }
+                    6 => {
+                        most = most.max(n);
+                        limiter.set_quota(quota(n));
+                    }
+                    _ => {}
+                }
+                places.retain_mut(|place| match place.look(true, waker.clone()) {
+                    Ok(Ok(Some(receipt))) => {
+                        open.push((now(), receipt));
+                        false
+                    }
+                    Ok(_) => false,
+                    Err(_) => true,
+                });
+            }
+            kept.extend(open.into_iter().map(|(at, receipt)| (at, receipt.cost)));
+            kept.sort_unstable();
+            // Waiters are looked at once a step, so a grant may be seen a step late.
+            let rule = Rule::from(quota(most));
+            let late = STEP * 16 * 1_000_000;
+            never_over_admits(Rule { tolerance: rule.tolerance + late, ..rule }, &kept)
         })?;
     }
 
@@ -492,4 +551,58 @@ fn a_denial_orders_by_never_then_wait() {
     let denied = Denied { rule, tat: START + 32, now: START, cost: 16 };
     assert_eq!(denied.wait(), 16);
     assert!(Denied { cost: 48, ..denied }.never());
+}
+
+/// A part of a combination that never has room, and one that counts how often it is charged.
+#[test]
+fn a_full_table_is_not_asked_again_and_again() {
+    use super::ledger::{Level, Refusal};
+    use super::meter::{Meter, sealed};
+    use std::cell::Cell;
+
+    struct Counting(Cell<u32>, RateLimiter);
+    impl sealed::Meter for Counting {
+        type Charge = ();
+        fn probe(&self, _: u64, _: u64) -> Result<(), Refusal<'_>> {
+            Ok(())
+        }
+        fn charge(&self, _: u64, now: u64) -> Result<(Level, ()), Refusal<'_>> {
+            self.0.set(self.0.get() + 1);
+            Ok((self.1.shared.level(now), ()))
+        }
+        fn refund(&self, (): ()) {}
+        fn count(&self, (): ()) {}
+    }
+    for policy in [WhenFull::Reject, WhenFull::ShareOne] {
+        let table = KeyedRateLimiter::<u64>::builder("k")
+            .quota("1/h".parse().unwrap())
+            .capacity(1)
+            .when_full(policy)
+            .build()
+            .unwrap();
+        for key in 0..5 {
+            let _ = table.try_acquire(&key);
+        }
+        let first = Counting(Cell::new(0), RateLimiter::new("1/h".parse().unwrap()));
+        assert!((&first).and(table.bucket(&100)).try_acquire().is_err());
+        assert!(first.0.get() <= 4, "{policy:?}: charged {} times for one call", first.0.get());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_quota_reaches_the_shared_bucket_too() {
+    let limiter = KeyedRateLimiter::<u64>::builder("k")
+        .quota("1/h".parse().unwrap())
+        .capacity(1)
+        .when_full(WhenFull::ShareOne)
+        .build()
+        .unwrap();
+    for key in 0..5 {
+        limiter.try_acquire(&key).unwrap();
+    }
+    assert!(limiter.try_acquire(&100).is_err());
+    limiter.set_quota("2/h".parse().unwrap());
+    assert!(limiter.try_acquire(&100).is_err(), "a change of the quota grants no tokens");
+    tokio::time::advance(Duration::from_secs(1801)).await;
+    assert!(limiter.try_acquire(&100).is_ok());
 }

@@ -158,13 +158,13 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut ended: Option<Ended<S::Response, S::Error, S, Req>>,
-    ) -> Poll<Answer<S, Req, J>> {
+    ) -> Option<Answer<S, Req, J>> {
         let mut turns = 0;
         loop {
             if let Some(ended) = ended.take()
                 && let Some(answer) = self.as_mut().settle(ended)
             {
-                return Poll::Ready(answer);
+                return Some(answer);
             }
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
@@ -173,7 +173,7 @@ where
                         Poll::Ready(result) => Some(result),
                         Poll::Pending => {
                             if self.as_mut().poll_limit(cx).is_pending() {
-                                return Poll::Pending;
+                                return None;
                             }
                             None
                         }
@@ -182,18 +182,18 @@ where
                 }
                 StateProj::Sleeping { .. } => {
                     if self.as_mut().poll_pause(cx).is_pending() {
-                        return Poll::Pending;
+                        return None;
                     }
                 }
                 StateProj::Readying { .. } => {
                     turns += 1;
                     if turns > TURN {
                         cx.waker().wake_by_ref();
-                        return Poll::Pending;
+                        return None;
                     }
                     match self.as_mut().poll_retry(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Some(answer)) => return Poll::Ready(answer),
+                        Poll::Pending => return None,
+                        Poll::Ready(Some(answer)) => return Some(answer),
                         Poll::Ready(None) => {}
                     }
                 }
@@ -203,7 +203,7 @@ where
                     let why = terms.rejection(RejectionKind::DeadlineExceeded);
                     let answer = this.reject.reject((), why);
                     *this.shared = None;
-                    return Poll::Ready(answer);
+                    return Some(answer);
                 }
                 StateProj::Done => panic!("polled after it had answered"),
             }
@@ -213,11 +213,23 @@ where
     /// The attempt has to wait, and not for ever.
     #[cold]
     #[inline(never)]
-    fn poll_limited(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<S, Req, J>> {
+    fn poll_limited(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<Answer<S, Req, J>> {
         if self.as_mut().poll_limit(cx).is_pending() {
-            return Poll::Pending;
+            return None;
         }
         let ended = self.as_mut().end(None);
+        self.go_on(cx, ended)
+    }
+
+    /// The attempt failed, or another went before it.
+    #[cold]
+    #[inline(never)]
+    fn poll_ended(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        result: Result<S::Response, S::Error>,
+    ) -> Option<Answer<S, Req, J>> {
+        let ended = self.as_mut().end(Some(result));
         self.go_on(cx, ended)
     }
 
@@ -384,36 +396,50 @@ where
 {
     type Output = Answer<S, Req, J>;
 
-    // Only the way of nearly every call; everything else is behind one call to a cold function, so that
-    // this much can be inlined.
-    #[inline]
+    // Only the way of nearly every call; everything else is behind calls to cold functions, so that this
+    // much can be inlined. Were it not, the answer would be written in words and read in pairs of them at
+    // once, which stalls the processor for longer than the whole call takes.
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.as_mut().project();
         let StateProj::Calling { call, .. } = this.state.as_mut().project() else {
-            return self.go_on(cx, None);
+            return polled(self.go_on(cx, None));
         };
-        let Poll::Ready(result) = call.poll(cx) else {
-            if this.deadline.is_none() && !this.plan.has_timeout {
+        let response = match call.poll(cx) {
+            Poll::Ready(Ok(response)) if this.slow.is_none() => response,
+            Poll::Ready(result) => return polled(self.poll_ended(cx, result)),
+            Poll::Pending if this.deadline.is_none() && !this.plan.has_timeout => {
                 return Poll::Pending;
             }
-            return self.poll_limited(cx);
+            Poll::Pending => return polled(self.poll_limited(cx)),
         };
         let StateOwn::Calling { ticket, inner, copy, .. } =
             this.state.as_mut().project_replace(State::Done)
         else {
             unreachable!("it was calling a moment ago")
         };
-        let verdict = this.classifier.finish(ticket, result.as_ref());
-        if verdict.outcome == Outcome::Success && this.slow.is_none() {
-            // Nothing may wait for the caller to drop the future.
-            if let Some(shared) = this.shared.take()
-                && let Some(budget) = &shared.budget
-            {
-                budget.succeeded();
-            }
-            return Poll::Ready(result.map_err(J::map_err));
+        let verdict = this.classifier.finish(ticket, Ok(&response));
+        if !matches!(verdict.outcome, Outcome::Success) {
+            let result = Some(Ok(response));
+            return polled(self.go_on(cx, Some(Ended { result, verdict, inner, copy })));
         }
-        self.go_on(cx, Some(Ended { result: Some(result), verdict, inner, copy }))
+        // Nothing may wait for the caller to drop the future.
+        if let Some(shared) = this.shared.take()
+            && let Some(budget) = &shared.budget
+        {
+            budget.succeeded();
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// What a function that is not inlined has to say. Such functions return no `Poll`: it would be written to
+/// where the answer of the fast path goes, which then had to be in memory too.
+#[inline(always)]
+fn polled<T>(answer: Option<T>) -> Poll<T> {
+    match answer {
+        Some(answer) => Poll::Ready(answer),
+        None => Poll::Pending,
     }
 }
 

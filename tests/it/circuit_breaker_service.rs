@@ -447,3 +447,141 @@ fn services_and_futures_fit_where_axum_and_tonic_put_them() {
     sends(&service.call(()));
     assert!(size_of_val(&service.call(())) <= 200, "{}", size_of_val(&service.call(())));
 }
+
+/// Judges nothing: it panics before the call is made.
+struct PanicsAtStart;
+
+impl<T, E> buttress::Classify<(), T, E> for PanicsAtStart {
+    type Ticket = ();
+    fn start(&self, (): &()) {
+        panic!("classifier");
+    }
+    fn finish(&self, (): (), _: Result<&T, &E>) -> Verdict {
+        Verdict::success()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classifier_that_panics_before_a_direct_call_gives_the_probes_place_back() {
+    let breaker = tripping(1);
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    let call = breaker.call_with(&PanicsAtStart, || async { Ok::<_, io::Error>(()) });
+    assert!(AssertUnwindSafe(call).catch_unwind().await.is_err());
+    assert_eq!(breaker.snapshot().probes_in_flight, 0);
+    let blocking =
+        AssertUnwindSafe(|| breaker.call_blocking_with(&PanicsAtStart, || Ok::<_, io::Error>(())));
+    assert!(std::panic::catch_unwind(blocking).is_err());
+    assert_eq!(breaker.snapshot().probes_in_flight, 0);
+    breaker.try_acquire().unwrap().success();
+    assert_eq!(breaker.state(), CircuitState::Closed);
+}
+
+/// An endpoint that waits for a circuit forced open would otherwise wait for ever.
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn shadow_mode_wakes_those_who_wait_and_is_no_change_of_state() {
+    use buttress::testing::CountWaker;
+    let breaker = tripping(1);
+    breaker.force_open();
+    let mut states = breaker.subscribe();
+    let mut endpoint = breaker
+        .layer()
+        .unready_while_open()
+        .layer(service_fn(|()| async { Ok::<_, io::Error>(()) }));
+    let waker = CountWaker::new();
+    assert!(waker.poll_ready(&mut endpoint).is_pending());
+    breaker.set_shadow(true);
+    assert_eq!(waker.take(), 1);
+    assert!(waker.poll_ready(&mut endpoint).is_ready());
+    assert!(states.changed().now_or_never().is_none());
+}
+
+/// Told once, and dropped when the service is: not a change of state per request.
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_key_is_no_news() {
+    let text = Arc::new(Mutex::new(Vec::new()));
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let sink = text.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || Sink(sink.clone())).finish();
+    let _log = tracing::subscriber::set_default(log);
+    let keyed: buttress::circuit_breaker::KeyedCircuitBreaker<u32> =
+        CircuitBreaker::builder("keyless").build_keyed(8).unwrap();
+    let service = keyed
+        .layer(|_: &u32| None)
+        .layer(service_fn(|n: u32| async move { Ok::<_, io::Error>(n) }));
+    for n in 0..3 {
+        assert_eq!(service.clone().oneshot(n).await.unwrap(), n);
+    }
+    let text = String::from_utf8(text.lock().unwrap().clone()).unwrap();
+    assert_eq!(text, "");
+}
+
+/// What was called once, failed and went away must not keep its place for ever.
+#[tokio::test(start_paused = true)]
+async fn breakers_whose_open_time_is_over_make_way() {
+    let keyed: buttress::circuit_breaker::KeyedCircuitBreaker<u32> =
+        CircuitBreaker::builder("pods").consecutive_failures(1).build_keyed(4).unwrap();
+    let fail = |key: u32| keyed.get(&key).try_acquire().map(|permit| permit.failure());
+    keyed.get(&0).force_open();
+    for key in 1..4 {
+        fail(key).unwrap();
+    }
+    // All places are taken by open circuits: 10 goes unguarded.
+    for _ in 0..3 {
+        fail(10).unwrap();
+    }
+    advance(Duration::from_secs(3600)).await;
+    for key in 10..100 {
+        fail(key).unwrap();
+        assert!(fail(key).is_err(), "{key} is not guarded");
+        advance(Duration::from_secs(61)).await;
+    }
+    assert!(fail(0).is_err(), "forced open stays");
+    assert_eq!(keyed.len(), 4);
+}
+
+/// As many keys as were promised: none may lose its window because its part of the table is full.
+#[tokio::test(start_paused = true)]
+async fn as_many_keys_as_the_capacity_keep_their_breakers() {
+    for capacity in [255, 256, 1000] {
+        let keyed: buttress::circuit_breaker::KeyedCircuitBreaker<u32> =
+            CircuitBreaker::builder("hosts")
+                .consecutive_failures(3)
+                .build_keyed(usize::try_from(capacity).unwrap())
+                .unwrap();
+        for _ in 0..3 {
+            for key in 0..capacity {
+                keyed.get(&key).try_acquire().unwrap().failure();
+            }
+        }
+        assert_eq!(keyed.len(), usize::try_from(capacity).unwrap());
+        assert_eq!(keyed.not_closed().len(), usize::try_from(capacity).unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_never_polled_is_neutral_also_where_calls_are_timed() {
+    let breaker = CircuitBreaker::builder("test")
+        .consecutive_failures(1)
+        .slow_calls(Duration::from_secs(1), 1.0)
+        .min_calls(1)
+        .build()
+        .unwrap();
+    let mut service =
+        breaker.layer().layer(service_fn(|()| std::future::pending::<Result<(), io::Error>>()));
+    let call = service.ready().await.unwrap().call(());
+    advance(Duration::from_secs(60)).await;
+    drop(call);
+    assert_eq!(breaker.state(), CircuitState::Closed);
+}

@@ -346,6 +346,28 @@ mod headers {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn they_replace_what_a_responder_has_written() {
+        let limiter = RateLimiter::builder("api").quota("1/300s".parse().unwrap()).build().unwrap();
+        let respond = buttress::respond_with(|(), _: Rejection| {
+            Response::builder()
+                .header("ratelimit", "mine")
+                .header("ratelimit", "yours")
+                .header("retry-after", "7")
+                .body(axum::body::Body::empty())
+                .unwrap()
+        });
+        let service = RateLimitLayer::new(limiter).on_reject(respond).headers().layer(service_fn(
+            |(): ()| async { Ok::<_, Infallible>(Response::<axum::body::Body>::default()) },
+        ));
+        service.clone().oneshot(()).await.unwrap();
+        let refused = service.oneshot(()).await.unwrap();
+        assert_eq!(header(&refused, "ratelimit"), Some("\"api\";r=0;t=300"));
+        assert_eq!(refused.headers().get_all("ratelimit").iter().count(), 1);
+        assert_eq!(header(&refused, "ratelimit-policy"), Some("\"api\";q=1;w=300"));
+        assert_eq!(header(&refused, "retry-after"), Some("300"));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn of_several_limits_the_tightest_is_shown() {
         let wide = RateLimiter::builder("wide").quota("100/s".parse().unwrap()).build().unwrap();
         let each = KeyedRateLimiter::<u32>::builder("each")

@@ -50,7 +50,11 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn new(name: impl Into<String>, expect: Expect, make: impl Fn() -> Callers + 'static) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        expect: Expect,
+        make: impl Fn() -> Callers + 'static,
+    ) -> Self {
         Self {
             name: name.into(),
             expect,

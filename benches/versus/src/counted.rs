@@ -149,7 +149,9 @@ pub fn ask(what: &str, filter: &[String]) -> Option<String> {
             None
         }
         Err(error) => {
-            eprintln!("versus-count: {error}; its columns stay empty (build all with `cargo build --release`)");
+            eprintln!(
+                "versus-count: {error}; its columns stay empty (build all with `cargo build --release`)"
+            );
             None
         }
     }

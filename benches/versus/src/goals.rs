@@ -29,8 +29,12 @@ pub fn print(results: &Results) {
         .filter(|goal| goal.measured.is_some())
         .map(|goal| {
             let (bound, met) = match goal.bound {
-                Bound::AtMost(bound) => (format!("<= {bound}"), goal.measured.map(|m| m <= bound + SLACK)),
-                Bound::AtLeast(bound) => (format!(">= {bound}"), goal.measured.map(|m| m >= bound - SLACK)),
+                Bound::AtMost(bound) => {
+                    (format!("<= {bound}"), goal.measured.map(|m| m <= bound + SLACK))
+                }
+                Bound::AtLeast(bound) => {
+                    (format!(">= {bound}"), goal.measured.map(|m| m >= bound - SLACK))
+                }
             };
             vec![
                 goal.what.to_owned(),
@@ -115,7 +119,12 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
             results.times(DIRECT[1], "limit/direct refuse/governor"),
         );
     } else {
-        goal("breaker closed, worst window", "clock reads", AtMost(2.2), largest(closed().map(now)));
+        goal(
+            "breaker closed, worst window",
+            "clock reads",
+            AtMost(2.2),
+            largest(closed().map(now)),
+        );
         goal("breaker closed, slow calls on", "clock reads", AtMost(3.2), largest(SLOW.map(now)));
         goal("limiter direct, allow and refuse", "CAS", AtMost(5.5), largest(DIRECT.map(cas)));
     }
@@ -123,7 +132,12 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
         let all = || names.iter().map(|name| instructions(name));
         Some(largest(all())? / smallest(all())?)
     };
-    goal("breaker, instructions over count windows", "largest/smallest", AtMost(1.2), spread(&COUNTS));
+    goal(
+        "breaker, instructions over count windows",
+        "largest/smallest",
+        AtMost(1.2),
+        spread(&COUNTS),
+    );
     goal("breaker, instructions over time fills", "largest/smallest", AtMost(1.2), spread(&TIMES));
     goal(
         "breaker, tower-resilience's count@10 over ours",
@@ -177,7 +191,12 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
         .filter(|line| line.name.starts_with("us") && line.keys >= 1_000_000)
         .map(|line| Some(line.bytes as f64 / line.keys as f64));
     goal("keyed, a u64 key", "bytes", AtMost(36.0), largest(per_key));
-    goal("keyed at 10k keys, two threads", "calls/s ratio", AtLeast(1.5), threads("keyed/allow@10k/us"));
+    goal(
+        "keyed at 10k keys, two threads",
+        "calls/s ratio",
+        AtLeast(1.5),
+        threads("keyed/allow@10k/us"),
+    );
 
     goal(
         "retry success, of tower's Retry",
@@ -191,7 +210,12 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
         AtMost(0.4),
         results.times("retry/success, budget/us", "retry/success, budget/tower + TpsBudget"),
     );
-    goal("retry with budget, two threads", "calls/s ratio", AtLeast(0.9), threads("retry/success, budget/us"));
+    goal(
+        "retry with budget, two threads",
+        "calls/s ratio",
+        AtLeast(0.9),
+        threads("retry/success, budget/us"),
+    );
 
     let over_identity = |of: fn(&str, &Results) -> Option<f64>| {
         Some(of("http/answer/us stack of 3", results)? - of("http/answer/identity", results)?)
@@ -209,14 +233,24 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
         over_identity(|name, results| Some(results.counts.get(name)?.allocations)),
     );
     let refusal = |mode: &str| results.times(&format!("http/refuse/{mode}"), "http/answer/plain");
-    goal("refusing over HTTP, problem(), of a plain 200", "ratio", AtMost(1.0), refusal("us refusing"));
+    goal(
+        "refusing over HTTP, problem(), of a plain 200",
+        "ratio",
+        AtMost(1.0),
+        refusal("us refusing"),
+    );
     goal(
         "refusing over HTTP, status_only(), of a plain 200",
         "ratio",
         AtMost(1.0),
         refusal("us refusing, status only"),
     );
-    goal("under wrk, the stack, of plain", "requests/s ratio", AtLeast(0.97), served("us stack of 3"));
+    goal(
+        "under wrk, the stack, of plain",
+        "requests/s ratio",
+        AtLeast(0.97),
+        served("us stack of 3"),
+    );
     goal("under wrk, refusing, of plain", "requests/s ratio", AtLeast(1.0), served("us refusing"));
     goals
 }

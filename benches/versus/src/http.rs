@@ -131,7 +131,11 @@ pub fn app(mode: &str) -> Option<Router> {
             type E = RateLimiterServiceError<
                 CircuitBreakerError<BulkheadServiceError<TimeLimiterError<Infallible>>>,
             >;
-            let bulkhead = BulkheadLayer::builder().max_concurrent_calls(10_000).build_with_handle().expect("a valid configuration").0;
+            let bulkhead = BulkheadLayer::builder()
+                .max_concurrent_calls(10_000)
+                .build_with_handle()
+                .expect("a valid configuration")
+                .0;
             router().layer(
                 ServiceBuilder::new()
                     .layer(HandleErrorLayer::new(|_: E| async { StatusCode::SERVICE_UNAVAILABLE }))
@@ -177,7 +181,12 @@ fn resilient_limiter(calls: usize, period: Duration) -> RateLimiterLayer {
 }
 
 /// The case of one mode of [`app`].
-pub fn case(what: &str, mode: &'static str, expect: Expect, request: fn() -> Request<Body>) -> Case {
+pub fn case(
+    what: &str,
+    mode: &'static str,
+    expect: Expect,
+    request: fn() -> Request<Body>,
+) -> Case {
     Case::new(format!("http/{what}/{mode}"), expect, move || {
         let callers = called(app(mode).expect("a known mode"), request);
         if expect == Expect::Refused {

@@ -112,11 +112,11 @@ fn measure(
 
 /// A dump's note and its total.
 fn parse(dump: &str) -> Option<(usize, u64, f64)> {
-    let note = dump.lines().find_map(|line| line.strip_prefix("desc: Trigger: Client Request: "))?;
+    let note =
+        dump.lines().find_map(|line| line.strip_prefix("desc: Trigger: Client Request: "))?;
     let (index, calls) = note.trim().split_once(' ')?;
-    let total = dump
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("summary: ").or_else(|| line.strip_prefix("totals: ")))?;
+    let total = dump.lines().rev().find_map(|line| {
+        line.strip_prefix("summary: ").or_else(|| line.strip_prefix("totals: "))
+    })?;
     Some((index.parse().ok()?, calls.parse().ok()?, total.trim().parse().ok()?))
 }

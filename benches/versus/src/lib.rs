@@ -25,20 +25,23 @@ pub fn cases() -> Vec<Case> {
     all.extend(peers::limit::cases());
     all.extend(peers::retry::cases());
     all.extend(http::cases());
-    // Neighbours in the table: by area, then by what is done.
-    let areas = ["floor", "breaker", "limit", "keyed", "retry", "http"];
-    let area = |case: &Case| areas.iter().position(|area| *area == case.area()).unwrap_or(areas.len());
-    let what = |case: &Case| case.name.splitn(3, '/').nth(1).unwrap_or_default().to_owned();
-    let mut order = Vec::<String>::new();
+    // Neighbours in the table: by area, then by what is done, in the order in which that first came up.
+    let key = |case: &Case| {
+        let what = case.name.split('/').nth(1).unwrap_or_default();
+        (case.area().to_owned(), what.to_owned())
+    };
+    let mut order = Vec::new();
     for case in &all {
-        let key = format!("{}/{}", case.area(), what(case));
+        let key = key(case);
         if !order.contains(&key) {
             order.push(key);
         }
     }
+    let areas = ["floor", "breaker", "limit", "keyed", "retry", "http"];
     all.sort_by_key(|case| {
-        let key = format!("{}/{}", case.area(), what(case));
-        (area(case), order.iter().position(|seen| *seen == key))
+        let key = key(case);
+        let area = areas.iter().position(|area| *area == key.0);
+        (area, order.iter().position(|seen| *seen == key))
     });
     all
 }
@@ -47,7 +50,9 @@ pub fn cases() -> Vec<Case> {
 pub fn filtered(words: &[String]) -> Vec<Case> {
     cases()
         .into_iter()
-        .filter(|case| words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str())))
+        .filter(|case| {
+            words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()))
+        })
         .collect()
 }
 

@@ -34,14 +34,16 @@ pub struct Served {
 /// The server: prints its port, then serves until it is killed.
 pub fn serve(mode: &str) -> Result<(), String> {
     crate::pin(0);
-    let app = crate::http::app(mode).ok_or_else(|| format!("expected one of {MODES:?}, got `{mode}`"))?;
-    crate::runtime().block_on(async {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
-        println!("{}", listener.local_addr()?.port());
-        std::io::stdout().flush()?;
-        axum::serve(listener, app).await
-    })
-    .map_err(|error| error.to_string())
+    let app =
+        crate::http::app(mode).ok_or_else(|| format!("expected one of {MODES:?}, got `{mode}`"))?;
+    crate::runtime()
+        .block_on(async {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+            println!("{}", listener.local_addr()?.port());
+            std::io::stdout().flush()?;
+            axum::serve(listener, app).await
+        })
+        .map_err(|error| error.to_string())
 }
 
 struct Server(Child, u16);
@@ -132,9 +134,9 @@ fn measure(rounds: usize, seconds: u64) -> Result<Vec<Served>, String> {
     let mut seen: Vec<Vec<Seen>> = vec![Vec::new(); modes.len()];
     for round in 0..rounds {
         for index in 0..modes.len() {
-            let index = (index * 7 + round * 3) % modes.len();
-            // 7 may divide the number of modes; then walk in order.
-            let index = if modes.len() % 7 == 0 { (index + round) % modes.len() } else { index };
+            // Another mode first each round, and the other way round every other.
+            let index = (index + round) % modes.len();
+            let index = if round % 2 == 1 { modes.len() - 1 - index } else { index };
             let server = start(modes[index])?;
             wrk(&server, 1)?;
             seen[index].push(wrk(&server, seconds)?);
@@ -142,11 +144,11 @@ fn measure(rounds: usize, seconds: u64) -> Result<Vec<Served>, String> {
         eprintln!("  load: round {} of {rounds}", round + 1);
     }
     let served = modes.iter().zip(&seen).map(|(mode, of_mode)| {
-        let middle = |value: fn(&Seen) -> f64| {
-            median(&mut of_mode.iter().map(value).collect::<Vec<_>>())
-        };
+        let middle =
+            |value: fn(&Seen) -> f64| median(&mut of_mode.iter().map(value).collect::<Vec<_>>());
         let to_plain = |value: fn(&Seen) -> f64| {
-            let ratios = of_mode.iter().zip(&seen[0]).map(|(of_mode, plain)| value(of_mode) / value(plain));
+            let ratios =
+                of_mode.iter().zip(&seen[0]).map(|(of_mode, plain)| value(of_mode) / value(plain));
             median(&mut ratios.collect::<Vec<_>>())
         };
         Served {

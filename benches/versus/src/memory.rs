@@ -3,7 +3,7 @@
 use crate::counted;
 
 /// Live bytes that `make` leaves behind.
-fn live<T>(make: impl FnOnce() -> T) -> i64 {
+pub(crate) fn live<T>(make: impl FnOnce() -> T) -> i64 {
     let before = counted::tally().live;
     let made = make();
     let after = counted::tally().live;
@@ -14,11 +14,10 @@ fn live<T>(make: impl FnOnce() -> T) -> i64 {
 /// Prints `name, keys, bytes` lines. Only `versus-count` has the allocator for it.
 pub fn print() {
     for keys in [1, 10_000, 1_000_000] {
-        let bytes = live(|| crate::peers::limit::governor_keyed(keys, std::hash::RandomState::new()));
+        let bytes =
+            live(|| crate::peers::limit::governor_keyed(keys, std::hash::RandomState::new()));
         println!("governor\t{keys}\t{bytes}");
-        for (name, bytes) in crate::us::live_bytes(keys, &|make| live(|| make())) {
-            println!("{name}\t{keys}\t{bytes}");
-        }
+        println!("us\t{keys}\t{}", crate::us::live_bytes(keys));
     }
 }
 

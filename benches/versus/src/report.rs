@@ -29,7 +29,11 @@ impl Results {
 /// Columns padded to their widest cell, in Markdown.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0)
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .chain([head[column].len()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
@@ -97,7 +101,8 @@ pub fn print(cases: &[Case], results: &Results) {
         ]);
     }
     let head = [
-        "what", "who", "ns", "min", "x CAS", "x now", "instr", "clock", "tsc", "allocs", "bytes", "x peer",
+        "what", "who", "ns", "min", "x CAS", "x now", "instr", "clock", "tsc", "allocs", "bytes",
+        "x peer",
     ];
     println!("{}", table(&head, &rows));
 
@@ -159,5 +164,8 @@ pub fn print_served(served: &[Served]) {
         })
         .collect();
     println!("Requests per second over loopback:\n");
-    println!("{}", table(&["mode", "", "requests/s", "of plain", "cpu us", "of plain", "not 2xx"], &rows));
+    println!(
+        "{}",
+        table(&["mode", "", "requests/s", "of plain", "cpu us", "of plain", "not 2xx"], &rows)
+    );
 }

@@ -25,7 +25,10 @@ pub fn run(cases: &[Case], filter: &[String]) -> Vec<String> {
             Expect::Refused => 0.0,
         };
         if counts.answered != expected {
-            wrong.push(format!("{name}: {} of the calls were answered, expected {expected}", counts.answered));
+            wrong.push(format!(
+                "{name}: {} of the calls were answered, expected {expected}",
+                counts.answered
+            ));
         }
         if case.no_alloc && counts.allocations > 0.0 {
             wrong.push(format!("{name}: {} allocations a call, expected none", counts.allocations));

@@ -122,7 +122,8 @@ pub fn run(cases: &[Case], rounds: usize, batch: Duration) -> BTreeMap<String, T
         for index in 0..slots.len() {
             // Another case goes first each round.
             let index = (index + round) % slots.len();
-            let [cas, now] = floors.each_mut().map(|(runner, calls)| timed(&runtime, &mut **runner, *calls));
+            let [cas, now] =
+                floors.each_mut().map(|(runner, calls)| timed(&runtime, &mut **runner, *calls));
             let slot = &mut slots[index];
             if slot.calls > WARM {
                 // The cases before have emptied the caches of what this one uses.

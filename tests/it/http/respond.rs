@@ -129,6 +129,51 @@ fn a_quota_adds_the_rate_limit_fields() {
 }
 
 #[tokio::test]
+async fn nothing_of_the_request_comes_back() {
+    let request = || {
+        let mut request = Request::builder().header("content-length", "9").header("te", "x");
+        for value in ["a", "b", "c"] {
+            request = request.header("cookie", value).header("ratelimit", value);
+        }
+        request.body(()).unwrap()
+    };
+    let why = why(RejectionKind::CircuitOpen).with_retry_after(Duration::from_secs(1));
+    let response = refuse(problem(), request(), why.clone());
+    let names = response.headers().keys().map(http::HeaderName::as_str).collect::<Vec<_>>();
+    assert_eq!(names, ["retry-after", "content-type"]);
+    let names = bare(request(), why).headers().keys().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names, ["retry-after"]);
+}
+
+#[tokio::test]
+async fn long_names_are_written_in_full() {
+    for length in (0..400).chain([5000]) {
+        let name = "n".repeat(length);
+        let quota = RejectionDetail::Quota {
+            limit: 20,
+            remaining: 3,
+            reset: Duration::from_secs(1),
+            window: Duration::from_secs(1),
+        };
+        let why = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, name.clone())
+            .with_retry_after(Duration::from_secs(1234))
+            .with_detail(quota);
+        let response = refuse(problem(), Request::new(()), why.clone());
+        assert_eq!(response.headers()["retry-after"], "1234");
+        assert_eq!(response.headers()["ratelimit"], format!("\"{name}\";r=3;t=1").as_str());
+        let policy = format!("\"{name}\";q=20;w=1");
+        assert_eq!(response.headers()["ratelimit-policy"], policy.as_str());
+        let document = json(response).await;
+        assert_eq!(document["name"], name.as_str());
+        assert_eq!(document["retry_after"], 1234);
+        let response = bare(grpc("application/grpc"), why);
+        let message = format!("rate limit exceeded (rate_limit `{name}`)");
+        assert_eq!(response.headers()["grpc-message"], message.as_str());
+        assert_eq!(response.headers()["grpc-retry-pushback-ms"], "1234000");
+    }
+}
+
+#[tokio::test]
 async fn without_detail_nothing_is_said_about_the_inside() {
     let quota = RejectionDetail::Quota {
         limit: 20,

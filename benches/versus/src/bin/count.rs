@@ -126,7 +126,9 @@ fn main() {
         }
         "memory" => memory::print(),
         other => {
-            eprintln!("versus-count: expected `counts` or `memory`, got `{other}`; `versus` runs this for you");
+            eprintln!(
+                "versus-count: expected `counts` or `memory`, got `{other}`; `versus` runs this for you"
+            );
             std::process::exit(2);
         }
     }

@@ -50,9 +50,11 @@ fn recloser_cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (label, len) in [("10", 10), ("100", 100), ("1k", 1000), ("100k", 100_000)] {
         all.push(
-            Case::new(format!("breaker/closed count@{label}/recloser"), Expect::Allowed, move || {
-                numbers(reclosed(Answer, len), Hold::Reuse)
-            })
+            Case::new(
+                format!("breaker/closed count@{label}/recloser"),
+                Expect::Allowed,
+                move || numbers(reclosed(Answer, len), Hold::Reuse),
+            )
             .scales(),
         );
     }
@@ -94,8 +96,7 @@ where
 {
     type Response = u64;
     type Error = failsafe::Error<S::Error>;
-    type Future =
-        failsafe::futures::ResponseFuture<S::Future, P, (), failsafe::Any>;
+    type Future = failsafe::futures::ResponseFuture<S::Future, P, (), failsafe::Any>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.0.poll_ready(cx).map_err(failsafe::Error::Inner)
@@ -197,14 +198,11 @@ impl Runner for Refilled {
 
 fn refilled(builder: CircuitBreakerConfigBuilder<DefaultClassifier>, fill: u64) -> Callers {
     let (service, handle) = layered(builder);
-    Box::new(move || {
-        Box::new(Refilled { service: service.clone(), handle: handle.clone(), fill })
-    })
+    Box::new(move || Box::new(Refilled { service: service.clone(), handle: handle.clone(), fill }))
 }
 
 fn tower_resilience_cases() -> Vec<Case> {
-    let slow =
-        |builder: CircuitBreakerConfigBuilder<_>| builder.slow_call_duration_threshold(HOUR);
+    let slow = |builder: CircuitBreakerConfigBuilder<_>| builder.slow_call_duration_threshold(HOUR);
     let mut all = vec![
         Case::new("breaker/closed consecutive/tower-resilience", Expect::Allowed, || {
             numbers(layered(builder().consecutive_failures(5)).0, Hold::Reuse)
@@ -221,9 +219,11 @@ fn tower_resilience_cases() -> Vec<Case> {
             .scales(),
         );
     }
-    all.push(Case::new("breaker/closed count@100 slow/tower-resilience", Expect::Allowed, move || {
-        numbers(layered(slow(count(100))).0, Hold::Reuse)
-    }));
+    all.push(Case::new(
+        "breaker/closed count@100 slow/tower-resilience",
+        Expect::Allowed,
+        move || numbers(layered(slow(count(100))).0, Hold::Reuse),
+    ));
     all.push(
         Case::new("breaker/closed time@100/tower-resilience", Expect::Allowed, || {
             refilled(time(), 90)

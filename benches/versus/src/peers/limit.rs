@@ -41,7 +41,8 @@ pub fn governor_keyed<S: BuildHasher + Clone + Default>(keys: u64, hasher: S) ->
 pub fn any_key(keys: u64) -> impl FnMut() -> u64 + Send {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((u128::from(state >> 16) * u128::from(keys)) >> 48) as u64
     }
 }
@@ -83,9 +84,11 @@ pub fn cases() -> Vec<Case> {
             .scales(),
         );
         all.push(
-            Case::new(format!("keyed/allow@{label}/governor+foldhash"), Expect::Allowed, move || {
-                keyed(keys, foldhash::fast::RandomState::default())
-            })
+            Case::new(
+                format!("keyed/allow@{label}/governor+foldhash"),
+                Expect::Allowed,
+                move || keyed(keys, foldhash::fast::RandomState::default()),
+            )
             .scales(),
         );
     }

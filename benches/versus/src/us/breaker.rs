@@ -56,7 +56,7 @@ fn open() -> CircuitBreaker {
     breaker
 }
 
-pub fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let closed = |what: &str, make: fn() -> Callers| {
         Case::new(format!("breaker/closed {what}/us"), Expect::Allowed, make).no_alloc().scales()
     };

@@ -17,7 +17,9 @@ pub(super) fn plenty() -> Quota {
 
 /// One call, then none for an hour.
 pub(super) fn nothing() -> Quota {
-    Quota::new(1, Duration::from_secs(3600)).and_then(|quota| quota.burst(1)).expect("a valid quota")
+    Quota::new(1, Duration::from_secs(3600))
+        .and_then(|quota| quota.burst(1))
+        .expect("a valid quota")
 }
 
 pub(super) fn exhausted() -> RateLimiter {
@@ -43,7 +45,7 @@ fn acquire(limiter: RateLimiter) -> Callers {
     })
 }
 
-pub fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     use Expect::{Allowed, Refused};
     let mut all = vec![
         Case::new("limit/direct allow/us", Allowed, || acquire(RateLimiter::new(plenty())))

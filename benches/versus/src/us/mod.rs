@@ -4,18 +4,17 @@ mod breaker;
 mod limit;
 mod retry;
 
-use std::any::Any;
 use std::convert::Infallible;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
-use buttress::{Reject, respond_with};
-use http_body::Body as _;
 use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 use buttress::http::{peer_ip, problem, standard, status_only};
 use buttress::rate_limit::{KeyedRateLimiter, RateLimitLayer, RateLimiter};
 use buttress::retry::{RetryLayer, RetryPolicy};
+use buttress::{Reject, respond_with};
+use http_body::Body as _;
 use tower::ServiceBuilder;
 
 use crate::http::{case, request, request_with_peer, router};
@@ -98,9 +97,8 @@ pub fn app(mode: &str) -> Option<Router> {
             router().layer(RateLimitLayer::new(limiter).key(peer_ip()).on_reject(problem()))
         }
         "us refusing" => router().layer(limit(limit::exhausted())),
-        "us refusing, without detail" => router().layer(
-            RateLimitLayer::new(limit::exhausted()).on_reject(problem().detail(false)),
-        ),
+        "us refusing, without detail" => router()
+            .layer(RateLimitLayer::new(limit::exhausted()).on_reject(problem().detail(false))),
         "us refusing, status only" => {
             router().layer(RateLimitLayer::new(limit::exhausted()).on_reject(status_only()))
         }
@@ -108,10 +106,7 @@ pub fn app(mode: &str) -> Option<Router> {
     })
 }
 
-/// Runs each maker of a keyed limiter through `live`, which says how many bytes it leaves behind.
-pub fn live_bytes(
-    keys: u64,
-    live: &dyn Fn(&mut dyn FnMut() -> Box<dyn Any>) -> i64,
-) -> Vec<(&'static str, i64)> {
-    vec![("us", live(&mut || Box::new(limit::keyed(keys))))]
+/// Live bytes of a keyed limiter with so many keys.
+pub(crate) fn live_bytes(keys: u64) -> i64 {
+    crate::memory::live(|| limit::keyed(keys))
 }

@@ -9,7 +9,7 @@ use tower::Layer;
 use crate::case::{Case, Expect, Hold, numbers};
 use crate::floor::{Answer, Fail};
 
-pub fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("retry/success/us", Expect::Allowed, || {
             let layer = RetryLayer::new(RetryPolicy::default()).without_budget();
