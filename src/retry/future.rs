@@ -13,7 +13,7 @@ use super::plan::CallPlan;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
 use super::{Attempt, Replay};
-use crate::clock::{Tick, now};
+use crate::clock::Tick;
 use crate::observe::Observers;
 use crate::outcome::{Classify, Outcome, Verdict};
 use crate::rejection::{Reject, RejectionKind};
@@ -358,14 +358,14 @@ where
             }
             Poll::Pending if terms.policy.gives_up_if_not_ready() => Stop::NotReady,
             Poll::Pending => {
-                let Some(deadline) = *this.deadline else { return Poll::Pending };
                 if !slow.armed {
-                    slow.arm(deadline.since(now()));
+                    let Some(limit) = terms.attempt_limit() else { return Poll::Pending };
+                    slow.arm(limit);
                 }
                 if slow.poll_timer(cx).is_pending() {
                     return Poll::Pending;
                 }
-                Stop::Deadline
+                if terms.has_passed() { Stop::Deadline } else { Stop::NotReady }
             }
         };
         slow.progress.give_up(&terms, stop);

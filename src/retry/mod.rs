@@ -92,8 +92,8 @@
 //! from the first time an attempt has to wait.
 //!
 //! **Order of a retry.** Limits are checked and the budget is asked; the response is dropped; the pause;
-//! readiness of the same instance that made the last attempt, for at most as long as the deadline allows;
-//! the call. The budget's token is held from before the pause, so that waiting retries count.
+//! readiness of the same instance that made the last attempt, for at most as long as the attempt timeout
+//! and the deadline allow (set one of them); the call. The budget's token is held from before the pause, so that waiting retries count.
 //!
 //! **Readiness.** Ready when the inner service is. The ready instance goes with the call.
 //!

@@ -439,6 +439,38 @@ async fn a_retry_waits_for_readiness_as_long_as_the_deadline_or_not_at_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_waits_for_readiness_no_longer_than_for_an_attempt() {
+    for (step, deadline, waited) in [
+        (reset(), None, 130),
+        (Step::Ok(503), None, 130),
+        (Step::Ok(503), Some(ms(500)), 130),
+        (Step::Ok(503), Some(ms(120)), 120),
+    ] {
+        let budget = RetryBudget::new("b");
+        let was_response = matches!(step, Step::Ok(_));
+        let (inner, director) = script([step]);
+        let mut policy = steady().attempt_timeout(ms(30));
+        if let Some(deadline) = deadline {
+            policy = policy.deadline(deadline);
+        }
+        let mut service = layer(policy).budget(budget.clone()).classify(by_status()).layer(inner);
+        let response = service.ready().await.unwrap().call(1);
+        director.readiness([false; 1000]);
+        let start = Instant::now();
+        let error = tokio::time::timeout(ms(5000), response).await.expect("bounded").unwrap_err();
+        assert_eq!(start.elapsed(), ms(waited));
+        if !was_response {
+            assert_eq!(kind(&error), io::ErrorKind::ConnectionReset);
+        } else if waited == 120 {
+            assert_eq!(rejection(&error), RejectionKind::DeadlineExceeded);
+        } else {
+            assert_eq!(rejection(&error), RejectionKind::Overloaded);
+        }
+        assert_eq!((director.calls(), budget.stats().returned), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn services_of_one_layer_and_layers_with_one_budget_share_it() {
     async fn spend<S>(mut service: S)
     where
