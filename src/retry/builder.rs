@@ -147,7 +147,8 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// Does not listen to the callee's wishes; only the backoff counts.
+    /// Does not listen to the callee's wishes; only the backoff counts. What a layer of our own says when it
+    /// refuses still holds, up to 10 s: it would only refuse again.
     ///
     /// ```
     /// let deaf = buttress::retry::RetryPolicy::builder().ignore_retry_after().build()?;

@@ -142,21 +142,23 @@ impl Progress {
     }
 }
 
-/// A refusal of our own, in an error that can be looked into, is final unless it says otherwise, whatever a classifier makes of it: retrying
-/// what a breaker has just refused would only spin. Not even a budget for permanent failures changes that,
-/// hence the whole verdict and not only its hint.
+/// A refusal of our own, in an error that can be looked into, is final unless it says otherwise, whatever
+/// a classifier makes of it: retrying what a breaker has just refused would only spin. Not even a budget for
+/// permanent failures changes that, hence the whole verdict and not only its hint. One that can be retried
+/// says nothing about the callee either, and is not granted sooner than it says.
 pub(super) fn respect_refusal<E: 'static>(verdict: Verdict, error: &E) -> Verdict {
-    match as_std_error(error).and_then(Rejection::find) {
-        Some(refusal) if !refusal.is_retryable() => Verdict::ignored(),
-        // Not sooner than it can be granted.
-        Some(refusal) if verdict.retry.after().is_none() && refusal.retry_after().is_some() => {
-            let after = refusal.retry_after();
-            verdict.with_retry(match verdict.retry {
-                RetryHint::Never => RetryHint::Never,
-                RetryHint::Unknown { .. } => RetryHint::Unknown { after },
-                RetryHint::Safe { .. } => RetryHint::Safe { after },
-            })
-        }
-        _ => verdict,
+    let Some(refusal) = as_std_error(error).and_then(Rejection::find) else { return verdict };
+    if !refusal.is_retryable() {
+        return Verdict::ignored();
     }
+    let after = verdict.retry.after().max(refusal.retry_after());
+    let retry = match verdict.retry {
+        RetryHint::Never => RetryHint::Never,
+        RetryHint::Unknown { .. } => RetryHint::Unknown { after },
+        RetryHint::Safe { .. } => RetryHint::Safe { after },
+    };
+    // An injected fault plays the callee's.
+    let injected = refusal.kind() == RejectionKind::Injected;
+    let outcome = if injected { verdict.outcome } else { Outcome::Ignored };
+    Verdict::new(outcome, retry)
 }

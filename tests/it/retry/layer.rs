@@ -404,6 +404,39 @@ async fn our_own_refusals_are_final_unless_they_say_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn deaf_to_the_callee_is_not_deaf_to_our_own_limiter() {
+    let refused = |after| {
+        let refusal = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, "x");
+        boxed(refusal.with_retry_after(ms(after)))
+    };
+    for (after, deadline, calls, waited) in
+        [(700, 1000, 2, 700), (700, 600, 1, 0), (10_000, 60_000, 2, 10_000), (10_001, 60_000, 1, 0)]
+    {
+        for custom in [false, true] {
+            let (inner, director) = script([refused(after)]);
+            let layer = layer(steady().deadline(ms(deadline)).ignore_retry_after());
+            let start = Instant::now();
+            if custom {
+                // It calls the refusal a failure, and for at once.
+                drop(call(&mut layer.classify(by_status()).layer(inner)).await);
+            } else {
+                drop(call(&mut layer.layer(inner)).await);
+            }
+            assert_eq!((director.calls(), start.elapsed()), (calls, ms(waited)), "{custom}");
+        }
+    }
+    // A wish of the classifier's does not make it come sooner.
+    let (inner, director) = script([refused(700)]);
+    let hasty = classify_fn(|result: Result<&Answer, &BoxError>| match result {
+        Ok(_) => Verdict::success(),
+        Err(_) => Verdict::throttled(Some(ms(200))),
+    });
+    let start = Instant::now();
+    call(&mut layer(steady()).classify(hasty).layer(inner)).await.unwrap();
+    assert_eq!((director.calls(), start.elapsed()), (2, ms(700)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retry_waits_for_readiness_as_long_as_the_deadline_or_not_at_all() {
     // Ready after 30 ms.
     let (inner, director) = script([reset()]);
