@@ -356,7 +356,7 @@ pub struct RetryBudgetStats {
     pub denied: u64,
     /// Granted retries that worked, and were refunded.
     pub succeeded: u64,
-    /// Granted retries that were not sent, and given back.
+    /// Granted retries that were not sent, or were refused on their way, and given back.
     pub returned: u64,
 }
 
@@ -434,6 +434,19 @@ impl SentRetry {
             budget.shared.counts.succeeded.fetch_add(1, Ordering::Relaxed);
             budget.put_back(price, 0);
         }
+    }
+
+    /// The retry was refused on its way and has not reached the callee: everything comes back, as if it
+    /// had not been sent.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::new("db");
+    /// budget.withdraw(RetryCost::Failed).expect("there is room").send().refused();
+    /// assert_eq!((budget.stats().tokens, budget.stats().credit), (28, 3.0));
+    /// ```
+    pub fn refused(mut self) {
+        drop(RetryToken { held: self.held.take() });
     }
 }
 

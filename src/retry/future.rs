@@ -256,10 +256,9 @@ where
         self: Pin<&mut Self>,
         ended: Ended<S::Response, S::Error, S, Req>,
     ) -> Option<Answer<S, Req, J>> {
-        let Ended { result, mut verdict, inner, copy } = ended;
-        if let Some(Err(error)) = &result {
-            verdict = respect_refusal(verdict, error);
-        }
+        let Ended { result, verdict, inner, copy } = ended;
+        let error = result.as_ref().and_then(|result| result.as_ref().err());
+        let judged = respect_refusal(verdict, error);
         let mut this = self.project();
         let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
         let mut fresh = Progress::first();
@@ -268,7 +267,7 @@ where
         // pause, when the connection lets go of the body.
         let is_response = matches!(result, Some(Ok(_)));
         let copy = copy.filter(|copy| !is_response || this.replay.can_send(copy));
-        if let Some(delay) = progress.settle(&terms, verdict, copy.is_some())
+        if let Some(delay) = progress.settle(&terms, judged, copy.is_some())
             && let Some(copy) = copy
         {
             // A response may hold a connection: it does not outlive this line.

@@ -101,6 +101,10 @@
 //! one on its way is paid. A panic of the inner service or the classifier passes through and leaves the
 //! budget whole; one in an observer is caught.
 //!
+//! **Refused retries.** A retry that a layer of ours further in refuses, so that the callee never sees it, is
+//! given back to the budget like one not sent. (Known by its error, as above; a refusal that came as a
+//! response is paid.)
+//!
 //! **Sharing.** Services of one layer share its budget, clones too. Counters live in each call.
 //!
 //! **Cost.** A first attempt that works allocates nothing, makes no timer and reads no clock; it copies the

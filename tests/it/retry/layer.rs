@@ -404,6 +404,45 @@ async fn our_own_refusals_are_final_unless_they_say_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_that_a_layer_inside_refuses_is_not_paid() {
+    use {LayerKind as L, RejectionKind as K};
+    for (kind, by, returned) in [
+        (K::CircuitOpen, L::CircuitBreaker, 1),
+        (K::RateLimited, L::RateLimit, 1),
+        (K::Overloaded, L::Custom("bulkhead"), 1),
+        // It may have been reached, or is said to have been.
+        (K::DeadlineExceeded, L::Custom("timeout"), 0),
+        (K::Overloaded, L::Retry, 0),
+        (K::Injected, L::Conditioner, 0),
+    ] {
+        for custom in [false, true] {
+            let budget = RetryBudget::new("b");
+            let (inner, director) = script([reset(), boxed(Rejection::new(kind, by, "x"))]);
+            let layer = layer(steady().max_attempts(2)).budget(budget.clone());
+            let ended = if custom {
+                call(&mut layer.classify(by_status()).layer(inner)).await
+            } else {
+                call(&mut layer.layer(inner)).await
+            };
+            assert_eq!((rejection(&ended.unwrap_err()), director.calls()), (kind, 2));
+            let stats = budget.stats();
+            assert_eq!(stats.returned, returned, "{kind:?} by {by:?}, custom {custom}");
+            assert_eq!(stats.tokens, if returned == 1 { 28 } else { 14 });
+            let credit = if returned == 1 { 3.2 } else { 2.2 };
+            assert!((stats.credit - credit).abs() < 1e-9, "{stats:?}");
+        }
+    }
+    // One that can be tried again is asked for anew.
+    let budget = RetryBudget::new("b");
+    let full = Rejection::new(K::RateLimited, L::RateLimit, "x").with_retry_after(ms(200));
+    let (inner, director) = script([reset(), boxed(full)]);
+    call(&mut layer(steady()).budget(budget.clone()).layer(inner)).await.unwrap();
+    let stats = budget.stats();
+    assert_eq!((director.calls(), stats.allowed, stats.returned), (3, 2, 1));
+    assert_eq!((stats.succeeded, stats.tokens), (1, 28));
+}
+
+#[tokio::test(start_paused = true)]
 async fn deaf_to_the_callee_is_not_deaf_to_our_own_limiter() {
     let refused = |after| {
         let refusal = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, "x");
