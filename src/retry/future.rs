@@ -69,6 +69,18 @@ pin_project! {
     }
 }
 
+/// The copy became too long to be kept while the retry waited, and the response is gone.
+#[derive(Debug)]
+struct NotReplayable;
+
+impl fmt::Display for NotReplayable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request can no longer be sent again")
+    }
+}
+
+impl std::error::Error for NotReplayable {}
+
 /// An attempt that is over.
 struct Ended<Res, Err, S, Req> {
     /// `None` if it was cut off.
@@ -350,6 +362,7 @@ where
                 return Poll::Ready(None);
             }
             Poll::Ready(Err(error)) => {
+                slow.progress.give_up(&terms, Stop::NotReady);
                 this.state.set(State::Done);
                 *this.slow = None;
                 *this.shared = None;
@@ -371,11 +384,14 @@ where
         let answer = match slow.last.take() {
             Some(error) => Err(J::map_err(error)),
             None => {
-                let kind = match stop {
-                    Stop::NotReady => RejectionKind::Overloaded,
-                    _ => RejectionKind::DeadlineExceeded,
+                let why = match stop {
+                    Stop::NotReady => terms.rejection(RejectionKind::Overloaded),
+                    Stop::NotReplayable => {
+                        terms.rejection(RejectionKind::Overloaded).with_source(NotReplayable)
+                    }
+                    _ => terms.rejection(RejectionKind::DeadlineExceeded),
                 };
-                this.reject.reject((), terms.rejection(kind))
+                this.reject.reject((), why)
             }
         };
         this.state.set(State::Done);

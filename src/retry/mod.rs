@@ -128,7 +128,7 @@
 //! [`Retried`](crate::observe::EventKind::Retried) for each retry;
 //! [`RetryAbandoned`](crate::observe::EventKind::RetryAbandoned) for each failure that is not retried (any
 //! more), with the reason: `not_retryable`, `unsafe`, `attempts`, `class_budget`, `retry_after`, `deadline`,
-//! `budget`, `not_replayable`, `not_ready`.
+//! `budget`, `not_replayable`, `not_ready` (in time, or at all).
 
 mod builder;
 mod classify;

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress::observe::{Event, EventKind};
-use buttress::retry::{RetryLayer, RetryOverride, RetryPolicy, RetryPolicyBuilder, RetryService};
+use buttress::retry::{
+    Replay, RetryLayer, RetryOverride, RetryPolicy, RetryPolicyBuilder, RetryService,
+};
 use buttress::{
     AnyError, Backoff, BoxError, ClassifyFn, Deadline, FailureClass, LayerKind, Outcome, Rejection,
     RejectionKind, RetryBudget, RetryHint, Verdict, classify_fn,
@@ -650,6 +652,40 @@ async fn a_request_that_cannot_be_copied_is_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_is_lost_in_the_pause_is_not_called_late() {
+    /// Can be sent when the response is given up, and no more when the retry is due.
+    #[derive(Clone)]
+    struct Outgrown(Instant);
+    impl Replay<u32> for Outgrown {
+        fn try_replay(&self, n: &u32) -> Option<u32> {
+            Some(*n)
+        }
+        fn can_send(&self, _: &u32) -> bool {
+            self.0.elapsed() < ms(50)
+        }
+    }
+    for (step, was_response) in [(Step::Ok(503), true), (reset(), false)] {
+        let budget = RetryBudget::new("b");
+        let (inner, director) = script([step]);
+        let mut service = layer(steady())
+            .budget(budget.clone())
+            .classify(by_status())
+            .replay(Outgrown(Instant::now()))
+            .layer(inner);
+        let error = call(&mut service).await.unwrap_err();
+        if was_response {
+            let refusal = Rejection::find(&*error).unwrap();
+            assert_eq!(refusal.kind(), RejectionKind::Overloaded);
+            let source = std::error::Error::source(refusal).unwrap().to_string();
+            assert_eq!(source, "the request can no longer be sent again");
+        } else {
+            assert_eq!(kind(&error), io::ErrorKind::ConnectionReset);
+        }
+        assert_eq!((director.calls(), budget.stats().returned), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn copies_are_made_only_for_attempts_that_another_can_follow() {
     let copies = Arc::new(Mutex::new(0));
     for (policy, expected) in [(steady(), 2), (steady().max_attempts(1), 0)] {
@@ -736,10 +772,22 @@ async fn an_error_of_readiness_passes_through() {
         }
     }
     let budget = RetryBudget::new("b");
-    let mut service = layer(steady()).budget(budget.clone()).layer(Broken(0));
+    let told = Arc::new(Mutex::new(vec![]));
+    let sink = Arc::clone(&told);
+    let mut service = layer(steady())
+        .budget(budget.clone())
+        .observe(move |event: &Event<'_>| {
+            sink.lock().unwrap().push(match event.kind {
+                EventKind::Retried { attempt, .. } => (attempt, "retried"),
+                EventKind::RetryAbandoned { attempts, reason, .. } => (attempts, reason),
+                _ => panic!("{event:?}"),
+            });
+        })
+        .layer(Broken(0));
     let error = call(&mut service).await.unwrap_err();
     assert_eq!(error.to_string(), "dead");
     assert_eq!(budget.stats().returned, 1);
+    assert_eq!(*told.lock().unwrap(), [(1, "retried"), (1, "not_ready")]);
 }
 
 #[tokio::test(start_paused = true)]
