@@ -14,7 +14,7 @@ mod core;
 
 pub use config::RetryBudgetBuilder;
 
-use self::core::{Balance, Purse, RETRY};
+use self::core::{Balance, Generation, Purse, RETRY};
 
 /// What made another attempt necessary; it decides the price.
 ///
@@ -233,19 +233,24 @@ impl RetryBudget {
             RetryCost::Throttled => limits.throttled_price,
         };
         let full = limits.full.load(Ordering::Relaxed);
-        if limits.unlimited || purse.withdraw(price, deposit, full) {
+        let taken = if limits.unlimited {
+            Some(Generation::FIRST)
+        } else {
+            purse.withdraw(price, deposit, full)
+        };
+        if let Some(taken) = taken {
             counts.allowed.fetch_add(1, Ordering::Relaxed);
-            Some(RetryToken { held: Some(Held { budget: self.clone(), price }) })
+            Some(RetryToken { held: Some(Held { budget: self.clone(), price, taken }) })
         } else {
             counts.denied.fetch_add(1, Ordering::Relaxed);
             None
         }
     }
 
-    fn put_back(&self, tokens: u64, credit: u64) {
+    fn put_back(&self, taken: Generation, tokens: u64, credit: u64) {
         let Shared { purse, limits, .. } = &*self.shared;
         if !limits.unlimited {
-            purse.add(tokens, credit, limits.full.load(Ordering::Relaxed));
+            purse.put_back(taken, tokens, credit, limits.full.load(Ordering::Relaxed));
         }
     }
 
@@ -288,8 +293,9 @@ impl RetryBudget {
         Ok(())
     }
 
-    /// Back to the balances of the start. The counters go on, and what retries on their way give back comes
-    /// on top.
+    /// Back to the balances of the start. The counters go on. What retries granted before give back later
+    /// counts for nothing: it is in those balances already. (One is told apart from those granted after by
+    /// a number that repeats after 16 resets.)
     ///
     /// ```
     /// use buttress::{RetryBudget, RetryCost};
@@ -300,8 +306,7 @@ impl RetryBudget {
     /// ```
     pub fn reset(&self) {
         let Shared { purse, limits, .. } = &*self.shared;
-        purse.set(limits.start);
-        purse.cut(limits.full.load(Ordering::Relaxed));
+        purse.reset(limits.start, limits.full.load(Ordering::Relaxed));
     }
 
     /// The balances (both read at one moment) and the counters.
@@ -364,6 +369,7 @@ pub struct RetryBudgetStats {
 struct Held {
     budget: RetryBudget,
     price: u64,
+    taken: Generation,
 }
 
 /// A granted retry that has not been sent yet. Hold it while waiting; dropping it gives everything back.
@@ -399,9 +405,9 @@ impl RetryToken {
 
 impl Drop for RetryToken {
     fn drop(&mut self) {
-        if let Some(Held { budget, price }) = self.held.take() {
+        if let Some(Held { budget, price, taken }) = self.held.take() {
             budget.shared.counts.returned.fetch_add(1, Ordering::Relaxed);
-            budget.put_back(price, RETRY);
+            budget.put_back(taken, price, RETRY);
         }
     }
 }
@@ -430,9 +436,9 @@ impl SentRetry {
     /// assert_eq!(budget.stats().succeeded, 1);
     /// ```
     pub fn succeeded(mut self) {
-        if let Some(Held { budget, price }) = self.held.take() {
+        if let Some(Held { budget, price, taken }) = self.held.take() {
             budget.shared.counts.succeeded.fetch_add(1, Ordering::Relaxed);
-            budget.put_back(price, 0);
+            budget.put_back(taken, price, 0);
         }
     }
 
