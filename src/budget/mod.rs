@@ -309,7 +309,7 @@ impl RetryBudget {
         purse.reset(limits.start, limits.full.load(Ordering::Relaxed));
     }
 
-    /// The balances (both read at one moment) and the counters.
+    /// The balances (both read at one moment), their limits and the counters.
     ///
     /// ```
     /// let stats = buttress::RetryBudget::new("db").stats();
@@ -317,11 +317,15 @@ impl RetryBudget {
     /// ```
     #[must_use]
     pub fn stats(&self) -> RetryBudgetStats {
-        let Shared { purse, counts, .. } = &*self.shared;
+        let Shared { purse, limits, counts } = &*self.shared;
         let Balance { tokens, credit } = purse.balance();
+        let full = Balance::unpack(limits.full.load(Ordering::Relaxed));
+        let whole = |n| u32::try_from(n).unwrap_or(u32::MAX);
         RetryBudgetStats {
-            tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            tokens: whole(tokens),
+            max_tokens: whole(full.tokens),
             credit: config::in_retries(credit),
+            burst: whole(full.credit / RETRY),
             allowed: counts.allowed.load(Ordering::Relaxed),
             denied: counts.denied.load(Ordering::Relaxed),
             succeeded: counts.succeeded.load(Ordering::Relaxed),
@@ -341,11 +345,15 @@ impl fmt::Debug for RetryBudget {
     }
 }
 
-/// What a [`RetryBudget`] holds and has done.
+/// What a [`RetryBudget`] holds and has done. Of an unlimited one the balances mean nothing.
 ///
 /// ```
 /// let stats = buttress::RetryBudget::new("db").stats();
 /// assert_eq!(stats.tokens, 28);
+/// // For a bar of what is left: a retry needs both.
+/// let left = (f64::from(stats.tokens) / f64::from(stats.max_tokens))
+///     .min(stats.credit / f64::from(stats.burst));
+/// assert_eq!(left, 0.2);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -353,8 +361,12 @@ impl fmt::Debug for RetryBudget {
 pub struct RetryBudgetStats {
     /// Tokens now.
     pub tokens: u32,
+    /// The most tokens there can be.
+    pub max_tokens: u32,
     /// Retries that the credit is good for now.
     pub credit: f64,
+    /// The most retries that can be saved up: the limit of `credit`.
+    pub burst: u32,
     /// Retries granted.
     pub allowed: u64,
     /// Retries refused.

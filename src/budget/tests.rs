@@ -50,6 +50,20 @@ fn success_refunds_tokens_but_never_credit() {
 }
 
 #[test]
+fn stats_tell_the_limits_of_the_balances() {
+    let budget = RetryBudget::builder("t").tokens(50).burst(7).build().unwrap();
+    assert_eq!((budget.stats().max_tokens, budget.stats().burst), (50, 7));
+    budget.set_burst(1_000_000).unwrap();
+    assert_eq!((budget.stats().max_tokens, budget.stats().burst), (50, 1_000_000));
+    for _ in 0..10_000 {
+        budget.succeeded();
+        let stats = budget.stats();
+        assert!(stats.tokens <= stats.max_tokens && stats.credit <= f64::from(stats.burst));
+    }
+    assert_eq!(budget.stats().tokens, 50);
+}
+
+#[test]
 fn what_was_granted_before_a_reset_comes_back_for_nothing() {
     let give_back: [fn(RetryToken); 3] =
         [drop, |token| token.send().succeeded(), |token| token.send().refused()];
