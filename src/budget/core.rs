@@ -9,6 +9,30 @@ pub(super) const MAX_RETRIES: u32 = 1_000_000;
 
 const CREDIT_BITS: u32 = 40;
 const CREDIT_MASK: u64 = (1 << CREDIT_BITS) - 1;
+/// Above the credit 20 bits of tokens, and above them the generation.
+const GENERATION_SHIFT: u32 = 60;
+const BALANCE_MASK: u64 = (1 << GENERATION_SHIFT) - 1;
+
+/// Counts resets, modulo 16. What was taken in one generation does not come back in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Generation(u64);
+
+impl Generation {
+    pub(super) const FIRST: Self = Self(0);
+
+    const fn of(word: u64) -> Self {
+        Self(word >> GENERATION_SHIFT)
+    }
+
+    const fn mark(self, balance: Balance) -> u64 {
+        // Shifted, what is beyond four bits falls out.
+        self.0 << GENERATION_SHIFT | balance.pack()
+    }
+
+    const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 /// Tokens (what outcomes are paid with) and credit (what bounds retries to a share of the requests).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +47,7 @@ impl Balance {
     }
 
     pub(super) const fn unpack(word: u64) -> Self {
-        Self { tokens: word >> CREDIT_BITS, credit: word & CREDIT_MASK }
+        Self { tokens: (word & BALANCE_MASK) >> CREDIT_BITS, credit: word & CREDIT_MASK }
     }
 
     fn plus(self, tokens: u64, credit: u64, full: Self) -> Self {
@@ -58,10 +82,20 @@ impl Purse {
     }
 
     fn update<T>(&self, mut f: impl FnMut(Balance) -> (Balance, T)) -> T {
+        self.update_word(|balance, generation| {
+            let (next, answer) = f(balance);
+            (next, generation, answer)
+        })
+    }
+
+    fn update_word<T>(
+        &self,
+        mut f: impl FnMut(Balance, Generation) -> (Balance, Generation, T),
+    ) -> T {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
-            let (next, answer) = f(Balance::unpack(word));
-            let next = next.pack();
+            let (next, generation, answer) = f(Balance::unpack(word), Generation::of(word));
+            let next = generation.mark(next);
             // Nothing to change, nothing to write: while all is well the line stays shared.
             if next == word {
                 return answer;
@@ -76,7 +110,7 @@ impl Purse {
     /// A first attempt worked. Only a load when both balances are full.
     #[inline]
     pub(super) fn earn(&self, deposit: u64, full: u64) {
-        if self.0.load(Ordering::Relaxed) != full {
+        if self.0.load(Ordering::Relaxed) & BALANCE_MASK != full {
             self.add(1, deposit, full);
         }
     }
@@ -90,15 +124,25 @@ impl Purse {
 
     /// Puts `deposit` in, then takes one retry's credit and `price` tokens out, or neither if either is
     /// short. The deposit stays in any case.
-    pub(super) fn withdraw(&self, price: u64, deposit: u64, full: u64) -> bool {
+    pub(super) fn withdraw(&self, price: u64, deposit: u64, full: u64) -> Option<Generation> {
         let full = Balance::unpack(full);
-        self.update(|balance| {
+        self.update_word(|balance, generation| {
             let balance = balance.plus(0, deposit, full);
             match balance.minus(price) {
-                Some(left) => (left, true),
-                None => (balance, false),
+                Some(left) => (left, generation, Some(generation)),
+                None => (balance, generation, None),
             }
         })
+    }
+
+    /// As [`add`](Self::add), for what was taken in `taken`: nothing if there was a reset since.
+    pub(super) fn put_back(&self, taken: Generation, tokens: u64, credit: u64, full: u64) {
+        let full = Balance::unpack(full);
+        self.update_word(|balance, generation| {
+            let next =
+                if generation == taken { balance.plus(tokens, credit, full) } else { balance };
+            (next, generation, ())
+        });
     }
 
     /// Lowers what exceeds a new limit.
@@ -106,8 +150,10 @@ impl Purse {
         self.add(0, 0, full);
     }
 
-    pub(super) fn set(&self, balance: Balance) {
-        self.0.store(balance.pack(), Ordering::Relaxed);
+    /// Starts anew, with no more than is possible now.
+    pub(super) fn reset(&self, start: Balance, full: u64) {
+        let start = start.plus(0, 0, Balance::unpack(full));
+        self.update_word(|_, generation| (start, generation.next(), ()));
     }
 }
 
@@ -130,8 +176,8 @@ mod loom_tests {
             };
             let mine = purse.withdraw(5, 0, FULL);
             let theirs = other.join().unwrap();
-            assert!(mine ^ theirs);
-            let spent = if mine { 5 } else { 14 };
+            assert!(mine.is_some() ^ theirs.is_some());
+            let spent = if mine.is_some() { 5 } else { 14 };
             assert_eq!(purse.balance(), Balance { tokens: 20 - spent, credit: 0 });
         });
     }
@@ -149,12 +195,30 @@ mod loom_tests {
             };
             // Granted and given back unsent: as if it had never been.
             let mine = purse.withdraw(14, 0, FULL);
-            if mine {
-                purse.add(14, RETRY, FULL);
+            if let Some(taken) = mine {
+                purse.put_back(taken, 14, RETRY, FULL);
             }
             let theirs = other.join().unwrap();
-            let (tokens, credit) = if theirs { (2, RETRY / 2) } else { (16, RETRY * 3 / 2) };
+            let (tokens, credit) =
+                if theirs.is_some() { (2, RETRY / 2) } else { (16, RETRY * 3 / 2) };
             assert_eq!(purse.balance(), Balance { tokens, credit });
+        });
+    }
+
+    #[test]
+    fn loom_a_reset_leaves_exactly_the_start_whatever_comes_back() {
+        loom::model(|| {
+            let start = Balance { tokens: 15, credit: RETRY };
+            let purse = Arc::new(Purse::new(start));
+            let other = {
+                let purse = purse.clone();
+                thread::spawn(move || purse.reset(start, FULL))
+            };
+            if let Some(taken) = purse.withdraw(14, 0, FULL) {
+                purse.put_back(taken, 14, RETRY, FULL);
+            }
+            other.join().unwrap();
+            assert_eq!(purse.balance(), start);
         });
     }
 }

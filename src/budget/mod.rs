@@ -14,7 +14,7 @@ mod core;
 
 pub use config::RetryBudgetBuilder;
 
-use self::core::{Balance, Purse, RETRY};
+use self::core::{Balance, Generation, Purse, RETRY};
 
 /// What made another attempt necessary; it decides the price.
 ///
@@ -233,19 +233,24 @@ impl RetryBudget {
             RetryCost::Throttled => limits.throttled_price,
         };
         let full = limits.full.load(Ordering::Relaxed);
-        if limits.unlimited || purse.withdraw(price, deposit, full) {
+        let taken = if limits.unlimited {
+            Some(Generation::FIRST)
+        } else {
+            purse.withdraw(price, deposit, full)
+        };
+        if let Some(taken) = taken {
             counts.allowed.fetch_add(1, Ordering::Relaxed);
-            Some(RetryToken { held: Some(Held { budget: self.clone(), price }) })
+            Some(RetryToken { held: Some(Held { budget: self.clone(), price, taken }) })
         } else {
             counts.denied.fetch_add(1, Ordering::Relaxed);
             None
         }
     }
 
-    fn put_back(&self, tokens: u64, credit: u64) {
+    fn put_back(&self, taken: Generation, tokens: u64, credit: u64) {
         let Shared { purse, limits, .. } = &*self.shared;
         if !limits.unlimited {
-            purse.add(tokens, credit, limits.full.load(Ordering::Relaxed));
+            purse.put_back(taken, tokens, credit, limits.full.load(Ordering::Relaxed));
         }
     }
 
@@ -288,8 +293,9 @@ impl RetryBudget {
         Ok(())
     }
 
-    /// Back to the balances of the start. The counters go on, and what retries on their way give back comes
-    /// on top.
+    /// Back to the balances of the start. The counters go on. What retries granted before give back later
+    /// counts for nothing: it is in those balances already. (One is told apart from those granted after by
+    /// a number that repeats after 16 resets.)
     ///
     /// ```
     /// use buttress::{RetryBudget, RetryCost};
@@ -300,11 +306,10 @@ impl RetryBudget {
     /// ```
     pub fn reset(&self) {
         let Shared { purse, limits, .. } = &*self.shared;
-        purse.set(limits.start);
-        purse.cut(limits.full.load(Ordering::Relaxed));
+        purse.reset(limits.start, limits.full.load(Ordering::Relaxed));
     }
 
-    /// The balances (both read at one moment) and the counters.
+    /// The balances (both read at one moment), their limits and the counters.
     ///
     /// ```
     /// let stats = buttress::RetryBudget::new("db").stats();
@@ -312,11 +317,15 @@ impl RetryBudget {
     /// ```
     #[must_use]
     pub fn stats(&self) -> RetryBudgetStats {
-        let Shared { purse, counts, .. } = &*self.shared;
+        let Shared { purse, limits, counts } = &*self.shared;
         let Balance { tokens, credit } = purse.balance();
+        let full = Balance::unpack(limits.full.load(Ordering::Relaxed));
+        let whole = |n| u32::try_from(n).unwrap_or(u32::MAX);
         RetryBudgetStats {
-            tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            tokens: whole(tokens),
+            max_tokens: whole(full.tokens),
             credit: config::in_retries(credit),
+            burst: whole(full.credit / RETRY),
             allowed: counts.allowed.load(Ordering::Relaxed),
             denied: counts.denied.load(Ordering::Relaxed),
             succeeded: counts.succeeded.load(Ordering::Relaxed),
@@ -336,11 +345,15 @@ impl fmt::Debug for RetryBudget {
     }
 }
 
-/// What a [`RetryBudget`] holds and has done.
+/// What a [`RetryBudget`] holds and has done. Of an unlimited one the balances mean nothing.
 ///
 /// ```
 /// let stats = buttress::RetryBudget::new("db").stats();
 /// assert_eq!(stats.tokens, 28);
+/// // For a bar of what is left: a retry needs both.
+/// let left = (f64::from(stats.tokens) / f64::from(stats.max_tokens))
+///     .min(stats.credit / f64::from(stats.burst));
+/// assert_eq!(left, 0.2);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -348,15 +361,19 @@ impl fmt::Debug for RetryBudget {
 pub struct RetryBudgetStats {
     /// Tokens now.
     pub tokens: u32,
+    /// The most tokens there can be.
+    pub max_tokens: u32,
     /// Retries that the credit is good for now.
     pub credit: f64,
+    /// The most retries that can be saved up: the limit of `credit`.
+    pub burst: u32,
     /// Retries granted.
     pub allowed: u64,
     /// Retries refused.
     pub denied: u64,
     /// Granted retries that worked, and were refunded.
     pub succeeded: u64,
-    /// Granted retries that were not sent, and given back.
+    /// Granted retries that were not sent, or were refused on their way, and given back.
     pub returned: u64,
 }
 
@@ -364,6 +381,7 @@ pub struct RetryBudgetStats {
 struct Held {
     budget: RetryBudget,
     price: u64,
+    taken: Generation,
 }
 
 /// A granted retry that has not been sent yet. Hold it while waiting; dropping it gives everything back.
@@ -399,9 +417,9 @@ impl RetryToken {
 
 impl Drop for RetryToken {
     fn drop(&mut self) {
-        if let Some(Held { budget, price }) = self.held.take() {
+        if let Some(Held { budget, price, taken }) = self.held.take() {
             budget.shared.counts.returned.fetch_add(1, Ordering::Relaxed);
-            budget.put_back(price, RETRY);
+            budget.put_back(taken, price, RETRY);
         }
     }
 }
@@ -430,10 +448,23 @@ impl SentRetry {
     /// assert_eq!(budget.stats().succeeded, 1);
     /// ```
     pub fn succeeded(mut self) {
-        if let Some(Held { budget, price }) = self.held.take() {
+        if let Some(Held { budget, price, taken }) = self.held.take() {
             budget.shared.counts.succeeded.fetch_add(1, Ordering::Relaxed);
-            budget.put_back(price, 0);
+            budget.put_back(taken, price, 0);
         }
+    }
+
+    /// The retry was refused on its way and has not reached the callee: everything comes back, as if it
+    /// had not been sent.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, RetryCost};
+    /// let budget = RetryBudget::new("db");
+    /// budget.withdraw(RetryCost::Failed).expect("there is room").send().refused();
+    /// assert_eq!((budget.stats().tokens, budget.stats().credit), (28, 3.0));
+    /// ```
+    pub fn refused(mut self) {
+        drop(RetryToken { held: self.held.take() });
     }
 }
 

@@ -50,6 +50,53 @@ fn success_refunds_tokens_but_never_credit() {
 }
 
 #[test]
+fn stats_tell_the_limits_of_the_balances() {
+    let budget = RetryBudget::builder("t").tokens(50).burst(7).build().unwrap();
+    assert_eq!((budget.stats().max_tokens, budget.stats().burst), (50, 7));
+    budget.set_burst(1_000_000).unwrap();
+    assert_eq!((budget.stats().max_tokens, budget.stats().burst), (50, 1_000_000));
+    for _ in 0..10_000 {
+        budget.succeeded();
+        let stats = budget.stats();
+        assert!(stats.tokens <= stats.max_tokens && stats.credit <= f64::from(stats.burst));
+    }
+    assert_eq!(budget.stats().tokens, 50);
+}
+
+#[test]
+fn what_was_granted_before_a_reset_comes_back_for_nothing() {
+    let give_back: [fn(RetryToken); 3] =
+        [drop, |token| token.send().succeeded(), |token| token.send().refused()];
+    for give_back in give_back {
+        let budget = RetryBudget::new("t");
+        let early = budget.withdraw(RetryCost::Failed).unwrap();
+        budget.reset();
+        give_back(early);
+        assert_eq!((budget.stats().tokens, budget.stats().credit), (28, 3.0));
+        // One granted after it does come back.
+        let late = budget.withdraw(RetryCost::Failed).unwrap();
+        drop(late);
+        assert_eq!((budget.stats().tokens, budget.stats().credit), (28, 3.0));
+    }
+    // The largest balances leave room for the number of resets.
+    let budget = RetryBudget::builder("t")
+        .tokens(1_000_000)
+        .initial_tokens(1_000_000)
+        .burst(1_000_000)
+        .floor(1_000_000)
+        .build()
+        .unwrap();
+    for _ in 0..40 {
+        let early = budget.withdraw(RetryCost::Failed).unwrap();
+        let paid = budget.withdraw(RetryCost::Failed).unwrap().send();
+        budget.reset();
+        drop((early, paid));
+        budget.succeeded();
+        assert_eq!((budget.stats().tokens, budget.stats().credit), (1_000_000, 1_000_000.0));
+    }
+}
+
+#[test]
 fn a_recovered_backend_earns_its_retries_back() {
     let budget = RetryBudget::new("t");
     while budget.failed(RetryCost::Failed).map(RetryToken::send).is_some() {}

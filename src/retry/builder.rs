@@ -102,6 +102,9 @@ impl RetryPolicyBuilder {
     /// moment the attempt first has to wait, and no timer is made for one that does not. An attempt cut
     /// off is a transient failure. Blocking calls cannot be cut off.
     ///
+    /// A retry waits as long, once more, for the inner service to become ready; what happens then is
+    /// described at [`give_up_if_not_ready`](Self::give_up_if_not_ready).
+    ///
     /// ```
     /// use std::time::Duration;
     /// let b = buttress::retry::RetryPolicy::builder().deadline(Duration::from_secs(1));
@@ -144,7 +147,8 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// Does not listen to the callee's wishes; only the backoff counts.
+    /// Does not listen to the callee's wishes; only the backoff counts. What a layer of our own says when it
+    /// refuses still holds, up to 10 s: it would only refuse again.
     ///
     /// ```
     /// let deaf = buttress::retry::RetryPolicy::builder().ignore_retry_after().build()?;
@@ -168,9 +172,11 @@ impl RetryPolicyBuilder {
         self
     }
 
-    /// What a retry does when the inner service is not ready for it: gives up (true) or waits, as long as
-    /// the deadline allows (false, the default). Giving up returns the error of the attempt before; if
-    /// that was a response, it is gone by then and the answer is an `Overloaded` refusal.
+    /// What a retry does when the inner service is not ready for it: gives up (true) or waits (false, the
+    /// default), as long as the attempt timeout and the deadline allow, then gives up too. With neither of
+    /// them it waits without bound, and holds its token of the budget. Giving up returns the error of the attempt before; if
+    /// that was a response, it is gone by then and the answer is an `Overloaded` refusal
+    /// (`DeadlineExceeded` if the deadline has passed).
     ///
     /// ```
     /// let policy = buttress::retry::RetryPolicy::builder().give_up_if_not_ready(true).build()?;

@@ -7,9 +7,10 @@ use crate::outcome::{FailureClass, Outcome, judge_error};
 /// Whether an error, known only by its text, may go away by itself. An empty or missing text may.
 ///
 /// Final are: texts that speak of permission, authentication, validation or a missing thing (whole
-/// words and phrases, in any case, also inside names like `NotFound` and `PERMISSION_DENIED`), HTTP
-/// status codes of that kind that stand alone, and the names of programming errors. "port 4013",
-/// "waited 404 ms", "invalidated cache" and "host not found" are not final.
+/// words and phrases, in any case, also inside names like `HTTPNotFound` and `PERMISSION_DENIED`), HTTP
+/// status codes of that kind, and the names of programming errors. A number is a status code if it stands
+/// alone and follows a word like "HTTP", "status" or "error", or begins or ends the text. "10.0.0.1:404
+/// refused", "line 403: timeout", "took 404.5 ms", "invalidated cache" and "host not found" are not final.
 ///
 /// A text is a poor witness; prefer a [`Classify`](crate::Classify) over the error itself.
 ///
@@ -110,17 +111,22 @@ struct Words {
 impl Words {
     fn of(text: &str) -> Self {
         let mut out = String::with_capacity(text.len() + 8);
-        let mut before_lower = false;
-        for c in text.chars() {
+        let (mut before_lower, mut before_upper) = (false, false);
+        let mut chars = text.chars().peekable();
+        while let Some(c) = chars.next() {
             if c == '_' || c == '-' {
                 out.push(' ');
             } else {
-                if before_lower && c.is_ascii_uppercase() {
+                // `NotFound`, and the end of the capitals in `HTTPNotFound`.
+                let begins = c.is_ascii_uppercase()
+                    && (before_lower
+                        || before_upper && chars.peek().is_some_and(char::is_ascii_lowercase));
+                if begins {
                     out.push(' ');
                 }
                 out.extend(c.to_lowercase());
             }
-            before_lower = c.is_ascii_lowercase();
+            (before_lower, before_upper) = (c.is_ascii_lowercase(), c.is_ascii_uppercase());
         }
         Self { text: out }
     }
@@ -139,23 +145,92 @@ impl Words {
         })
     }
 
+    /// Whether one of the numbers is an HTTP status that no repetition mends. Most numbers are not: a whole
+    /// token is one if it follows a word like `status`, is followed by one like `error`, or stands at either
+    /// end of the text, and nothing says that it counts something.
     fn has_final_status(&self) -> bool {
-        let mut words = self.text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
-        let mut next = words.next();
-        while let Some(word) = next {
-            next = words.next();
-            let measured = next.is_some_and(|unit| UNITS.contains(&unit));
-            if FINAL_STATUS.contains(&word) && !measured {
-                return true;
-            }
+        let mut words: Vec<(usize, &str)> = vec![];
+        for word in self.text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()) {
+            words.push((word.as_ptr().addr() - self.text.as_ptr().addr(), word));
         }
-        false
+        (0..words.len()).any(|n| self.is_final_status(&words, n))
+    }
+
+    fn is_final_status(&self, words: &[(usize, &str)], n: usize) -> bool {
+        let (at, word) = words[n];
+        if let Some(status) = word.strip_prefix("http") {
+            return FINAL_STATUS.contains(&status);
+        }
+        if !FINAL_STATUS.contains(&word) {
+            return false;
+        }
+        let next = words.get(n + 1).map(|(_, word)| *word);
+        if next.is_some_and(|unit| UNITS.contains(&unit)) {
+            return false;
+        }
+        // 404.5, 404:12, 404%
+        let mut after = self.text[at + word.len()..].chars();
+        match after.next() {
+            Some('%') => return false,
+            Some('.' | ',' | ':' | '/') if after.next().is_some_and(char::is_alphanumeric) => {
+                return false;
+            }
+            _ => {}
+        }
+        // `status code is 404`, `HTTP/1.1 404`
+        let said = words[..n]
+            .iter()
+            .rev()
+            .map(|(_, word)| *word)
+            .find(|word| !FILLERS.contains(word) && !matches!(*word, "0" | "1" | "2" | "3"));
+        if said.is_some_and(|word| BEFORE_STATUS.contains(&word)) {
+            return true;
+        }
+        // 10.0.0.1:404, /items/404, #404
+        if self.text[..at].ends_with(['.', ',', ':', '/', '#', '=', '@', '+', '$', '&']) {
+            return false;
+        }
+        if next.is_some_and(|word| matches!(word, "error" | "response" | "status")) || n == 0 {
+            return true;
+        }
+        next.is_none() && !COUNTED.contains(&words[n - 1].1)
     }
 }
 
 const FINAL_STATUS: &[&str] = &[
     "400", "401", "402", "403", "404", "405", "406", "410", "411", "413", "414", "415", "422",
     "451", "501", "505",
+];
+
+/// What comes between them and a status.
+const FILLERS: &[&str] = &["is", "was", "of", "a", "an", "the", "with", "by"];
+
+const BEFORE_STATUS: &[&str] = &[
+    "http",
+    "https",
+    "status",
+    "statuscode",
+    "code",
+    "error",
+    "err",
+    "exception",
+    "response",
+    "returned",
+    "returns",
+    "responded",
+    "replied",
+    "answered",
+    "got",
+    "received",
+    "said",
+    "failed",
+];
+
+/// Words before a number that is not a status.
+const COUNTED: &[&str] = &[
+    "line", "port", "row", "column", "page", "step", "offset", "id", "pid", "number", "no",
+    "attempt", "retry", "order", "job", "task", "item", "in", "after", "took", "waited", "for",
+    "at", "of", "until", "by", "to", "from", "than", "size", "length",
 ];
 
 const UNITS: &[&str] = &[

@@ -107,7 +107,7 @@ impl Run {
         if policy.class_budget(class).is_some_and(|most| self.used[class_index(class)] >= most) {
             return Err(Stop::ClassBudget);
         }
-        let delay = self.delay(policy, verdict.retry.after(), random)?;
+        let delay = self.delay(policy, verdict, random)?;
         if let Some(remaining) = remaining {
             let mut attempt = policy.expected_attempt_time().unwrap_or_default();
             if !delay.is_zero() {
@@ -125,10 +125,16 @@ impl Run {
     fn delay(
         &self,
         policy: &RetryPolicy,
-        after: Option<Duration>,
+        verdict: Verdict,
         random: &mut Random,
     ) -> Result<Duration, Stop> {
-        match (after, policy.max_retry_after()) {
+        // Deafness is towards the callee: a limiter of our own would only refuse again.
+        let ours = verdict.outcome == Outcome::Ignored;
+        let longest = match policy.max_retry_after() {
+            None if ours => RetryPolicy::DEFAULT.max_retry_after(),
+            longest => longest,
+        };
+        match (verdict.retry.after(), longest) {
             (Some(after), Some(longest)) if after > longest => Err(Stop::RetryAfter),
             (Some(after), Some(_)) => {
                 Ok(policy.backoff.draw_after(after, self.attempts, self.previous, random))

@@ -13,7 +13,7 @@ use super::plan::CallPlan;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
 use super::{Attempt, Replay};
-use crate::clock::{Tick, now};
+use crate::clock::Tick;
 use crate::observe::Observers;
 use crate::outcome::{Classify, Outcome, Verdict};
 use crate::reject::Reject;
@@ -69,6 +69,18 @@ pin_project! {
         Done,
     }
 }
+
+/// The copy became too long to be kept while the retry waited, and the response is gone.
+#[derive(Debug)]
+struct NotReplayable;
+
+impl fmt::Display for NotReplayable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request can no longer be sent again")
+    }
+}
+
+impl std::error::Error for NotReplayable {}
 
 /// An attempt that is over.
 struct Ended<Res, Err, S, Req> {
@@ -257,10 +269,9 @@ where
         self: Pin<&mut Self>,
         ended: Ended<S::Response, S::Error, S, Req>,
     ) -> Option<Answer<S, Req, J>> {
-        let Ended { result, mut verdict, inner, copy } = ended;
-        if let Some(Err(error)) = &result {
-            verdict = respect_refusal(verdict, error);
-        }
+        let Ended { result, verdict, inner, copy } = ended;
+        let error = result.as_ref().and_then(|result| result.as_ref().err());
+        let judged = respect_refusal(verdict, error);
         let mut this = self.project();
         let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
         let mut fresh = Progress::first();
@@ -269,7 +280,7 @@ where
         // pause, when the connection lets go of the body.
         let is_response = matches!(result, Some(Ok(_)));
         let copy = copy.filter(|copy| !is_response || this.replay.can_send(copy));
-        if let Some(delay) = progress.settle(&terms, verdict, copy.is_some())
+        if let Some(delay) = progress.settle(&terms, judged, copy.is_some())
             && let Some(copy) = copy
         {
             // A response may hold a connection: it does not outlive this line.
@@ -352,6 +363,7 @@ where
                 return Poll::Ready(None);
             }
             Poll::Ready(Err(error)) => {
+                slow.progress.give_up(&terms, Stop::NotReady);
                 this.state.set(State::Done);
                 *this.slow = None;
                 *this.shared = None;
@@ -359,25 +371,28 @@ where
             }
             Poll::Pending if terms.policy.gives_up_if_not_ready() => Stop::NotReady,
             Poll::Pending => {
-                let Some(deadline) = *this.deadline else { return Poll::Pending };
                 if !slow.armed {
-                    slow.arm(deadline.since(now()));
+                    let Some(limit) = terms.attempt_limit() else { return Poll::Pending };
+                    slow.arm(limit);
                 }
                 if slow.poll_timer(cx).is_pending() {
                     return Poll::Pending;
                 }
-                Stop::Deadline
+                if terms.has_passed() { Stop::Deadline } else { Stop::NotReady }
             }
         };
         slow.progress.give_up(&terms, stop);
         let answer = match slow.last.take() {
             Some(error) => Err(J::map_err(error)),
             None => {
-                let kind = match stop {
-                    Stop::NotReady => RejectionKind::Overloaded,
-                    _ => RejectionKind::DeadlineExceeded,
+                let why = match stop {
+                    Stop::NotReady => terms.rejection(RejectionKind::Overloaded),
+                    Stop::NotReplayable => {
+                        terms.rejection(RejectionKind::Overloaded).with_source(NotReplayable)
+                    }
+                    _ => terms.rejection(RejectionKind::DeadlineExceeded),
                 };
-                this.reject.reject((), terms.rejection(kind))
+                this.reject.reject((), why)
             }
         };
         this.state.set(State::Done);

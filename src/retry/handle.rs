@@ -233,12 +233,12 @@ impl<C> Retry<C> {
             let ended = until(op(progress.attempts()), &terms).await;
             let verdict = match &ended {
                 Some(Ok(value)) => self.classifier.finish(ticket, Ok(value)),
-                Some(Err(error)) => {
-                    respect_refusal(self.classifier.finish(ticket, Err(error)), error)
-                }
+                Some(Err(error)) => self.classifier.finish(ticket, Err(error)),
                 None => self.classifier.expired(ticket),
             };
-            let Some(delay) = progress.settle(&terms, verdict, true) else {
+            let error = ended.as_ref().and_then(|result| result.as_ref().err());
+            let judged = respect_refusal(verdict, error);
+            let Some(delay) = progress.settle(&terms, judged, true) else {
                 return match ended {
                     Some(result) => result.map_err(Error::Inner),
                     None => Err(terms.rejection(RejectionKind::DeadlineExceeded).into()),
@@ -317,11 +317,9 @@ impl<C> Retry<C> {
         loop {
             let ticket = self.classifier.start(&());
             let result = op(progress.attempts());
-            let mut verdict = self.classifier.finish(ticket, result.as_ref());
-            if let Err(error) = &result {
-                verdict = respect_refusal(verdict, error);
-            }
-            let Some(delay) = progress.settle(&terms, verdict, true) else { return result };
+            let verdict = self.classifier.finish(ticket, result.as_ref());
+            let judged = respect_refusal(verdict, result.as_ref().err());
+            let Some(delay) = progress.settle(&terms, judged, true) else { return result };
             let last = result.err();
             if !delay.is_zero() {
                 sleeper(delay);

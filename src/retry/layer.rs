@@ -162,8 +162,9 @@ impl<C, R, J> RetryLayer<C, R, J> {
         RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
     }
 
-    /// What becomes of a call that ran out of time, or whose retry found the service not ready. The
-    /// request is gone by then, so the strategy gets `()` for it.
+    /// What becomes of a call that ran out of time (`DeadlineExceeded`), or whose retry found the service not
+    /// ready or could not be sent again after the response was given up for it (`Overloaded`; the latter
+    /// with a source that says so). The request is gone by then, so the strategy gets `()` for it.
     ///
     /// ```
     /// use buttress::{AsTyped, retry::{RetryLayer, RetryPolicy}};

@@ -92,14 +92,18 @@
 //! from the first time an attempt has to wait.
 //!
 //! **Order of a retry.** Limits are checked and the budget is asked; the response is dropped; the pause;
-//! readiness of the same instance that made the last attempt, for at most as long as the deadline allows;
-//! the call. The budget's token is held from before the pause, so that waiting retries count.
+//! readiness of the same instance that made the last attempt, for at most as long as the attempt timeout
+//! and the deadline allow (set one of them); the call. The budget's token is held from before the pause, so that waiting retries count.
 //!
 //! **Readiness.** Ready when the inner service is. The ready instance goes with the call.
 //!
 //! **Cancellation.** Dropping the future drops everything; a retry not sent yet is given back to the budget,
 //! one on its way is paid. A panic of the inner service or the classifier passes through and leaves the
 //! budget whole; one in an observer is caught.
+//!
+//! **Refused retries.** A retry that a layer of ours further in refuses, so that the callee never sees it, is
+//! given back to the budget like one not sent. (Known by its error, as above; a refusal that came as a
+//! response is paid.)
 //!
 //! **Sharing.** Services of one layer share its budget, clones too. Counters live in each call.
 //!
@@ -124,7 +128,7 @@
 //! [`Retried`](crate::observe::EventKind::Retried) for each retry;
 //! [`RetryAbandoned`](crate::observe::EventKind::RetryAbandoned) for each failure that is not retried (any
 //! more), with the reason: `not_retryable`, `unsafe`, `attempts`, `class_budget`, `retry_after`, `deadline`,
-//! `budget`, `not_replayable`, `not_ready`.
+//! `budget`, `not_replayable`, `not_ready` (in time, or at all).
 
 mod builder;
 mod classify;

@@ -75,9 +75,10 @@ impl Progress {
     pub(super) fn settle(
         &mut self,
         terms: &Terms<'_>,
-        verdict: Verdict,
+        judged: Judged,
         replayable: bool,
     ) -> Option<Duration> {
+        let Judged { verdict, unsent } = judged;
         let Verdict { outcome, .. } = verdict;
         let sent = self.sent.take();
         let first = self.run.attempts() == 1;
@@ -89,8 +90,10 @@ impl Progress {
             }
             return None;
         }
-        // The attempt before was a retry and did not work: paid.
-        drop(sent);
+        // It was a retry and did not work: paid, if the callee has seen it.
+        if let Some(sent) = sent.filter(|_| unsent) {
+            sent.refused();
+        }
         self.last = outcome;
         // A refusal of our own did not reach the callee, so it pays in nothing for it.
         let counts = first && outcome != Outcome::Ignored;
@@ -142,21 +145,56 @@ impl Progress {
     }
 }
 
-/// A refusal of our own, in an error that can be looked into, is final unless it says otherwise, whatever a classifier makes of it: retrying
-/// what a breaker has just refused would only spin. Not even a budget for permanent failures changes that,
-/// hence the whole verdict and not only its hint.
-pub(super) fn respect_refusal<E: 'static>(verdict: Verdict, error: &E) -> Verdict {
-    match as_std_error(error).and_then(Rejection::find) {
-        Some(refusal) if !refusal.is_retryable() => Verdict::ignored(),
-        // Not sooner than it can be granted.
-        Some(refusal) if verdict.retry.after().is_none() && refusal.retry_after().is_some() => {
-            let after = refusal.retry_after();
-            verdict.with_retry(match verdict.retry {
-                RetryHint::Never => RetryHint::Never,
-                RetryHint::Unknown { .. } => RetryHint::Unknown { after },
-                RetryHint::Safe { .. } => RetryHint::Safe { after },
-            })
-        }
-        _ => verdict,
+/// A refusal of our own, in an error that can be looked into, is final unless it says otherwise, whatever
+/// a classifier makes of it: retrying what a breaker has just refused would only spin. Not even a budget for
+/// permanent failures changes that, hence the whole verdict and not only its hint. One that can be retried
+/// says nothing about the callee either, and is not granted sooner than it says.
+pub(super) fn respect_refusal<E: 'static>(verdict: Verdict, error: Option<&E>) -> Judged {
+    let Some(refusal) = error.and_then(as_std_error).and_then(Rejection::find) else {
+        return Judged { verdict, unsent: false };
+    };
+    let unsent = kept_from_callee(refusal);
+    if !refusal.is_retryable() {
+        return Judged { verdict: Verdict::ignored(), unsent };
+    }
+    let after = verdict.retry.after().max(refusal.retry_after());
+    let retry = match verdict.retry {
+        RetryHint::Never => RetryHint::Never,
+        RetryHint::Unknown { .. } => RetryHint::Unknown { after },
+        RetryHint::Safe { .. } => RetryHint::Safe { after },
+    };
+    // An injected fault plays the callee's.
+    let injected = refusal.kind() == RejectionKind::Injected;
+    let outcome = if injected { verdict.outcome } else { Outcome::Ignored };
+    Judged { verdict: Verdict::new(outcome, retry), unsent }
+}
+
+/// An attempt, judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    pub(super) verdict: Verdict,
+    /// It did not reach the callee, so it cost the callee nothing.
+    pub(super) unsent: bool,
+}
+
+/// Whether a refusal says for sure that the call it answers was not made.
+fn kept_from_callee(refusal: &Rejection) -> bool {
+    match refusal.kind() {
+        // Another retry further in has made attempts before it gave up.
+        _ if refusal.layer() == LayerKind::Retry => false,
+        RejectionKind::RateLimited
+        | RejectionKind::ExceedsBurst
+        | RejectionKind::CircuitOpen
+        | RejectionKind::Overloaded
+        | RejectionKind::BudgetExhausted
+        | RejectionKind::IdempotencyInFlight
+        | RejectionKind::IdempotencyMismatch
+        | RejectionKind::IdempotencyKeyMissing
+        | RejectionKind::Draining => true,
+        // The time may run out, and the store fail, after the call. An injected fault counts as one of
+        // the callee's.
+        RejectionKind::DeadlineExceeded
+        | RejectionKind::StoreUnavailable
+        | RejectionKind::Injected => false,
     }
 }

@@ -3,9 +3,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::core::{Run, Stop};
-use super::{RetryOverride, RetryPolicy};
+use super::{RetryOverride, RetryPolicy, classify_error, is_retryable_error};
 use crate::backoff::{Backoff, Random};
+use crate::name::LayerKind;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
+use crate::rejection::{Rejection, RejectionKind};
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -147,6 +149,87 @@ fn counters_of_a_run_do_not_overflow() {
         run.go_on(again);
     }
     assert_eq!(run.attempts(), 100_001);
+}
+
+#[test]
+fn numbers_in_a_text_are_a_status_only_where_they_are_said_to_be_one() {
+    for text in [
+        "10.0.0.1:404 refused",
+        "cannot reach [::1]:403",
+        "took 404.5 ms",
+        "took 404 ms",
+        "waited 404",
+        "line 403: timeout",
+        "timeout at line 403",
+        "timeout on port 404",
+        "timeout on /items/404",
+        "worker #404",
+        "403:12 passed",
+        "404% of the quota",
+        "404 retries left",
+        "the pool of 404 was closed early",
+        "reset after 1,404",
+        "x404 went away",
+        "HTTP 503 after 404 ms",
+        "DNSNotFound",
+    ] {
+        assert!(is_retryable_error(text), "{text}");
+    }
+    for text in [
+        "404",
+        "[404]",
+        "404: gone fishing",
+        "HTTP/1.1 404",
+        "http/2 403 for you",
+        "status=404 url=x",
+        "status:404 url=x",
+        "status code is 404 for x",
+        "got a 404 from upstream",
+        "upstream returned 403.",
+        "upstream sent a 404 error to us",
+        "request failed with 422, sorry",
+        "no such thing: 404",
+        "error (404) in x",
+        "Http404",
+        "HTTPNotFound",
+        "HTTPForbidden: no",
+        "werkzeug.exceptions.NotFound",
+        "urllib.error.HTTPError: 404 x",
+        "JSONTypeError",
+    ] {
+        assert!(!is_retryable_error(text), "{text}");
+    }
+}
+
+#[test]
+fn an_error_has_the_class_of_the_first_one_it_knows() {
+    use std::io;
+    #[derive(Debug)]
+    struct Wrapped(io::Error);
+    impl std::fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("wrapped")
+        }
+    }
+    impl std::error::Error for Wrapped {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    for (kind, class) in [
+        (io::ErrorKind::ConnectionReset, FailureClass::Transient),
+        (io::ErrorKind::TimedOut, FailureClass::Transient),
+        (io::ErrorKind::NotFound, FailureClass::Permanent),
+        (io::ErrorKind::InvalidInput, FailureClass::Permanent),
+        (io::ErrorKind::Other, FailureClass::Transient),
+    ] {
+        assert_eq!(classify_error(&io::Error::from(kind)), class, "{kind:?}");
+        assert_eq!(classify_error(&Wrapped(kind.into())), class, "{kind:?}");
+        assert_eq!(classify_error(&io::Error::other(Wrapped(kind.into()))), class, "{kind:?}");
+    }
+    let refused = Rejection::new(RejectionKind::ExceedsBurst, LayerKind::RateLimit, "x");
+    assert_eq!(classify_error(&refused), FailureClass::Transient);
+    assert_eq!(classify_error(&std::fmt::Error), FailureClass::Transient);
 }
 
 #[cfg(feature = "serde")]

@@ -136,10 +136,8 @@ where
             Some(overrides) => overrides.apply(self.policy),
         };
         let ticket = self.classifier.start(req);
-        let mut verdict = self.classifier.finish(ticket, (*result).as_ref());
-        if let Err(error) = &*result {
-            verdict = respect_refusal(verdict, error);
-        }
+        let verdict = self.classifier.finish(ticket, (*result).as_ref());
+        let judged = respect_refusal(verdict, (*result).as_ref().err());
         let progress = self.progress.get_or_insert_with(Progress::first);
         let inherited = self.replay.deadline(req).map(Deadline::tick);
         let deadline = match (self.deadline, inherited) {
@@ -149,7 +147,7 @@ where
         let budget = self.budget.as_ref();
         let terms =
             Terms { policy: &policy, deadline, name: self.name, budget, observers: &NOBODY };
-        let delay = progress.settle(&terms, verdict, self.replay.can_send(req))?;
+        let delay = progress.settle(&terms, judged, self.replay.can_send(req))?;
         // Tower gives no sign when the pause is over and the request sent; dropping the call during
         // the pause pays for the retry.
         progress.send();

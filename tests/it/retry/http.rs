@@ -130,6 +130,54 @@ async fn deadlines_and_exceptions_are_read_from_extensions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_pushback_of_a_grpc_server_is_waited_for_or_ends_the_call() {
+    // Status, pushback, then calls, and milliseconds until the last of them.
+    for (status, pushback, calls, waited) in [
+        ("14", None, 2, 100),
+        ("14", Some("700"), 2, 700),
+        ("14", Some("0"), 2, 100),
+        ("14", Some("-1"), 1, 0),
+        ("14", Some("soon"), 1, 0),
+        ("8", Some("250"), 2, 250),
+        ("8", Some("-1"), 1, 0),
+        // More than the policy waits for.
+        ("14", Some("10001"), 1, 0),
+        // Not retryable, whatever it asks for.
+        ("3", Some("10"), 1, 0),
+        ("12", Some("10"), 1, 0),
+        // Whether a POST took effect nobody knows.
+        ("4", Some("10"), 1, 0),
+        ("10", None, 1, 0),
+        ("10", Some("300"), 2, 300),
+    ] {
+        let count = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&count);
+        let inner = service_fn(move |_: Request<Full<Bytes>>| {
+            let first = seen.fetch_add(1, Ordering::Relaxed) == 0;
+            let mut answer = Response::builder().header("content-type", "application/grpc");
+            answer = answer.header("grpc-status", if first { status } else { "0" });
+            if let Some(pushback) = pushback.filter(|_| first) {
+                answer = answer.header("grpc-retry-pushback-ms", pushback);
+            }
+            std::future::ready(Ok::<_, Infallible>(answer.body(()).unwrap()))
+        });
+        let mut request = request("POST");
+        request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let start = tokio::time::Instant::now();
+        let layer = RetryLayer::new(policy()).classify(standard()).replay(HttpRequest::new());
+        let answer = layer.layer(inner).oneshot(request).await.unwrap();
+        let name = format!("status {status}, pushback {pushback:?}");
+        assert_eq!(
+            answer.headers()["grpc-status"],
+            if calls == 1 { status } else { "0" },
+            "{name}"
+        );
+        assert_eq!(count.load(Ordering::Relaxed), calls, "{name}");
+        assert_eq!(start.elapsed(), Duration::from_millis(waited), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn streamed_bodies_are_sent_again_up_to_their_cap() {
     for (cap, calls) in [(64, 2), (2, 1)] {
         let bodies = Arc::new(Mutex::new(vec![]));

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress::observe::{Event, EventKind};
-use buttress::retry::{RetryLayer, RetryOverride, RetryPolicy, RetryPolicyBuilder, RetryService};
+use buttress::retry::{
+    Replay, RetryLayer, RetryOverride, RetryPolicy, RetryPolicyBuilder, RetryService,
+};
 use buttress::{
     AnyError, Backoff, BoxError, ClassifyFn, Deadline, FailureClass, LayerKind, Outcome, Rejection,
     RejectionKind, RetryBudget, RetryHint, Verdict, classify_fn,
@@ -404,6 +406,78 @@ async fn our_own_refusals_are_final_unless_they_say_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_that_a_layer_inside_refuses_is_not_paid() {
+    use {LayerKind as L, RejectionKind as K};
+    for (kind, by, returned) in [
+        (K::CircuitOpen, L::CircuitBreaker, 1),
+        (K::RateLimited, L::RateLimit, 1),
+        (K::Overloaded, L::Custom("bulkhead"), 1),
+        // It may have been reached, or is said to have been.
+        (K::DeadlineExceeded, L::Custom("timeout"), 0),
+        (K::Overloaded, L::Retry, 0),
+        (K::Injected, L::Conditioner, 0),
+    ] {
+        for custom in [false, true] {
+            let budget = RetryBudget::new("b");
+            let (inner, director) = script([reset(), boxed(Rejection::new(kind, by, "x"))]);
+            let layer = layer(steady().max_attempts(2)).budget(budget.clone());
+            let ended = if custom {
+                call(&mut layer.classify(by_status()).layer(inner)).await
+            } else {
+                call(&mut layer.layer(inner)).await
+            };
+            assert_eq!((rejection(&ended.unwrap_err()), director.calls()), (kind, 2));
+            let stats = budget.stats();
+            assert_eq!(stats.returned, returned, "{kind:?} by {by:?}, custom {custom}");
+            assert_eq!(stats.tokens, if returned == 1 { 28 } else { 14 });
+            let credit = if returned == 1 { 3.2 } else { 2.2 };
+            assert!((stats.credit - credit).abs() < 1e-9, "{stats:?}");
+        }
+    }
+    // One that can be tried again is asked for anew.
+    let budget = RetryBudget::new("b");
+    let full = Rejection::new(K::RateLimited, L::RateLimit, "x").with_retry_after(ms(200));
+    let (inner, director) = script([reset(), boxed(full)]);
+    call(&mut layer(steady()).budget(budget.clone()).layer(inner)).await.unwrap();
+    let stats = budget.stats();
+    assert_eq!((director.calls(), stats.allowed, stats.returned), (3, 2, 1));
+    assert_eq!((stats.succeeded, stats.tokens), (1, 28));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deaf_to_the_callee_is_not_deaf_to_our_own_limiter() {
+    let refused = |after| {
+        let refusal = Rejection::new(RejectionKind::RateLimited, LayerKind::RateLimit, "x");
+        boxed(refusal.with_retry_after(ms(after)))
+    };
+    for (after, deadline, calls, waited) in
+        [(700, 1000, 2, 700), (700, 600, 1, 0), (10_000, 60_000, 2, 10_000), (10_001, 60_000, 1, 0)]
+    {
+        for custom in [false, true] {
+            let (inner, director) = script([refused(after)]);
+            let layer = layer(steady().deadline(ms(deadline)).ignore_retry_after());
+            let start = Instant::now();
+            if custom {
+                // It calls the refusal a failure, and for at once.
+                drop(call(&mut layer.classify(by_status()).layer(inner)).await);
+            } else {
+                drop(call(&mut layer.layer(inner)).await);
+            }
+            assert_eq!((director.calls(), start.elapsed()), (calls, ms(waited)), "{custom}");
+        }
+    }
+    // A wish of the classifier's does not make it come sooner.
+    let (inner, director) = script([refused(700)]);
+    let hasty = classify_fn(|result: Result<&Answer, &BoxError>| match result {
+        Ok(_) => Verdict::success(),
+        Err(_) => Verdict::throttled(Some(ms(200))),
+    });
+    let start = Instant::now();
+    call(&mut layer(steady()).classify(hasty).layer(inner)).await.unwrap();
+    assert_eq!((director.calls(), start.elapsed()), (2, ms(700)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retry_waits_for_readiness_as_long_as_the_deadline_or_not_at_all() {
     // Ready after 30 ms.
     let (inner, director) = script([reset()]);
@@ -433,6 +507,38 @@ async fn a_retry_waits_for_readiness_as_long_as_the_deadline_or_not_at_all() {
             (false, _) => assert_eq!(kind(&error), io::ErrorKind::ConnectionReset),
             (true, true) => assert_eq!(rejection(&error), RejectionKind::DeadlineExceeded),
             (true, false) => assert_eq!(rejection(&error), RejectionKind::Overloaded),
+        }
+        assert_eq!((director.calls(), budget.stats().returned), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_for_readiness_no_longer_than_for_an_attempt() {
+    for (step, deadline, waited) in [
+        (reset(), None, 130),
+        (Step::Ok(503), None, 130),
+        (Step::Ok(503), Some(ms(500)), 130),
+        (Step::Ok(503), Some(ms(120)), 120),
+    ] {
+        let budget = RetryBudget::new("b");
+        let was_response = matches!(step, Step::Ok(_));
+        let (inner, director) = script([step]);
+        let mut policy = steady().attempt_timeout(ms(30));
+        if let Some(deadline) = deadline {
+            policy = policy.deadline(deadline);
+        }
+        let mut service = layer(policy).budget(budget.clone()).classify(by_status()).layer(inner);
+        let response = service.ready().await.unwrap().call(1);
+        director.readiness([false; 1000]);
+        let start = Instant::now();
+        let error = tokio::time::timeout(ms(5000), response).await.expect("bounded").unwrap_err();
+        assert_eq!(start.elapsed(), ms(waited));
+        if !was_response {
+            assert_eq!(kind(&error), io::ErrorKind::ConnectionReset);
+        } else if waited == 120 {
+            assert_eq!(rejection(&error), RejectionKind::DeadlineExceeded);
+        } else {
+            assert_eq!(rejection(&error), RejectionKind::Overloaded);
         }
         assert_eq!((director.calls(), budget.stats().returned), (1, 1));
     }
@@ -546,6 +652,40 @@ async fn a_request_that_cannot_be_copied_is_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_is_lost_in_the_pause_is_not_called_late() {
+    /// Can be sent when the response is given up, and no more when the retry is due.
+    #[derive(Clone)]
+    struct Outgrown(Instant);
+    impl Replay<u32> for Outgrown {
+        fn try_replay(&self, n: &u32) -> Option<u32> {
+            Some(*n)
+        }
+        fn can_send(&self, _: &u32) -> bool {
+            self.0.elapsed() < ms(50)
+        }
+    }
+    for (step, was_response) in [(Step::Ok(503), true), (reset(), false)] {
+        let budget = RetryBudget::new("b");
+        let (inner, director) = script([step]);
+        let mut service = layer(steady())
+            .budget(budget.clone())
+            .classify(by_status())
+            .replay(Outgrown(Instant::now()))
+            .layer(inner);
+        let error = call(&mut service).await.unwrap_err();
+        if was_response {
+            let refusal = Rejection::find(&*error).unwrap();
+            assert_eq!(refusal.kind(), RejectionKind::Overloaded);
+            let source = std::error::Error::source(refusal).unwrap().to_string();
+            assert_eq!(source, "the request can no longer be sent again");
+        } else {
+            assert_eq!(kind(&error), io::ErrorKind::ConnectionReset);
+        }
+        assert_eq!((director.calls(), budget.stats().returned), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn copies_are_made_only_for_attempts_that_another_can_follow() {
     let copies = Arc::new(Mutex::new(0));
     for (policy, expected) in [(steady(), 2), (steady().max_attempts(1), 0)] {
@@ -632,10 +772,22 @@ async fn an_error_of_readiness_passes_through() {
         }
     }
     let budget = RetryBudget::new("b");
-    let mut service = layer(steady()).budget(budget.clone()).layer(Broken(0));
+    let told = Arc::new(Mutex::new(vec![]));
+    let sink = Arc::clone(&told);
+    let mut service = layer(steady())
+        .budget(budget.clone())
+        .observe(move |event: &Event<'_>| {
+            sink.lock().unwrap().push(match event.kind {
+                EventKind::Retried { attempt, .. } => (attempt, "retried"),
+                EventKind::RetryAbandoned { attempts, reason, .. } => (attempts, reason),
+                _ => panic!("{event:?}"),
+            });
+        })
+        .layer(Broken(0));
     let error = call(&mut service).await.unwrap_err();
     assert_eq!(error.to_string(), "dead");
     assert_eq!(budget.stats().returned, 1);
+    assert_eq!(*told.lock().unwrap(), [(1, "retried"), (1, "not_ready")]);
 }
 
 #[tokio::test(start_paused = true)]
