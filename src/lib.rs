@@ -9,6 +9,7 @@
 
 mod backoff;
 mod budget;
+mod classify;
 mod clock;
 mod deadline;
 mod error;
@@ -34,14 +35,15 @@ pub use backoff::{Backoff, Delays, Jitter};
 pub use budget::{
     RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,
 };
+pub use classify::{
+    AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, Typed, classify_fn, error_chain,
+    exclude, judge_error,
+};
 pub use deadline::Deadline;
 pub use error::{BoxError, ConfigError, Error};
 pub use key::{Key, KeyFn, key_fn};
 pub use name::{LayerKind, Name};
-pub use outcome::{
-    AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, FailureClass, Outcome, RetryHint,
-    Typed, Verdict, classify_fn, error_chain, exclude, judge_error,
-};
+pub use outcome::{FailureClass, Outcome, RetryHint, Verdict};
 pub use quota::Quota;
 pub use reject::{AsError, AsTyped, Reject, RespondWith, respond_with};
 pub use rejection::{Rejection, RejectionDetail, RejectionKind};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::outcome::Classify;
+use crate::classify::Classify;
 use crate::reject::Reject;
 use crate::sync::Ref;
 

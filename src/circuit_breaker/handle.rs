@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
+use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::error::Error;
 use crate::name::Name;
 use crate::observe::Observers;
-use crate::outcome::{AnyError, Classify};
 use crate::rejection::Rejection;
 use crate::sync::{Lease, stripe_count};
 

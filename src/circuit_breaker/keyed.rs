@@ -12,12 +12,12 @@ use std::time::Duration;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::classify::{AnyError, Classify};
 use crate::clock::{self, Tick};
 use crate::error::ConfigError;
 use crate::key::Key;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
-use crate::outcome::{AnyError, Classify};
 use crate::reject::{AsError, Reject};
 
 use super::config::{CircuitBreakerBuilder, Config};

@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use crate::outcome::AnyError;
+use crate::classify::AnyError;
 use crate::reject::AsError;
 
 use super::handle::CircuitBreaker;

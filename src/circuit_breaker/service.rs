@@ -3,8 +3,8 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
+use crate::classify::Classify;
 use crate::clock;
-use crate::outcome::Classify;
 use crate::reject::Reject;
 use crate::sync::Lease;
 

@@ -11,10 +11,9 @@ use ::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use super::grpc;
 use super::replay::ReplayError;
 use super::retry_after::retry_after;
+use crate::classify::{Boxed, Classify, Typed, judge_error};
 use crate::error::BoxError;
-use crate::outcome::{
-    Boxed, Classify, FailureClass, Outcome, RetryHint, Typed, Verdict, judge_error,
-};
+use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::rejection::Rejection;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -11,8 +11,9 @@ use pin_project_lite::pin_project;
 
 use super::classify::Ticket;
 use super::grpc;
+use crate::classify::{AnyError, Classify};
 use crate::clock::{self, Tick};
-use crate::outcome::{AnyError, Classify, FailureClass, Outcome, RetryHint, Verdict};
+use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 
 /// Judges `response` when its body ends instead of when its head arrives, and tells `report` once.
 ///

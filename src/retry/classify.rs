@@ -2,7 +2,8 @@
 
 use std::error::Error as StdError;
 
-use crate::outcome::{FailureClass, Outcome, judge_error};
+use crate::classify::judge_error;
+use crate::outcome::{FailureClass, Outcome};
 
 /// Whether an error, known only by its text, may go away by itself. An empty or missing text may.
 ///

@@ -9,12 +9,12 @@ use super::core::Stop;
 use super::future::TURN;
 use super::progress::{Progress, Terms, respect_refusal};
 use crate::budget::RetryBudget;
+use crate::classify::{AnyError, Classify};
 use crate::clock::{Tick, now};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
-use crate::outcome::{AnyError, Classify};
 use crate::rejection::RejectionKind;
 
 /// A policy with everything it needs to retry calls that are not tower services: how to judge errors,

@@ -8,10 +8,10 @@ use super::replay::{CloneRequest, WithDeadlines, WithOverrides};
 use super::service::{RetryService, Shared};
 use super::{RetryOverride, RetryPolicy};
 use crate::budget::RetryBudget;
+use crate::classify::AnyError;
 use crate::deadline::Deadline;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
-use crate::outcome::AnyError;
 use crate::reject::AsError;
 use crate::sync::Lease;
 

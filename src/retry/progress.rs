@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::RetryPolicy;
 use super::core::{Run, Stop};
 use crate::budget::{RetryBudget, RetryToken, SentRetry};
+use crate::classify::as_std_error;
 use crate::clock::{Tick, now};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
-use crate::outcome::{Outcome, RetryHint, Verdict, as_std_error};
+use crate::outcome::{Outcome, RetryHint, Verdict};
 use crate::rejection::{Rejection, RejectionKind};
 
 /// What an attempt is settled against.

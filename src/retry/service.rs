@@ -9,9 +9,9 @@ use super::handle::start_deadline;
 use super::plan::{CallPlan, Named, Plan};
 use super::{CloneRequest, Replay};
 use crate::budget::RetryBudget;
+use crate::classify::{AnyError, Classify};
 use crate::deadline::Deadline;
 use crate::observe::Observers;
-use crate::outcome::{AnyError, Classify};
 use crate::reject::{AsError, Reject};
 use crate::sync::Lease;
 

@@ -9,11 +9,11 @@ use super::handle::start_deadline;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::{Attempt, CloneRequest, Replay, RetryPolicy};
 use crate::budget::RetryBudget;
+use crate::classify::{AnyError, Classify};
 use crate::clock::Tick;
 use crate::deadline::Deadline;
 use crate::name::Name;
 use crate::observe::Observers;
-use crate::outcome::{AnyError, Classify};
 
 /// A policy for tower's own `Retry`, where that is already in place: our limits, classes and budget, its
 /// service.
