@@ -160,7 +160,7 @@ impl RetryHint {
     }
 }
 
-/// What a [`Classify`] says about one finished call.
+/// What a [`Classify`](crate::Classify) says about one finished call.
 ///
 /// ```
 /// use buttress::{FailureClass, Outcome, RetryHint, Verdict};
