@@ -7,9 +7,11 @@ use crate::http::ReplayBody;
 /// `http::Request`; a request without it is a first attempt.
 ///
 /// ```
+/// # #[cfg(feature = "http")] {
 /// use buttress::retry::Attempt;
 /// let request = http::Request::new(());
 /// assert_eq!(Attempt::of(request.extensions()), Attempt(1));
+/// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a number with a name")]
