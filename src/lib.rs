@@ -14,11 +14,13 @@ mod clock;
 mod deadline;
 mod error;
 mod key;
+mod lever;
 mod name;
 mod outcome;
 mod quota;
 mod reject;
 mod rejection;
+mod slot;
 mod sync;
 mod window;
 
@@ -42,8 +44,10 @@ pub use classify::{
 pub use deadline::Deadline;
 pub use error::{BoxError, ConfigError, Error};
 pub use key::{Key, KeyFn, key_fn};
+pub use lever::Lever;
 pub use name::{LayerKind, Name};
 pub use outcome::{FailureClass, Outcome, RetryHint, Verdict};
 pub use quota::Quota;
 pub use reject::{AsError, AsTyped, Reject, RespondWith, respond_with};
 pub use rejection::{Rejection, RejectionDetail, RejectionKind};
+pub use slot::Slot;

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 // Limits and counters are not part of the loom model: they guard nothing.
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::ConfigError;
+use crate::lever::Lever;
 use crate::name::Name;
 use crate::sync::Padded;
 
@@ -82,6 +83,8 @@ struct Limits {
     name: Name,
     full: AtomicU64,
     deposit: AtomicU64,
+    /// How many failure budgets hold it back.
+    engaged: AtomicU32,
     price: u64,
     throttled_price: u64,
     start: Balance,
@@ -139,6 +142,7 @@ impl RetryBudget {
             name: config.name,
             full: AtomicU64::new(config.full().pack()),
             deposit: AtomicU64::new(config.deposit()),
+            engaged: AtomicU32::new(0),
             price: u64::from(config.cost),
             throttled_price: u64::from(config.throttled_cost),
             start,
@@ -233,7 +237,12 @@ impl RetryBudget {
             RetryCost::Throttled => limits.throttled_price,
         };
         let full = limits.full.load(Ordering::Relaxed);
-        let taken = if limits.unlimited {
+        let taken = if limits.engaged.load(Ordering::Relaxed) != 0 {
+            if !limits.unlimited {
+                purse.add(0, deposit, full);
+            }
+            None
+        } else if limits.unlimited {
             Some(Generation::FIRST)
         } else {
             purse.withdraw(price, deposit, full)
@@ -331,6 +340,26 @@ impl RetryBudget {
             succeeded: counts.succeeded.load(Ordering::Relaxed),
             returned: counts.returned.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Engaged, it grants no retry; first attempts go on to earn and deposit, so that it can go on at once when
+/// released. One `release` too many is ignored.
+///
+/// ```
+/// use buttress::{Lever, RetryBudget, RetryCost};
+/// let budget = RetryBudget::unlimited("db");
+/// budget.engage();
+/// assert!(budget.withdraw(RetryCost::Failed).is_none());
+/// ```
+impl Lever for RetryBudget {
+    fn engage(&self) {
+        self.shared.limits.engaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn release(&self) {
+        let engaged = &self.shared.limits.engaged;
+        let _ = engaged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
     }
 }
 

@@ -1,0 +1,217 @@
+//! A place in a running stack for an object that comes and goes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::sync::Padded;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Lease, Mutex, lock};
+
+/// A place in a stack where an object is installed, replaced and uninstalled while the stack runs.
+///
+/// A layer made from a slot looks into it at each call. Clones of a slot, the layers made from it and
+/// their services share one place. A call uses the object that was there when it was made, to its end:
+/// none sees half of a change. An empty slot costs a call one relaxed load; a change costs each service one
+/// mutex at its next call.
+///
+/// ```
+/// use buttress::Slot;
+///
+/// let slot = Slot::new();
+/// assert_eq!(slot.install("first"), None);
+/// assert_eq!(slot.install("second"), Some("first"));
+/// assert_eq!(slot.uninstall(), Some("second"));
+/// assert_eq!(slot.uninstall(), None, "idempotent");
+/// ```
+pub struct Slot<T> {
+    place: Lease<Place<T>>,
+}
+
+struct Place<T> {
+    /// Rises with every change. Services compare it with the one that they have seen.
+    version: Padded<AtomicU64>,
+    held: Mutex<Option<T>>,
+}
+
+/// The version of a slot that has always been empty.
+const UNTOUCHED: u64 = 0;
+
+impl<T> Slot<T> {
+    /// An empty slot.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Slot::<u8>::new().get(), None);
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::of(None, UNTOUCHED)
+    }
+
+    /// A slot with `object` in it.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Slot::with(7).get(), Some(7));
+    /// ```
+    #[must_use]
+    pub fn with(object: T) -> Self {
+        Self::of(Some(object), UNTOUCHED + 1)
+    }
+
+    fn of(held: Option<T>, version: u64) -> Self {
+        let place = Place { version: Padded(AtomicU64::new(version)), held: Mutex::new(held) };
+        Self { place: Lease::new(Arc::new(place)) }
+    }
+
+    /// Puts `object` in, and returns what was there.
+    ///
+    /// ```
+    /// let slot = buttress::Slot::with(1);
+    /// assert_eq!(slot.install(2), Some(1));
+    /// ```
+    pub fn install(&self, object: T) -> Option<T> {
+        self.change(Some(object))
+    }
+
+    /// Takes out what is there. Calls that have begun finish with it.
+    ///
+    /// ```
+    /// let slot = buttress::Slot::with(1);
+    /// assert_eq!(slot.uninstall(), Some(1));
+    /// ```
+    pub fn uninstall(&self) -> Option<T> {
+        self.change(None)
+    }
+
+    fn change(&self, object: Option<T>) -> Option<T> {
+        let mut held = lock(&self.place.held);
+        let before = std::mem::replace(&mut *held, object);
+        self.place.version.fetch_add(1, Ordering::Relaxed);
+        drop(held);
+        before
+    }
+}
+
+impl<T: Clone> Slot<T> {
+    /// A clone of what is there.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Slot::with("object").get(), Some("object"));
+    /// ```
+    #[must_use]
+    pub fn get(&self) -> Option<T> {
+        lock(&self.place.held).clone()
+    }
+}
+
+impl<T> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        Self { place: self.place.clone() }
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slot").field(&*lock(&self.place.held)).finish()
+    }
+}
+
+/// A service's view of a slot: what it last saw there.
+pub(crate) struct Seat<T> {
+    slot: Slot<T>,
+    seen: u64,
+    current: Option<T>,
+}
+
+impl<T: Clone> Seat<T> {
+    pub(crate) fn new(slot: Slot<T>) -> Self {
+        let mut seat = Self { slot, seen: UNTOUCHED, current: None };
+        seat.current();
+        seat
+    }
+
+    /// What is in the slot now.
+    #[inline]
+    pub(crate) fn current(&mut self) -> Option<&mut T> {
+        // Relaxed: what the version stands for is read under the mutex.
+        let version = self.slot.place.version.load(Ordering::Relaxed);
+        if version != self.seen {
+            self.look();
+        }
+        self.current.as_mut()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look(&mut self) {
+        let held = lock(&self.slot.place.held);
+        // Under the mutex, so that it is the version of just this object.
+        self.seen = self.slot.place.version.load(Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.current, held.clone());
+        drop(held);
+        // Its last reference may be ours, and dropping it may run user code.
+        drop(before);
+    }
+}
+
+impl<T: Clone> Clone for Seat<T> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self { slot: self.slot.clone(), seen: self.seen, current: self.current.clone() }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Seat<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.slot.fmt(f)
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_sees_each_change_and_keeps_what_it_has_handed_out() {
+        let slot = Slot::new();
+        let mut seat = Seat::new(slot.clone());
+        assert_eq!(seat.current(), None);
+        slot.install(1);
+        let mut other = seat.clone();
+        assert_eq!(seat.current(), Some(&mut 1));
+        slot.install(2);
+        assert_eq!(seat.current(), Some(&mut 2));
+        slot.uninstall();
+        assert_eq!((seat.current(), other.current()), (None, None));
+    }
+
+    #[test]
+    fn threads_that_install_and_look_never_see_a_mixture() {
+        let slot = Slot::with((0_u64, !0_u64));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let mut seat = Seat::new(slot.clone());
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        if let Some((a, b)) = seat.current() {
+                            assert_eq!(*a, !*b);
+                        }
+                    }
+                });
+            }
+            for n in 0..5_000 {
+                slot.install((n, !n));
+                if n % 7 == 0 {
+                    slot.uninstall();
+                }
+            }
+        });
+        let mut seat = Seat::new(slot);
+        assert_eq!(seat.current(), Some(&mut (4_999, !4_999)));
+    }
+}
