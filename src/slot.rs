@@ -121,6 +121,7 @@ impl<T: fmt::Debug> fmt::Debug for Slot<T> {
     }
 }
 
+#[allow(dead_code, reason = "for the layers that come and go")]
 /// A service's view of a slot: what it last saw there.
 pub(crate) struct Seat<T> {
     slot: Slot<T>,
@@ -128,6 +129,7 @@ pub(crate) struct Seat<T> {
     current: Option<T>,
 }
 
+#[allow(dead_code, reason = "for the layers that come and go")]
 impl<T: Clone> Seat<T> {
     pub(crate) fn new(slot: Slot<T>) -> Self {
         let mut seat = Self { slot, seen: UNTOUCHED, current: None };
