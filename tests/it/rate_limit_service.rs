@@ -126,6 +126,49 @@ async fn a_waiting_layer_shares_its_state_across_axum_connections_too() {
     .unwrap();
 }
 
+/// One bucket per peer, however many connections it opens and whatever routes it asks for.
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn a_keyed_layer_shares_its_table_across_axum_connections() {
+    use axum::http::StatusCode;
+    let each = RateLimiter::keyed("3/h".parse().unwrap(), 100).unwrap();
+    let layer =
+        RateLimitLayer::new(each.clone()).key(peers()).on_reject(buttress::http::problem());
+    crate::support::state_shared_across_axum_connections(
+        move |router| router.layer(layer),
+        StatusCode::OK,
+        &[200, 200, 200, 429, 429],
+    )
+    .await
+    .unwrap();
+    assert_eq!((each.live_keys(), each.stats().acquired, each.stats().rejected), (1, 3, 2));
+}
+
+/// The key of a connection, where `axum::serve` puts it.
+#[cfg(feature = "http")]
+fn peers() -> buttress::http::PeerIp {
+    use axum::extract::ConnectInfo;
+    use std::net::SocketAddr;
+    buttress::http::peer_ip()
+        .or_extension(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
+}
+
+#[cfg(all(feature = "http", target_os = "linux"))]
+#[tokio::test]
+async fn peers_are_told_apart_by_address() {
+    let each = RateLimiter::keyed("2/h".parse().unwrap(), 100).unwrap();
+    let layer = RateLimitLayer::new(each).key(peers()).on_reject(buttress::http::problem());
+    let hello = axum::routing::get(|| async { "hello" });
+    let router = axum::Router::new().route("/", hello).layer(layer);
+    let mut server = crate::support::Server::start(router).await;
+    let mut seen = Vec::new();
+    for n in [1, 2, 1, 2, 1, 2, 3] {
+        let mut connection = server.connect_from(n).await;
+        seen.push((n, connection.get("/").await.status().as_u16()));
+    }
+    assert_eq!(seen, [(1, 200), (2, 200), (1, 200), (2, 200), (1, 429), (2, 429), (3, 200)]);
+}
+
 #[tokio::test]
 async fn refusing_asks_for_no_clone_and_gives_the_request_back() {
     struct NotClone(u32);
