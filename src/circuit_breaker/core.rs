@@ -134,6 +134,8 @@ pub(super) struct Machine {
     pub(super) rng: SmallRng,
     // Totals that the counter does not have.
     pub(super) successes: u64,
+    /// Calls given up as slow, which the counter takes for successes.
+    pub(super) given_up: u64,
     pub(super) failures: u64,
     pub(super) neutral: u64,
     pub(super) slow: u64,
@@ -175,6 +177,7 @@ impl Core {
                 probe_slow: 0,
                 rng: SmallRng::seed_from_u64(seed),
                 successes: 0,
+                given_up: 0,
                 failures: 0,
                 neutral: 0,
                 slow: 0,
@@ -380,10 +383,8 @@ impl Core {
                     self.count_in_a_row(failed);
                 }
                 self.counter.record(now, Mark { failed, slow });
-                if gave_up && !failed {
-                    // The counter takes what is not failed for a success.
-                    machine.successes = machine.successes.wrapping_sub(1);
-                }
+                // The counter takes what is not failed for a success.
+                machine.given_up += u64::from(gave_up && !failed);
                 if state == CircuitState::ForcedClosed {
                     return None;
                 }
@@ -475,7 +476,8 @@ impl Core {
     }
 
     fn stats_locked(&self, machine: &MutexGuard<'_, Machine>) -> CircuitBreakerStats {
-        let successful_calls = self.counter.successes_ever().wrapping_add(machine.successes);
+        let successful_calls =
+            (self.counter.successes_ever() + machine.successes).saturating_sub(machine.given_up);
         let failed_calls = machine.failures;
         let rejected_calls = sum(&self.refused);
         CircuitBreakerStats {

@@ -112,6 +112,19 @@ fn abandoned_slow_calls_count_as_slow_and_not_as_successes() {
     assert_eq!((stats.successful_calls, stats.failed_calls, stats.neutral_calls), (0, 0, 2));
 }
 
+/// Its correction of the successes used to be a number below zero, to which the next success could not be
+/// added.
+#[test]
+fn an_abandoned_slow_call_may_come_before_the_first_success() {
+    let core = core(|b| b.slow_calls(Duration::from_secs(1), 1.0).min_calls(1).ignore_cancelled());
+    let ticket = admit(&core, 0.0).unwrap();
+    let elapsed = Duration::from_secs(2);
+    core.record(ticket, Outcome::Cancelled { elapsed }, elapsed, at(2.0));
+    assert_eq!(run(&core, Outcome::Success, 62.0), Some(CircuitState::Closed));
+    let stats = core.stats();
+    assert_eq!((stats.successful_calls, stats.neutral_calls), (1, 1));
+}
+
 #[test]
 fn an_abandoned_slow_call_does_not_end_a_run_of_failures() {
     let core = core(|b| {

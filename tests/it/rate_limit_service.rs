@@ -132,8 +132,7 @@ async fn a_waiting_layer_shares_its_state_across_axum_connections_too() {
 async fn a_keyed_layer_shares_its_table_across_axum_connections() {
     use axum::http::StatusCode;
     let each = RateLimiter::keyed("3/h".parse().unwrap(), 100).unwrap();
-    let layer =
-        RateLimitLayer::new(each.clone()).key(peers()).on_reject(buttress::http::problem());
+    let layer = RateLimitLayer::new(each.clone()).key(peers()).on_reject(buttress::http::problem());
     crate::support::state_shared_across_axum_connections(
         move |router| router.layer(layer),
         StatusCode::OK,
