@@ -8,9 +8,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::CircuitBreaker;
+use super::core::Core;
 use super::permit::Permit;
 use super::state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripReason};
-use crate::clock;
+use crate::clock::{self, Tick};
 use crate::outcome::Outcome;
 use crate::window::Totals;
 
@@ -513,5 +514,36 @@ proptest! {
             .build()
             .unwrap();
         runtime.block_on(play(settings, steps))?;
+    }
+
+    /// Whatever the pace at which calls ask during the ramp, as many have passed as the shares at which
+    /// they asked add up to: never a herd, never a drought.
+    #[test]
+    fn a_ramp_lets_its_share_through_at_any_pace(
+        ramp in 1_000_u64..1_000_000,
+        asks in prop_oneof![10_u64..300, 1_000_u64..30_000],
+        jitter in 0_u64..2,
+        seed in any::<u64>(),
+    ) {
+        let start = Tick(1 << 50);
+        let builder = CircuitBreaker::builder("t").consecutive_failures(1);
+        let builder = builder.open_for(Duration::from_millis(1)).ramp(Duration::from_millis(ramp));
+        let (_, config, ..) = builder.into_parts().unwrap();
+        let core = Core::new(config, 1, 1, start);
+        core.record(core.pass().unwrap(), Outcome::FAILURE, Duration::ZERO, start);
+        let closed = start.after(Duration::from_millis(1));
+        let probe = core.admit(closed).0.unwrap();
+        core.record(probe, Outcome::Success, Duration::ZERO, closed);
+        prop_assert_eq!(core.state(), CircuitState::Ramping);
+        let (mut shares, mut passed) = (0.0, 0_u32);
+        let mut random = seed | 1;
+        for n in 0..asks {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let into = (n + jitter * (random >> 33) % 8).min(asks - 1) * (ramp * MS / asks);
+            shares += 0.1 + 0.9 * into as f64 / (ramp * MS) as f64;
+            passed += u32::from(core.admit(Tick(closed.0 + into)).0.is_ok());
+            let off = f64::from(passed) - shares;
+            prop_assert!(off.abs() <= 1.001, "{passed} of {} passed, not {shares}", n + 1);
+        }
     }
 }
