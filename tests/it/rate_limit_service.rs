@@ -388,7 +388,7 @@ mod headers {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn they_replace_what_a_responder_has_written() {
+    async fn they_replace_a_responders_except_its_time_to_come_back() {
         let limiter = RateLimiter::builder("api").quota("1/300s".parse().unwrap()).build().unwrap();
         let respond = buttress::respond_with(|(), _: Rejection| {
             Response::builder()
@@ -406,7 +406,34 @@ mod headers {
         assert_eq!(header(&refused, "ratelimit"), Some("\"api\";r=0;t=300"));
         assert_eq!(refused.headers().get_all("ratelimit").iter().count(), 1);
         assert_eq!(header(&refused, "ratelimit-policy"), Some("\"api\";q=1;w=300"));
-        assert_eq!(header(&refused, "retry-after"), Some("300"));
+        assert_eq!(header(&refused, "retry-after"), Some("7"), "the responder knows better");
+    }
+
+    /// They used to put the bare time in its place, with which all callers come back together.
+    #[tokio::test(start_paused = true)]
+    async fn a_responders_spread_time_to_come_back_stays() {
+        let limiter = RateLimiter::builder("api").quota("1/300s".parse().unwrap()).build().unwrap();
+        let spread = Duration::from_secs(100_000);
+        let service = RateLimitLayer::new(limiter)
+            .on_reject(problem().retry_jitter(spread))
+            .headers()
+            .layer(service_fn(|_: Request<()>| async {
+                Ok::<_, Infallible>(Response::<axum::body::Body>::default())
+            }));
+        service.clone().oneshot(Request::new(())).await.unwrap();
+        let mut waits = std::collections::HashSet::new();
+        for _ in 0..20 {
+            let refused = service.clone().oneshot(Request::new(())).await.unwrap();
+            let wait: u64 = header(&refused, "retry-after").unwrap().parse().unwrap();
+            assert!((300..=100_300).contains(&wait), "{wait}");
+            assert_eq!(header(&refused, "ratelimit"), Some("\"api\";r=0;t=300"));
+            waits.insert(wait);
+        }
+        assert!(waits.len() > 10, "{waits:?}");
+        let grpc = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
+        let refused = service.oneshot(grpc).await.unwrap();
+        assert!(refused.headers().contains_key("grpc-retry-pushback-ms"));
+        assert_eq!(header(&refused, "retry-after"), None, "it would not be spread");
     }
 
     #[tokio::test(start_paused = true)]
