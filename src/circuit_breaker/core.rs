@@ -33,6 +33,9 @@ pub(super) const GENERATION: u32 = 23;
 /// A refusal in half-open or during a ramp cannot know when its turn comes, only that it is soon.
 const SOON: u64 = 1_000_000_000;
 
+/// A share of one, in the sum of the shares during a ramp. A power of two, so that it may wrap.
+const RAMP_WHOLE: u64 = 1 << 32;
+
 /// Permission for one call: generation (41 bits) | number of the probe (23 bits, 0 for none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket(u64);
@@ -103,7 +106,7 @@ pub(super) struct Core {
     times_successes: bool,
     /// Nanoseconds; `u64::MAX` where slow calls do not count.
     slow_after: u64,
-    /// Calls that asked during the ramp.
+    /// Sum of the shares at which calls asked during the ramp; wraps around.
     pub(super) ramped: AtomicU64,
     /// The measured value behind the latest trip, as bits of an `f64`, and which threshold it crossed.
     pub(super) measured: AtomicU64,
@@ -134,6 +137,8 @@ pub(super) struct Machine {
     pub(super) rng: SmallRng,
     // Totals that the counter does not have.
     pub(super) successes: u64,
+    /// Calls given up as slow, which the counter takes for successes.
+    pub(super) given_up: u64,
     pub(super) failures: u64,
     pub(super) neutral: u64,
     pub(super) slow: u64,
@@ -175,6 +180,7 @@ impl Core {
                 probe_slow: 0,
                 rng: SmallRng::seed_from_u64(seed),
                 successes: 0,
+                given_up: 0,
                 failures: 0,
                 neutral: 0,
                 slow: 0,
@@ -264,15 +270,16 @@ impl Core {
         refusal
     }
 
-    /// Lets through a share that grows from a tenth to all. The n-th call passes if n times the share
-    /// reaches a whole number there: evenly spread, and without a random draw.
-    #[expect(clippy::cast_precision_loss, reason = "a share; the count stays far below 2^53")]
+    /// Lets through a share that grows from a tenth to all. The shares at which calls ask are added up, and
+    /// a call with which the sum reaches a whole number passes: evenly spread, without a random draw,
+    /// and no more and no fewer than they add up to, however fast the share grows between two calls.
     fn ramp(&self, word: u64, now: Tick, until: Tick) -> Result<Ticket, Refusal> {
-        let ramp = self.config.ramp.unwrap_or(Duration::from_nanos(1));
-        let left = until.since(now);
-        let share = 1.0 - 0.9 * (left.as_secs_f64() / ramp.as_secs_f64()).min(1.0);
-        let n = self.ramped.fetch_add(1, Ordering::Relaxed) as f64;
-        if ((n + 1.0) * share).floor() > (n * share).floor() {
+        let ramp = nanos(self.config.ramp.unwrap_or_default()).max(1);
+        let left = until.0.saturating_sub(now.0).min(ramp);
+        let missing = u128::from(left) * u128::from(RAMP_WHOLE * 9 / 10) / u128::from(ramp);
+        let share = RAMP_WHOLE - u64::try_from(missing).unwrap_or(RAMP_WHOLE);
+        let before = self.ramped.fetch_add(share, Ordering::Relaxed);
+        if before.wrapping_add(share) / RAMP_WHOLE != before / RAMP_WHOLE {
             Ok(Ticket::of(word))
         } else {
             Err(self.refuse(Refusal::until(until, now).or_soon()))
@@ -380,10 +387,8 @@ impl Core {
                     self.count_in_a_row(failed);
                 }
                 self.counter.record(now, Mark { failed, slow });
-                if gave_up && !failed {
-                    // The counter takes what is not failed for a success.
-                    machine.successes = machine.successes.wrapping_sub(1);
-                }
+                // The counter takes what is not failed for a success.
+                machine.given_up += u64::from(gave_up && !failed);
                 if state == CircuitState::ForcedClosed {
                     return None;
                 }
@@ -475,7 +480,8 @@ impl Core {
     }
 
     fn stats_locked(&self, machine: &MutexGuard<'_, Machine>) -> CircuitBreakerStats {
-        let successful_calls = self.counter.successes_ever().wrapping_add(machine.successes);
+        let successful_calls =
+            (self.counter.successes_ever() + machine.successes).saturating_sub(machine.given_up);
         let failed_calls = machine.failures;
         let rejected_calls = sum(&self.refused);
         CircuitBreakerStats {

@@ -146,4 +146,6 @@ pub use state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripR
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
 #[cfg(all(test, not(buttress_loom)))]
+mod model_tests;
+#[cfg(all(test, not(buttress_loom)))]
 mod tests;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use ::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use bytes::Bytes;
 
-use super::retry_after::seconds_up;
+use super::retry_after::{PUSHBACK, seconds_up};
 use super::sheet::{Sheet, value};
 use crate::rejection::{Rejection, RejectionDetail};
 
@@ -78,21 +78,27 @@ pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &m
     }
 }
 
-/// Adds the `RateLimit` fields and `Retry-After` to the answer of a refused call, over what is there.
+/// Adds the `RateLimit` fields to the answer of a refused call, over what is there, and `Retry-After` if
+/// there is none: the responder may have spread it, so that callers do not all come back at once.
 pub(crate) fn refusal_fields(why: &Rejection, headers: &mut HeaderMap) {
     let mut sheet = Sheet::<112>::new();
     let fields = RateLimitFields::write(why.detail(), why.name(), &mut sheet);
-    let wait = why.retry_after().map(|wait| sheet.number(seconds_up(wait)));
+    // gRPC has a field of its own.
+    let told = headers.contains_key(RETRY_AFTER) || headers.contains_key(PUSHBACK);
+    let wait = match why.retry_after() {
+        Some(wait) if !told => Some(sheet.number(seconds_up(wait))),
+        _ => None,
+    };
 
     // Our own responder has written the same already: then nothing is left to do, and no memory needed.
     let is_there = |name: HeaderName, at: &Range<usize>| {
         let values = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
         values.eq(sheet.text().get(at.clone()))
     };
-    if fields.as_ref().is_none_or(|fields| {
-        is_there(RATE_LIMIT_POLICY, &fields.policy) && is_there(RATE_LIMIT, &fields.limit)
-    }) && wait.as_ref().is_none_or(|at| is_there(RETRY_AFTER, at))
-    {
+    let fields = fields.filter(|fields| {
+        !is_there(RATE_LIMIT_POLICY, &fields.policy) || !is_there(RATE_LIMIT, &fields.limit)
+    });
+    if fields.is_none() && wait.is_none() {
         return;
     }
     let sheet = sheet.finish();

@@ -129,8 +129,9 @@ impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
         RateLimitLayer { limits: self.limits, reject, mode: self.mode, headers: self.headers }
     }
 
-    /// Writes `RateLimit` and `RateLimit-Policy` on every HTTP response, admitted or refused, and
-    /// `Retry-After` (whole seconds, rounded up) on refused ones, over those a handler has set.
+    /// Writes `RateLimit` and `RateLimit-Policy` on every HTTP response, admitted or refused, over those a
+    /// handler has set, and `Retry-After` (whole seconds, rounded up) on refused ones, unless the
+    /// [responder](Self::on_reject) has set it: it may have spread it.
     ///
     /// As in the IETF draft: `RateLimit-Policy: "name";q=100;w=60` (capacity, seconds to refill it) and
     /// `RateLimit: "name";r=50;t=30` (whole tokens left, seconds until full). Of several limits the one

@@ -13,8 +13,12 @@
 //!
 //! Timers: each waiter sleeps until its own turn as computed when it queued, an upper bound since places
 //! only move up. When a waiter reaches the head and its turn is earlier than its timer, it is woken
-//! once to set it anew. Whoever wakes settles *all* waiters that are due. So nobody depends on the
-//! waiter ahead being polled, nobody is woken in vain, and leaving costs one wake-up at most.
+//! once to set it anew. Whoever wakes settles *all* waiters that are due, as does whoever joins or
+//! leaves. So nobody depends on the waiter ahead being polled, nobody is woken in vain, and leaving
+//! costs one wake-up at most. What it does depend on: behind a head that is kept but not polled, a
+//! place that has moved up is only noticed by the next of those; at the latest by its own timer, at the
+//! time that it was promised when it queued. A change of the quota can move everybody far, so it wakes
+//! everybody whose turn is earlier.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -271,10 +275,17 @@ impl Queue {
         self.front = plan.front;
         self.tail = plan.tail;
         let entries = std::mem::take(&mut self.entries);
+        let mut after = plan.front;
         for (mut entry, fate) in entries.into_iter().zip(plan.fates) {
             match fate {
                 Ok((gap, cost)) => {
                     (entry.gap, entry.cost) = (gap, cost);
+                    after = after.saturating_add(entry.units());
+                    let due = after.saturating_sub(rule.tolerance);
+                    if due < entry.armed {
+                        wakers.wake_later(entry.waker.take());
+                    }
+                    entry.armed = due;
                     self.entries.push_back(entry);
                 }
                 Err(denied) => {
@@ -283,7 +294,6 @@ impl Queue {
                 }
             }
         }
-        self.rouse_head(rule, wakers);
     }
 }
 

@@ -179,7 +179,9 @@ fn deadline(left: Duration) -> tokio::time::Instant {
 /// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire).
 ///
 /// Takes nothing before it is first polled. Dropped while it waits, it gives its place to those behind
-/// it; dropped after its turn has come but before it was polled again, it gives the token back.
+/// it; dropped after its turn has come but before it was polled again, it gives the token back. Kept and
+/// not polled, it keeps its place: those behind it are served in time, but when another one leaves they
+/// may not move up.
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<'a> {
     waiting: Waiting<&'a Shared>,

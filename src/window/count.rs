@@ -4,7 +4,8 @@ use super::{Mark, Totals};
 
 /// The last `n` calls, exactly: a ring with one byte a call.
 ///
-/// A record takes the next place with one `fetch_add` and touches its byte only if it changes it. The
+/// A record takes the next place with one `fetch_add` and touches its byte only if it changes it; a place
+/// not yet taken looks like a plain success, and how many are taken is a matter of the numbers. The
 /// totals follow the bytes: whoever replaces a byte adjusts them by the difference, so after every
 /// record has finished they equal the fold of the ring, whatever the interleaving.
 #[derive(Debug)]
@@ -19,8 +20,8 @@ pub(crate) struct CountWindow {
     ring: Box<[AtomicU8]>,
 }
 
-const FAILED: u8 = 2;
-const SLOW: u8 = 4;
+const FAILED: u8 = 1;
+const SLOW: u8 = 2;
 
 impl CountWindow {
     pub(crate) fn new(calls: u32) -> Self {
@@ -36,8 +37,7 @@ impl CountWindow {
 
     #[inline]
     pub(crate) fn record(&self, mark: Mark) {
-        // 1 marks a place as taken, so that a fresh ring holds no successes either.
-        let code = 1 | if mark.failed { FAILED } else { 0 } | if mark.slow { SLOW } else { 0 };
+        let code = if mark.failed { FAILED } else { 0 } | if mark.slow { SLOW } else { 0 };
         let place = self.next.fetch_add(1, Relaxed) % self.ring.len() as u64;
         #[expect(clippy::cast_possible_truncation, reason = "below the length of a slice")]
         let cell = &self.ring[place as usize];
@@ -60,12 +60,16 @@ impl CountWindow {
         Totals { calls, failures: failures.min(calls), slow: slow.min(calls) }
     }
 
+    /// One load a place; only those that count as failed or slow are written. Of the others `base` tells
+    /// that they are gone.
     pub(crate) fn clear(&self) {
         self.base.store(self.next.load(Relaxed), Relaxed);
         for cell in &self.ring {
-            let old = cell.swap(0, Relaxed);
-            adjust(&self.failures, old, 0, FAILED);
-            adjust(&self.slow, old, 0, SLOW);
+            if cell.load(Relaxed) != 0 {
+                let old = cell.swap(0, Relaxed);
+                adjust(&self.failures, old, 0, FAILED);
+                adjust(&self.slow, old, 0, SLOW);
+            }
         }
     }
 

@@ -41,5 +41,7 @@ impl Totals {
     }
 }
 
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;

@@ -104,6 +104,34 @@ async fn state_shared_across_axum_connections_and_no_error_to_handle() {
     .unwrap();
 }
 
+/// One breaker per key in one table: `/a` trips its own on five different connections, `/b` keeps going.
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn a_keyed_breaker_shares_its_table_across_axum_connections() {
+    use axum::extract::Request;
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use buttress::circuit_breaker::KeyedCircuitBreaker;
+    use buttress::http::{problem, standard};
+    let breakers: KeyedCircuitBreaker<String> =
+        CircuitBreaker::builder("routes").consecutive_failures(2).build_keyed(16).unwrap();
+    let key = |request: &Request| Some(request.uri().path().to_owned());
+    let layer = breakers.layer(key).classify(standard()).on_reject(problem());
+    let router = axum::Router::new()
+        .route("/a", get(|| async { StatusCode::INTERNAL_SERVER_ERROR }))
+        .route("/b", get(|| async { "well" }))
+        .layer(layer);
+    let mut server = crate::support::Server::start(router).await;
+    let mut seen = Vec::new();
+    for path in ["/a", "/b", "/a", "/b", "/a", "/a", "/b"] {
+        let mut connection = server.connect().await;
+        seen.push(connection.get(path).await.status().as_u16());
+    }
+    assert_eq!(seen, [500, 200, 500, 200, 503, 503, 200]);
+    assert_eq!(breakers.not_closed(), [("/a".to_owned(), CircuitState::Open)]);
+    assert_eq!(breakers.len(), 2);
+}
+
 /// An inner service that is never ready used to hide the open circuit of a well-known peer.
 #[tokio::test(start_paused = true)]
 async fn open_is_seen_before_an_inner_service_that_is_never_ready() {

@@ -243,6 +243,57 @@ async fn nobody_depends_on_the_one_ahead_being_polled() {
     assert!(poll!(&mut stuck).is_ready());
 }
 
+/// Behind a future that is kept and not polled, a change of the quota used to be noticed only at the time
+/// that the old one had promised.
+#[tokio::test(start_paused = true)]
+async fn a_raised_quota_reaches_those_behind_one_that_is_not_polled() {
+    let limiter = limiter("1/min");
+    limiter.try_acquire().unwrap();
+    let start = Instant::now();
+    let mut stuck = Box::pin(limiter.acquire());
+    assert!(poll!(&mut stuck).is_pending());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let limiter = limiter.clone();
+        tasks.spawn(async move { limiter.acquire().await });
+    }
+    tokio::task::yield_now().await;
+    limiter.set_quota("1/100ms".parse().unwrap());
+    for turn in [200, 300] {
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(start.elapsed(), turn * MS);
+    }
+    assert!(poll!(&mut stuck).is_ready());
+}
+
+/// A place that moves up behind such a future: served when somebody comes or goes, at the latest at the time
+/// promised.
+#[tokio::test(start_paused = true)]
+async fn behind_one_that_is_not_polled_nobody_waits_longer_than_promised() {
+    for somebody_comes in [false, true] {
+        let limiter = limiter("1/100ms");
+        limiter.try_acquire().unwrap();
+        let start = Instant::now();
+        let mut stuck = Box::pin(limiter.acquire());
+        let mut leaves = Box::pin(limiter.acquire());
+        assert!(poll!(&mut stuck).is_pending() && poll!(&mut leaves).is_pending());
+        let mut tasks = tokio::task::JoinSet::new();
+        let behind = limiter.clone();
+        tasks.spawn(async move { behind.acquire().await });
+        tokio::task::yield_now().await;
+        drop(leaves);
+        let mut expected = 300;
+        if somebody_comes {
+            advance(250 * MS).await;
+            drop(limiter.acquire_timeout(Duration::ZERO).await);
+            expected = 250;
+        }
+        tasks.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(start.elapsed(), expected * MS);
+        assert!(poll!(&mut stuck).is_ready());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_granted_but_not_taken_is_given_back() {
     let limiter = limiter("1/100ms burst 3");

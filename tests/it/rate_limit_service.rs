@@ -126,6 +126,48 @@ async fn a_waiting_layer_shares_its_state_across_axum_connections_too() {
     .unwrap();
 }
 
+/// One bucket per peer, however many connections it opens and whatever routes it asks for.
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn a_keyed_layer_shares_its_table_across_axum_connections() {
+    use axum::http::StatusCode;
+    let each = RateLimiter::keyed("3/h".parse().unwrap(), 100).unwrap();
+    let layer = RateLimitLayer::new(each.clone()).key(peers()).on_reject(buttress::http::problem());
+    crate::support::state_shared_across_axum_connections(
+        move |router| router.layer(layer),
+        StatusCode::OK,
+        &[200, 200, 200, 429, 429],
+    )
+    .await
+    .unwrap();
+    assert_eq!((each.live_keys(), each.stats().acquired, each.stats().rejected), (1, 3, 2));
+}
+
+/// The key of a connection, where `axum::serve` puts it.
+#[cfg(feature = "http")]
+fn peers() -> buttress::http::PeerIp {
+    use axum::extract::ConnectInfo;
+    use std::net::SocketAddr;
+    buttress::http::peer_ip()
+        .or_extension(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
+}
+
+#[cfg(all(feature = "http", target_os = "linux"))]
+#[tokio::test]
+async fn peers_are_told_apart_by_address() {
+    let each = RateLimiter::keyed("2/h".parse().unwrap(), 100).unwrap();
+    let layer = RateLimitLayer::new(each).key(peers()).on_reject(buttress::http::problem());
+    let hello = axum::routing::get(|| async { "hello" });
+    let router = axum::Router::new().route("/", hello).layer(layer);
+    let mut server = crate::support::Server::start(router).await;
+    let mut seen = Vec::new();
+    for n in [1, 2, 1, 2, 1, 2, 3] {
+        let mut connection = server.connect_from(n).await;
+        seen.push((n, connection.get("/").await.status().as_u16()));
+    }
+    assert_eq!(seen, [(1, 200), (2, 200), (1, 200), (2, 200), (1, 429), (2, 429), (3, 200)]);
+}
+
 #[tokio::test]
 async fn refusing_asks_for_no_clone_and_gives_the_request_back() {
     struct NotClone(u32);
@@ -346,7 +388,7 @@ mod headers {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn they_replace_what_a_responder_has_written() {
+    async fn they_replace_a_responders_except_its_time_to_come_back() {
         let limiter = RateLimiter::builder("api").quota("1/300s".parse().unwrap()).build().unwrap();
         let respond = buttress::respond_with(|(), _: Rejection| {
             Response::builder()
@@ -364,7 +406,34 @@ mod headers {
         assert_eq!(header(&refused, "ratelimit"), Some("\"api\";r=0;t=300"));
         assert_eq!(refused.headers().get_all("ratelimit").iter().count(), 1);
         assert_eq!(header(&refused, "ratelimit-policy"), Some("\"api\";q=1;w=300"));
-        assert_eq!(header(&refused, "retry-after"), Some("300"));
+        assert_eq!(header(&refused, "retry-after"), Some("7"), "the responder knows better");
+    }
+
+    /// They used to put the bare time in its place, with which all callers come back together.
+    #[tokio::test(start_paused = true)]
+    async fn a_responders_spread_time_to_come_back_stays() {
+        let limiter = RateLimiter::builder("api").quota("1/300s".parse().unwrap()).build().unwrap();
+        let spread = Duration::from_secs(100_000);
+        let service = RateLimitLayer::new(limiter)
+            .on_reject(problem().retry_jitter(spread))
+            .headers()
+            .layer(service_fn(|_: Request<()>| async {
+                Ok::<_, Infallible>(Response::<axum::body::Body>::default())
+            }));
+        service.clone().oneshot(Request::new(())).await.unwrap();
+        let mut waits = std::collections::HashSet::new();
+        for _ in 0..20 {
+            let refused = service.clone().oneshot(Request::new(())).await.unwrap();
+            let wait: u64 = header(&refused, "retry-after").unwrap().parse().unwrap();
+            assert!((300..=100_300).contains(&wait), "{wait}");
+            assert_eq!(header(&refused, "ratelimit"), Some("\"api\";r=0;t=300"));
+            waits.insert(wait);
+        }
+        assert!(waits.len() > 10, "{waits:?}");
+        let grpc = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
+        let refused = service.oneshot(grpc).await.unwrap();
+        assert!(refused.headers().contains_key("grpc-retry-pushback-ms"));
+        assert_eq!(header(&refused, "retry-after"), None, "it would not be spread");
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,20 @@ impl Server {
     /// A connection of its own, kept alive.
     pub(crate) async fn connect(&mut self) -> Connection {
         let stream = TcpStream::connect(self.addr).await.unwrap();
+        self.speak(stream).await
+    }
+
+    /// A connection from `127.0.0.n`. Linux answers for the whole of 127/8; elsewhere those addresses
+    /// would have to be set up first.
+    #[cfg(all(target_os = "linux", feature = "http"))]
+    pub(crate) async fn connect_from(&mut self, n: u8) -> Connection {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, n], 0).into()).unwrap();
+        let stream = socket.connect(self.addr).await.unwrap();
+        self.speak(stream).await
+    }
+
+    async fn speak(&mut self, stream: TcpStream) -> Connection {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
         self.tasks.spawn(async move {
             // Ends with an error when the server goes first; the test has its answers by then.
