@@ -140,8 +140,13 @@ impl Deadline {
     /// ```
     #[cfg(feature = "http")]
     pub fn put(self, extensions: &mut http::Extensions) {
-        let earliest = Self::of(extensions).map_or(self, |there| there.earliest(self));
-        extensions.insert(earliest);
+        if Self::of(extensions).is_none_or(|there| self < there) {
+            extensions.insert(self);
+        }
+    }
+
+    pub(crate) fn at(tick: Tick) -> Self {
+        Self(tick)
     }
 
     pub(crate) fn tick(self) -> Tick {

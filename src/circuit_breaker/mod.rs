@@ -65,9 +65,8 @@
 //!
 //! *Half-open*, it gives out [`half_open_calls`](CircuitBreakerBuilder::half_open_calls) probes. A probe is
 //! a reservation with a lease: it returns its place when it is dropped, and when it hangs loses it to the
-//! next call that asks. The verdict
-//! falls as soon as the outstanding probes cannot change it. Without a verdict in
-//! [`half_open_for`](CircuitBreakerBuilder::half_open_for) it opens again.
+//! next call that asks. The verdict falls as soon as the outstanding probes cannot change it. Without a
+//! verdict in [`half_open_for`](CircuitBreakerBuilder::half_open_for) it opens again.
 //!
 //! Every change of state begins a new generation. The result of a call admitted in an earlier one is
 //! counted in the totals and decides nothing: a success that set out before the trip cannot close the
