@@ -8,6 +8,8 @@
 mod support;
 
 mod circuit_breaker;
+#[cfg(feature = "testing")]
+mod circuit_breaker_contract;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
