@@ -182,7 +182,11 @@ fn all_three_over_http() {
     let limiter = RateLimiter::new(plenty());
     let breaker = CircuitBreaker::builder("db").failure_rate(0.5).build().unwrap();
     let service = tower::ServiceBuilder::new()
-        .layer(RetryLayer::new(RetryPolicy::DEFAULT).classify(standard()))
+        .layer(
+            RetryLayer::new(RetryPolicy::DEFAULT)
+                .classify(standard())
+                .replay(buttress::retry::HttpRequest::new()),
+        )
         .layer(RateLimitLayer::new(limiter).on_reject(problem()))
         .layer(breaker.layer().classify(standard()).on_reject(problem()))
         .service(service_fn(|_: Request<()>| {

@@ -244,8 +244,8 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// A probe that has not finished after this time gives its place to another; its own result no longer
-    /// counts.
+    /// A probe that has not finished after this time loses its place to the next call that asks, and from
+    /// then on its own result no longer counts. If nobody asks meanwhile, it still does.
     ///
     /// ```
     /// # use buttress::circuit_breaker::CircuitBreaker;

@@ -64,9 +64,9 @@
 //! *Open*, it refuses, and says how long it will go on to.
 //!
 //! *Half-open*, it gives out [`half_open_calls`](CircuitBreakerBuilder::half_open_calls) probes. A probe is
-//! a reservation with a lease: it returns its place when it is dropped, loses it when it hangs. The verdict
-//! falls as soon as the outstanding probes cannot change it. Without a verdict in
-//! [`half_open_for`](CircuitBreakerBuilder::half_open_for) it opens again.
+//! a reservation with a lease: it returns its place when it is dropped, and when it hangs loses it to the
+//! next call that asks. The verdict falls as soon as the outstanding probes cannot change it. Without a
+//! verdict in [`half_open_for`](CircuitBreakerBuilder::half_open_for) it opens again.
 //!
 //! Every change of state begins a new generation. The result of a call admitted in an earlier one is
 //! counted in the totals and decides nothing: a success that set out before the trip cannot close the
@@ -79,7 +79,10 @@
 //! | dropped by its caller after more than [`cancelled_after`](CircuitBreakerBuilder::cancelled_after) (1 s) | failure |
 //! | dropped sooner, or before it was polled | nothing |
 //! | [`Outcome::Throttled`](crate::Outcome::Throttled), [`Outcome::Ignored`](crate::Outcome::Ignored), a refusal of another layer | nothing |
-//! | took longer than [`slow_calls`](CircuitBreakerBuilder::slow_calls) says, dropped ones included | slow, besides the above |
+//! | took longer than [`slow_calls`](CircuitBreakerBuilder::slow_calls) says, and succeeded, failed or was dropped | slow, besides the above |
+//!
+//! A call that was throttled or ignored never counts as slow, however long it took, except in
+//! [`slow_calls`](CircuitBreakerStats::slow_calls) of the totals.
 //!
 //! # Semantics
 //!

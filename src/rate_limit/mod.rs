@@ -134,6 +134,8 @@ mod wait;
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::RateLimiterBuilder;

@@ -86,14 +86,16 @@
 //! **Time.** A retry is not started if the pause, or the pause and an
 //! [expected attempt](RetryPolicyBuilder::expected_attempt_time), would not end before the deadline: the last
 //! result is returned at once. The deadline is the earlier of the policy's and the one the request
-//! carries, and is never extended. A wish of the callee beyond
+//! carries, and is never extended; HTTP requests take it along to the layers inside
+//! ([`Replay::set_deadline`]). A wish of the callee beyond
 //! [`max_retry_after`](RetryPolicyBuilder::max_retry_after) ends the run, too. An attempt in flight at the
 //! deadline is cut off, and the call answered with a `DeadlineExceeded` refusal. Attempt timeouts count
 //! from the first time an attempt has to wait.
 //!
 //! **Order of a retry.** Limits are checked and the budget is asked; the response is dropped; the pause;
 //! readiness of the same instance that made the last attempt, for at most as long as the attempt timeout
-//! and the deadline allow (set one of them); the call. The budget's token is held from before the pause, so that waiting retries count.
+//! and the deadline allow (set one of them); the call. The budget's token is held from before the pause, so
+//! that waiting retries count.
 //!
 //! **Readiness.** Ready when the inner service is. The ready instance goes with the call.
 //!

@@ -76,6 +76,13 @@ pub trait Replay<Req> {
         None
     }
 
+    /// Tells the layers inside by when the whole call must be answered: the earlier of the policy's deadline
+    /// and of what [`deadline`](Self::deadline) has found. Called once, before the first attempt is made
+    /// and copied, if there is one.
+    fn set_deadline(&self, req: &mut Req, deadline: Deadline) {
+        let _ = (req, deadline);
+    }
+
     /// Marks a retry with its number. Not called for first attempts.
     fn mark(&self, req: &mut Req, attempt: Attempt) {
         let _ = (req, attempt);
@@ -107,6 +114,8 @@ impl<Req: Clone> Replay<Req> for CloneRequest {
 
 /// Copies an `http::Request` whose body is `Clone` or a [`ReplayBody`]; reads [`Deadline`] and
 /// [`RetryOverride`] from its extensions and writes [`Attempt`] into them, if told to also into a header.
+/// A deadline of the policy or of [`deadlines`](super::RetryLayer::deadlines) that is earlier than the
+/// request's is written there, too, for the layers inside; that costs each call up to three allocations.
 ///
 /// ```
 /// use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
@@ -162,6 +171,10 @@ impl<B: Clone> Replay<http::Request<B>> for HttpRequest {
         req.extensions().get().copied()
     }
 
+    fn set_deadline(&self, req: &mut http::Request<B>, deadline: Deadline) {
+        deadline.put(req.extensions_mut());
+    }
+
     fn mark(&self, req: &mut http::Request<B>, attempt: Attempt) {
         put_attempt(self.header.as_ref(), req, attempt);
     }
@@ -190,6 +203,10 @@ where
 
     fn overrides(&self, req: &http::Request<ReplayBody<B>>) -> Option<RetryOverride> {
         req.extensions().get().copied()
+    }
+
+    fn set_deadline(&self, req: &mut http::Request<ReplayBody<B>>, deadline: Deadline) {
+        deadline.put(req.extensions_mut());
     }
 
     fn mark(&self, req: &mut http::Request<ReplayBody<B>>, attempt: Attempt) {
@@ -240,6 +257,10 @@ where
         (self.f)(req).or_else(|| self.inner.overrides(req))
     }
 
+    fn set_deadline(&self, req: &mut Req, deadline: Deadline) {
+        self.inner.set_deadline(req, deadline);
+    }
+
     fn mark(&self, req: &mut Req, attempt: Attempt) {
         self.inner.mark(req, attempt);
     }
@@ -281,6 +302,10 @@ where
 
     fn overrides(&self, req: &Req) -> Option<RetryOverride> {
         self.inner.overrides(req)
+    }
+
+    fn set_deadline(&self, req: &mut Req, deadline: Deadline) {
+        self.inner.set_deadline(req, deadline);
     }
 
     fn mark(&self, req: &mut Req, attempt: Attempt) {

@@ -76,7 +76,7 @@ where
     // Not inlined, the future is written in words and then moved in pairs of them, which stalls the
     // processor for several times as long as the call itself takes.
     #[inline(always)]
-    fn call(&mut self, req: Req) -> Self::Future {
+    fn call(&mut self, mut req: Req) -> Self::Future {
         // The ready instance goes with the call: a clone of it need not be ready.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
@@ -88,6 +88,10 @@ where
             }
         };
         let inherited = self.replay.deadline(&req);
+        let deadline = start_deadline(&plan.policy, inherited);
+        if let Some(deadline) = deadline {
+            self.replay.set_deadline(&mut req, Deadline::at(deadline));
+        }
         let state = if inherited.is_some_and(Deadline::has_passed) {
             State::TooLate
         } else {
@@ -96,7 +100,6 @@ where
             let call = inner.call(req);
             State::Calling { call, ticket, inner, copy }
         };
-        let deadline = start_deadline(&plan.policy, inherited);
         let strategies = (self.classifier.clone(), self.replay.clone(), self.reject.clone());
         let shared = self.shared.as_mut().map(Lease::for_call);
         ResponseFuture::new(state, plan, deadline, strategies, shared)

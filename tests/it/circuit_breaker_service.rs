@@ -1,4 +1,4 @@
-//! The breaker as a layer: contract, cancellation, panics, readiness, real connections.
+//! The breaker as a layer: cancellation, panics, readiness, real connections.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -21,71 +21,6 @@ fn tripping(n: u32) -> CircuitBreaker {
 fn trip(breaker: &CircuitBreaker) {
     while breaker.state() == CircuitState::Closed {
         breaker.try_acquire().unwrap().failure();
-    }
-}
-
-#[cfg(feature = "testing")]
-mod contract {
-    use super::*;
-    use buttress::circuit_breaker::{CircuitBreakerService, KeyedCircuitBreaker};
-    use buttress::testing::{Probe, Subject, check_all};
-
-    #[tokio::test(start_paused = true)]
-    async fn every_property_of_the_contract_holds() {
-        type Service = CircuitBreakerService<
-            Probe<u32, u32, io::Error>,
-            buttress::AnyError,
-            buttress::AsError,
-        >;
-        let subject = Subject::new(
-            || {
-                CircuitBreaker::builder("contract")
-                    .consecutive_failures(100)
-                    .build()
-                    .unwrap()
-                    .layer()
-            },
-            || 1_u32,
-            |n: u32| Ok::<_, io::Error>(n + 1),
-        )
-        .ready_error(|| io::Error::other("inner broke"))
-        .shared_state(|mut one: Service, mut two: Service, probe| async move {
-            for _ in 0..100 {
-                probe.next(buttress::testing::Answer::Ready(Err(io::Error::other("down"))));
-                let _ = one.ready().await.map_err(|e| e.to_string())?.call(1).await;
-            }
-            let refused = two.ready().await.map_err(|e| e.to_string())?.call(1).await;
-            match refused {
-                Err(e) if buttress::Rejection::find(&*e).is_some() => Ok(()),
-                other => Err(format!("the second service answered {other:?}")),
-            }
-        });
-        check_all(&subject).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_breaker_per_key_keeps_the_contract_too() {
-        let subject = Subject::new(
-            || {
-                let keyed: KeyedCircuitBreaker<u32> =
-                    CircuitBreaker::builder("contract").build_keyed(8).unwrap();
-                keyed.layer(buttress::key_fn(|n: &u32| *n))
-            },
-            || 1_u32,
-            |n: u32| Ok::<_, io::Error>(n + 1),
-        )
-        .ready_error(|| io::Error::other("inner broke"))
-        .shared_state(|mut one, mut two, probe| async move {
-            for _ in 0..5 {
-                probe.next(buttress::testing::Answer::Ready(Err(io::Error::other("down"))));
-                let _ = one.ready().await.map_err(|e| e.to_string())?.call(7).await;
-            }
-            match two.ready().await.map_err(|e| e.to_string())?.call(7).await {
-                Err(e) if buttress::Rejection::find(&*e).is_some() => Ok(()),
-                other => Err(format!("the second service answered {other:?}")),
-            }
-        });
-        check_all(&subject).await.unwrap();
     }
 }
 

@@ -8,9 +8,12 @@
 mod support;
 
 mod circuit_breaker;
+#[cfg(feature = "testing")]
+mod circuit_breaker_contract;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+mod let_go;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;

@@ -65,6 +65,13 @@ impl Connection {
         self.send(request).await
     }
 
+    /// Waits for the head of the answer and leaves the body unread.
+    pub(crate) async fn head(&mut self, path: &str) -> Response<hyper::body::Incoming> {
+        let request = Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
+        self.sender.ready().await.unwrap();
+        self.sender.send_request(request).await.unwrap()
+    }
+
     /// Sends a request and reads the whole answer.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<String> {
         self.sender.ready().await.unwrap();

@@ -129,6 +129,51 @@ async fn deadlines_and_exceptions_are_read_from_extensions() {
     assert_eq!(run(patient).await, 3, "the budget: two tokens at the start");
 }
 
+/// A layer inside used to see only the deadline that the request came with.
+#[tokio::test(start_paused = true)]
+async fn every_attempt_carries_the_deadline_that_holds() {
+    let left = |policy: RetryPolicy, own: Option<Duration>| async move {
+        let left = Arc::new(Mutex::new(vec![]));
+        let log = Arc::clone(&left);
+        let inner = service_fn(move |request: Request<Full<Bytes>>| {
+            log.lock().unwrap().push(Deadline::of(request.extensions()).map(Deadline::remaining));
+            let answer = Response::builder().status(503).body(()).unwrap();
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        let layer = RetryLayer::new(policy).classify(standard()).replay(HttpRequest::new());
+        let mut request = request("GET");
+        if let Some(own) = own {
+            Deadline::after(own).put(request.extensions_mut());
+        }
+        layer.layer(inner).oneshot(request).await.unwrap();
+        Arc::into_inner(left).unwrap().into_inner().unwrap()
+    };
+    let ms = |n| Some(Duration::from_millis(n));
+    let second = || {
+        let steady = RetryPolicy::builder().backoff(Backoff::constant(Duration::from_millis(100)));
+        steady.deadline(Duration::from_secs(1)).build().unwrap()
+    };
+    assert_eq!(left(second(), None).await, [ms(1000), ms(900), ms(800)]);
+    assert_eq!(left(second(), ms(5000)).await, [ms(1000), ms(900), ms(800)], "never extended");
+    assert_eq!(left(second(), ms(500)).await, [ms(500), ms(400), ms(300)]);
+    assert_eq!(left(policy(), ms(500)).await, [ms(500), ms(400), ms(300)]);
+    assert_eq!(left(policy(), None).await, [None; 3]);
+}
+
+/// Found by a function, it is as good as the policy's.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_read_from_elsewhere_is_passed_on_too() {
+    let layer = RetryLayer::new(policy())
+        .replay(HttpRequest::new())
+        .deadlines(|_: &Request<()>| Some(Deadline::after(Duration::from_secs(7))));
+    let inner = service_fn(|request: Request<()>| {
+        let left = Deadline::of(request.extensions()).map(Deadline::remaining);
+        std::future::ready(Ok::<_, Infallible>(left))
+    });
+    let left = layer.layer(inner).oneshot(Request::new(())).await.unwrap();
+    assert_eq!(left, Some(Duration::from_secs(7)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_pushback_of_a_grpc_server_is_waited_for_or_ends_the_call() {
     // Status, pushback, then calls, and milliseconds until the last of them.
