@@ -22,5 +22,9 @@ pub use service::FailureBudgetService;
 pub use slo::{AlertStatus, BurnAlert, Severity, SloStatus};
 pub use state::{Breach, BreachReason, BudgetState, FailureBudgetSnapshot, FailureBudgetStats};
 
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod slo_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;

@@ -1,0 +1,91 @@
+//! Every interleaving of two threads that make a breach, and of a breach with what undoes it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::clock::Tick;
+
+use super::FailureBudget;
+use super::config::Parts;
+use super::core::Core;
+use super::shared::Levers;
+use super::state::BudgetState;
+
+const NOW: Tick = Tick(1 << 50);
+const LATER: Tick = Tick((1 << 50) + 31_000_000_000);
+
+fn core(samples: u32) -> Arc<Core> {
+    let builder = FailureBudget::builder("t").min_samples(samples);
+    let Parts { config, .. } = builder.into_parts().unwrap();
+    Arc::new(Core::new(config, 1, NOW))
+}
+
+#[test]
+fn loom_a_breach_of_two_threads_is_made_once_and_not_missed() {
+    loom::model(|| {
+        let core = core(2);
+        let other = Arc::clone(&core);
+        let thread = thread::spawn(move || other.record(NOW, true, true).is_some());
+        let here = core.record(NOW, true, true).is_some();
+        let there = thread.join().unwrap();
+        assert!(here != there, "one of them");
+        assert_eq!(core.state(), BudgetState::Breached);
+        assert_eq!(core.totals(NOW).calls, 2);
+    });
+}
+
+#[test]
+fn loom_a_reset_is_not_undone_by_a_judgement_of_before() {
+    loom::model(|| {
+        let core = core(1);
+        core.record(NOW, true, true);
+        let other = Arc::clone(&core);
+        // Judges what the reset throws away.
+        let thread = thread::spawn(move || other.judge(LATER));
+        core.reset(LATER);
+        thread.join().unwrap();
+        assert_eq!(core.state(), BudgetState::Healthy);
+        assert_eq!(core.totals(LATER).calls, 0);
+    });
+}
+
+#[test]
+fn loom_no_call_is_lost_while_a_page_is_turned() {
+    loom::model(|| {
+        let core = core(100);
+        core.record(NOW, false, true);
+        let other = Arc::clone(&core);
+        let thread = thread::spawn(move || {
+            other.record(NOW, false, true);
+        });
+        core.record(LATER, false, true);
+        thread.join().unwrap();
+        assert_eq!(core.stats().samples, 3);
+    });
+}
+
+#[test]
+fn loom_levers_end_as_the_last_change_wants() {
+    loom::model(|| {
+        let held = std::sync::Arc::new(AtomicU32::new(0));
+        let lever = std::sync::Arc::clone(&held);
+        let levers = Arc::new(Levers::new(vec![std::sync::Arc::new(move |on: bool| {
+            // A release before its engage would wrap.
+            let step = if on { 1 } else { u32::MAX };
+            assert!(lever.fetch_add(step, Ordering::SeqCst).wrapping_add(step) <= 1);
+        })]));
+        let wanted = Arc::new(loom::sync::atomic::AtomicBool::new(false));
+        let (other, want) = (Arc::clone(&levers), Arc::clone(&wanted));
+        let thread = thread::spawn(move || {
+            want.store(true, Ordering::SeqCst);
+            other.settle(|| want.load(Ordering::SeqCst));
+        });
+        wanted.store(false, Ordering::SeqCst);
+        levers.settle(|| wanted.load(Ordering::SeqCst));
+        thread.join().unwrap();
+        let end = u32::from(wanted.load(Ordering::SeqCst));
+        assert_eq!(held.load(Ordering::SeqCst), end);
+    });
+}
