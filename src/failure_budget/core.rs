@@ -507,6 +507,8 @@ impl Core {
             }
             _ => 0.0,
         };
+        // Apart: the lock would be held until the whole snapshot is made.
+        let breach = lock(&self.story).breach;
         FailureBudgetSnapshot {
             state,
             in_state: now.since(Tick(self.heat.since.load(Ordering::Relaxed))),
@@ -514,7 +516,7 @@ impl Core {
             failures: totals.failures,
             failure_rate: totals.failure_rate(),
             refused_share,
-            breach: lock(&self.story).breach,
+            breach,
             stats: self.stats(),
             slo: self.slo(now),
         }

@@ -1,5 +1,8 @@
 //! Burn-rate alerts on a clock of numbers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::float_cmp, reason = "numbers that are exact in binary")]
+
 use std::time::Duration;
 
 use proptest::prelude::*;
