@@ -274,7 +274,7 @@ impl FailureBudget {
 
     /// Whether the failure rate is above the threshold now, on enough calls. Unlike
     /// [`tripped`](Self::tripped) it knows no past: at a rate between recovery and threshold a breached
-    /// budget is tripped and not breached. In SLO mode, whether an alert that acts fires.
+    /// budget is tripped and not breached. In SLO mode the same as `tripped`.
     ///
     /// ```
     /// use buttress::failure_budget::FailureBudget;

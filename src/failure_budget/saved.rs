@@ -20,11 +20,9 @@ use super::config::Config;
 /// budget.record(true);
 /// let saved = budget.save();
 /// # #[cfg(feature = "serde")] {
-/// # fn main() -> serde_json::Result<()> {
-/// let file = serde_json::to_string(&saved)?;
-/// let read = serde_json::from_str::<buttress::failure_budget::SavedState>(&file)?;
-/// assert_eq!(read, saved);
-/// # Ok(()) } main().unwrap();
+/// use buttress::failure_budget::SavedState;
+/// let file = serde_json::to_string(&saved).unwrap();
+/// assert_eq!(serde_json::from_str::<SavedState>(&file).unwrap(), saved);
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
