@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::clock::{Tick, nanos};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, Padded, lock};
 use crate::window::{Ledger, Totals};
 
@@ -64,6 +64,8 @@ struct Heat {
     horizon: AtomicU64,
     measured: AtomicU64,
     threshold: AtomicU64,
+    /// Whether the latest breach was made by hand, so that there is nothing measured.
+    by_hand: AtomicBool,
 }
 
 #[derive(Default)]
@@ -128,6 +130,7 @@ impl Core {
                 horizon: AtomicU64::new(nanos(config.window)),
                 measured: AtomicU64::new(0),
                 threshold: AtomicU64::new(config.threshold.to_bits()),
+                by_hand: AtomicBool::new(true),
             }),
             config,
             refused: Padded(AtomicU64::new(0)),
@@ -325,6 +328,7 @@ impl Core {
     ) {
         let breach = Breach { reason, measured, threshold, samples, window };
         change.breach = Some(breach);
+        self.heat.by_hand.store(reason == BreachReason::Operator, Ordering::Relaxed);
         let mut story = lock(&self.story);
         story.breaches += 1;
         story.breach = Some(breach);
@@ -391,14 +395,16 @@ impl Core {
         };
         Refusal {
             retry_after: Some(wait),
-            what: self.reason(),
+            what: if self.heat.by_hand.load(Ordering::Relaxed) {
+                BreachReason::Operator
+            } else if self.burn.is_some() {
+                BreachReason::BurnRate
+            } else {
+                BreachReason::FailureRate
+            },
             measured: f64::from_bits(load(&self.heat.measured)),
             threshold: f64::from_bits(load(&self.heat.threshold)),
         }
-    }
-
-    fn reason(&self) -> BreachReason {
-        if self.burn.is_some() { BreachReason::BurnRate } else { BreachReason::FailureRate }
     }
 
     pub(super) fn count_refusal(&self) {
@@ -421,9 +427,6 @@ impl Core {
             if !from.is_acting() {
                 let (threshold, window) = (self.config.threshold, self.config.window);
                 let rate = totals.failure_rate();
-                if self.burn.is_none() {
-                    self.set_heat(rate, threshold, window);
-                }
                 let reason = BreachReason::Operator;
                 self.begin(&mut change, reason, rate, threshold, totals.calls, window);
             }

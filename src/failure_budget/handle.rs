@@ -429,7 +429,9 @@ impl FailureBudget {
         self.lease.tell(self.lease.core.retire(clock::now()));
     }
 
-    /// What it remembers, for [`restore`](FailureBudgetBuilder::restore) after a restart.
+    /// What it remembers, for [`restore`](FailureBudgetBuilder::restore) after a restart: the windows and
+    /// whether it is tripped. A breach is not: the successor judges the windows at its first call, and
+    /// tells of it again.
     ///
     /// ```
     /// use buttress::failure_budget::FailureBudget;

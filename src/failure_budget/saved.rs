@@ -93,14 +93,17 @@ impl SavedState {
 
     /// Whether a budget with these settings can go on from it, and the numbers are possible ones.
     pub(super) fn check(&self, config: &Config) -> Result<(), ConfigError> {
-        let windows = self.slo().iter().map(|(_, aged)| aged);
-        for &(_, calls, failures) in windows.chain([&self.window]).flatten() {
-            if failures > calls || calls > 1 << 50 {
-                return Err(ConfigError::new(
-                    "restore",
-                    format_args!("{failures} failures in {calls} calls"),
-                    "no more failures than calls, and at most 2^50 calls",
-                ));
+        for aged in self.slo().iter().map(|(_, aged)| aged).chain([&self.window]) {
+            let mut sum = 0_u64;
+            for &(_, calls, failures) in aged {
+                sum = sum.saturating_add(calls);
+                if failures > calls || sum > 1 << 60 {
+                    return Err(ConfigError::new(
+                        "restore",
+                        format_args!("{failures} failures in {calls} calls"),
+                        "no more failures than calls, and at most 2^60 calls in all",
+                    ));
+                }
             }
         }
         let Some(slo) = &config.slo else { return Ok(()) };

@@ -15,7 +15,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::config::{Hooks, OnAlert, OnBreach};
 use super::core::{Change, Core, Refusal};
-use super::state::BudgetState;
+use super::state::{BreachReason, BudgetState};
 
 pub(super) struct Shared {
     pub(super) core: Core,
@@ -65,8 +65,11 @@ impl Shared {
     fn rejection(&self, refusal: Refusal) -> Rejection {
         let Refusal { what, measured, threshold, retry_after } = refusal;
         let kind = RejectionKind::BudgetExhausted;
-        let why = Rejection::new(kind, LayerKind::FailureBudget, self.name)
-            .with_detail(RejectionDetail::Threshold { what: what.as_str(), measured, threshold });
+        let mut why = Rejection::new(kind, LayerKind::FailureBudget, self.name);
+        if what != BreachReason::Operator {
+            let what = what.as_str();
+            why = why.with_detail(RejectionDetail::Threshold { what, measured, threshold });
+        }
         match retry_after {
             Some(wait) => why.with_retry_after(Duration::from_nanos(wait)),
             None => why,

@@ -235,6 +235,17 @@ fn a_tripped_budget_is_tripped_after_a_restart_and_pulls_its_levers() {
     assert!(engaged.load(std::sync::atomic::Ordering::Relaxed));
 }
 
+#[test]
+fn a_breach_goes_on_after_a_restart_because_its_windows_do() {
+    let before = core(builder(0.9, DAY).reject());
+    traffic(&before, 0..600, 10, 1);
+    assert_eq!(before.state(), BudgetState::Breached);
+    let after = core(builder(0.9, DAY).reject());
+    after.restore(&before.save(at(600)), at(0));
+    let change = after.record(at(1), false, true).unwrap();
+    assert_eq!((change.from, change.to), (BudgetState::Healthy, BudgetState::Breached));
+}
+
 #[cfg(feature = "serde")]
 #[test]
 fn a_saved_state_that_cannot_be_is_refused() {
@@ -244,6 +255,10 @@ fn a_saved_state_that_cannot_be_is_refused() {
     let saved = serde_json::from_value(json.clone()).unwrap();
     let error = FailureBudget::builder("slo").restore(saved).build().unwrap_err();
     assert_eq!((error.field(), error.value()), ("restore", "2 failures in 1 calls"));
+    let second = serde_json::json!({"secs": 1, "nanos": 0});
+    json["window"] = serde_json::json!([[second, 1_u64 << 60, 0], [second, 1, 0]]);
+    let saved = serde_json::from_value(json.clone()).unwrap();
+    assert!(FailureBudget::builder("slo").restore(saved).build().is_err(), "too many to add up");
     json["extra"] = 1.into();
     assert!(serde_json::from_value::<super::SavedState>(json).is_err());
 }

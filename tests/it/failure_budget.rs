@@ -209,6 +209,10 @@ async fn a_refusal_says_what_was_measured_and_when_to_come_back() {
         why.detail(),
         RejectionDetail::Threshold { what: "failure_rate", measured: 0.5, threshold: 0.2 }
     ));
+    budget.reset();
+    budget.trip();
+    let why = budget.try_acquire().unwrap_err();
+    assert_eq!((why.retry_after(), why.detail()), (None, RejectionDetail::None), "by hand");
 }
 
 #[cfg(feature = "http")]
