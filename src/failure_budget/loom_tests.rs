@@ -1,8 +1,7 @@
 //! Every interleaving of two threads that make a breach, and of a breach with what undoes it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 
 use crate::clock::Tick;
@@ -72,12 +71,15 @@ fn loom_no_call_is_lost_while_a_page_is_turned() {
 #[test]
 fn loom_levers_end_as_the_last_change_wants() {
     loom::model(|| {
-        let held = std::sync::Arc::new(AtomicU32::new(0));
-        let lever = std::sync::Arc::clone(&held);
+        let held = Arc::new(AtomicU32::new(0));
+        // A panic in the lever would be caught.
+        let twice = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (lever, seen) = (Arc::clone(&held), std::sync::Arc::clone(&twice));
         let levers = Arc::new(Levers::new(vec![std::sync::Arc::new(move |on: bool| {
-            // A second engage, or a release before its engage, leaves something else than 0 and 1. (A
-            // panic in here would be caught.)
-            lever.fetch_add(if on { 1 } else { u32::MAX }, Ordering::SeqCst);
+            // Engaged when it was, or released when it was not.
+            if lever.swap(u32::from(on), Ordering::SeqCst) == u32::from(on) {
+                seen.store(true, Ordering::SeqCst);
+            }
         })]));
         let wanted = Arc::new(loom::sync::atomic::AtomicBool::new(false));
         let (other, want) = (Arc::clone(&levers), Arc::clone(&wanted));
@@ -90,5 +92,6 @@ fn loom_levers_end_as_the_last_change_wants() {
         thread.join().unwrap();
         let end = u32::from(wanted.load(Ordering::SeqCst));
         assert_eq!(held.load(Ordering::SeqCst), end);
+        assert!(!twice.load(Ordering::SeqCst));
     });
 }

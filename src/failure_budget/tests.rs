@@ -396,6 +396,8 @@ fn levers_end_as_the_state_does_when_trips_and_resets_race() {
     let engaged = Arc::new(Mutex::new((0_i32, 0_i32, 0_i32)));
     let lever = Arc::clone(&engaged);
     let budget = builder()
+        // Makes room for others between the decision and what comes of it.
+        .lever(|_: bool| std::thread::yield_now())
         .lever(move |on: bool| {
             let mut seen = lever.lock().unwrap();
             seen.0 += if on { 1 } else { -1 };
