@@ -25,6 +25,7 @@ mod sync;
 mod window;
 
 pub mod circuit_breaker;
+pub mod failure_budget;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod observe;

@@ -2,9 +2,11 @@
 //! calls the window holds.
 
 mod count;
+mod ledger;
 mod time;
 
 pub(crate) use count::CountWindow;
+pub(crate) use ledger::Ledger;
 pub(crate) use time::TimeWindow;
 
 /// What one call adds to a window.

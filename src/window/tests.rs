@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{CountWindow, Mark, TimeWindow, Totals};
+use super::{CountWindow, Ledger, Mark, TimeWindow, Totals};
 use crate::clock::Tick;
 
 fn mark(bits: u8) -> Mark {
@@ -125,4 +125,149 @@ fn windows_lose_no_call_between_threads() {
     assert_eq!(ring.calls, 1_000);
     count.clear();
     assert_eq!(count.totals(), Totals::default(), "the totals follow the ring to the last call");
+}
+
+/// The window of a list of all calls.
+fn in_window(model: &VecDeque<(u64, bool)>, now: u64, window: u64) -> Totals {
+    let live = model.iter().filter(|(t, _)| t + window >= now);
+    live.fold(Totals::default(), |sum, (_, failed)| Totals {
+        calls: sum.calls + 1,
+        failures: sum.failures + u64::from(*failed),
+        slow: 0,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Few calls: each leaves when it must, as from a list.
+    #[test]
+    fn ledger_of_few_calls_is_the_list_of_them(
+        steps in prop::collection::vec((0_u64..40, any::<bool>(), 0_u8..20), 0..400),
+    ) {
+        const WINDOW: u64 = 1000;
+        let ledger = Ledger::new(Duration::from_nanos(WINDOW), 1);
+        let mut model = VecDeque::new();
+        let (mut now, mut ever) = (1 << 50, 0);
+        for (wait, failed, what) in steps {
+            // At 128 pages it would begin to take several ticks onto one.
+            now += wait.max(9);
+            match what {
+                0 => {
+                    ledger.clear(Tick(now));
+                    model.clear();
+                }
+                1 => now += WINDOW,
+                2..6 => {}
+                _ => {
+                    ledger.record(Tick(now), failed);
+                    model.push_back((now, failed));
+                    ever += 1;
+                }
+            }
+            prop_assert_eq!(ledger.totals(Tick(now)), in_window(&model, now, WINDOW));
+            prop_assert_eq!(ledger.ever().calls, ever);
+        }
+    }
+
+    /// Many calls: what has to leave has left, and nothing leaves more than a 128th of the window early.
+    #[test]
+    fn ledger_of_many_calls_is_between_a_window_and_a_slightly_shorter_one(
+        steps in prop::collection::vec((0_u64..6, any::<bool>()), 800..1500),
+    ) {
+        const WINDOW: u64 = 1280;
+        let ledger = Ledger::new(Duration::from_nanos(WINDOW), 1);
+        let mut model = VecDeque::new();
+        let mut now = 1 << 50;
+        for (wait, failed) in steps {
+            now += wait;
+            ledger.record(Tick(now), failed);
+            model.push_back((now, failed));
+            while model.front().is_some_and(|(t, _)| t + WINDOW < now) {
+                model.pop_front();
+            }
+            let seen = ledger.totals(Tick(now));
+            let (most, least) =
+                (in_window(&model, now, WINDOW), in_window(&model, now, WINDOW - WINDOW / 128));
+            prop_assert!(least.calls <= seen.calls && seen.calls <= most.calls);
+            prop_assert!(least.failures <= seen.failures && seen.failures <= most.failures);
+            prop_assert!(ledger.stripe_pages() <= 258);
+        }
+    }
+
+    /// What is saved and put into another is the same, up to a 128th of the window.
+    #[test]
+    fn ledger_saved_and_put_back_goes_on(
+        steps in prop::collection::vec((0_u64..20, any::<bool>()), 0..300),
+        older in 0_u64..1500,
+    ) {
+        const WINDOW: u64 = 1280;
+        let ledger = Ledger::new(Duration::from_nanos(WINDOW), 1);
+        let (mut model, mut now) = (VecDeque::new(), 1 << 50);
+        for (wait, failed) in steps {
+            now += wait;
+            ledger.record(Tick(now), failed);
+            model.push_back((now, failed));
+        }
+        let later = Ledger::new(Duration::from_nanos(WINDOW), 4);
+        later.put(Tick(now + older), Duration::from_nanos(older), &ledger.pages(Tick(now)));
+        // Twice a page: one when it was recorded, one when it was put.
+        for after in [0, 500, 1000, 3000] {
+            let now = now + older + after;
+            let seen = later.totals(Tick(now));
+            let most = in_window(&model, now, WINDOW);
+            let least = in_window(&model, now, WINDOW - WINDOW / 64);
+            prop_assert!(least.calls <= seen.calls && seen.calls <= most.calls);
+            prop_assert!(least.failures <= seen.failures && seen.failures <= most.failures);
+        }
+        later.record(Tick(now + older), true);
+        prop_assert!(later.totals(Tick(now + older)).failures >= 1);
+    }
+}
+
+#[test]
+fn ledger_counts_every_call_of_every_thread_once() {
+    const EACH: u64 = 200_000;
+    let ledger = Ledger::new(Duration::from_millis(2), 4);
+    let clock = std::sync::atomic::AtomicU64::new(1 << 50);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for n in 0..EACH {
+                    // Ticks out of order by as much as a thread may be late.
+                    let now = clock.fetch_add(97, std::sync::atomic::Ordering::Relaxed);
+                    ledger.record(Tick(now), n % 4 == 0);
+                    if n % 64 == 0 {
+                        let seen = ledger.totals(Tick(now));
+                        assert!(seen.failures <= seen.calls && seen.calls <= 8 * EACH);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(ledger.ever(), Totals { calls: 8 * EACH, failures: 2 * EACH, slow: 0 });
+    let end = clock.into_inner();
+    assert_eq!(ledger.totals(Tick(end + 2_000_001)), Totals::default());
+}
+
+#[test]
+fn ledger_takes_stragglers_with_the_calls_that_came_before_them() {
+    let ledger = Ledger::new(Duration::from_nanos(10), 1);
+    ledger.record(Tick(100), false);
+    ledger.record(Tick(50), true);
+    assert_eq!(ledger.totals(Tick(110)).calls, 2);
+    assert_eq!(ledger.totals(Tick(111)).calls, 0);
+}
+
+#[test]
+fn ledger_carries_counts_before_they_overflow() {
+    let ledger = Ledger::new(Duration::from_secs(3600), 1);
+    ledger.record(Tick(1), true);
+    // As after some more than 2^32 calls on one page, looked at as often as they would be.
+    for _ in 0..9 {
+        ledger.grow(1 << 29, 1 << 28);
+    }
+    let seen = ledger.totals(Tick(1));
+    assert_eq!((seen.calls, seen.failures), (9 * (1 << 29) + 1, 9 * (1 << 28) + 1));
+    assert_eq!(ledger.ever().calls, seen.calls);
 }

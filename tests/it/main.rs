@@ -11,6 +11,7 @@ mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;
 mod circuit_breaker_service;
+mod failure_budget;
 #[cfg(feature = "http")]
 mod http;
 mod let_go;

@@ -1,0 +1,227 @@
+//! The windows of the burn-rate alerts: no clock, no lock, no user code.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::clock::{Tick, nanos};
+use crate::window::{Ledger, Totals};
+
+use super::slo::{AlertStatus, Slo, SloStatus};
+
+/// Whole buckets in a window.
+const BUCKETS: u64 = 60;
+
+/// Calls and failures that lie some time back.
+pub(super) type Aged = (Duration, u64, u64);
+
+/// How many calls, of them failed, each of the alerts' windows and the period hold.
+///
+/// Calls come in from the ledger in batches, at least as often as the shortest bucket turns over, and are
+/// put on the time at which they can have been made. A window has sixty buckets and covers its length and
+/// up to a sixtieth more.
+#[derive(Debug)]
+pub(super) struct Burn {
+    slo: Slo,
+    min_samples: u64,
+    /// An alert that fires goes on until its short window burns no faster than this times its factor.
+    recovery: f64,
+    interval: u64,
+    brought: Tick,
+    seen: Box<[u64]>,
+    windows: Vec<Window>,
+    /// Which windows are each alert's long and short one.
+    of_alert: Vec<(usize, usize)>,
+    period: usize,
+}
+
+#[derive(Debug)]
+struct Window {
+    span: Duration,
+    width: u64,
+    buckets: VecDeque<Bucket>,
+    sum: Totals,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    number: u64,
+    calls: u64,
+    failures: u64,
+}
+
+impl Window {
+    fn new(span: Duration) -> Self {
+        let width = (nanos(span) / BUCKETS).max(1);
+        Self { span, width, buckets: VecDeque::new(), sum: Totals::default() }
+    }
+
+    fn add(&mut self, at: Tick, calls: u64, failures: u64) {
+        let number = at.0 / self.width;
+        match self.buckets.back_mut() {
+            // Also what is late: it counts with the newest.
+            Some(bucket) if bucket.number >= number => {
+                bucket.calls += calls;
+                bucket.failures += failures;
+            }
+            _ => self.buckets.push_back(Bucket { number, calls, failures }),
+        }
+        self.sum.calls += calls;
+        self.sum.failures += failures;
+    }
+
+    fn totals(&mut self, now: Tick) -> Totals {
+        let number = now.0 / self.width;
+        while let Some(bucket) = self.buckets.front()
+            && bucket.number.saturating_add(BUCKETS) < number
+        {
+            self.sum.calls -= bucket.calls;
+            self.sum.failures -= bucket.failures;
+            self.buckets.pop_front();
+        }
+        self.sum
+    }
+
+    fn saved(&self, now: Tick) -> Vec<Aged> {
+        let aged = |bucket: &Bucket| {
+            (now.since(Tick(bucket.number * self.width)), bucket.calls, bucket.failures)
+        };
+        self.buckets.iter().map(aged).collect()
+    }
+}
+
+/// What a judgement found.
+pub(super) struct Findings {
+    /// One bit for each alert that fires.
+    pub(super) firing: u64,
+    pub(super) alerts: Vec<AlertStatus>,
+}
+
+impl Burn {
+    pub(super) fn new(
+        slo: Slo,
+        min_samples: u64,
+        recovery: f64,
+        stripes: usize,
+        now: Tick,
+    ) -> Self {
+        let mut windows: Vec<Window> = Vec::new();
+        let mut place = |span: Duration| {
+            windows.iter().position(|window| window.span == span).unwrap_or_else(|| {
+                windows.push(Window::new(span));
+                windows.len() - 1
+            })
+        };
+        let of_alert = slo.alerts.iter().map(|a| (place(a.long), place(a.short))).collect();
+        let period = place(slo.period);
+        let shortest = windows.iter().map(|window| window.width).min().unwrap_or(1);
+        let interval = shortest.min(10_000_000_000);
+        Self {
+            slo,
+            min_samples,
+            recovery,
+            interval,
+            brought: now,
+            seen: vec![0; stripes].into(),
+            windows,
+            of_alert,
+            period,
+        }
+    }
+
+    /// How often [`bring`](Self::bring) must be called while there are calls, in nanoseconds.
+    pub(super) fn interval(&self) -> u64 {
+        self.interval
+    }
+
+    /// Brings in what the ledger has recorded since last time. Who records the first call after an
+    /// interval calls this first: so what is brought in was made within one interval of last time, and
+    /// not in the silence since.
+    pub(super) fn bring(&mut self, ledger: &Ledger, now: Tick) {
+        let news = ledger.news(&mut self.seen);
+        let at = now.min(Tick(self.brought.0.saturating_add(self.interval)));
+        if news.calls > 0 {
+            for window in &mut self.windows {
+                window.add(at, news.calls, news.failures);
+            }
+        }
+        self.brought = self.brought.max(now);
+    }
+
+    pub(super) fn judge(&mut self, now: Tick, firing: u64) -> Findings {
+        let allowed = self.slo.allowed();
+        let mut found = Findings { firing: 0, alerts: Vec::with_capacity(self.of_alert.len()) };
+        for (n, (alert, &(long, short))) in self.slo.alerts.iter().zip(&self.of_alert).enumerate() {
+            let long = self.windows[long].totals(now);
+            let short = self.windows[short].totals(now);
+            let (long_burn, short_burn) =
+                (long.failure_rate() / allowed, short.failure_rate() / allowed);
+            let fires = if firing >> n & 1 == 1 {
+                short_burn > alert.factor * self.recovery
+            } else {
+                long.calls >= self.min_samples
+                    && short.calls >= self.min_samples
+                    && long_burn > alert.factor
+                    && short_burn > alert.factor
+            };
+            found.firing |= u64::from(fires) << n;
+            found.alerts.push(AlertStatus {
+                alert: *alert,
+                firing: fires,
+                long_burn,
+                short_burn,
+                long_samples: long.calls,
+                short_samples: short.calls,
+            });
+        }
+        found
+    }
+
+    pub(super) fn status(&mut self, now: Tick, firing: u64) -> SloStatus {
+        let mut alerts = self.judge(now, firing).alerts;
+        for (n, alert) in alerts.iter_mut().enumerate() {
+            alert.firing = firing >> n & 1 == 1;
+        }
+        let period = self.windows[self.period].totals(now);
+        let remaining = 1.0 - period.failure_rate() / self.slo.allowed();
+        let latest = alerts.iter().min_by_key(|alert| alert.alert.long);
+        let burn = latest.map_or(0.0, |alert| alert.long_burn);
+        let left = remaining.max(0.0) * self.slo.period.as_secs_f64() / burn;
+        SloStatus {
+            objective: self.slo.objective,
+            period: self.slo.period,
+            budget_remaining: remaining,
+            // Not a number, or too long for one: nothing burns.
+            time_to_exhaustion: Duration::try_from_secs_f64(left).ok(),
+            samples: period.calls,
+            failures: period.failures,
+            alerts,
+        }
+    }
+
+    pub(super) fn clear(&mut self, ledger: &Ledger, now: Tick) {
+        ledger.news(&mut self.seen);
+        self.brought = now;
+        for window in &mut self.windows {
+            window.buckets.clear();
+            window.sum = Totals::default();
+        }
+    }
+
+    pub(super) fn saved(&self, now: Tick) -> Vec<(Duration, Vec<Aged>)> {
+        self.windows.iter().map(|window| (window.span, window.saved(now))).collect()
+    }
+
+    /// Puts in what [`saved`](Self::saved) gave, `older` ago. For windows that nothing is in yet.
+    pub(super) fn put(&mut self, now: Tick, older: Duration, saved: &[(Duration, Vec<Aged>)]) {
+        for window in &mut self.windows {
+            let span = window.span;
+            let buckets = saved.iter().filter(|(saved, _)| *saved == span);
+            for &(age, calls, failures) in buckets.flat_map(|(_, buckets)| buckets) {
+                let age = nanos(age.saturating_add(older));
+                if age <= nanos(window.span).saturating_add(window.width) {
+                    window.add(Tick(now.0.saturating_sub(age)), calls, failures);
+                }
+            }
+        }
+    }
+}

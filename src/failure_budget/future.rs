@@ -1,0 +1,111 @@
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::classify::Classify;
+use crate::reject::Reject;
+use crate::sync::Ref;
+
+use super::guard::{Call, Guard};
+use super::shared::Shared;
+
+pin_project! {
+    /// The answer of a [`FailureBudgetService`](super::FailureBudgetService): the inner service's, or
+    /// what its `Reject` made of a refusal.
+    ///
+    /// Dropping it cancels the call: see the [module](super).
+    pub struct ResponseFuture<S, Req, C, R>
+    where
+        S: Service<Req>,
+        C: Classify<Req, S::Response, S::Error>,
+        R: Reject<Req, S::Response, S::Error>,
+    {
+        #[pin]
+        state: State<S::Future, C, C::Ticket, Result<S::Response, R::Error>>,
+        marker: PhantomData<fn(Req) -> R>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, C, T, O> {
+        Called {
+            #[pin]
+            call: Call<F, Ref<Shared>>,
+            // `None` without a budget.
+            judge: Option<(C, T)>,
+        },
+        Refused {
+            answer: Option<O>,
+        },
+    }
+}
+
+impl<S, Req, C, R> ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error>,
+    R: Reject<Req, S::Response, S::Error>,
+{
+    #[inline]
+    pub(super) fn called(
+        inner: S::Future,
+        guard: Guard<Ref<Shared>>,
+        judge: Option<(C, C::Ticket)>,
+    ) -> Self {
+        let call = Call::new(inner, guard);
+        Self { state: State::Called { call, judge }, marker: PhantomData }
+    }
+
+    #[inline]
+    pub(super) fn refused(answer: Result<S::Response, R::Error>) -> Self {
+        Self { state: State::Refused { answer: Some(answer) }, marker: PhantomData }
+    }
+}
+
+impl<S, Req, C, R> Future for ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error>,
+    R: Reject<Req, S::Response, S::Error>,
+{
+    type Output = Result<S::Response, R::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Called { mut call, judge } => {
+                let result = ready!(call.as_mut().poll(cx));
+                // Reported here, not in `drop`: a caller may keep the finished future around.
+                if let Some((classify, ticket)) = judge.take() {
+                    let verdict = classify.finish(ticket, result.as_ref());
+                    call.guard().report(verdict.outcome);
+                }
+                Poll::Ready(result.map_err(R::map_err))
+            }
+            StateProj::Refused { answer } => {
+                Poll::Ready(answer.take().expect("polled after completion"))
+            }
+        }
+    }
+}
+
+impl<S, Req, C, R> fmt::Debug for ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error>,
+    R: Reject<Req, S::Response, S::Error>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Called { .. } => "called",
+            State::Refused { .. } => "refused",
+        };
+        f.debug_struct("ResponseFuture").field("state", &state).finish()
+    }
+}
