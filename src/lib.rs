@@ -13,6 +13,7 @@ mod classify;
 mod clock;
 mod deadline;
 mod error;
+mod injected;
 mod key;
 mod lever;
 mod name;
@@ -25,6 +26,7 @@ mod sync;
 mod window;
 
 pub mod circuit_breaker;
+pub mod conditioner;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod observe;
