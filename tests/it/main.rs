@@ -9,6 +9,7 @@ mod support;
 
 mod circuit_breaker;
 mod circuit_breaker_service;
+mod conditioner;
 #[cfg(feature = "http")]
 mod http;
 mod rate_limit;
