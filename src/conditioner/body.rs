@@ -64,6 +64,7 @@ impl<B> FaultyBody<B> {
             wait: None,
             due: Tick(0),
             broken: None,
+            paused: false,
             over: false,
         });
         Self { state: State::Spoilt { body, spoiler } }
@@ -141,6 +142,7 @@ struct Spoiler {
     due: Tick,
     /// The body breaks off after what is here.
     broken: Option<Injected>,
+    paused: bool,
     over: bool,
 }
 
@@ -173,6 +175,12 @@ impl Spoiler {
                 continue;
             }
             if let Some(mark) = self.broken {
+                // hyper sends what it has when a body pauses, and throws it away when one fails: without the
+                // pause the reader would see neither these bytes nor the head.
+                if !std::mem::replace(&mut self.paused, true) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 self.end();
                 let message = "the body was cut off on purpose".to_owned();
                 let error = InjectedError::io(std::io::ErrorKind::ConnectionReset, mark, message);
