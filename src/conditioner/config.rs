@@ -125,9 +125,10 @@ impl ConditionerBuilder {
         self
     }
 
-    /// Every rule that hits acts, instead of only the first. Losses are decided before all others; a call
-    /// that is not made meets nothing more. Latencies add up; of two faults of a body of one kind the
-    /// stronger acts.
+    /// Every rule that hits acts, instead of only the first. Then the order of the rules does not matter:
+    /// a loss comes before all others and alone, then what else takes the place of the call, the first of
+    /// these that hits and nothing but latencies with it. Latencies add up; of two faults of a body of one
+    /// kind the stronger acts.
     ///
     /// ```
     /// use buttress::conditioner::{Conditioner, Fault, Latency, Rule};

@@ -19,14 +19,10 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(seed: u64, rules: Vec<Rule>, all: bool) -> Self {
-        let is_loss = |rule: &u32| rules[*rule as usize].fault.kind() == FaultKind::Loss;
-        let numbers = || 0..u32::try_from(rules.len()).unwrap_or(u32::MAX);
-        // Where several act, loss is decided before all else: what is lost is not also late.
-        let order = if all {
-            numbers().filter(is_loss).chain(numbers().filter(|rule| !is_loss(rule))).collect()
-        } else {
-            numbers().collect()
-        };
+        let mut order: Vec<u32> = (0..u32::try_from(rules.len()).unwrap_or(u32::MAX)).collect();
+        if all {
+            order.sort_by_key(|rule| turn(rules[*rule as usize].fault.kind()));
+        }
         Self { seed, rules, all, order }
     }
 
@@ -37,5 +33,19 @@ impl Core {
         let draws = Draws::of(self.seed, rule, key);
         let rule = &self.rules[rule as usize];
         hits(draws.unit(SHARE), rule.share * strength).then(|| rule.fault.settle(draws, rule.share))
+    }
+}
+
+/// Where all rules act that hit: what is lost is not also late, what is not made is not also spoilt.
+const fn turn(fault: FaultKind) -> u8 {
+    match fault {
+        FaultKind::Loss => 0,
+        FaultKind::Error | FaultKind::Status | FaultKind::Grpc | FaultKind::Hang => 1,
+        FaultKind::Latency => 2,
+        FaultKind::ReplyLost
+        | FaultKind::SlowBody
+        | FaultKind::Bandwidth
+        | FaultKind::TruncatedBody
+        | FaultKind::CorruptedBody => 3,
     }
 }

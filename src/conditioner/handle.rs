@@ -24,7 +24,7 @@ use super::fault::Cause;
 use super::injection::{Held, Injection, Instead};
 use super::layer::ConditionerLayer;
 use super::plan::{Plan, Replay};
-use super::shared::{Cap, DISARMED, KILLED, Recorder, Shared, Tally, wait};
+use super::shared::{Cap, DISARMED, HELD, KILLED, Recorder, Shared, Tally, wait};
 use super::stats::ConditionerStats;
 
 /// Injects faults into calls, by rules, so that they can be replayed.
@@ -366,13 +366,11 @@ impl Conditioner {
 impl Lever for Conditioner {
     /// Holds injection back, as [`disarm`](Conditioner::disarm) does, until it is let go.
     fn engage(&self) {
-        // Two bits above the count; a thousand million budgets do not hold one conditioner.
-        let _ = self.lease.set_gate(|gate| Some(gate + 1));
+        let _ = self.lease.set_gate(|gate| (gate & HELD != HELD).then(|| gate + 1));
     }
 
     fn release(&self) {
-        let held = |gate: u32| (gate & !(DISARMED | KILLED) != 0).then(|| gate - 1);
-        let _ = self.lease.set_gate(held);
+        let _ = self.lease.set_gate(|gate| (gate & HELD != 0).then(|| gate - 1));
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::clock::{self, Tick};
-use crate::injected::Injected;
+use crate::injected::{FaultKind, Injected};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::rejection::{Rejection, RejectionKind};
@@ -27,7 +27,7 @@ use super::stats::{ConditionerStats, RuleStats};
 
 /// Everything clones of one conditioner share.
 pub(super) struct Shared {
-    /// Zero: injects. Otherwise why not: see the constants; below them, how often it is held back.
+    /// Zero: injects. Otherwise why not: see the constants.
     pub(super) gate: Padded<AtomicU32>,
     pub(super) name: Name,
     pub(super) core: Core,
@@ -46,6 +46,8 @@ pub(super) struct Shared {
 
 pub(super) const DISARMED: u32 = 1 << 31;
 pub(super) const KILLED: u32 = 1 << 30;
+/// The bits of the count.
+pub(super) const HELD: u32 = KILLED - 1;
 
 #[derive(Default)]
 pub(super) struct Tally {
@@ -133,6 +135,11 @@ impl Shared {
                 None => self.core.decide(number, key, self.strength(&rule.schedule, &mut elapsed)),
             };
             let Some(act) = act else { continue };
+            // A call that will not be made can be late and nothing more.
+            let decided = injection.as_ref().is_some_and(Injection::is_decided);
+            if decided && act.kind() != FaultKind::Latency {
+                continue;
+            }
             if act.is_of_body() && !bodies {
                 tally.unsupported.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -159,8 +166,8 @@ impl Shared {
             injection.held.add(number);
             self.record(key, number, &act);
             self.tell(number, act.kind().as_str());
+            done |= act.kind() == FaultKind::Loss;
             injection.add(act, call);
-            done |= injection.is_decided();
         }
         injection
     }

@@ -8,6 +8,8 @@ mod contract;
 mod direct;
 mod golden;
 #[cfg(feature = "http")]
+mod grpc;
+#[cfg(feature = "http")]
 mod http;
 mod layer;
 mod replay;
