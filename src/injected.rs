@@ -70,8 +70,8 @@ impl FaultKind {
 /// what kind of fault it is.
 ///
 /// In the extensions of HTTP responses, and in the `source()` chain of errors, where [`find`](Self::find)
-/// finds it. Of several faults that met on one call it names the first. Budgets and breakers that are not to count
-/// such calls use [`ignore_injected`](crate::conditioner::ignore_injected).
+/// finds it. Of several faults that met on one call it names the first. Budgets and breakers that are not
+/// to count such calls use [`ignore_injected`](crate::conditioner::ignore_injected).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -115,8 +115,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The number of the request. The same number always meets the same faults, whenever and on whichever thread it
-    /// comes; without one the rules count calls. For ids that are text see [`request_id`].
+    /// The number of the request. The same number always meets the same faults, whenever and on whichever
+    /// thread it comes; without one the rules count calls. For ids that are text see [`request_id`].
     ///
     /// ```
     /// use buttress::conditioner::Call;

@@ -171,8 +171,8 @@ impl Fault {
         Self(What::Bandwidth(bytes_per_second))
     }
 
-    /// The response's body ends with an error after so many bytes, if it has more. A server that sends it breaks
-    /// the connection (HTTP/1) or resets the stream (HTTP/2).
+    /// The response's body ends with an error after so many bytes, if it has more. A server that sends it
+    /// breaks the connection (HTTP/1) or resets the stream (HTTP/2).
     ///
     /// ```
     /// # use buttress::conditioner::Fault;

@@ -9,7 +9,7 @@ use tower_service::Service;
 use crate::injected::Injected;
 use crate::reject::Reject;
 
-use super::handle::reply_lost;
+use super::applied::reply_lost;
 use super::injection::{Injection, Instead};
 use super::mode::sealed::Mode;
 use super::shared::{Wait, wait};

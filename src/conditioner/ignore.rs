@@ -7,9 +7,9 @@ use crate::error::BoxError;
 use crate::injected::Injected;
 use crate::outcome::{Outcome, Verdict};
 
-/// The same classifier, except that what a conditioner injected is [`Outcome::Ignored`]: for breakers and budgets
-/// that are to count real failures only. Whether it is retried stays as `classifier` says. The marker is
-/// inferred from the error type of the service.
+/// The same classifier, except that what a conditioner injected is [`Outcome::Ignored`]: for breakers and
+/// budgets that are to count real failures only. Whether it is retried stays as `classifier` says. The
+/// marker is inferred from the error type of the service.
 ///
 /// Looks at errors. For HTTP, where statuses are injected as responses, see `ignore_injected_http`.
 ///

@@ -16,6 +16,10 @@ use super::draw::{Draws, FAULT};
 /// | [`lognormal`](Self::lognormal) | what services usually look like: a long tail to the right |
 /// | [`pareto`](Self::pareto) | a tail so long that its few worst calls dominate |
 ///
+/// With the feature `serde` it is read from `{"fixed": 0.05}`, `{"pareto": {"least": 0.005, "shape": 1.5}}`
+/// and so on, in seconds. Logarithms and powers are the platform's, so on another one the last nanosecond
+/// may be different.
+///
 /// No latency is below zero, none above [`at_most`](Self::at_most) (24 hours unless told otherwise).
 ///
 /// ```

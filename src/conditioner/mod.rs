@@ -63,16 +63,16 @@
 //!
 //! # How it decides
 //!
-//! For each rule in turn: does the call match, and if so, is a draw below the rule's share? The first rule
-//! that hits acts, or with [`match_all`](ConditionerBuilder::match_all) all that do. A rule that hits and may
-//! not act, because of its [`max_active`](Rule::max_active) or of [`max_share`](ConditionerBuilder::max_share),
-//! leaves the call alone; the others do not take its turn.
+//! For each rule in turn: does the call match, and if so, is a draw below the rule's share? The first
+//! rule that hits acts, or with [`match_all`](ConditionerBuilder::match_all) all that do. A rule that
+//! hits and may not act, because of its [`max_active`](Rule::max_active) or of
+//! [`max_share`](ConditionerBuilder::max_share), leaves the call alone; the others do not take its turn.
 //!
 //! A draw is a hash of the seed, the number of the rule and the call's id, or, for calls without an id,
 //! how many calls have matched the rule before. There is no generator that calls would have to take turns
-//! at. So with ids a run is the same whenever and on however many threads its calls are made; without, the
-//! same set of faults falls on calls in the order in which they happen to come. Shares and latencies are exact to 53 bits,
-//! however small.
+//! at. So with ids a run is the same whenever and on however many threads its calls are made; without,
+//! the same set of faults falls on calls in the order in which they happen to come. Shares and latencies
+//! are exact to 53 bits, however small.
 //!
 //! What was decided can be [recorded](ConditionerBuilder::record), written down, and
 //! [run again](ConditionerBuilder::replay), also where limits and schedules had a hand in it.
@@ -81,15 +81,15 @@
 //!
 //! A conditioner that was built does nothing until it is [armed](Conditioner::arm), which fails in an
 //! environment that is not one of those it is [allowed in](ConditionerBuilder::allow_in). Only
-//! [`Conditioner::network`] is armed from the start. It can touch only a [share](ConditionerBuilder::max_share) of
-//! all calls, only [so many at a time](Rule::max_active), only calls that
-//! [ask for it](ConditionerBuilder::opt_in) with a secret. [`disarm`](Conditioner::disarm) and
-//! [`kill`](Conditioner::kill) stop it and end the waits it has caused; as a [`Lever`](crate::Lever) a failure
-//! budget stops it by itself.
+//! [`Conditioner::network`] is armed from the start. It can touch only a
+//! [share](ConditionerBuilder::max_share) of all calls, only [so many at a time](Rule::max_active), only
+//! calls that [ask for it](ConditionerBuilder::opt_in) with a secret. [`disarm`](Conditioner::disarm) and
+//! [`kill`](Conditioner::kill) stop it and end the waits it has caused; as a [`Lever`](crate::Lever) a
+//! failure budget stops it by itself.
 //!
-//! Everything it does is marked: with [`Injected`] in errors and in the extensions of HTTP responses, with a
-//! header on HTTP requests that reach the callee, and with counts for each rule. Breakers and budgets count injected
-//! faults as what they play; those that should not use [`ignore_injected`].
+//! Everything it does is marked: with [`Injected`] in errors and in the extensions of HTTP responses,
+//! with a header on HTTP requests that reach the callee, and with counts for each rule. Breakers and
+//! budgets count injected faults as what they play; those that should not use [`ignore_injected`].
 //!
 //! # Semantics
 //!
@@ -103,13 +103,14 @@
 //! *Sharing.* Clones of a [`Conditioner`], all layers made from it and their services share one state. With
 //! a [`Slot`](crate::Slot) it can be replaced; a call keeps the conditioner that was there when it was made.
 //!
-//! *Cost.* With nothing in the slot one relaxed load, disarmed two. No clock is read, nothing is described, cloned or allocated, and the
-//! future is the inner one and a word. Armed, each call pays for the rules it is compared with and some counts; one
-//! that a fault falls on for a box. The clock is read only if a rule has a schedule. For HTTP, bodies have
-//! another type; one that nothing is done to is handed through.
+//! *Cost.* With nothing in the slot one relaxed load, disarmed two. No clock is read, nothing is
+//! described, cloned or allocated, and the future is the inner one and a word. Armed, each call pays for
+//! the rules it is compared with and some counts; one that a fault falls on for a box. The clock is read
+//! only if a rule has a schedule. For HTTP, bodies have another type; one that nothing is done to is
+//! handed through.
 //!
-//! *Faults of bodies* are the response's. A body that breaks off keeps its length, so that its reader notices. Not
-//! everything that was sent before need arrive.
+//! *Faults of bodies* are the response's. A body that breaks off keeps its length, so that its reader
+//! notices. Not everything that was sent before need arrive.
 //!
 //! # Order
 //!
@@ -118,15 +119,16 @@
 //!
 //! # Comparison
 //!
-//! tower has none. That of tower-resilience knows errors and latency; its seed is that of one shared generator,
-//! so a concurrent run does not replay. Envoy's fault filter has delays, aborts and body rates for chosen
-//! requests and a limit of active faults, and no seed; in Istio retries do not apply to its faults. Toxiproxy
-//! breaks connections, not calls. None of them loses a reply after the effect.
+//! tower has none. That of tower-resilience knows errors and latency; its seed is that of one shared
+//! generator, so a concurrent run does not replay. Envoy's fault filter has delays, aborts and body rates
+//! for chosen requests and a limit of active faults, and no seed; in Istio retries do not apply to its
+//! faults. Toxiproxy breaks connections, not calls. None of them loses a reply after the effect.
 //!
 //! # Events
 //!
 //! [`Injected`](crate::observe::EventKind::Injected) for each fault.
 
+mod applied;
 mod arm;
 #[cfg(feature = "http")]
 mod body;
@@ -152,6 +154,7 @@ mod stats;
 #[cfg(feature = "serde")]
 mod wire;
 
+pub use applied::Applied;
 pub use arm::ArmError;
 #[cfg(feature = "http")]
 pub use body::FaultyBody;
@@ -161,7 +164,7 @@ pub use call::{Call, Describe, DescribeFn, Unnamed, WithId, request_id};
 pub use config::ConditionerBuilder;
 pub use fault::Fault;
 pub use future::ResponseFuture;
-pub use handle::{Applied, Conditioner};
+pub use handle::Conditioner;
 pub use ignore::{IgnoreInjected, ignore_injected};
 #[cfg(feature = "http")]
 pub use ignore::{IgnoreInjectedHttp, ignore_injected_http};

@@ -18,7 +18,8 @@ use super::fault::Act;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// use buttress::conditioner::{Call, Conditioner, Fault, Rule};
-/// let lossy = Conditioner::builder("api").rule(Rule::new(Fault::loss()).share(0.5)).record(100).build().unwrap();
+/// let half = Rule::new(Fault::loss()).share(0.5);
+/// let lossy = Conditioner::builder("api").rule(half).record(100).build().unwrap();
 /// lossy.arm().unwrap();
 /// for id in 0..20 {
 ///     let _ = lossy.apply(&Call::new().id(id)).await;

@@ -15,6 +15,25 @@ use super::schedule::Schedule;
 ///     .during(Schedule::always().start(Duration::from_secs(60)))
 ///     .max_active(10);
 /// ```
+///
+/// With the feature `serde` it can be read from a file; times are in seconds.
+///
+/// ```
+/// # #[cfg(feature = "serde")] {
+/// use buttress::conditioner::{Conditioner, Rule};
+/// let rules: Vec<Rule> = serde_json::from_str(
+///     r#"[
+///         {"fault": "loss", "share": 0.01},
+///         {"fault": {"latency": {"lognormal": {"median": 0.03, "sigma": 1, "at_most": 5}}},
+///          "matching": {"any_of": [{"path": "/orders/**"}, {"name_or_url": "pay"}]},
+///          "during": {"start": 10, "end": 30, "ramp": 5, "period": 60}, "max_active": 20}
+///     ]"#,
+/// )
+/// .unwrap();
+/// let conditioner = Conditioner::builder("shop").rules(rules).build().unwrap();
+/// assert_eq!(conditioner.stats().rules.len(), 2);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(try_from = "super::wire::Rule"))]
 #[must_use]

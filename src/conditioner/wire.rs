@@ -323,7 +323,10 @@ impl TryFrom<Done> for Act {
 
     fn try_from(done: Done) -> Result<Self, ConfigError> {
         Ok(match done {
-            Done::Latency(ns) => Self::Latency(Duration::from_nanos(ns)),
+            Done::Latency(ns) => {
+                let latency = Duration::from_nanos(ns);
+                Self::Latency(latency::within_a_day("latency", latency)?)
+            }
             Done::Loss(share) => Self::Loss(share),
             Done::Error { kind, message } => Self::Error(io_kind(&kind)?, message.into()),
             Done::Status(status) => Self::Status(status),

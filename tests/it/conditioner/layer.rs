@@ -288,7 +288,7 @@ async fn faults_come_and_go_under_load() {
             tokio::task::yield_now().await;
         }
     };
-    for n in 0..500 {
+    for n in 0..200 {
         some_calls().await;
         slot.install(make(n));
         if n % 3 == 0 {
@@ -305,7 +305,7 @@ async fn faults_come_and_go_under_load() {
     }
     let seen: std::collections::HashSet<_> =
         faults.iter().map(|(_, text)| text.split_once(' ').unwrap().0.to_owned()).collect();
-    assert!(seen.len() > 400, "only {} conditioners were seen by {answers} calls", seen.len());
+    assert!(seen.len() > 150, "only {} conditioners were seen by {answers} calls", seen.len());
     for (id, text) in faults {
         let alone = make(text.split_once(' ').unwrap().0.parse().unwrap());
         let expected = alone.apply_blocking(&Call::new().id(id)).unwrap_err();
