@@ -64,3 +64,35 @@ async fn the_state_is_in_the_object() {
     });
     check_all(&subject).await.unwrap();
 }
+
+/// The form that changes the type of the body.
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn every_property_holds_for_http() {
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    let rules = [
+        // Off, on without a hit, and on with one that lets all through.
+        (Rule::new(Fault::loss()), false),
+        (Rule::new(Fault::loss()).share(0.0), true),
+        (Rule::new(Fault::slow_body(ms(1))), true),
+    ];
+    for (rule, on) in rules {
+        let make = move || {
+            let conditioner = Conditioner::builder("test").rule(rule.clone()).build().unwrap();
+            if on {
+                conditioner.arm().unwrap();
+            }
+            conditioner.layer().http()
+        };
+        let subject = Subject::new(
+            make,
+            || Request::get("/").body(()).unwrap(),
+            |_| Ok::<_, io::Error>(Response::new(Full::new(Bytes::from("pong")))),
+        )
+        .ready_error(|| io::Error::other("inner broke"))
+        .stateless();
+        check_all(&subject).await.unwrap();
+    }
+}
