@@ -7,7 +7,7 @@ use crate::rejection::Rejection;
 use super::fault::Cause;
 use super::injection::{Held, Injection};
 
-/// What [`Conditioner::apply`] did to a call that is to be made. Keep it until the call has ended: it
+/// What [`Conditioner::apply`](super::Conditioner::apply) did to a call that is to be made. Keep it until the call has ended: it
 /// counts for [`max_active`](super::Rule::max_active) until it is dropped.
 ///
 /// ```
