@@ -309,7 +309,8 @@ where
 /// Judges an error by itself and everything in its `source()` chain, the first that is known wins:
 ///
 /// - a [`Rejection`] is [`Outcome::Ignored`] (it says nothing about the callee), and is retried only
-///   where [`Rejection::is_retryable`] says so;
+///   where [`Rejection::is_retryable`] says so; one of kind [`Injected`](RejectionKind::Injected) is
+///   judged by the error behind it;
 /// - an [`io::Error`]: refused, reset, aborted, unreachable, broken pipe, timed out, unexpected end
 ///   and the like are transient; not found, permission denied, invalid input and data, unsupported
 ///   and already exists are permanent;
@@ -352,8 +353,10 @@ pub fn judge_error(error: &(dyn StdError + 'static)) -> Verdict {
 }
 
 fn judge_rejection(rejection: &Rejection) -> Verdict {
+    // It plays the callee's failure, so it is judged as the error that it shows would be.
     if rejection.kind() == RejectionKind::Injected {
-        return Verdict::failure(FailureClass::Transient);
+        let shown = StdError::source(rejection);
+        return shown.map_or(Verdict::failure(FailureClass::Transient), judge_error);
     }
     let retry = if rejection.is_retryable() {
         RetryHint::Safe { after: rejection.retry_after() }

@@ -60,3 +60,15 @@ pub(crate) fn now() -> Tick {
     });
     Tick(ORIGIN.saturating_add(clock.delta_as_nanos(*base, clock.raw())))
 }
+
+/// Blocks the thread. Not `thread::park`, whose wake-ups belong to the caller.
+pub(crate) fn park(delay: Duration) {
+    use std::sync::{Condvar, Mutex};
+
+    let mutex = Mutex::new(());
+    let never = Condvar::new();
+    // Nobody else can hold or poison a lock that was made here.
+    if let Ok(held) = mutex.lock() {
+        let _ = never.wait_timeout_while(held, delay, |()| true);
+    }
+}

@@ -13,6 +13,7 @@ mod classify;
 mod clock;
 mod deadline;
 mod error;
+mod injected;
 mod key;
 mod lever;
 mod name;
@@ -25,6 +26,8 @@ mod sync;
 mod window;
 
 pub mod circuit_breaker;
+pub mod conditioner;
+pub mod control;
 pub mod failure_budget;
 #[cfg(feature = "http")]
 pub mod http;

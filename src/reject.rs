@@ -38,6 +38,13 @@ pub trait Reject<Req, Res, Err> {
     /// When a refusal is an error for this service.
     fn reject(&self, req: Req, why: Rejection) -> Result<Res, Self::Error>;
 
+    /// Answers for a request that is gone: it was sent, and its answer is not to be seen. Asked only by
+    /// the [conditioner](crate::conditioner). `None`, unless overridden: it takes the request to answer.
+    fn reject_sent(&self, why: Rejection) -> Option<Result<Res, Self::Error>> {
+        let _ = why;
+        None
+    }
+
     /// Converts an error of the inner service.
     fn map_err(error: Err) -> Self::Error;
 }
@@ -58,6 +65,10 @@ impl<Req, Res, Err: Into<BoxError>> Reject<Req, Res, Err> for AsError {
 
     fn reject(&self, _: Req, why: Rejection) -> Result<Res, BoxError> {
         Err(why.into())
+    }
+
+    fn reject_sent(&self, why: Rejection) -> Option<Result<Res, BoxError>> {
+        Some(Err(why.into()))
     }
 
     fn map_err(error: Err) -> BoxError {
@@ -81,6 +92,10 @@ impl<Req, Res, Err> Reject<Req, Res, Err> for AsTyped {
     #[inline]
     fn reject(&self, _: Req, why: Rejection) -> Result<Res, Error<Err>> {
         Err(Error::Rejected(why))
+    }
+
+    fn reject_sent(&self, why: Rejection) -> Option<Result<Res, Error<Err>>> {
+        Some(Err(Error::Rejected(why)))
     }
 
     #[inline]

@@ -13,6 +13,7 @@ use super::replay::ReplayError;
 use super::retry_after::retry_after;
 use crate::classify::{Boxed, Classify, Typed, judge_error};
 use crate::error::BoxError;
+use crate::injected::{FaultKind, Injected};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::rejection::Rejection;
 
@@ -74,6 +75,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 ///
 /// A refusal by one of our own layers ([`Rejection`]) keeps the verdict it has everywhere: ignored. It is
 /// known by the error, or by the [`Rejection`] that our responders put into the extensions of their answers.
+/// Faults that a conditioner injects are judged as what they play; a loss comes before the call, so it is
+/// safe, the others are by method.
 ///
 /// ```
 /// use buttress::http::standard;
@@ -141,7 +144,9 @@ impl<M> Standard<M> {
     fn judge_error(self, ticket: Ticket, error: &(dyn StdError + 'static)) -> Verdict {
         let verdict = judge_error(error);
         let RetryHint::Safe { after } = verdict.retry else { return verdict };
-        if Rejection::find(error).is_some() {
+        if let Some(why) = Rejection::find(error)
+            && !plays_the_callee(why)
+        {
             return verdict;
         }
         if any_in_chain(error, |link| link.is::<ReplayError>()) {
@@ -289,11 +294,13 @@ impl Ticket {
         if self.grpc
             && let Some(code) = grpc::status(headers)
         {
-            return refused(response).unwrap_or_else(|| grpc::judge(code, headers, self));
+            return refused(self, response).unwrap_or_else(|| grpc::judge(code, headers, self));
         }
         match status.as_u16() {
             100..400 => Verdict::success(),
-            _ => refused(response).unwrap_or_else(|| self.judge_failed_status(status, headers)),
+            _ => {
+                refused(self, response).unwrap_or_else(|| self.judge_failed_status(status, headers))
+            }
         }
     }
 
@@ -320,8 +327,22 @@ impl Ticket {
 
 /// The verdict on an answer that one of our own layers gave instead of the callee.
 #[inline]
-fn refused<B>(response: &Response<B>) -> Option<Verdict> {
-    response.extensions().get::<Rejection>().map(|why| judge_error(why))
+fn refused<B>(ticket: Ticket, response: &Response<B>) -> Option<Verdict> {
+    response.extensions().get::<Rejection>().map(|why| {
+        let verdict = judge_error(why);
+        match verdict.retry {
+            RetryHint::Safe { after } if plays_the_callee(why) => {
+                verdict.with_retry(ticket.hint(after))
+            }
+            _ => verdict,
+        }
+    })
+}
+
+/// Whether a refusal is a fault injected in the place of an error of which nobody could tell whether the
+/// callee has acted. A loss says that the call was not made.
+fn plays_the_callee(why: &Rejection) -> bool {
+    Injected::find(why).is_some_and(|mark| mark.fault() != FaultKind::Loss)
 }
 
 /// Whether `error` itself, not its sources, shows that no byte of the request reached the peer or

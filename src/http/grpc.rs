@@ -1,5 +1,8 @@
 //! What gRPC needs on top of HTTP: who speaks it, and what its status codes mean.
 
+use std::fmt::Write;
+
+use ::http::Response;
 use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::classify::Ticket;
@@ -93,5 +96,32 @@ pub(super) fn judge(code: u64, headers: &HeaderMap, ticket: Ticket) -> Verdict {
         (Pushback::After(wait), RetryHint::Unknown { .. }) => {
             verdict.with_retry(RetryHint::Unknown { after: Some(wait) })
         }
+    }
+}
+
+/// Makes `response` an answer without body and trailers to a call with these headers.
+pub(crate) fn trailers_only<B>(
+    call: &HeaderMap,
+    code: u32,
+    message: &str,
+    response: &mut Response<B>,
+) {
+    let content_type = answer_content_type(call);
+    let headers = response.headers_mut();
+    let plain = HeaderValue::from_static("application/grpc");
+    headers.insert(CONTENT_TYPE, content_type.unwrap_or(plain));
+    headers.insert(STATUS, HeaderValue::from(code));
+    let mut encoded = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        // gRPC over HTTP/2: everything outside printable ASCII, and `%`, is percent-encoded.
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    if let Ok(message) = HeaderValue::try_from(encoded) {
+        headers.insert(MESSAGE, message);
     }
 }

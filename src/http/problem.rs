@@ -190,6 +190,10 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
         Ok(answer(codes(why.kind()).0, req, B2::from(document), why))
     }
 
+    fn reject_sent(&self, why: Rejection) -> Option<Result<Response<B2>, E>> {
+        Some(self.reject(Request::new(()), why))
+    }
+
     fn map_err(error: E) -> E {
         error
     }
@@ -208,6 +212,10 @@ impl<B1, B2: Default, E> Reject<Request<B1>, Response<B2>, E> for StatusOnly {
         let wait = why.retry_after().map(|wait| Number::write(seconds_up(wait), &mut sheet));
         self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
         Ok(answer(codes(why.kind()).0, req, B2::default(), why))
+    }
+
+    fn reject_sent(&self, why: Rejection) -> Option<Result<Response<B2>, E>> {
+        Some(self.reject(Request::new(()), why))
     }
 
     fn map_err(error: E) -> E {

@@ -10,6 +10,7 @@ use super::{Event, EventKind, Observe};
 /// | `buttress_events_total` | counter | `layer`, `name`, `event` |
 /// | `buttress_rejections_total` | counter | `layer`, `name`, `kind`, `shadow` |
 /// | `buttress_state_changes_total` | counter | `layer`, `name`, `from`, `to` |
+/// | `buttress_injected_total` | counter | `layer`, `name`, `rule`, `fault` |
 /// | `buttress_retry_delay_seconds` | histogram | `name` |
 /// | `buttress_wait_seconds` | histogram | `layer`, `name` |
 ///
@@ -54,6 +55,13 @@ impl Observe for Metrics {
             EventKind::Waited { waited } => {
                 histogram!("buttress_wait_seconds", "layer" => layer, "name" => name)
                     .record(waited.as_secs_f64());
+            }
+            EventKind::Injected { rule, fault } => {
+                counter!(
+                    "buttress_injected_total",
+                    "layer" => layer, "name" => name, "rule" => rule.to_string(), "fault" => *fault,
+                )
+                .increment(1);
             }
             EventKind::RetryAbandoned { .. } | EventKind::TableFull { .. } => {}
         }

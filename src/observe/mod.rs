@@ -97,6 +97,13 @@ pub enum EventKind<'a> {
         /// What the last attempt came to.
         outcome: Outcome,
     },
+    /// A fault was injected into a call.
+    Injected {
+        /// The number of the rule, from 0.
+        rule: usize,
+        /// The kind of fault, lower-case with underscores.
+        fault: &'static str,
+    },
     /// A keyed table had no room for a new key.
     TableFull {
         /// Its capacity.
@@ -120,6 +127,7 @@ impl EventKind<'_> {
             Self::StateChanged { .. } => "state_changed",
             Self::Retried { .. } => "retried",
             Self::RetryAbandoned { .. } => "retry_abandoned",
+            Self::Injected { .. } => "injected",
             Self::TableFull { .. } => "table_full",
         }
     }

@@ -2,7 +2,7 @@ use ::tracing::Level;
 
 use super::{Event, EventKind, Observe};
 
-/// Writes events as `tracing` records with target `buttress`: refusals and retries at `DEBUG`, waits at
+/// Writes events as `tracing` records with target `buttress`: refusals, retries and injected faults at `DEBUG`, waits at
 /// `TRACE`, changes of state and full tables at `WARN` (a return to `closed` at `INFO`).
 ///
 /// ```
@@ -39,6 +39,7 @@ impl Observe for Tracing {
             EventKind::RetryAbandoned { attempts, reason, outcome } => {
                 record!(Level::DEBUG, attempts, reason, ?outcome);
             }
+            EventKind::Injected { rule, fault } => record!(Level::DEBUG, rule, fault),
             EventKind::TableFull { capacity } => record!(Level::WARN, capacity),
         }
     }

@@ -1,6 +1,5 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Condvar, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use super::future::TURN;
 use super::progress::{Progress, Terms, respect_refusal};
 use crate::budget::RetryBudget;
 use crate::classify::{AnyError, Classify};
-use crate::clock::{Tick, now};
+use crate::clock::{Tick, now, park};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::name::Name;
@@ -448,14 +447,4 @@ async fn yield_once() {
         Poll::Pending
     })
     .await;
-}
-
-/// Blocks the thread. Not `thread::park`, whose wake-ups belong to the caller.
-fn park(delay: Duration) {
-    let mutex = Mutex::new(());
-    let never = Condvar::new();
-    // Nobody else can hold or poison a lock that was made here.
-    if let Ok(held) = mutex.lock() {
-        let _ = never.wait_timeout_while(held, delay, |()| true);
-    }
 }

@@ -11,6 +11,9 @@ mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;
 mod circuit_breaker_service;
+mod conditioner;
+#[cfg(feature = "serde")]
+mod control;
 mod failure_budget;
 #[cfg(feature = "http")]
 mod http;

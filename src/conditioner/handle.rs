@@ -1,0 +1,381 @@
+//! The object users hold.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::error::ConfigError;
+use crate::lever::Lever;
+use crate::name::Name;
+use crate::observe::Observers;
+use crate::rejection::Rejection;
+use crate::sync::{Lease, Padded, lock};
+
+use super::applied::Applied;
+use super::arm::{ArmError, Permission};
+use super::call::Call;
+use super::config::ConditionerBuilder;
+use super::core::Core;
+use super::injection::Instead;
+use super::layer::ConditionerLayer;
+use super::plan::{Plan, Replay};
+use super::shared::{Cap, DISARMED, HELD, KILLED, Recorder, Shared, Tally, wait};
+use super::stats::ConditionerStats;
+
+/// Injects faults into calls, by rules, so that they can be replayed.
+///
+/// Clones share one state; a layer made from it is a view of the same state. It works alone, async
+/// ([`apply`](Self::apply)) and blocking ([`apply_blocking`](Self::apply_blocking)). It does nothing until it
+/// is [armed](Self::arm). As a [`Lever`], a spent failure budget holds it back.
+///
+/// See the [module](super) for how it decides.
+///
+/// ```
+/// use buttress::conditioner::{Call, Conditioner, Fault, Matcher, Rule};
+///
+/// let conditioner = Conditioner::builder("payments")
+///     .rule(Rule::new(Fault::loss()).share(0.5).matching(Matcher::name_or_url("/charge")))
+///     .build()?;
+/// conditioner.arm().unwrap();
+/// let lost = (0..1000)
+///     .filter(|id| conditioner.apply_blocking(&Call::new().url("/charge").id(*id)).is_err())
+///     .count();
+/// assert!((450..550).contains(&lost));
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct Conditioner {
+    pub(super) lease: Lease<Shared>,
+}
+
+impl Conditioner {
+    /// Rules and limits of your own.
+    ///
+    /// ```
+    /// use buttress::conditioner::{Conditioner, Fault, Rule};
+    /// let conditioner = Conditioner::builder("api").rule(Rule::new(Fault::hang()).max_active(3)).build()?;
+    /// assert!(!conditioner.is_injecting(), "not armed yet");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> ConditionerBuilder {
+        ConditionerBuilder::new(name.into())
+    }
+
+    /// A bad network, armed: of the calls whose name or URL contains `name_filter` (all, if there is none)
+    /// the share `loss` is lost, and the others come later by anything from `latency - jitter` to
+    /// `latency + jitter`. Its name is `network`; for another, for a seed or for a guard use
+    /// [`ConditionerBuilder::network`].
+    ///
+    /// # Errors
+    /// If the loss is not a share from 0 to 1, or a time longer than a day.
+    ///
+    /// ```
+    /// use buttress::conditioner::Conditioner;
+    /// use std::time::Duration;
+    /// let ms = Duration::from_millis;
+    /// let mobile = Conditioner::network(ms(80), ms(40), 0.02, None)?;
+    /// assert!(mobile.is_injecting());
+    /// assert_eq!(Conditioner::network(ms(0), ms(0), 7.0, None).unwrap_err().field(), "loss");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn network(
+        latency: Duration,
+        jitter: Duration,
+        loss: f64,
+        name_filter: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        let network =
+            Self::builder("network").network(latency, jitter, loss, name_filter).build()?;
+        // It has no environments to be outside of.
+        let _ = network.arm();
+        Ok(network)
+    }
+
+    pub(super) fn from_parts(
+        name: Name,
+        core: Core,
+        replay: Option<Replay>,
+        permission: Permission,
+        cap: Option<Cap>,
+        recorder: Option<Recorder>,
+        observers: Observers,
+    ) -> Self {
+        let tallies = core.rules.iter().map(|_| Padded(Tally::default())).collect();
+        let shared = Shared {
+            gate: Padded(AtomicU32::new(DISARMED)),
+            name,
+            core,
+            replay,
+            permission,
+            observers,
+            cap: cap.map(Padded),
+            armed_at: AtomicU64::new(0),
+            closed: Notify::new(),
+            tallies,
+            seen: Padded::default(),
+            injected: AtomicU64::new(0),
+            recorder,
+        };
+        Self { lease: Lease::new(Arc::new(shared)) }
+    }
+
+    /// The layer that puts it around a service. The same as `ConditionerLayer::new(self.clone())`.
+    ///
+    /// ```
+    /// # use buttress::conditioner::Conditioner;
+    /// # use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+    /// let stack = tower::ServiceBuilder::new().layer(slow.layer());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn layer(&self) -> ConditionerLayer {
+        ConditionerLayer::new(self.clone())
+    }
+
+    /// Starts injecting, and starts the clock of the schedules. Arming what is armed changes nothing.
+    ///
+    /// # Errors
+    /// [`ArmError::Environment`] if this is none of the environments it was allowed in,
+    /// [`ArmError::Killed`] after [`kill`](Self::kill).
+    ///
+    /// ```
+    /// use buttress::conditioner::{Conditioner, Fault, Rule};
+    /// let conditioner = Conditioner::builder("api").rule(Rule::new(Fault::loss())).build()?;
+    /// conditioner.arm().unwrap();
+    /// assert!(conditioner.is_injecting());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn arm(&self) -> Result<(), ArmError> {
+        self.lease.permission.check()?;
+        if self.lease.gate.load(Ordering::Relaxed) & DISARMED != 0 {
+            self.lease.armed_at.store(clock::now().0, Ordering::Relaxed);
+        }
+        let armed = |gate: u32| (gate & KILLED == 0).then_some(gate & !DISARMED);
+        // Release: who sees the gate open must not see the time of an earlier arming. The gate is read
+        // relaxed, so this makes it likely, not certain; then a schedule is a moment late.
+        match self.lease.gate.fetch_update(Ordering::Release, Ordering::Relaxed, armed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ArmError::Killed),
+        }
+    }
+
+    /// Stops injecting. Calls that wait because of a fault go on at once, those that hang end with a
+    /// connection error; other faults that have begun (a reply to be lost, a body to be cut) take place.
+    ///
+    /// ```
+    /// # use buttress::conditioner::Conditioner;
+    /// # use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_secs(50), Duration::ZERO, 0.0, None)?;
+    /// slow.disarm();
+    /// assert!(!slow.is_injecting());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn disarm(&self) {
+        let _ = self.lease.set_gate(|gate| Some(gate | DISARMED));
+    }
+
+    /// Stops injecting for good, as [`disarm`](Self::disarm) does: it cannot be armed again.
+    ///
+    /// ```
+    /// # use buttress::conditioner::{ArmError, Conditioner};
+    /// # use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_secs(50), Duration::ZERO, 0.0, None)?;
+    /// slow.kill();
+    /// assert_eq!(slow.arm(), Err(ArmError::Killed));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn kill(&self) {
+        let _ = self.lease.set_gate(|gate| Some(gate | DISARMED | KILLED));
+    }
+
+    /// Whether it injects: armed, and not held back by a failure budget.
+    ///
+    /// ```
+    /// # use buttress::conditioner::Conditioner;
+    /// # use std::time::Duration;
+    /// use buttress::Lever;
+    /// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+    /// slow.engage();
+    /// assert!(!slow.is_injecting());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn is_injecting(&self) -> bool {
+        self.lease.is_on()
+    }
+
+    /// The name, as in events and errors.
+    ///
+    /// ```
+    /// # use buttress::conditioner::Conditioner;
+    /// # use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+    /// assert_eq!(slow.name(), "network");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.lease.name.as_str()
+    }
+
+    /// The seed of its draws.
+    ///
+    /// ```
+    /// # use buttress::conditioner::Conditioner;
+    /// # use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+    /// assert_eq!(slow.seed(), 0);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.lease.core.seed
+    }
+
+    /// Totals so far. Each number is exact; taken while calls are made, they may be of slightly different
+    /// moments.
+    ///
+    /// ```
+    /// use buttress::conditioner::{Call, Conditioner};
+    /// # use std::time::Duration;
+    /// let lossy = Conditioner::network(Duration::ZERO, Duration::ZERO, 1.0, None)?;
+    /// assert!(lossy.apply_blocking(&Call::new()).is_err());
+    /// assert_eq!(lossy.stats().rules[0].injected, 1);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> ConditionerStats {
+        self.lease.stats()
+    }
+
+    /// What was decided so far, if it [records](ConditionerBuilder::record); else an empty plan.
+    ///
+    /// ```
+    /// # use buttress::conditioner::Conditioner;
+    /// # use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+    /// assert_eq!(slow.plan().decisions().count(), 0);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        match &self.lease.recorder {
+            Some(recorder) => lock(&recorder.plan).clone(),
+            None => Plan::default(),
+        }
+    }
+
+    /// Does to a call what comes before it: filter, loss, then latency, in this order. Make the call if it
+    /// returns `Ok`, and ask what it returns about what comes after. Needs a tokio runtime with time to wait.
+    ///
+    /// Nothing is decided before the returned future is first polled. Dropping it ends the wait.
+    ///
+    /// # Errors
+    /// A [`Rejection`] of kind [`Injected`](crate::RejectionKind::Injected) if the call is not to be made;
+    /// statuses are errors too.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// use buttress::conditioner::{Call, Conditioner};
+    /// use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_secs(5), Duration::ZERO, 0.0, Some("/pay")).unwrap();
+    /// let start = tokio::time::Instant::now();
+    /// slow.apply(&Call::new().name("/pay")).await.unwrap();
+    /// assert_eq!(start.elapsed(), Duration::from_secs(5));
+    /// slow.apply(&Call::new().name("/home")).await.unwrap();
+    /// assert_eq!(start.elapsed(), Duration::from_secs(5));
+    /// # }
+    /// ```
+    pub async fn apply(&self, call: &Call<'_>) -> Result<Applied, Rejection> {
+        if !self.is_injecting() {
+            return Ok(Applied::NOTHING);
+        }
+        let Some(injection) = self.lease.shared().inject(call, false) else {
+            return Ok(Applied::NOTHING);
+        };
+        let shared = Arc::clone(injection.shared());
+        if !injection.delay.is_zero() {
+            wait(&shared, Some(injection.delay)).await;
+        }
+        if let Some(Instead::Hang(_, time)) = &injection.instead {
+            wait(&shared, *time).await;
+        }
+        Applied::of(injection)
+    }
+
+    /// The same for blocking code, without a runtime. The thread sleeps; turning injection off does not
+    /// wake it. A hang without an end lasts as long as the thread can sleep.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    ///
+    /// ```
+    /// use buttress::conditioner::{Call, Conditioner};
+    /// use std::time::Duration;
+    /// let lossy = Conditioner::network(Duration::ZERO, Duration::ZERO, 1.0, None)?;
+    /// let lost = lossy.apply_blocking(&Call::new()).unwrap_err();
+    /// let source = std::error::Error::source(&lost).unwrap();
+    /// assert_eq!(source.to_string(), "network_conditioner: simulated drop (1.0)");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn apply_blocking(&self, call: &Call<'_>) -> Result<Applied, Rejection> {
+        self.apply_blocking_with(clock::park, call)
+    }
+
+    /// The same with another way to sleep. It is not called for no time at all.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    ///
+    /// ```
+    /// use buttress::conditioner::{Call, Conditioner};
+    /// use std::time::Duration;
+    /// let slow = Conditioner::network(Duration::from_secs(5), Duration::ZERO, 0.0, None)?;
+    /// let mut slept = vec![];
+    /// slow.apply_blocking_with(|time| slept.push(time), &Call::new()).unwrap();
+    /// assert_eq!(slept, [Duration::from_secs(5)]);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn apply_blocking_with(
+        &self,
+        mut sleeper: impl FnMut(Duration),
+        call: &Call<'_>,
+    ) -> Result<Applied, Rejection> {
+        if !self.is_injecting() {
+            return Ok(Applied::NOTHING);
+        }
+        let Some(injection) = self.lease.shared().inject(call, false) else {
+            return Ok(Applied::NOTHING);
+        };
+        if !injection.delay.is_zero() {
+            sleeper(injection.delay);
+        }
+        if let Some(Instead::Hang(_, time)) = &injection.instead {
+            sleeper(time.unwrap_or(Duration::MAX));
+        }
+        Applied::of(injection)
+    }
+}
+
+impl Lever for Conditioner {
+    /// Holds injection back, as [`disarm`](Conditioner::disarm) does, until it is let go.
+    fn engage(&self) {
+        let _ = self.lease.set_gate(|gate| (gate & HELD != HELD).then(|| gate + 1));
+    }
+
+    fn release(&self) {
+        let _ = self.lease.set_gate(|gate| (gate & HELD != 0).then(|| gate - 1));
+    }
+}
+
+impl fmt::Debug for Conditioner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lease.fmt(f)
+    }
+}
