@@ -23,8 +23,8 @@ struct Stripe {
 }
 
 /// Counters every call writes. A read-modify-write would cost as much as the limiter's own exchange, so
-/// the first threads of the process (their numbers are never given out again) each own a stripe, which
-/// they alone write with a plain load and store. Later threads share a few and add atomically.
+/// threads with low numbers (no two that live have the same) each own a stripe, which they alone
+/// write with a plain load and store. The others share a few and add atomically.
 #[derive(Debug)]
 struct Counters {
     own: Box<[Padded<Stripe>]>,
