@@ -40,6 +40,42 @@ pub(crate) fn stripe_count() -> usize {
     })
 }
 
+/// Counters that every call writes. A read-modify-write costs as much as all the rest of a call, so threads
+/// with low numbers (no two that live have the same) each own a stripe, which they alone write with a plain
+/// load and store. The others share a few and add atomically.
+#[derive(Debug)]
+pub(crate) struct Striped<T> {
+    own: Box<[Padded<T>]>,
+    shared: Box<[Padded<T>]>,
+}
+
+impl<T: Default> Striped<T> {
+    /// `stripes`: a power of two. 1 takes little memory: one stripe that all share.
+    pub(crate) fn new(stripes: usize) -> Self {
+        let make = |count| (0..count).map(|_| Padded::default()).collect();
+        Self { own: make(if stripes > 1 { stripes } else { 0 }), shared: make(stripes.min(4)) }
+    }
+
+    #[inline]
+    pub(crate) fn add_one(&self, which: impl Fn(&T) -> &atomic::AtomicU64) {
+        let thread = thread_number();
+        if let Some(stripe) = self.own.get(thread) {
+            let counter = which(stripe);
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        } else {
+            let stripe = &self.shared[thread & (self.shared.len() - 1)];
+            which(stripe).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn sum(&self, which: impl Fn(&T) -> &atomic::AtomicU64) -> u64 {
+        self.own
+            .iter()
+            .chain(&self.shared)
+            .fold(0, |sum, stripe| sum.wrapping_add(which(stripe).load(Ordering::Relaxed)))
+    }
+}
+
 /// Numbers below this are given out again when their thread has ended. More than there are stripes.
 const REUSED: usize = u64::BITS as usize;
 
@@ -204,6 +240,21 @@ impl<T> std::ops::Deref for Ref<T> {
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_count_is_lost_whoever_counts() {
+        for stripes in [1, 2, 8] {
+            let counters = Striped::<atomic::AtomicU64>::new(stripes);
+            for _ in 0..3 {
+                std::thread::scope(|scope| {
+                    for _ in 0..100 {
+                        scope.spawn(|| (0..100).for_each(|_| counters.add_one(|one| one)));
+                    }
+                });
+            }
+            assert_eq!(counters.sum(|one| one), 30_000);
+        }
+    }
 
     #[test]
     fn a_thread_gets_the_number_of_one_that_has_ended() {
