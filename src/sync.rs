@@ -4,7 +4,9 @@
 pub(crate) use loom::sync::atomic;
 #[cfg(buttress_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::cell::Cell;
+// Never loom's: what they guard outlives a model.
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 #[cfg(not(buttress_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
@@ -38,26 +40,93 @@ pub(crate) fn stripe_count() -> usize {
     })
 }
 
-/// The calling thread's number, for choosing a stripe: `thread_number() & (stripes - 1)`. Threads get
-/// consecutive numbers, so a pool of workers spreads evenly.
+/// Counters that every call writes. A read-modify-write costs as much as all the rest of a call, so threads
+/// with low numbers (no two that live have the same) each own a stripe, which they alone write with a plain
+/// load and store. The others share a few and add atomically.
+#[derive(Debug)]
+pub(crate) struct Striped<T> {
+    own: Box<[Padded<T>]>,
+    shared: Box<[Padded<T>]>,
+}
+
+impl<T: Default> Striped<T> {
+    /// `stripes`: a power of two. 1 takes little memory: one stripe that all share.
+    pub(crate) fn new(stripes: usize) -> Self {
+        let make = |count| (0..count).map(|_| Padded::default()).collect();
+        Self { own: make(if stripes > 1 { stripes } else { 0 }), shared: make(stripes.min(4)) }
+    }
+
+    #[inline]
+    pub(crate) fn add_one(&self, which: impl Fn(&T) -> &atomic::AtomicU64) {
+        let thread = thread_number();
+        if let Some(stripe) = self.own.get(thread) {
+            let counter = which(stripe);
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        } else {
+            let stripe = &self.shared[thread & (self.shared.len() - 1)];
+            which(stripe).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn sum(&self, which: impl Fn(&T) -> &atomic::AtomicU64) -> u64 {
+        self.own
+            .iter()
+            .chain(&self.shared)
+            .fold(0, |sum, stripe| sum.wrapping_add(which(stripe).load(Ordering::Relaxed)))
+    }
+}
+
+/// Numbers below this are given out again when their thread has ended. More than there are stripes.
+const REUSED: usize = u64::BITS as usize;
+
+/// Which of those are taken, one bit each.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+    static GIVE_BACK: GiveBack = const { GiveBack };
+}
+
+/// The calling thread's number, for choosing a stripe: `thread_number() & (stripes - 1)`. The lowest that
+/// is free, so a pool of workers spreads evenly.
+///
+/// Of two living threads at most one has a number below [`REUSED`], and who gets it next sees all
+/// that the thread before has written: it may be the only one to write something.
 #[inline]
 pub(crate) fn thread_number() -> usize {
-    use std::cell::Cell;
-    use std::sync::atomic::AtomicUsize;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    #[cold]
-    fn assign(slot: &Cell<usize>) -> usize {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1);
-        slot.set(number);
-        number
-    }
     NUMBER.with(|slot| match slot.get() {
         usize::MAX => assign(slot),
         number => number,
     })
+}
+
+#[cold]
+fn assign(slot: &Cell<usize>) -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(REUSED);
+    let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
+    // A thread that is already ending could not give it back.
+    let taken = match GIVE_BACK.try_with(|_| ()) {
+        Ok(()) => TAKEN.fetch_update(Ordering::Acquire, Ordering::Relaxed, lowest_free).ok(),
+        Err(_) => None,
+    };
+    let number = match taken {
+        Some(before) => before.trailing_ones() as usize,
+        None => NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1),
+    };
+    slot.set(number);
+    number
+}
+
+struct GiveBack;
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        // Destructors that run after this one may still ask: they get another number.
+        let number = NUMBER.replace(usize::MAX);
+        if number < REUSED {
+            TAKEN.fetch_and(!(1 << number), Ordering::Release);
+        }
+    }
 }
 
 /// Shared state as a service holds it: an `Arc` behind an `Arc`, so that the outer count can be private.
@@ -171,6 +240,70 @@ impl<T> std::ops::Deref for Ref<T> {
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_count_is_lost_whoever_counts() {
+        for stripes in [1, 2, 8] {
+            let counters = Striped::<atomic::AtomicU64>::new(stripes);
+            for _ in 0..3 {
+                std::thread::scope(|scope| {
+                    for _ in 0..100 {
+                        scope.spawn(|| (0..100).for_each(|_| counters.add_one(|one| one)));
+                    }
+                });
+            }
+            assert_eq!(counters.sum(|one| one), 30_000);
+        }
+    }
+
+    #[test]
+    fn a_thread_gets_the_number_of_one_that_has_ended() {
+        let number = || std::thread::spawn(thread_number).join().unwrap();
+        let numbers: std::collections::HashSet<_> = (0..200).map(|_| number()).collect();
+        // Not one: other tests run beside this one.
+        assert!(numbers.len() < 100, "{numbers:?}");
+    }
+
+    #[test]
+    fn living_threads_have_different_numbers() {
+        let all = 100;
+        let meet = std::sync::Barrier::new(all);
+        let mut numbers: Vec<_> = std::thread::scope(|scope| {
+            let number = || {
+                let number = thread_number();
+                meet.wait();
+                assert_eq!(thread_number(), number);
+                number
+            };
+            let threads: Vec<_> = (0..all).map(|_| scope.spawn(number)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), all);
+        assert!(numbers[all - 1] >= REUSED, "some had to do without a number that is reused");
+    }
+
+    #[test]
+    fn a_destructor_of_a_thread_that_has_given_its_number_back_gets_another() {
+        struct Ask(std::sync::mpsc::Sender<(usize, usize)>, usize);
+        impl Drop for Ask {
+            fn drop(&mut self) {
+                let _ = self.0.send((self.1, thread_number()));
+            }
+        }
+        thread_local!(static ASK: Cell<Option<Ask>> = const { Cell::new(None) });
+        let (send, receive) = std::sync::mpsc::channel();
+        let ask = move || {
+            // Before the number is asked for, or after: destructors run in one order or the other.
+            ASK.set(None);
+            let number = thread_number();
+            ASK.set(Some(Ask(send, number)));
+        };
+        std::thread::spawn(ask).join().unwrap();
+        let (before, after) = receive.recv().unwrap();
+        assert!(after == before || after >= REUSED, "{before}, then {after}");
+    }
 
     #[test]
     fn an_instance_that_is_cloned_often_stops_counting_on_the_first_ones_word() {

@@ -16,11 +16,11 @@ use rand::rngs::SmallRng;
 use crate::clock::{Tick, nanos};
 use crate::outcome::Outcome;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard, Padded, lock};
+use crate::sync::{Mutex, MutexGuard, Striped, lock};
 use crate::window::Mark;
 
 use super::config::{Config, MAX_CONSECUTIVE};
-use super::counter::{Counter, add_one, stripes, sum};
+use super::counter::Counter;
 use super::state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripReason};
 use super::transitions::least;
 
@@ -114,7 +114,7 @@ pub(super) struct Core {
     /// By the codes that `crossed` takes.
     thresholds: [Threshold; 5],
     pub(super) counter: Counter,
-    pub(super) refused: Box<[Padded<AtomicU64>]>,
+    pub(super) refused: Striped<AtomicU64>,
     pub(super) machine: Mutex<Machine>,
     pub(super) config: Config,
 }
@@ -165,7 +165,7 @@ impl Core {
             crossed: AtomicU64::new(0),
             thresholds: thresholds(&config),
             counter,
-            refused: stripes(stripe_count),
+            refused: Striped::new(stripe_count),
             machine: Mutex::new(Machine {
                 since: now,
                 reason: TripReason::None,
@@ -262,7 +262,7 @@ impl Core {
     }
 
     pub(super) fn count_refusal(&self) {
-        add_one(&self.refused);
+        self.refused.add_one(|count| count);
     }
 
     fn refuse(&self, refusal: Refusal) -> Refusal {
@@ -483,7 +483,7 @@ impl Core {
         let successful_calls =
             (self.counter.successes_ever() + machine.successes).saturating_sub(machine.given_up);
         let failed_calls = machine.failures;
-        let rejected_calls = sum(&self.refused);
+        let rejected_calls = self.refused.sum(|count| count);
         CircuitBreakerStats {
             total_calls: successful_calls + failed_calls + rejected_calls,
             successful_calls,

@@ -1,16 +1,16 @@
 //! What a breaker counts: the outcomes in its window, or only successes where it has none.
 
 use crate::clock::Tick;
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Padded, thread_number};
+use crate::sync::Striped;
+use crate::sync::atomic::AtomicU64;
 use crate::window::{CountWindow, Mark, TimeWindow, Totals};
 
 use super::config::{Config, Window};
 
 #[derive(Debug)]
 pub(super) enum Counter {
-    /// Without rates only the number of successes is kept, one counter a stripe of threads.
-    Successes(Box<[Padded<AtomicU64>]>),
+    /// Without rates only the number of successes is kept.
+    Successes(Striped<AtomicU64>),
     Calls(CountWindow),
     Time(TimeWindow),
 }
@@ -18,7 +18,7 @@ pub(super) enum Counter {
 impl Counter {
     pub(super) fn new(config: &Config, stripe_count: usize) -> Self {
         match config.window {
-            None => Self::Successes(stripes(stripe_count)),
+            None => Self::Successes(Striped::new(stripe_count)),
             Some(Window::Calls(calls)) => Self::Calls(CountWindow::new(calls)),
             Some(Window::Time(window)) => Self::Time(TimeWindow::new(window, stripe_count)),
         }
@@ -29,7 +29,7 @@ impl Counter {
         match self {
             Self::Calls(window) => window.record(mark),
             Self::Time(window) => window.record(now, mark),
-            Self::Successes(stripes) if !mark.failed => add_one(stripes),
+            Self::Successes(count) if !mark.failed => count.add_one(|count| count),
             Self::Successes(_) => {}
         }
     }
@@ -52,22 +52,9 @@ impl Counter {
 
     pub(super) fn successes_ever(&self) -> u64 {
         match self {
-            Self::Successes(stripes) => sum(stripes),
+            Self::Successes(count) => count.sum(|count| count),
             Self::Calls(window) => window.successes_ever(),
             Self::Time(window) => window.successes_ever(),
         }
     }
-}
-
-#[inline]
-pub(super) fn add_one(stripes: &[Padded<AtomicU64>]) {
-    stripes[thread_number() & (stripes.len() - 1)].fetch_add(1, Ordering::Relaxed);
-}
-
-pub(super) fn sum(stripes: &[Padded<AtomicU64>]) -> u64 {
-    stripes.iter().map(|stripe| stripe.load(Ordering::Relaxed)).sum()
-}
-
-pub(super) fn stripes(count: usize) -> Box<[Padded<AtomicU64>]> {
-    (0..count).map(|_| Padded(AtomicU64::new(0))).collect()
 }

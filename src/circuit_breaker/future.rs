@@ -11,7 +11,7 @@ use crate::classify::Classify;
 use crate::reject::Reject;
 use crate::sync::Ref;
 
-use super::guard::{Call, Guard};
+use super::guard::Call;
 use super::shared::Shared;
 
 pin_project! {
@@ -26,14 +26,14 @@ pin_project! {
         R: Reject<Req, S::Response, S::Error>,
     {
         #[pin]
-        state: State<S::Future, C, C::Ticket, Result<S::Response, R::Error>>,
-        marker: PhantomData<fn(Req) -> R>,
+        pub(super) state: State<S::Future, C, C::Ticket, Result<S::Response, R::Error>>,
+        pub(super) marker: PhantomData<fn(Req) -> R>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, C, T, O> {
+    pub(super) enum State<F, C, T, O> {
         Called {
             #[pin]
             call: Call<F, Ref<Shared>>,
@@ -52,17 +52,6 @@ where
     C: Classify<Req, S::Response, S::Error>,
     R: Reject<Req, S::Response, S::Error>,
 {
-    #[inline]
-    pub(super) fn called(
-        inner: S::Future,
-        guard: Guard<Ref<Shared>>,
-        classify: C,
-        judge: C::Ticket,
-    ) -> Self {
-        let call = Call::new(inner, guard);
-        Self { state: State::Called { call, classify, judge: Some(judge) }, marker: PhantomData }
-    }
-
     #[inline]
     pub(super) fn refused(answer: Result<S::Response, R::Error>) -> Self {
         Self { state: State::Refused { answer: Some(answer) }, marker: PhantomData }

@@ -56,7 +56,7 @@ impl<D: Deref<Target = Shared>> Guard<D> {
     }
 
     /// Runs user code; if it panics, the call has failed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run<T>(&mut self, f: impl FnOnce() -> T) -> T {
         let bomb = Bomb(self);
         let value = f();
@@ -142,13 +142,13 @@ pin_project! {
     /// A call in flight and its guard, which stays here and wants to know the outcome when it is ready.
     pub(super) struct Call<F, D: Deref<Target = Shared>> {
         #[pin]
-        inner: F,
-        guard: Guard<D>,
+        pub(super) inner: F,
+        pub(super) guard: Guard<D>,
     }
 }
 
 impl<F, D: Deref<Target = Shared>> Call<F, D> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(inner: F, guard: Guard<D>) -> Self {
         Self { inner, guard }
     }

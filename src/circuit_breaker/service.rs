@@ -1,4 +1,5 @@
 use std::fmt;
+use std::marker::PhantomData;
 use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
@@ -9,8 +10,8 @@ use crate::reject::Reject;
 use crate::sync::Lease;
 
 use super::core::{Refusal, Ticket};
-use super::future::ResponseFuture;
-use super::guard::Guard;
+use super::future::{ResponseFuture, State};
+use super::guard::{Call, Guard};
 use super::reopening::Reopening;
 use super::shared::Shared;
 
@@ -168,9 +169,15 @@ where
     match admitted {
         Ok(ticket) => {
             let mut guard = Guard::new(lease.for_call(), ticket);
-            let judge = classify.start(&req);
-            let response = guard.run(|| inner.call(req));
-            ResponseFuture::called(response, guard, classify.clone(), judge)
+            // The future is made in its place: moved, it would be copied.
+            ResponseFuture {
+                state: State::Called {
+                    judge: Some(classify.start(&req)),
+                    classify: classify.clone(),
+                    call: Call { inner: guard.run(|| inner.call(req)), guard },
+                },
+                marker: PhantomData,
+            }
         }
         Err(refusal) => ResponseFuture::refused(reject.reject(req, lease.refused(refusal))),
     }

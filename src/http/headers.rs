@@ -16,50 +16,69 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// RFC 9651, section 3.3.1: an integer has at most 15 digits.
 const LARGEST_INTEGER: u64 = 999_999_999_999_999;
 
-/// `RateLimit-Policy: "name";q=limit;w=seconds` and `RateLimit: "name";r=remaining;t=seconds`, and where
-/// on the sheet they are. Source: draft-ietf-httpapi-ratelimit-headers-10.
+/// `RateLimit-Policy: "name";q=limit;w=seconds` and `RateLimit: "name";r=remaining;t=seconds`.
+/// Source: draft-ietf-httpapi-ratelimit-headers-10.
+#[derive(Clone)]
 pub(super) struct RateLimitFields {
+    policy: HeaderValue,
+    limit: HeaderValue,
+}
+
+/// Where on a sheet they are.
+pub(super) struct Places {
     policy: Range<usize>,
     limit: Range<usize>,
 }
 
 impl RateLimitFields {
-    /// Writes them if `detail` is a quota.
+    /// Limit, remaining, and seconds of reset and window.
+    #[inline]
+    pub(super) fn numbers(detail: RejectionDetail) -> Option<[u64; 4]> {
+        match detail {
+            RejectionDetail::Quota { limit, remaining, reset, window } => {
+                Some([limit, remaining, seconds_up(reset), seconds_up(window)])
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn write<const ROOM: usize>(
-        detail: RejectionDetail,
+        numbers: [u64; 4],
         name: &str,
         sheet: &mut Sheet<ROOM>,
-    ) -> Option<Self> {
-        let RejectionDetail::Quota { limit, remaining, reset, window } = detail else {
-            return None;
-        };
+    ) -> Places {
+        let [limit, remaining, reset, window] = numbers.map(|number| number.min(LARGEST_INTEGER));
         let name = quotable(name);
         let start = sheet.len();
         sheet.put(b"\"");
         sheet.put(&name);
         sheet.put(b"\";q=");
-        sheet.number(limit.min(LARGEST_INTEGER));
-        match seconds_up(window).min(LARGEST_INTEGER) {
-            0 => {}
-            seconds => {
-                sheet.put(b";w=");
-                sheet.number(seconds);
-            }
+        sheet.number(limit);
+        if window > 0 {
+            sheet.put(b";w=");
+            sheet.number(window);
         }
         let middle = sheet.len();
         sheet.put(b"\"");
         sheet.put(&name);
         sheet.put(b"\";r=");
-        sheet.number(remaining.min(LARGEST_INTEGER));
+        sheet.number(remaining);
         sheet.put(b";t=");
-        sheet.number(seconds_up(reset).min(LARGEST_INTEGER));
-        Some(Self { policy: start..middle, limit: middle..sheet.len() })
+        sheet.number(reset);
+        Places { policy: start..middle, limit: middle..sheet.len() }
     }
 
-    pub(super) fn insert(self, sheet: &Bytes, headers: &mut HeaderMap) {
-        // Printable ASCII, so they are values.
-        insert(RATE_LIMIT_POLICY, value(sheet, self.policy), headers);
-        insert(RATE_LIMIT, value(sheet, self.limit), headers);
+    pub(super) fn insert(self, headers: &mut HeaderMap) {
+        headers.insert(RATE_LIMIT_POLICY, self.policy);
+        headers.insert(RATE_LIMIT, self.limit);
+    }
+}
+
+impl Places {
+    /// Printable ASCII, so they are values.
+    pub(super) fn values(self, sheet: &Bytes) -> Option<RateLimitFields> {
+        let (policy, limit) = (value(sheet, self.policy)?, value(sheet, self.limit)?);
+        Some(RateLimitFields { policy, limit })
     }
 }
 
@@ -73,8 +92,11 @@ pub(super) fn insert(name: HeaderName, value: Option<HeaderValue>, headers: &mut
 /// Adds the `RateLimit` fields if `detail` is a quota.
 pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &mut HeaderMap) {
     let mut sheet = Sheet::<112>::new();
-    if let Some(fields) = RateLimitFields::write(detail, name, &mut sheet) {
-        fields.insert(&sheet.finish(), headers);
+    if let Some(numbers) = RateLimitFields::numbers(detail) {
+        let places = RateLimitFields::write(numbers, name, &mut sheet);
+        if let Some(fields) = places.values(&sheet.finish()) {
+            fields.insert(headers);
+        }
     }
 }
 
@@ -82,7 +104,8 @@ pub(crate) fn rate_limit_fields(detail: RejectionDetail, name: &str, headers: &m
 /// there is none: the responder may have spread it, so that callers do not all come back at once.
 pub(crate) fn refusal_fields(why: &Rejection, headers: &mut HeaderMap) {
     let mut sheet = Sheet::<112>::new();
-    let fields = RateLimitFields::write(why.detail(), why.name(), &mut sheet);
+    let places = RateLimitFields::numbers(why.detail())
+        .map(|numbers| RateLimitFields::write(numbers, why.name(), &mut sheet));
     // gRPC has a field of its own.
     let told = headers.contains_key(RETRY_AFTER) || headers.contains_key(PUSHBACK);
     let wait = match why.retry_after() {
@@ -95,15 +118,15 @@ pub(crate) fn refusal_fields(why: &Rejection, headers: &mut HeaderMap) {
         let values = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
         values.eq(sheet.text().get(at.clone()))
     };
-    let fields = fields.filter(|fields| {
-        !is_there(RATE_LIMIT_POLICY, &fields.policy) || !is_there(RATE_LIMIT, &fields.limit)
+    let places = places.filter(|places| {
+        !is_there(RATE_LIMIT_POLICY, &places.policy) || !is_there(RATE_LIMIT, &places.limit)
     });
-    if fields.is_none() && wait.is_none() {
+    if places.is_none() && wait.is_none() {
         return;
     }
     let sheet = sheet.finish();
-    if let Some(fields) = fields {
-        fields.insert(&sheet, headers);
+    if let Some(fields) = places.and_then(|places| places.values(&sheet)) {
+        fields.insert(headers);
     }
     if let Some(at) = wait {
         insert(RETRY_AFTER, value(&sheet, at), headers);

@@ -85,6 +85,7 @@ mod problem;
 mod replay;
 mod retry_after;
 mod sheet;
+mod texts;
 mod trailers;
 
 #[cfg(test)]

@@ -4,14 +4,15 @@ use std::mem;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use ::http::{Request, Response, StatusCode, Version};
 use bytes::Bytes;
 
 use super::grpc::{self, code};
-use super::headers::{RateLimitFields, insert};
-use super::retry_after::{PUSHBACK, millis_up, seconds_up};
+use super::headers::insert;
+use super::retry_after::{PUSHBACK, millis_up};
 use super::sheet::{Number, Sheet, small, value};
+use super::texts::{Facts, Paper};
 use crate::name::LayerKind;
 use crate::reject::Reject;
 use crate::rejection::{Rejection, RejectionKind};
@@ -178,16 +179,12 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
         let why = self.style.jittered(why);
         if let Some(content_type) = grpc::answer_content_type(req.headers()) {
             self.style.grpc(content_type, &why, emptied(&mut req));
-            return Ok(answer(StatusCode::OK, req, B2::from(Bytes::new()), why));
+            return Ok(answer(StatusCode::OK, &mut req, B2::from(Bytes::new()), why));
         }
-        let mut sheet = Paper::new();
-        let wait = self.style.document(&why, &mut sheet);
-        let end = sheet.len();
-        let mut document = self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
-        document.truncate(end);
+        let document = self.style.http(&why, true, &mut req);
         let content_type = HeaderValue::from_static("application/problem+json");
         req.headers_mut().insert(CONTENT_TYPE, content_type);
-        Ok(answer(codes(why.kind()).0, req, B2::from(document), why))
+        Ok(answer(codes(why.kind()).0, &mut req, B2::from(document), why))
     }
 
     fn reject_sent(&self, why: Rejection) -> Option<Result<Response<B2>, E>> {
@@ -206,12 +203,10 @@ impl<B1, B2: Default, E> Reject<Request<B1>, Response<B2>, E> for StatusOnly {
         let why = self.style.jittered(why);
         if let Some(content_type) = grpc::answer_content_type(req.headers()) {
             self.style.grpc(content_type, &why, emptied(&mut req));
-            return Ok(answer(StatusCode::OK, req, B2::default(), why));
+            return Ok(answer(StatusCode::OK, &mut req, B2::default(), why));
         }
-        let mut sheet = Paper::new();
-        let wait = why.retry_after().map(|wait| Number::write(seconds_up(wait), &mut sheet));
-        self.style.http(&why, wait, sheet, req.version(), emptied(&mut req));
-        Ok(answer(codes(why.kind()).0, req, B2::default(), why))
+        self.style.http(&why, false, &mut req);
+        Ok(answer(codes(why.kind()).0, &mut req, B2::default(), why))
     }
 
     fn reject_sent(&self, why: Rejection) -> Option<Result<Response<B2>, E>> {
@@ -223,9 +218,6 @@ impl<B1, B2: Default, E> Reject<Request<B1>, Response<B2>, E> for StatusOnly {
     }
 }
 
-/// Enough for a document and the `RateLimit` fields if the name is not very long.
-type Paper = Sheet<368>;
-
 /// The request's fields are of no use any more, but the memory they are in is: the answer's are
 /// written there.
 fn emptied<B>(req: &mut Request<B>) -> &mut HeaderMap {
@@ -236,7 +228,7 @@ fn emptied<B>(req: &mut Request<B>) -> &mut HeaderMap {
 
 fn answer<B1, B2>(
     status: StatusCode,
-    mut req: Request<B1>,
+    req: &mut Request<B1>,
     body: B2,
     why: Rejection,
 ) -> Response<B2> {
@@ -281,56 +273,15 @@ impl Style {
         }
     }
 
-    /// Fills in the fields, some of which are slices of the sheet.
-    #[inline]
-    fn http(
-        self,
-        why: &Rejection,
-        wait: Option<Number>,
-        mut sheet: Paper,
-        version: Version,
-        headers: &mut HeaderMap,
-    ) -> Bytes {
-        let fields = match self.detail {
-            true => RateLimitFields::write(why.detail(), why.name(), &mut sheet),
-            false => None,
-        };
-        let sheet = sheet.finish();
-        if let Some(wait) = wait {
-            insert(RETRY_AFTER, wait.value(&sheet), headers);
-        }
-        if let Some(fields) = fields {
-            fields.insert(&sheet, headers);
-        }
-        if why.kind() == RejectionKind::Draining && version < Version::HTTP_2 {
+    /// Fills in the fields and returns the document.
+    fn http<B>(self, why: &Rejection, with_document: bool, req: &mut Request<B>) -> Bytes {
+        let draining = why.kind() == RejectionKind::Draining && req.version() < Version::HTTP_2;
+        let headers = emptied(req);
+        let document = Facts::of(why, with_document, self.detail).texts().insert(headers);
+        if draining {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        sheet
-    }
-
-    /// Writes the document; the time to come back in it is also the value of `Retry-After`.
-    fn document(self, why: &Rejection, sheet: &mut Paper) -> Option<Number> {
-        let head = Head::of(why.kind());
-        if self.detail {
-            sheet.put(head.full.as_bytes());
-            match why.layer() {
-                LayerKind::Custom(name) => json_text(name, sheet),
-                ours => sheet.put(ours.as_str().as_bytes()),
-            }
-            sheet.put(br#"","name":""#);
-            json_text(why.name(), sheet);
-            sheet.put(br#"""#);
-        } else {
-            sheet.put(head.quiet.as_bytes());
-        }
-        let wait = why.retry_after().map(|wait| {
-            sheet.put(br#","retry_after":"#);
-            let seconds = seconds_up(wait);
-            let digits = sheet.number(seconds);
-            small(seconds).map_or(Number::Written(digits), Number::Small)
-        });
-        sheet.put(b"}");
-        wait
+        document
     }
 
     /// A response that consists of trailers only: its head carries them, and the body must be empty.
@@ -365,6 +316,32 @@ impl Style {
         if let Some(pushback) = pushback {
             insert(PUSHBACK, pushback.value(&sheet), headers);
         }
+    }
+}
+
+impl Facts {
+    /// Writes the document; the time to come back in it is also the value of `Retry-After`.
+    pub(super) fn document(self, sheet: &mut Paper) -> Option<Number> {
+        let head = Head::of(self.kind);
+        if self.with_detail {
+            sheet.put(head.full.as_bytes());
+            match self.layer {
+                LayerKind::Custom(name) => json_text(name, sheet),
+                ours => sheet.put(ours.as_str().as_bytes()),
+            }
+            sheet.put(br#"","name":""#);
+            json_text(self.name, sheet);
+            sheet.put(br#"""#);
+        } else {
+            sheet.put(head.quiet.as_bytes());
+        }
+        let wait = self.wait.map(|seconds| {
+            sheet.put(br#","retry_after":"#);
+            let digits = sheet.number(seconds);
+            small(seconds).map_or(Number::Written(digits), Number::Small)
+        });
+        sheet.put(b"}");
+        wait
     }
 }
 

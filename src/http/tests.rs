@@ -229,3 +229,60 @@ proptest! {
         prop_assert!(answer.headers()["grpc-message"].as_bytes().iter().all(|b| (b' '..=b'~').contains(b)));
     }
 }
+
+#[test]
+fn what_is_kept_of_an_answer_is_never_given_to_another_refusal() {
+    let quota = |limit, remaining, reset, window| RejectionDetail::Quota {
+        limit,
+        remaining,
+        reset: Duration::from_secs(reset),
+        window: Duration::from_secs(window),
+    };
+    let (kind, layer) = (RejectionKind::RateLimited, LayerKind::RateLimit);
+    let why = |name| Rejection::new(kind, layer, name).with_retry_after(Duration::from_secs(300));
+    // Each differs from the one before it in one thing.
+    let refusals = [
+        why("a"),
+        why("b"),
+        why("b").with_retry_after(Duration::from_secs(301)),
+        why("b").with_detail(quota(100, 0, 1, 60)),
+        why("b").with_detail(quota(101, 0, 1, 60)),
+        why("b").with_detail(quota(101, 1, 1, 60)),
+        why("b").with_detail(quota(101, 1, 2, 60)),
+        why("b").with_detail(quota(101, 1, 2, 61)),
+        Rejection::new(RejectionKind::Overloaded, layer, "b"),
+        Rejection::new(RejectionKind::Overloaded, LayerKind::CircuitBreaker, "b"),
+    ];
+    fn parts(answer: Result<::http::Response<Bytes>, ()>) -> (HeaderMap, Bytes) {
+        let (head, body) = answer.unwrap().into_parts();
+        (head.headers, body)
+    }
+    let answer = |style: usize, why: &Rejection| {
+        let (request, why) = (::http::Request::new(()), why.clone());
+        parts(match style {
+            0 => super::problem().reject(request, why),
+            1 => super::problem().detail(false).reject(request, why),
+            2 => super::status_only().reject(request, why),
+            _ => super::status_only().detail(false).reject(request, why),
+        })
+    };
+    for style in 0..4 {
+        // On a thread of its own nothing is kept.
+        let fresh = |why| std::thread::scope(|scope| scope.spawn(|| answer(style, why)).join());
+        let expected: Vec<_> = refusals.iter().map(|why| fresh(why).unwrap()).collect();
+        for other in &refusals {
+            for (why, expected) in refusals.iter().zip(&expected) {
+                // The second time it is kept, the third time that is given out.
+                for _ in 0..3 {
+                    answer(style, other);
+                }
+                for _ in 0..3 {
+                    assert_eq!(&answer(style, why), expected);
+                }
+            }
+        }
+        for (i, one) in expected.iter().enumerate().filter(|_| style == 0) {
+            assert!(!expected[..i].contains(one), "the refusals differ: {one:?}");
+        }
+    }
+}

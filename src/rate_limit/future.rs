@@ -38,7 +38,7 @@ pin_project! {
 }
 
 impl<F, T, I, P> ResponseFuture<F, T, I, P> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn called(future: F, ink: I) -> Self {
         Self { state: State::Called { future, ink: Some(ink) }, marker: PhantomData }
     }

@@ -111,8 +111,23 @@ impl Keyed {
         self.seeds.nobody()
     }
 
+    /// Only the way of nearly every call, so that this much can be inlined and kept in registers.
     #[inline(always)]
     pub(crate) fn charge(&self, print: Print, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
+        if let Some((rule, version)) = self.rule.read() {
+            let cost = rule.cost(n);
+            let in_force = || self.rule.is(version);
+            if cost != 0
+                && let Some(tat) = self.table.charge_near(in_force, print, rule, now, cost)
+            {
+                return Ok(self.at(rule, tat, now));
+            }
+        }
+        self.charge_anyhow(print, n, now)
+    }
+
+    #[inline(never)]
+    fn charge_anyhow(&self, print: Print, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
         loop {
             let (rule, version) = self.rule();
             let cost = rule.cost(n);

@@ -11,49 +11,13 @@ use crate::observe::{EventKind, Observers};
 use crate::rejection::RejectionDetail;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Padded, stripe_count, thread_number};
-
-const SHARED_STRIPES: usize = 4;
+use crate::sync::{Striped, stripe_count};
 
 #[derive(Debug, Default)]
 struct Stripe {
     acquired: AtomicU64,
     rejected: AtomicU64,
     would_reject: AtomicU64,
-}
-
-/// Counters every call writes. A read-modify-write would cost as much as the limiter's own exchange, so
-/// the first threads of the process (their numbers are never given out again) each own a stripe, which
-/// they alone write with a plain load and store. Later threads share a few and add atomically.
-#[derive(Debug)]
-struct Counters {
-    own: Box<[Padded<Stripe>]>,
-    shared: Box<[Padded<Stripe>]>,
-}
-
-impl Counters {
-    fn new() -> Self {
-        let make = |count| (0..count).map(|_| Padded::default()).collect();
-        Self { own: make(stripe_count()), shared: make(SHARED_STRIPES) }
-    }
-
-    #[inline]
-    fn add_one(&self, which: impl Fn(&Stripe) -> &AtomicU64) {
-        let thread = thread_number();
-        if let Some(stripe) = self.own.get(thread) {
-            let counter = which(stripe);
-            counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        } else {
-            which(&self.shared[thread % SHARED_STRIPES]).fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn sum(&self, which: impl Fn(&Stripe) -> &AtomicU64) -> u64 {
-        self.own
-            .iter()
-            .chain(&self.shared)
-            .fold(0, |sum, stripe| sum.wrapping_add(which(stripe).load(Ordering::Relaxed)))
-    }
 }
 
 /// What a limiter has done so far.
@@ -90,13 +54,14 @@ pub struct RateLimitStats {
 pub(crate) struct Ledger {
     pub(crate) name: Name,
     shadow: AtomicBool,
-    counters: Counters,
+    counters: Striped<Stripe>,
     observers: Observers,
 }
 
 impl Ledger {
     pub(crate) fn new(name: Name, shadow: bool, observers: Observers) -> Self {
-        Self { name, shadow: AtomicBool::new(shadow), counters: Counters::new(), observers }
+        let counters = Striped::new(stripe_count());
+        Self { name, shadow: AtomicBool::new(shadow), counters, observers }
     }
 
     #[inline]

@@ -173,8 +173,9 @@ impl Table {
         })
     }
 
+    /// The slot of a key, if it is where nearly all are: in its first group.
     #[inline(always)]
-    fn find(&self, print: Print) -> Option<&Slot> {
+    fn find_near(&self, print: Print) -> Option<&Slot> {
         let Group(slots) = &self.groups[scale(print.0, self.groups.len())];
         // All four are looked at and the place is computed, not jumped to: which of them it is cannot be
         // predicted, and a wrong guess costs more than the other three loads from the same line.
@@ -182,14 +183,10 @@ impl Table {
         for (i, slot) in slots.iter().enumerate() {
             hits |= u32::from(slot.print.load(Acquire) == print.0) << i;
         }
-        if hits != 0 {
-            return slots.get(hits.trailing_zeros() as usize);
-        }
-        self.find_farther(print)
+        slots.get(hits.trailing_zeros() as usize)
     }
 
-    #[inline(never)]
-    fn find_farther(&self, print: Print) -> Option<&Slot> {
+    fn find(&self, print: Print) -> Option<&Slot> {
         for group in self.sequence(print) {
             let mut last = false;
             for slot in &group.0 {
@@ -211,8 +208,24 @@ impl Table {
         self.find(print).and_then(|slot| slot.tat(print).ok()).unwrap_or(0)
     }
 
-    /// Charges the bucket of a key and returns its new TAT. `in_force`: see [`Bucket::charge_while`].
+    /// One try at what nearly always succeeds: the key is near, has tokens, and nobody interferes. Returns the
+    /// bucket's new TAT. If it is `None`, nothing has happened.
     #[inline(always)]
+    pub(crate) fn charge_near(
+        &self,
+        in_force: impl Fn() -> bool,
+        print: Print,
+        rule: Rule,
+        now: u64,
+        cost: u64,
+    ) -> Option<u64> {
+        let slot = self.find_near(print)?;
+        let tat = slot.tat(print).ok().filter(|_| in_force())?;
+        let after = rule.admit(tat, now, cost).ok()?;
+        slot.bucket.replace(tat, after).ok().map(|_| after)
+    }
+
+    /// Charges the bucket of a key and returns its new TAT. `in_force`: see [`Bucket::charge_while`].
     pub(crate) fn charge_while(
         &self,
         in_force: &impl Fn() -> bool,
@@ -239,7 +252,8 @@ impl Table {
         now: u64,
         cost: u64,
     ) -> Result<u64, Miss> {
-        self.charge_while(&|| true, print, rule, now, cost)
+        self.charge_near(|| true, print, rule, now, cost)
+            .map_or_else(|| self.charge_while(&|| true, print, rule, now, cost), Ok)
     }
 
     /// Whether a charge would be admitted; changes nothing. Says nothing about room in the table.

@@ -9,7 +9,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::core::Stop;
-use super::plan::CallPlan;
+use super::plan::Plan;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
 use super::{Attempt, Replay};
@@ -38,15 +38,15 @@ pin_project! {
         C: Classify<Req, S::Response, S::Error>,
     {
         #[pin]
-        state: State<S::Future, S, Req, C::Ticket>,
-        plan: CallPlan,
-        deadline: Option<Tick>,
-        classifier: C,
-        replay: R,
-        reject: J,
-        shared: Option<Ref<Shared>>,
+        pub(super) state: State<S::Future, S, Req, C::Ticket>,
+        pub(super) plan: Plan,
+        pub(super) deadline: Option<Tick>,
+        pub(super) classifier: C,
+        pub(super) replay: R,
+        pub(super) reject: J,
+        pub(super) shared: Option<Ref<Shared>>,
         // Made at the first failure, or when the first attempt has to wait against a limit.
-        slow: Option<Box<Slow<S::Error>>>,
+        pub(super) slow: Option<Box<Slow<S::Error>>>,
     }
 }
 
@@ -59,7 +59,8 @@ pin_project! {
         Calling {
             #[pin]
             call: F,
-            ticket: T,
+            // `None` once the call has been judged.
+            ticket: Option<T>,
             inner: S,
             copy: Option<Req>,
         },
@@ -92,7 +93,7 @@ struct Ended<Res, Err, S, Req> {
     copy: Option<Req>,
 }
 
-struct Slow<E> {
+pub(super) struct Slow<E> {
     progress: Progress,
     timer: Option<Pin<Box<Sleep>>>,
     // Whether the timer runs for the state at hand.
@@ -125,28 +126,7 @@ impl<E> Slow<E> {
     }
 }
 
-impl<S, Req, C, R, J> ResponseFuture<S, Req, C, R, J>
-where
-    S: Service<Req>,
-    C: Classify<Req, S::Response, S::Error>,
-{
-    #[inline(always)]
-    pub(super) fn new(
-        state: State<S::Future, S, Req, C::Ticket>,
-        plan: CallPlan,
-        deadline: Option<Tick>,
-        (classifier, replay, reject): (C, R, J),
-        shared: Option<Ref<Shared>>,
-    ) -> Self {
-        Self { state, plan, deadline, classifier, replay, reject, shared, slow: None }
-    }
-}
-
-fn terms<'a>(
-    plan: &'a CallPlan,
-    deadline: Option<Tick>,
-    shared: Option<&'a Ref<Shared>>,
-) -> Terms<'a> {
+fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Ref<Shared>>) -> Terms<'a> {
     let budget = shared.and_then(|shared| shared.budget.as_ref());
     let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers }
@@ -247,13 +227,31 @@ where
         self.go_on(cx, ended)
     }
 
+    /// The attempt was answered by what is called a failure.
+    #[cold]
+    #[inline(never)]
+    fn poll_failed(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        response: S::Response,
+        verdict: Verdict,
+    ) -> Option<Answer<S, Req, J>> {
+        let StateOwn::Calling { inner, copy, .. } =
+            self.as_mut().project().state.project_replace(State::Done)
+        else {
+            unreachable!("it was calling a moment ago")
+        };
+        let result = Some(Ok(response));
+        self.go_on(cx, Some(Ended { result, verdict, inner, copy }))
+    }
+
     /// Takes the attempt in hand apart and judges it; `None` as its result if it was cut off.
     fn end(
         self: Pin<&mut Self>,
         result: Option<Result<S::Response, S::Error>>,
     ) -> Option<Ended<S::Response, S::Error, S, Req>> {
         let mut this = self.project();
-        let StateOwn::Calling { ticket, inner, copy, .. } =
+        let StateOwn::Calling { ticket: Some(ticket), inner, copy, .. } =
             this.state.as_mut().project_replace(State::Done)
         else {
             return None;
@@ -354,7 +352,7 @@ where
                 this.replay.mark(&mut req, Attempt(slow.progress.attempts()));
                 let last = slow.progress.is_last(terms.policy);
                 let copy = if last { None } else { this.replay.try_replay(&req) };
-                let ticket = this.classifier.start(&req);
+                let ticket = Some(this.classifier.start(&req));
                 let call = inner.call(req);
                 // Only now: a panic on the way here gives the retry back.
                 slow.progress.send();
@@ -419,7 +417,7 @@ where
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.as_mut().project();
-        let StateProj::Calling { call, .. } = this.state.as_mut().project() else {
+        let StateProj::Calling { call, ticket, .. } = this.state.as_mut().project() else {
             return polled(self.go_on(cx, None));
         };
         let response = match call.poll(cx) {
@@ -430,16 +428,13 @@ where
             }
             Poll::Pending => return polled(self.poll_limited(cx)),
         };
-        let StateOwn::Calling { ticket, inner, copy, .. } =
-            this.state.as_mut().project_replace(State::Done)
-        else {
-            unreachable!("it was calling a moment ago")
-        };
+        let ticket = ticket.take().expect("polled after a panic");
         let verdict = this.classifier.finish(ticket, Ok(&response));
         if !matches!(verdict.outcome, Outcome::Success) {
-            let result = Some(Ok(response));
-            return polled(self.go_on(cx, Some(Ended { result, verdict, inner, copy })));
+            return polled(self.poll_failed(cx, response, verdict));
         }
+        // Dropped where it is: taken out, the service and the copy would be moved first.
+        this.state.set(State::Done);
         // Nothing may wait for the caller to drop the future.
         if let Some(shared) = this.shared.take()
             && let Some(budget) = &shared.budget

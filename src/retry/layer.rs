@@ -226,7 +226,7 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
     fn layer(&self, inner: S) -> Self::Service {
         RetryService {
             inner,
-            plan: self.plan,
+            plan: self.plan.clone(),
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
             reject: self.reject.clone(),

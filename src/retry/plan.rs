@@ -1,5 +1,5 @@
 use std::ops::Deref;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::RetryPolicy;
 use crate::name::Name;
@@ -9,11 +9,11 @@ use crate::name::Name;
 /// Every call takes one along, and most never look at it again. Copied it is a hundred bytes, counted it
 /// is two atomic operations, and either costs more than all the rest of a call that works. So each distinct
 /// plan is kept for the life of the process, once: they come from code and configuration and are few. For
-/// a program that makes them up as it goes there is a limit, beyond which each call gets a copy.
-#[derive(Clone, Copy, Debug)]
+/// a program that makes them up as it goes there is a limit, beyond which they are counted.
+#[derive(Clone, Debug)]
 pub(super) enum Plan {
     Kept(&'static Named),
-    Copied(Named),
+    Counted(Arc<Named>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,11 +45,17 @@ impl Plan {
             return Self::Kept(known);
         }
         if kept.len() >= MOST_KEPT {
-            return Self::Copied(named);
+            return Self::Counted(Arc::new(named));
         }
         let known: &'static Named = Box::leak(Box::new(named));
         kept.push(known);
         Self::Kept(known)
+    }
+
+    /// For one call.
+    #[cold]
+    pub(super) fn once(policy: RetryPolicy, name: Name) -> Self {
+        Self::Counted(Arc::new(Named::new(policy, name)))
     }
 }
 
@@ -60,41 +66,7 @@ impl Deref for Plan {
     fn deref(&self) -> &Named {
         match self {
             Self::Kept(named) => named,
-            Self::Copied(named) => named,
-        }
-    }
-}
-
-/// The plan of a call: a kept one, or a box with a copy.
-#[derive(Debug)]
-pub(super) enum CallPlan {
-    Kept(&'static Named),
-    Own(Box<Named>),
-}
-
-impl CallPlan {
-    #[inline]
-    pub(super) fn of(plan: &Plan) -> Self {
-        match plan {
-            Plan::Kept(named) => Self::Kept(named),
-            Plan::Copied(named) => Self::own(*named),
-        }
-    }
-
-    #[cold]
-    pub(super) fn own(named: Named) -> Self {
-        Self::Own(Box::new(named))
-    }
-}
-
-impl Deref for CallPlan {
-    type Target = Named;
-
-    #[inline]
-    fn deref(&self) -> &Named {
-        match self {
-            Self::Kept(named) => named,
-            Self::Own(named) => named,
+            Self::Counted(named) => named,
         }
     }
 }
@@ -108,7 +80,7 @@ mod tests {
         let policy = RetryPolicy::DEFAULT;
         let at = |plan: &Plan| match plan {
             Plan::Kept(named) => std::ptr::from_ref::<Named>(named),
-            Plan::Copied(_) => panic!("there is room"),
+            Plan::Counted(_) => panic!("there is room"),
         };
         let one = Plan::new(policy, "one".into());
         assert_eq!(at(&one), at(&Plan::new(policy, "one".into())));
@@ -119,7 +91,7 @@ mod tests {
             assert_eq!((plan.policy, plan.name), (policy, "many".into()));
         }
         let last = policy.to_builder().jitter_seed(9999).build().expect("it is valid");
-        assert!(matches!(Plan::new(last, "many".into()), Plan::Copied(_)));
+        assert!(matches!(Plan::new(last, "many".into()), Plan::Counted(_)));
         assert!(matches!(Plan::new(policy, "one".into()), Plan::Kept(_)));
     }
 }

@@ -6,7 +6,7 @@ use tower_service::Service;
 
 use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
-use super::plan::{CallPlan, Named, Plan};
+use super::plan::Plan;
 use super::{CloneRequest, Replay};
 use crate::budget::RetryBudget;
 use crate::classify::{AnyError, Classify};
@@ -82,26 +82,35 @@ where
         let mut inner = mem::replace(&mut self.inner, clone);
 
         let plan = match self.replay.overrides(&req) {
-            None => CallPlan::of(&self.plan),
-            Some(exception) => {
-                CallPlan::own(Named::new(exception.apply(self.plan.policy), self.plan.name))
-            }
+            None => self.plan.clone(),
+            Some(exception) => Plan::once(exception.apply(self.plan.policy), self.plan.name),
         };
         let inherited = self.replay.deadline(&req);
         let deadline = start_deadline(&plan.policy, inherited);
         if let Some(deadline) = deadline {
             self.replay.set_deadline(&mut req, Deadline::at(deadline));
         }
-        let state = if inherited.is_some_and(Deadline::has_passed) {
-            State::TooLate
-        } else {
-            let copy = if plan.can_retry { self.replay.try_replay(&req) } else { None };
-            let ticket = self.classifier.start(&req);
-            let call = inner.call(req);
-            State::Calling { call, ticket, inner, copy }
-        };
-        let strategies = (self.classifier.clone(), self.replay.clone(), self.reject.clone());
         let shared = self.shared.as_mut().map(Lease::for_call);
-        ResponseFuture::new(state, plan, deadline, strategies, shared)
+        // Each value is made in the place it is to have: the compiler does not see through a move of the
+        // request, its copy or the inner future, which are hundreds of bytes.
+        ResponseFuture {
+            state: if inherited.is_some_and(Deadline::has_passed) {
+                State::TooLate
+            } else {
+                State::Calling {
+                    copy: if plan.can_retry { self.replay.try_replay(&req) } else { None },
+                    ticket: Some(self.classifier.start(&req)),
+                    call: inner.call(req),
+                    inner,
+                }
+            },
+            plan,
+            deadline,
+            classifier: self.classifier.clone(),
+            replay: self.replay.clone(),
+            reject: self.reject.clone(),
+            shared,
+            slow: None,
+        }
     }
 }

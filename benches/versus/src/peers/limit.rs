@@ -3,6 +3,7 @@
 use std::hash::BuildHasher;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::state::keyed::DashMapStateStore;
@@ -37,13 +38,28 @@ pub fn governor_keyed<S: BuildHasher + Clone + Default>(keys: u64, hasher: S) ->
     Arc::new(limiter)
 }
 
-/// Keys in no order a cache could guess: the same for every keyed case.
-pub fn any_key(keys: u64) -> impl FnMut() -> u64 + Send {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    move || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((u128::from(state >> 16) * u128::from(keys)) >> 48) as u64
+/// Keys in no order a cache could guess: the same for every keyed case, others for each caller of a case.
+/// (Two callers who begin with the same key soon walk in step: each waits for the line the other has just
+/// written, and then follows it.)
+pub struct AnyKey {
+    keys: u64,
+    callers: AtomicU64,
+}
+
+impl AnyKey {
+    pub fn of(keys: u64) -> Self {
+        Self { keys, callers: AtomicU64::new(0) }
+    }
+
+    pub fn caller(&self) -> impl FnMut() -> u64 + Send + use<> {
+        let caller = self.callers.fetch_add(1, Ordering::Relaxed);
+        let (keys, mut state) = (self.keys, (caller + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((u128::from(state >> 16) * u128::from(keys)) >> 48) as u64
+        }
     }
 }
 
@@ -51,8 +67,9 @@ fn keyed<S>(keys: u64, hasher: S) -> Callers
 where
     S: BuildHasher + Clone + Default + Send + Sync + 'static,
 {
+    let any = AnyKey::of(keys);
     direct(governor_keyed(keys, hasher), move |limiter| {
-        let (limiter, mut key) = (Arc::clone(limiter), any_key(keys));
+        let (limiter, mut key) = (Arc::clone(limiter), any.caller());
         move || limiter.check_key(&key()).is_ok()
     })
 }

@@ -8,7 +8,7 @@ use tower::Layer;
 
 use crate::case::{Callers, Case, Direct, Expect, Hold, Runner, direct, numbers};
 use crate::floor::Answer;
-use crate::peers::limit::any_key;
+use crate::peers::limit::AnyKey;
 
 /// So many that no call here is refused.
 pub(super) fn plenty() -> Quota {
@@ -82,10 +82,10 @@ pub(super) fn cases() -> Vec<Case> {
         .against("limit/layer refuse/tower-resilience fixed"),
         Case::new("keyed/layer allow@10k/us", Allowed, || {
             let layer = RateLimitLayer::new(keyed(10_000)).key(key_fn(|key: &u64| *key));
-            let service = layer.layer(Answer);
+            let (service, any) = (layer.layer(Answer), AnyKey::of(10_000));
             Box::new(move || {
                 let allowed = |answer: Result<u64, _>| answer.is_ok();
-                let (service, request) = (service.clone(), any_key(10_000));
+                let (service, request) = (service.clone(), any.caller());
                 Box::new(crate::case::Reuse { service, request, allowed })
             })
         })
@@ -99,8 +99,9 @@ pub(super) fn cases() -> Vec<Case> {
     ] {
         all.push(
             Case::new(format!("keyed/allow@{label}/us"), Allowed, move || {
+                let any = AnyKey::of(keys);
                 direct(keyed(keys), move |limiter| {
-                    let (limiter, mut key) = (limiter.clone(), any_key(keys));
+                    let (limiter, mut key) = (limiter.clone(), any.caller());
                     move || limiter.try_acquire(&key()).is_ok()
                 })
             })
