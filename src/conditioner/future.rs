@@ -77,8 +77,9 @@ where
         Self { state: State::Through { future } }
     }
 
-    pub(super) fn conditioned(call: Conditioned<S, Req, R, M>) -> Self {
-        Self { state: State::Conditioned { call: Box::pin(call) } }
+    #[inline]
+    pub(super) fn conditioned(call: Pin<Box<Conditioned<S, Req, R, M>>>) -> Self {
+        Self { state: State::Conditioned { call } }
     }
 }
 
@@ -115,6 +116,8 @@ where
         Self::new(injection, Before::Call(inner, req), None, reject)
     }
 
+    #[cold]
+    #[inline(never)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<M::Response, R::Error>> {
         loop {
             let mut this = self.as_mut().project();
@@ -193,7 +196,7 @@ where
 {
     type Output = Result<M::Response, R::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Through { future } => {

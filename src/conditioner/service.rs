@@ -1,5 +1,6 @@
 use std::fmt;
 use std::mem;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -20,6 +21,8 @@ pub struct ConditionerService<S, D = Unnamed, R = AsError, M = Plain> {
     pub(super) reject: R,
     pub(super) mode: M,
 }
+
+type Boxed<S, Req, R, M> = Pin<Box<Conditioned<S, Req, R, M>>>;
 
 impl<S, D, R, M> ConditionerService<S, D, R, M> {
     /// The inner service.
@@ -83,21 +86,26 @@ where
         self.inner.poll_ready(cx).map_err(R::map_err)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        if let Some(conditioner) = self.seat.current()
-            && conditioner.is_injecting()
-        {
-            return self.call_conditioned(req);
-        }
+        let injecting = self.seat.current().is_some_and(|conditioner| conditioner.is_injecting());
+        let req = if injecting {
+            match self.call_conditioned(req) {
+                Ok(call) => return ResponseFuture::conditioned(call),
+                Err(req) => req,
+            }
+        } else {
+            req
+        };
         ResponseFuture::through(self.inner.call(req))
     }
 }
 
 impl<S, D, R, M> ConditionerService<S, D, R, M> {
+    /// The call with what is done to it, or the request back if that is nothing.
     #[cold]
     #[inline(never)]
-    fn call_conditioned<Req>(&mut self, mut req: Req) -> ResponseFuture<S, Req, R, M>
+    fn call_conditioned<Req>(&mut self, mut req: Req) -> Result<Boxed<S, Req, R, M>, Req>
     where
         S: Service<Req> + Clone,
         D: Describe<Req>,
@@ -109,25 +117,23 @@ impl<S, D, R, M> ConditionerService<S, D, R, M> {
             conditioner.lease.shared().inject(&call, M::BODIES)
         });
         let Some(injection) = injection else {
-            return ResponseFuture::through(self.inner.call(req));
+            return Err(req);
         };
-        if injection.instead.is_some() {
+        let reject = self.reject.clone();
+        let call = if injection.instead.is_some() {
             // The inner service is not called: its readiness stays for the next call on this instance.
-            let answer = Conditioned::instead(injection, req, self.reject.clone());
-            return ResponseFuture::conditioned(answer);
-        }
-        self.mode.mark(&mut req, injection.mark);
-        if injection.delay.is_zero() {
-            let called = self.inner.call(req);
-            return ResponseFuture::conditioned(Conditioned::called(
-                injection,
-                called,
-                self.reject.clone(),
-            ));
-        }
-        // The clone stays here; the call that waits keeps the instance that is ready.
-        let clone = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, clone);
-        ResponseFuture::conditioned(Conditioned::later(injection, inner, req, self.reject.clone()))
+            Conditioned::instead(injection, req, reject)
+        } else {
+            self.mode.mark(&mut req, injection.mark);
+            if injection.delay.is_zero() {
+                Conditioned::called(injection, self.inner.call(req), reject)
+            } else {
+                // The clone stays here; the call that waits keeps the instance that is ready.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                Conditioned::later(injection, inner, req, reject)
+            }
+        };
+        Ok(Box::pin(call))
     }
 }
