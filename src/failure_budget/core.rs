@@ -109,6 +109,10 @@ fn word_after(word: u64, state: BudgetState, firing: u64) -> u64 {
 
 impl Core {
     /// `stripes` must be a power of two.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     pub(super) fn new(config: Config, stripes: usize, now: Tick) -> Self {
         let burn = config
             .slo

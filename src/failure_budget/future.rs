@@ -34,10 +34,14 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F, C, T, O> {
+        // Without a budget.
+        Through {
+            #[pin]
+            inner: F,
+        },
         Called {
             #[pin]
             call: Call<F, Ref<Shared>>,
-            // `None` without a budget.
             judge: Option<(C, T)>,
         },
         Refused {
@@ -53,12 +57,18 @@ where
     R: Reject<Req, S::Response, S::Error>,
 {
     #[inline]
+    pub(super) fn through(inner: S::Future) -> Self {
+        Self { state: State::Through { inner }, marker: PhantomData }
+    }
+
+    #[inline]
     pub(super) fn called(
         inner: S::Future,
         guard: Guard<Ref<Shared>>,
-        judge: Option<(C, C::Ticket)>,
+        classify: C,
+        ticket: C::Ticket,
     ) -> Self {
-        let call = Call::new(inner, guard);
+        let (call, judge) = (Call::new(inner, guard), Some((classify, ticket)));
         Self { state: State::Called { call, judge }, marker: PhantomData }
     }
 
@@ -76,9 +86,10 @@ where
 {
     type Output = Result<S::Response, R::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
+            StateProj::Through { inner } => Poll::Ready(ready!(inner.poll(cx)).map_err(R::map_err)),
             StateProj::Called { mut call, judge } => {
                 let result = ready!(call.as_mut().poll(cx));
                 // Reported here, not in `drop`: a caller may keep the finished future around.
@@ -103,6 +114,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
+            State::Through { .. } => "through",
             State::Called { .. } => "called",
             State::Refused { .. } => "refused",
         };

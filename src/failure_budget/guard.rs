@@ -17,7 +17,7 @@ use super::shared::Shared;
 
 /// Dropped before [`report`](Self::report), it reports the call as cancelled.
 pub(super) struct Guard<D: Deref<Target = Shared>> {
-    /// `None` once the call is reported, and from the start if there is no budget.
+    /// `None` once the call is reported.
     shared: Option<D>,
     /// Zero: has not been found pending.
     start: Tick,
@@ -25,8 +25,8 @@ pub(super) struct Guard<D: Deref<Target = Shared>> {
 
 impl<D: Deref<Target = Shared>> Guard<D> {
     #[inline]
-    pub(super) fn new(shared: Option<D>) -> Self {
-        Self { shared, start: Tick(0) }
+    pub(super) fn new(shared: D) -> Self {
+        Self { shared: Some(shared), start: Tick(0) }
     }
 
     /// The call goes on: from here on, dropping it is cancelling it.

@@ -169,7 +169,7 @@ impl FailureBudget {
     {
         let shared = &*self.lease;
         shared.admit().map_err(|refusal| shared.refused(refusal))?;
-        let mut guard = Guard::new(Some(shared));
+        let mut guard = Guard::new(shared);
         let judge = classify.start(&());
         let inner = guard.run(f);
         let mut call = pin!(Call::new(inner, guard));
@@ -217,7 +217,7 @@ impl FailureBudget {
     {
         let shared = &*self.lease;
         shared.admit().map_err(|refusal| shared.refused(refusal))?;
-        let mut guard = Guard::new(Some(shared));
+        let mut guard = Guard::new(shared);
         let judge = classify.start(&());
         let result = guard.run(f);
         guard.report(classify.finish(judge, result.as_ref()).outcome);
@@ -242,7 +242,7 @@ impl FailureBudget {
         let shared = Arc::clone(self.lease.shared());
         match shared.admit() {
             Ok(()) => {
-                let mut guard = Guard::new(Some(shared));
+                let mut guard = Guard::new(shared);
                 guard.stamp();
                 Ok(Permit { guard })
             }
@@ -315,6 +315,39 @@ impl FailureBudget {
     #[must_use]
     pub fn tripped(&self) -> bool {
         self.state().is_acting()
+    }
+
+    /// The failure rate above which it is spent.
+    ///
+    /// ```
+    /// # use buttress::failure_budget::FailureBudget;
+    /// assert_eq!(FailureBudget::new("checkout").threshold(), 0.05);
+    /// ```
+    #[must_use]
+    pub fn threshold(&self) -> f64 {
+        self.lease.core.config().threshold
+    }
+
+    /// How far back it looks.
+    ///
+    /// ```
+    /// # use buttress::failure_budget::FailureBudget;
+    /// assert_eq!(FailureBudget::new("checkout").window().as_secs(), 30);
+    /// ```
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        self.lease.core.config().window
+    }
+
+    /// With fewer calls than this in the window it is never spent.
+    ///
+    /// ```
+    /// # use buttress::failure_budget::FailureBudget;
+    /// assert_eq!(FailureBudget::new("checkout").min_samples(), 50);
+    /// ```
+    #[must_use]
+    pub fn min_samples(&self) -> u64 {
+        self.lease.core.config().min_samples
     }
 
     /// The name, as in events and errors.

@@ -5,6 +5,7 @@ use tower_service::Service;
 
 use crate::classify::Classify;
 use crate::reject::Reject;
+use crate::rejection::Rejection;
 use crate::slot::{Seat, Slot};
 
 use super::core::Refusal;
@@ -73,6 +74,18 @@ impl<S, C, R> FailureBudgetService<S, C, R> {
     }
 }
 
+impl<S, C, R> FailureBudgetService<S, C, R> {
+    /// Why the call must be refused, if that was decided.
+    #[cold]
+    #[inline(never)]
+    fn keep_promise(&mut self) -> Option<Rejection> {
+        match std::mem::replace(&mut self.promised, Promised::Nothing) {
+            Promised::Refuse(budget, refusal) => Some(budget.lease.refused(refusal)),
+            Promised::Nothing | Promised::Pass => None,
+        }
+    }
+}
+
 // Not derived: a clone has been promised nothing, neither readiness nor a refusal.
 impl<S: Clone, C: Clone, R: Clone> Clone for FailureBudgetService<S, C, R> {
     #[inline]
@@ -119,26 +132,23 @@ where
         Poll::Ready(ready!(self.inner.poll_ready(cx)).map_err(R::map_err))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let promised = std::mem::replace(&mut self.promised, Promised::Nothing);
-        if let Promised::Refuse(budget, refusal) = promised {
-            let why = budget.lease.refused(refusal);
+        let admitted = !matches!(self.promised, Promised::Nothing);
+        if admitted && let Some(why) = self.keep_promise() {
             return ResponseFuture::refused(self.reject.reject(req, why));
         }
         let Some(budget) = self.seat.current() else {
-            return ResponseFuture::called(self.inner.call(req), Guard::new(None), None);
+            return ResponseFuture::through(self.inner.call(req));
         };
-        if let Promised::Nothing = promised
-            && let Err(refusal) = budget.lease.admit()
-        {
+        if !admitted && let Err(refusal) = budget.lease.admit() {
             let why = budget.lease.refused(refusal);
             return ResponseFuture::refused(self.reject.reject(req, why));
         }
-        let mut guard = Guard::new(Some(budget.lease.for_call()));
+        let mut guard = Guard::new(budget.lease.for_call());
         let ticket = self.classify.start(&req);
         let inner = &mut self.inner;
         let response = guard.run(|| inner.call(req));
-        ResponseFuture::called(response, guard, Some((self.classify.clone(), ticket)))
+        ResponseFuture::called(response, guard, self.classify.clone(), ticket)
     }
 }
