@@ -25,8 +25,8 @@
     note = "implement `Lever`, or use a closure `|engaged: bool| ...`"
 )]
 pub trait Lever: Send + Sync + 'static {
-    /// Holds it back. Every `engage` is followed by one `release`, unless the budget is dropped or taken
-    /// out of service while spent.
+    /// Holds it back. Every `engage` is followed by one `release`, at the latest when the last handle of
+    /// the budget is dropped.
     fn engage(&self);
 
     /// Lets it go again.
@@ -40,5 +40,15 @@ impl<F: Fn(bool) + Send + Sync + 'static> Lever for F {
 
     fn release(&self) {
         self(false);
+    }
+}
+
+impl<L: Lever + ?Sized> Lever for std::sync::Arc<L> {
+    fn engage(&self) {
+        (**self).engage();
+    }
+
+    fn release(&self) {
+        (**self).release();
     }
 }

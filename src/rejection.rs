@@ -16,7 +16,7 @@ use crate::name::{LayerKind, Name};
 /// | `RateLimited` | 429 + `Retry-After` | `RESOURCE_EXHAUSTED` | if `retry_after` fits the deadline |
 /// | `ExceedsBurst` | 429 | `RESOURCE_EXHAUSTED` | no: it can never be granted |
 /// | `CircuitOpen` | 503 + `Retry-After` | `UNAVAILABLE` | no |
-/// | `Overloaded`, `BudgetExhausted` | 503 | `RESOURCE_EXHAUSTED` | no |
+/// | `Overloaded`, `BudgetExhausted` | 503, and `Retry-After` if it is known | `RESOURCE_EXHAUSTED` | no |
 /// | `DeadlineExceeded` | 504 | `DEADLINE_EXCEEDED` | no |
 /// | `IdempotencyInFlight` | 409 | `ABORTED` | yes |
 /// | `IdempotencyMismatch` | 422 | `INVALID_ARGUMENT` | no |

@@ -11,8 +11,8 @@ use crate::sync::{Lease, Mutex, lock};
 ///
 /// A layer made from a slot looks into it at each call. Clones of a slot, the layers made from it and
 /// their services share one place. A call uses the object that was there when it was made, to its end:
-/// none sees half of a change. An empty slot costs a call one relaxed load; a change costs each service one
-/// mutex at its next call.
+/// none sees half of a change. Looking at an empty slot costs one relaxed load; a change costs each service
+/// one mutex when it looks next.
 ///
 /// ```
 /// use buttress::Slot;
@@ -121,7 +121,6 @@ impl<T: fmt::Debug> fmt::Debug for Slot<T> {
     }
 }
 
-#[allow(dead_code, reason = "for the layers that come and go")]
 /// A service's view of a slot: what it last saw there.
 pub(crate) struct Seat<T> {
     slot: Slot<T>,
@@ -129,7 +128,6 @@ pub(crate) struct Seat<T> {
     current: Option<T>,
 }
 
-#[allow(dead_code, reason = "for the layers that come and go")]
 impl<T: Clone> Seat<T> {
     pub(crate) fn new(slot: Slot<T>) -> Self {
         let mut seat = Self { slot, seen: UNTOUCHED, current: None };
