@@ -1,0 +1,119 @@
+use crate::failure_budget::BreachAction;
+
+/// A change to a running stack. In JSON an object whose `command` says which.
+///
+/// ```
+/// # #[cfg(feature = "serde")] {
+/// use buttress::control::Command;
+/// let command: Command =
+///     serde_json::from_str(r#"{"command": "install_network_conditioner", "latency_ms": 50}"#)?;
+/// let Command::InstallNetworkConditioner(install) = &command else { unreachable!() };
+/// assert_eq!((install.latency_ms, install.jitter_ms), (50.0, 0.0));
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(tag = "command", rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Command {
+    /// Puts a new failure budget into a slot, in place of what is there.
+    InstallFailureBudget(InstallFailureBudget),
+    /// Empties a slot of a failure budget.
+    UninstallFailureBudget(Uninstall),
+    /// Puts a new conditioner into a slot, in place of what is there.
+    InstallNetworkConditioner(InstallNetworkConditioner),
+    /// Empties a slot of a conditioner.
+    UninstallNetworkConditioner(Uninstall),
+}
+
+impl Command {
+    /// Lower-case name with underscores.
+    ///
+    /// ```
+    /// use buttress::control::{Command, Uninstall};
+    /// let command = Command::UninstallFailureBudget(Uninstall::default());
+    /// assert_eq!(command.as_str(), "uninstall_failure_budget");
+    /// ```
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::InstallFailureBudget(_) => "install_failure_budget",
+            Self::UninstallFailureBudget(_) => "uninstall_failure_budget",
+            Self::InstallNetworkConditioner(_) => "install_network_conditioner",
+            Self::UninstallNetworkConditioner(_) => "uninstall_network_conditioner",
+        }
+    }
+}
+
+/// Arguments of [`Command::InstallFailureBudget`].
+///
+/// ```
+/// let install = buttress::control::InstallFailureBudget::default();
+/// assert_eq!((install.threshold, install.window_seconds, install.min_samples), (0.05, 30.0, 50));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct InstallFailureBudget {
+    /// Which slot; `None` for the only one.
+    pub target: Option<String>,
+    /// The failure rate above which the budget is spent, 0 to 1.
+    pub threshold: f64,
+    /// How far back calls are looked at, in seconds.
+    pub window_seconds: f64,
+    /// With fewer calls in the window it is never spent.
+    pub min_samples: u32,
+    /// What becomes of calls while it is spent. Reject by default: a budget that nobody looks at must act.
+    pub on_breach: BreachAction,
+    /// Which levers of the registry a breach engages; `None` for all of them.
+    pub levers: Option<Vec<String>>,
+}
+
+impl Default for InstallFailureBudget {
+    fn default() -> Self {
+        Self {
+            target: None,
+            threshold: 0.05,
+            window_seconds: 30.0,
+            min_samples: 50,
+            on_breach: BreachAction::Reject,
+            levers: None,
+        }
+    }
+}
+
+/// Arguments of [`Command::InstallNetworkConditioner`].
+///
+/// ```
+/// let install = buttress::control::InstallNetworkConditioner::default();
+/// assert_eq!(install.loss_rate, 0.0);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct InstallNetworkConditioner {
+    /// Which slot; `None` for the only one.
+    pub target: Option<String>,
+    /// How long each call is held up, in milliseconds.
+    pub latency_ms: f64,
+    /// By how many milliseconds that varies, up and down.
+    pub jitter_ms: f64,
+    /// The share of calls that is lost, 0 to 1.
+    pub loss_rate: f64,
+    /// Only calls whose name or URL contains this.
+    pub name_filter: Option<String>,
+}
+
+/// Arguments of the commands that uninstall.
+///
+/// ```
+/// assert_eq!(buttress::control::Uninstall::default().target, None);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Uninstall {
+    /// Which slot; `None` for the only one.
+    pub target: Option<String>,
+}

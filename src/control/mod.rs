@@ -1,0 +1,70 @@
+//! Faults and budgets that are part of a program need a release to begin and another to end, and by then the
+//! incident or the exercise is over. Commands change what is installed in a running stack: from a file, an
+//! admin endpoint or a test, in one document, with one result for each.
+//!
+//! A program makes [`Slot`](crate::Slot)s where it allows changes, by asking a [`Registry`] for them, and
+//! builds its layers from those. A [`Command`] names one of them.
+//!
+//! ```
+//! use buttress::control::{Command, InstallFailureBudget, Registry};
+//! use buttress::failure_budget::FailureBudgetLayer;
+//!
+//! let registry = Registry::new();
+//! // Nothing is installed yet: a call passes as if the layer were not there.
+//! let layer = FailureBudgetLayer::from_slot(registry.failure_budget("api"));
+//!
+//! let mut install = InstallFailureBudget::default();
+//! install.target = Some("api".into());
+//! install.threshold = 0.1;
+//! registry.apply(&Command::InstallFailureBudget(install))?;
+//! assert!(registry.failure_budget("api").get().is_some());
+//! # Ok::<(), buttress::control::CommandError>(())
+//! ```
+//!
+//! # Documents
+//!
+//! With the feature `serde`, [`execute`] takes a JSON document: a list of actions, an object with such a
+//! list under `load_density` or `commands`, or one command. An action is an object, or a list of a name and
+//! its arguments, by name or in order:
+//!
+//! ```json
+//! [
+//!     {"command": "install_network_conditioner", "target": "backend", "latency_ms": 50, "loss_rate": 0.01},
+//!     ["LD_install_failure_budget", {"threshold": 0.1, "window_seconds": 30}],
+//!     ["LD_uninstall_network_conditioner"]
+//! ]
+//! ```
+//!
+//! | command, also with `LD_` | arguments, in order | default |
+//! |---|---|---|
+//! | `install_failure_budget` | `threshold` (a failure rate above which it is spent) | 0.05 |
+//! | | `window_seconds` | 30 |
+//! | | `min_samples` | 50 |
+//! | | `on_breach`: `"notify"`, `"reject"`, `"shed"`; by name only | `"reject"` |
+//! | | `levers`: names of levers of the registry; by name only | all of them |
+//! | `install_network_conditioner` | `latency_ms` | 0 |
+//! | | `jitter_ms` | 0 |
+//! | | `loss_rate` | 0 |
+//! | | `name_filter` (part of a request's name or URL) | none |
+//! | `uninstall_failure_budget`, `uninstall_network_conditioner` | | |
+//!
+//! Each also takes a `target`, by name only: the name of the slot. Without one the registry must have
+//! exactly one slot of the kind.
+//!
+//! Actions run in order, and one that fails does not stop the rest. A document that is not such a list
+//! changes nothing; neither does an action with a wrong argument, or one for a slot that no stack has.
+//! Installing replaces what was there; uninstalling what is not there is no error.
+
+mod command;
+#[cfg(feature = "serde")]
+mod document;
+mod error;
+#[cfg(feature = "serde")]
+mod parse;
+mod registry;
+
+pub use command::{Command, InstallFailureBudget, InstallNetworkConditioner, Uninstall};
+#[cfg(feature = "serde")]
+pub use document::{Executed, execute};
+pub use error::CommandError;
+pub use registry::{Done, Registry};

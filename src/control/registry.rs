@@ -1,0 +1,271 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::command::{Command, InstallFailureBudget, InstallNetworkConditioner};
+use super::error::CommandError;
+use crate::conditioner::Conditioner;
+use crate::error::ConfigError;
+use crate::failure_budget::FailureBudget;
+use crate::lever::Lever;
+use crate::slot::Slot;
+use crate::sync::lock;
+
+/// What commands act on: the slots of a program by name, and its levers.
+///
+/// Clones are the same registry.
+///
+/// ```
+/// use buttress::control::Registry;
+/// let registry = Registry::new();
+/// let slot = registry.conditioner("backend");
+/// assert!(slot.get().is_none(), "nothing is installed");
+/// ```
+#[derive(Clone, Default)]
+pub struct Registry {
+    places: Arc<Mutex<Places>>,
+}
+
+#[derive(Default)]
+struct Places {
+    failure_budgets: BTreeMap<String, Slot<FailureBudget>>,
+    conditioners: BTreeMap<String, Slot<Conditioner>>,
+    levers: BTreeMap<String, Arc<dyn Lever>>,
+}
+
+impl Registry {
+    /// An empty registry.
+    ///
+    /// ```
+    /// let registry = buttress::control::Registry::new();
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The slot `name` for a failure budget: the one there is, or a new empty one.
+    ///
+    /// ```
+    /// use buttress::{control::Registry, failure_budget::FailureBudgetLayer};
+    /// let registry = Registry::new();
+    /// let layer = FailureBudgetLayer::from_slot(registry.failure_budget("api"));
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
+    pub fn failure_budget(&self, name: &str) -> Slot<FailureBudget> {
+        lock(&self.places).failure_budgets.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The slot `name` for a conditioner: the one there is, or a new empty one.
+    ///
+    /// ```
+    /// use buttress::{conditioner::ConditionerLayer, control::Registry};
+    /// let registry = Registry::new();
+    /// let layer = ConditionerLayer::from_slot(registry.conditioner("backend"));
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
+    pub fn conditioner(&self, name: &str) -> Slot<Conditioner> {
+        lock(&self.places).conditioners.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Adds a lever that budgets installed by commands engage while they are spent, in place of one of the
+    /// same name. Budgets that are installed already keep theirs.
+    ///
+    /// ```
+    /// use buttress::{RetryBudget, control::Registry};
+    /// let retries = RetryBudget::new("backend");
+    /// let registry = Registry::new();
+    /// registry.add_lever("retries", retries.clone());
+    /// registry.add_lever("quit", |engaged: bool| if engaged { eprintln!("too many failures") });
+    /// ```
+    pub fn add_lever(&self, name: impl Into<String>, lever: impl Lever) {
+        lock(&self.places).levers.insert(name.into(), Arc::new(lever));
+    }
+
+    /// Carries out one command.
+    ///
+    /// # Errors
+    /// When its slot or one of its levers is not there, or an argument is out of range. Then nothing is
+    /// changed.
+    ///
+    /// ```
+    /// use buttress::control::{Command, Done, Registry, Uninstall};
+    /// let registry = Registry::new();
+    /// registry.conditioner("backend");
+    /// let done = registry.apply(&Command::UninstallNetworkConditioner(Uninstall::default()))?;
+    /// assert_eq!(done, Done::Uninstalled { was_installed: false });
+    /// # Ok::<(), buttress::control::CommandError>(())
+    /// ```
+    pub fn apply(&self, command: &Command) -> Result<Done, CommandError> {
+        let done = match command {
+            Command::InstallFailureBudget(install) => self.install_failure_budget(install),
+            Command::InstallNetworkConditioner(install) => self.install_conditioner(install),
+            Command::UninstallFailureBudget(uninstall) => {
+                self.failure_budget_at(uninstall.target.as_deref()).map(|(_, slot)| {
+                    let was_installed = retire(slot.uninstall());
+                    Done::Uninstalled { was_installed }
+                })
+            }
+            Command::UninstallNetworkConditioner(uninstall) => self
+                .conditioner_at(uninstall.target.as_deref())
+                .map(|(_, slot)| Done::Uninstalled { was_installed: slot.uninstall().is_some() }),
+        };
+        done.map_err(|error| CommandError::new(command.as_str(), error))
+    }
+
+    fn install_failure_budget(&self, install: &InstallFailureBudget) -> Result<Done, ConfigError> {
+        let (name, slot) = self.failure_budget_at(install.target.as_deref())?;
+        let mut builder = FailureBudget::builder(name)
+            .threshold(install.threshold)
+            .window(span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?)
+            .min_samples(install.min_samples)
+            .action(install.on_breach);
+        for lever in self.levers(install.levers.as_deref())? {
+            builder = builder.lever(lever);
+        }
+        retire(slot.install(builder.build()?));
+        Ok(Done::Installed("FailureBudget"))
+    }
+
+    fn install_conditioner(
+        &self,
+        install: &InstallNetworkConditioner,
+    ) -> Result<Done, ConfigError> {
+        let (name, slot) = self.conditioner_at(install.target.as_deref())?;
+        let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1e3);
+        let (latency, jitter) = (
+            span("latency_ms", install.latency_ms, ms)?,
+            span("jitter_ms", install.jitter_ms, ms)?,
+        );
+        if !(0.0..=1.0).contains(&install.loss_rate) {
+            return Err(ConfigError::new("loss_rate", install.loss_rate, "a share from 0 to 1"));
+        }
+        let conditioner = Conditioner::builder(name)
+            .network(latency, jitter, install.loss_rate, install.name_filter.as_deref())
+            .build()?;
+        // It names no environments that it could be outside of.
+        conditioner
+            .arm()
+            .map_err(|error| ConfigError::new("environment", error, "one it may arm in"))?;
+        slot.install(conditioner);
+        Ok(Done::Installed("Conditioner"))
+    }
+
+    fn failure_budget_at(
+        &self,
+        target: Option<&str>,
+    ) -> Result<(String, Slot<FailureBudget>), ConfigError> {
+        find(&lock(&self.places).failure_budgets, target)
+    }
+
+    fn conditioner_at(
+        &self,
+        target: Option<&str>,
+    ) -> Result<(String, Slot<Conditioner>), ConfigError> {
+        find(&lock(&self.places).conditioners, target)
+    }
+
+    fn levers(&self, names: Option<&[String]>) -> Result<Vec<Arc<dyn Lever>>, ConfigError> {
+        let places = lock(&self.places);
+        let Some(names) = names else { return Ok(places.levers.values().cloned().collect()) };
+        let mut levers = Vec::new();
+        for name in names {
+            let lever = places.levers.get(name).ok_or_else(|| {
+                ConfigError::new("levers", format_args!("{name:?}"), one_of(&places.levers))
+            })?;
+            levers.push(Arc::clone(lever));
+        }
+        Ok(levers)
+    }
+}
+
+fn find<T>(
+    slots: &BTreeMap<String, Slot<T>>,
+    target: Option<&str>,
+) -> Result<(String, Slot<T>), ConfigError> {
+    let found = match target {
+        Some(name) => slots.get_key_value(name),
+        None if slots.len() == 1 => slots.iter().next(),
+        None => None,
+    };
+    found.map(|(name, slot)| (name.clone(), slot.clone())).ok_or_else(|| match target {
+        Some(name) => ConfigError::new("target", format_args!("{name:?}"), one_of(slots)),
+        None => ConfigError::new("target", "none", one_of(slots)),
+    })
+}
+
+fn one_of<T>(known: &BTreeMap<String, T>) -> String {
+    match known.len() {
+        0 => "one that the program has made, and it has made none".to_owned(),
+        _ => {
+            let names: Vec<_> = known.keys().map(|name| format!("{name:?}")).collect();
+            format!("one of {}", names.join(", "))
+        }
+    }
+}
+
+/// A budget that is out of its slot lets go of its levers. Says whether there was one.
+fn retire(budget: Option<FailureBudget>) -> bool {
+    budget.inspect(FailureBudget::retire).is_some()
+}
+
+fn span<E>(
+    field: &'static str,
+    value: f64,
+    convert: impl FnOnce(f64) -> Result<Duration, E>,
+) -> Result<Duration, ConfigError> {
+    convert(value).map_err(|_| {
+        ConfigError::new(field, value, "a finite number, at least 0 and below 584 years")
+    })
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places = lock(&self.places);
+        f.debug_struct("Registry")
+            .field("failure_budgets", &places.failure_budgets)
+            .field("conditioners", &places.conditioners)
+            .field("levers", &places.levers.keys())
+            .finish()
+    }
+}
+
+/// What a command did.
+///
+/// ```
+/// use buttress::control::Done;
+/// assert_eq!(Done::Installed("FailureBudget").installed(), Some("FailureBudget"));
+/// assert_eq!(Done::Uninstalled { was_installed: true }.installed(), None);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Done {
+    /// An object of this type is in the slot now.
+    Installed(&'static str),
+    /// The slot is empty now.
+    Uninstalled {
+        /// Whether there was something in it.
+        was_installed: bool,
+    },
+}
+
+impl Done {
+    /// The type of what was installed.
+    ///
+    /// ```
+    /// # use buttress::control::{Command, InstallNetworkConditioner, Registry};
+    /// let registry = Registry::new();
+    /// registry.conditioner("backend");
+    /// let install = Command::InstallNetworkConditioner(InstallNetworkConditioner::default());
+    /// assert_eq!(registry.apply(&install)?.installed(), Some("Conditioner"));
+    /// # Ok::<(), buttress::control::CommandError>(())
+    /// ```
+    #[must_use]
+    pub const fn installed(self) -> Option<&'static str> {
+        match self {
+            Self::Installed(what) => Some(what),
+            Self::Uninstalled { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Commands against the recorded actions of the load tester, and against what they cannot carry out.
+
+use buttress::conditioner::ConditionerLayer;
+use buttress::control::{
+    Command, Done, Executed, InstallFailureBudget, InstallNetworkConditioner, Registry, Uninstall,
+    execute,
+};
+use buttress::failure_budget::{BreachAction, FailureBudgetLayer};
+use buttress::{RetryBudget, RetryCost};
+use serde_json::{Value, json};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tower::{Layer, ServiceExt, service_fn};
+
+/// What we answer differently on purpose: title of the case, index of the action, and our error.
+const INTENDED: [(&str, usize, &str); 4] = [
+    // Ours names the argument and what it might have been, instead of Python's exception.
+    (
+        "bad arguments are recorded and the next action runs",
+        0,
+        "LD_install_failure_budget: invalid bad: 1, expected one of the arguments threshold, \
+         window_seconds, min_samples, target, on_breach, levers, runner_quit_callback",
+    ),
+    // Likewise.
+    (
+        "three elements",
+        0,
+        "action: invalid action: [\"LD_install_network_conditioner\",{\"latency_ms\":1},{}], expected a \
+         name, and an object or a list of arguments or nothing",
+    ),
+    // Likewise: the recorded one is an index error of the implementation.
+    (
+        "documents",
+        0,
+        "action: invalid action: [], expected a name, and an object or a list of arguments or nothing",
+    ),
+    // BUG of the recorded system: it installs a budget that can only be nonsense.
+    (
+        "no value checks",
+        0,
+        "LD_install_failure_budget: invalid min_samples: -5, expected a whole number from 0 to 4294967295",
+    ),
+];
+
+#[test]
+fn recorded_actions_do_what_they_did() {
+    let file: Value = serde_json::from_str(include_str!("../golden/ld_actions.json")).unwrap();
+    let cases = file["cases"].as_array().unwrap();
+    assert!(cases.len() >= 10);
+    for case in cases {
+        let title = case["title"].as_str().unwrap();
+        let registry = Registry::new();
+        let budget = registry.failure_budget("default");
+        let conditioner = registry.conditioner("default");
+        let executed = match execute(&registry, &case["document"]) {
+            Ok(executed) => executed,
+            Err(error) => {
+                assert!(!case["raised"].is_null(), "{title}: {error}");
+                assert_eq!(error.expected(), "a list of at least one action", "{title}");
+                continue;
+            }
+        };
+        assert!(case["raised"].is_null(), "{title}: went through");
+        // The recorded results are keyed by the action's text, so that of two identical actions only the
+        // last is kept (a bug); these cases have none.
+        let records: Vec<_> = case["records"].as_object().unwrap().values().collect();
+        assert_eq!(records.len(), executed.len(), "{title}");
+        let known =
+            executed.iter().map(|executed| recorded_form(title, executed)).collect::<Vec<_>>();
+        for (at, result) in known.iter().enumerate() {
+            let intended = INTENDED.iter().find(|(t, n, ours)| {
+                (*t, *n) == (title, at) && result.as_ref().is_err_and(|error| error == ours)
+            });
+            match (result, intended) {
+                (Ok(result), _) => assert!(records.contains(&result), "{title}: {result}"),
+                (Err(_), Some(_)) => {}
+                (Err(error), None) => panic!("{title}: {error}"),
+            }
+        }
+        let installed = |what: &str| {
+            let nonsense = title == "no value checks";
+            !case[what].is_null() && !nonsense
+        };
+        assert_eq!(budget.get().is_some(), installed("budget_after"), "{title}");
+        assert_eq!(conditioner.get().is_some(), installed("conditioner_after"), "{title}");
+        if let (Some(budget), Some(after)) = (budget.get(), case["budget_after"].as_object()) {
+            assert_eq!(json!(budget.threshold()), as_float(&after["threshold"]), "{title}");
+            let window = json!(budget.window().as_secs_f64());
+            assert_eq!(window, as_float(&after["window_seconds"]), "{title}");
+            assert_eq!(json!(budget.min_samples()), after["min_samples"], "{title}");
+        }
+    }
+}
+
+fn recorded_form(title: &str, executed: &Executed) -> Result<Value, String> {
+    match &executed.result {
+        Ok(Done::Installed("Conditioner")) => Ok(json!("NetworkConditioner")),
+        Ok(Done::Installed(what)) => Ok(json!(what)),
+        Ok(Done::Uninstalled { .. }) => Ok(Value::Null),
+        Ok(other) => panic!("{title}: {other:?}"),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn as_float(number: &Value) -> Value {
+    json!(number.as_f64().unwrap())
+}
+
+#[test]
+fn two_identical_actions_have_a_result_each() {
+    let registry = Registry::new();
+    registry.conditioner("backend");
+    let action = json!(["LD_uninstall_network_conditioner"]);
+    let executed = execute(&registry, &json!([action, action])).unwrap();
+    assert_eq!(executed.len(), 2);
+    assert!(executed.iter().all(|one| one.action == action && one.result.is_ok()));
+}
+
+#[test]
+fn a_document_that_is_none_changes_nothing() {
+    let registry = Registry::new();
+    let slot = registry.conditioner("backend");
+    let install = json!(["LD_install_network_conditioner", [50]]);
+    for (document, field) in [
+        (json!(null), "document"),
+        (json!("LD_install_network_conditioner"), "document"),
+        (json!([]), "document"),
+        (json!({}), "document"),
+        (json!({"load_density": []}), "load_density"),
+        (json!({"commands": "all"}), "commands"),
+        (json!({"load_density": [install], "more": 1}), "document"),
+        (json!({"load_densities": [install]}), "document"),
+    ] {
+        let error = execute(&registry, &document).unwrap_err();
+        assert_eq!(error.field(), field, "{document}");
+        assert!(slot.get().is_none(), "{document}");
+    }
+}
+
+#[test]
+fn an_action_that_is_wrong_changes_nothing_and_says_what_is() {
+    let registry = Registry::new();
+    let (budget, conditioner) = (registry.failure_budget("api"), registry.conditioner("a"));
+    registry.conditioner("b");
+    for (action, field) in [
+        (json!(7), "action"),
+        (json!({}), "action"),
+        (json!({"command": 7}), "action"),
+        (json!(["LD_install_failure_budget", 7]), "action"),
+        (json!(["LD_add_package_to_executor", ["os"]]), "command"),
+        (json!({"command": "install"}), "command"),
+        (json!(["LD_install_failure_budget", [0.1, 30, 50, null]]), "argument 4"),
+        (json!(["LD_install_failure_budget", {"threshold": "0.1"}]), "threshold"),
+        (json!(["LD_install_failure_budget", {"threshold": true}]), "threshold"),
+        (json!(["LD_install_failure_budget", {"threshold": 1.5}]), "threshold"),
+        (json!(["LD_install_failure_budget", {"window_seconds": -1}]), "window_seconds"),
+        (json!(["LD_install_failure_budget", {"window_seconds": 1e300}]), "window_seconds"),
+        (json!(["LD_install_failure_budget", {"min_samples": 2.5}]), "min_samples"),
+        (json!(["LD_install_failure_budget", {"min_samples": 0}]), "min_samples"),
+        (
+            json!(["LD_install_failure_budget", {"runner_quit_callback": "quit"}]),
+            "runner_quit_callback",
+        ),
+        (json!({"command": "install_failure_budget", "on_breach": "panic"}), "on_breach"),
+        (json!({"command": "install_failure_budget", "levers": ["quit"]}), "levers"),
+        (json!({"command": "install_failure_budget", "levers": "quit"}), "levers"),
+        (json!({"command": "install_failure_budget", "target": "apis"}), "target"),
+        // Two slots, and it does not say which.
+        (json!(["LD_install_network_conditioner", [50]]), "target"),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "loss_rate": 7}),
+            "loss_rate",
+        ),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "latency_ms": -1}),
+            "latency_ms",
+        ),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "jitter_ms": 1e308}),
+            "jitter_ms",
+        ),
+        (json!({"command": "uninstall_failure_budget", "threshold": 1}), "threshold"),
+    ] {
+        let executed =
+            execute(&registry, &json!([action, ["LD_uninstall_failure_budget"]])).unwrap();
+        let error = executed[0].result.as_ref().unwrap_err();
+        assert_eq!(error.config().field(), field, "{action}: {error}");
+        assert!(executed[1].result.is_ok(), "the rest goes on after {action}");
+        assert!(budget.get().is_none() && conditioner.get().is_none(), "{action}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_installed_budget_acts_on_a_stack_that_was_there_before() {
+    let registry = Registry::new();
+    let quits = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&quits);
+    registry.add_lever("quit", move |engaged: bool| {
+        seen.fetch_add(u32::from(engaged), Ordering::Relaxed);
+    });
+    let service = FailureBudgetLayer::from_slot(registry.failure_budget("api")).layer(
+        ConditionerLayer::from_slot(registry.conditioner("backend"))
+            .layer(service_fn(|_: &'static str| async { Ok::<_, io::Error>("fine") })),
+    );
+    assert_eq!(service.clone().oneshot("/").await.unwrap(), "fine");
+
+    let document = json!({"load_density": [
+        ["LD_install_failure_budget", {"threshold": 0.1, "min_samples": 10}],
+        ["LD_install_network_conditioner", {"loss_rate": 1.0}],
+    ]});
+    assert!(execute(&registry, &document).unwrap().iter().all(|one| one.result.is_ok()));
+    for _ in 0..10 {
+        let lost = service.clone().oneshot("/").await.unwrap_err();
+        let why = buttress::Rejection::find(&*lost).unwrap();
+        assert_eq!(why.kind(), buttress::RejectionKind::Injected);
+    }
+    assert_eq!(quits.load(Ordering::Relaxed), 1, "the callback of a breach runs once");
+    let refused = service.clone().oneshot("/").await.unwrap_err();
+    let why = buttress::Rejection::find(&*refused).unwrap();
+    assert_eq!(why.kind(), buttress::RejectionKind::BudgetExhausted, "it does not merely count");
+
+    let document = json!([["LD_uninstall_network_conditioner"], ["LD_uninstall_failure_budget"]]);
+    execute(&registry, &document).unwrap();
+    assert_eq!(service.oneshot("/").await.unwrap(), "fine");
+}
+
+#[test]
+fn a_command_is_read_back_as_it_was_written() {
+    let mut budget = InstallFailureBudget::default();
+    budget.target = Some("api".into());
+    budget.threshold = 0.25;
+    budget.on_breach = BreachAction::Shed;
+    budget.levers = Some(vec!["retries".into()]);
+    let mut network = InstallNetworkConditioner::default();
+    network.latency_ms = 0.5;
+    network.name_filter = Some(String::new());
+    for command in [
+        Command::InstallFailureBudget(budget),
+        Command::InstallFailureBudget(InstallFailureBudget::default()),
+        Command::InstallNetworkConditioner(network),
+        Command::UninstallFailureBudget(Uninstall::default()),
+        Command::UninstallNetworkConditioner(Uninstall::default()),
+    ] {
+        let text = serde_json::to_string(&command).unwrap();
+        assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), command, "{text}");
+    }
+}
+
+/// A budget that is replaced while it is spent must not hold its levers for ever.
+#[test]
+fn a_budget_lets_go_of_its_levers_when_it_is_replaced_or_taken_out() {
+    let registry = Registry::new();
+    let (budget, retries) = (registry.failure_budget("api"), RetryBudget::new("api"));
+    registry.add_lever("retries", retries.clone());
+    registry.add_lever("other", |_: bool| panic!("not named by the command"));
+    let held = |retries: &RetryBudget| retries.withdraw(RetryCost::Failed).is_none();
+
+    let install = json!({"command": "install_failure_budget", "levers": ["retries"]});
+    execute(&registry, &install).unwrap();
+    budget.get().unwrap().trip();
+    assert!(held(&retries));
+    execute(&registry, &install).unwrap();
+    assert!(!held(&retries), "replaced");
+    budget.get().unwrap().trip();
+    assert!(held(&retries));
+    execute(&registry, &json!([["LD_uninstall_failure_budget"]])).unwrap();
+    assert!(!held(&retries), "taken out");
+}
