@@ -1,5 +1,6 @@
 //! What we set out to reach, beside what this run measured. Informs; never fails a run.
 
+use crate::floor::{CAS, NOW};
 use crate::report::{Results, number, table};
 
 enum Bound {
@@ -81,6 +82,7 @@ const CLONED: [&str; 3] = [
     "breaker/closed, cloned each call/us time",
 ];
 const OPEN: [&str; 2] = ["breaker/open/us typed", "breaker/open/us"];
+const RECORD: [&str; 2] = ["budget/record@100/us", "budget/record@10M/us"];
 const DIRECT: [&str; 2] = ["limit/direct allow/us", "limit/direct refuse/us"];
 
 fn goals(results: &Results, fast: bool) -> Vec<Goal> {
@@ -216,6 +218,29 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
         AtLeast(0.9),
         threads("retry/success, budget/us"),
     );
+
+    let floor = (|| Some(results.timed.get(NOW)?.ns + results.timed.get(CAS)?.ns))();
+    let record = |case: &str| Some(results.timed.get(case)?.ns / floor?);
+    goal("failure budget, record", "clock read + CAS", AtMost(1.3), largest(RECORD.map(record)));
+    goal(
+        "failure budget, record, after 10 M over after 100",
+        "ratio",
+        AtMost(1.2),
+        results.times(RECORD[1], RECORD[0]),
+    );
+    goal("failure budget, record", "allocations", AtMost(0.0), largest(RECORD.map(allocations)));
+    let off = |case: &str| {
+        let empty = results.timed.get("fault/off/empty layer")?;
+        Some((results.timed.get(case)?.ns - empty.ns) / results.timed.get(CAS)?.ns)
+    };
+    goal("conditioner off, over an empty layer", "CAS", AtMost(0.5), off("fault/off/us"));
+    goal(
+        "conditioner, empty slot, over an empty layer",
+        "CAS",
+        AtMost(0.5),
+        off("fault/off/us, empty slot"),
+    );
+    goal("conditioner off", "allocations", AtMost(0.0), allocations("fault/off/us"));
 
     let over_identity = |of: fn(&str, &Results) -> Option<f64>| {
         Some(of("http/answer/us stack of 3", results)? - of("http/answer/identity", results)?)

@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(peers::breaker::cases());
     all.extend(peers::limit::cases());
     all.extend(peers::retry::cases());
+    all.extend(peers::fault::cases());
     all.extend(http::cases());
     // Neighbours in the table: by area, then by what is done, in the order in which that first came up.
     let key = |case: &Case| {
@@ -37,7 +38,7 @@ pub fn cases() -> Vec<Case> {
             order.push(key);
         }
     }
-    let areas = ["floor", "breaker", "limit", "keyed", "retry", "http"];
+    let areas = ["floor", "breaker", "limit", "keyed", "retry", "budget", "fault", "http"];
     all.sort_by_key(|case| {
         let key = key(case);
         let area = areas.iter().position(|area| *area == key.0);

@@ -1,5 +1,6 @@
 //! The peers, configured as their documentation shows, and as well as one can.
 
 pub mod breaker;
+pub mod fault;
 pub mod limit;
 pub mod retry;

@@ -1,6 +1,7 @@
 //! buttress.
 
 mod breaker;
+mod fault;
 mod limit;
 mod retry;
 
@@ -24,6 +25,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = breaker::cases();
     all.extend(limit::cases());
     all.extend(retry::cases());
+    all.extend(fault::cases());
     all.extend([
         case("answer", "us stack of 3", Expect::Allowed, request).against("http/answer/identity"),
         case("answer", "us stack of 3, replaying", Expect::Allowed, request)
