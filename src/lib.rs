@@ -30,6 +30,7 @@ pub mod http;
 pub mod observe;
 pub mod rate_limit;
 pub mod retry;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
