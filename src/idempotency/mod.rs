@@ -123,7 +123,11 @@
 //! [`TakenOver`](crate::observe::EventKind::TakenOver) and
 //! [`Unrecorded`](crate::observe::EventKind::Unrecorded).
 
+#[cfg(feature = "serde")]
+mod action;
 mod config;
+#[cfg(feature = "serde")]
+mod effect;
 mod handle;
 mod pace;
 mod permit;
@@ -133,7 +137,11 @@ mod scope;
 mod tests;
 mod value;
 
+#[cfg(feature = "serde")]
+pub use action::{ActionIdError, compute_action_id};
 pub use config::{IdempotencyBuilder, InFlight, Outage};
+#[cfg(feature = "serde")]
+pub use effect::{EffectClaim, EffectError, EffectRecord, EffectStatus, EffectStore, EffectTicket};
 pub use handle::{Begin, Idempotency};
 pub use permit::{EffectContext, Permit};
 pub use run::{Earlier, Probed, Ran, RunError, Status};
