@@ -444,7 +444,7 @@ impl<S: Store> EffectStore<S> {
                 },
             };
             if !has_failed(&record) {
-                let record = effect(action_id, record);
+                let record = effect(action_id, &record);
                 return record.result()?.map(EffectClaim::Done).ok_or(EffectError::AlreadyDone);
             }
             self.store.resolve(&id, record.generation, Resolution::Forget).await?;
@@ -568,7 +568,7 @@ impl<S: Store> EffectStore<S> {
     /// ```
     pub async fn get(&self, action_id: &str) -> Result<Option<EffectRecord>, EffectError> {
         let record = self.store.get(&id_of(action_id)).await?;
-        Ok(record.map(|record| effect(action_id, record)))
+        Ok(record.map(|record| effect(action_id, &record)))
     }
 }
 
@@ -576,7 +576,7 @@ fn has_failed(record: &Record) -> bool {
     record.state.outcome().is_some_and(|outcome| outcome.status() == FAILED)
 }
 
-fn effect(action_id: &str, record: Record) -> EffectRecord {
+fn effect(action_id: &str, record: &Record) -> EffectRecord {
     let status = match &record.state {
         State::Pending => EffectStatus::Pending,
         State::Completed(outcome) if outcome.status() == SUCCESS => EffectStatus::Success,

@@ -186,7 +186,7 @@ impl<S: Store> Permit<S> {
     /// # use buttress::store::{Fingerprint, MemoryStore, Renewed};
     /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
     /// # let Ok(Begin::Execute(permit)) = gate.begin("k", Fingerprint::NONE).await else { panic!() };
-    /// assert_eq!(permit.renew().await.unwrap(), Renewed::Renewed);
+    /// assert_eq!(permit.renew().await.unwrap(), Renewed::Held);
     /// # }
     /// ```
     pub async fn renew(&self) -> Result<Renewed, StoreError> {
@@ -203,7 +203,7 @@ impl<S: Store> Permit<S> {
     /// # use buttress::store::{Fingerprint, MemoryStore, Renewed};
     /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
     /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
-    /// assert_eq!(permit.renew_blocking().unwrap(), Renewed::Renewed);
+    /// assert_eq!(permit.renew_blocking().unwrap(), Renewed::Held);
     /// ```
     pub fn renew_blocking(&self) -> Result<Renewed, StoreError> {
         run(self.renew_by(Blocking))
@@ -218,7 +218,7 @@ impl<S: Store> Permit<S> {
             .within(settings.store_timeout, renewal)
             .await
             .unwrap_or_else(|| Err(StoreErrorKind::Unknown.into()))?;
-        if renewed == Renewed::Renewed {
+        if renewed == Renewed::Held {
             let until = held_until(settings.lease, asked);
             self.held_until.fetch_max(until, Ordering::Relaxed);
         }
@@ -262,7 +262,7 @@ impl<S: Store> Permit<S> {
             next = match self.renew().await {
                 Ok(Renewed::Fenced) => return,
                 // Told to others as unknown, but run by nobody: completing sets it right.
-                Ok(Renewed::Renewed | Renewed::Interrupted) => third,
+                Ok(Renewed::Held | Renewed::Interrupted) => third,
                 Err(_) => lease / 10,
             };
             let others_may_run = self.policy != OnInterrupted::Fail;

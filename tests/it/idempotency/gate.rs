@@ -430,7 +430,7 @@ fn blocking_code_needs_no_runtime() {
     assert!(matches!(failed, Err(RunError::Inner("no"))));
     assert!(gate.record_blocking("l").unwrap().is_none());
     let Begin::Execute(mut permit) = gate.begin_blocking("l", A).unwrap() else { panic!() };
-    assert_eq!(permit.renew_blocking().unwrap(), Renewed::Renewed);
+    assert_eq!(permit.renew_blocking().unwrap(), Renewed::Held);
     permit.complete_blocking(Outcome::new(0, [], [])).unwrap();
     let record = gate.record_blocking("l").unwrap().unwrap();
     assert!(matches!(record.state, State::Completed(_)));
