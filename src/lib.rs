@@ -13,6 +13,7 @@ mod classify;
 mod clock;
 mod deadline;
 mod error;
+mod guarantee;
 mod injected;
 mod key;
 mod lever;
@@ -31,9 +32,11 @@ pub mod control;
 pub mod failure_budget;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod idempotency;
 pub mod observe;
 pub mod rate_limit;
 pub mod retry;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -63,7 +63,11 @@ impl Observe for Metrics {
                 )
                 .increment(1);
             }
-            EventKind::RetryAbandoned { .. } | EventKind::TableFull { .. } => {}
+            EventKind::RetryAbandoned { .. }
+            | EventKind::TableFull { .. }
+            | EventKind::Replayed
+            | EventKind::TakenOver { .. }
+            | EventKind::Unrecorded { .. } => {}
         }
     }
 }

@@ -2,8 +2,9 @@ use ::tracing::Level;
 
 use super::{Event, EventKind, Observe};
 
-/// Writes events as `tracing` records with target `buttress`: refusals, retries and injected faults at `DEBUG`, waits at
-/// `TRACE`, changes of state and full tables at `WARN` (a return to `closed` at `INFO`).
+/// Writes events as `tracing` records with target `buttress`: refusals, retries, replays and injected
+/// faults at `DEBUG`, waits at `TRACE`, changes of state, full tables and take-overs at `WARN` (a return to `closed` at
+/// `INFO`), effects that could not be recorded at `ERROR`.
 ///
 /// ```
 /// use buttress::observe::{Observe, Tracing};
@@ -41,6 +42,9 @@ impl Observe for Tracing {
             }
             EventKind::Injected { rule, fault } => record!(Level::DEBUG, rule, fault),
             EventKind::TableFull { capacity } => record!(Level::WARN, capacity),
+            EventKind::Replayed => record!(Level::DEBUG,),
+            EventKind::TakenOver { generation, runs } => record!(Level::WARN, generation, runs),
+            EventKind::Unrecorded { reason } => record!(Level::ERROR, reason),
         }
     }
 }

@@ -17,11 +17,13 @@ mod control;
 mod failure_budget;
 #[cfg(feature = "http")]
 mod http;
+mod idempotency;
 mod let_go;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
 mod retry;
 mod stack;
+mod store;
 #[cfg(feature = "testing")]
 mod testing;

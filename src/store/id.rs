@@ -1,0 +1,303 @@
+//! What identifies a record, a request and an attempt. Only hashes: no key and no payload is kept.
+
+use std::cell::Cell;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use sha2::{Digest, Sha256};
+
+/// A hash over fields: each with its length before it, so that no two lists of fields are alike.
+#[derive(Clone)]
+pub(crate) struct Fields(Sha256);
+
+impl Fields {
+    /// `domain` keeps hashes of different kinds apart.
+    pub(crate) fn new(domain: &str) -> Self {
+        Self(Sha256::new()).with(domain.as_bytes())
+    }
+
+    pub(crate) fn with(mut self, field: &[u8]) -> Self {
+        self.add(field);
+        self
+    }
+
+    pub(crate) fn add(&mut self, field: &[u8]) {
+        // No address space holds more than 2^64 bytes.
+        self.0.update((field.len() as u64).to_le_bytes());
+        self.0.update(field);
+    }
+
+    pub(crate) fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The name of a record: a SHA-256 of a scope and a key, each with its length, and of what they are for.
+///
+/// ```
+/// use buttress::store::RecordId;
+/// let id = RecordId::of(b"tenant-7", b"order-1");
+/// assert_ne!(id, RecordId::of(b"tenant-71", b"order-"));
+/// assert_eq!(id.to_string().len(), 64);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId([u8; 32]);
+
+impl RecordId {
+    /// The record of `key` in `scope`.
+    ///
+    /// ```
+    /// use buttress::store::RecordId;
+    /// assert_eq!(RecordId::of(b"", b"k"), RecordId::of(b"", b"k"));
+    /// ```
+    #[must_use]
+    pub fn of(scope: &[u8], key: &[u8]) -> Self {
+        Self(Fields::new("buttress/id/1").with(scope).with(key).finish())
+    }
+
+    /// From its bytes, as a store keeps them.
+    ///
+    /// ```
+    /// use buttress::store::RecordId;
+    /// let id = RecordId::of(b"", b"k");
+    /// assert_eq!(RecordId::from_bytes(*id.as_bytes()), id);
+    /// ```
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes. They are as good as random.
+    ///
+    /// ```
+    /// assert_eq!(buttress::store::RecordId::of(b"", b"k").as_bytes().len(), 32);
+    /// ```
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hex(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordId({self})")
+    }
+}
+
+/// What a request asks for, as a SHA-256: the same key with another fingerprint is a mistake of the caller,
+/// not a duplicate.
+///
+/// ```
+/// use buttress::store::Fingerprint;
+/// assert_ne!(Fingerprint::of(b"10 EUR"), Fingerprint::of(b"100 EUR"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// For keys that stand for what is asked themselves, as [`compute_action_id`] makes them.
+    ///
+    /// [`compute_action_id`]: crate::idempotency
+    ///
+    /// ```
+    /// use buttress::store::Fingerprint;
+    /// assert_eq!(Fingerprint::NONE, Fingerprint::from_bytes([0; 32]));
+    /// ```
+    pub const NONE: Self = Self([0; 32]);
+
+    /// Of one piece.
+    ///
+    /// ```
+    /// use buttress::store::Fingerprint;
+    /// assert_eq!(Fingerprint::of(b"a"), Fingerprint::builder().field(b"a").finish());
+    /// ```
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Self {
+        Self::builder().field(payload).finish()
+    }
+
+    /// Of several fields and a payload that comes in pieces.
+    ///
+    /// ```
+    /// use buttress::store::Fingerprint;
+    /// let whole = Fingerprint::builder().field(b"POST").field(b"/charge").chunk(b"10 EUR").finish();
+    /// let pieces =
+    ///     Fingerprint::builder().field(b"POST").field(b"/charge").chunk(b"10 ").chunk(b"EUR").finish();
+    /// assert_eq!(whole, pieces);
+    /// ```
+    pub fn builder() -> FingerprintBuilder {
+        FingerprintBuilder { fields: Fields::new("buttress/fingerprint/1"), payload: None }
+    }
+
+    /// From its bytes, as a store keeps them.
+    ///
+    /// ```
+    /// use buttress::store::Fingerprint;
+    /// let of = Fingerprint::of(b"a");
+    /// assert_eq!(Fingerprint::from_bytes(*of.as_bytes()), of);
+    /// ```
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    ///
+    /// ```
+    /// assert_eq!(buttress::store::Fingerprint::of(b"a").as_bytes().len(), 32);
+    /// ```
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({})", Hex(&self.0))
+    }
+}
+
+/// See [`Fingerprint::builder`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `finish` is called"]
+pub struct FingerprintBuilder {
+    fields: Fields,
+    /// A hash of its own: the length, which would have to come first, is known last.
+    payload: Option<(Sha256, u64)>,
+}
+
+impl FingerprintBuilder {
+    /// Adds a field. Order counts.
+    ///
+    /// ```
+    /// use buttress::store::Fingerprint;
+    /// let ab = Fingerprint::builder().field(b"a").field(b"b").finish();
+    /// assert_ne!(ab, Fingerprint::of(b"ab"));
+    /// ```
+    pub fn field(mut self, field: &[u8]) -> Self {
+        self.fields.add(field);
+        self
+    }
+
+    /// Adds a piece of the payload. How it is cut does not count.
+    ///
+    /// ```
+    /// use buttress::store::Fingerprint;
+    /// assert_ne!(Fingerprint::builder().chunk(b"a").finish(), Fingerprint::of(b"a"));
+    /// ```
+    pub fn chunk(mut self, chunk: &[u8]) -> Self {
+        let (hash, length) = self.payload.get_or_insert_with(|| (Sha256::new(), 0));
+        hash.update(chunk);
+        *length += chunk.len() as u64;
+        self
+    }
+
+    /// The fingerprint of what was added.
+    ///
+    /// ```
+    /// let empty = buttress::store::Fingerprint::builder().finish();
+    /// assert_ne!(empty, buttress::store::Fingerprint::NONE);
+    /// ```
+    #[must_use]
+    pub fn finish(mut self) -> Fingerprint {
+        if let Some((hash, length)) = self.payload {
+            let mut last = [0; 48];
+            last[..8].copy_from_slice(b"payload:");
+            last[8..16].copy_from_slice(&length.to_le_bytes());
+            last[16..].copy_from_slice(&hash.finalize());
+            self.fields.add(&last);
+        }
+        Fingerprint(self.fields.finish())
+    }
+}
+
+impl fmt::Debug for FingerprintBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FingerprintBuilder")
+    }
+}
+
+/// The name of one claim, and the token without which nobody changes its record: a random number, new for
+/// each call of `begin`. A `begin` whose answer was lost is repeated with the same one.
+///
+/// ```
+/// use buttress::store::Attempt;
+/// assert_ne!(Attempt::new(), Attempt::new());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Attempt([u8; 16]);
+
+impl Attempt {
+    /// A new one.
+    ///
+    /// ```
+    /// let attempt = buttress::store::Attempt::new();
+    /// ```
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each is different: there is no default one")]
+    pub fn new() -> Self {
+        // The standard library's keyed hash of a number that is used once: its key of 128 bits comes from
+        // the operating system, once per thread, so two processes do not draw the same.
+        thread_local! {
+            static SOURCE: (RandomState, Cell<u64>) = (RandomState::new(), const { Cell::new(0) });
+        }
+        let draw = |random: &RandomState, number: u64| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&random.hash_one((number, 0_u8)).to_le_bytes());
+            bytes[8..].copy_from_slice(&random.hash_one((number, 1_u8)).to_le_bytes());
+            Self(bytes)
+        };
+        let drawn = SOURCE.try_with(|(random, next)| {
+            let number = next.get();
+            next.set(number.wrapping_add(1));
+            draw(random, number)
+        });
+        // The thread is going down and its generator is gone.
+        drawn.unwrap_or_else(|_| draw(&RandomState::new(), u64::MAX))
+    }
+
+    /// From its bytes, as a store keeps them.
+    ///
+    /// ```
+    /// use buttress::store::Attempt;
+    /// let attempt = Attempt::new();
+    /// assert_eq!(Attempt::from_bytes(*attempt.as_bytes()), attempt);
+    /// ```
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    ///
+    /// ```
+    /// assert_eq!(buttress::store::Attempt::new().as_bytes().len(), 16);
+    /// ```
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+// The token is what protects a record from others: it does not go into logs.
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attempt({}…)", Hex(&self.0[..4]))
+    }
+}
