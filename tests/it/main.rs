@@ -16,5 +16,6 @@ mod rate_limit_golden;
 mod rate_limit_service;
 mod retry;
 mod stack;
+mod store;
 #[cfg(feature = "testing")]
 mod testing;
