@@ -38,6 +38,7 @@
 //! | | survives | shared by |
 //! |---|---|---|
 //! | [`MemoryStore`] | nothing | the threads of one process |
+//! | `FileStore` (feature `store-redb`) | kill, crash, power cut | the threads of one process |
 //!
 //! # Semantics
 //!

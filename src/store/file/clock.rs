@@ -13,11 +13,9 @@ use crate::store::StoreTime;
 /// Not tokio's clock: the threads of a store have no runtime, and a file outlives the paused clock of a
 /// test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(clippy::disallowed_types, reason = "real time: see above")]
 pub(super) struct Moment(std::time::Instant);
 
 impl Moment {
-    #[expect(clippy::disallowed_types, reason = "see the type")]
     pub(super) fn now() -> Self {
         Self(std::time::Instant::now())
     }

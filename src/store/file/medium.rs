@@ -65,6 +65,8 @@ pub(super) struct Health {
     sync_failed: AtomicBool,
     synced: AtomicBool,
     promoted: AtomicBool,
+    /// It had to be read as a whole when it was opened, which should only happen if that was asked for.
+    pub(super) repaired: AtomicBool,
 }
 
 impl Health {

@@ -1,6 +1,7 @@
 //! Records in one file.
 
 mod builder;
+#[expect(clippy::disallowed_types, reason = "its threads need real time")]
 mod clock;
 mod error;
 mod lane;
@@ -13,7 +14,6 @@ mod tests;
 mod writer;
 
 use std::fmt;
-use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -277,21 +277,18 @@ impl Store for FileStore {
         let _ = self.0.0.writes.push(Write::Abandon(*id, attempt), Class::Owner);
     }
 
-    fn changed(&self, id: &RecordId, generation: u64) -> impl Future<Output = ()> + Send {
-        async move {
-            let waiting = self.0.0.waiters.join(*id);
-            loop {
-                // Notices every change from here on, also before it is polled.
-                let change = pin!(waiting.change.notified());
-                let pending = |record: Record| {
-                    record.state == State::Pending && record.generation == generation
-                };
-                // If it cannot be read there is nothing to do but to wait.
-                if self.get(id).await.is_ok_and(|record| !record.is_some_and(pending)) {
-                    return;
-                }
-                change.await;
+    async fn changed(&self, id: &RecordId, generation: u64) {
+        let waiting = self.0.0.waiters.join(*id);
+        loop {
+            // Notices every change from here on, also before it is polled.
+            let change = pin!(waiting.change.notified());
+            let pending =
+                |record: Record| record.state == State::Pending && record.generation == generation;
+            // If it cannot be read there is nothing to do but to wait.
+            if self.get(id).await.is_ok_and(|record| !record.is_some_and(pending)) {
+                return;
             }
+            change.await;
         }
     }
 }

@@ -27,10 +27,21 @@ pub(super) fn run(shared: &Shared) {
     while shared.reads.take(MOST, &mut batch) {
         let done = shared.with(|database| {
             let snapshot = Snapshot::new(database, shared.clock.opened())?;
-            while let Some(read) = batch.pop() {
-                if let Err((read, error)) = answer(&snapshot, shared, read) {
-                    batch.push(read);
-                    return Err(error);
+            // Taken off when it is answered: what is left is refused.
+            while let Some(read) = batch.last() {
+                match *read {
+                    Read::Get(id, _) => {
+                        let answer = look(&snapshot, shared, &id)?;
+                        if let Some(Read::Get(_, reply)) = batch.pop() {
+                            let _ = reply.send(answer);
+                        }
+                    }
+                    Read::Count(_) => {
+                        let records = snapshot.len()?;
+                        if let Some(Read::Count(reply)) = batch.pop() {
+                            let _ = reply.send(Ok(records));
+                        }
+                    }
                 }
             }
             Ok(())
@@ -49,23 +60,14 @@ pub(super) fn run(shared: &Shared) {
     shared.watch.wake();
 }
 
-fn answer(snapshot: &Snapshot, shared: &Shared, read: Read) -> Result<(), (Read, redb::Error)> {
-    match read {
-        Read::Get(id, reply) => {
-            let now = shared.clock.now();
-            let answer = match snapshot.entry(&id) {
-                Ok(entry) => {
-                    Ok(entry.filter(|entry| !entry.is_expired(now)).map(|entry| entry.record(now)))
-                }
-                Err(Trouble::One(error)) => Err(error),
-                Err(Trouble::All(error)) => return Err((Read::Get(id, reply), error)),
-            };
-            let _ = reply.send(answer);
-        }
-        Read::Count(reply) => match snapshot.len() {
-            Ok(records) => drop(reply.send(Ok(records))),
-            Err(error) => return Err((Read::Count(reply), error)),
-        },
-    }
-    Ok(())
+type Answer = Result<Option<Record>, StoreError>;
+
+fn look(snapshot: &Snapshot, shared: &Shared, id: &RecordId) -> Result<Answer, redb::Error> {
+    let now = shared.clock.now();
+    let entry = match snapshot.entry(id) {
+        Ok(entry) => entry.filter(|entry| !entry.is_expired(now)),
+        Err(Trouble::One(error)) => return Ok(Err(error)),
+        Err(Trouble::All(error)) => return Err(error),
+    };
+    Ok(Ok(entry.map(|entry| entry.record(now))))
 }

@@ -198,11 +198,12 @@ pub(super) fn open(
     health: &Arc<Health>,
 ) -> Result<(Database, u64), Failure> {
     let file = Staged::new(medium.open(create)?, Arc::clone(health));
-    let staged = file.clone();
+    let (staged, repaired) = (file.clone(), Arc::clone(health));
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = Database::builder()
             .set_cache_size(cache)
             .set_check_integrity_on_open(verify)
+            .set_repair_callback(move |_| repaired.repaired.store(true, Ordering::Relaxed))
             .create_with_backend(staged)?;
         let latest = tables::recognise(&database)?;
         Ok::<_, Failure>((database, latest))
@@ -232,10 +233,9 @@ impl Watch {
     }
 
     pub(super) fn wake(&self) {
-        if !self.awake.load(Ordering::SeqCst) && !self.awake.swap(true, Ordering::SeqCst) {
-            if let Some(thread) = self.thread.get() {
-                thread.unpark();
-            }
+        let asleep = !self.awake.load(Ordering::SeqCst) && !self.awake.swap(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.get().filter(|_| asleep) {
+            thread.unpark();
         }
     }
 
@@ -245,14 +245,15 @@ impl Watch {
             let now = Moment::now();
             shared.writes.check(now, shared.timeout) | shared.reads.check(now, shared.timeout)
         };
-        while !(shared.writes.has_ended() && shared.reads.has_ended()) {
+        let ended = || shared.writes.has_ended() && shared.reads.has_ended();
+        while !ended() {
             if check() {
                 std::thread::park_timeout(tick);
                 continue;
             }
             // Whoever puts something in from here on wakes us.
             self.awake.store(false, Ordering::SeqCst);
-            if !check() && !(shared.writes.has_ended() && shared.reads.has_ended()) {
+            if !check() && !ended() {
                 std::thread::park();
             }
             self.awake.store(true, Ordering::SeqCst);

@@ -164,7 +164,7 @@ impl Writer<'_> {
             let waiting = std::mem::take(&mut batch.waiting);
             let mut rest = waiting.into_iter();
             let mut done = Ok(());
-            while let Some(operation) = rest.next() {
+            for operation in rest.by_ref() {
                 if let Err(error) = self.apply(tables, operation, batch, &mut fresh) {
                     done = Err(error);
                     break;
@@ -185,7 +185,7 @@ impl Writer<'_> {
 
     /// Answers what needs no change, from what is on the disk already: above all duplicates.
     fn look(
-        &mut self,
+        &self,
         database: &Database,
         batch: &mut Batch,
         now: StoreTime,

@@ -116,8 +116,7 @@ async fn cut(seed: u64, cuts: usize, lies: bool) -> Result<usize, String> {
     let mut random = Random::seed_from_u64(seed);
     let mut disk = Disk::new(random.random());
     let world = World::default();
-    let mut done = 0;
-    for _ in 0..cuts {
+    for done in 0..cuts {
         if lies {
             disk.lie();
         }
@@ -139,12 +138,37 @@ async fn cut(seed: u64, cuts: usize, lies: bool) -> Result<usize, String> {
         }
         assert!(disk.is_off());
         disk = disk.after_power_cut();
-        done += 1;
     }
     let store = open(&disk).map_err(|kind| format!("cannot be opened: {kind:?}"))?;
     compare(&store, &world).await?;
     let answered = world.borrow().values().filter(|known| known.completed.is_some()).count();
     Ok(answered)
+}
+
+/// Not by reading all of it, as without `set_quick_repair`.
+#[tokio::test]
+async fn after_a_power_cut_a_large_file_opens_without_being_read() {
+    let disk = Disk::new(1);
+    let store = open(&disk).unwrap();
+    let body = Arc::new(Outcome::new(200, vec![], vec![7; 2_000]));
+    let claims: Vec<_> = (0..4_000).map(|n| (id(n), claim())).collect();
+    let all = claims.iter().map(async |(id, claim)| {
+        store.begin(id, claim).await.unwrap();
+        store.complete(id, claim.attempt, &body, SECOND * 1_000).await.unwrap();
+    });
+    futures_util::future::join_all(all).await;
+    disk.after(5, Then::PowerCut);
+    assert!(store.begin(&id(10_000), &claim()).await.is_err());
+    let disk = disk.after_power_cut();
+    let store = open(&disk).unwrap();
+    let repaired =
+        |store: &FileStore| store.0.0.health.repaired.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(!repaired(&store));
+    assert_eq!(store.count().await.unwrap(), 4_000);
+    assert!(matches!(store.begin(&id(3_999), &claim()).await.unwrap(), Begun::Done(_)));
+    drop(store);
+    let store = open_with(FileStore::builder().verify(true), &disk).unwrap();
+    assert!(repaired(&store), "this is how it would be seen");
 }
 
 fn seed() -> u64 {
