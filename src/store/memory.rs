@@ -3,7 +3,6 @@
 mod shard;
 
 use std::fmt;
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -467,14 +466,12 @@ impl Store for MemoryStore {
         let _ = self.0.with(id, |entry, now| entry.abandon(attempt, now));
     }
 
-    fn changed(&self, id: &RecordId, generation: u64) -> impl Future<Output = ()> + Send {
-        async move {
-            let Some(waiters) = self.0.waiters(id, generation) else { return };
-            // Notices every change from here on, also before it is polled.
-            let change = waiters.notified();
-            if self.0.is_pending(id, generation) {
-                change.await;
-            }
+    async fn changed(&self, id: &RecordId, generation: u64) {
+        let Some(waiters) = self.0.waiters(id, generation) else { return };
+        // Notices every change from here on, also before it is polled.
+        let change = waiters.notified();
+        if self.0.is_pending(id, generation) {
+            change.await;
         }
     }
 }

@@ -11,6 +11,7 @@ mod circuit_breaker;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+mod idempotency;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
