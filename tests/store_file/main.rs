@@ -121,3 +121,35 @@ async fn a_thousand_duplicates_run_once_though_a_third_of_them_gives_up() {
     assert!(matches!(record.state, State::Completed(_)));
     assert_eq!(record.runs, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn behind_the_gate_a_thousand_duplicates_run_once_also_after_a_restart() {
+    use buttress::idempotency::{Idempotency, InFlight, Scope, Status};
+
+    let scratch = Scratch::new();
+    let effects = Arc::new(AtomicUsize::new(0));
+    for restart in 0..3 {
+        let gate = Idempotency::builder("payments", FileStore::open(scratch.store()).unwrap())
+            .scope(Scope::global())
+            .in_flight(InFlight::Wait(Duration::from_secs(30)))
+            .build()
+            .unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..1_000 {
+            let (gate, effects) = (gate.clone(), Arc::clone(&effects));
+            tasks.spawn(async move {
+                let pay = || async {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let number = effects.fetch_add(1, Ordering::SeqCst);
+                    Ok::<_, std::io::Error>(format!("receipt {number}"))
+                };
+                gate.run("order-1", Fingerprint::of(b"10 EUR"), pay).await.unwrap()
+            });
+        }
+        let ran = tasks.join_all().await;
+        assert!(ran.iter().all(|ran| ran.value == "receipt 0"));
+        let stored = ran.iter().filter(|ran| ran.status == Status::Stored).count();
+        assert_eq!(stored, usize::from(restart == 0));
+    }
+    assert_eq!(effects.load(Ordering::SeqCst), 1);
+}

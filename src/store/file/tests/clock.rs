@@ -65,7 +65,7 @@ async fn a_step_of_the_wall_clock_moves_no_lease() {
             "{busy:?}"
         );
         let renewed = store.renew(&id(0), claim.attempt, 30 * SECOND, 100 * SECOND).await;
-        assert_eq!(renewed.unwrap(), Renewed::Renewed);
+        assert_eq!(renewed.unwrap(), Renewed::Held);
         assert_eq!(store.purge(10).await.unwrap(), 0);
         // And it ends when its time is over.
         times.pass(29 * SECOND);

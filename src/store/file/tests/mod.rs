@@ -197,7 +197,7 @@ async fn a_record_is_not_forgotten_while_its_lease_is_renewed() {
         times.pass(9 * SECOND);
         assert_eq!(store.purge(10).await.unwrap(), 0);
         let renewed = store.renew(&id(0), claim.attempt, claim.lease, claim.retention).await;
-        assert_eq!(renewed.unwrap(), Renewed::Renewed);
+        assert_eq!(renewed.unwrap(), Renewed::Held);
     }
     // A shorter life than was noted is noticed, too.
     let done = store.complete(&id(0), claim.attempt, &outcome("x"), SECOND).await.unwrap();
