@@ -65,7 +65,7 @@ pub(super) struct Health {
     sync_failed: AtomicBool,
     synced: AtomicBool,
     promoted: AtomicBool,
-    /// It had to be read as a whole when it was opened, which should only happen if that was asked for.
+    /// It had to be read as a whole when it was opened. Tests see by this that a crash does not lead to it.
     pub(super) repaired: AtomicBool,
 }
 

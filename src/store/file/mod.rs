@@ -66,16 +66,21 @@ use super::{
 ///
 /// **The file.** It is locked while it is open. It is made if it is absent, readable by its owner only. A file
 /// that is something else, or damaged, or of another version is an [`OpenError`] and stays byte for byte as it
-/// is. It opens at once after a crash, whatever its size. It does not shrink; room of records that have been
-/// removed is used again, and claims of new keys remove expired records on their way.
+/// is. It does not shrink; room of records that have been removed is used again, and claims of new keys remove
+/// expired records on their way.
+///
+/// **Damage.** It opens at once after a crash, whatever its size, which means that it is not read as a whole. A
+/// damaged record is [`Corrupt`](StoreErrorKind::Corrupt) when it is read, by its own checksum. A damaged page
+/// of the index can hide records; who fears for his disk opens with [`verify`](FileStoreBuilder::verify).
 ///
 /// **After a crash.** Nobody else can have had the file open, so an execution that was pending is nobody's:
 /// its lease has ended, and the next claim is answered by its [`OnInterrupted`](super::OnInterrupted), without
 /// waiting.
 ///
 /// **Time.** The machine's wall clock when it is opened, and the monotonic clock from there on: to set the
-/// clock while it is open changes nothing. If the clock has been set back meanwhile, time goes on from the
-/// latest time in the file. Not tokio's: a paused clock does not stop it.
+/// clock while it is open changes nothing. If it was set back before the file was opened, time goes on from the
+/// latest time in the file; if it was set forward, records expire earlier by as much. Not tokio's: a paused
+/// clock does not stop it.
 ///
 /// **A disk that fails.** An operation that finds the disk full is [`Full`](StoreErrorKind::Full), one that
 /// meets another error `Unavailable`, and [`Unknown`](StoreErrorKind::Unknown) if it may be on the disk all the
@@ -87,7 +92,8 @@ use super::{
 /// futures need no runtime. A begin whose future was dropped before it was taken up is not made.
 ///
 /// **Sharing, dropping.** Clones share the file. When the last one is dropped, everything that was asked for
-/// is written, which blocks for some milliseconds; [`close`](Self::close) does the same and says how it went.
+/// is written, which blocks for some milliseconds, at most for the timeout; [`close`](Self::close) does the same
+/// and says how it went.
 ///
 /// **Rust.** The feature `store-redb` needs Rust 1.90.
 #[derive(Clone)]

@@ -45,7 +45,7 @@ pub(super) struct Shared {
 /// The database, or why there is none.
 pub(super) enum Slot {
     Open(Database),
-    /// It is opened again when it is needed, but not before `not_before` has gone by since.
+    /// It is opened again when it is needed, if that was not tried a moment ago.
     Failed {
         why: Arc<str>,
         tried: Option<Moment>,
