@@ -69,7 +69,8 @@ async fn the_store_in_a_file_conforms() {
         let path = directory.0.join(files.fetch_add(1, Ordering::Relaxed).to_string());
         async move { FileStore::open(path).unwrap() }
     });
-    check_store(&subject.unit(Duration::from_millis(60))).await.unwrap();
+    // A disk that others use, too, may take as long for a sync.
+    check_store(&subject.unit(Duration::from_millis(200))).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -50,6 +50,26 @@ fn open(disk: &Disk, times: &Arc<Fake>) -> FileStore {
     open_with(FileStore::builder().times(times.clone()), disk).unwrap()
 }
 
+/// With time that only passes when it is told to.
+#[cfg(feature = "testing")]
+#[tokio::test]
+async fn it_conforms_whatever_the_lease() {
+    use crate::testing::store::{StoreSubject, check_store};
+    for unit in [Duration::from_millis(1), SECOND, 24 * HOUR] {
+        let times = fake();
+        let made = times.clone();
+        let subject = StoreSubject::new(move || {
+            let store = open(&Disk::new(1), &made);
+            async move { store }
+        });
+        let subject = subject.unit(unit).pass(move |_, time| {
+            times.pass(time);
+            std::future::ready(())
+        });
+        check_store(&subject).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_step_of_the_wall_clock_moves_no_lease() {
     for forth in [true, false] {
