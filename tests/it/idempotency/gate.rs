@@ -275,11 +275,13 @@ async fn a_probe_finds_out_and_everybody_else_waits() {
     assert_eq!(ran.unwrap().value, 1);
     assert!(matches!(begun, Begin::InFlight { .. }), "{begun:?}");
 
-    // Who cannot find out does as under `Fail`.
+    // Who cannot find out does as under `Fail`, so that the owner can still set it right.
     let gate = probing();
-    drop(gate.begin("k", A).await.unwrap());
+    let Begin::Execute(mut late) = gate.begin("k", A).await.unwrap() else { panic!() };
+    advance(LEASE).await;
     let error = gate.run("k", A, || async { Ok::<_, &str>(()) }).await.unwrap_err();
     assert_eq!(kind(&error), Some(RejectionKind::IdempotencyOutcomeUnknown));
+    assert_eq!(late.complete(Outcome::new(0, [], [])).await.unwrap(), Finish::Applied);
 }
 
 #[tokio::test(start_paused = true)]
