@@ -38,6 +38,7 @@
 //! | | survives | shared by |
 //! |---|---|---|
 //! | [`MemoryStore`] | nothing | the threads of one process |
+//! | `FileStore` (feature `store-redb`) | kill, crash, power cut | the threads of one process |
 //!
 //! # Semantics
 //!
@@ -65,6 +66,8 @@ mod claim;
 mod codec;
 mod entry;
 mod error;
+#[cfg(all(feature = "store-redb", not(buttress_loom)))]
+mod file;
 mod id;
 mod memory;
 mod record;
@@ -79,6 +82,8 @@ pub use any::AnyStore;
 pub use claim::{Begun, Claim, Finish, OnInterrupted, Renewed, Resolution};
 pub use entry::{Change, Entry, Step, StoreTime};
 pub use error::{StoreError, StoreErrorKind};
+#[cfg(all(feature = "store-redb", not(buttress_loom)))]
+pub use file::{FileStore, FileStoreBuilder, OpenError, OpenErrorKind};
 pub use id::{Attempt, Fingerprint, FingerprintBuilder, RecordId};
 pub(crate) use id::{Fields, Hex};
 pub use memory::{MemoryStore, MemoryStoreBuilder};
