@@ -38,6 +38,7 @@
 //! | | survives | shared by |
 //! |---|---|---|
 //! | [`MemoryStore`] | nothing | the threads of one process |
+//! | `PostgresStore` (feature `store-postgres`) | what the database survives | all that reach it |
 //!
 //! # Semantics
 //!
@@ -67,6 +68,11 @@ mod entry;
 mod error;
 mod id;
 mod memory;
+#[cfg(any(feature = "store-postgres", feature = "store-redis"))]
+mod net;
+#[cfg(feature = "store-postgres")]
+mod postgres;
+mod rate;
 mod record;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
@@ -82,6 +88,9 @@ pub use error::{StoreError, StoreErrorKind};
 pub use id::{Attempt, Fingerprint, FingerprintBuilder, RecordId};
 pub(crate) use id::{Fields, Hex};
 pub use memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "store-postgres")]
+pub use postgres::{PostgresStore, PostgresStoreBuilder};
+pub use rate::{RateStore, Taken};
 pub use record::{Outcome, Record, State};
 
 /// Keeps records of executions. See the [module](self) for what is asked of it.
