@@ -13,6 +13,7 @@ mod classify;
 mod clock;
 mod deadline;
 mod error;
+mod guarantee;
 mod key;
 mod lever;
 mod name;
@@ -27,6 +28,7 @@ mod window;
 pub mod circuit_breaker;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod idempotency;
 pub mod observe;
 pub mod rate_limit;
 pub mod retry;

@@ -21,6 +21,7 @@ use crate::name::{LayerKind, Name};
 /// | `IdempotencyInFlight` | 409 | `ABORTED` | yes |
 /// | `IdempotencyMismatch` | 422 | `INVALID_ARGUMENT` | no |
 /// | `IdempotencyKeyMissing` | 400 | `INVALID_ARGUMENT` | no |
+/// | `IdempotencyOutcomeUnknown` | 500 | `UNKNOWN` | no |
 /// | `StoreUnavailable` | 503 | `UNAVAILABLE` | no |
 /// | `Draining` | 503 + `Connection: close` | `UNAVAILABLE` | yes |
 /// | `Injected` | (a connection error) | `UNAVAILABLE` | yes |
@@ -49,6 +50,9 @@ pub enum RejectionKind {
     IdempotencyMismatch,
     /// The idempotency key is required and missing.
     IdempotencyKeyMissing,
+    /// An earlier call with the same idempotency key was interrupted, and nobody knows whether it took
+    /// effect.
+    IdempotencyOutcomeUnknown,
     /// The store behind the layer does not answer.
     StoreUnavailable,
     /// The process is shutting down.
@@ -59,7 +63,7 @@ pub enum RejectionKind {
 
 impl RejectionKind {
     /// In the order of their definition.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::RateLimited,
         Self::ExceedsBurst,
         Self::CircuitOpen,
@@ -69,6 +73,7 @@ impl RejectionKind {
         Self::IdempotencyInFlight,
         Self::IdempotencyMismatch,
         Self::IdempotencyKeyMissing,
+        Self::IdempotencyOutcomeUnknown,
         Self::StoreUnavailable,
         Self::Draining,
         Self::Injected,
@@ -91,6 +96,7 @@ impl RejectionKind {
             Self::IdempotencyInFlight => "idempotency_in_flight",
             Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::IdempotencyKeyMissing => "idempotency_key_missing",
+            Self::IdempotencyOutcomeUnknown => "idempotency_outcome_unknown",
             Self::StoreUnavailable => "store_unavailable",
             Self::Draining => "draining",
             Self::Injected => "injected",
@@ -108,6 +114,9 @@ impl RejectionKind {
             Self::IdempotencyInFlight => "a call with this idempotency key is in flight",
             Self::IdempotencyMismatch => "idempotency key reused with another payload",
             Self::IdempotencyKeyMissing => "idempotency key missing",
+            Self::IdempotencyOutcomeUnknown => {
+                "an earlier call with this idempotency key was interrupted, its outcome is unknown"
+            }
             Self::StoreUnavailable => "store unavailable",
             Self::Draining => "shutting down",
             Self::Injected => "injected fault",
@@ -450,6 +459,7 @@ impl Rejection {
             | RejectionKind::DeadlineExceeded
             | RejectionKind::IdempotencyMismatch
             | RejectionKind::IdempotencyKeyMissing
+            | RejectionKind::IdempotencyOutcomeUnknown
             | RejectionKind::StoreUnavailable => false,
         }
     }

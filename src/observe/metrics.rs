@@ -55,7 +55,11 @@ impl Observe for Metrics {
                 histogram!("buttress_wait_seconds", "layer" => layer, "name" => name)
                     .record(waited.as_secs_f64());
             }
-            EventKind::RetryAbandoned { .. } | EventKind::TableFull { .. } => {}
+            EventKind::RetryAbandoned { .. }
+            | EventKind::TableFull { .. }
+            | EventKind::Replayed
+            | EventKind::TakenOver { .. }
+            | EventKind::Unrecorded { .. } => {}
         }
     }
 }

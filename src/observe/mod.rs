@@ -102,6 +102,21 @@ pub enum EventKind<'a> {
         /// Its capacity.
         capacity: usize,
     },
+    /// A call was answered from the record of an earlier one.
+    Replayed,
+    /// A call whose owner had gone was claimed again.
+    TakenOver {
+        /// The fencing number of the new claim.
+        generation: u64,
+        /// How often it has been claimed.
+        runs: u16,
+    },
+    /// A call took effect, or may have, and that could not be recorded.
+    Unrecorded {
+        /// Why: `store`, `fenced`, `lease_lost`, or `ungated` for a call that was let through without a
+        /// record because the store did not answer.
+        reason: &'static str,
+    },
 }
 
 impl EventKind<'_> {
@@ -121,6 +136,9 @@ impl EventKind<'_> {
             Self::Retried { .. } => "retried",
             Self::RetryAbandoned { .. } => "retry_abandoned",
             Self::TableFull { .. } => "table_full",
+            Self::Replayed => "replayed",
+            Self::TakenOver { .. } => "taken_over",
+            Self::Unrecorded { .. } => "unrecorded",
         }
     }
 }

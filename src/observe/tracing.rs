@@ -2,8 +2,9 @@ use ::tracing::Level;
 
 use super::{Event, EventKind, Observe};
 
-/// Writes events as `tracing` records with target `buttress`: refusals and retries at `DEBUG`, waits at
-/// `TRACE`, changes of state and full tables at `WARN` (a return to `closed` at `INFO`).
+/// Writes events as `tracing` records with target `buttress`: refusals, retries and replays at `DEBUG`,
+/// waits at `TRACE`, changes of state, full tables and take-overs at `WARN` (a return to `closed` at
+/// `INFO`), effects that could not be recorded at `ERROR`.
 ///
 /// ```
 /// use buttress::observe::{Observe, Tracing};
@@ -40,6 +41,9 @@ impl Observe for Tracing {
                 record!(Level::DEBUG, attempts, reason, ?outcome);
             }
             EventKind::TableFull { capacity } => record!(Level::WARN, capacity),
+            EventKind::Replayed => record!(Level::DEBUG,),
+            EventKind::TakenOver { generation, runs } => record!(Level::WARN, generation, runs),
+            EventKind::Unrecorded { reason } => record!(Level::ERROR, reason),
         }
     }
 }

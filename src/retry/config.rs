@@ -22,7 +22,9 @@ pub enum ExecutionGuarantee {
     #[default]
     AtLeastOnce,
     /// The call must not take effect twice. Retrying alone cannot promise that, so a policy with this
-    /// guarantee makes one attempt, whatever its limits say.
+    /// guarantee makes one attempt, whatever its limits say. Through
+    /// [`Idempotency::run_retry`](crate::idempotency::Idempotency::run_retry) its key is claimed once around
+    /// all attempts, and then it makes as many as its limits say.
     ExactlyOnce,
 }
 
@@ -141,6 +143,11 @@ impl RetryPolicy {
 
     pub(super) const fn exactly_once(mut self) -> Self {
         self.guarantee = ExecutionGuarantee::ExactlyOnce;
+        self
+    }
+
+    pub(super) const fn at_least_once(mut self) -> Self {
+        self.guarantee = ExecutionGuarantee::AtLeastOnce;
         self
     }
 

@@ -134,6 +134,16 @@ impl<C> Retry<C> {
         self
     }
 
+    /// For attempts that are kept from taking effect twice by other means than by making only one.
+    pub(crate) fn claimed(&self) -> Self
+    where
+        C: Clone,
+    {
+        let mut claimed = self.clone();
+        claimed.policy = claimed.policy.at_least_once();
+        claimed
+    }
+
     /// The policy.
     ///
     /// ```

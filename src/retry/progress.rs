@@ -192,9 +192,10 @@ fn kept_from_callee(refusal: &Rejection) -> bool {
         | RejectionKind::IdempotencyMismatch
         | RejectionKind::IdempotencyKeyMissing
         | RejectionKind::Draining => true,
-        // The time may run out, and the store fail, after the call. An injected fault counts as one of
-        // the callee's.
+        // The time may run out, and the store fail, after the call; an interrupted call may have taken
+        // effect. An injected fault counts as one of the callee's.
         RejectionKind::DeadlineExceeded
+        | RejectionKind::IdempotencyOutcomeUnknown
         | RejectionKind::StoreUnavailable
         | RejectionKind::Injected => false,
     }

@@ -59,7 +59,7 @@
 //!
 //! Implement [`Store`]; the methods may be `async fn`. Every operation must be atomic, and must be durable
 //! when it answers, as far as the store claims to be. With the feature `testing`, `check_store` in
-//! `buttress::testing` tests what can be tested.
+//! `buttress::testing::store` tests what can be tested.
 
 mod any;
 mod claim;

@@ -80,6 +80,7 @@ mod probe;
 mod ready;
 mod release;
 mod rig;
+pub mod store;
 mod subject;
 mod violation;
 mod wake;

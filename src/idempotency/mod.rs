@@ -1,0 +1,143 @@
+//! Runs an effect at most once *on record* for each key, and answers duplicates from the record. What that
+//! does not promise: that the effect itself happens exactly once. Between an effect outside and the record of
+//! it, a process can die, and then nobody knows. Exactly once is possible only where the effect and the record
+//! share one SQL transaction, or where the callee drops duplicates by the key that
+//! [`derive_key`](EffectContext::derive_key) makes. In all other cases you choose which mistake you prefer:
+//! at most once ([`OnInterrupted::Fail`], the default), or at least once ([`OnInterrupted::Rerun`]).
+//!
+//! A payment is asked for, the answer is lost on the way, the client asks again, and the customer pays twice.
+//! To look whether the order is known and then to pay is not enough: the second request comes while the first
+//! is under way, and finds nothing. Nor is a lock with a time limit: when the limit passes it is taken again,
+//! whether or not the money has gone.
+//!
+//! # Default
+//!
+//! A lease of 30 s, renewed while the effect runs; records kept for 24 h; duplicates of a run in flight are
+//! refused; what was interrupted is not run again.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! use buttress::idempotency::{Idempotency, Scope, Status};
+//! use buttress::store::{Fingerprint, MemoryStore};
+//!
+//! let gate = Idempotency::new("payments", MemoryStore::default(), Scope::global());
+//! let pay = || async { Ok::<_, std::io::Error>(String::from("receipt 42")) };
+//!
+//! let first = gate.run("order-1", Fingerprint::of(b"10 EUR"), pay).await.unwrap();
+//! let second = gate.run("order-1", Fingerprint::of(b"10 EUR"), pay).await.unwrap();
+//! assert_eq!((first.status, second.status), (Status::Stored, Status::Replayed));
+//! assert_eq!(first.value, second.value);
+//! # }
+//! ```
+//!
+//! # Customised
+//!
+//! Keys of a tenant, a duplicate waits for the first, interrupted runs are repeated with a key by which the
+//! bank drops duplicates.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! use buttress::idempotency::{Idempotency, InFlight, Scope};
+//! use buttress::store::{Fingerprint, MemoryStore, OnInterrupted};
+//! use std::time::Duration;
+//!
+//! let gate = Idempotency::builder("payments", MemoryStore::default())
+//!     .scope(Scope::global())
+//!     .lease(Duration::from_secs(10))
+//!     .retention(Duration::from_secs(7 * 24 * 60 * 60))
+//!     .in_flight(InFlight::Wait(Duration::from_secs(5)))
+//!     .on_interrupted(OnInterrupted::Rerun(3))
+//!     .build()
+//!     .unwrap();
+//! let theirs = gate.in_scope(Scope::tenant("account-7"));
+//! let ran = theirs
+//!     .run_with("order-1", Fingerprint::of(b"10 EUR"), |effect| async move {
+//!         let key = effect.derive_key("transfer");
+//!         Ok::<_, std::io::Error>(format!("transfer {key}"))
+//!     })
+//!     .await;
+//! # assert!(ran.is_ok());
+//! # }
+//! ```
+//!
+//! # How it decides
+//!
+//! A key is hashed with its [`Scope`] and names a record in a [store](crate::store). Claiming it is one
+//! atomic operation there, and has one winner.
+//!
+//! | the record | the caller gets |
+//! |---|---|
+//! | absent, or its retention is over | [`Begin::Execute`] |
+//! | of another [`Fingerprint`](crate::store::Fingerprint), whatever its state | [`Begin::Mismatch`] |
+//! | pending, its lease holds | [`Begin::InFlight`], or the answer if it is told to [wait](InFlight::Wait) |
+//! | completed | [`Begin::Replay`] |
+//! | pending, its lease has ended | by [`OnInterrupted`]: [`Begin::Interrupted`], `Execute` or [`Begin::Probe`] |
+//! | interrupted | [`Begin::Interrupted`] |
+//!
+//! Lease and retention are different clocks. A lease that ends says that the owner has gone, and never by
+//! itself that somebody else may run: that is for [`OnInterrupted`] to say. An owner who was given up and
+//! comes back is fenced off if somebody has run it again; if nobody has, he sets the record right.
+//!
+//! [`OnInterrupted`]: crate::store::OnInterrupted
+//! [`OnInterrupted::Fail`]: crate::store::OnInterrupted::Fail
+//! [`OnInterrupted::Rerun`]: crate::store::OnInterrupted::Rerun
+//!
+//! # Semantics
+//!
+//! **Failures** are recorded and answered like values, since the effect may have happened before the failure.
+//! [`EffectContext::not_applied`] says that it has not.
+//!
+//! **Cancellation.** Dropping a run, or a [`Permit`], or a panic, leaves it open whether the effect happened:
+//! the key is then treated like one whose owner has gone, at once if the store can. Spawn what must not
+//! depend on its caller.
+//!
+//! **The store is down.** A claim that is not confirmed is not run ([`Outage`] changes that). A run whose
+//! record is not confirmed returns its value all the same, with [`Status::Unconfirmed`].
+//!
+//! **Sharing.** Clones share the store and the settings; [`in_scope`](Idempotency::in_scope) changes the
+//! scope only. Two gates on one store share its records where their scopes are the same.
+//!
+//! **Secrets.** Neither keys nor payloads are stored, only hashes; outcomes are stored as they are.
+//!
+//! **Cost.** In memory, a claim and a record are a SHA-256 of the key and two short locks. A run makes a timer
+//! only if it has to wait.
+//!
+//! # Order
+//!
+//! Around all attempts of a retry, so that the key is claimed once for all of them
+//! ([`run_retry`](Idempotency::run_retry)); inside of whatever may refuse the call, so that refusals are not
+//! recorded.
+//!
+//! # Comparison
+//!
+//! `axum-idempotent` looks and then writes, so two that come together both run. `rustango` frees a key when
+//! its handler is dropped, which is what a server does when the client hangs up. Powertools for Lambda lets
+//! an owner whose time was over overwrite the record of his successor, and deletes the record when the
+//! handler fails.
+//!
+//! # Events
+//!
+//! [`Rejected`](crate::observe::EventKind::Rejected), [`Replayed`](crate::observe::EventKind::Replayed),
+//! [`TakenOver`](crate::observe::EventKind::TakenOver) and
+//! [`Unrecorded`](crate::observe::EventKind::Unrecorded).
+
+mod config;
+mod handle;
+mod pace;
+mod permit;
+mod run;
+mod scope;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
+mod value;
+
+pub use config::{IdempotencyBuilder, InFlight, Outage};
+pub use handle::{Begin, Idempotency};
+pub use permit::{EffectContext, Permit};
+pub use run::{Earlier, Probed, Ran, RunError, Status};
+pub use scope::Scope;
+#[cfg(feature = "serde")]
+pub use value::Json;
+pub use value::Replayable;

@@ -1,0 +1,593 @@
+//! The right to execute, and what the executed code may know of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handle::Shared;
+use super::pace::{Blocking, Pace, Timer, run};
+use crate::backoff::Random;
+use crate::clock::{Tick, now};
+use crate::observe::EventKind;
+use crate::store::{
+    Attempt, Fields, Finish, Hex, OnInterrupted, Outcome, RecordId, Renewed, Store, StoreError,
+    StoreErrorKind,
+};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How often an operation is tried whose answer was lost.
+pub(super) const TRIES: u32 = 3;
+
+/// The right to execute what a key stands for, while its lease holds.
+///
+/// Exactly one of these ends it: [`complete`](Self::complete), when the effect has happened or may have;
+/// [`fail_before_effect`](Self::fail_before_effect), when it surely has not; or dropping it, which says that
+/// nobody knows, so that the gate's [`OnInterrupted`] decides about the key, at once if the store can and
+/// when the lease ends otherwise.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use buttress::idempotency::{Begin, Idempotency, Scope};
+/// use buttress::store::{Fingerprint, MemoryStore, Outcome};
+///
+/// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+/// let begun = gate.begin("order-1", Fingerprint::of(b"10 EUR")).await.unwrap();
+/// let Begin::Execute(mut permit) = begun else { panic!("nobody else has this key") };
+/// // … the effect …
+/// let finish = permit.complete(Outcome::new(200, vec![], b"paid".to_vec())).await.unwrap();
+/// assert!(finish.is_recorded());
+/// # }
+/// ```
+#[must_use = "dropping a permit says that nobody knows whether the effect happened"]
+pub struct Permit<S: Store> {
+    shared: Arc<Shared<S>>,
+    id: RecordId,
+    attempt: Attempt,
+    generation: u64,
+    runs: u16,
+    policy: OnInterrupted,
+    /// By our clock: as long as this has not passed, nobody else can have got the lease.
+    held_until: AtomicU64,
+    /// Nothing remains to be told to the store.
+    settled: bool,
+}
+
+impl<S: Store> Permit<S> {
+    pub(super) fn new(
+        shared: Arc<Shared<S>>,
+        (id, attempt): (RecordId, Attempt),
+        (generation, runs): (u64, u16),
+        policy: OnInterrupted,
+        asked: Tick,
+    ) -> Self {
+        let held_until = AtomicU64::new(held_until(shared.settings.lease, asked));
+        Self { shared, id, attempt, generation, runs, policy, held_until, settled: false }
+    }
+
+    /// The record it is for.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert_eq!(permit.id(), gate.id("k"));
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> RecordId {
+        self.id
+    }
+
+    /// The fencing number: greater for each claim of the same key. A callee that is given it can refuse
+    /// those who come with a smaller one.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert!(permit.generation() > 0);
+    /// ```
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How often the key has been claimed, this time included. More than 1 says that an owner before has
+    /// gone without a word.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert_eq!(permit.runs(), 1);
+    /// ```
+    #[must_use]
+    pub fn runs(&self) -> u16 {
+        self.runs
+    }
+
+    /// The token of this claim, for operations on the store that the gate does not offer, for example
+    /// completing in a transaction of your own. Then tell the permit with [`settled`](Self::settled).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// let token = permit.attempt();
+    /// permit.settled();
+    /// ```
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// The record has been decided by other means: nothing remains to be told to the store.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// permit.settled();
+    /// let again = gate.begin_blocking("k", Fingerprint::NONE).unwrap();
+    /// assert!(matches!(again, Begin::InFlight { .. }));
+    /// ```
+    pub fn settled(mut self) {
+        self.settled = true;
+    }
+
+    /// What the executed code may know.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// let key_for_the_bank = permit.context().derive_key("transfer");
+    /// ```
+    #[must_use]
+    pub fn context(&self) -> EffectContext {
+        EffectContext {
+            id: self.id,
+            generation: self.generation,
+            runs: self.runs,
+            not_applied: Arc::default(),
+        }
+    }
+
+    /// For how much longer nobody else can have got the lease, by our clock and with a margin. Zero does
+    /// not say that somebody has.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert!(permit.lease_left().as_secs() >= 27);
+    /// ```
+    #[must_use]
+    pub fn lease_left(&self) -> Duration {
+        Tick(self.held_until.load(Ordering::Relaxed)).since(now())
+    }
+
+    /// Renews the lease once. Async code normally uses [`keep_alive`](Self::keep_alive).
+    ///
+    /// # Errors
+    /// If the store did not do it. The lease holds for [`lease_left`](Self::lease_left) all the same.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore, Renewed};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin("k", Fingerprint::NONE).await else { panic!() };
+    /// assert_eq!(permit.renew().await.unwrap(), Renewed::Renewed);
+    /// # }
+    /// ```
+    pub async fn renew(&self) -> Result<Renewed, StoreError> {
+        self.renew_by(Timer).await
+    }
+
+    /// [`renew`](Self::renew), blocking.
+    ///
+    /// # Errors
+    /// As [`renew`](Self::renew).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore, Renewed};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert_eq!(permit.renew_blocking().unwrap(), Renewed::Renewed);
+    /// ```
+    pub fn renew_blocking(&self) -> Result<Renewed, StoreError> {
+        run(self.renew_by(Blocking))
+    }
+
+    async fn renew_by<P: Pace>(&self, pace: P) -> Result<Renewed, StoreError> {
+        let settings = &self.shared.settings;
+        let asked = now();
+        let renewal =
+            self.shared.store.renew(&self.id, self.attempt, settings.lease, settings.retention);
+        let renewed = pace
+            .within(settings.store_timeout, renewal)
+            .await
+            .unwrap_or_else(|| Err(StoreErrorKind::Unknown.into()))?;
+        if renewed == Renewed::Renewed {
+            let until = held_until(settings.lease, asked);
+            self.held_until.fetch_max(until, Ordering::Relaxed);
+        }
+        Ok(renewed)
+    }
+
+    /// Renews the lease every third of it, for as long as it is polled. Ready when the permit has become
+    /// worthless: the record belongs to somebody else, or, if the gate lets others run what was
+    /// interrupted, it may. What is still being executed should then be stopped. Under
+    /// [`OnInterrupted::Fail`] nobody runs it again, so it goes on while the store does not answer.
+    ///
+    /// [`run`](super::Idempotency::run) does this by itself. Needs tokio's timer from the first poll.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin("k", Fingerprint::NONE).await else { panic!() };
+    /// let work = std::future::ready("paid");
+    /// let done = tokio::select! {
+    ///     biased;
+    ///     done = work => done,
+    ///     () = permit.keep_alive() => "given up",
+    /// };
+    /// assert_eq!(done, "paid");
+    /// # }
+    /// ```
+    pub async fn keep_alive(&self) {
+        let lease = self.shared.settings.lease;
+        let third = lease / 3;
+        let mut next = third;
+        loop {
+            // Spread, so that what was claimed together is not renewed together.
+            let spread = lease / 30;
+            let spread = Random::of_thread(|random| {
+                random.between(0, u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX))
+            });
+            tokio::time::sleep(next.saturating_sub(Duration::from_nanos(spread))).await;
+            next = match self.renew().await {
+                Ok(Renewed::Fenced) => return,
+                // Told to others as unknown, but run by nobody: completing sets it right.
+                Ok(Renewed::Renewed | Renewed::Interrupted) => third,
+                Err(_) => lease / 10,
+            };
+            let others_may_run = self.policy != OnInterrupted::Fail;
+            if others_may_run && self.lease_left().is_zero() {
+                return;
+            }
+        }
+    }
+
+    /// Records what came of it. When this has answered, the store has it, as durably as it can.
+    ///
+    /// What is larger than [`max_outcome`](super::IdempotencyBuilder::max_outcome) is recorded without its
+    /// body. Lost answers are repeated, three times in all; after an error it can be called again.
+    /// [`Finish::Fenced`] says that the effect has happened and the record is somebody else's.
+    ///
+    /// # Errors
+    /// If the store did not do it, as far as is known.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, Finish, MemoryStore, Outcome};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(mut permit)) = gate.begin("k", Fingerprint::NONE).await else { panic!() };
+    /// let finish = permit.complete(Outcome::new(204, vec![], vec![])).await.unwrap();
+    /// assert_eq!(finish, Finish::Applied);
+    /// # }
+    /// ```
+    pub async fn complete(
+        &mut self,
+        outcome: impl Into<Arc<Outcome>>,
+    ) -> Result<Finish, StoreError> {
+        self.complete_by(Timer, outcome.into()).await
+    }
+
+    /// [`complete`](Self::complete), blocking.
+    ///
+    /// # Errors
+    /// As [`complete`](Self::complete).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, Finish, MemoryStore, Outcome};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(mut permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// let finish = permit.complete_blocking(Outcome::new(204, vec![], vec![])).unwrap();
+    /// assert_eq!(finish, Finish::Applied);
+    /// ```
+    pub fn complete_blocking(
+        &mut self,
+        outcome: impl Into<Arc<Outcome>>,
+    ) -> Result<Finish, StoreError> {
+        run(self.complete_by(Blocking, outcome.into()))
+    }
+
+    pub(super) async fn complete_by<P: Pace>(
+        &mut self,
+        pace: P,
+        mut outcome: Arc<Outcome>,
+    ) -> Result<Finish, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let settings = &shared.settings;
+        let too_large = outcome.is_retained() && outcome.len() > settings.max_outcome;
+        if too_large {
+            outcome = Arc::new(outcome.without_body());
+        }
+        let (id, attempt) = (self.id, self.attempt);
+        let finish = repeated(pace, settings.store_timeout, || {
+            shared.store.complete(&id, attempt, &outcome, settings.retention)
+        })
+        .await
+        .inspect_err(|_| shared.emit(EventKind::Unrecorded { reason: "store" }))?;
+        self.settled = true;
+        if finish == Finish::Fenced {
+            shared.emit(EventKind::Unrecorded { reason: "fenced" });
+        }
+        Ok(if too_large && finish == Finish::Applied { Finish::Trimmed } else { finish })
+    }
+
+    /// Gives the key back as if it had never been claimed. Only where the effect has surely not begun: the
+    /// next caller runs it.
+    ///
+    /// # Errors
+    /// If the store did not do it, as far as is known. Then the key is treated like one whose owner has
+    /// gone.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin("k", Fingerprint::NONE).await else { panic!() };
+    /// permit.fail_before_effect().await.unwrap();
+    /// assert!(matches!(gate.begin("k", Fingerprint::NONE).await, Ok(Begin::Execute(_))));
+    /// # }
+    /// ```
+    pub async fn fail_before_effect(self) -> Result<Finish, StoreError> {
+        self.release_by(Timer).await
+    }
+
+    /// [`fail_before_effect`](Self::fail_before_effect), blocking.
+    ///
+    /// # Errors
+    /// As [`fail_before_effect`](Self::fail_before_effect).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// permit.fail_before_effect_blocking().unwrap();
+    /// assert!(gate.record_blocking("k").unwrap().is_none());
+    /// ```
+    pub fn fail_before_effect_blocking(self) -> Result<Finish, StoreError> {
+        run(self.release_by(Blocking))
+    }
+
+    pub(super) async fn release_by<P: Pace>(mut self, pace: P) -> Result<Finish, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let (id, attempt) = (self.id, self.attempt);
+        let timeout = shared.settings.store_timeout;
+        let finish = repeated(pace, timeout, || shared.store.release(&id, attempt)).await?;
+        self.settled = true;
+        Ok(finish)
+    }
+
+    /// Records that nobody knows whether the effect happened, and that nobody shall run it again whatever
+    /// the gate's policy is: for a probe that could not find out.
+    ///
+    /// # Errors
+    /// If the store did not do it, as far as is known.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin("k", Fingerprint::NONE).await else { panic!() };
+    /// permit.interrupt().await.unwrap();
+    /// assert!(matches!(gate.begin("k", Fingerprint::NONE).await, Ok(Begin::Interrupted(_))));
+    /// # }
+    /// ```
+    pub async fn interrupt(self) -> Result<Finish, StoreError> {
+        self.interrupt_by(Timer).await
+    }
+
+    pub(super) async fn interrupt_by<P: Pace>(mut self, pace: P) -> Result<Finish, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let (id, attempt) = (self.id, self.attempt);
+        let settings = &shared.settings;
+        let finish = repeated(pace, settings.store_timeout, || {
+            shared.store.interrupt(&id, attempt, settings.retention)
+        })
+        .await?;
+        self.settled = true;
+        Ok(finish)
+    }
+}
+
+/// By our clock, counted from before the store was asked, and with a margin for clocks that run
+/// differently fast.
+fn held_until(lease: Duration, asked: Tick) -> u64 {
+    let margin = (lease / 10).min(Duration::from_secs(2));
+    asked.after(lease.saturating_sub(margin)).0
+}
+
+/// An operation that can be repeated as it is: until it is answered, three times at most.
+async fn repeated<T, F, Fut, P>(
+    pace: P,
+    timeout: Duration,
+    mut operation: F,
+) -> Result<T, StoreError>
+where
+    P: Pace,
+    T: Send,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, StoreError>> + Send,
+{
+    let mut tries = 1;
+    loop {
+        let answer = pace.within(timeout, operation()).await;
+        let error = match answer {
+            Some(Ok(answer)) => return Ok(answer),
+            Some(Err(error)) => error,
+            None => StoreErrorKind::Unknown.into(),
+        };
+        let may_help =
+            matches!(error.kind(), StoreErrorKind::Unknown | StoreErrorKind::Unavailable);
+        if tries == TRIES || !may_help {
+            return Err(error);
+        }
+        pace.pause((timeout / 10).min(Duration::from_millis(50)) * tries).await;
+        tries += 1;
+    }
+}
+
+impl<S: Store> Drop for Permit<S> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.shared.store.abandon(&self.id, self.attempt);
+        }
+    }
+}
+
+impl<S: Store> fmt::Debug for Permit<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("id", &self.id)
+            .field("generation", &self.generation)
+            .field("runs", &self.runs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the executed code may know of its execution, and what it can say of it. Cheap to clone.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use buttress::idempotency::{Idempotency, Scope};
+/// use buttress::store::{Fingerprint, MemoryStore};
+///
+/// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+/// let sent = gate.run_with("order-1", Fingerprint::NONE, |effect| async move {
+///     // The bank drops duplicates by this key, so even a run after a crash pays once.
+///     Ok::<_, std::io::Error>(effect.derive_key("transfer"))
+/// });
+/// assert_eq!(sent.await.unwrap().value.len(), 64);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct EffectContext {
+    id: RecordId,
+    generation: u64,
+    runs: u16,
+    not_applied: Arc<AtomicBool>,
+}
+
+impl EffectContext {
+    /// A key for a call further down that drops duplicates: the same for every run of this execution,
+    /// different for each label, and not to be guessed from the caller's key or back.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// let effect = permit.context();
+    /// assert_ne!(effect.derive_key("debit"), effect.derive_key("credit"));
+    /// ```
+    #[must_use]
+    pub fn derive_key(&self, label: &str) -> String {
+        let fields = Fields::new("buttress/derived/1");
+        Hex(&fields.with(self.id.as_bytes()).with(label.as_bytes()).finish()).to_string()
+    }
+
+    /// See [`Permit::generation`].
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert_eq!(permit.context().generation(), permit.generation());
+    /// ```
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// See [`Permit::runs`].
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert_eq!(permit.context().runs(), 1);
+    /// ```
+    #[must_use]
+    pub fn runs(&self) -> u16 {
+        self.runs
+    }
+
+    /// Says that the effect surely did not happen, so that a failure is not recorded and the key is free
+    /// again. Counts only if the run fails.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// let failed = gate.run_with("k", Fingerprint::NONE, |effect| async move {
+    ///     effect.not_applied();
+    ///     Err::<(), _>("out of stock")
+    /// });
+    /// assert!(failed.await.is_err());
+    /// let again = gate.run("k", Fingerprint::NONE, || async { Ok::<_, &str>(()) }).await;
+    /// assert!(again.is_ok());
+    /// # }
+    /// ```
+    pub fn not_applied(&self) {
+        self.not_applied.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert!(!permit.context().is_not_applied());
+    /// ```
+    #[must_use]
+    pub fn is_not_applied(&self) -> bool {
+        self.not_applied.load(Ordering::Relaxed)
+    }
+
+    /// For a run that has no record.
+    pub(super) fn ungated(id: RecordId) -> Self {
+        Self { id, generation: 0, runs: 1, not_applied: Arc::default() }
+    }
+}
