@@ -73,6 +73,14 @@ async fn does_what_every_store_does() {
     suite::keeps_its_word(&plain).await;
 }
 
+#[cfg(feature = "testing")]
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let store = builder().await.max_connections(20).build().unwrap();
+    store.create_schema().await.unwrap();
+    suite::conforms(store).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_duplicates_through_two_pools_run_once() {
     let one = builder().await.max_connections(20).build().unwrap();

@@ -312,3 +312,16 @@ pub async fn may_be_dropped(store: &impl Store, times: usize) {
         assert!(finish.is_recorded(), "{n}: {finish:?}");
     }
 }
+
+/// The suite that others' stores are checked with, too; all properties at the same time.
+#[cfg(feature = "testing")]
+pub async fn conforms<S: Store + Clone>(store: S) {
+    use buttress::testing::store::{StoreProperty, StoreSubject, check_store_property};
+
+    let make = move || std::future::ready(store.clone());
+    let subject = StoreSubject::new(make).unit(Duration::from_millis(200));
+    let checks = StoreProperty::ALL.iter().map(|of| check_store_property(&subject, *of));
+    let found: Vec<_> = futures_util::future::join_all(checks).await;
+    let found: Vec<_> = found.into_iter().filter_map(Result::err).collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
