@@ -39,6 +39,7 @@
 //! |---|---|---|
 //! | [`MemoryStore`] | nothing | the threads of one process |
 //! | `PostgresStore` (feature `store-postgres`) | what the database survives | all that reach it |
+//! | `RedisStore` (feature `store-redis`) | a restart, mostly; not every failover | all that reach it |
 //!
 //! # Semantics
 //!
@@ -74,6 +75,8 @@ mod net;
 mod postgres;
 mod rate;
 mod record;
+#[cfg(feature = "store-redis")]
+mod redis;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 
@@ -92,6 +95,8 @@ pub use memory::{MemoryStore, MemoryStoreBuilder};
 pub use postgres::{PostgresStore, PostgresStoreBuilder};
 pub use rate::{RateStore, Taken};
 pub use record::{Outcome, Record, State};
+#[cfg(feature = "store-redis")]
+pub use redis::{EvictionPolicyError, RedisStore, RedisStoreBuilder};
 
 /// Keeps records of executions. See the [module](self) for what is asked of it.
 ///
