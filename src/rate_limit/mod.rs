@@ -114,6 +114,7 @@
 
 mod config;
 mod core;
+mod fleet;
 mod future;
 mod handle;
 mod keyed;
@@ -137,6 +138,11 @@ mod loom_tests;
 mod tests;
 
 pub use config::RateLimiterBuilder;
+pub use fleet::{
+    AtCost, ForAll, ForEach, SharedBucket, SharedRateLimitLayer, SharedRateLimitService,
+    SharedRateLimitStats, SharedRateLimiter, SharedRateLimiterBuilder, SharedResponseFuture,
+    WhenDown, Which,
+};
 pub use future::{ResponseFuture, WaitingFuture};
 pub use handle::RateLimiter;
 pub use keyed::{KeyBucket, KeyedRateLimiter};

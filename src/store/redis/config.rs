@@ -158,13 +158,13 @@ impl RedisStoreBuilder {
             return Err(ConfigError::new("max_outcome", self.max_outcome, expected));
         }
         let link = match self.source {
-            Source::Manager(manager) => Link::Made(manager),
+            Source::Manager(manager) => Link { made: OnceCell::new_with(Some(manager)), of: None },
             Source::Client(client) => {
                 let config = ConnectionManagerConfig::new()
                     .set_number_of_retries(0)
                     .set_response_timeout(Some(self.timeout))
                     .set_connection_timeout(Some(self.connect_timeout));
-                Link::Lazy { client, config: Box::new(config), made: OnceCell::new() }
+                Link { made: OnceCell::new(), of: Some(Box::new((client, config))) }
             }
         };
         Ok(RedisStore(Arc::new(Inner {

@@ -66,14 +66,11 @@ struct Inner {
     checked: OnceCell<()>,
 }
 
-enum Link {
-    Made(ConnectionManager),
-    /// Made by the first operation, because it needs a runtime.
-    Lazy {
-        client: Client,
-        config: Box<ConnectionManagerConfig>,
-        made: OnceCell<ConnectionManager>,
-    },
+/// A connection. Made by the first operation, because it needs a runtime.
+struct Link {
+    made: OnceCell<ConnectionManager>,
+    /// Of what.
+    of: Option<Box<(Client, ConnectionManagerConfig)>>,
 }
 
 /// The longest a duration can be here: 142 years, so that it can be added to today's date exactly.
@@ -201,16 +198,15 @@ impl RedisStore {
 
 impl Inner {
     async fn manager(&self) -> Result<ConnectionManager, StoreError> {
-        match &self.link {
-            Link::Made(manager) => Ok(manager.clone()),
-            Link::Lazy { client, config, made } => {
-                let make = async || {
-                    let config = (**config).clone();
-                    ConnectionManager::new_lazy_with_config(client.clone(), config)
-                };
-                Ok(made.get_or_try_init(make).await.map_err(error::of)?.clone())
+        let make = async || match &self.link.of {
+            Some(of) => {
+                let (client, config) = (**of).clone();
+                ConnectionManager::new_lazy_with_config(client, config).map_err(error::of)
             }
-        }
+            // It is there if it need not be made.
+            None => Err(StoreErrorKind::Refused.into()),
+        };
+        Ok(self.link.made.get_or_try_init(make).await?.clone())
     }
 
     async fn in_time<T>(
