@@ -14,6 +14,7 @@ mod http;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
+mod rate_limit_shared;
 mod retry;
 mod stack;
 #[cfg(feature = "testing")]
