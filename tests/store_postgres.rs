@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress::store::{
-    Begun, Finish, Outcome, PostgresStore, PostgresStoreBuilder, RecordId, Renewed, State, Store,
-    StoreError, StoreErrorKind,
+    Begun, Finish, Outcome, PostgresStore, PostgresStoreBuilder, RateStore, RecordId, Renewed,
+    State, Store, StoreError, StoreErrorKind,
 };
 use tokio::time::{Instant, sleep};
 use tokio_postgres::NoTls;
 
+use servers::limits;
 use servers::proxy::Proxy;
 use servers::suite::{self, HOUR, claim, outcome};
 use servers::{Server, shared_port};
@@ -461,4 +462,73 @@ async fn a_server_may_stop_die_and_come_back() {
     assert_eq!(record.attempt, mine.attempt);
     let finish = store.complete(&id, mine.attempt, &outcome("x"), HOUR).await.unwrap();
     assert_eq!(finish, Finish::Applied);
+}
+
+// ---- shared rate limits ------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buckets_decide_as_the_reference() {
+    let one = store().await;
+    limits::agrees_with_reference(&one, 60).await;
+    let other = PostgresStore::builder(config(shared_port(start).await))
+        .table_prefix(prefix(&one))
+        .timeout(Duration::from_secs(10))
+        .build()
+        .unwrap();
+    limits::grants_no_token_twice(&[one.clone(), other]).await;
+    limits::asks_seldom(one).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buckets_that_are_full_can_be_purged() {
+    let store = store().await;
+    let (quick, slow) = ("100/s burst 20".parse().unwrap(), "1/h".parse().unwrap());
+    let id = |n: u32| RecordId::of(b"bucket", &n.to_le_bytes());
+    for n in 0..20 {
+        let quota = if n % 2 == 0 { &quick } else { &slow };
+        assert_eq!(store.take(&id(n), quota, 1, 1).await.unwrap().granted, 1);
+    }
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(store.purge_limits(7).await.unwrap(), 7);
+    assert_eq!(store.purge_limits(1_000).await.unwrap(), 3);
+    assert_eq!(store.take(&id(1), &slow, 1, 1).await.unwrap().granted, 0);
+}
+
+/// Alone, and as one of four processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_keeps_the_quota() {
+    let store = match &limits::told() {
+        Some(told) => {
+            let (port, prefix) = told.split_once(' ').unwrap();
+            PostgresStore::builder(config(port.parse().unwrap()))
+                .table_prefix(prefix)
+                .timeout(Duration::from_secs(10))
+                .build()
+                .unwrap()
+        }
+        None => store().await,
+    };
+    let limiter = limits::limiter(store, "processes");
+    let admitted = limits::load(&limiter).await;
+    limits::keeps_the_quota(&"2000/s burst 400".parse().unwrap(), &admitted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_processes_keep_the_quota_together() {
+    let (store, port) = (store().await, shared_port(start).await);
+    let told = format!("{port} {}", prefix(&store));
+    limits::four_processes("a_process_keeps_the_quota", &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_bear_an_outage() {
+    let mut server = start().await;
+    let store = PostgresStore::builder(config(server.port)).build().unwrap();
+    store.create_schema().await.unwrap();
+    let limiter = limits::limiter(store.clone(), "back");
+    limiter.try_acquire().await.unwrap();
+    server.kill();
+    limits::bears_an_outage(store).await;
+    server.start().await;
+    limits::recovers(&limiter).await;
 }

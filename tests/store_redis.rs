@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress::store::{
-    Begun, EvictionPolicyError, Finish, Outcome, RecordId, RedisStore, RedisStoreBuilder, Renewed,
-    State, Store, StoreError, StoreErrorKind,
+    Begun, EvictionPolicyError, Finish, Outcome, RateStore, RecordId, RedisStore,
+    RedisStoreBuilder, Renewed, State, Store, StoreError, StoreErrorKind,
 };
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
+use servers::limits;
 use servers::proxy::Proxy;
 use servers::suite::{self, HOUR, claim, outcome};
 use servers::{Server, shared_port};
@@ -361,4 +362,75 @@ async fn a_replica_refuses() {
         assert!(since.elapsed() < Duration::from_secs(5), "{why}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+// ---- shared rate limits ------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buckets_decide_as_the_reference() {
+    let one = store().await;
+    limits::agrees_with_reference(&one, 60).await;
+    let other = patient(shared_port(start).await).key_prefix(prefix(&one)).build().unwrap();
+    limits::grants_no_token_twice(&[one.clone(), other]).await;
+    limits::asks_seldom(one).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buckets_that_are_full_take_no_room() {
+    let server = start().await;
+    let store = patient(server.port).build().unwrap();
+    let quota = "100/s burst 20".parse().unwrap();
+    let id = RecordId::of(b"", b"k");
+    assert_eq!(store.take(&id, &quota, 1, 5).await.unwrap().granted, 5);
+    let mut bare = connection(server.port).await;
+    let key = format!("buttress:l:{id}");
+    let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut bare).await.unwrap();
+    assert!((1..=51).contains(&left), "{left}");
+    sleep(Duration::from_millis(60)).await;
+    let there: bool = redis::cmd("EXISTS").arg(&key).query_async(&mut bare).await.unwrap();
+    assert!(!there);
+    // What cannot be read is an error.
+    let _: () = redis::cmd("SET").arg(&key).arg("soon").query_async(&mut bare).await.unwrap();
+    let error = store.take(&id, &quota, 1, 1).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+}
+
+/// Alone, and as one of four processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_keeps_the_quota() {
+    let told = limits::told();
+    let (port, prefix) = match &told {
+        Some(told) => told.split_once(' ').map(|(a, b)| (a.parse().unwrap(), b)).unwrap(),
+        None => (shared_port(start).await, "alone"),
+    };
+    let store = patient(port).key_prefix(prefix).build().unwrap();
+    let limiter = limits::limiter(store, "processes");
+    let admitted = limits::load(&limiter).await;
+    limits::keeps_the_quota(&"2000/s burst 400".parse().unwrap(), &admitted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_processes_keep_the_quota_together() {
+    let port = shared_port(start).await;
+    limits::four_processes("a_process_keeps_the_quota", &format!("{port} four")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_bear_an_outage() {
+    let mut server = start().await;
+    let store = RedisStore::builder(client(server.port)).build().unwrap();
+    let limiter = limits::limiter(store.clone(), "back");
+    limiter.try_acquire().await.unwrap();
+    servers::signal("-STOP", server.pid());
+    limits::bears_an_outage(store.clone()).await;
+    server.kill();
+    limits::bears_an_outage(store).await;
+    // What was taken in advance is spent, then nothing is there.
+    let mut refused = 0;
+    for _ in 0..200 {
+        refused += u32::from(limiter.try_acquire().await.is_err());
+    }
+    assert!(refused >= 100);
+    server.start().await;
+    limits::recovers(&limiter).await;
 }

@@ -2,6 +2,7 @@
 //! when this process ends, however that happens.
 #![allow(dead_code, unreachable_pub, reason = "two test programs use different parts of it")]
 
+pub mod limits;
 pub mod proxy;
 pub mod suite;
 
