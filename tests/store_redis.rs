@@ -345,7 +345,7 @@ async fn a_server_may_be_slow_stop_die_and_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_refuses() {
-    let primary = start().await;
+    let primary = servers::redis(&["--repl-diskless-sync-delay", "0"]).await;
     let port = primary.port.to_string();
     let replica = servers::redis(&["--replicaof", "127.0.0.1", &port]).await;
     let store = patient(replica.port).build().unwrap();

@@ -1,6 +1,8 @@
 //! The limit that several processes keep together, on a store of buckets under our clock that can be made to
 //! be slow, silent or wrong. With real servers: `tests/store_redis.rs`, `tests/store_postgres.rs`.
 
+#![expect(clippy::cast_possible_truncation, reason = "times and rates of tests are small")]
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! Real servers for tests: each in a folder of its own, on a port that was free, stopped when it is dropped or
 //! when this process ends, however that happens.
 #![allow(dead_code, unreachable_pub, reason = "two test programs use different parts of it")]
+#![expect(clippy::cast_possible_truncation, reason = "times and rates of tests are small")]
 
 pub mod limits;
 pub mod proxy;
@@ -25,13 +26,11 @@ pid=$!
 echo $pid
 read _
 kill -CONT $pid 2>/dev/null
-kill -QUIT $pid 2>/dev/null || kill -9 $pid 2>/dev/null
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    kill -0 $pid 2>/dev/null || break
-    sleep 0.1
-done
-kill -9 $pid 2>/dev/null
-wait
+kill -QUIT $pid 2>/dev/null
+(sleep 5; kill -9 $pid) >/dev/null 2>&1 &
+late=$!
+wait $pid
+kill $late 2>/dev/null
 [ -e "$FOLDER/keep" ] || rm -rf "$FOLDER"
 "#;
 
