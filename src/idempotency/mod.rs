@@ -123,20 +123,29 @@
 //! [`TakenOver`](crate::observe::EventKind::TakenOver) and
 //! [`Unrecorded`](crate::observe::EventKind::Unrecorded).
 
+#[cfg(feature = "serde")]
+mod action;
 mod config;
+mod context;
+#[cfg(feature = "serde")]
+mod effect;
 mod handle;
 mod pace;
 mod permit;
+mod ran;
 mod run;
 mod scope;
-#[cfg(all(test, not(buttress_loom)))]
-mod tests;
 mod value;
 
+#[cfg(feature = "serde")]
+pub use action::{ActionIdError, compute_action_id};
 pub use config::{IdempotencyBuilder, InFlight, Outage};
+pub use context::EffectContext;
+#[cfg(feature = "serde")]
+pub use effect::{EffectClaim, EffectError, EffectRecord, EffectStatus, EffectStore, EffectTicket};
 pub use handle::{Begin, Idempotency};
-pub use permit::{EffectContext, Permit};
-pub use run::{Earlier, Probed, Ran, RunError, Status};
+pub use permit::Permit;
+pub use ran::{Earlier, Probed, Ran, RunError, Status};
 pub use scope::Scope;
 #[cfg(feature = "serde")]
 pub use value::Json;

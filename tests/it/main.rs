@@ -11,11 +11,13 @@ mod circuit_breaker;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+mod idempotency;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
 mod rate_limit_shared;
 mod retry;
 mod stack;
+mod store;
 #[cfg(feature = "testing")]
 mod testing;
