@@ -56,6 +56,11 @@
 //! **Lost answers.** An operation whose answer was lost ([`StoreErrorKind::Unknown`]) can be repeated as it
 //! was: `begin` with the same attempt is the same claim, and the others answer [`Finish::Already`].
 //!
+//! # Shared rate limits
+//!
+//! Stores that several processes reach also keep buckets of tokens, see [`RateStore`]: `PostgresStore` and
+//! `RedisStore`.
+//!
 //! # Writing a store
 //!
 //! Implement [`Store`]; the methods may be `async fn`. Every operation must be atomic, and must be durable

@@ -26,7 +26,7 @@ pid=$!
 echo $pid
 read _
 kill -CONT $pid 2>/dev/null
-kill -QUIT $pid 2>/dev/null
+kill -$STOP $pid 2>/dev/null
 (sleep 5; kill -9 $pid) >/dev/null 2>&1 &
 late=$!
 wait $pid
@@ -63,6 +63,33 @@ pub fn signal(name: &str, pid: u32) {
     assert!(status.success(), "kill {name} {pid}");
 }
 
+fn is_there(pid: u32) -> bool {
+    let asked = Command::new("kill").args(["-0", &pid.to_string()]).output();
+    asked.is_ok_and(|output| output.status.success())
+}
+
+/// The processes that this one has made: those of PostgreSQL outlive it for a moment, and go on serving.
+fn children(pid: u32) -> Vec<u32> {
+    let parent = |stat: String| -> Option<(u32, u32)> {
+        let (pid, rest) = stat.split_once(' ')?;
+        let rest = rest.rsplit(')').next()?;
+        Some((pid.parse().ok()?, rest.split_whitespace().nth(1)?.parse().ok()?))
+    };
+    let listed: Vec<(u32, u32)> = if let Ok(all) = std::fs::read_dir("/proc") {
+        let stat = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("stat"));
+        all.flatten().filter_map(|entry| stat(entry).ok()).filter_map(parent).collect()
+    } else {
+        let listed = Command::new("ps").args(["-A", "-o", "pid=", "-o", "ppid="]).output().unwrap();
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let numbers = |line: &str| {
+            let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+            Some((numbers.next()??, numbers.next()??))
+        };
+        listed.lines().filter_map(numbers).collect()
+    };
+    listed.into_iter().filter(|(_, of)| *of == pid).map(|(child, _)| child).collect()
+}
+
 /// A running server.
 struct Running {
     keeper: Child,
@@ -70,13 +97,15 @@ struct Running {
 }
 
 impl Running {
-    fn start(command: &[String], folder: &Path) -> Self {
+    fn start(command: &[String], folder: &Path, stop: &str) -> Self {
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .args(command)
             .env("FOLDER", folder)
+            .env("STOP", stop)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -114,14 +143,16 @@ fn read(log: &Path) -> String {
 /// A server that can be killed and started again.
 pub struct Server {
     command: Vec<String>,
+    /// The signal by which it stops at once.
+    stop: &'static str,
     pub port: u16,
     running: Option<Running>,
     folder: Folder,
 }
 
 impl Server {
-    async fn run(command: Vec<String>, port: u16, folder: Folder) -> Self {
-        let mut server = Self { command, port, running: None, folder };
+    async fn run(command: Vec<String>, stop: &'static str, port: u16, folder: Folder) -> Self {
+        let mut server = Self { command, stop, port, running: None, folder };
         server.start().await;
         server
     }
@@ -134,14 +165,21 @@ impl Server {
     pub fn kill(&mut self) {
         let running = self.running.take().unwrap();
         std::fs::write(self.folder.0.join("keep"), "").unwrap();
+        let children = children(running.pid);
         signal("-KILL", running.pid);
+        for child in &children {
+            let _ = Command::new("kill").args(["-KILL", &child.to_string()]).output();
+        }
+        while children.iter().any(|child| is_there(*child)) {
+            std::thread::yield_now();
+        }
         // Only the process that started it may wait for it, and that is the keeper.
         drop(running);
     }
 
     pub async fn start(&mut self) {
         let _ = std::fs::remove_file(self.folder.0.join("keep"));
-        self.running = Some(Running::start(&self.command, &self.folder.0));
+        self.running = Some(Running::start(&self.command, &self.folder.0, self.stop));
         until_open(self.port, &self.folder.0.join("log")).await;
     }
 
@@ -163,7 +201,7 @@ pub async fn redis(options: &[&str]) -> Server {
     let folder_name = folder.0.to_str().unwrap().to_owned();
     command.extend(["--save", "", "--dir", &folder_name].map(ToOwned::to_owned));
     command.extend(options.iter().map(ToString::to_string));
-    Server::run(command, port, folder).await
+    Server::run(command, "TERM", port, folder).await
 }
 
 fn on_path(name: &str) -> bool {
@@ -234,7 +272,7 @@ pub async fn postgres(options: &[&str]) -> Server {
     for option in ["fsync=off", "max_connections=120"].iter().chain(options) {
         command.extend(["-c".to_owned(), (*option).to_owned()]);
     }
-    let server = Server::run(command, port, folder).await;
+    let server = Server::run(command, "QUIT", port, folder).await;
     // It listens before it answers.
     let end = Instant::now() + Duration::from_secs(20);
     loop {

@@ -325,3 +325,41 @@ pub async fn conforms<S: Store + Clone>(store: S) {
     let found: Vec<_> = found.into_iter().filter_map(Result::err).collect();
     assert!(found.is_empty(), "{found:#?}");
 }
+
+/// Through the gate, by several of them on several clients.
+pub async fn gates_run_once<S: Store + Clone>(clients: &[S], callers: usize) {
+    use buttress::idempotency::{Idempotency, InFlight, Scope, Status};
+
+    let key = format!("order-{}", rand::random::<u64>());
+    let effects = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    let gates: Vec<_> = clients
+        .iter()
+        .map(|store| {
+            Idempotency::builder("orders", store.clone())
+                .scope(Scope::tenant("tenant-7"))
+                .in_flight(InFlight::Wait(Duration::from_secs(30)))
+                .build()
+                .unwrap()
+        })
+        .collect();
+    for n in 0..callers {
+        let (gate, effects) = (gates[n % gates.len()].clone(), Arc::clone(&effects));
+        let key = key.clone();
+        tasks.spawn(async move {
+            let pay = || async {
+                effects.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok::<_, std::io::Error>(String::from("receipt 42"))
+            };
+            gate.run(&key, Fingerprint::of(b"10 EUR"), pay).await.unwrap()
+        });
+    }
+    let mut stored = 0;
+    while let Some(ran) = tasks.join_next().await {
+        let ran = ran.unwrap();
+        assert_eq!(ran.value, "receipt 42");
+        stored += usize::from(ran.status == Status::Stored);
+    }
+    assert_eq!((effects.load(Ordering::SeqCst), stored), (1, 1));
+}

@@ -20,7 +20,7 @@ use tokio_postgres::types::{ToSql, Type};
 pub use self::config::PostgresStoreBuilder;
 use self::row::micros;
 use self::sql::Statements;
-use super::net::{met, reruns};
+use super::net::{met, need_runtime, reruns};
 use super::{
     Attempt, Begun, Claim, Finish, Outcome, RateStore, Record, RecordId, Renewed, Resolution,
     Store, StoreError, StoreErrorKind, Taken,
@@ -67,7 +67,9 @@ type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 /// *TLS.* The crate brings none. With `sslmode=prefer`, the default, the connection is in the clear;
 /// `require` is refused. For TLS make the pool, with the connector you prefer, and use [`over`](Self::over).
 ///
-/// *Events of a restart.* An operation that was under way ends in [`StoreErrorKind::Unknown`]; later ones in
+/// *Runtime.* Needs tokio's; anywhere else operations are refused.
+///
+/// *Restarts of the server.* An operation that was under way ends in [`StoreErrorKind::Unknown`]; later ones in
 /// [`StoreErrorKind::Unavailable`] until the server is back.
 #[derive(Clone)]
 pub struct PostgresStore(Arc<Inner>);
@@ -190,20 +192,28 @@ impl PostgresStore {
     /// As of any statement. The transaction cannot be committed after one.
     ///
     /// ```no_run
-    /// # async fn f(store: buttress::store::PostgresStore, id: buttress::store::RecordId,
-    /// #     attempt: buttress::store::Attempt) -> Result<(), Box<dyn std::error::Error>> {
-    /// use buttress::store::Outcome;
+    /// # async fn f(store: buttress::store::PostgresStore) -> Result<(), Box<dyn std::error::Error>> {
+    /// use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// use buttress::store::{Fingerprint, OnInterrupted, Outcome};
     /// use std::time::Duration;
     ///
+    /// let gate = Idempotency::builder("orders", store.clone())
+    ///     .scope(Scope::global())
+    ///     .on_interrupted(OnInterrupted::Rerun(10))
+    ///     .build()?;
     /// let day = Duration::from_secs(24 * 60 * 60);
-    /// let mut client = store.pool().get().await?;
-    /// let tx = client.transaction().await?;
-    /// tx.execute("UPDATE accounts SET balance = balance - 10 WHERE id = 7", &[]).await?;
-    /// let outcome = Outcome::new(200, vec![], b"paid".to_vec());
-    /// if store.complete_in(&tx, &id, attempt, &outcome, day).await?.is_recorded() {
-    ///     tx.commit().await?;
-    /// } else {
-    ///     tx.rollback().await?;
+    /// if let Begin::Execute(permit) = gate.begin("order-1", Fingerprint::of(b"10 EUR")).await? {
+    ///     let mut client = store.pool().get().await?;
+    ///     let tx = client.transaction().await?;
+    ///     tx.execute("UPDATE accounts SET balance = balance - 10 WHERE id = 7", &[]).await?;
+    ///     let paid = Outcome::new(200, vec![], b"paid".to_vec());
+    ///     let (id, attempt) = (permit.id(), permit.attempt());
+    ///     if store.complete_in(&tx, &id, attempt, &paid, day).await?.is_recorded() {
+    ///         tx.commit().await?;
+    ///     } else {
+    ///         tx.rollback().await?;
+    ///     }
+    ///     permit.settled();
     /// }
     /// # Ok(()) }
     /// ```
@@ -292,6 +302,7 @@ impl Inner {
         &self,
         work: impl AsyncFnOnce(&Object) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        need_runtime()?;
         let deadline = Instant::now() + self.timeout;
         let object = match timeout_at(deadline, self.pool.get()).await {
             Ok(object) => object.map_err(error::no_connection)?,
@@ -300,10 +311,13 @@ impl Inner {
         let lent = Lent(Some(object));
         let Some(object) = &lent.0 else { return Err(contended()) };
         match timeout_at(deadline, work(object)).await {
-            // What has been answered leaves nothing behind, an error neither; the pool looks whether the
-            // connection is still open.
             Ok(done) => {
-                lent.give_back();
+                use StoreErrorKind::{Unavailable, Unknown};
+                let doubtful = |error: &StoreError| matches!(error.kind(), Unknown | Unavailable);
+                // A connection that broke is not noticed at once: the next user would.
+                if !done.as_ref().is_err_and(doubtful) {
+                    lent.give_back();
+                }
                 done
             }
             Err(late) => Err(StoreError::new(StoreErrorKind::Unknown).with_source(late)),
@@ -443,7 +457,7 @@ impl Store for PostgresStore {
             (&retention, Type::INT8),
         ];
         Ok(match self.0.change(&self.0.statements.renew, &params).await? {
-            Code::Done => Renewed::Renewed,
+            Code::Done => Renewed::Held,
             Code::Interrupted => Renewed::Interrupted,
             Code::Before | Code::Fenced | Code::Again => Renewed::Fenced,
         })

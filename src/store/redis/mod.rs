@@ -17,7 +17,7 @@ use tokio::time::timeout;
 pub use self::config::RedisStoreBuilder;
 pub use self::error::EvictionPolicyError;
 use self::script::Scripts;
-use super::net::{met, reruns};
+use super::net::{met, need_runtime, reruns};
 use super::{
     Attempt, Begun, Claim, Entry, Fingerprint, Finish, Outcome, RateStore, Record, RecordId,
     Renewed, Resolution, State, Store, StoreError, StoreErrorKind, StoreTime, Taken,
@@ -48,7 +48,7 @@ use crate::quota::{Quota, UNITS_PER_NANO};
 /// given it. All go through one connection, which is made again when it breaks. The server removes records
 /// when their retention is over: [`purge`](Store::purge) does nothing.
 ///
-/// *Time* is the clock of the server.
+/// *Time* is the clock of the server. *Runtime:* needs tokio's; anywhere else operations are refused.
 ///
 /// *Waiting.* The client's own defaults wait nine seconds for a server that is away. Ours are 50 ms for an
 /// answer and 100 ms for a connection, tried once. For TLS, or other settings, make the
@@ -198,6 +198,7 @@ impl RedisStore {
 
 impl Inner {
     async fn manager(&self) -> Result<ConnectionManager, StoreError> {
+        need_runtime()?;
         let make = async || match &self.link.of {
             Some(of) => {
                 let (client, config) = (**of).clone();
@@ -318,7 +319,7 @@ impl Store for RedisStore {
         let (lease, retention) = (micros(lease).to_string(), micros(retention).to_string());
         let args = [&attempt.as_bytes()[..], lease.as_bytes(), retention.as_bytes()];
         match self.0.change(&self.0.scripts.renew, id, &args).await? {
-            0 => Ok(Renewed::Renewed),
+            0 => Ok(Renewed::Held),
             4 => Ok(Renewed::Interrupted),
             2 => Ok(Renewed::Fenced),
             _ => Err(StoreErrorKind::Corrupt.into()),
