@@ -1,7 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handle::{Inner, SharedRateLimiter};
+use super::handle::SharedRateLimiter;
+use super::inner::Inner;
 use super::purse::Advance;
 use super::store::{Erased, StoreRef};
 use crate::clock::nanos;

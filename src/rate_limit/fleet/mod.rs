@@ -4,6 +4,7 @@
 mod config;
 mod handle;
 mod health;
+mod inner;
 mod layer;
 mod purse;
 mod service;

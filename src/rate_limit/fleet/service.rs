@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::handle::{Known, SharedRateLimiter};
+use super::handle::SharedRateLimiter;
+use super::inner::Known;
 use super::layer::sealed::Which;
 use super::layer::{ForAll, Parts};
 use crate::rate_limit::ledger::Level;
