@@ -233,6 +233,16 @@ async fn a_full_store_notices_what_expires_sooner_than_it_did() {
     assert!(store.begin(&id(3), &claim()).await.is_ok());
 }
 
+/// Our own transitions never make such an entry; a store that fills one from its columns may.
+#[test]
+fn an_entry_whose_lease_holds_has_not_expired_whatever_it_says() {
+    let now = StoreTime::from_micros(1 << 40);
+    let mut entry = Entry::claimed(&claim().lease(SECOND), now, 1);
+    entry.expires_at = now;
+    assert!(!entry.is_expired(now));
+    assert!(entry.is_expired(now.after(SECOND)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_is_not_forgotten_while_its_lease_is_renewed() {
     let store = MemoryStore::builder().capacity(1).build().unwrap();
