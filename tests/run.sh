@@ -54,10 +54,40 @@ need_rust() {
     rust_is_new_enough || die "still no Rust that is new enough: $(rustc --version)"
 }
 
-# The servers that store features are tested against go here, as need_redis and need_postgres.
+brew_install() {
+    have brew || die "no Homebrew here (https://brew.sh); install by hand, then run this again: $*"
+    say "installing $*"
+    brew install --quiet "$@"
+}
+
+# The tests start servers of their own; one that a package starts is neither needed nor touched.
+
+need_redis() {
+    if have redis-server || have valkey-server; then return; fi
+    if [ "$(uname -s)" = Darwin ]; then brew_install redis; else apt_install redis-server; fi
+}
+
+# Debian keeps the server's programs off the path, Homebrew those of a numbered version.
+postgres_is_there() {
+    [ "$(uname -s)" != Darwin ] || ! have brew ||
+        PATH="$PATH:$(brew --prefix)/opt/postgresql@17/bin"
+    have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+}
+
+need_postgres() {
+    if ! postgres_is_there; then
+        if [ "$(uname -s)" = Darwin ]; then brew_install postgresql@17; else apt_install postgresql; fi
+        postgres_is_there || die "still no initdb: install PostgreSQL's server by hand"
+    fi
+    # It does not run as root, so the tests run it as the user that its package makes.
+    [ "$(id -u)" -ne 0 ] || have setpriv || apt_install util-linux
+}
 
 need_linker
 need_rust
+need_redis
+need_postgres
+export PATH
 [ "${1:-}" != --install ] || exit 0
 
 # ---- the tests ---------------------------------------------------------------------------------

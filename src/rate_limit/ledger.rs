@@ -82,6 +82,21 @@ impl Ledger {
         self.observers.emit(LayerKind::RateLimit, self.name, kind);
     }
 
+    /// Counts and tells a refusal that is not the quota's. Must be called outside all locks.
+    pub(crate) fn refused(&self, rejection: Rejection) -> Rejection {
+        self.counters.add_one(|stripe| &stripe.rejected);
+        if self.observers.see_refusals() {
+            self.emit(EventKind::Rejected(&rejection));
+        }
+        rejection
+    }
+
+    /// Counts and tells what would have been one. Must be called outside all locks.
+    pub(crate) fn would_refuse(&self, rejection: &Rejection) {
+        self.counters.add_one(|stripe| &stripe.would_reject);
+        self.emit(EventKind::WouldReject(rejection));
+    }
+
     pub(crate) fn stats(&self) -> RateLimitStats {
         RateLimitStats {
             acquired: self.counters.sum(|stripe| &stripe.acquired),

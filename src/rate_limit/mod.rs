@@ -65,6 +65,24 @@
 //! # Ok::<(), buttress::ConfigError>(())
 //! ```
 //!
+//! One limit for all processes of a service, in Redis or PostgreSQL; see [`SharedRateLimiter`]:
+//!
+//! ```no_run
+//! # #[cfg(feature = "store-redis")] fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use buttress::rate_limit::{RateLimiter, SharedRateLimitLayer, WhenDown};
+//! use buttress::store::RedisStore;
+//! use std::time::Duration;
+//!
+//! let store = RedisStore::builder(redis::Client::open("redis://127.0.0.1/")?).build()?;
+//! let limiter = RateLimiter::shared(store, "tenant", WhenDown::LocalShare { of: 4 })
+//!     .quota("1000/s burst 200".parse()?)
+//!     .advance(20, Duration::from_millis(50))
+//!     .build()?;
+//! let layer = SharedRateLimitLayer::new(limiter).key(|req: &(u64, String)| Some(req.0));
+//! # let _ = layer; Ok(()) }
+//! # #[cfg(not(feature = "store-redis"))] fn main() {}
+//! ```
+//!
 //! # Semantics
 //!
 //! *What is promised.* A [`Quota`](crate::Quota) of `burst` tokens and a rate: on every interval of
@@ -110,10 +128,11 @@
 //! # Events
 //!
 //! `Rejected`, `WouldReject` (shadow mode), `Waited` (a wait that ended in a token), `TableFull` (at most
-//! once a second). Totals are in [`RateLimiter::stats`].
+//! once a second), `StateChanged` (a shared limit's store went down or came back). Totals are in [`RateLimiter::stats`].
 
 mod config;
 mod core;
+mod fleet;
 mod future;
 mod handle;
 mod keyed;
@@ -139,6 +158,11 @@ mod model_tests;
 mod tests;
 
 pub use config::RateLimiterBuilder;
+pub use fleet::{
+    AtCost, ForAll, ForEach, SharedBucket, SharedRateLimitLayer, SharedRateLimitService,
+    SharedRateLimitStats, SharedRateLimiter, SharedRateLimiterBuilder, SharedResponseFuture,
+    WhenDown, Which,
+};
 pub use future::{ResponseFuture, WaitingFuture};
 pub use handle::RateLimiter;
 pub use keyed::{KeyBucket, KeyedRateLimiter};

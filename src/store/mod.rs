@@ -39,6 +39,8 @@
 //! |---|---|---|
 //! | [`MemoryStore`] | nothing | the threads of one process |
 //! | `FileStore` (feature `store-redb`) | kill, crash, power cut | the threads of one process |
+//! | `PostgresStore` (feature `store-postgres`) | what the database survives | all that reach it |
+//! | `RedisStore` (feature `store-redis`) | a restart, mostly; not every failover | all that reach it |
 //!
 //! # Semantics
 //!
@@ -55,6 +57,11 @@
 //! **Lost answers.** An operation whose answer was lost ([`StoreErrorKind::Unknown`]) can be repeated as it
 //! was: `begin` with the same attempt is the same claim, and the others answer [`Finish::Already`].
 //!
+//! # Shared rate limits
+//!
+//! Stores that several processes reach also keep buckets of tokens, see [`RateStore`]: `PostgresStore` and
+//! `RedisStore`.
+//!
 //! # Writing a store
 //!
 //! Implement [`Store`]; the methods may be `async fn`. Every operation must be atomic, and must be durable
@@ -70,7 +77,14 @@ mod error;
 mod file;
 mod id;
 mod memory;
+#[cfg(any(feature = "store-postgres", feature = "store-redis"))]
+mod net;
+#[cfg(feature = "store-postgres")]
+mod postgres;
+mod rate;
 mod record;
+#[cfg(feature = "store-redis")]
+mod redis;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 
@@ -87,7 +101,12 @@ pub use file::{FileStore, FileStoreBuilder, OpenError, OpenErrorKind};
 pub use id::{Attempt, Fingerprint, FingerprintBuilder, RecordId};
 pub(crate) use id::{Fields, Hex};
 pub use memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "store-postgres")]
+pub use postgres::{PostgresStore, PostgresStoreBuilder};
+pub use rate::{RateStore, Taken};
 pub use record::{Outcome, Record, State};
+#[cfg(feature = "store-redis")]
+pub use redis::{EvictionPolicyError, RedisStore, RedisStoreBuilder};
 
 /// Keeps records of executions. See the [module](self) for what is asked of it.
 ///

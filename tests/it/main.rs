@@ -22,6 +22,7 @@ mod let_go;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
+mod rate_limit_shared;
 mod retry;
 mod stack;
 mod store;

@@ -1,0 +1,79 @@
+//! What the stores on other machines have in common.
+
+use tokio::runtime::Handle;
+
+use super::{Begun, Claim, Entry, OnInterrupted, State, StoreError, StoreErrorKind, StoreTime};
+
+/// The clients behind these stores panic where there is no runtime.
+pub(super) fn need_runtime() -> Result<(), StoreError> {
+    match Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(StoreError::new(StoreErrorKind::Refused).with_source(error)),
+    }
+}
+
+/// How many runs a claim may take over, as a number: none, some, any.
+pub(super) fn reruns(policy: OnInterrupted) -> i32 {
+    match policy {
+        OnInterrupted::Fail => 0,
+        OnInterrupted::Rerun(runs) => i32::from(runs),
+        OnInterrupted::Probe => i32::MAX,
+    }
+}
+
+/// What a claim is answered when the record is this after it; `None` if it should have been taken over.
+pub(super) fn met(entry: &Entry, claim: &Claim, now: StoreTime) -> Option<Begun> {
+    let (generation, runs) = (entry.generation, entry.runs);
+    if entry.attempt == claim.attempt && entry.state == State::Pending {
+        // A claim with this policy that is not the first one has taken over, also when it is repeated because
+        // the answer was lost.
+        let probe = claim.on_interrupted == OnInterrupted::Probe && runs > 1;
+        return Some(match probe {
+            true => Begun::Probe { generation, runs },
+            false => Begun::Run { generation, runs },
+        });
+    }
+    if entry.fingerprint != claim.fingerprint {
+        return Some(Begun::Mismatch);
+    }
+    match entry.state {
+        State::Completed(_) => Some(Begun::Done(entry.record(now))),
+        State::Interrupted => Some(Begun::Interrupted(entry.record(now))),
+        State::Pending if now < entry.lease_until => {
+            Some(Begun::Busy { generation, retry_in: entry.lease_until.since(now) })
+        }
+        State::Pending => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::store::{Attempt, Fingerprint, RecordId, Store};
+
+    fn is_refused(store: &impl Store) {
+        let claim = Claim::new(Fingerprint::NONE, Attempt::new());
+        let id = RecordId::of(b"", b"k");
+        let begun = pin!(store.begin(&id, &claim)).poll(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Err(error)) = begun else { panic!("{begun:?}") };
+        assert_eq!(error.kind(), StoreErrorKind::Refused);
+    }
+
+    #[test]
+    fn without_a_runtime_there_is_an_error_and_no_panic() {
+        need_runtime().unwrap_err();
+        #[cfg(feature = "store-postgres")]
+        is_refused(
+            &crate::store::PostgresStore::builder("host=db".parse().unwrap()).build().unwrap(),
+        );
+        #[cfg(feature = "store-redis")]
+        {
+            let client = redis::Client::open("redis://127.0.0.1:1/").unwrap();
+            is_refused(&crate::store::RedisStore::builder(client).build().unwrap());
+        }
+    }
+}
