@@ -224,7 +224,7 @@ impl Entry {
         if self.attempt == claim.attempt && self.state == State::Pending {
             // The answer to this very claim was lost.
             self.hold(claim, now);
-            return Step::put(Begun::Run { generation: self.generation, runs: self.runs });
+            return Step::put(self.granted(claim));
         }
         // Before anything else: a mistake is a mistake, however far the other request has come.
         if self.fingerprint != claim.fingerprint {
@@ -253,11 +253,17 @@ impl Entry {
         self.attempt = claim.attempt;
         self.runs = self.runs.saturating_add(1);
         self.hold(claim, now);
+        Step::put(self.granted(claim))
+    }
+
+    /// What the owner is told. A claim that wants to probe and is not the first has taken over, also when
+    /// it comes again because the answer was lost.
+    pub(super) fn granted(&self, claim: &Claim) -> Begun {
         let (generation, runs) = (self.generation, self.runs);
-        Step::put(match claim.on_interrupted {
-            OnInterrupted::Probe => Begun::Probe { generation, runs },
-            OnInterrupted::Fail | OnInterrupted::Rerun(_) => Begun::Run { generation, runs },
-        })
+        match claim.on_interrupted {
+            OnInterrupted::Probe if runs > 1 => Begun::Probe { generation, runs },
+            _ => Begun::Run { generation, runs },
+        }
     }
 
     fn hold(&mut self, claim: &Claim, now: StoreTime) {

@@ -143,6 +143,12 @@ pub(super) async fn probe<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
     lab.pass_a_lease().await;
     let first = probe();
     want!(lab, Begun::Probe { runs: 2, .. }, lab.begin(&id, &first).await?, "after the lease");
+    want!(
+        lab,
+        Begun::Probe { runs: 2, .. },
+        lab.begin(&id, &first).await?,
+        "when the claim comes again because its answer was lost"
+    );
     for claim in [lab.claim(), lab.rerun(9), probe()] {
         want!(lab, Begun::Busy { .. }, lab.begin(&id, &claim).await?, "while one probes");
     }

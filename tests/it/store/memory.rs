@@ -165,7 +165,7 @@ impl Model {
                 }
                 line.lease_until = now + LEASE;
                 line.expires = line.expires.max(now + RETENTION);
-                if !mine && policy == OnInterrupted::Probe {
+                if line.runs > 1 && policy == OnInterrupted::Probe {
                     return Answer::Probe(line.runs);
                 }
                 Answer::Run(line.runs)
