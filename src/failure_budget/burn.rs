@@ -44,6 +44,7 @@ struct Window {
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
+    /// Of widths since long before the process began: what was restored may be older than that.
     number: u64,
     calls: u64,
     failures: u64,
@@ -55,8 +56,9 @@ impl Window {
         Self { span, width, buckets: VecDeque::new(), sum: Totals::default() }
     }
 
-    fn add(&mut self, at: Tick, calls: u64, failures: u64) {
-        let number = at.0 / self.width;
+    /// `at`: with the past.
+    fn add(&mut self, at: u64, calls: u64, failures: u64) {
+        let number = at / self.width;
         match self.buckets.back_mut() {
             // Also what is late: it counts with the newest.
             Some(bucket) if bucket.number >= number => {
@@ -70,7 +72,7 @@ impl Window {
     }
 
     fn totals(&mut self, now: Tick) -> Totals {
-        let number = now.0 / self.width;
+        let number = now.with_past() / self.width;
         while let Some(bucket) = self.buckets.front()
             && bucket.number.saturating_add(BUCKETS) < number
         {
@@ -82,9 +84,9 @@ impl Window {
     }
 
     fn saved(&self, now: Tick) -> Vec<Aged> {
-        let aged = |bucket: &Bucket| {
-            (now.since(Tick(bucket.number * self.width)), bucket.calls, bucket.failures)
-        };
+        let age = |bucket: &Bucket| now.with_past().saturating_sub(bucket.number * self.width);
+        let aged =
+            |bucket: &Bucket| (Duration::from_nanos(age(bucket)), bucket.calls, bucket.failures);
         self.buckets.iter().map(aged).collect()
     }
 }
@@ -141,7 +143,7 @@ impl Burn {
         let at = now.min(Tick(self.brought.0.saturating_add(self.interval)));
         if news.calls > 0 {
             for window in &mut self.windows {
-                window.add(at, news.calls, news.failures);
+                window.add(at.with_past(), news.calls, news.failures);
             }
         }
         self.brought = self.brought.max(now);
@@ -219,7 +221,7 @@ impl Burn {
             for &(age, calls, failures) in buckets.flat_map(|(_, buckets)| buckets) {
                 let age = nanos(age.saturating_add(older));
                 if age <= nanos(window.span).saturating_add(window.width) {
-                    window.add(Tick(now.0.saturating_sub(age)), calls, failures);
+                    window.add(now.with_past().saturating_sub(age), calls, failures);
                 }
             }
         }

@@ -246,6 +246,32 @@ fn a_breach_goes_on_after_a_restart_because_its_windows_do() {
     assert_eq!((change.from, change.to), (BudgetState::Healthy, BudgetState::Breached));
 }
 
+#[test]
+fn what_is_older_than_the_process_goes_on_growing_old() {
+    // Restarted once a week; ticks begin thirteen days before the process.
+    let month = 30 * DAY;
+    let before = FailureBudget::builder("slo").slo(0.9, month).build().unwrap();
+    before.record(true);
+    let mut saved = before.save();
+    for week in 1..=6_u64 {
+        saved = saved.aged(7 * DAY);
+        let after = FailureBudget::builder("slo").slo(0.9, month).restore(saved).build().unwrap();
+        let samples = after.snapshot().slo.unwrap().samples;
+        assert_eq!(samples, u64::from(week < 5), "after {week} weeks");
+        saved = after.save();
+    }
+
+    let before = FailureBudget::builder("year").window(month).build().unwrap();
+    before.record(true);
+    let mut saved = before.save();
+    for week in 1..=6_u64 {
+        saved = saved.aged(7 * DAY);
+        let after = FailureBudget::builder("year").window(month).restore(saved).build().unwrap();
+        assert_eq!(after.sample_count(), u64::from(week < 5), "after {week} weeks");
+        saved = after.save();
+    }
+}
+
 #[cfg(feature = "serde")]
 #[test]
 fn a_saved_state_that_cannot_be_is_refused() {
