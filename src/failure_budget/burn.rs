@@ -65,14 +65,23 @@ impl Window {
                 bucket.calls += calls;
                 bucket.failures += failures;
             }
-            _ => self.buckets.push_back(Bucket { number, calls, failures }),
+            _ => {
+                // Here, too: nobody may ever ask what this window holds.
+                self.forget(number);
+                self.buckets.push_back(Bucket { number, calls, failures });
+            }
         }
         self.sum.calls += calls;
         self.sum.failures += failures;
     }
 
     fn totals(&mut self, now: Tick) -> Totals {
-        let number = now.with_past() / self.width;
+        self.forget(now.with_past() / self.width);
+        self.sum
+    }
+
+    /// Drops what has left the window when bucket `number` is the newest.
+    fn forget(&mut self, number: u64) {
         while let Some(bucket) = self.buckets.front()
             && bucket.number.saturating_add(BUCKETS) < number
         {
@@ -80,7 +89,6 @@ impl Window {
             self.sum.failures -= bucket.failures;
             self.buckets.pop_front();
         }
-        self.sum
     }
 
     fn saved(&self, now: Tick) -> Vec<Aged> {

@@ -272,6 +272,21 @@ fn what_is_older_than_the_process_goes_on_growing_old() {
     }
 }
 
+#[test]
+fn the_period_forgets_even_if_nobody_asks_for_it() {
+    let Parts { config, .. } = one_alert(Severity::Page).into_parts().unwrap();
+    let ledger = Ledger::new(HOUR, 1);
+    let mut burn = Burn::new(config.slo.unwrap(), 50, 0.9, 1, at(0));
+    // A month of a period of a day.
+    for minute in 0..30 * 24 * 60 {
+        burn.bring(&ledger, at(minute * 60));
+        ledger.record(at(minute * 60), true);
+        burn.judge(at(minute * 60), 0);
+    }
+    let saved = burn.saved(at(30 * 24 * 3600));
+    assert!(saved.iter().all(|(_, buckets)| buckets.len() <= 62), "{:?}", saved[2].1.len());
+}
+
 #[cfg(feature = "serde")]
 #[test]
 fn a_saved_state_that_cannot_be_is_refused() {
