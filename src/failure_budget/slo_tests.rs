@@ -300,6 +300,13 @@ fn a_saved_state_that_cannot_be_is_refused() {
     json["window"] = serde_json::json!([[second, 1_u64 << 60, 0], [second, 1, 0]]);
     let saved = serde_json::from_value(json.clone()).unwrap();
     assert!(FailureBudget::builder("slo").restore(saved).build().is_err(), "too many to add up");
+    // Each list is small enough, but two are of one window.
+    json["window"] = serde_json::json!([]);
+    let window = serde_json::json!([{"secs": 60, "nanos": 0}, [[second, 1_u64 << 60, 0]]]);
+    json["slo"] = serde_json::json!(vec![window; 16]);
+    let saved = serde_json::from_value(json.clone()).unwrap();
+    let error = FailureBudget::builder("slo").restore(saved).build().unwrap_err();
+    assert_eq!(error.field(), "restore");
     json["extra"] = 1.into();
     assert!(serde_json::from_value::<super::SavedState>(json).is_err());
 }
