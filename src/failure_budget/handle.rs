@@ -372,7 +372,8 @@ impl FailureBudget {
         self.lease.core.stats()
     }
 
-    /// State, window, totals and alerts at one instant.
+    /// State, window, totals and alerts at one instant. Calls that are made meanwhile may be in some of its
+    /// numbers.
     ///
     /// ```
     /// use buttress::failure_budget::{BreachReason, FailureBudget};
