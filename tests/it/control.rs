@@ -181,6 +181,16 @@ fn an_action_that_is_wrong_changes_nothing_and_says_what_is() {
             "jitter_ms",
         ),
         (json!({"command": "uninstall_failure_budget", "threshold": 1}), "threshold"),
+        // Numbers that are in range and mean too long a time.
+        (json!(["LD_install_failure_budget", {"window_seconds": 1e8}]), "window_seconds"),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "latency_ms": 1e8}),
+            "latency_ms",
+        ),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "jitter_ms": 1e8}),
+            "jitter_ms",
+        ),
     ] {
         let executed =
             execute(&registry, &json!([action, ["LD_uninstall_failure_budget"]])).unwrap();
