@@ -191,6 +191,8 @@ fn an_action_that_is_wrong_changes_nothing_and_says_what_is() {
             json!({"command": "install_network_conditioner", "target": "a", "jitter_ms": 1e8}),
             "jitter_ms",
         ),
+        // Only one of the two can be meant.
+        (json!(["LD_uninstall_failure_budget", {"command": "install_failure_budget"}]), "command"),
     ] {
         let executed =
             execute(&registry, &json!([action, ["LD_uninstall_failure_budget"]])).unwrap();
