@@ -116,15 +116,18 @@ impl Registry {
 
     fn install_failure_budget(&self, install: &InstallFailureBudget) -> Result<Done, ConfigError> {
         let (name, slot) = self.failure_budget_at(install.target.as_deref())?;
+        let window = span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?;
         let mut builder = FailureBudget::builder(name)
             .threshold(install.threshold)
-            .window(span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?)
+            .window(window)
             .min_samples(install.min_samples)
             .action(install.on_breach);
         for lever in self.levers(install.levers.as_deref())? {
             builder = builder.lever(lever);
         }
-        retire(slot.install(builder.build()?));
+        let budget =
+            builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
+        retire(slot.install(budget));
         Ok(Done::Installed("FailureBudget"))
     }
 
@@ -143,7 +146,10 @@ impl Registry {
         }
         let conditioner = Conditioner::builder(name)
             .network(latency, jitter, install.loss_rate, install.name_filter.as_deref())
-            .build()?;
+            .build()
+            .map_err(|error| {
+                renamed(error, &[("latency", "latency_ms"), ("jitter", "jitter_ms")])
+            })?;
         // It names no environments that it could be outside of.
         conditioner
             .arm()
@@ -208,6 +214,14 @@ fn one_of<T>(known: &BTreeMap<String, T>) -> String {
 /// A budget that is out of its slot lets go of its levers. Says whether there was one.
 fn retire(budget: Option<FailureBudget>) -> bool {
     budget.inspect(FailureBudget::retire).is_some()
+}
+
+/// The same error under the name that the argument has in a command.
+fn renamed(error: ConfigError, names: &[(&str, &'static str)]) -> ConfigError {
+    match names.iter().find(|(name, _)| *name == error.field()) {
+        Some((_, name)) => ConfigError::new(*name, error.value(), error.expected().to_owned()),
+        None => error,
+    }
 }
 
 fn span<E>(

@@ -1,6 +1,6 @@
 //! Commands against the recorded actions of the load tester, and against what they cannot carry out.
 
-use buttress::conditioner::ConditionerLayer;
+use buttress::conditioner::{Conditioner, ConditionerLayer};
 use buttress::control::{
     Command, Done, Executed, InstallFailureBudget, InstallNetworkConditioner, Registry, Uninstall,
     execute,
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tower::{Layer, ServiceExt, service_fn};
 
 /// What we answer differently on purpose: title of the case, index of the action, and our error.
@@ -84,6 +85,19 @@ fn recorded_actions_do_what_they_did() {
         };
         assert_eq!(budget.get().is_some(), installed("budget_after"), "{title}");
         assert_eq!(conditioner.get().is_some(), installed("conditioner_after"), "{title}");
+        if let (Some(network), Some(after)) =
+            (conditioner.get(), case["conditioner_after"].as_object())
+        {
+            let ms = |key: &str| Duration::from_secs_f64(after[key].as_f64().unwrap() / 1e3);
+            let loss = after["loss_rate"].as_f64().unwrap();
+            let filter = after["name_filter"].as_str();
+            let expected = Conditioner::builder("default")
+                .network(ms("latency_ms"), ms("jitter_ms"), loss, filter)
+                .build()
+                .unwrap();
+            expected.arm().unwrap();
+            assert_eq!(format!("{network:?}"), format!("{expected:?}"), "{title}");
+        }
         if let (Some(budget), Some(after)) = (budget.get(), case["budget_after"].as_object()) {
             assert_eq!(json!(budget.threshold()), as_float(&after["threshold"]), "{title}");
             let window = json!(budget.window().as_secs_f64());
@@ -181,6 +195,18 @@ fn an_action_that_is_wrong_changes_nothing_and_says_what_is() {
             "jitter_ms",
         ),
         (json!({"command": "uninstall_failure_budget", "threshold": 1}), "threshold"),
+        // Numbers that are in range and mean too long a time.
+        (json!(["LD_install_failure_budget", {"window_seconds": 1e8}]), "window_seconds"),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "latency_ms": 1e8}),
+            "latency_ms",
+        ),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "jitter_ms": 1e8}),
+            "jitter_ms",
+        ),
+        // Only one of the two can be meant.
+        (json!(["LD_uninstall_failure_budget", {"command": "install_failure_budget"}]), "command"),
     ] {
         let executed =
             execute(&registry, &json!([action, ["LD_uninstall_failure_budget"]])).unwrap();

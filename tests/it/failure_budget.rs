@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::failure_budget::{
-    BreachReason, BudgetState, FailureBudget, FailureBudgetBuilder, FailureBudgetLayer, Severity,
+    BreachReason, BudgetState, BurnAlert, FailureBudget, FailureBudgetBuilder, FailureBudgetLayer,
+    Severity,
 };
 use buttress::observe::{Event, EventKind};
 use buttress::{
@@ -351,6 +352,9 @@ async fn changes_and_refusals_are_told_in_order() {
     budget.trip();
     budget.reset();
     budget.reset();
+    budget.record(true);
+    budget.record(true);
+    budget.reset();
     assert_eq!(
         *log.lock().unwrap(),
         [
@@ -359,8 +363,33 @@ async fn changes_and_refusals_are_told_in_order() {
             "breached healthy: recovered",
             "healthy tripped: operator",
             "tripped healthy: operator",
+            "healthy breached: failure_rate 1.0000 above 0 (2 calls in 30s)",
+            "breached healthy: operator",
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_that_ends_by_itself_is_not_told_as_the_operators() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&log);
+    let hour = Duration::from_secs(3600);
+    let budget = FailureBudget::builder("test")
+        .slo(0.9, 24 * hour)
+        .burn_alerts([BurnAlert::new(Severity::Ticket, hour, 5.0)])
+        .min_samples(1)
+        .observe(move |event: &Event<'_>| {
+            if let EventKind::StateChanged { from, to, reason } = &event.kind {
+                sink.lock().unwrap().push(format!("{from} {to}: {reason}"));
+            }
+        })
+        .build()
+        .unwrap();
+    budget.record(true);
+    assert_eq!(budget.state(), BudgetState::Warned);
+    advance(hour).await;
+    assert_eq!(budget.state(), BudgetState::Healthy);
+    assert_eq!(*log.lock().unwrap(), ["healthy warned: burn rate", "warned healthy: recovered"]);
 }
 
 // ---- at run time -------------------------------------------------------------------------------
