@@ -23,7 +23,7 @@
 //!
 //! # Documents
 //!
-//! With the feature `serde`, [`execute`] takes a JSON document: a list of actions, an object with such a
+//! With the feature `serde`, `execute` takes a JSON document: a list of actions, an object with such a
 //! list under `load_density` or `commands`, or one command. An action is an object, or a list of a name and
 //! its arguments, by name or in order:
 //!
