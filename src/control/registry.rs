@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Command, InstallFailureBudget, InstallNetworkConditioner};
@@ -10,7 +10,7 @@ use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
 use crate::slot::Slot;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// What commands act on: the slots of a program by name, and its levers.
 ///
