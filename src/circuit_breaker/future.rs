@@ -70,8 +70,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Called { mut call, classify, judge } => {
+                // A classifier that panics leaves a call that has ended, which must not be polled again.
+                assert!(judge.is_some(), "polled after completion");
                 let result = ready!(call.as_mut().poll(cx));
-                let judge = judge.take().expect("polled after completion");
+                let judge = judge.take().expect("seen above");
                 // Reported here, not in `drop`: a caller may keep the finished future around. Apart, so
                 // that a response need not be in memory because a classifier wants to see errors there.
                 match result {

@@ -91,6 +91,8 @@ where
         match self.project().state.project() {
             StateProj::Through { inner } => Poll::Ready(ready!(inner.poll(cx)).map_err(R::map_err)),
             StateProj::Called { mut call, judge } => {
+                // A classifier that panics leaves a call that has ended, which must not be polled again.
+                assert!(judge.is_some(), "polled after completion");
                 let result = ready!(call.as_mut().poll(cx));
                 // Reported here, not in `drop`: a caller may keep the finished future around.
                 if let Some((classify, ticket)) = judge.take() {

@@ -495,3 +495,14 @@ async fn a_total_outage_pages_when_the_workbook_says() {
     advance(Duration::from_secs(70)).await;
     assert_ne!(budget.state(), BudgetState::Breached);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_classifier_panicked_is_over() {
+    let budget = strict(1).build().unwrap();
+    let bad = classify_fn(|_: Result<&(), &io::Error>| -> Verdict { panic!("classifier") });
+    let polls = Arc::new(AtomicU32::new(0));
+    let inner = service_fn(|()| crate::support::counting_polls(&polls, || Ok(())));
+    let service = budget.layer().classify(bad).layer(inner);
+    crate::support::poll_twice_into_a_panic(service.clone().call(()));
+    assert_eq!(polls.load(Ordering::Relaxed), 1, "the inner call had ended");
+}
