@@ -77,6 +77,8 @@ impl Registry {
     /// let retries = RetryBudget::new("backend");
     /// let registry = Registry::new();
     /// registry.add_lever("retries", retries.clone());
+    /// // Whatever faults are installed then: none are injected while the budget is spent.
+    /// registry.add_lever("faults", registry.conditioner("backend"));
     /// registry.add_lever("quit", |engaged: bool| if engaged { eprintln!("too many failures") });
     /// ```
     pub fn add_lever(&self, name: impl Into<String>, lever: impl Lever) {
@@ -109,7 +111,7 @@ impl Registry {
             }
             Command::UninstallNetworkConditioner(uninstall) => self
                 .conditioner_at(uninstall.target.as_deref())
-                .map(|(_, slot)| Done::Uninstalled { was_installed: slot.uninstall().is_some() }),
+                .map(|(_, slot)| Done::Uninstalled { was_installed: disarm(slot.uninstall()) }),
         };
         done.map_err(|error| CommandError::new(command.as_str(), error))
     }
@@ -154,7 +156,7 @@ impl Registry {
         conditioner
             .arm()
             .map_err(|error| ConfigError::new("environment", error, "one it may arm in"))?;
-        slot.install(conditioner);
+        disarm(slot.install(conditioner));
         Ok(Done::Installed("Conditioner"))
     }
 
@@ -222,6 +224,12 @@ fn renamed(error: ConfigError, names: &[(&str, &'static str)]) -> ConfigError {
         Some((_, name)) => ConfigError::new(*name, error.value(), error.expected().to_owned()),
         None => error,
     }
+}
+
+/// Calls that a conditioner holds up or lets hang must not outlive the command that ended it. Says whether
+/// there was one.
+fn disarm(conditioner: Option<Conditioner>) -> bool {
+    conditioner.inspect(Conditioner::disarm).is_some()
 }
 
 fn span<E>(

@@ -9,6 +9,7 @@ use buttress::failure_budget::{BreachAction, FailureBudgetLayer};
 use buttress::{RetryBudget, RetryCost};
 use serde_json::{Value, json};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -292,4 +293,38 @@ fn a_budget_lets_go_of_its_levers_when_it_is_replaced_or_taken_out() {
     assert!(held(&retries));
     execute(&registry, &json!([["LD_uninstall_failure_budget"]])).unwrap();
     assert!(!held(&retries), "taken out");
+}
+
+/// A day of latency by mistake must be possible to take back.
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_held_up_go_on_when_their_conditioner_is_taken_out() {
+    let registry = Registry::new();
+    let layer = ConditionerLayer::from_slot(registry.conditioner("backend"));
+    let service = layer.layer(service_fn(|_: &'static str| async { Ok::<_, io::Error>("fine") }));
+    for end in [
+        json!([["LD_uninstall_network_conditioner"]]),
+        json!([["LD_install_network_conditioner", [1]]]),
+    ] {
+        execute(&registry, &json!([["LD_install_network_conditioner", [86_400_000]]])).unwrap();
+        let begun = tokio::time::Instant::now();
+        let mut call = pin!(service.clone().oneshot("/"));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        execute(&registry, &end).unwrap();
+        assert_eq!(call.await.unwrap(), "fine");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{end}");
+    }
+}
+
+#[test]
+fn a_spent_budget_stops_the_faults_that_are_in_a_slot() {
+    let registry = Registry::new();
+    let (budget, faults) = (registry.failure_budget("api"), registry.conditioner("backend"));
+    registry.add_lever("faults", faults.clone());
+    let document = json!([["LD_install_network_conditioner", [50]], ["LD_install_failure_budget"]]);
+    execute(&registry, &document).unwrap();
+    assert!(faults.get().unwrap().is_injecting());
+    budget.get().unwrap().trip();
+    assert!(!faults.get().unwrap().is_injecting());
+    budget.get().unwrap().reset();
+    assert!(faults.get().unwrap().is_injecting());
 }
