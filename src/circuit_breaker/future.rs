@@ -19,6 +19,7 @@ pin_project! {
     /// what its `Reject` made of a refusal.
     ///
     /// Dropping it cancels the call: see the [module](super).
+    #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R>
     where
         S: Service<Req>,

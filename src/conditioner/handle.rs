@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::error::ConfigError;
 use crate::lever::Lever;
-use crate::slot::Slot;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::rejection::Rejection;
+use crate::slot::Slot;
 use crate::sync::{Lease, Padded, lock};
 
 use super::applied::Applied;

@@ -506,3 +506,44 @@ async fn a_call_whose_classifier_panicked_is_over() {
     crate::support::poll_twice_into_a_panic(service.clone().call(()));
     assert_eq!(polls.load(Ordering::Relaxed), 1, "the inner call had ended");
 }
+
+/// What load generators and batch jobs want: too many failures end the run, in order.
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn a_breach_shuts_a_real_server_down_and_lets_what_is_under_way_finish() {
+    use axum::http::StatusCode;
+    use axum::routing::get;
+
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let lever = Arc::clone(&stop);
+    let budget = FailureBudget::builder("run")
+        .threshold(0.5)
+        .min_samples(4)
+        .latch()
+        .lever(move |engaged: bool| {
+            if engaged {
+                lever.notify_one();
+            }
+        })
+        .build()
+        .unwrap();
+    let layer = FailureBudgetLayer::new(budget.clone()).classify(buttress::http::standard());
+    let handler = async || (StatusCode::INTERNAL_SERVER_ERROR, "no\n");
+    let app = axum::Router::new()
+        .route("/", get(handler))
+        .layer(layer.on_reject(buttress::http::problem()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(
+        axum::serve(listener, app)
+            .with_graceful_shutdown(async move { stop.notified().await })
+            .into_future(),
+    );
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    for n in 1..=4 {
+        assert_eq!(client.get(&url).send().await.unwrap().status(), 500, "call {n} is answered");
+    }
+    tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();
+    assert!(budget.tripped());
+    assert!(client.get(&url).send().await.unwrap_err().is_connect(), "nobody listens any more");
+}
