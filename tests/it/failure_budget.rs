@@ -534,16 +534,18 @@ async fn a_breach_shuts_a_real_server_down_and_lets_what_is_under_way_finish() {
         .layer(layer.on_reject(buttress::http::problem()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let server = tokio::spawn(
-        axum::serve(listener, app)
-            .with_graceful_shutdown(async move { stop.notified().await })
-            .into_future(),
-    );
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
-    for n in 1..=4 {
-        assert_eq!(client.get(&url).send().await.unwrap().status(), 500, "call {n} is answered");
-    }
-    tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();
+    let calls = async {
+        for n in 1..=4 {
+            let answer = client.get(&url).send().await.unwrap();
+            assert_eq!(answer.status(), 500, "call {n} is answered");
+        }
+    };
+    let server = axum::serve(listener, app)
+        .with_graceful_shutdown(async move { stop.notified().await })
+        .into_future();
+    let both = async { tokio::join!(server, calls).0 };
+    tokio::time::timeout(Duration::from_secs(10), both).await.unwrap().unwrap();
     assert!(budget.tripped());
     assert!(client.get(&url).send().await.unwrap_err().is_connect(), "nobody listens any more");
 }
