@@ -21,6 +21,11 @@ impl Tick {
     pub(crate) fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(nanos(duration)))
     }
+
+    /// Nanoseconds since 36 years before tick 0, for what may be older than the process.
+    pub(crate) const fn with_past(self) -> u64 {
+        self.0.saturating_add(1 << 60)
+    }
 }
 
 // Ticks start here instead of at zero: under tokio's paused clock a runtime made before the first

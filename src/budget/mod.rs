@@ -318,7 +318,8 @@ impl RetryBudget {
         purse.reset(limits.start, limits.full.load(Ordering::Relaxed));
     }
 
-    /// The balances (both read at one moment), their limits and the counters.
+    /// The balances (both read at one moment), their limits and the counters. Never more is told to have
+    /// worked or come back than was granted.
     ///
     /// ```
     /// let stats = buttress::RetryBudget::new("db").stats();
@@ -330,6 +331,9 @@ impl RetryBudget {
         let Balance { tokens, credit } = purse.balance();
         let full = Balance::unpack(limits.full.load(Ordering::Relaxed));
         let whole = |n| u32::try_from(n).unwrap_or(u32::MAX);
+        // What became of a retry before its grant, which was counted first: then the numbers add up.
+        let succeeded = counts.succeeded.load(Ordering::Acquire);
+        let returned = counts.returned.load(Ordering::Acquire);
         RetryBudgetStats {
             tokens: whole(tokens),
             max_tokens: whole(full.tokens),
@@ -337,8 +341,8 @@ impl RetryBudget {
             burst: whole(full.credit / RETRY),
             allowed: counts.allowed.load(Ordering::Relaxed),
             denied: counts.denied.load(Ordering::Relaxed),
-            succeeded: counts.succeeded.load(Ordering::Relaxed),
-            returned: counts.returned.load(Ordering::Relaxed),
+            succeeded,
+            returned,
         }
     }
 }
@@ -447,7 +451,7 @@ impl RetryToken {
 impl Drop for RetryToken {
     fn drop(&mut self) {
         if let Some(Held { budget, price, taken }) = self.held.take() {
-            budget.shared.counts.returned.fetch_add(1, Ordering::Relaxed);
+            budget.shared.counts.returned.fetch_add(1, Ordering::Release);
             budget.put_back(taken, price, RETRY);
         }
     }
@@ -478,7 +482,7 @@ impl SentRetry {
     /// ```
     pub fn succeeded(mut self) {
         if let Some(Held { budget, price, taken }) = self.held.take() {
-            budget.shared.counts.succeeded.fetch_add(1, Ordering::Relaxed);
+            budget.shared.counts.succeeded.fetch_add(1, Ordering::Release);
             budget.put_back(taken, price, 0);
         }
     }

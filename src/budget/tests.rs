@@ -305,6 +305,29 @@ fn threads_mint_nothing() {
     assert_eq!(stats.allowed + stats.denied, 80_000);
 }
 
+#[test]
+fn no_more_has_come_back_than_was_granted_whenever_one_looks() {
+    let budget = RetryBudget::unlimited("t");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let take = || {
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            drop(budget.withdraw(RetryCost::Failed));
+            budget.withdraw(RetryCost::Failed).expect("unlimited").send().succeeded();
+        }
+    };
+    let worst = std::thread::scope(|scope| {
+        scope.spawn(take);
+        let look = |_| {
+            let stats = budget.stats();
+            (stats.returned + stats.succeeded).saturating_sub(stats.allowed)
+        };
+        let worst = (0..200_000).map(look).max();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        worst
+    });
+    assert_eq!(worst, Some(0));
+}
+
 /// Independent failures with probability `f`: 100 clients with a budget each, 600 requests a client, at
 /// most 3 attempts. Returns the share of requests answered and the load per request.
 fn simulate(f: f64, budget: impl Fn() -> RetryBudget) -> (f64, f64) {

@@ -415,7 +415,8 @@ impl CircuitBreakerBuilder {
                     "failure_rate or slow_calls with it",
                 ));
             }
-            Some(calls) if calls == 0 || calls > most => {
+            Some(0) => return Err(ConfigError::new("min_calls", 0, "at least 1")),
+            Some(calls) if calls > most => {
                 return Err(ConfigError::new(
                     "min_calls",
                     calls,

@@ -19,6 +19,7 @@ pin_project! {
     /// what its `Reject` made of a refusal.
     ///
     /// Dropping it cancels the call: see the [module](super).
+    #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R>
     where
         S: Service<Req>,
@@ -70,8 +71,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Called { mut call, classify, judge } => {
+                // A classifier that panics leaves a call that has ended, which must not be polled again.
+                assert!(judge.is_some(), "polled after completion");
                 let result = ready!(call.as_mut().poll(cx));
-                let judge = judge.take().expect("polled after completion");
+                let judge = judge.take().expect("seen above");
                 // Reported here, not in `drop`: a caller may keep the finished future around. Apart, so
                 // that a response need not be in memory because a classifier wants to see errors there.
                 match result {

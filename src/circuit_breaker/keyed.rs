@@ -139,15 +139,19 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
             slot.used = true;
             return slot.breaker.clone();
         }
-        let key = key.clone();
+        // Before room is taken: a clone that panics must not keep it.
+        let keys = (key.clone(), key.clone());
         let Some(place) = table.room(&mut shard) else {
             drop(shard);
             table.tell_full();
             return table.unguarded();
         };
         let breaker = table.make();
-        let slot = Slot { key, breaker: breaker.clone(), used: true };
-        shard.put(place, slot);
+        let slot = Slot { key: keys.0, breaker: breaker.clone(), used: true };
+        let old = shard.put(place, keys.1, slot);
+        drop(shard);
+        // Dropping a key is its affair, too.
+        drop(old);
         breaker
     }
 
@@ -291,18 +295,27 @@ impl<K> Shard<K> {
         idle
     }
 
-    fn put(&mut self, place: usize, slot: Slot<K>)
+    /// Returns what was there.
+    fn put(&mut self, place: usize, key: K, slot: Slot<K>) -> Option<Slot<K>>
     where
-        K: Hash + Eq + Clone,
+        K: Hash + Eq,
     {
-        if let Some(old) = self.slots.get(place) {
-            self.places.remove(&old.key);
-        }
-        self.places.insert(slot.key.clone(), place);
-        match self.slots.get_mut(place) {
-            Some(old) => *old = slot,
-            None => self.slots.push(slot),
-        }
+        let old = match self.slots.get_mut(place) {
+            Some(old) => {
+                // Unless it is a slot that no key leads to, and its key has found another since.
+                if self.places.get(&old.key) == Some(&place) {
+                    self.places.remove(&old.key);
+                }
+                Some(std::mem::replace(old, slot))
+            }
+            None => {
+                self.slots.push(slot);
+                None
+            }
+        };
+        // Last: a place that was taken must be in `slots`, where the next search finds it.
+        self.places.insert(key, place);
+        old
     }
 }
 

@@ -75,7 +75,7 @@
 //! | what came of the call | counts as |
 //! |---|---|
 //! | [`Outcome::Success`](crate::Outcome::Success) | success |
-//! | [`Outcome::Failure`](crate::Outcome::Failure) of any class, a panic | failure |
+//! | [`Outcome::Failure`](crate::Outcome::Failure) of any class, a panic of the inner service | failure |
 //! | dropped by its caller after more than [`cancelled_after`](CircuitBreakerBuilder::cancelled_after) (1 s) | failure |
 //! | dropped sooner, or before it was polled | nothing |
 //! | [`Outcome::Throttled`](crate::Outcome::Throttled), [`Outcome::Ignored`](crate::Outcome::Ignored), a refusal of another layer | nothing |

@@ -383,6 +383,8 @@ fn bad_settings_are_errors_that_name_field_value_and_range() {
         assert_eq!((error.field(), error.value()), (field, value), "{error}");
         assert!(error.to_string().starts_with(&format!("invalid {field}: {value}, expected ")));
     }
+    // A time window has no number of calls that could be told.
+    assert_eq!(error(|b| b.failure_rate(0.5).min_calls(0)).expected(), "at least 1");
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl<B> FaultyBody<B> {
             rest: Bytes::new(),
             ready: None,
             wait: None,
-            due: Tick(0),
+            due: None,
             broken: None,
             paused: false,
             over: false,
@@ -139,7 +139,7 @@ struct Spoiler {
     ready: Option<Frame<Bytes>>,
     wait: Option<Wait>,
     /// When the last byte will have gone through the narrow line.
-    due: Tick,
+    due: Option<Tick>,
     /// The body breaks off after what is here.
     broken: Option<Injected>,
     paused: bool,
@@ -148,6 +148,9 @@ struct Spoiler {
 
 /// A narrow line hands on so much at a time.
 const PIECES_A_SECOND: u64 = 20;
+
+/// Up to so much lateness of the timer is made up for. It can tell milliseconds apart.
+const LATE: u64 = 5_000_000;
 
 impl Spoiler {
     fn poll_frame<B>(
@@ -241,8 +244,11 @@ impl Spoiler {
         let takes = u128::from(piece.len() as u64) * 1_000_000_000 / u128::from(rate);
         let takes = Duration::from_nanos(u64::try_from(takes).unwrap_or(u64::MAX));
         let now = clock::now();
-        self.due = self.due.max(now).after(takes);
-        self.wait = self.wait_for(self.due.since(now));
+        // Not later than now: what passed while injection was off has not gone through this line.
+        let free = self.due.map_or(now, |due| due.clamp(Tick(now.0.saturating_sub(LATE)), now));
+        let due = free.after(takes);
+        self.due = Some(due);
+        self.wait = self.wait_for(due.since(now));
         self.ready = Some(Frame::data(piece));
     }
 

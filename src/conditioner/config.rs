@@ -252,7 +252,8 @@ impl ConditionerBuilder {
     }
 
     /// Repeats recorded decisions instead of making new ones. Shares, seed and schedules of the rules are
-    /// not looked at; their matchers are. Without rules every call is looked up.
+    /// not looked at; their matchers are. Without rules every call is looked up, and calls without an id are
+    /// counted whatever the recorded rules matched.
     ///
     /// ```
     /// use buttress::conditioner::{Conditioner, Plan};

@@ -13,6 +13,7 @@ use crate::lever::Lever;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::rejection::Rejection;
+use crate::slot::Slot;
 use crate::sync::{Lease, Padded, lock};
 
 use super::applied::Applied;
@@ -371,6 +372,34 @@ impl Lever for Conditioner {
 
     fn release(&self) {
         let _ = self.lease.set_gate(|gate| (gate & HELD != 0).then(|| gate - 1));
+    }
+}
+
+/// Holds back the conditioner that is in the slot. One that is installed meanwhile injects until the next
+/// `engage`.
+///
+/// ```
+/// use buttress::conditioner::Conditioner;
+/// use buttress::{Lever, Slot};
+/// # use std::time::Duration;
+/// let slot = Slot::with(Conditioner::network(Duration::ZERO, Duration::ZERO, 0.1, None)?);
+/// slot.engage();
+/// assert!(!slot.get().unwrap().is_injecting());
+/// slot.release();
+/// assert!(slot.get().unwrap().is_injecting());
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+impl Lever for Slot<Conditioner> {
+    fn engage(&self) {
+        if let Some(conditioner) = self.get() {
+            conditioner.engage();
+        }
+    }
+
+    fn release(&self) {
+        if let Some(conditioner) = self.get() {
+            conditioner.release();
+        }
     }
 }
 

@@ -243,7 +243,8 @@ impl fmt::Debug for Kind {
             Self::Method(method) => f.write_str(method),
             Self::Path(pattern) => f.write_str(pattern),
             Self::HasHeader(name) => write!(f, "has {name}"),
-            Self::Header(name, value) => write!(f, "{name}: {value}"),
+            // It may be a credential.
+            Self::Header(name, _) => write!(f, "{name}: (value)"),
             Self::Token(name, _) => write!(f, "{name}: (secret)"),
             Self::When(_) => f.write_str("when(..)"),
             Self::All(all) => f.debug_tuple("all").field(all).finish(),

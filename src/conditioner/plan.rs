@@ -12,7 +12,9 @@ use super::fault::Act;
 /// `serde` it can be written down and read.
 ///
 /// Calls are known by their id, or by how many calls of the rule had matched before. Only the first is
-/// the same run again when calls are concurrent.
+/// the same run again when calls are concurrent. What a call met it meets whenever its id comes again,
+/// even where a limit or schedule spared it once. An error that a closure made is written down as one of
+/// kind other with another text.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

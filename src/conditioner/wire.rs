@@ -343,7 +343,7 @@ impl TryFrom<Done> for Act {
 }
 
 /// The kinds that have a stable name, by it.
-const KINDS: [(io::ErrorKind, &str); 22] = {
+const KINDS: [(io::ErrorKind, &str); 39] = {
     use io::ErrorKind as K;
     [
         (K::NotFound, "not_found"),
@@ -359,10 +359,27 @@ const KINDS: [(io::ErrorKind, &str); 22] = {
         (K::AddrNotAvailable, "addr_not_available"),
         (K::BrokenPipe, "broken_pipe"),
         (K::AlreadyExists, "already_exists"),
+        (K::WouldBlock, "would_block"),
+        (K::NotADirectory, "not_a_directory"),
+        (K::IsADirectory, "is_a_directory"),
+        (K::DirectoryNotEmpty, "directory_not_empty"),
+        (K::ReadOnlyFilesystem, "read_only_filesystem"),
+        (K::StaleNetworkFileHandle, "stale_network_file_handle"),
         (K::InvalidInput, "invalid_input"),
         (K::InvalidData, "invalid_data"),
         (K::TimedOut, "timed_out"),
+        (K::WriteZero, "write_zero"),
         (K::StorageFull, "storage_full"),
+        (K::NotSeekable, "not_seekable"),
+        (K::QuotaExceeded, "quota_exceeded"),
+        (K::FileTooLarge, "file_too_large"),
+        (K::ResourceBusy, "resource_busy"),
+        (K::ExecutableFileBusy, "executable_file_busy"),
+        (K::Deadlock, "deadlock"),
+        (K::CrossesDevices, "crosses_devices"),
+        (K::TooManyLinks, "too_many_links"),
+        (K::InvalidFilename, "invalid_filename"),
+        (K::ArgumentListTooLong, "argument_list_too_long"),
         (K::Interrupted, "interrupted"),
         (K::Unsupported, "unsupported"),
         (K::UnexpectedEof, "unexpected_eof"),

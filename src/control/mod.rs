@@ -53,7 +53,8 @@
 //!
 //! Actions run in order, and one that fails does not stop the rest. A document that is not such a list
 //! changes nothing; neither does an action with a wrong argument, or one for a slot that no stack has.
-//! Installing replaces what was there; uninstalling what is not there is no error.
+//! Installing replaces what was there; uninstalling what is not there is no error. A budget that is replaced
+//! or taken out lets go of its levers, a conditioner of the calls that it holds up.
 
 mod command;
 #[cfg(feature = "serde")]

@@ -25,7 +25,7 @@ pub(super) fn command(action: &Value) -> Result<Command, CommandError> {
     };
     match action {
         Value::Object(map) => match map.get("command") {
-            Some(Value::String(name)) => read(name, Arguments::Named(map)),
+            Some(Value::String(name)) => read(name, Arguments::Beside(map)),
             _ => {
                 Err(malformed("an object with a `command`, or a list of a name and its arguments"))
             }
@@ -100,6 +100,8 @@ fn uninstall(arguments: Arguments<'_>) -> Result<Uninstall, ConfigError> {
 #[derive(Clone, Copy)]
 enum Arguments<'a> {
     Named(&'a Map<String, Value>),
+    /// With the command's name among them.
+    Beside(&'a Map<String, Value>),
     InOrder(&'a [Value]),
 }
 
@@ -111,9 +113,9 @@ impl<'a> Arguments<'a> {
         named: &[&'static str],
     ) -> Result<Fields<'a>, ConfigError> {
         match self {
-            Self::Named(map) => {
+            Self::Named(map) | Self::Beside(map) => {
                 for (key, value) in map {
-                    let known = key == "command"
+                    let known = matches!(self, Self::Beside(_)) && key == "command"
                         || ordered.contains(&key.as_str())
                         || named.contains(&key.as_str());
                     if !known {
@@ -147,7 +149,7 @@ impl<'a> Fields<'a> {
     /// `null` is as good as absent.
     fn get(&self, field: &str) -> Option<&'a Value> {
         let value = match self.arguments {
-            Arguments::Named(map) => map.get(field),
+            Arguments::Named(map) | Arguments::Beside(map) => map.get(field),
             Arguments::InOrder(list) => {
                 self.ordered.iter().position(|name| *name == field).and_then(|at| list.get(at))
             }

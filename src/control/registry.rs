@@ -77,6 +77,8 @@ impl Registry {
     /// let retries = RetryBudget::new("backend");
     /// let registry = Registry::new();
     /// registry.add_lever("retries", retries.clone());
+    /// // Whatever faults are installed then: none are injected while the budget is spent.
+    /// registry.add_lever("faults", registry.conditioner("backend"));
     /// registry.add_lever("quit", |engaged: bool| if engaged { eprintln!("too many failures") });
     /// ```
     pub fn add_lever(&self, name: impl Into<String>, lever: impl Lever) {
@@ -109,22 +111,25 @@ impl Registry {
             }
             Command::UninstallNetworkConditioner(uninstall) => self
                 .conditioner_at(uninstall.target.as_deref())
-                .map(|(_, slot)| Done::Uninstalled { was_installed: slot.uninstall().is_some() }),
+                .map(|(_, slot)| Done::Uninstalled { was_installed: disarm(slot.uninstall()) }),
         };
         done.map_err(|error| CommandError::new(command.as_str(), error))
     }
 
     fn install_failure_budget(&self, install: &InstallFailureBudget) -> Result<Done, ConfigError> {
         let (name, slot) = self.failure_budget_at(install.target.as_deref())?;
+        let window = span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?;
         let mut builder = FailureBudget::builder(name)
             .threshold(install.threshold)
-            .window(span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?)
+            .window(window)
             .min_samples(install.min_samples)
             .action(install.on_breach);
         for lever in self.levers(install.levers.as_deref())? {
             builder = builder.lever(lever);
         }
-        retire(slot.install(builder.build()?));
+        let budget =
+            builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
+        retire(slot.install(budget));
         Ok(Done::Installed("FailureBudget"))
     }
 
@@ -143,12 +148,15 @@ impl Registry {
         }
         let conditioner = Conditioner::builder(name)
             .network(latency, jitter, install.loss_rate, install.name_filter.as_deref())
-            .build()?;
+            .build()
+            .map_err(|error| {
+                renamed(error, &[("latency", "latency_ms"), ("jitter", "jitter_ms")])
+            })?;
         // It names no environments that it could be outside of.
         conditioner
             .arm()
             .map_err(|error| ConfigError::new("environment", error, "one it may arm in"))?;
-        slot.install(conditioner);
+        disarm(slot.install(conditioner));
         Ok(Done::Installed("Conditioner"))
     }
 
@@ -208,6 +216,20 @@ fn one_of<T>(known: &BTreeMap<String, T>) -> String {
 /// A budget that is out of its slot lets go of its levers. Says whether there was one.
 fn retire(budget: Option<FailureBudget>) -> bool {
     budget.inspect(FailureBudget::retire).is_some()
+}
+
+/// The same error under the name that the argument has in a command.
+fn renamed(error: ConfigError, names: &[(&str, &'static str)]) -> ConfigError {
+    match names.iter().find(|(name, _)| *name == error.field()) {
+        Some((_, name)) => ConfigError::new(*name, error.value(), error.expected().to_owned()),
+        None => error,
+    }
+}
+
+/// Calls that a conditioner holds up or lets hang must not outlive the command that ended it. Says whether
+/// there was one.
+fn disarm(conditioner: Option<Conditioner>) -> bool {
+    conditioner.inspect(Conditioner::disarm).is_some()
 }
 
 fn span<E>(

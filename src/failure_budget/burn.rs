@@ -44,6 +44,7 @@ struct Window {
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
+    /// Of widths since long before the process began: what was restored may be older than that.
     number: u64,
     calls: u64,
     failures: u64,
@@ -55,22 +56,32 @@ impl Window {
         Self { span, width, buckets: VecDeque::new(), sum: Totals::default() }
     }
 
-    fn add(&mut self, at: Tick, calls: u64, failures: u64) {
-        let number = at.0 / self.width;
+    /// `at`: with the past.
+    fn add(&mut self, at: u64, calls: u64, failures: u64) {
+        let number = at / self.width;
         match self.buckets.back_mut() {
             // Also what is late: it counts with the newest.
             Some(bucket) if bucket.number >= number => {
                 bucket.calls += calls;
                 bucket.failures += failures;
             }
-            _ => self.buckets.push_back(Bucket { number, calls, failures }),
+            _ => {
+                // Here, too: nobody may ever ask what this window holds.
+                self.forget(number);
+                self.buckets.push_back(Bucket { number, calls, failures });
+            }
         }
         self.sum.calls += calls;
         self.sum.failures += failures;
     }
 
     fn totals(&mut self, now: Tick) -> Totals {
-        let number = now.0 / self.width;
+        self.forget(now.with_past() / self.width);
+        self.sum
+    }
+
+    /// Drops what has left the window when bucket `number` is the newest.
+    fn forget(&mut self, number: u64) {
         while let Some(bucket) = self.buckets.front()
             && bucket.number.saturating_add(BUCKETS) < number
         {
@@ -78,13 +89,12 @@ impl Window {
             self.sum.failures -= bucket.failures;
             self.buckets.pop_front();
         }
-        self.sum
     }
 
     fn saved(&self, now: Tick) -> Vec<Aged> {
-        let aged = |bucket: &Bucket| {
-            (now.since(Tick(bucket.number * self.width)), bucket.calls, bucket.failures)
-        };
+        let age = |bucket: &Bucket| now.with_past().saturating_sub(bucket.number * self.width);
+        let aged =
+            |bucket: &Bucket| (Duration::from_nanos(age(bucket)), bucket.calls, bucket.failures);
         self.buckets.iter().map(aged).collect()
     }
 }
@@ -141,7 +151,7 @@ impl Burn {
         let at = now.min(Tick(self.brought.0.saturating_add(self.interval)));
         if news.calls > 0 {
             for window in &mut self.windows {
-                window.add(at, news.calls, news.failures);
+                window.add(at.with_past(), news.calls, news.failures);
             }
         }
         self.brought = self.brought.max(now);
@@ -219,7 +229,7 @@ impl Burn {
             for &(age, calls, failures) in buckets.flat_map(|(_, buckets)| buckets) {
                 let age = nanos(age.saturating_add(older));
                 if age <= nanos(window.span).saturating_add(window.width) {
-                    window.add(Tick(now.0.saturating_sub(age)), calls, failures);
+                    window.add(now.with_past().saturating_sub(age), calls, failures);
                 }
             }
         }

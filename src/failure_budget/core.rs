@@ -68,7 +68,7 @@ struct Heat {
     by_hand: AtomicBool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Story {
     breach: Option<Breach>,
     breaches: u64,
@@ -82,6 +82,8 @@ pub(super) struct Change {
     pub(super) to: BudgetState,
     /// If it begins to act.
     pub(super) breach: Option<Breach>,
+    /// Not because of what was measured.
+    pub(super) by_hand: bool,
     /// Alerts that begin or end.
     pub(super) alerts: Vec<AlertStatus>,
 }
@@ -233,16 +235,22 @@ impl Core {
         let was = state == BudgetState::Breached;
         let is = if was { rate > self.config.recovery } else { self.exceeds(totals) };
         if !is {
-            return was.then(|| self.enter(word, BudgetState::Healthy, 0, now)).flatten();
+            let recovered = || self.enter(word, BudgetState::Healthy, 0, now, None);
+            return was.then(recovered).flatten();
         }
         let (threshold, window) = (self.config.threshold, self.config.window);
         self.set_heat(rate, threshold, window);
         if was {
             return None;
         }
-        let mut change = self.enter(word, self.acting(), 0, now)?;
-        self.begin(&mut change, BreachReason::FailureRate, rate, threshold, totals.calls, window);
-        Some(change)
+        let breach = Breach {
+            reason: BreachReason::FailureRate,
+            measured: rate,
+            threshold,
+            samples: totals.calls,
+            window,
+        };
+        self.enter(word, self.acting(), 0, now, Some(breach))
     }
 
     fn judge_burn(
@@ -272,22 +280,17 @@ impl Core {
         if to == state && found.firing == firing {
             return None;
         }
-        let mut change = self.enter(word, to, found.firing, now)?;
+        let breach = hottest.filter(|_| !state.is_acting()).map(|alert| Breach {
+            reason: BreachReason::BurnRate,
+            measured: alert.short_burn,
+            threshold: alert.alert.factor,
+            samples: alert.short_samples,
+            window: alert.alert.short,
+        });
+        let mut change = self.enter(word, to, found.firing, now, breach)?;
         let turned = found.firing ^ firing;
         let alerts = found.alerts.iter().enumerate().filter(|(n, _)| turned >> n & 1 == 1);
         change.alerts = alerts.map(|(_, alert)| *alert).collect();
-        if let Some(alert) = hottest
-            && !state.is_acting()
-        {
-            self.begin(
-                &mut change,
-                BreachReason::BurnRate,
-                alert.short_burn,
-                alert.alert.factor,
-                alert.short_samples,
-                alert.alert.short,
-            );
-        }
         Some(change)
     }
 
@@ -295,9 +298,30 @@ impl Core {
         if self.config.latch { BudgetState::Tripped } else { BudgetState::Breached }
     }
 
-    /// Changes the state unless somebody else has since `word` was read.
-    fn enter(&self, word: u64, to: BudgetState, firing: u64, now: Tick) -> Option<Change> {
+    /// What was measured changes the state, unless somebody else has since `word` was read.
+    fn enter(
+        &self,
+        word: u64,
+        to: BudgetState,
+        firing: u64,
+        now: Tick,
+        breach: Option<Breach>,
+    ) -> Option<Change> {
+        self.change(word, to, firing, now, breach, false)
+    }
+
+    fn change(
+        &self,
+        word: u64,
+        to: BudgetState,
+        firing: u64,
+        now: Tick,
+        breach: Option<Breach>,
+        by_hand: bool,
+    ) -> Option<Change> {
         let from = state_of(word);
+        // Held over the exchange: who reads both sees a story that fits the state.
+        let mut story = lock(&self.story);
         self.hot
             .word
             .compare_exchange(
@@ -313,29 +337,15 @@ impl Core {
         if matches!(to, BudgetState::Tripped | BudgetState::Retired) {
             self.hot.due.store(0, Ordering::Relaxed);
         }
-        if from == BudgetState::Breached && !to.is_acting() && to != BudgetState::Retired {
-            let mut story = lock(&self.story);
-            story.recoveries += 1;
+        if breach.is_some() {
+            self.heat.by_hand.store(by_hand, Ordering::Relaxed);
+            story.breaches += 1;
+            story.breach = breach;
+        } else if !to.is_acting() {
             story.breach = None;
+            story.recoveries += u64::from(from == BudgetState::Breached && !by_hand);
         }
-        Some(Change { from, to, breach: None, alerts: Vec::new() })
-    }
-
-    fn begin(
-        &self,
-        change: &mut Change,
-        reason: BreachReason,
-        measured: f64,
-        threshold: f64,
-        samples: u64,
-        window: Duration,
-    ) {
-        let breach = Breach { reason, measured, threshold, samples, window };
-        change.breach = Some(breach);
-        self.heat.by_hand.store(reason == BreachReason::Operator, Ordering::Relaxed);
-        let mut story = lock(&self.story);
-        story.breaches += 1;
-        story.breach = Some(breach);
+        Some(Change { from, to, breach, by_hand, alerts: Vec::new() })
     }
 
     fn set_heat(&self, measured: f64, threshold: f64, horizon: Duration) {
@@ -424,17 +434,18 @@ impl Core {
                 return None;
             }
             let totals = self.ledger.totals(now);
-            let Some(mut change) = self.enter(word, BudgetState::Tripped, firing_of(word), now)
-            else {
-                continue;
-            };
-            if !from.is_acting() {
-                let (threshold, window) = (self.config.threshold, self.config.window);
-                let rate = totals.failure_rate();
-                let reason = BreachReason::Operator;
-                self.begin(&mut change, reason, rate, threshold, totals.calls, window);
+            let breach = (!from.is_acting()).then(|| Breach {
+                reason: BreachReason::Operator,
+                measured: totals.failure_rate(),
+                threshold: self.config.threshold,
+                samples: totals.calls,
+                window: self.config.window,
+            });
+            let to = BudgetState::Tripped;
+            let change = self.change(word, to, firing_of(word), now, breach, true);
+            if change.is_some() {
+                return change;
             }
-            return Some(change);
         }
     }
 
@@ -455,11 +466,11 @@ impl Core {
 
     fn leave_for(&self, to: BudgetState, now: Tick) -> Option<Change> {
         let change = loop {
-            if let Some(change) = self.enter(self.hot.word.load(Ordering::Acquire), to, 0, now) {
+            let word = self.hot.word.load(Ordering::Acquire);
+            if let Some(change) = self.change(word, to, 0, now, None, true) {
                 break change;
             }
         };
-        lock(&self.story).breach = None;
         self.hot.due.store(0, Ordering::Relaxed);
         (change.from != change.to).then_some(change)
     }
@@ -477,10 +488,13 @@ impl Core {
     }
 
     pub(super) fn slo(&self, now: Tick) -> Option<SloStatus> {
-        let firing = firing_of(self.hot.word.load(Ordering::Acquire));
+        self.slo_of(self.hot.word.load(Ordering::Acquire), now)
+    }
+
+    fn slo_of(&self, word: u64, now: Tick) -> Option<SloStatus> {
         let mut burn = lock(self.burn.as_ref()?);
         burn.bring(&self.ledger, now);
-        Some(burn.status(now, firing))
+        Some(burn.status(now, firing_of(word)))
     }
 
     /// Brings in what is outstanding, and judges.
@@ -492,8 +506,12 @@ impl Core {
     }
 
     pub(super) fn stats(&self) -> FailureBudgetStats {
+        let story = *lock(&self.story);
+        self.stats_of(story)
+    }
+
+    fn stats_of(&self, story: Story) -> FailureBudgetStats {
         let ever = self.ledger.ever();
-        let story = lock(&self.story);
         FailureBudgetStats {
             samples: ever.calls,
             failures: ever.failures,
@@ -504,28 +522,31 @@ impl Core {
     }
 
     pub(super) fn snapshot(&self, now: Tick) -> FailureBudgetSnapshot {
-        let state = self.state();
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let (word, since, story) = {
+            let story = lock(&self.story);
+            (self.hot.word.load(Ordering::Acquire), load(&self.heat.since), *story)
+        };
+        let state = state_of(word);
         let totals = self.ledger.totals(now);
         let refused_share = match state {
             BudgetState::Tripped if self.config.action != BreachAction::Notify => 1.0,
             BudgetState::Breached => {
-                let load = |word: &AtomicU64| f64::from_bits(word.load(Ordering::Relaxed));
-                self.share(load(&self.heat.measured) / load(&self.heat.threshold))
+                let number = |word: &AtomicU64| f64::from_bits(load(word));
+                self.share(number(&self.heat.measured) / number(&self.heat.threshold))
             }
             _ => 0.0,
         };
-        // Apart: the lock would be held until the whole snapshot is made.
-        let breach = lock(&self.story).breach;
         FailureBudgetSnapshot {
             state,
-            in_state: now.since(Tick(self.heat.since.load(Ordering::Relaxed))),
+            in_state: now.since(Tick(since)),
             samples: totals.calls,
             failures: totals.failures,
             failure_rate: totals.failure_rate(),
             refused_share,
-            breach,
-            stats: self.stats(),
-            slo: self.slo(now),
+            breach: story.breach,
+            stats: self.stats_of(story),
+            slo: self.slo_of(word, now),
         }
     }
 
@@ -546,7 +567,7 @@ impl Core {
         if let Some(burn) = &self.burn {
             lock(burn).put(now, older, saved.slo());
         }
-        saved.tripped() && self.enter(0, BudgetState::Tripped, 0, now).is_some()
+        saved.tripped() && self.change(0, BudgetState::Tripped, 0, now, None, true).is_some()
     }
 }
 

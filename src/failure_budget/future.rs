@@ -19,6 +19,7 @@ pin_project! {
     /// what its `Reject` made of a refusal.
     ///
     /// Dropping it cancels the call: see the [module](super).
+    #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R>
     where
         S: Service<Req>,
@@ -91,6 +92,8 @@ where
         match self.project().state.project() {
             StateProj::Through { inner } => Poll::Ready(ready!(inner.poll(cx)).map_err(R::map_err)),
             StateProj::Called { mut call, judge } => {
+                // A classifier that panics leaves a call that has ended, which must not be polled again.
+                assert!(judge.is_some(), "polled after completion");
                 let result = ready!(call.as_mut().poll(cx));
                 // Reported here, not in `drop`: a caller may keep the finished future around.
                 if let Some((classify, ticket)) = judge.take() {

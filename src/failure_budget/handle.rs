@@ -372,7 +372,8 @@ impl FailureBudget {
         self.lease.core.stats()
     }
 
-    /// State, window, totals and alerts at one instant.
+    /// State, window, totals and alerts at one instant. Calls that are made meanwhile may be in some of its
+    /// numbers.
     ///
     /// ```
     /// use buttress::failure_budget::{BreachReason, FailureBudget};
@@ -448,7 +449,8 @@ impl FailureBudget {
     }
 
     /// Takes it out of service: it lets go of its levers, counts nothing and refuses nothing, also for
-    /// services and calls that still hold it. For a budget that was uninstalled or replaced.
+    /// services and calls that still hold it. Only a service that has said it is ready to refuse a call
+    /// still refuses that one. For a budget that was uninstalled or replaced.
     ///
     /// ```
     /// use buttress::failure_budget::FailureBudget;

@@ -64,7 +64,8 @@
 //!
 //! It has *recovered* when the rate is no more than half the threshold
 //! ([`recovery`](FailureBudgetBuilder::recovery)), on however few calls; an empty window has a rate of 0. So
-//! it ends by itself when nothing is called any more. With [`latch`](FailureBudgetBuilder::latch), and
+//! it ends by itself when nothing is called any more: the next call notices it, or whoever asks; until then
+//! levers stay engaged. With [`latch`](FailureBudgetBuilder::latch), and
 //! after [`trip`](FailureBudget::trip), it is *tripped* and stays so until it is reset.
 //!
 //! | what came of the call | counts as |
@@ -76,8 +77,8 @@
 //! | [`Outcome::Throttled`](crate::Outcome::Throttled): the callee is well and asks for less | nothing |
 //! | [`Outcome::Ignored`](crate::Outcome::Ignored), a refusal of this or another layer | nothing |
 //!
-//! Faults that are injected on purpose are failures unless the classifier says otherwise: wrap it and
-//! return [`Verdict::ignored`](crate::Verdict::ignored) for what carries their mark.
+//! Faults that are injected on purpose are failures unless the classifier says otherwise: wrap it in
+//! [`ignore_injected`](crate::conditioner::ignore_injected).
 //!
 //! While it acts, calls fare as [`BreachAction`] says. Which calls are refused is spread evenly, without a
 //! random number: of any stretch of calls nearly the same share. A breach never refuses all: the

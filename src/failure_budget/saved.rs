@@ -93,8 +93,8 @@ impl SavedState {
 
     /// Whether a budget with these settings can go on from it, and the numbers are possible ones.
     pub(super) fn check(&self, config: &Config) -> Result<(), ConfigError> {
+        let mut sum = 0_u64;
         for aged in self.slo().iter().map(|(_, aged)| aged).chain([&self.window]) {
-            let mut sum = 0_u64;
             for &(_, calls, failures) in aged {
                 sum = sum.saturating_add(calls);
                 if failures > calls || sum > 1 << 60 {

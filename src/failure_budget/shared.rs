@@ -143,13 +143,9 @@ impl Shared {
         };
         match (&change.breach, change.to) {
             (Some(breach), _) => event(format_args!("{breach}")),
-            (None, BudgetState::Breached | BudgetState::Warned) => {
-                event(format_args!("burn rate"));
-            }
-            (None, BudgetState::Healthy) if change.from == BudgetState::Breached => {
-                event(format_args!("recovered"));
-            }
-            (None, _) => event(format_args!("operator")),
+            (None, _) if change.by_hand => event(format_args!("operator")),
+            (None, BudgetState::Healthy) => event(format_args!("recovered")),
+            (None, _) => event(format_args!("burn rate")),
         }
     }
 

@@ -246,6 +246,47 @@ fn a_breach_goes_on_after_a_restart_because_its_windows_do() {
     assert_eq!((change.from, change.to), (BudgetState::Healthy, BudgetState::Breached));
 }
 
+#[test]
+fn what_is_older_than_the_process_goes_on_growing_old() {
+    // Restarted once a week; ticks begin thirteen days before the process.
+    let month = 30 * DAY;
+    let before = FailureBudget::builder("slo").slo(0.9, month).build().unwrap();
+    before.record(true);
+    let mut saved = before.save();
+    for week in 1..=6_u64 {
+        saved = saved.aged(7 * DAY);
+        let after = FailureBudget::builder("slo").slo(0.9, month).restore(saved).build().unwrap();
+        let samples = after.snapshot().slo.unwrap().samples;
+        assert_eq!(samples, u64::from(week < 5), "after {week} weeks");
+        saved = after.save();
+    }
+
+    let before = FailureBudget::builder("year").window(month).build().unwrap();
+    before.record(true);
+    let mut saved = before.save();
+    for week in 1..=6_u64 {
+        saved = saved.aged(7 * DAY);
+        let after = FailureBudget::builder("year").window(month).restore(saved).build().unwrap();
+        assert_eq!(after.sample_count(), u64::from(week < 5), "after {week} weeks");
+        saved = after.save();
+    }
+}
+
+#[test]
+fn the_period_forgets_even_if_nobody_asks_for_it() {
+    let Parts { config, .. } = one_alert(Severity::Page).into_parts().unwrap();
+    let ledger = Ledger::new(HOUR, 1);
+    let mut burn = Burn::new(config.slo.unwrap(), 50, 0.9, 1, at(0));
+    // A month of a period of a day.
+    for minute in 0..30 * 24 * 60 {
+        burn.bring(&ledger, at(minute * 60));
+        ledger.record(at(minute * 60), true);
+        burn.judge(at(minute * 60), 0);
+    }
+    let saved = burn.saved(at(30 * 24 * 3600));
+    assert!(saved.iter().all(|(_, buckets)| buckets.len() <= 62), "{:?}", saved[2].1.len());
+}
+
 #[cfg(feature = "serde")]
 #[test]
 fn a_saved_state_that_cannot_be_is_refused() {
@@ -259,6 +300,13 @@ fn a_saved_state_that_cannot_be_is_refused() {
     json["window"] = serde_json::json!([[second, 1_u64 << 60, 0], [second, 1, 0]]);
     let saved = serde_json::from_value(json.clone()).unwrap();
     assert!(FailureBudget::builder("slo").restore(saved).build().is_err(), "too many to add up");
+    // Each list is small enough, but two are of one window.
+    json["window"] = serde_json::json!([]);
+    let window = serde_json::json!([{"secs": 60, "nanos": 0}, [[second, 1_u64 << 60, 0]]]);
+    json["slo"] = serde_json::json!(vec![window; 16]);
+    let saved = serde_json::from_value(json.clone()).unwrap();
+    let error = FailureBudget::builder("slo").restore(saved).build().unwrap_err();
+    assert_eq!(error.field(), "restore");
     json["extra"] = 1.into();
     assert!(serde_json::from_value::<super::SavedState>(json).is_err());
 }

@@ -447,3 +447,31 @@ fn a_lever_that_panics_or_resets_its_budget_does_no_harm() {
     assert!(!made.tripped());
     *budget.lock().unwrap() = None;
 }
+
+#[test]
+fn a_reset_is_no_recovery() {
+    let budget = core(builder().min_samples(1));
+    budget.record(at(0.0), true, false);
+    assert_eq!(budget.state(), BudgetState::Breached);
+    budget.reset(at(0.0));
+    assert_eq!((budget.stats().breaches, budget.stats().recoveries), (1, 0));
+}
+
+#[test]
+fn a_snapshot_shows_a_breach_just_while_it_acts() {
+    let budget = builder().build().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20_000 {
+                budget.trip();
+                budget.reset();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            let seen = budget.snapshot();
+            assert_eq!(seen.breach.is_some(), seen.state.is_acting(), "{seen:?}");
+        }
+    });
+}

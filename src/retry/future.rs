@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -59,7 +60,7 @@ pin_project! {
         Calling {
             #[pin]
             call: F,
-            // `None` once the call has been judged.
+            // `None` while the call is judged.
             ticket: Option<T>,
             inner: S,
             copy: Option<Req>,
@@ -428,8 +429,10 @@ where
             }
             Poll::Pending => return polled(self.poll_limited(cx)),
         };
-        let ticket = ticket.take().expect("polled after a panic");
+        let ticket = ticket.take().expect("who takes it changes the state");
+        let over = Over(this.state.as_mut());
         let verdict = this.classifier.finish(ticket, Ok(&response));
+        mem::forget(over);
         if !matches!(verdict.outcome, Outcome::Success) {
             return polled(self.poll_failed(cx, response, verdict));
         }
@@ -442,6 +445,15 @@ where
             budget.succeeded();
         }
         Poll::Ready(Ok(response))
+    }
+}
+
+/// Goes off when a classifier panics: the call has ended and must not be polled again.
+struct Over<'a, F, S, Req, T>(Pin<&'a mut State<F, S, Req, T>>);
+
+impl<F, S, Req, T> Drop for Over<'_, F, S, Req, T> {
+    fn drop(&mut self) {
+        self.0.set(State::Done);
     }
 }
 

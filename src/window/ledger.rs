@@ -54,7 +54,7 @@ struct Stripe {
     carried: AtomicU64,
     calls: AtomicU64,
     failures: AtomicU64,
-    /// When the oldest page began.
+    /// When the oldest page began, with the past.
     oldest: AtomicU64,
     pages: Mutex<Pages>,
 }
@@ -70,6 +70,7 @@ struct Pages {
 /// What lies between `carried` and `count` belongs to the open page, too.
 #[derive(Clone, Copy, Debug)]
 struct Page {
+    /// With the past: what was restored may be older than the process.
     start: u64,
     calls: u64,
     failures: u64,
@@ -104,7 +105,7 @@ impl Ledger {
     pub(crate) fn record(&self, now: Tick, failed: bool) {
         let stripe = &self.stripes[thread_number() & (self.stripes.len() - 1)];
         if now.0 >= stripe.open_until.load(Ordering::Relaxed) {
-            stripe.turn(now.0, self);
+            stripe.turn(now, self);
         }
         let before = stripe.count.fetch_add(CALL | u64::from(failed), Ordering::Relaxed);
         if before >> 32 & CHECK == CHECK {
@@ -112,14 +113,19 @@ impl Ledger {
         }
     }
 
+    /// What began before this has left.
+    fn since(&self, now: Tick) -> u64 {
+        now.with_past().saturating_sub(self.window)
+    }
+
     /// What the window holds now.
     pub(crate) fn totals(&self, now: Tick) -> Totals {
         // Of two threads that each record on a stripe and then add up, one sees both.
         fence(Ordering::SeqCst);
-        let since = now.0.saturating_sub(self.window);
+        let since = self.since(now);
         let mut sum = Totals::default();
         for stripe in &self.stripes {
-            let (calls, failures) = stripe.read(now.0, since);
+            let (calls, failures) = stripe.read(now, since);
             sum.calls += calls;
             sum.failures += failures;
         }
@@ -158,14 +164,15 @@ impl Ledger {
             let change = stripe.change();
             stripe.carry(&mut pages);
             while stripe.pop(&mut pages) {}
-            stripe.open(&mut pages, now.0, now.0.saturating_add(1));
+            stripe.open(&mut pages, now, 1);
             drop(change);
         }
     }
 
     /// Ages and counts of what the window holds, oldest first.
     pub(crate) fn pages(&self, now: Tick) -> Vec<(Duration, u64, u64)> {
-        let since = now.0.saturating_sub(self.window);
+        let since = self.since(now);
+        let age = |page: &Page| Duration::from_nanos(now.with_past().saturating_sub(page.start));
         let mut all = Vec::new();
         for stripe in &self.stripes {
             let mut pages = lock(&stripe.pages);
@@ -173,7 +180,7 @@ impl Ledger {
             stripe.carry(&mut pages);
             drop(change);
             let live = pages.live.iter().filter(|page| page.start >= since && page.calls > 0);
-            all.extend(live.map(|page| (now.since(Tick(page.start)), page.calls, page.failures)));
+            all.extend(live.map(|page| (age(page), page.calls, page.failures)));
         }
         all.sort_by_key(|&(age, ..)| std::cmp::Reverse(age));
         all
@@ -182,12 +189,12 @@ impl Ledger {
     /// Puts in what [`pages`](Self::pages) gave, `older` ago. For a ledger that nobody writes to yet.
     pub(crate) fn put(&self, now: Tick, older: Duration, saved: &[(Duration, u64, u64)]) {
         let Some(stripe) = self.stripes.first() else { return };
-        let since = now.0.saturating_sub(self.window);
+        let since = self.since(now);
         let mut pages = lock(&stripe.pages);
         let change = stripe.change();
         let mut last: Option<Page> = None;
         for &(age, calls, failures) in saved {
-            let start = now.0.saturating_sub(nanos(age.saturating_add(older)));
+            let start = now.with_past().saturating_sub(nanos(age.saturating_add(older)));
             if start < since {
                 continue;
             }
@@ -205,7 +212,7 @@ impl Ledger {
             }
         }
         pages.live.extend(last);
-        stripe.open(&mut pages, now.0, 0);
+        stripe.open(&mut pages, now, 0);
         drop(change);
     }
 }
@@ -244,23 +251,22 @@ impl Stripe {
     /// The page is full or there is none: opens the next.
     #[cold]
     #[inline(never)]
-    fn turn(&self, now: u64, ledger: &Ledger) {
+    fn turn(&self, now: Tick, ledger: &Ledger) {
         let mut pages = lock(&self.pages);
-        if now < self.open_until.load(Ordering::Relaxed) {
+        if now.0 < self.open_until.load(Ordering::Relaxed) {
             return;
         }
         let change = self.change();
         self.carry(&mut pages);
-        let since = now.saturating_sub(ledger.window);
+        let since = ledger.since(now);
         while pages.live.front().is_some_and(|page| page.start < since) && self.pop(&mut pages) {}
         let sparse = pages.live.len() < SPARSE;
-        let until = now.saturating_add(if sparse { 1 } else { ledger.width });
-        self.open(&mut pages, now, until);
+        self.open(&mut pages, now, if sparse { 1 } else { ledger.width });
         drop(change);
     }
 
     /// A total and what the window has lost since.
-    fn read(&self, now: u64, since: u64) -> (u64, u64) {
+    fn read(&self, now: Tick, since: u64) -> (u64, u64) {
         let version = self.version.load(Ordering::Acquire);
         if version.is_multiple_of(2) && self.oldest.load(Ordering::Relaxed) >= since {
             let sums = self.sums();
@@ -274,7 +280,7 @@ impl Stripe {
 
     #[cold]
     #[inline(never)]
-    fn read_locked(&self, now: u64, since: u64) -> (u64, u64) {
+    fn read_locked(&self, now: Tick, since: u64) -> (u64, u64) {
         let mut pages = lock(&self.pages);
         if self.oldest.load(Ordering::Relaxed) < since {
             let change = self.change();
@@ -284,7 +290,7 @@ impl Stripe {
             }
             if pages.live.is_empty() {
                 // A page is kept open, for calls that have looked and not counted yet.
-                self.open(&mut pages, now, now.saturating_add(1));
+                self.open(&mut pages, now, 1);
             }
             self.oldest.store(self.front(&pages), Ordering::Relaxed);
             drop(change);
@@ -324,13 +330,15 @@ impl Stripe {
         true
     }
 
-    fn open(&self, pages: &mut MutexGuard<'_, Pages>, start: u64, until: u64) {
+    /// A page for so many nanoseconds from now on.
+    fn open(&self, pages: &mut MutexGuard<'_, Pages>, now: Tick, length: u64) {
+        let start = now.with_past();
         match pages.live.back_mut() {
             Some(page) if page.calls == 0 => page.start = start,
             _ => pages.live.push_back(Page::opened(start)),
         }
         self.oldest.store(self.front(pages), Ordering::Relaxed);
-        self.open_until.store(until, Ordering::Relaxed);
+        self.open_until.store(now.0.saturating_add(length), Ordering::Relaxed);
     }
 
     fn front(&self, pages: &MutexGuard<'_, Pages>) -> u64 {

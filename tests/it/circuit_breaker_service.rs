@@ -193,6 +193,18 @@ async fn a_panicking_classifier_gives_a_probe_its_place_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_whose_classifier_panicked_is_over() {
+    let breaker = tripping(1);
+    let bad = classify_fn(|_: Result<&(), &io::Error>| -> Verdict { panic!("classifier") });
+    let polls = Arc::new(AtomicU32::new(0));
+    let inner = service_fn(|()| crate::support::counting_polls(&polls, || Ok(())));
+    let service = breaker.layer().classify(bad).layer(inner);
+    crate::support::poll_twice_into_a_panic(service.clone().call(()));
+    assert_eq!(polls.load(Ordering::Relaxed), 1, "the inner call had ended");
+    assert_eq!(breaker.state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panicking_observer_changes_nothing() {
     let breaker = CircuitBreaker::builder("test")
         .consecutive_failures(1)

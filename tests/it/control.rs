@@ -1,6 +1,6 @@
 //! Commands against the recorded actions of the load tester, and against what they cannot carry out.
 
-use buttress::conditioner::ConditionerLayer;
+use buttress::conditioner::{Conditioner, ConditionerLayer};
 use buttress::control::{
     Command, Done, Executed, InstallFailureBudget, InstallNetworkConditioner, Registry, Uninstall,
     execute,
@@ -9,8 +9,10 @@ use buttress::failure_budget::{BreachAction, FailureBudgetLayer};
 use buttress::{RetryBudget, RetryCost};
 use serde_json::{Value, json};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tower::{Layer, ServiceExt, service_fn};
 
 /// What we answer differently on purpose: title of the case, index of the action, and our error.
@@ -84,6 +86,19 @@ fn recorded_actions_do_what_they_did() {
         };
         assert_eq!(budget.get().is_some(), installed("budget_after"), "{title}");
         assert_eq!(conditioner.get().is_some(), installed("conditioner_after"), "{title}");
+        if let (Some(network), Some(after)) =
+            (conditioner.get(), case["conditioner_after"].as_object())
+        {
+            let ms = |key: &str| Duration::from_secs_f64(after[key].as_f64().unwrap() / 1e3);
+            let loss = after["loss_rate"].as_f64().unwrap();
+            let filter = after["name_filter"].as_str();
+            let expected = Conditioner::builder("default")
+                .network(ms("latency_ms"), ms("jitter_ms"), loss, filter)
+                .build()
+                .unwrap();
+            expected.arm().unwrap();
+            assert_eq!(format!("{network:?}"), format!("{expected:?}"), "{title}");
+        }
         if let (Some(budget), Some(after)) = (budget.get(), case["budget_after"].as_object()) {
             assert_eq!(json!(budget.threshold()), as_float(&after["threshold"]), "{title}");
             let window = json!(budget.window().as_secs_f64());
@@ -181,6 +196,18 @@ fn an_action_that_is_wrong_changes_nothing_and_says_what_is() {
             "jitter_ms",
         ),
         (json!({"command": "uninstall_failure_budget", "threshold": 1}), "threshold"),
+        // Numbers that are in range and mean too long a time.
+        (json!(["LD_install_failure_budget", {"window_seconds": 1e8}]), "window_seconds"),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "latency_ms": 1e8}),
+            "latency_ms",
+        ),
+        (
+            json!({"command": "install_network_conditioner", "target": "a", "jitter_ms": 1e8}),
+            "jitter_ms",
+        ),
+        // Only one of the two can be meant.
+        (json!(["LD_uninstall_failure_budget", {"command": "install_failure_budget"}]), "command"),
     ] {
         let executed =
             execute(&registry, &json!([action, ["LD_uninstall_failure_budget"]])).unwrap();
@@ -266,4 +293,38 @@ fn a_budget_lets_go_of_its_levers_when_it_is_replaced_or_taken_out() {
     assert!(held(&retries));
     execute(&registry, &json!([["LD_uninstall_failure_budget"]])).unwrap();
     assert!(!held(&retries), "taken out");
+}
+
+/// A day of latency by mistake must be possible to take back.
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_held_up_go_on_when_their_conditioner_is_taken_out() {
+    let registry = Registry::new();
+    let layer = ConditionerLayer::from_slot(registry.conditioner("backend"));
+    let service = layer.layer(service_fn(|_: &'static str| async { Ok::<_, io::Error>("fine") }));
+    for end in [
+        json!([["LD_uninstall_network_conditioner"]]),
+        json!([["LD_install_network_conditioner", [1]]]),
+    ] {
+        execute(&registry, &json!([["LD_install_network_conditioner", [86_400_000]]])).unwrap();
+        let begun = tokio::time::Instant::now();
+        let mut call = pin!(service.clone().oneshot("/"));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        execute(&registry, &end).unwrap();
+        assert_eq!(call.await.unwrap(), "fine");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{end}");
+    }
+}
+
+#[test]
+fn a_spent_budget_stops_the_faults_that_are_in_a_slot() {
+    let registry = Registry::new();
+    let (budget, faults) = (registry.failure_budget("api"), registry.conditioner("backend"));
+    registry.add_lever("faults", faults.clone());
+    let document = json!([["LD_install_network_conditioner", [50]], ["LD_install_failure_budget"]]);
+    execute(&registry, &document).unwrap();
+    assert!(faults.get().unwrap().is_injecting());
+    budget.get().unwrap().trip();
+    assert!(!faults.get().unwrap().is_injecting());
+    budget.get().unwrap().reset();
+    assert!(faults.get().unwrap().is_injecting());
 }

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::failure_budget::{
-    BreachReason, BudgetState, FailureBudget, FailureBudgetBuilder, FailureBudgetLayer, Severity,
+    BreachReason, BudgetState, BurnAlert, FailureBudget, FailureBudgetBuilder, FailureBudgetLayer,
+    Severity,
 };
 use buttress::observe::{Event, EventKind};
 use buttress::{
@@ -351,6 +352,9 @@ async fn changes_and_refusals_are_told_in_order() {
     budget.trip();
     budget.reset();
     budget.reset();
+    budget.record(true);
+    budget.record(true);
+    budget.reset();
     assert_eq!(
         *log.lock().unwrap(),
         [
@@ -359,8 +363,33 @@ async fn changes_and_refusals_are_told_in_order() {
             "breached healthy: recovered",
             "healthy tripped: operator",
             "tripped healthy: operator",
+            "healthy breached: failure_rate 1.0000 above 0 (2 calls in 30s)",
+            "breached healthy: operator",
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_that_ends_by_itself_is_not_told_as_the_operators() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&log);
+    let hour = Duration::from_secs(3600);
+    let budget = FailureBudget::builder("test")
+        .slo(0.9, 24 * hour)
+        .burn_alerts([BurnAlert::new(Severity::Ticket, hour, 5.0)])
+        .min_samples(1)
+        .observe(move |event: &Event<'_>| {
+            if let EventKind::StateChanged { from, to, reason } = &event.kind {
+                sink.lock().unwrap().push(format!("{from} {to}: {reason}"));
+            }
+        })
+        .build()
+        .unwrap();
+    budget.record(true);
+    assert_eq!(budget.state(), BudgetState::Warned);
+    advance(hour).await;
+    assert_eq!(budget.state(), BudgetState::Healthy);
+    assert_eq!(*log.lock().unwrap(), ["healthy warned: burn rate", "warned healthy: recovered"]);
 }
 
 // ---- at run time -------------------------------------------------------------------------------
@@ -465,4 +494,58 @@ async fn a_total_outage_pages_when_the_workbook_says() {
     assert!(budget.tripped());
     advance(Duration::from_secs(70)).await;
     assert_ne!(budget.state(), BudgetState::Breached);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_classifier_panicked_is_over() {
+    let budget = strict(1).build().unwrap();
+    let bad = classify_fn(|_: Result<&(), &io::Error>| -> Verdict { panic!("classifier") });
+    let polls = Arc::new(AtomicU32::new(0));
+    let inner = service_fn(|()| crate::support::counting_polls(&polls, || Ok(())));
+    let service = budget.layer().classify(bad).layer(inner);
+    crate::support::poll_twice_into_a_panic(service.clone().call(()));
+    assert_eq!(polls.load(Ordering::Relaxed), 1, "the inner call had ended");
+}
+
+/// What load generators and batch jobs want: too many failures end the run, in order.
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn a_breach_shuts_a_real_server_down_and_lets_what_is_under_way_finish() {
+    use axum::http::StatusCode;
+    use axum::routing::get;
+
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let lever = Arc::clone(&stop);
+    let budget = FailureBudget::builder("run")
+        .threshold(0.5)
+        .min_samples(4)
+        .latch()
+        .lever(move |engaged: bool| {
+            if engaged {
+                lever.notify_one();
+            }
+        })
+        .build()
+        .unwrap();
+    let layer = FailureBudgetLayer::new(budget.clone()).classify(buttress::http::standard());
+    let handler = async || (StatusCode::INTERNAL_SERVER_ERROR, "no\n");
+    let app = axum::Router::new()
+        .route("/", get(handler))
+        .layer(layer.on_reject(buttress::http::problem()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let calls = async {
+        for n in 1..=4 {
+            let answer = client.get(&url).send().await.unwrap();
+            assert_eq!(answer.status(), 500, "call {n} is answered");
+        }
+    };
+    let server = axum::serve(listener, app)
+        .with_graceful_shutdown(async move { stop.notified().await })
+        .into_future();
+    let both = async { tokio::join!(server, calls).0 };
+    tokio::time::timeout(Duration::from_secs(10), both).await.unwrap().unwrap();
+    assert!(budget.tripped());
+    assert!(client.get(&url).send().await.unwrap_err().is_connect(), "nobody listens any more");
 }

@@ -218,6 +218,52 @@ async fn a_keyed_breaker_after_panics() {
     assert!(keyed.not_closed().is_empty());
 }
 
+/// A key whose clone or hash panics at any moment takes no room in the table.
+#[test]
+fn a_table_of_breakers_after_keys_that_panic() {
+    use std::cell::Cell;
+    use std::hash::{Hash, Hasher};
+    thread_local!(static PATIENCE: Cell<u32> = const { Cell::new(u32::MAX) });
+    fn wear() {
+        let left = PATIENCE.get().checked_sub(1);
+        PATIENCE.set(left.unwrap_or(u32::MAX));
+        left.unwrap_or_else(|| std::panic::resume_unwind(Box::new("out of patience")));
+    }
+    #[derive(PartialEq, Eq)]
+    struct Touchy(u32);
+    impl Clone for Touchy {
+        fn clone(&self) -> Self {
+            wear();
+            Self(self.0)
+        }
+    }
+    impl Hash for Touchy {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            wear();
+            self.0.hash(state);
+        }
+    }
+
+    // Into an empty table, or in the place of a key that was there.
+    for before in [None, Some(Touchy(1))] {
+        for patience in 0.. {
+            let keyed: KeyedCircuitBreaker<Touchy> =
+                CircuitBreaker::builder("test").consecutive_failures(1).build_keyed(1).unwrap();
+            let _ = before.as_ref().map(|key| keyed.get(key));
+            PATIENCE.set(patience);
+            let got = std::panic::catch_unwind(AssertUnwindSafe(|| keyed.get(&Touchy(2))));
+            PATIENCE.set(u32::MAX);
+            keyed.get(&Touchy(3)).try_acquire().unwrap().failure();
+            let guarded = keyed.get(&Touchy(3)).try_acquire().is_err();
+            assert!(guarded, "{} before, patience for {patience}", before.iter().count());
+            if got.is_ok() {
+                assert!(patience > 3, "both clones and hashes are made");
+                break;
+            }
+        }
+    }
+}
+
 /// A peer that reads the head of an endless answer and then nothing more, on a real connection: the probe it
 /// made has decided, its token is spent, its retry is over; all others are served.
 #[cfg(feature = "http")]

@@ -107,3 +107,25 @@ pub(crate) async fn state_shared_across_axum_connections(
     }
     Err(format!("state_shared_across_axum_connections: expected {expected:?}, saw {seen:?}"))
 }
+
+/// A future that is ready at its first poll and counts all of them: a second would be one too many.
+pub(crate) fn counting_polls<T, F: Fn() -> T>(
+    polls: &std::sync::Arc<std::sync::atomic::AtomicU32>,
+    value: F,
+) -> impl Future<Output = T> + use<T, F> {
+    let polls = polls.clone();
+    std::future::poll_fn(move |_| {
+        polls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        std::task::Poll::Ready(value())
+    })
+}
+
+/// Polls a future that panics, twice; the second time it is over.
+pub(crate) fn poll_twice_into_a_panic<F: Future>(future: F) {
+    let mut future = std::pin::pin!(future);
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    for _ in 0..2 {
+        let poll = std::panic::AssertUnwindSafe(|| future.as_mut().poll(&mut cx).is_ready());
+        assert!(std::panic::catch_unwind(poll).is_err());
+    }
+}

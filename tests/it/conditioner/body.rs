@@ -5,11 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
-use buttress::BoxError;
 use buttress::conditioner::{
     Conditioner, ConditionerLayer, Fault, FaultKind, FaultyBody, HttpCalls, Injected, Matcher, Rule,
 };
 use buttress::http::status_only;
+use buttress::{BoxError, Lever};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response};
@@ -314,6 +314,47 @@ async fn a_narrow_line_hands_on_so_many_bytes_a_second() {
             assert!(took >= ms(5000) && took <= ms(5110), "{proto:?} {path}: {took:?}");
         }
     }
+}
+
+/// A body of so many frames of 1000 bytes through a layer, without a connection.
+async fn direct(conditioner: &Conditioner, frames: usize) -> FaultyBody<Body> {
+    let inner = service_fn(move |_: Request<()>| async move {
+        let frame = || Ok::<_, io::Error>(Frame::data(Bytes::from(vec![7; 1000])));
+        let frames: Vec<_> = std::iter::repeat_with(frame).take(frames).collect();
+        let body = StreamBody::new(stream::iter(frames));
+        Ok::<_, Infallible>(Response::new(Body::new(body)))
+    });
+    let service = conditioner.layer().http().layer(inner);
+    service.oneshot(Request::new(())).await.unwrap().into_body()
+}
+
+/// Each frame takes a tenth of what the timer can tell apart.
+#[tokio::test(start_paused = true)]
+async fn a_fast_line_is_as_fast_as_it_says() {
+    let fast = always(Fault::bandwidth(10_000_000));
+    let body = direct(&fast, 5000).await;
+    let start = Instant::now();
+    assert_eq!(body.collect().await.unwrap().to_bytes().len(), 5_000_000);
+    let took = start.elapsed();
+    assert!(took >= ms(450) && took <= ms(510), "{took:?} for half a second's worth");
+}
+
+/// While a failure budget holds it back bytes pass freely; they are no debt afterwards.
+#[tokio::test(start_paused = true)]
+async fn what_passed_while_it_was_held_back_is_not_waited_for_later() {
+    let narrow = always(Fault::bandwidth(1000));
+    let mut body = direct(&narrow, 100).await;
+    let start = Instant::now();
+    narrow.engage();
+    let mut read = 0;
+    while read < 90_000 {
+        read += body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+    }
+    assert!(start.elapsed() < ms(100), "{:?}", start.elapsed());
+    narrow.release();
+    body.collect().await.unwrap();
+    let took = start.elapsed();
+    assert!(took > ms(9000) && took < ms(10_500), "{took:?} for the last ten seconds' worth");
 }
 
 /// A line slower than a byte in a while still moves, and turning it off ends the wait.

@@ -182,6 +182,46 @@ mod files {
     }
 
     #[test]
+    fn a_written_plan_keeps_the_kinds_of_errors() {
+        use std::io::ErrorKind as K;
+        for kind in [
+            K::WouldBlock,
+            K::NotADirectory,
+            K::IsADirectory,
+            K::DirectoryNotEmpty,
+            K::ReadOnlyFilesystem,
+            K::StaleNetworkFileHandle,
+            K::WriteZero,
+            K::NotSeekable,
+            K::QuotaExceeded,
+            K::FileTooLarge,
+            K::ResourceBusy,
+            K::ExecutableFileBusy,
+            K::Deadlock,
+            K::CrossesDevices,
+            K::TooManyLinks,
+            K::InvalidFilename,
+            K::ArgumentListTooLong,
+            K::Interrupted,
+            K::ConnectionRefused,
+        ] {
+            let run = |conditioner: &Conditioner| {
+                conditioner.arm().unwrap();
+                let why = conditioner.apply_blocking(&Call::new().id(1)).unwrap_err();
+                let source = std::error::Error::source(&why).unwrap();
+                source.downcast_ref::<std::io::Error>().unwrap().kind()
+            };
+            let rule = Rule::new(Fault::error(kind, "no"));
+            let first = Conditioner::builder("a").rule(rule).record(1).build().unwrap();
+            assert_eq!(run(&first), kind);
+            let text = serde_json::to_string(&first.plan()).unwrap();
+            let plan = serde_json::from_str(&text).unwrap();
+            let again = Conditioner::builder("a").replay(plan).build().unwrap();
+            assert_eq!(run(&again), kind, "{text}");
+        }
+    }
+
+    #[test]
     fn a_plan_survives_being_written_down() {
         let faults = [
             Fault::latency(Latency::lognormal(ms(3), 1.0).unwrap()),

@@ -82,24 +82,28 @@ fn recorded_runs_end_the_same() {
             .map(|s| s.as_f64().unwrap())
             .collect();
         // Some call of these draws what was recorded: one that is lost, or one that is not.
-        let same = (0..50).any(|id| {
+        let mut lost = 0;
+        let same = (0..50).filter(|id| {
             let mut slept = Vec::new();
             let result = with_call(&case["task"], |call| {
-                network.apply_blocking_with(|time| slept.push(time.as_secs_f64()), &call.id(id))
+                network.apply_blocking_with(|time| slept.push(time.as_secs_f64()), &call.id(*id))
             });
-            let (said, loss) = match result {
-                Ok(_) => ("passed".to_owned(), false),
+            let said = match result {
+                Ok(_) => "passed".to_owned(),
                 Err(why) => {
+                    lost += 1;
                     assert_eq!(why.kind(), RejectionKind::Injected);
                     assert!(slept.is_empty(), "what is lost is not also late");
-                    (format!("ConnectionError: {}", why.source().unwrap()), true)
+                    format!("ConnectionError: {}", why.source().unwrap())
                 }
             };
-            // A rate of 0.5 loses some and not others; both must occur.
-            assert!(loss == said.starts_with("ConnectionError"));
             said == outcome && slept == expected
         });
-        assert!(same, "{case}");
+        let same = same.count();
+        assert!(same > 0, "{case}");
+        // A rate between loses some and not others; any other does the same to all.
+        let some = (1..50).contains(&lost);
+        assert!(some || same == 50, "{case}: {same} of 50");
     }
     assert_eq!(refused, 1);
 }

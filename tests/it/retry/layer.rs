@@ -1,5 +1,6 @@
 use std::io;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -237,6 +238,23 @@ async fn panics_pass_through_and_leave_the_budget_whole() {
         .observe(|_: &Event<'_>| std::panic::resume_unwind(Box::new("not my day")))
         .layer(inner);
     assert!(call(&mut service).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_classifier_panicked_is_over() {
+    let polls = Arc::new(AtomicU32::new(0));
+    for answer in [Ok(1), Err(io::ErrorKind::ConnectionReset)] {
+        let bad = classify_fn(|_: Result<&u32, &io::Error>| -> Verdict {
+            std::panic::resume_unwind(Box::new("classifier"))
+        });
+        let inner = tower::service_fn(|_: u32| {
+            crate::support::counting_polls(&polls, move || answer.map_err(io::Error::from))
+        });
+        let mut service = layer(steady()).classify(bad).layer(inner);
+        polls.store(0, Relaxed);
+        crate::support::poll_twice_into_a_panic(service.call(7));
+        assert_eq!(polls.load(Relaxed), 1, "the attempt had ended");
+    }
 }
 
 #[tokio::test(start_paused = true)]
