@@ -126,26 +126,45 @@
 #[cfg(feature = "serde")]
 mod action;
 mod config;
+mod detached;
 #[cfg(feature = "serde")]
 mod effect;
+mod exchange;
+mod future;
 mod handle;
+#[cfg(feature = "http")]
+mod http;
+mod layer;
 mod pace;
 mod permit;
 mod run;
 mod scope;
+mod service;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 mod value;
+mod work;
 
 #[cfg(feature = "serde")]
 pub use action::{ActionIdError, compute_action_id};
 pub use config::{IdempotencyBuilder, InFlight, Outage};
+pub use detached::Detached;
 #[cfg(feature = "serde")]
 pub use effect::{EffectClaim, EffectError, EffectRecord, EffectStatus, EffectStore, EffectTicket};
+pub use exchange::{Identified, Identity};
+pub use future::ResponseFuture;
 pub use handle::{Begin, Idempotency};
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub use http::{
+    Buffered, HttpExchange, HttpIdempotencyBuilder, IdempotencyKey, IdempotencyKeyLayer,
+    IdempotencyKeyService, KeyError, NotExecuted, OverSize, Unsized,
+};
+pub use layer::{IdempotencyLayer, OnPanic};
 pub use permit::{EffectContext, Permit};
 pub use run::{Earlier, Probed, Ran, RunError, Status};
 pub use scope::Scope;
+pub use service::IdempotencyService;
 #[cfg(feature = "serde")]
 pub use value::Json;
 pub use value::Replayable;

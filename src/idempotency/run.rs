@@ -19,8 +19,8 @@ use crate::store::{
 };
 
 /// The status of an outcome that [`Idempotency::run`] recorded. HTTP's start at 100.
-const OK: u16 = 0;
-const FAILED: u16 = 1;
+pub(super) const OK: u16 = 0;
+pub(super) const FAILED: u16 = 1;
 
 /// A value, and where it comes from.
 ///
@@ -222,7 +222,7 @@ pub enum Probed<T> {
 }
 
 /// How a run goes on.
-enum Admitted<S: Store> {
+pub(super) enum Admitted<S: Store> {
     Run(Option<Permit<S>>),
     Probe(Permit<S>),
     Replay(Record),
@@ -476,7 +476,7 @@ impl<S: Store> Idempotency<S> {
     }
 
     /// What `run` does without somebody who could find out.
-    fn policy_without_probe(&self) -> OnInterrupted {
+    pub(super) fn policy_without_probe(&self) -> OnInterrupted {
         match self.shared.settings.on_interrupted {
             OnInterrupted::Probe => OnInterrupted::Fail,
             policy => policy,
@@ -490,8 +490,20 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Admitted<S>, Rejection> {
+        self.admit_while(pace, id, fingerprint, policy, || true).await
+    }
+
+    /// See [`claim_while`](Self::claim_while) for `go_on`.
+    pub(super) async fn admit_while<P: Pace>(
+        &self,
+        pace: P,
+        id: RecordId,
+        fingerprint: Fingerprint,
+        policy: OnInterrupted,
+        go_on: impl FnMut() -> bool + Send,
+    ) -> Result<Admitted<S>, Rejection> {
         let refused = |kind| self.shared.refused(self.shared.rejection(kind));
-        match self.claim(pace, id, fingerprint, policy).await {
+        match self.claim_while(pace, id, fingerprint, policy, go_on).await {
             Ok(Begin::Execute(permit)) => Ok(Admitted::Run(Some(permit))),
             Ok(Begin::Probe(permit)) => Ok(Admitted::Probe(permit)),
             Ok(Begin::Replay(record)) => Ok(Admitted::Replay(record)),
@@ -578,7 +590,7 @@ impl<S: Store> Idempotency<S> {
         }
     }
 
-    fn replay<T: Replayable, E>(&self, record: &Record) -> Result<Ran<T>, RunError<E>> {
+    pub(super) fn replay<T: Replayable, E>(&self, record: &Record) -> Result<Ran<T>, RunError<E>> {
         if self.shared.is_watched() {
             self.shared.emit(EventKind::Replayed);
         }
@@ -598,7 +610,11 @@ impl<S: Store> Idempotency<S> {
     }
 
     #[cold]
-    async fn not_found_out<P: Pace, E>(&self, pace: P, permit: Permit<S>) -> RunError<E> {
+    pub(super) async fn not_found_out<P: Pace, E>(
+        &self,
+        pace: P,
+        permit: Permit<S>,
+    ) -> RunError<E> {
         // If the store does not answer, the next one has to find out.
         let _ = permit.interrupt_by(pace).await;
         let why = self.shared.rejection(RejectionKind::IdempotencyOutcomeUnknown);
@@ -606,18 +622,18 @@ impl<S: Store> Idempotency<S> {
     }
 
     #[cold]
-    fn lease_lost<E>(&self) -> RunError<E> {
+    pub(super) fn lease_lost<E>(&self) -> RunError<E> {
         self.shared.emit(EventKind::Unrecorded { reason: "lease_lost" });
         let why = self.shared.rejection(RejectionKind::IdempotencyOutcomeUnknown);
         RunError::Rejected(self.shared.refused(why))
     }
 }
 
-fn context<S: Store>(permit: Option<&Permit<S>>, id: RecordId) -> EffectContext {
+pub(super) fn context<S: Store>(permit: Option<&Permit<S>>, id: RecordId) -> EffectContext {
     permit.map_or_else(|| EffectContext::ungated(id), Permit::context)
 }
 
-fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>) -> Outcome {
+pub(super) fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>) -> Outcome {
     match result {
         Ok(value) => match value.to_bytes() {
             Ok(bytes) => Outcome::new(OK, [], bytes),
@@ -628,7 +644,10 @@ fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>) -> Outcome
 }
 
 /// `work`, with its lease kept; `None` if that was lost. What is ready at once makes no timer.
-async fn attend<S: Store, F: Future>(permit: Option<&Permit<S>>, work: F) -> Option<F::Output> {
+pub(super) async fn attend<S: Store, F: Future>(
+    permit: Option<&Permit<S>>,
+    work: F,
+) -> Option<F::Output> {
     let mut work = pin!(work);
     let Some(permit) = permit else { return Some(work.await) };
     let mut lost = pin!(permit.keep_alive());
