@@ -11,6 +11,9 @@ mod circuit_breaker;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
+mod idempotency_http;
+mod idempotency_layer;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
