@@ -108,9 +108,8 @@ async fn the_layer_and_the_gate_share_records() {
     let service = IdempotencyLayer::new(gate.clone(), by_number)
         .layer(service_fn(|n: u64| async move { Ok::<_, io::Error>(n * 2) }));
     assert_eq!(service.oneshot(7).await.unwrap(), 14);
-    let ran = gate.run(7_u64.to_le_bytes(), Fingerprint::NONE, || async {
-        Err::<u64, _>("must not run")
-    });
+    let ran = gate
+        .run(7_u64.to_le_bytes(), Fingerprint::NONE, || async { Err::<u64, _>("must not run") });
     assert_eq!(ran.await.unwrap().value, 14);
 }
 
@@ -253,8 +252,8 @@ fn waiting(limit: Duration) -> Idempotency<MemoryStore> {
 async fn duplicates_that_wait_share_the_answer_or_come_back_later() {
     let go = Arc::new(Semaphore::new(0));
     let (started, finished) = Default::default();
-    let service = IdempotencyLayer::new(waiting(5 * SECOND), by_number)
-        .layer(held(&go, &started, &finished));
+    let service =
+        IdempotencyLayer::new(waiting(5 * SECOND), by_number).layer(held(&go, &started, &finished));
     let mut calls: Vec<_> = (0..10).map(|_| Box::pin(service.clone().oneshot(7))).collect();
     for call in &mut calls {
         assert!(poll!(call).is_pending());

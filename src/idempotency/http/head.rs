@@ -108,10 +108,14 @@ impl KeptFields {
     }
 }
 
-/// The fields of a record; `None` if it is not one of ours.
+/// The fields of a record; `None` if it is not one of ours. Nothing at all, as an operator may write it, is no
+/// fields.
 pub(super) fn decode(bytes: &[u8]) -> Option<(HeaderMap, Option<HeaderMap>)> {
-    let [VERSION, fields @ ..] = bytes else { return None };
-    let mut rest = fields;
+    let mut rest = match bytes {
+        [] => &[],
+        [VERSION, fields @ ..] => fields,
+        _ => return None,
+    };
     let mut head = HeaderMap::new();
     let mut trailers: Option<HeaderMap> = None;
     while let [kind, more @ ..] = rest {
