@@ -1,5 +1,9 @@
 //! A payment endpoint that pays once: `cargo run --example payments`, then twice
-//! `curl -si localhost:3000/payments -H 'idempotency-key: 8e03978e-40d5-43dd-bc93-6894a57f9324' -d '{"cents":1000}'`.
+//!
+//! ```sh
+//! curl -si localhost:3000/payments -H 'content-type: application/json' -d '{"cents":1000}' \
+//!     -H 'idempotency-key: 8e03978e-40d5-43dd-bc93-6894a57f9324'
+//! ```
 //!
 //! The second is answered from the record of the first, with `Idempotency-Replayed: true`, whatever became
 //! of the first connection. The records are in the store that `--store` names: `memory`, `file:PATH`,
@@ -208,7 +212,9 @@ async fn try_it(addr: SocketAddr, bank: &Bank, executions: &Detached) -> Result<
                    content-type: application/json\r\ncontent-length: 13\r\n\
                    idempotency-key: the-key-of-an-impatient-client\r\n\r\n{\"cents\":500}";
     stream.write_all(request.as_bytes()).await?;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    while executions.count() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     drop(stream);
     tokio::time::timeout(Duration::from_secs(10), executions.idle()).await?;
     let again = with_key(payment(addr, 500)?, "the-key-of-an-impatient-client");

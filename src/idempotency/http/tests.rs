@@ -121,7 +121,7 @@ proptest! {
 
 fn head() -> (HeaderMap, HeaderMap) {
     let mut head = HeaderMap::new();
-    let fields: [(&str, &[u8]); 6] = [
+    let fields: [(&'static str, &[u8]); 6] = [
         ("content-type", b"text/plain"),
         ("link", b"</a>; rel=next"),
         ("link", b"</b>; rel=prev"),
@@ -130,8 +130,8 @@ fn head() -> (HeaderMap, HeaderMap) {
         ("x-other", b"not asked for"),
     ];
     for (name, value) in fields {
-        let value = HeaderValue::from_bytes(value).unwrap();
-        head.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+        let value = HeaderValue::from_bytes(value).expect("they are values");
+        head.append(HeaderName::from_static(name), value);
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
