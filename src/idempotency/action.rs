@@ -1,6 +1,7 @@
 //! Ids of actions, compatible with those of nodus-retry: the SHA-256 of a canonical JSON text.
 
 mod canonical;
+mod key;
 
 use std::fmt;
 

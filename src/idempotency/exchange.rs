@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::permit::EffectContext;
-use super::run::{Earlier, FAILED, OK, Status, outcome_of};
+use super::context::EffectContext;
+use super::ran::{Earlier, Status};
+use super::run::{FAILED, OK, outcome_of};
 use super::scope::Scope;
 use super::value::Replayable;
 use crate::rejection::RejectionKind;

@@ -103,7 +103,6 @@ impl<S> Clone for Idempotency<S> {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Begin<S: Store> {
     /// It is yours: execute it.
@@ -123,6 +122,22 @@ pub enum Begin<S: Store> {
     Mismatch,
     /// Somebody was at it, and nobody knows whether the effect happened.
     Interrupted(Record),
+}
+
+// Derived, it would ask the store for `Debug`.
+impl<S: Store> fmt::Debug for Begin<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Execute(permit) => f.debug_tuple("Execute").field(permit).finish(),
+            Self::Probe(permit) => f.debug_tuple("Probe").field(permit).finish(),
+            Self::Replay(record) => f.debug_tuple("Replay").field(record).finish(),
+            Self::InFlight { retry_after } => {
+                f.debug_struct("InFlight").field("retry_after", retry_after).finish()
+            }
+            Self::Mismatch => f.write_str("Mismatch"),
+            Self::Interrupted(record) => f.debug_tuple("Interrupted").field(record).finish(),
+        }
+    }
 }
 
 impl<S: Store> Idempotency<S> {
@@ -346,8 +361,8 @@ impl<S: Store> Idempotency<S> {
         id: &RecordId,
         claim: &Claim,
     ) -> Result<Begun, StoreError> {
-        let mut tries = 1;
-        loop {
+        let mut unknown = None;
+        for _ in 0..TRIES {
             let limit = self.shared.settings.store_timeout;
             let answer = pace.within(limit, self.shared.store.begin(id, claim)).await;
             let error = match answer {
@@ -355,11 +370,14 @@ impl<S: Store> Idempotency<S> {
                 Some(Err(error)) => error,
                 None => StoreErrorKind::Unknown.into(),
             };
-            if tries == TRIES || !error.may_be_applied() {
-                return Err(error);
+            match error.kind() {
+                StoreErrorKind::Unknown => unknown = Some(error),
+                // The first time may have been applied, though this one was not.
+                StoreErrorKind::Unavailable if unknown.is_some() => {}
+                _ => return Err(unknown.unwrap_or(error)),
             }
-            tries += 1;
         }
+        Err(unknown.unwrap_or_else(|| StoreErrorKind::Unknown.into()))
     }
 
     /// The record of a key, for status pages and operators.

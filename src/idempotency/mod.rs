@@ -167,6 +167,7 @@
 #[cfg(feature = "serde")]
 mod action;
 mod config;
+mod context;
 mod detached;
 #[cfg(feature = "serde")]
 mod effect;
@@ -178,17 +179,17 @@ mod http;
 mod layer;
 mod pace;
 mod permit;
+mod ran;
 mod run;
 mod scope;
 mod service;
-#[cfg(all(test, not(buttress_loom)))]
-mod tests;
 mod value;
 mod work;
 
 #[cfg(feature = "serde")]
 pub use action::{ActionIdError, compute_action_id};
 pub use config::{IdempotencyBuilder, InFlight, Outage};
+pub use context::EffectContext;
 pub use detached::Detached;
 #[cfg(feature = "serde")]
 pub use effect::{EffectClaim, EffectError, EffectRecord, EffectStatus, EffectStore, EffectTicket};
@@ -202,8 +203,8 @@ pub use http::{
     IdempotencyKeyService, KeyError, NotExecuted, OverSize, Unsized,
 };
 pub use layer::{IdempotencyLayer, OnPanic};
-pub use permit::{EffectContext, Permit};
-pub use run::{Earlier, Probed, Ran, RunError, Status};
+pub use permit::Permit;
+pub use ran::{Earlier, Probed, Ran, RunError, Status};
 pub use scope::Scope;
 pub use service::IdempotencyService;
 #[cfg(feature = "serde")]

@@ -4,16 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::context::EffectContext;
 use super::handle::Shared;
 use super::pace::{Blocking, Pace, Timer, run};
 use crate::backoff::Random;
 use crate::clock::{Tick, now};
 use crate::observe::EventKind;
 use crate::store::{
-    Attempt, Fields, Finish, Hex, OnInterrupted, Outcome, RecordId, Renewed, Store, StoreError,
-    StoreErrorKind,
+    Attempt, Finish, OnInterrupted, Outcome, RecordId, Renewed, Store, StoreError, StoreErrorKind,
 };
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// How often an operation is tried whose answer was lost.
 pub(super) const TRIES: u32 = 3;
@@ -151,12 +151,7 @@ impl<S: Store> Permit<S> {
     /// ```
     #[must_use]
     pub fn context(&self) -> EffectContext {
-        EffectContext {
-            id: self.id,
-            generation: self.generation,
-            runs: self.runs,
-            not_applied: Arc::default(),
-        }
+        EffectContext::new(self.id, self.generation, self.runs)
     }
 
     /// For how much longer nobody else can have got the lease, by our clock and with a margin. Zero does
@@ -186,7 +181,7 @@ impl<S: Store> Permit<S> {
     /// # use buttress::store::{Fingerprint, MemoryStore, Renewed};
     /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
     /// # let Ok(Begin::Execute(permit)) = gate.begin("k", Fingerprint::NONE).await else { panic!() };
-    /// assert_eq!(permit.renew().await.unwrap(), Renewed::Renewed);
+    /// assert_eq!(permit.renew().await.unwrap(), Renewed::Held);
     /// # }
     /// ```
     pub async fn renew(&self) -> Result<Renewed, StoreError> {
@@ -203,7 +198,7 @@ impl<S: Store> Permit<S> {
     /// # use buttress::store::{Fingerprint, MemoryStore, Renewed};
     /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
     /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
-    /// assert_eq!(permit.renew_blocking().unwrap(), Renewed::Renewed);
+    /// assert_eq!(permit.renew_blocking().unwrap(), Renewed::Held);
     /// ```
     pub fn renew_blocking(&self) -> Result<Renewed, StoreError> {
         run(self.renew_by(Blocking))
@@ -218,7 +213,7 @@ impl<S: Store> Permit<S> {
             .within(settings.store_timeout, renewal)
             .await
             .unwrap_or_else(|| Err(StoreErrorKind::Unknown.into()))?;
-        if renewed == Renewed::Renewed {
+        if renewed == Renewed::Held {
             let until = held_until(settings.lease, asked);
             self.held_until.fetch_max(until, Ordering::Relaxed);
         }
@@ -262,7 +257,7 @@ impl<S: Store> Permit<S> {
             next = match self.renew().await {
                 Ok(Renewed::Fenced) => return,
                 // Told to others as unknown, but run by nobody: completing sets it right.
-                Ok(Renewed::Renewed | Renewed::Interrupted) => third,
+                Ok(Renewed::Held | Renewed::Interrupted) => third,
                 Err(_) => lease / 10,
             };
             let others_may_run = self.policy != OnInterrupted::Fail;
@@ -477,155 +472,5 @@ impl<S: Store> fmt::Debug for Permit<S> {
             .field("generation", &self.generation)
             .field("runs", &self.runs)
             .finish_non_exhaustive()
-    }
-}
-
-tokio::task_local! {
-    static CURRENT: EffectContext;
-}
-
-/// What the executed code may know of its execution, and what it can say of it. Cheap to clone.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() {
-/// use buttress::idempotency::{Idempotency, Scope};
-/// use buttress::store::{Fingerprint, MemoryStore};
-///
-/// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-/// let sent = gate.run_with("order-1", Fingerprint::NONE, |effect| async move {
-///     // The bank drops duplicates by this key, so even a run after a crash pays once.
-///     Ok::<_, std::io::Error>(effect.derive_key("transfer"))
-/// });
-/// assert_eq!(sent.await.unwrap().value.len(), 64);
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-pub struct EffectContext {
-    id: RecordId,
-    generation: u64,
-    runs: u16,
-    not_applied: Arc<AtomicBool>,
-}
-
-impl EffectContext {
-    /// A key for a call further down that drops duplicates: the same for every run of this execution,
-    /// different for each label, and not to be guessed from the caller's key or back.
-    ///
-    /// ```
-    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
-    /// # use buttress::store::{Fingerprint, MemoryStore};
-    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
-    /// let effect = permit.context();
-    /// assert_ne!(effect.derive_key("debit"), effect.derive_key("credit"));
-    /// ```
-    #[must_use]
-    pub fn derive_key(&self, label: &str) -> String {
-        let fields = Fields::new("buttress/derived/1");
-        Hex(&fields.with(self.id.as_bytes()).with(label.as_bytes()).finish()).to_string()
-    }
-
-    /// See [`Permit::generation`].
-    ///
-    /// ```
-    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
-    /// # use buttress::store::{Fingerprint, MemoryStore};
-    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
-    /// assert_eq!(permit.context().generation(), permit.generation());
-    /// ```
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// See [`Permit::runs`].
-    ///
-    /// ```
-    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
-    /// # use buttress::store::{Fingerprint, MemoryStore};
-    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
-    /// assert_eq!(permit.context().runs(), 1);
-    /// ```
-    #[must_use]
-    pub fn runs(&self) -> u16 {
-        self.runs
-    }
-
-    /// Says that the effect surely did not happen, so that a failure is not recorded and the key is free
-    /// again. Counts only if the run fails.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// # use buttress::idempotency::{Idempotency, Scope};
-    /// # use buttress::store::{Fingerprint, MemoryStore};
-    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// let failed = gate.run_with("k", Fingerprint::NONE, |effect| async move {
-    ///     effect.not_applied();
-    ///     Err::<(), _>("out of stock")
-    /// });
-    /// assert!(failed.await.is_err());
-    /// let again = gate.run("k", Fingerprint::NONE, || async { Ok::<_, &str>(()) }).await;
-    /// assert!(again.is_ok());
-    /// # }
-    /// ```
-    pub fn not_applied(&self) {
-        self.not_applied.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether that was said.
-    ///
-    /// ```
-    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
-    /// # use buttress::store::{Fingerprint, MemoryStore};
-    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
-    /// assert!(!permit.context().is_not_applied());
-    /// ```
-    #[must_use]
-    pub fn is_not_applied(&self) -> bool {
-        self.not_applied.load(Ordering::Relaxed)
-    }
-
-    /// That of the call which the running code is part of: of the handler behind an
-    /// [`IdempotencyLayer`](super::IdempotencyLayer), whatever its request looks like. Not in tasks that it
-    /// spawns.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// use buttress::idempotency::{EffectContext, Idempotency, IdempotencyLayer, Identity, Scope};
-    /// use buttress::store::{Fingerprint, MemoryStore};
-    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-    ///
-    /// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// let orders = ServiceBuilder::new()
-    ///     .layer(IdempotencyLayer::new(gate, |order: &u64| {
-    ///         Some(Identity::new(&Scope::global(), order.to_le_bytes(), Fingerprint::NONE))
-    ///     }))
-    ///     .service(service_fn(|_order: u64| async {
-    ///         let effect = EffectContext::current().unwrap();
-    ///         Ok::<_, std::io::Error>(effect.derive_key("transfer"))
-    ///     }));
-    /// assert_eq!(orders.oneshot(7).await.unwrap().len(), 64);
-    /// assert!(EffectContext::current().is_none());
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn current() -> Option<Self> {
-        CURRENT.try_with(Self::clone).ok()
-    }
-
-    /// `work`, as the code that this is the context of.
-    pub(super) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
-        CURRENT.scope(self, work)
-    }
-
-    /// For a run that has no record.
-    pub(super) fn ungated(id: RecordId) -> Self {
-        Self { id, generation: 0, runs: 1, not_applied: Arc::default() }
     }
 }

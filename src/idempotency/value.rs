@@ -1,7 +1,7 @@
 use crate::error::BoxError;
 
 /// What [`run`](super::Idempotency::run) can record and answer with again. Implemented for texts, bytes,
-/// whole numbers, `bool` and `()`; with the feature `serde` [`Json`] takes everything else.
+/// whole numbers, `bool` and `()`; with the feature `serde` `Json<T>` takes everything else.
 ///
 /// ```
 /// use buttress::BoxError;

@@ -191,7 +191,7 @@ impl Finish {
 #[non_exhaustive]
 pub enum Renewed {
     /// It holds again for its whole length.
-    Renewed,
+    Held,
     /// It ended, and somebody has been told that the outcome is unknown. Nobody has run it again, so
     /// completing still works and sets the record right.
     Interrupted,

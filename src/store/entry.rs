@@ -89,7 +89,7 @@ pub enum Change {
 /// ```
 /// use buttress::store::{Attempt, Change, Claim, Entry, Fingerprint, StoreTime};
 /// let claim = Claim::new(Fingerprint::NONE, Attempt::new());
-/// let mut entry = Entry::claimed(&claim, StoreTime::default(), 1);
+/// let entry = Entry::claimed(&claim, StoreTime::default(), 1);
 /// let step = entry.release(claim.attempt, StoreTime::default());
 /// assert_eq!(step.change, Change::Remove);
 /// ```
@@ -278,7 +278,7 @@ impl Entry {
     /// let now = StoreTime::default();
     /// let mut entry = Entry::claimed(&claim, now, 1);
     /// let renew = |entry: &mut Entry, by| entry.renew(by, claim.lease, claim.retention, now).answer;
-    /// assert_eq!(renew(&mut entry, claim.attempt), Renewed::Renewed);
+    /// assert_eq!(renew(&mut entry, claim.attempt), Renewed::Held);
     /// assert_eq!(renew(&mut entry, Attempt::new()), Renewed::Fenced);
     /// ```
     pub fn renew(
@@ -295,7 +295,7 @@ impl Entry {
             State::Pending => {
                 self.lease_until = now.after(lease);
                 self.expires_at = self.expires_at.max(now.after(retention.max(lease)));
-                Step::put(Renewed::Renewed)
+                Step::put(Renewed::Held)
             }
             State::Interrupted => Step::keep(Renewed::Interrupted),
             State::Completed(_) => Step::keep(Renewed::Fenced),
@@ -340,10 +340,11 @@ impl Entry {
     /// ```
     /// use buttress::store::{Attempt, Claim, Entry, Fingerprint, Finish, StoreTime};
     /// let claim = Claim::new(Fingerprint::NONE, Attempt::new());
-    /// let mut entry = Entry::claimed(&claim, StoreTime::default(), 1);
+    /// let entry = Entry::claimed(&claim, StoreTime::default(), 1);
     /// assert_eq!(entry.release(Attempt::new(), StoreTime::default()).answer, Finish::Fenced);
     /// ```
-    pub fn release(&mut self, attempt: Attempt, now: StoreTime) -> Step<Finish> {
+    #[must_use = "the caller has to remove the entry"]
+    pub fn release(&self, attempt: Attempt, now: StoreTime) -> Step<Finish> {
         if self.is_expired(now) {
             return Step::keep(Finish::Already);
         }

@@ -140,7 +140,6 @@ impl Fingerprint {
     ///     Fingerprint::builder().field(b"POST").field(b"/charge").chunk(b"10 ").chunk(b"EUR").finish();
     /// assert_eq!(whole, pieces);
     /// ```
-    #[must_use]
     pub fn builder() -> FingerprintBuilder {
         FingerprintBuilder { fields: Fields::new("buttress/fingerprint/1"), payload: None }
     }

@@ -3,7 +3,6 @@
 mod shard;
 
 use std::fmt;
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,9 +51,11 @@ struct Inner {
     max_bytes: usize,
     records: Padded<AtomicUsize>,
     bytes: Padded<AtomicUsize>,
-    /// While the store is full: when the first record can expire, in microseconds. There is no use in
-    /// looking before.
+    /// When the first record can expire, in microseconds, as far as anybody has looked: there is no use in
+    /// looking for room before.
     full_until: AtomicU64,
+    /// Held by who looks for room.
+    looking: Mutex<()>,
 }
 
 /// Makes a [`MemoryStore`].
@@ -126,6 +127,8 @@ struct After {
     /// Records and bytes that are gone.
     removed: usize,
     freed: usize,
+    /// When a record expires that is new, or expires sooner than before.
+    due: Option<StoreTime>,
 }
 
 impl MemoryStore {
@@ -164,6 +167,7 @@ impl MemoryStore {
             records: Padded(AtomicUsize::new(0)),
             bytes: Padded(AtomicUsize::new(0)),
             full_until: AtomicU64::new(0),
+            looking: Mutex::new(()),
         }))
     }
 
@@ -226,13 +230,22 @@ impl Inner {
     fn settle(&self, after: After) {
         if after.removed > 0 {
             self.records.fetch_sub(after.removed, Ordering::Relaxed);
-            self.full_until.store(0, Ordering::Relaxed);
         }
         if after.freed > 0 {
             self.bytes.fetch_sub(after.freed, Ordering::Relaxed);
         }
+        if let Some(due) = after.due {
+            self.expires_at(due);
+        }
         if let Some(waiters) = after.wake {
             waiters.notify_waiters();
+        }
+    }
+
+    fn expires_at(&self, due: StoreTime) {
+        // Mostly it is long past, and is not written.
+        if due.as_micros() < self.full_until.load(Ordering::Relaxed) {
+            self.full_until.fetch_min(due.as_micros(), Ordering::Relaxed);
         }
     }
 
@@ -259,11 +272,7 @@ impl Inner {
                 (after.removed, after.freed) = shard.expire(now, ON_THE_WAY);
                 answer = self.reserve_record().then(|| {
                     let entry = Entry::claimed(claim, now, generation);
-                    let expires = entry.expires_at.as_micros();
-                    // Mostly it is zero, and is not written.
-                    if expires < self.full_until.load(Ordering::Relaxed) {
-                        self.full_until.fetch_min(expires, Ordering::Relaxed);
-                    }
+                    after.due = Some(entry.expires_at);
                     shard.insert(*id, entry);
                     Begun::Run { generation, runs: 1 }
                 });
@@ -284,21 +293,24 @@ impl Inner {
     /// Removes what has expired anywhere. Whether there is any use in trying again.
     #[cold]
     fn make_room(&self, now: StoreTime) -> bool {
+        let _looking = lock(&self.looking);
+        if self.records.load(Ordering::Relaxed) < self.capacity {
+            // Somebody else has looked.
+            return true;
+        }
         if now.as_micros() < self.full_until.load(Ordering::Relaxed) {
             return false;
         }
-        let mut next = u64::MAX;
+        // From here on everybody notes what expires sooner, also in a shard that was looked at already.
+        self.full_until.store(u64::MAX, Ordering::Relaxed);
         let mut any = false;
         for shard in &self.shards {
             let mut shard = lock(shard);
             let (removed, freed) = shard.expire(now, usize::MAX);
-            next = next.min(shard.next_expiry().map_or(u64::MAX, StoreTime::as_micros));
+            let due = shard.next_expiry();
             drop(shard);
             any |= removed > 0;
-            self.settle(After { removed, freed, wake: None });
-        }
-        if !any {
-            self.full_until.store(next, Ordering::Relaxed);
+            self.settle(After { removed, freed, due, wake: None });
         }
         any
     }
@@ -362,7 +374,7 @@ impl Inner {
             }
             let (removed, freed) = lock(shard).expire(now, limit - all);
             all += removed;
-            self.settle(After { removed, freed, wake: None });
+            self.settle(After { removed, freed, ..After::default() });
         }
         all
     }
@@ -467,14 +479,12 @@ impl Store for MemoryStore {
         let _ = self.0.with(id, |entry, now| entry.abandon(attempt, now));
     }
 
-    fn changed(&self, id: &RecordId, generation: u64) -> impl Future<Output = ()> + Send {
-        async move {
-            let Some(waiters) = self.0.waiters(id, generation) else { return };
-            // Notices every change from here on, also before it is polled.
-            let change = waiters.notified();
-            if self.0.is_pending(id, generation) {
-                change.await;
-            }
+    async fn changed(&self, id: &RecordId, generation: u64) {
+        let Some(waiters) = self.0.waiters(id, generation) else { return };
+        // Notices every change from here on, also before it is polled.
+        let change = waiters.notified();
+        if self.0.is_pending(id, generation) {
+            change.await;
         }
     }
 }

@@ -186,8 +186,8 @@ fn no_two_lists_of_fields_share_a_fingerprint() {
 async fn a_full_store_refuses_new_keys_and_gives_up_none() {
     let store = MemoryStore::builder().capacity(3).build().unwrap();
     let claims: Vec<_> = (0..3).map(|_| claim().retention(10 * SECOND).lease(SECOND)).collect();
-    for (n, claim) in claims.iter().enumerate() {
-        store.begin(&id(n as u32), claim).await.unwrap();
+    for (n, claim) in (0..).zip(&claims) {
+        store.begin(&id(n), claim).await.unwrap();
     }
     assert_eq!(
         store.complete(&id(0), claims[0].attempt, &outcome("x"), 20 * SECOND).await.unwrap(),
@@ -212,6 +212,37 @@ async fn a_full_store_refuses_new_keys_and_gives_up_none() {
     assert_eq!(store.len(), 3);
 }
 
+/// A full store does not look for room before the first record can expire: it has to notice when one comes to
+/// expire sooner.
+#[tokio::test(start_paused = true)]
+async fn a_full_store_notices_what_expires_sooner_than_it_did() {
+    let store = MemoryStore::builder().capacity(2).build().unwrap();
+    let claims = [claim(), claim()];
+    store.begin(&id(0), &claims[0]).await.unwrap();
+    store.begin(&id(1), &claims[1]).await.unwrap();
+    let short = || claim().lease(SECOND).retention(3 * SECOND);
+    let full = async || store.begin(&id(2), &short()).await.is_err();
+    assert!(full().await);
+    store.complete(&id(0), claims[0].attempt, &outcome("x"), SECOND).await.unwrap();
+    assert!(full().await);
+    advance(SECOND).await;
+    assert!(!full().await, "the first was to expire in a day, and does so now");
+    // The one that was let in expires before the other, too.
+    assert!(store.begin(&id(3), &claim()).await.is_err());
+    advance(3 * SECOND).await;
+    assert!(store.begin(&id(3), &claim()).await.is_ok());
+}
+
+/// Our own transitions never make such an entry; a store that fills one from its columns may.
+#[test]
+fn an_entry_whose_lease_holds_has_not_expired_whatever_it_says() {
+    let now = StoreTime::from_micros(1 << 40);
+    let mut entry = Entry::claimed(&claim().lease(SECOND), now, 1);
+    entry.expires_at = now;
+    assert!(!entry.is_expired(now));
+    assert!(entry.is_expired(now.after(SECOND)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_is_not_forgotten_while_its_lease_is_renewed() {
     let store = MemoryStore::builder().capacity(1).build().unwrap();
@@ -222,7 +253,7 @@ async fn a_record_is_not_forgotten_while_its_lease_is_renewed() {
         assert_eq!(store.purge(10).await.unwrap(), 0);
         assert!(store.begin(&id(1), &self::claim()).await.is_err());
         let renewed = store.renew(&id(0), claim.attempt, claim.lease, claim.retention).await;
-        assert_eq!(renewed.unwrap(), Renewed::Renewed);
+        assert_eq!(renewed.unwrap(), Renewed::Held);
     }
     advance(10 * SECOND).await;
     assert_eq!(store.purge(10).await.unwrap(), 1);
@@ -234,10 +265,10 @@ async fn bodies_beyond_the_bound_are_left_out_and_counted_right() {
     let store = MemoryStore::builder().max_bytes(20).build().unwrap();
     let claims: Vec<_> = (0..4).map(|_| claim().retention(SECOND)).collect();
     let mut answers = vec![];
-    for (n, claim) in claims.iter().enumerate() {
-        store.begin(&id(n as u32), claim).await.unwrap();
+    for (n, claim) in (0..).zip(&claims) {
+        store.begin(&id(n), claim).await.unwrap();
         // 4 bytes of head and 4 of body.
-        let (id, outcome) = (id(n as u32), outcome("body"));
+        let (id, outcome) = (id(n), outcome("body"));
         let finish = store.complete(&id, claim.attempt, &outcome, SECOND).await;
         answers.push(finish.unwrap());
     }

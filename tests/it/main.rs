@@ -11,6 +11,7 @@ mod circuit_breaker;
 mod circuit_breaker_service;
 #[cfg(feature = "http")]
 mod http;
+mod idempotency;
 #[cfg(feature = "http")]
 mod idempotency_http;
 mod idempotency_layer;

@@ -15,11 +15,11 @@ use super::config::{OverSize, Unsized};
 use super::head::{KeptFields, decode, is_grpc};
 use super::key::{KeyError, KeyRules};
 use crate::error::BoxError;
+use crate::idempotency::context::EffectContext;
 use crate::idempotency::exchange::sealed::{
     Asked, Exchange, Keep, Look, Record, Recorded, Refusal,
 };
-use crate::idempotency::permit::EffectContext;
-use crate::idempotency::run::{Earlier, Status};
+use crate::idempotency::ran::{Earlier, Status};
 use crate::idempotency::scope::Scope;
 use crate::rejection::RejectionKind;
 use crate::store::{Fingerprint, FingerprintBuilder, Outcome, RecordId};

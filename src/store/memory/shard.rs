@@ -126,6 +126,7 @@ impl Shard {
                 }
                 // Only a shorter time has to be noted: the old entry may come too early, not too late.
                 if entry.expires_at < due {
+                    after.due = Some(entry.expires_at);
                     let entry = entry.clone();
                     self.note(*id, &entry);
                 }

@@ -41,7 +41,7 @@ pub(super) async fn renewal<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
     lab.granted(&id, &claim).await?;
     for _ in 0..4 {
         lab.pass(2).await;
-        want!(lab, Renewed::Renewed, lab.renew(&id, &claim).await?, "by its owner");
+        want!(lab, Renewed::Held, lab.renew(&id, &claim).await?, "by its owner");
         want!(lab, Renewed::Fenced, lab.renew(&id, &lab.claim()).await?, "by somebody else");
         want!(
             lab,
@@ -52,7 +52,7 @@ pub(super) async fn renewal<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
     }
     // Late, but nobody has come.
     lab.pass_a_lease().await;
-    want!(lab, Renewed::Renewed, lab.renew(&id, &claim).await?, "late, as nobody has come");
+    want!(lab, Renewed::Held, lab.renew(&id, &claim).await?, "late, as nobody has come");
     want!(lab, Begun::Busy { .. }, lab.begin(&id, &lab.rerun(9)).await?, "after that");
     want!(lab, Finish::Applied, lab.complete(&id, &claim, outcome(1)).await?, "by its owner");
     want!(lab, Renewed::Fenced, lab.renew(&id, &claim).await?, "of a completed record");

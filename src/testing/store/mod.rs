@@ -1,4 +1,4 @@
-//! A conformance suite for stores: prove that yours keeps the promises of [`Store`](crate::store::Store).
+//! A conformance suite for stores: prove that yours keeps the promises of [`Store`].
 //!
 //! A store of executions that is almost right runs payments twice, and only sometimes. It lets two claims
 //! through that come together, counts a renewal of somebody who has lost his lease, forgets a record that is

@@ -183,7 +183,7 @@ pub(super) async fn lease_outlives<S: Store + Clone>(lab: &Lab<'_, S>) -> Checke
         let _ = lab.store.purge(1_000_000).await;
         want!(lab, Some(_), lab.get(&id).await?, "while its lease holds");
         want!(lab, Begun::Busy { .. }, lab.begin(&id, &lab.rerun(9)).await?, "as before");
-        want!(lab, Renewed::Renewed, lab.renew(&id, &claim).await?, "by its owner");
+        want!(lab, Renewed::Held, lab.renew(&id, &claim).await?, "by its owner");
     }
     Ok(())
 }
@@ -248,7 +248,7 @@ pub(super) async fn changed<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
         if poll_fn(|cx| Poll::Ready(changed.as_mut().poll(cx).is_ready())).await {
             return lab.fail("nobody told of a change", "a change of a record that is pending");
         }
-        want!(lab, Renewed::Renewed, lab.renew(&id, &claim).await?, "by its owner");
+        want!(lab, Renewed::Held, lab.renew(&id, &claim).await?, "by its owner");
         lab.pass(1).await;
     }
     Ok(())

@@ -163,7 +163,7 @@ impl Store for Broken {
     ) -> Result<Renewed, StoreError> {
         let id = self.id(id);
         if self.has(Defect::DoesNotRenew) {
-            return Ok(Renewed::Renewed);
+            return Ok(Renewed::Held);
         }
         if self.has(Defect::UnfencedRenew) {
             attempt = self.owner(&id, attempt).await;

@@ -174,7 +174,7 @@ impl Model {
                 Some(line) if line.kept == Kept::Pending => {
                     line.lease_until = now + LEASE;
                     line.expires = line.expires.max(now + RETENTION);
-                    Renewed::Renewed
+                    Renewed::Held
                 }
                 Some(line) if line.kept == Kept::Interrupted => Renewed::Interrupted,
                 _ => Renewed::Fenced,

@@ -1,0 +1,159 @@
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::store::{Fields, Hex, RecordId};
+use crate::sync::atomic::{AtomicBool, Ordering};
+
+tokio::task_local! {
+    static CURRENT: EffectContext;
+}
+
+/// What the executed code may know of its execution, and what it can say of it. Cheap to clone.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use buttress::idempotency::{Idempotency, Scope};
+/// use buttress::store::{Fingerprint, MemoryStore};
+///
+/// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+/// let sent = gate.run_with("order-1", Fingerprint::NONE, |effect| async move {
+///     // The bank drops duplicates by this key, so even a run after a crash pays once.
+///     Ok::<_, std::io::Error>(effect.derive_key("transfer"))
+/// });
+/// assert_eq!(sent.await.unwrap().value.len(), 64);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct EffectContext {
+    id: RecordId,
+    generation: u64,
+    runs: u16,
+    not_applied: Arc<AtomicBool>,
+}
+
+impl EffectContext {
+    pub(super) fn new(id: RecordId, generation: u64, runs: u16) -> Self {
+        Self { id, generation, runs, not_applied: Arc::default() }
+    }
+
+    /// A key for a call further down that drops duplicates: the same for every run of this execution,
+    /// different for each label, and not to be guessed from the caller's key or back.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// let effect = permit.context();
+    /// assert_ne!(effect.derive_key("debit"), effect.derive_key("credit"));
+    /// ```
+    #[must_use]
+    pub fn derive_key(&self, label: &str) -> String {
+        let fields = Fields::new("buttress/derived/1");
+        Hex(&fields.with(self.id.as_bytes()).with(label.as_bytes()).finish()).to_string()
+    }
+
+    /// See [`Permit::generation`](super::Permit::generation).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert_eq!(permit.context().generation(), permit.generation());
+    /// ```
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// See [`Permit::runs`](super::Permit::runs).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert_eq!(permit.context().runs(), 1);
+    /// ```
+    #[must_use]
+    pub fn runs(&self) -> u16 {
+        self.runs
+    }
+
+    /// Says that the effect surely did not happen, so that a failure is not recorded and the key is free
+    /// again. Counts only if the run fails.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// let failed = gate.run_with("k", Fingerprint::NONE, |effect| async move {
+    ///     effect.not_applied();
+    ///     Err::<(), _>("out of stock")
+    /// });
+    /// assert!(failed.await.is_err());
+    /// let again = gate.run("k", Fingerprint::NONE, || async { Ok::<_, &str>(()) }).await;
+    /// assert!(again.is_ok());
+    /// # }
+    /// ```
+    pub fn not_applied(&self) {
+        self.not_applied.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let Ok(Begin::Execute(permit)) = gate.begin_blocking("k", Fingerprint::NONE) else { panic!() };
+    /// assert!(!permit.context().is_not_applied());
+    /// ```
+    #[must_use]
+    pub fn is_not_applied(&self) -> bool {
+        self.not_applied.load(Ordering::Relaxed)
+    }
+
+    /// That of the call which the running code is part of: of the handler behind an
+    /// [`IdempotencyLayer`](super::IdempotencyLayer), whatever its request looks like. Not in tasks that it
+    /// spawns.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use buttress::idempotency::{EffectContext, Idempotency, IdempotencyLayer, Identity, Scope};
+    /// use buttress::store::{Fingerprint, MemoryStore};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// let orders = ServiceBuilder::new()
+    ///     .layer(IdempotencyLayer::new(gate, |order: &u64| {
+    ///         Some(Identity::new(&Scope::global(), order.to_le_bytes(), Fingerprint::NONE))
+    ///     }))
+    ///     .service(service_fn(|_order: u64| async {
+    ///         let effect = EffectContext::current().unwrap();
+    ///         Ok::<_, std::io::Error>(effect.derive_key("transfer"))
+    ///     }));
+    /// assert_eq!(orders.oneshot(7).await.unwrap().len(), 64);
+    /// assert!(EffectContext::current().is_none());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// `work`, as the code that this is the context of.
+    pub(super) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
+    }
+
+    /// For a run that has no record.
+    pub(super) fn ungated(id: RecordId) -> Self {
+        Self::new(id, 0, 1)
+    }
+}

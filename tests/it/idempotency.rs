@@ -1,0 +1,9 @@
+//! The idempotency gate through its public interface.
+
+mod faulty;
+mod gate;
+#[cfg(feature = "serde")]
+mod golden;
+mod outage;
+mod races;
+mod retry;
