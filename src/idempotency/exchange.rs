@@ -1,10 +1,11 @@
 //! What the layer must know of requests and responses, and the form of it for any of them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::context::EffectContext;
 use super::ran::{Earlier, Status};
-use super::run::{FAILED, OK, outcome_of};
+use super::run::{outcome_of, value_of};
 use super::scope::Scope;
 use super::value::Replayable;
 use crate::rejection::RejectionKind;
@@ -66,6 +67,10 @@ pub(crate) mod sealed {
         /// The effect has not happened.
         Release,
         /// Nobody knows.
+        #[cfg_attr(
+            not(feature = "http"),
+            expect(dead_code, reason = "other services' errors can be recorded")
+        )]
         Interrupt,
     }
 
@@ -192,16 +197,7 @@ where
 
     fn mark(&self, _: &mut Res, _: Status) {}
 
-    fn replay(&self, outcome: &std::sync::Arc<Outcome>) -> Result<Res, Earlier> {
-        match (outcome.status(), outcome.body()) {
-            (OK | FAILED, None) => Err(Earlier::NotRetained),
-            (OK, Some(body)) => {
-                Res::from_bytes(body).map_err(|error| Earlier::Unreadable(error.to_string()))
-            }
-            (FAILED, Some(text)) => {
-                Err(Earlier::Failed(String::from_utf8_lossy(text).into_owned()))
-            }
-            (status, _) => Err(Earlier::Unreadable(format!("its status is {status}"))),
-        }
+    fn replay(&self, outcome: &Arc<Outcome>) -> Result<Res, Earlier> {
+        value_of(outcome)
     }
 }

@@ -20,8 +20,8 @@ use crate::store::{
 };
 
 /// The status of an outcome that [`Idempotency::run`] recorded. HTTP's start at 100.
-pub(super) const OK: u16 = 0;
-pub(super) const FAILED: u16 = 1;
+const OK: u16 = 0;
+const FAILED: u16 = 1;
 
 /// How a run goes on.
 pub(super) enum Admitted<S: Store> {
@@ -392,23 +392,17 @@ impl<S: Store> Idempotency<S> {
         }
     }
 
-    pub(super) fn replay<T: Replayable, E>(&self, record: &Record) -> Result<Ran<T>, RunError<E>> {
+    fn replay<T: Replayable, E>(&self, record: &Record) -> Result<Ran<T>, RunError<E>> {
         if self.shared.is_watched() {
             self.shared.emit(EventKind::Replayed);
         }
         let State::Completed(outcome) = &record.state else {
             return Err(RunError::Earlier(Earlier::Unreadable("it is not completed".into())));
         };
-        let earlier = match (outcome.status(), outcome.body()) {
-            (OK | FAILED, None) => Earlier::NotRetained,
-            (OK, Some(body)) => match T::from_bytes(body) {
-                Ok(value) => return Ok(Ran { value, status: Status::Replayed }),
-                Err(error) => Earlier::Unreadable(error.to_string()),
-            },
-            (FAILED, Some(text)) => Earlier::Failed(String::from_utf8_lossy(text).into_owned()),
-            (status, _) => Earlier::Unreadable(format!("its status is {status}")),
-        };
-        Err(RunError::Earlier(earlier))
+        match value_of(outcome) {
+            Ok(value) => Ok(Ran { value, status: Status::Replayed }),
+            Err(earlier) => Err(RunError::Earlier(earlier)),
+        }
     }
 
     #[cold]
@@ -433,6 +427,19 @@ impl<S: Store> Idempotency<S> {
 
 pub(super) fn context<S: Store>(permit: Option<&Permit<S>>, id: RecordId) -> EffectContext {
     permit.map_or_else(|| EffectContext::ungated(id), Permit::context)
+}
+
+/// What [`outcome_of`] made.
+pub(super) fn value_of<T: Replayable>(outcome: &Outcome) -> Result<T, Earlier> {
+    Err(match (outcome.status(), outcome.body()) {
+        (OK | FAILED, None) => Earlier::NotRetained,
+        (OK, Some(body)) => match T::from_bytes(body) {
+            Ok(value) => return Ok(value),
+            Err(error) => Earlier::Unreadable(error.to_string()),
+        },
+        (FAILED, Some(text)) => Earlier::Failed(String::from_utf8_lossy(text).into_owned()),
+        (status, _) => Earlier::Unreadable(format!("its status is {status}")),
+    })
 }
 
 pub(super) fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>) -> Outcome {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress::idempotency::{
@@ -34,6 +34,7 @@ fn kind(error: &BoxError) -> RejectionKind {
 mod contract {
     use super::*;
     use buttress::testing::{Property, Subject, TestableLayer, check};
+    use std::sync::atomic::AtomicU64;
 
     /// Each request a key of its own, so that the layer lets it through.
     fn subject() -> Subject<u64, u64, io::Error, impl TestableLayer<u64, u64, io::Error>> {
