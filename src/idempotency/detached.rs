@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// The executions of a layer that are under way. They do not stop when their callers go, so a process that
-/// ends should wait for them: what is cut off is recorded as interrupted.
+/// The calls of a layer that go on when their callers go. A process that ends should wait for them: what is
+/// cut off is recorded as interrupted.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -50,8 +50,8 @@ impl Detached {
         Entered { detached: self.clone(), unconfirmed: false }
     }
 
-    /// Executions that have not been recorded yet: such whose callers wait and such whose callers have
-    /// gone.
+    /// Calls that have been read and not been recorded or answered yet: such whose callers wait and such
+    /// whose callers have gone. Calls that pass through do not count.
     ///
     /// ```
     /// # use buttress::idempotency::{Idempotency, IdempotencyLayer, Identity, Scope};

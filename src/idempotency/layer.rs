@@ -30,7 +30,8 @@ pub enum OnPanic {
 /// the record. See the [module](super) for what that promises.
 ///
 /// The state is in the [gate](Idempotency) that the layer is made from: all services of the layer share it,
-/// and so does code that uses the gate directly.
+/// and so does code that uses the gate directly. [`OnInterrupted::Probe`](crate::store::OnInterrupted::Probe)
+/// has nobody to ask here and is treated like `Fail`.
 ///
 /// For HTTP and gRPC see [`IdempotencyLayer::http`].
 ///
@@ -85,7 +86,8 @@ impl<G, F> IdempotencyLayer<G, Identified<F>> {
     ///
     /// Answers must be [`Replayable`](super::Replayable); errors are recorded as their text. A duplicate of
     /// a call that failed, or whose answer was not kept, is refused as `IdempotencyOutcomeUnknown`, with
-    /// [`Earlier`](super::Earlier) as the [source](std::error::Error::source) that says more. A call that failed surely without effect says so with
+    /// [`Earlier`](super::Earlier) as the [source](std::error::Error::source) that says more. A call that
+    /// failed surely without effect says so with
     /// [`EffectContext::not_applied`](super::EffectContext::not_applied).
     ///
     /// ```
@@ -132,7 +134,7 @@ impl<G, P, R> IdempotencyLayer<G, P, R> {
         IdempotencyLayer { parts: self.parts, reject }
     }
 
-    /// The executions that go on without their callers, to be waited for before the process ends.
+    /// The calls that go on when their callers go, to be waited for before the process ends.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

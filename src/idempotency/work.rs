@@ -79,6 +79,8 @@ impl<S, G, P, R> Job<S, G, P, R> {
                 return called.await.map(P::pass).map_err(R::map_err);
             }
         };
+        // Before the claim: a process that waits until nothing is under way must not leave one behind.
+        let entered = self.parts.detached.enter();
         self.caller.detach();
 
         let gate = &self.parts.gate;
@@ -119,7 +121,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
             }
             Err(why) => return self.reject.reject(req, why),
         };
-        self.execute(id, permit, req, is_ready).await
+        self.execute(id, permit, req, is_ready, entered).await
     }
 
     async fn execute<Req>(
@@ -128,6 +130,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
         permit: Option<Permit<G>>,
         mut req: <P as Exchange<Req>>::Inner,
         is_ready: bool,
+        entered: Entered,
     ) -> Result<<P as Record<S::Response, S::Error>>::Answer, R::Error>
     where
         G: Store,
@@ -144,7 +147,6 @@ impl<S, G, P, R> Job<S, G, P, R> {
             + 'static,
     {
         let Self { mut inner, parts, reject, .. } = self;
-        let entered = parts.detached.enter();
         let exchange = &parts.exchange;
         let effect = context(permit.as_ref(), id);
         exchange.tell(&mut req, &effect);

@@ -466,3 +466,63 @@ async fn what_need_not_wait_is_not_spawned() {
     });
     assert_eq!(answers.join().unwrap(), [7, 7, 8]);
 }
+
+/// What the handler logs belongs to the request's span, also after its caller has gone.
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn a_call_stays_in_the_span_that_it_began_in() {
+    use std::sync::Mutex;
+    use tracing::Instrument;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let layer = IdempotencyLayer::new(gate(), by_number);
+    let service = layer.layer(service_fn(|n: u64| async move {
+        tokio::time::sleep(SECOND).await;
+        tracing::info!("the money has gone");
+        Ok::<_, io::Error>(n)
+    }));
+    let span = tracing::info_span!("request", id = 4711);
+    let mut call = Box::pin(service.oneshot(7).instrument(span));
+    assert!(poll!(&mut call).is_pending());
+    drop(call);
+    layer.detached().idle().await;
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let line = log.lines().find(|line| line.contains("the money has gone")).unwrap();
+    assert!(line.contains("request{id=4711}"), "{line}");
+}
+
+/// A process that stops in the middle of a claim would leave it behind.
+#[tokio::test(start_paused = true)]
+async fn a_claim_under_way_is_waited_for_too() {
+    let gate = waiting(5 * SECOND);
+    let held = gate.begin(7_u64.to_le_bytes(), Fingerprint::NONE).await.unwrap();
+    let layer = IdempotencyLayer::new(gate, by_number);
+    let service = layer.layer(service_fn(|n: u64| async move { Ok::<_, io::Error>(n) }));
+    let mut call = Box::pin(service.oneshot(7));
+    assert!(poll!(&mut call).is_pending());
+    assert_eq!(layer.detached().count(), 1);
+    drop(call);
+    let start = Instant::now();
+    layer.detached().idle().await;
+    assert!(
+        start.elapsed() <= 2 * SECOND,
+        "its caller has gone, so it need not wait for the limit"
+    );
+    drop(held);
+}
