@@ -193,6 +193,33 @@ async fn an_answer_without_a_length_can_be_kept() {
     assert_eq!(runs.count(), 1);
 }
 
+/// It may never end: no more of it is read than could be kept.
+#[tokio::test]
+async fn an_endless_answer_is_read_up_to_the_bound_and_then_passed_on() {
+    let (runs, pieces) = (Runs::default(), Runs::default());
+    let gate = Idempotency::builder("payments", MemoryStore::default())
+        .scope(Scope::global())
+        .max_outcome(1_000)
+        .build()
+        .unwrap();
+    let layer = IdempotencyLayer::http(gate).single_tenant().unsized_answers(Unsized::Buffer);
+    let counter = pieces.clone();
+    let endless = move || {
+        let counter = counter.clone();
+        // The end is for a test that fails.
+        Body::from_stream(stream::iter((0..10_000).map(move |_| {
+            counter.next();
+            Ok::<_, Infallible>("0123456789")
+        })))
+    };
+    let app = answering(&runs, endless).layer(layer.build().unwrap());
+    let Ok(first) = app.clone().oneshot(post(KEY, "a")).await;
+    assert_eq!(pieces.count(), 101);
+    assert_eq!(first.headers()["idempotency-status"], "not-retained");
+    assert_eq!(Answer::of(first).await.body.len(), 100_000, "the caller gets all of it");
+    assert_eq!(runs.count(), 1);
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_recorded_without_its_body() {
     let runs = Runs::default();
