@@ -459,7 +459,11 @@ pub(super) async fn attend<S: Store, F: Future>(
 ) -> Option<F::Output> {
     let mut work = pin!(work);
     let Some(permit) = permit else { return Some(work.await) };
-    let mut lost = pin!(permit.keep_alive());
+    if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+        return Some(output);
+    }
+    // Beside, since what never waits would have to make room for it.
+    let mut lost = Box::pin(permit.keep_alive());
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => lost.as_mut().poll(cx).map(|()| None),

@@ -1,4 +1,7 @@
 //! One call from its claim to its record.
+//!
+//! Each stage is a box of its own: together they would be one of some kilobytes, which is slow to get and slow
+//! to move, and most calls need only the first few.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -38,7 +41,7 @@ pub(super) fn refusal<G, P>(parts: &Parts<G, P>, refusal: Refusal) -> Rejection 
 /// How the wrapped service's call ended.
 enum Handled<A, E> {
     NotReady(E),
-    Answered(Recorded<A, E>),
+    Answered(Box<Recorded<A, E>>),
 }
 
 /// A call that is claimed, executed and recorded.
@@ -68,8 +71,8 @@ impl<S, G, P, R> Job<S, G, P, R> {
             > + Send
             + 'static,
     {
-        let (id, fingerprint, req) = match self.parts.exchange.read(held).await {
-            Asked::Gate(id, fingerprint, req) => (id, fingerprint, req),
+        let (id, fingerprint, req) = match Box::pin(self.parts.exchange.read(held)).await {
+            Asked::Gate(id, fingerprint, req) => (id, fingerprint, Box::new(req)),
             Asked::Refuse(req, why) => {
                 return self.reject.reject(req, refusal(&self.parts, why));
             }
@@ -96,7 +99,8 @@ impl<S, G, P, R> Job<S, G, P, R> {
             }
             caller.is_wanted()
         };
-        let permit = match gate.admit_while(Timer, id, fingerprint, policy, go_on).await {
+        let admitted = Box::pin(gate.admit_while(Timer, id, fingerprint, policy, go_on)).await;
+        let permit = match admitted {
             Ok(Admitted::Run(permit)) => permit,
             Ok(Admitted::Replay(record)) => {
                 if gate.shared.is_watched() {
@@ -108,27 +112,25 @@ impl<S, G, P, R> Job<S, G, P, R> {
                 };
                 return replayed.or_else(|earlier| {
                     let why = gate.shared.rejection(RejectionKind::IdempotencyOutcomeUnknown);
-                    self.reject.reject(req, gate.shared.refused(why.with_source(earlier)))
+                    self.reject.reject(*req, gate.shared.refused(why.with_source(earlier)))
                 });
             }
             // Not asked for.
             Ok(Admitted::Probe(permit)) => {
-                let RunError::Rejected(why) = gate.not_found_out::<_, ()>(Timer, permit).await
-                else {
-                    unreachable!("it is a refusal")
-                };
-                return self.reject.reject(req, why);
+                let refused = Box::pin(gate.not_found_out::<_, ()>(Timer, permit)).await;
+                let RunError::Rejected(why) = refused else { unreachable!("it is a refusal") };
+                return self.reject.reject(*req, why);
             }
-            Err(why) => return self.reject.reject(req, why),
+            Err(why) => return self.reject.reject(*req, why),
         };
-        self.execute(id, permit, req, is_ready, entered).await
+        Box::pin(self.execute(id, permit, req, is_ready, entered)).await
     }
 
     async fn execute<Req>(
         self,
         id: RecordId,
         permit: Option<Permit<G>>,
-        mut req: <P as Exchange<Req>>::Inner,
+        mut req: Box<<P as Exchange<Req>>::Inner>,
         is_ready: bool,
         entered: Entered,
     ) -> Result<<P as Record<S::Response, S::Error>>::Answer, R::Error>
@@ -152,27 +154,28 @@ impl<S, G, P, R> Job<S, G, P, R> {
         exchange.tell(&mut req, &effect);
         let spare = exchange.spare(&req);
         let room = parts.gate.shared.settings.max_outcome;
-        let work = async {
+        let work = Box::pin(async {
             if !is_ready && let Err(error) = poll_fn(|cx| inner.poll_ready(cx)).await {
                 return Handled::NotReady(error);
             }
-            let called = inner.call(req);
+            let called = inner.call(*req);
             drop(inner);
             let result = called.await;
-            Handled::Answered(exchange.record(result, &effect, room).await)
-        };
+            let recorded = Box::pin(exchange.record(result, &effect, room)).await;
+            Handled::Answered(Box::new(recorded))
+        });
         let work = caught(effect.clone().around(work));
-        let recorded = match attend(permit.as_ref(), work).await {
+        let mut recorded = match attend(permit.as_ref(), work).await {
             Some(Ok(Handled::Answered(recorded))) => recorded,
             Some(Ok(Handled::NotReady(error))) => {
-                release(permit).await;
+                Box::pin(release(permit)).await;
                 return Err(R::map_err(error));
             }
             Some(Err(panic)) => {
                 match (permit, parts.on_panic) {
                     (Some(permit), OnPanic::Interrupt) => {
                         // If the store does not answer, it ends up as one whose owner has gone.
-                        let _ = permit.interrupt().await;
+                        let _ = Box::pin(permit.interrupt()).await;
                     }
                     (permit, _) => drop(permit),
                 }
@@ -186,12 +189,13 @@ impl<S, G, P, R> Job<S, G, P, R> {
                 return reject.reject(exchange.revive(spare), why);
             }
         };
-        let Recorded { mut result, keep } = recorded;
-        let status = settle(permit, keep, entered, parts.gate.shared.settings.lease).await;
-        if let (Ok(answer), Some(status)) = (&mut result, status) {
+        let keep = std::mem::replace(&mut recorded.keep, Keep::Release);
+        let lease = parts.gate.shared.settings.lease;
+        let status = Box::pin(settle(permit, keep, entered, lease)).await;
+        if let (Ok(answer), Some(status)) = (&mut recorded.result, status) {
             exchange.mark(answer, status);
         }
-        result.map_err(R::map_err)
+        recorded.result.map_err(R::map_err)
     }
 }
 
@@ -212,15 +216,15 @@ async fn settle<G: Store>(
     let outcome = match keep {
         Keep::Complete(outcome) => Arc::new(outcome),
         Keep::Release => {
-            release(Some(permit)).await;
+            Box::pin(release(Some(permit))).await;
             return None;
         }
         Keep::Interrupt => {
-            let _ = permit.interrupt().await;
+            let _ = Box::pin(permit.interrupt()).await;
             return None;
         }
     };
-    Some(match permit.complete(Arc::clone(&outcome)).await {
+    Some(match Box::pin(permit.complete(Arc::clone(&outcome))).await {
         Ok(Finish::Applied | Finish::Already) if outcome.is_retained() => Status::Stored,
         Ok(Finish::Applied | Finish::Already | Finish::Trimmed) => Status::NotRetained,
         Ok(Finish::Fenced) => Status::Unconfirmed,

@@ -79,7 +79,8 @@ impl fmt::Debug for HttpExchange {
 /// A request whose body has not been read yet.
 #[derive(Debug)]
 pub struct Held<B> {
-    req: Request<B>,
+    parts: Parts,
+    body: B,
     id: RecordId,
     fingerprint: FingerprintBuilder,
 }
@@ -146,10 +147,10 @@ where
     B::Error: Into<BoxError>,
 {
     type Inner = Request<Buffered<B>>;
-    type Held = Held<B>;
+    type Held = Box<Held<B>>;
     type Spare = Spare;
 
-    fn look(&self, req: Request<B>) -> Look<Self::Inner, Held<B>> {
+    fn look(&self, req: Request<B>) -> Look<Self::Inner, Box<Held<B>>> {
         let nothing_to_find = || {
             !self.required
                 && self.derived.is_none()
@@ -175,12 +176,11 @@ where
             };
         }
         let fingerprint = self.fingerprint(&parts);
-        Look::Gate(Held { req: Request::from_parts(parts, body), id, fingerprint })
+        Look::Gate(Box::new(Held { parts, body, id, fingerprint }))
     }
 
-    async fn read(&self, held: Held<B>) -> Asked<Self::Inner> {
-        let Held { req, id, fingerprint } = held;
-        let (parts, body) = req.into_parts();
+    async fn read(&self, held: Box<Held<B>>) -> Asked<Self::Inner> {
+        let Held { parts, body, id, fingerprint } = *held;
         // An empty body is a body, so that no way of sending none makes a difference.
         let mut print = Some(fingerprint.chunk(b""));
         let see = |data: &[u8]| print = print.take().map(|print| print.chunk(data));

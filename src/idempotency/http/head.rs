@@ -86,7 +86,8 @@ impl KeptFields {
     /// others.
     pub(super) fn encode(&self, head: &HeaderMap, trailers: Option<&HeaderMap>) -> Vec<u8> {
         let grpc = is_grpc(head);
-        let mut bytes = vec![VERSION];
+        let mut bytes = Vec::with_capacity(128);
+        bytes.push(VERSION);
         let head = head.iter().filter(|(name, _)| self.is_kept(name, grpc));
         let trailers = trailers.into_iter().flatten().filter(|(name, _)| !is_never_kept(name));
         let fields = head.map(|field| (HEAD, field)).chain(trailers.map(|field| (TRAILER, field)));
