@@ -86,12 +86,18 @@ impl KeptFields {
     /// others.
     pub(super) fn encode(&self, head: &HeaderMap, trailers: Option<&HeaderMap>) -> Vec<u8> {
         let grpc = is_grpc(head);
-        let mut bytes = Vec::with_capacity(128);
+        let fields = || {
+            let head = head.iter().filter(|(name, _)| self.is_kept(name, grpc));
+            let trailers = trailers.into_iter().flatten().filter(|(name, _)| !is_never_kept(name));
+            head.map(|field| (HEAD, field)).chain(trailers.map(|field| (TRAILER, field)))
+        };
+        // To the byte, since it is kept for long.
+        let length = |(_, (name, value)): (u8, (&HeaderName, &HeaderValue))| {
+            7 + name.as_str().len() + value.len()
+        };
+        let mut bytes = Vec::with_capacity(1 + fields().map(length).sum::<usize>());
         bytes.push(VERSION);
-        let head = head.iter().filter(|(name, _)| self.is_kept(name, grpc));
-        let trailers = trailers.into_iter().flatten().filter(|(name, _)| !is_never_kept(name));
-        let fields = head.map(|field| (HEAD, field)).chain(trailers.map(|field| (TRAILER, field)));
-        for (kind, (name, value)) in fields {
+        for (kind, (name, value)) in fields() {
             let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
             // The http crate takes no longer names, and no message has a longer value.
             let (Ok(name_len), Ok(value_len)) =
