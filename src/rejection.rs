@@ -20,7 +20,9 @@ use crate::name::{LayerKind, Name};
 /// | `DeadlineExceeded` | 504 | `DEADLINE_EXCEEDED` | no |
 /// | `IdempotencyInFlight` | 409 | `ABORTED` | yes |
 /// | `IdempotencyMismatch` | 422 | `INVALID_ARGUMENT` | no |
-/// | `IdempotencyKeyMissing` | 400 | `INVALID_ARGUMENT` | no |
+/// | `IdempotencyKeyMissing`, `IdempotencyKeyInvalid` | 400 | `INVALID_ARGUMENT` | no |
+/// | `RequestTooLarge` | 413 | `INVALID_ARGUMENT` | no |
+/// | `RequestIncomplete` | 400 | `INVALID_ARGUMENT` | no |
 /// | `IdempotencyOutcomeUnknown` | 500 | `UNKNOWN` | no |
 /// | `StoreUnavailable` | 503 | `UNAVAILABLE` | no |
 /// | `Draining` | 503 + `Connection: close` | `UNAVAILABLE` | yes |
@@ -50,6 +52,12 @@ pub enum RejectionKind {
     IdempotencyMismatch,
     /// The idempotency key is required and missing.
     IdempotencyKeyMissing,
+    /// What came as an idempotency key is none, or there are several.
+    IdempotencyKeyInvalid,
+    /// The request's body is longer than the layer takes.
+    RequestTooLarge,
+    /// The request's body ended early or could not be read.
+    RequestIncomplete,
     /// An earlier call with the same idempotency key was interrupted, and nobody knows whether it took
     /// effect.
     IdempotencyOutcomeUnknown,
@@ -63,7 +71,7 @@ pub enum RejectionKind {
 
 impl RejectionKind {
     /// In the order of their definition.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::RateLimited,
         Self::ExceedsBurst,
         Self::CircuitOpen,
@@ -73,6 +81,9 @@ impl RejectionKind {
         Self::IdempotencyInFlight,
         Self::IdempotencyMismatch,
         Self::IdempotencyKeyMissing,
+        Self::IdempotencyKeyInvalid,
+        Self::RequestTooLarge,
+        Self::RequestIncomplete,
         Self::IdempotencyOutcomeUnknown,
         Self::StoreUnavailable,
         Self::Draining,
@@ -96,6 +107,9 @@ impl RejectionKind {
             Self::IdempotencyInFlight => "idempotency_in_flight",
             Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::IdempotencyKeyMissing => "idempotency_key_missing",
+            Self::IdempotencyKeyInvalid => "idempotency_key_invalid",
+            Self::RequestTooLarge => "request_too_large",
+            Self::RequestIncomplete => "request_incomplete",
             Self::IdempotencyOutcomeUnknown => "idempotency_outcome_unknown",
             Self::StoreUnavailable => "store_unavailable",
             Self::Draining => "draining",
@@ -114,6 +128,9 @@ impl RejectionKind {
             Self::IdempotencyInFlight => "a call with this idempotency key is in flight",
             Self::IdempotencyMismatch => "idempotency key reused with another payload",
             Self::IdempotencyKeyMissing => "idempotency key missing",
+            Self::IdempotencyKeyInvalid => "idempotency key not valid",
+            Self::RequestTooLarge => "the request's body is too long",
+            Self::RequestIncomplete => "the request's body could not be read",
             Self::IdempotencyOutcomeUnknown => {
                 "an earlier call with this idempotency key was interrupted, its outcome is unknown"
             }
@@ -459,6 +476,9 @@ impl Rejection {
             | RejectionKind::DeadlineExceeded
             | RejectionKind::IdempotencyMismatch
             | RejectionKind::IdempotencyKeyMissing
+            | RejectionKind::IdempotencyKeyInvalid
+            | RejectionKind::RequestTooLarge
+            | RejectionKind::RequestIncomplete
             | RejectionKind::IdempotencyOutcomeUnknown
             | RejectionKind::StoreUnavailable => false,
         }

@@ -18,6 +18,7 @@ use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::rejection::Rejection;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Judges HTTP and gRPC calls by their status, their `Retry-After`, the safety of their method and
 /// their errors. The type parameter is inferred from the service's error type.
@@ -41,6 +42,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 ///
 /// A 503 with `Retry-After` is by method too: the header says when to come back, not that nothing
 /// happened.
+///
+/// An answer with `Idempotency-Replayed: true` is one on record and is never retried, whatever its status.
 ///
 /// For a gRPC request (`content-type: application/grpc…`) `grpc-status` in the response's headers
 /// decides, if it is there, and `grpc-retry-pushback-ms` takes the place of `Retry-After`: a negative
@@ -294,13 +297,14 @@ impl Ticket {
         if self.grpc
             && let Some(code) = grpc::status(headers)
         {
-            return refused(self, response).unwrap_or_else(|| grpc::judge(code, headers, self));
+            return refused(self, response)
+                .unwrap_or_else(|| final_if_replayed(headers, grpc::judge(code, headers, self)));
         }
         match status.as_u16() {
             100..400 => Verdict::success(),
-            _ => {
-                refused(self, response).unwrap_or_else(|| self.judge_failed_status(status, headers))
-            }
+            _ => refused(self, response).unwrap_or_else(|| {
+                final_if_replayed(headers, self.judge_failed_status(status, headers))
+            }),
         }
     }
 
@@ -322,6 +326,14 @@ impl Ticket {
             // RFC 9110, section 15: an unknown 5xx is a 500, a number outside 100..600 a server error.
             _ => Verdict::failure(FailureClass::Flaky).with_retry(self.hint(after())),
         }
+    }
+}
+
+/// What is on record does not change by asking again.
+fn final_if_replayed(headers: &HeaderMap, verdict: Verdict) -> Verdict {
+    match headers.get(IDEMPOTENCY_REPLAYED) {
+        Some(replayed) if replayed == "true" => verdict.with_retry(RetryHint::Never),
+        _ => verdict,
     }
 }
 

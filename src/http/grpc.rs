@@ -34,7 +34,7 @@ pub(super) mod code {
 }
 
 /// The content type a gRPC request deserves in its answer; `None` if it is not a gRPC request.
-pub(super) fn answer_content_type(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn answer_content_type(headers: &HeaderMap) -> Option<HeaderValue> {
     const GRPC: &[u8] = b"application/grpc";
     const WEB: &[u8] = b"-web";
     let value = headers.get(CONTENT_TYPE)?;

@@ -91,7 +91,7 @@ mod trailers;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use grpc::trailers_only;
+pub(crate) use grpc::{answer_content_type as grpc_content_type, trailers_only};
 pub(crate) use headers::{rate_limit_fields, refusal_fields};
 
 pub use classify::{Standard, Ticket, standard};

@@ -259,7 +259,10 @@ const fn codes(kind: RejectionKind) -> (StatusCode, u64) {
         K::IdempotencyInFlight => (StatusCode::CONFLICT, code::ABORTED),
         K::IdempotencyMismatch => (StatusCode::UNPROCESSABLE_ENTITY, code::INVALID_ARGUMENT),
         K::IdempotencyOutcomeUnknown => (StatusCode::INTERNAL_SERVER_ERROR, code::UNKNOWN),
-        K::IdempotencyKeyMissing => (StatusCode::BAD_REQUEST, code::INVALID_ARGUMENT),
+        K::IdempotencyKeyMissing | K::IdempotencyKeyInvalid | K::RequestIncomplete => {
+            (StatusCode::BAD_REQUEST, code::INVALID_ARGUMENT)
+        }
+        K::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, code::INVALID_ARGUMENT),
     }
 }
 

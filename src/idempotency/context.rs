@@ -1,7 +1,12 @@
+use std::future::Future;
 use std::sync::Arc;
 
 use crate::store::{Fields, Hex, RecordId};
 use crate::sync::atomic::{AtomicBool, Ordering};
+
+tokio::task_local! {
+    static CURRENT: EffectContext;
+}
 
 /// What the executed code may know of its execution, and what it can say of it. Cheap to clone.
 ///
@@ -111,6 +116,40 @@ impl EffectContext {
     #[must_use]
     pub fn is_not_applied(&self) -> bool {
         self.not_applied.load(Ordering::Relaxed)
+    }
+
+    /// That of the call which the running code is part of: of the handler behind an
+    /// [`IdempotencyLayer`](super::IdempotencyLayer), whatever its request looks like. Not in tasks that it
+    /// spawns.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use buttress::idempotency::{EffectContext, Idempotency, IdempotencyLayer, Identity, Scope};
+    /// use buttress::store::{Fingerprint, MemoryStore};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// let orders = ServiceBuilder::new()
+    ///     .layer(IdempotencyLayer::new(gate, |order: &u64| {
+    ///         Some(Identity::new(&Scope::global(), order.to_le_bytes(), Fingerprint::NONE))
+    ///     }))
+    ///     .service(service_fn(|_order: u64| async {
+    ///         let effect = EffectContext::current().unwrap();
+    ///         Ok::<_, std::io::Error>(effect.derive_key("transfer"))
+    ///     }));
+    /// assert_eq!(orders.oneshot(7).await.unwrap().len(), 64);
+    /// assert!(EffectContext::current().is_none());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// `work`, as the code that this is the context of.
+    pub(super) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
     }
 
     /// For a run that has no record.

@@ -297,6 +297,18 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Begin<S>, StoreError> {
+        self.claim_while(pace, id, fingerprint, policy, || true).await
+    }
+
+    /// `go_on` is asked before each pause of waiting for somebody else's run, and may end it.
+    pub(super) async fn claim_while<P: Pace>(
+        &self,
+        pace: P,
+        id: RecordId,
+        fingerprint: Fingerprint,
+        policy: OnInterrupted,
+        mut go_on: impl FnMut() -> bool + Send,
+    ) -> Result<Begin<S>, StoreError> {
         let settings = &self.shared.settings;
         let claim = Claim::new(fingerprint, Attempt::new())
             .lease(settings.lease)
@@ -329,7 +341,7 @@ impl<S: Store> Idempotency<S> {
                 InFlight::Reject => Duration::ZERO,
                 InFlight::Wait(limit) => limit.saturating_sub(now().since(started)),
             };
-            if left.is_zero() {
+            if left.is_zero() || !go_on() {
                 let retry_after = retry_in.clamp(Duration::from_millis(1), LONGEST_WAIT);
                 return Ok(Begin::InFlight { retry_after });
             }

@@ -62,6 +62,32 @@
 //! # }
 //! ```
 //!
+//! # As a layer
+//!
+//! [`IdempotencyLayer`] wraps any service. For servers that honour `Idempotency-Key` it is made with
+//! [`IdempotencyLayer::http`], where the table of its answers is:
+//!
+//! ```
+//! # #[cfg(feature = "http")] {
+//! use axum::{Router, routing::post};
+//! use buttress::idempotency::{Idempotency, IdempotencyLayer, Scope};
+//! use buttress::store::MemoryStore;
+//!
+//! #[derive(Clone)]
+//! struct Account(u64); // put there by a layer further out, which authenticates
+//!
+//! let gate = Idempotency::new("payments", MemoryStore::default(), Scope::global());
+//! let layer = IdempotencyLayer::http(gate)
+//!     .tenant(|request| Some(Scope::tenant(request.extensions.get::<Account>()?.0.to_le_bytes())))
+//!     .required()
+//!     .build()?;
+//! let app: Router = Router::new().route("/payments", post(|| async { "paid" })).layer(layer);
+//! # }
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
+//!
+//! A client makes its calls repeatable with [`IdempotencyKeyLayer`].
+//!
 //! # How it decides
 //!
 //! A key is hashed with its [`Scope`] and names a record in a [store](crate::store). Claiming it is one
@@ -93,6 +119,19 @@
 //! the key is then treated like one whose owner has gone, at once if the store can. Spawn what must not
 //! depend on its caller.
 //!
+//! **The layer's calls are detached.** A server drops its handler when the client hangs up, or only closes its
+//! half of the connection, and a timeout further out drops it, too: the effect is then left half done. So from
+//! the moment that its request has been read, a call that has a key goes on without its caller, as a task if
+//! it has to wait. Dropping the future gives up the answer and nothing else. A caller gets no part of an answer
+//! before its record is durable. If the process ends first, the record says so
+//! ([`Detached`] lets it wait); if the store does not take the record, the answer is given, marked as
+//! unconfirmed, and recording is tried for five more minutes, while duplicates are told to come back. A panic
+//! goes on to the caller and is recorded by [`OnPanic`].
+//!
+//! **Readiness.** The layer is as ready as the service it wraps, and the ready instance goes with the call. A
+//! duplicate that waits for another's run exchanges it for a fresh one, which holds no place. Of the contract
+//! in `buttress::testing` one property does not hold, and must not: that a call dropped in flight stops.
+//!
 //! **The store is down.** A claim that is not confirmed is not run ([`Outage`] changes that). A run whose
 //! record is not confirmed returns its value all the same, with [`Status::Unconfirmed`].
 //!
@@ -102,13 +141,15 @@
 //! **Secrets.** Neither keys nor payloads are stored, only hashes; outcomes are stored as they are.
 //!
 //! **Cost.** In memory, a claim and a record are a SHA-256 of the key and two short locks. A run makes a timer
-//! only if it has to wait.
+//! only if it has to wait. In the layer, a call without a key costs nothing; one with a key costs a box, and a
+//! task if it has to wait.
 //!
 //! # Order
 //!
 //! Around all attempts of a retry, so that the key is claimed once for all of them
 //! ([`run_retry`](Idempotency::run_retry)); inside of whatever may refuse the call, so that refusals are not
-//! recorded.
+//! recorded. For the layer: inside of authentication, limits and load shedding, CORS and compression; outside of
+//! retry, timeout and breaker. On the client, [`IdempotencyKeyLayer`] is outside of the retry.
 //!
 //! # Comparison
 //!
@@ -127,26 +168,45 @@
 mod action;
 mod config;
 mod context;
+mod detached;
 #[cfg(feature = "serde")]
 mod effect;
+mod exchange;
+mod future;
 mod handle;
+#[cfg(feature = "http")]
+mod http;
+mod layer;
 mod pace;
 mod permit;
 mod ran;
 mod run;
 mod scope;
+mod service;
 mod value;
+mod work;
 
 #[cfg(feature = "serde")]
 pub use action::{ActionIdError, compute_action_id};
 pub use config::{IdempotencyBuilder, InFlight, Outage};
 pub use context::EffectContext;
+pub use detached::Detached;
 #[cfg(feature = "serde")]
 pub use effect::{EffectClaim, EffectError, EffectRecord, EffectStatus, EffectStore, EffectTicket};
+pub use exchange::{Identified, Identity};
+pub use future::ResponseFuture;
 pub use handle::{Begin, Idempotency};
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub use http::{
+    Buffered, HttpExchange, HttpIdempotencyBuilder, IdempotencyKey, IdempotencyKeyLayer,
+    IdempotencyKeyService, KeyError, NotExecuted, OverSize, Unsized,
+};
+pub use layer::{IdempotencyLayer, OnPanic};
 pub use permit::Permit;
 pub use ran::{Earlier, Probed, Ran, RunError, Status};
 pub use scope::Scope;
+pub use service::IdempotencyService;
 #[cfg(feature = "serde")]
 pub use value::Json;
 pub use value::Replayable;

@@ -24,7 +24,7 @@ const OK: u16 = 0;
 const FAILED: u16 = 1;
 
 /// How a run goes on.
-enum Admitted<S: Store> {
+pub(super) enum Admitted<S: Store> {
     Run(Option<Permit<S>>),
     Probe(Permit<S>),
     Replay(Record),
@@ -278,7 +278,7 @@ impl<S: Store> Idempotency<S> {
     }
 
     /// What `run` does without somebody who could find out.
-    fn policy_without_probe(&self) -> OnInterrupted {
+    pub(super) fn policy_without_probe(&self) -> OnInterrupted {
         match self.shared.settings.on_interrupted {
             OnInterrupted::Probe => OnInterrupted::Fail,
             policy => policy,
@@ -292,8 +292,20 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Admitted<S>, Rejection> {
+        self.admit_while(pace, id, fingerprint, policy, || true).await
+    }
+
+    /// See [`claim_while`](Self::claim_while) for `go_on`.
+    pub(super) async fn admit_while<P: Pace>(
+        &self,
+        pace: P,
+        id: RecordId,
+        fingerprint: Fingerprint,
+        policy: OnInterrupted,
+        go_on: impl FnMut() -> bool + Send,
+    ) -> Result<Admitted<S>, Rejection> {
         let refused = |kind| self.shared.refused(self.shared.rejection(kind));
-        match self.claim(pace, id, fingerprint, policy).await {
+        match self.claim_while(pace, id, fingerprint, policy, go_on).await {
             Ok(Begin::Execute(permit)) => Ok(Admitted::Run(Some(permit))),
             Ok(Begin::Probe(permit)) => Ok(Admitted::Probe(permit)),
             Ok(Begin::Replay(record)) => Ok(Admitted::Replay(record)),
@@ -387,20 +399,18 @@ impl<S: Store> Idempotency<S> {
         let State::Completed(outcome) = &record.state else {
             return Err(RunError::Earlier(Earlier::Unreadable("it is not completed".into())));
         };
-        let earlier = match (outcome.status(), outcome.body()) {
-            (OK | FAILED, None) => Earlier::NotRetained,
-            (OK, Some(body)) => match T::from_bytes(body) {
-                Ok(value) => return Ok(Ran { value, status: Status::Replayed }),
-                Err(error) => Earlier::Unreadable(error.to_string()),
-            },
-            (FAILED, Some(text)) => Earlier::Failed(String::from_utf8_lossy(text).into_owned()),
-            (status, _) => Earlier::Unreadable(format!("its status is {status}")),
-        };
-        Err(RunError::Earlier(earlier))
+        match value_of(outcome) {
+            Ok(value) => Ok(Ran { value, status: Status::Replayed }),
+            Err(earlier) => Err(RunError::Earlier(earlier)),
+        }
     }
 
     #[cold]
-    async fn not_found_out<P: Pace, E>(&self, pace: P, permit: Permit<S>) -> RunError<E> {
+    pub(super) async fn not_found_out<P: Pace, E>(
+        &self,
+        pace: P,
+        permit: Permit<S>,
+    ) -> RunError<E> {
         // If the store does not answer, the next one has to find out.
         let _ = permit.interrupt_by(pace).await;
         let why = self.shared.rejection(RejectionKind::IdempotencyOutcomeUnknown);
@@ -408,18 +418,31 @@ impl<S: Store> Idempotency<S> {
     }
 
     #[cold]
-    fn lease_lost<E>(&self) -> RunError<E> {
+    pub(super) fn lease_lost<E>(&self) -> RunError<E> {
         self.shared.emit(EventKind::Unrecorded { reason: "lease_lost" });
         let why = self.shared.rejection(RejectionKind::IdempotencyOutcomeUnknown);
         RunError::Rejected(self.shared.refused(why))
     }
 }
 
-fn context<S: Store>(permit: Option<&Permit<S>>, id: RecordId) -> EffectContext {
+pub(super) fn context<S: Store>(permit: Option<&Permit<S>>, id: RecordId) -> EffectContext {
     permit.map_or_else(|| EffectContext::ungated(id), Permit::context)
 }
 
-fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>) -> Outcome {
+/// What [`outcome_of`] made.
+pub(super) fn value_of<T: Replayable>(outcome: &Outcome) -> Result<T, Earlier> {
+    Err(match (outcome.status(), outcome.body()) {
+        (OK | FAILED, None) => Earlier::NotRetained,
+        (OK, Some(body)) => match T::from_bytes(body) {
+            Ok(value) => return Ok(value),
+            Err(error) => Earlier::Unreadable(error.to_string()),
+        },
+        (FAILED, Some(text)) => Earlier::Failed(String::from_utf8_lossy(text).into_owned()),
+        (status, _) => Earlier::Unreadable(format!("its status is {status}")),
+    })
+}
+
+pub(super) fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>) -> Outcome {
     match result {
         Ok(value) => match value.to_bytes() {
             Ok(bytes) => Outcome::new(OK, [], bytes),
@@ -430,10 +453,17 @@ fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>) -> Outcome
 }
 
 /// `work`, with its lease kept; `None` if that was lost. What is ready at once makes no timer.
-async fn attend<S: Store, F: Future>(permit: Option<&Permit<S>>, work: F) -> Option<F::Output> {
+pub(super) async fn attend<S: Store, F: Future>(
+    permit: Option<&Permit<S>>,
+    work: F,
+) -> Option<F::Output> {
     let mut work = pin!(work);
     let Some(permit) = permit else { return Some(work.await) };
-    let mut lost = pin!(permit.keep_alive());
+    if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+        return Some(output);
+    }
+    // Beside, since what never waits would have to make room for it.
+    let mut lost = Box::pin(permit.keep_alive());
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => lost.as_mut().poll(cx).map(|()| None),

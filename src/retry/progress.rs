@@ -191,6 +191,9 @@ fn kept_from_callee(refusal: &Rejection) -> bool {
         | RejectionKind::IdempotencyInFlight
         | RejectionKind::IdempotencyMismatch
         | RejectionKind::IdempotencyKeyMissing
+        | RejectionKind::IdempotencyKeyInvalid
+        | RejectionKind::RequestTooLarge
+        | RejectionKind::RequestIncomplete
         | RejectionKind::Draining => true,
         // The time may run out, and the store fail, after the call; an interrupted call may have taken
         // effect. An injected fault counts as one of the callee's.

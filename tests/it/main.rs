@@ -18,6 +18,9 @@ mod failure_budget;
 #[cfg(feature = "http")]
 mod http;
 mod idempotency;
+#[cfg(feature = "http")]
+mod idempotency_http;
+mod idempotency_layer;
 mod let_go;
 mod rate_limit;
 mod rate_limit_golden;

@@ -28,6 +28,10 @@ impl Server {
         Self { addr, tasks }
     }
 
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     /// A connection of its own, kept alive.
     pub(crate) async fn connect(&mut self) -> Connection {
         let stream = TcpStream::connect(self.addr).await.unwrap();

@@ -15,7 +15,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
-const KINDS: [(RejectionKind, u16, &str); 13] = [
+const KINDS: [(RejectionKind, u16, &str); 16] = [
     (RejectionKind::RateLimited, 429, "8"),
     (RejectionKind::ExceedsBurst, 429, "8"),
     (RejectionKind::CircuitOpen, 503, "14"),
@@ -25,6 +25,9 @@ const KINDS: [(RejectionKind, u16, &str); 13] = [
     (RejectionKind::IdempotencyInFlight, 409, "10"),
     (RejectionKind::IdempotencyMismatch, 422, "3"),
     (RejectionKind::IdempotencyKeyMissing, 400, "3"),
+    (RejectionKind::IdempotencyKeyInvalid, 400, "3"),
+    (RejectionKind::RequestTooLarge, 413, "3"),
+    (RejectionKind::RequestIncomplete, 400, "3"),
     (RejectionKind::IdempotencyOutcomeUnknown, 500, "2"),
     (RejectionKind::StoreUnavailable, 503, "14"),
     (RejectionKind::Draining, 503, "14"),

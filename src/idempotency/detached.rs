@@ -1,0 +1,123 @@
+//! Executions that go on without their callers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// The calls of a layer that go on when their callers go. A process that ends should wait for them: what is
+/// cut off is recorded as interrupted.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// # use buttress::idempotency::{Idempotency, IdempotencyLayer, Identity, Scope};
+/// # use buttress::store::{Fingerprint, MemoryStore};
+/// use std::time::Duration;
+/// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+/// # let layer = IdempotencyLayer::new(gate, |order: &u64| {
+/// #     Some(Identity::new(&Scope::global(), order.to_le_bytes(), Fingerprint::NONE))
+/// # });
+/// let executions = layer.detached();
+/// let all_done = tokio::time::timeout(Duration::from_secs(10), executions.idle()).await;
+/// assert!(all_done.is_ok() && executions.count() == 0);
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Detached(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    executions: AtomicUsize,
+    unconfirmed: AtomicUsize,
+    fewer: Notify,
+}
+
+/// One of them, until it is dropped.
+pub(super) struct Entered {
+    detached: Detached,
+    unconfirmed: bool,
+}
+
+/// How many records are still being confirmed in the background, at most.
+const MOST_UNCONFIRMED: usize = 1_000;
+
+impl Detached {
+    pub(super) fn enter(&self) -> Entered {
+        self.0.executions.fetch_add(1, Ordering::Relaxed);
+        Entered { detached: self.clone(), unconfirmed: false }
+    }
+
+    /// Calls that have been read and not been recorded or answered yet: such whose callers wait and such
+    /// whose callers have gone. Calls that pass through do not count.
+    ///
+    /// ```
+    /// # use buttress::idempotency::{Idempotency, IdempotencyLayer, Identity, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let layer = IdempotencyLayer::new(gate, |order: &u64| {
+    /// #     Some(Identity::new(&Scope::global(), order.to_le_bytes(), Fingerprint::NONE))
+    /// # });
+    /// assert_eq!(layer.detached().count(), 0);
+    /// ```
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.executions.load(Ordering::Acquire)
+    }
+
+    /// Waits until there are none. Stop the server first, or there may always be another.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # use buttress::idempotency::{Idempotency, IdempotencyLayer, Identity, Scope};
+    /// # use buttress::store::{Fingerprint, MemoryStore};
+    /// # let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// # let layer = IdempotencyLayer::new(gate, |order: &u64| {
+    /// #     Some(Identity::new(&Scope::global(), order.to_le_bytes(), Fingerprint::NONE))
+    /// # });
+    /// layer.detached().idle().await;
+    /// # }
+    /// ```
+    pub async fn idle(&self) {
+        loop {
+            // Notices every change from here on, also before it is polled.
+            let fewer = self.0.fewer.notified();
+            if self.count() == 0 {
+                return;
+            }
+            fewer.await;
+        }
+    }
+}
+
+impl Entered {
+    /// Goes on trying to record; `None` if too many are at that.
+    pub(super) fn unconfirmed(mut self) -> Option<Self> {
+        let room = |count| (count < MOST_UNCONFIRMED).then_some(count + 1);
+        let counter = &self.detached.0.unconfirmed;
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
+        self.unconfirmed = true;
+        Some(self)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let inner = &self.detached.0;
+        if self.unconfirmed {
+            inner.unconfirmed.fetch_sub(1, Ordering::Relaxed);
+        }
+        if inner.executions.fetch_sub(1, Ordering::Release) == 1 {
+            inner.fewer.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Detached").field("count", &self.count()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,232 @@
+//! A body that has been read, as far as it has.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use ::http::HeaderMap;
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::error::BoxError;
+
+/// The body of requests and responses behind and in front of an HTTP
+/// [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer): what was read of it, and then the rest.
+///
+/// axum and tonic take bodies of any kind. Where yours must be of one type, convert it, as
+/// `request.map(axum::body::Body::new)` does. The original must be `Unpin` (wrap it in `Box::pin` if it is
+/// not). Errors of the original are passed on as [`BoxError`].
+///
+/// ```
+/// use buttress::idempotency::Buffered;
+/// use bytes::Bytes;
+/// use http_body_util::{BodyExt, Full};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let body: Buffered<Full<Bytes>> = Bytes::from_static(b"hello").into();
+/// assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+/// # });
+/// ```
+pub struct Buffered<B> {
+    kept: Bytes,
+    end: Option<Box<End>>,
+    rest: Option<B>,
+}
+
+/// What came after the data.
+enum End {
+    Trailers(HeaderMap),
+    Failed(BoxError),
+}
+
+impl<B> Buffered<B> {
+    pub(super) fn passing(body: B) -> Self {
+        Self { kept: Bytes::new(), end: None, rest: Some(body) }
+    }
+
+    pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let end = trailers.map(|trailers| Box::new(End::Trailers(trailers)));
+        Self { kept: data, end, rest: None }
+    }
+}
+
+impl<B> Buffered<B> {
+    /// What was read.
+    pub(super) fn data(&self) -> &[u8] {
+        &self.kept
+    }
+
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+        match self.end.as_deref() {
+            Some(End::Trailers(trailers)) => Some(trailers),
+            Some(End::Failed(_)) | None => None,
+        }
+    }
+
+    /// The error that ended it.
+    pub(super) fn into_error(self) -> Option<BoxError> {
+        match self.end.map(|end| *end) {
+            Some(End::Failed(error)) => Some(error),
+            Some(End::Trailers(_)) | None => None,
+        }
+    }
+}
+
+impl<B> Default for Buffered<B> {
+    fn default() -> Self {
+        Self::whole(Bytes::new(), None)
+    }
+}
+
+impl<B> From<Bytes> for Buffered<B> {
+    fn from(data: Bytes) -> Self {
+        Self::whole(data, None)
+    }
+}
+
+impl<B> Body for Buffered<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if !self.kept.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(mem::take(&mut self.kept)))));
+        }
+        if let Some(rest) = &mut self.rest {
+            let frame = ready!(Pin::new(rest).poll_frame(cx));
+            return Poll::Ready(frame.map(|frame| frame.map(as_bytes).map_err(Into::into)));
+        }
+        Poll::Ready(self.end.take().map(|end| match *end {
+            End::Trailers(trailers) => Ok(Frame::trailers(trailers)),
+            End::Failed(error) => Err(error),
+        }))
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.kept.is_empty()
+            && self.end.is_none()
+            && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        let kept = self.kept.len() as u64;
+        let Some(rest) = &self.rest else { return SizeHint::with_exact(kept) };
+        let rest = rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(kept));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(kept)) {
+            hint.set_upper(upper.max(hint.lower()));
+        }
+        hint
+    }
+}
+
+fn as_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
+    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+}
+
+impl<B> fmt::Debug for Buffered<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffered")
+            .field("kept", &self.kept.len())
+            .field("passing", &self.rest.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How reading a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    Whole,
+    /// It is longer than was wanted.
+    TooLong,
+    Failed,
+}
+
+/// Reads `body` to its end, or until it turns out to be longer than `most`. Data that fits is shown to `see`,
+/// piece by piece.
+pub(super) async fn fill<B>(
+    mut body: B,
+    most: usize,
+    mut see: impl FnMut(&[u8]) + Send,
+) -> (Buffered<B>, Fill)
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let mut data = Pieces::default();
+    let mut end = None;
+    let fill = loop {
+        // Known without being asked for the frame after the last.
+        if body.is_end_stream() {
+            break Fill::Whole;
+        }
+        match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            None => break Fill::Whole,
+            Some(Err(error)) => {
+                end = Some(Box::new(End::Failed(error.into())));
+                break Fill::Failed;
+            }
+            Some(Ok(frame)) => match as_bytes(frame).into_data() {
+                Ok(piece) => {
+                    let fits = piece.len() <= most.saturating_sub(data.len());
+                    if fits {
+                        see(&piece);
+                    }
+                    data.push(piece);
+                    if !fits {
+                        break Fill::TooLong;
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        end = Some(Box::new(End::Trailers(trailers)));
+                        break Fill::Whole;
+                    }
+                }
+            },
+        }
+    };
+    let rest = (fill == Fill::TooLong).then_some(body);
+    (Buffered { kept: data.finish(), end, rest }, fill)
+}
+
+/// One piece as it is, several as one.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        if self.all.is_empty() { self.first.len() } else { self.all.len() }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if self.len() == 0 {
+            self.first = piece;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&self.first);
+        }
+        self.all.extend_from_slice(&piece);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
+}

@@ -1,0 +1,361 @@
+//! Requests and responses of HTTP.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use ::http::request::Parts;
+use ::http::{Method, Request, Response, StatusCode, Version};
+use bytes::Bytes;
+use http_body::Body;
+
+use super::body::{Buffered, Fill, fill};
+use super::config::{OverSize, Unsized};
+use super::head::{KeptFields, decode, is_grpc};
+use super::key::{KeyError, KeyRules};
+use crate::error::BoxError;
+use crate::idempotency::context::EffectContext;
+use crate::idempotency::exchange::sealed::{
+    Asked, Exchange, Keep, Look, Record, Recorded, Refusal,
+};
+use crate::idempotency::ran::{Earlier, Status};
+use crate::idempotency::scope::Scope;
+use crate::rejection::RejectionKind;
+use crate::store::{Fingerprint, FingerprintBuilder, Outcome, RecordId};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+const BODY: HeaderName = HeaderName::from_static("idempotency-body");
+
+/// An extension that a handler puts on its response to say that its effect surely did not happen. The
+/// answer is then not recorded, and the key is free again: who comes with it next runs the handler.
+///
+/// For answers like "try again later" that are given before anything was done. A status alone never says
+/// this.
+///
+/// ```
+/// use axum::response::{IntoResponse, Response};
+/// use axum::{Extension, http::StatusCode};
+/// use buttress::idempotency::NotExecuted;
+/// async fn pay() -> Response {
+///     // The bank could not be reached, so no money has gone.
+///     (StatusCode::SERVICE_UNAVAILABLE, Extension(NotExecuted)).into_response()
+/// }
+/// # let _ = pay;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "it says one thing")]
+pub struct NotExecuted;
+
+pub(super) type TenantOf = Arc<dyn Fn(&Parts) -> Option<Scope> + Send + Sync>;
+pub(super) type KeyOf = Arc<dyn Fn(&Parts) -> Option<Vec<u8>> + Send + Sync>;
+
+/// HTTP and gRPC calls; see [`IdempotencyLayer::http`](crate::idempotency::IdempotencyLayer::http).
+#[derive(Clone)]
+pub struct HttpExchange {
+    pub(super) keys: KeyRules,
+    pub(super) required: bool,
+    pub(super) derived: Option<KeyOf>,
+    pub(super) methods: Vec<Method>,
+    pub(super) tenant: TenantOf,
+    pub(super) fingerprinted: Vec<HeaderName>,
+    pub(super) max_body: usize,
+    pub(super) over_size: OverSize,
+    pub(super) unsized_answers: Unsized,
+    pub(super) kept: KeptFields,
+}
+
+impl fmt::Debug for HttpExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpExchange")
+            .field("keys", &self.keys)
+            .field("required", &self.required)
+            .field("methods", &self.methods)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request whose body has not been read yet.
+#[derive(Debug)]
+pub struct Held<B> {
+    parts: Parts,
+    body: B,
+    id: RecordId,
+    fingerprint: FingerprintBuilder,
+}
+
+/// Enough of a request to answer it in its own way.
+#[derive(Debug)]
+pub struct Spare {
+    version: Version,
+    content_type: Option<HeaderValue>,
+}
+
+fn refused(kind: RejectionKind) -> Refusal {
+    Refusal { kind, source: None }
+}
+
+fn bad_key(why: KeyError) -> Refusal {
+    Refusal { kind: RejectionKind::IdempotencyKeyInvalid, source: Some(Arc::new(why)) }
+}
+
+/// A key that nobody can send.
+fn derived_key(key: &[u8]) -> Vec<u8> {
+    [b"\0derived\0", key].concat()
+}
+
+impl HttpExchange {
+    fn identify(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
+        let sent = self.keys.find(&parts.headers).map_err(bad_key)?;
+        let derived = match (&sent, &self.derived) {
+            (None, Some(derive)) => derive(parts).map(|key| derived_key(&key)),
+            _ => None,
+        };
+        let key = match (&sent, &derived) {
+            (Some(key), _) => key.as_str().as_bytes(),
+            (None, Some(key)) => key,
+            (None, None) if self.required => {
+                return Err(refused(RejectionKind::IdempotencyKeyMissing));
+            }
+            (None, None) => return Ok(None),
+        };
+        let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant))?;
+        Ok(Some(RecordId::of(scope.as_bytes(), key)))
+    }
+
+    fn fingerprint(&self, parts: &Parts) -> FingerprintBuilder {
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut print =
+            Fingerprint::builder().field(parts.method.as_str().as_bytes()).field(path.as_bytes());
+        for name in [CONTENT_TYPE].iter().chain(&self.fingerprinted) {
+            let values = parts.headers.get_all(name);
+            let count = values.iter().count() as u64;
+            print = print.field(name.as_str().as_bytes()).field(&count.to_le_bytes());
+            for value in values {
+                print = print.field(value.as_bytes());
+            }
+        }
+        print
+    }
+}
+
+impl<B> Exchange<Request<B>> for HttpExchange
+where
+    B: Body + Unpin + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Inner = Request<Buffered<B>>;
+    type Held = Box<Held<B>>;
+    type Spare = Spare;
+
+    fn look(&self, req: Request<B>) -> Look<Self::Inner, Box<Held<B>>> {
+        let nothing_to_find = || {
+            !self.required
+                && self.derived.is_none()
+                && !req.headers().contains_key(&self.keys.header)
+        };
+        if !self.methods.contains(req.method()) || nothing_to_find() {
+            return Look::Pass(req.map(Buffered::passing));
+        }
+        let (parts, body) = req.into_parts();
+        let id = match self.identify(&parts) {
+            Ok(Some(id)) => id,
+            Ok(None) => return Look::Pass(Request::from_parts(parts, Buffered::passing(body))),
+            Err(why) => {
+                return Look::Refuse(Request::from_parts(parts, Buffered::passing(body)), why);
+            }
+        };
+        // Told to be too long: nothing of it is read.
+        if usize::try_from(body.size_hint().lower()).map_or(true, |least| least > self.max_body) {
+            let req = Request::from_parts(parts, Buffered::passing(body));
+            return match self.over_size {
+                OverSize::Refuse => Look::Refuse(req, refused(RejectionKind::RequestTooLarge)),
+                OverSize::Pass => Look::Pass(req),
+            };
+        }
+        let fingerprint = self.fingerprint(&parts);
+        Look::Gate(Box::new(Held { parts, body, id, fingerprint }))
+    }
+
+    async fn read(&self, held: Box<Held<B>>) -> Asked<Self::Inner> {
+        let Held { parts, body, id, fingerprint } = *held;
+        // An empty body is a body, so that no way of sending none makes a difference.
+        let mut print = Some(fingerprint.chunk(b""));
+        let see = |data: &[u8]| print = print.take().map(|print| print.chunk(data));
+        let (body, fill) = fill(body, self.max_body, see).await;
+        match (fill, self.over_size) {
+            (Fill::Whole, _) => {
+                let print = print.map_or(Fingerprint::NONE, FingerprintBuilder::finish);
+                Asked::Gate(id, print, Request::from_parts(parts, body))
+            }
+            (Fill::TooLong, OverSize::Pass) => Asked::Pass(Request::from_parts(parts, body)),
+            (Fill::TooLong, OverSize::Refuse) => {
+                let req = Request::from_parts(parts, body);
+                Asked::Refuse(req, refused(RejectionKind::RequestTooLarge))
+            }
+            (Fill::Failed, _) => {
+                let why = unreadable(body.into_error());
+                Asked::Refuse(Request::from_parts(parts, Buffered::default()), why)
+            }
+        }
+    }
+
+    fn tell(&self, req: &mut Self::Inner, effect: &EffectContext) {
+        req.extensions_mut().insert(effect.clone());
+    }
+
+    fn spare(&self, req: &Self::Inner) -> Spare {
+        Spare { version: req.version(), content_type: req.headers().get(CONTENT_TYPE).cloned() }
+    }
+
+    fn revive(&self, spare: Spare) -> Self::Inner {
+        let mut req = Request::new(Buffered::default());
+        *req.version_mut() = spare.version;
+        if let Some(content_type) = spare.content_type {
+            req.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        req
+    }
+}
+
+/// A limit further out that the body went over, or a client that has gone.
+fn unreadable(error: Option<BoxError>) -> Refusal {
+    let Some(error) = error else { return refused(RejectionKind::RequestIncomplete) };
+    let mut link: Option<&(dyn StdError + 'static)> = Some(&*error);
+    let mut kind = RejectionKind::RequestIncomplete;
+    for _ in 0..32 {
+        let Some(error) = link else { break };
+        if error.is::<http_body_util::LengthLimitError>() {
+            kind = RejectionKind::RequestTooLarge;
+        }
+        link = error.source();
+    }
+    Refusal { kind, source: Some(Arc::from(error)) }
+}
+
+impl<B, E> Record<Response<B>, E> for HttpExchange
+where
+    B: Body + Unpin + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    E: Send + 'static,
+{
+    type Answer = Response<Buffered<B>>;
+
+    #[inline]
+    fn pass(res: Response<B>) -> Self::Answer {
+        res.map(Buffered::passing)
+    }
+
+    async fn record(
+        &self,
+        result: Result<Response<B>, E>,
+        effect: &EffectContext,
+        room: usize,
+    ) -> Recorded<Self::Answer, E> {
+        let not_applied = effect.is_not_applied();
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                let keep = if not_applied { Keep::Release } else { Keep::Interrupt };
+                return Recorded { result: Err(error), keep };
+            }
+        };
+        let status = response.status();
+        let failed = status.is_client_error() || status.is_server_error();
+        if response.extensions().get::<NotExecuted>().is_some() || failed && not_applied {
+            return Recorded { result: Ok(response.map(Buffered::passing)), keep: Keep::Release };
+        }
+        let (parts, body) = response.into_parts();
+        let (body, fill) = self.collect(body, room).await;
+        let head = self.kept.encode(&parts.headers, body.trailers());
+        let keep = Keep::Complete(match fill {
+            Some(Fill::Whole) => Outcome::new(status.as_u16(), head, body.data()),
+            Some(Fill::TooLong | Fill::Failed) | None => {
+                Outcome::not_retained(status.as_u16(), head)
+            }
+        });
+        Recorded { result: Ok(Response::from_parts(parts, body)), keep }
+    }
+
+    fn mark(&self, answer: &mut Self::Answer, status: Status) {
+        let text = match status {
+            Status::Stored => "stored",
+            Status::NotRetained => "not-retained",
+            Status::Replayed => "replayed",
+            Status::Unconfirmed => "unconfirmed",
+            Status::Ungated => "ungated",
+        };
+        answer.headers_mut().insert(STATUS, HeaderValue::from_static(text));
+    }
+
+    fn replay(&self, outcome: &Arc<Outcome>) -> Result<Self::Answer, Earlier> {
+        let unreadable = |what: &str| Earlier::Unreadable(format!("its {what} is none of HTTP"));
+        let status = StatusCode::from_u16(outcome.status()).map_err(|_| unreadable("status"))?;
+        let (mut head, trailers) = decode(outcome.head()).ok_or_else(|| unreadable("head"))?;
+        let yes = HeaderValue::from_static("true");
+        let body = if outcome.is_retained() {
+            Buffered::whole(Bytes::from_owner(BodyOf(Arc::clone(outcome))), trailers)
+        } else {
+            if is_grpc(&head) {
+                without_answer(&mut head, trailers);
+            }
+            head.insert(BODY, HeaderValue::from_static("omitted"));
+            Buffered::default()
+        };
+        head.insert(REPLAYED, yes);
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = head;
+        Ok(response)
+    }
+}
+
+impl HttpExchange {
+    /// Reads a body that can be kept; `None` if it is not even tried.
+    async fn collect<B>(&self, body: B, room: usize) -> (Buffered<B>, Option<Fill>)
+    where
+        B: Body + Unpin + Send,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let hint = body.size_hint();
+        let is_stream = hint.upper().is_none() && self.unsized_answers == Unsized::Stream;
+        let fits = usize::try_from(hint.lower()).is_ok_and(|least| least <= room);
+        if !body.is_end_stream() && (is_stream || !fits) {
+            return (Buffered::passing(body), None);
+        }
+        let (body, fill) = fill(body, room, |_| ()).await;
+        (body, Some(fill))
+    }
+}
+
+/// A gRPC call that was executed and whose answer was not kept: its status says that.
+fn without_answer(head: &mut HeaderMap, trailers: Option<HeaderMap>) {
+    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+    // What failed without an answer is told as it was.
+    let failed = |fields: &HeaderMap| fields.get(GRPC_STATUS).is_some_and(|code| code != "0");
+    if failed(head) {
+        return;
+    }
+    if let Some(trailers) = trailers.filter(failed) {
+        head.extend(trailers);
+        return;
+    }
+    // ALREADY_EXISTS.
+    head.insert(GRPC_STATUS, HeaderValue::from_static("6"));
+    let message = "executed before, its answer was not kept";
+    head.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+}
+
+/// The body in a record, without a copy.
+struct BodyOf(Arc<Outcome>);
+
+impl AsRef<[u8]> for BodyOf {
+    fn as_ref(&self) -> &[u8] {
+        self.0.body().unwrap_or_default()
+    }
+}
