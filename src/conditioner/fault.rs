@@ -97,7 +97,7 @@ impl Fault {
     }
 
     /// The call is not made; an empty response with this status answers it. Where the layer does not know
-    /// HTTP (see [`ConditionerLayer::http`](super::ConditionerLayer::http)) it is an error like
+    /// HTTP (see `ConditionerLayer::http`) it is an error like
     /// [`error`](Self::error) with the status in its text.
     ///
     /// ```

@@ -33,7 +33,7 @@ pub enum OnPanic {
 /// and so does code that uses the gate directly. [`OnInterrupted::Probe`](crate::store::OnInterrupted::Probe)
 /// has nobody to ask here and is treated like `Fail`.
 ///
-/// For HTTP and gRPC see [`IdempotencyLayer::http`].
+/// For HTTP and gRPC see `IdempotencyLayer::http`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -65,7 +65,7 @@
 //! # As a layer
 //!
 //! [`IdempotencyLayer`] wraps any service. For servers that honour `Idempotency-Key` it is made with
-//! [`IdempotencyLayer::http`], where the table of its answers is:
+//! `IdempotencyLayer::http`, where the table of its answers is:
 //!
 //! ```
 //! # #[cfg(feature = "http")] {
@@ -86,7 +86,7 @@
 //! # Ok::<(), buttress::ConfigError>(())
 //! ```
 //!
-//! A client makes its calls repeatable with [`IdempotencyKeyLayer`].
+//! A client makes its calls repeatable with `IdempotencyKeyLayer`.
 //!
 //! # How it decides
 //!
@@ -149,7 +149,7 @@
 //! Around all attempts of a retry, so that the key is claimed once for all of them
 //! ([`run_retry`](Idempotency::run_retry)); inside of whatever may refuse the call, so that refusals are not
 //! recorded. For the layer: inside of authentication, limits and load shedding, CORS and compression; outside of
-//! retry, timeout and breaker. On the client, [`IdempotencyKeyLayer`] is outside of the retry.
+//! retry, timeout and breaker. On the client, `IdempotencyKeyLayer` is outside of the retry.
 //!
 //! # Comparison
 //!

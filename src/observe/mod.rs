@@ -3,7 +3,7 @@
 //! A layer reports *decisions* (a refusal, a retry, a change of state), never each success; totals of
 //! successes are read from the objects (`stats()`). So observing costs nothing while nothing is wrong.
 //!
-//! With the feature `tracing` (default) every object reports to [`Tracing`]; further observers are
+//! With the feature `tracing` (default) every object reports to `Tracing`; further observers are
 //! added with the builders' `observe`. Observers run on the caller's thread, outside all locks, and
 //! should be quick. A panic in one is caught and dropped: it must not change the call it watches.
 //!

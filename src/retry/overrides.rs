@@ -8,7 +8,7 @@ use crate::outcome::FailureClass;
 
 /// Exceptions to a policy for one request; what is not named stays as in the policy.
 ///
-/// An `http::Request` carries it in its extensions (with [`HttpRequest`](super::HttpRequest)), any other
+/// An `http::Request` carries it in its extensions (with `HttpRequest`), any other
 /// request is asked by the function given to [`RetryLayer::overrides`](super::RetryLayer::overrides).
 /// With the feature `serde` it is read from the `"retry"` object of a task.
 ///

@@ -40,7 +40,7 @@ impl Attempt {
 /// what a request carries along; by default it carries nothing.
 ///
 /// Closures `Fn(&Req) -> Option<Req>` implement it, [`CloneRequest`] (the default) for requests that are
-/// `Clone`, [`HttpRequest`] for `http::Request` with its extensions.
+/// `Clone`, `HttpRequest` for `http::Request` with its extensions.
 ///
 /// ```
 /// use buttress::retry::Replay;
