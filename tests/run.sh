@@ -34,8 +34,8 @@ need_linker() {
 }
 
 rust_is_new_enough() {
-    local wanted found
-    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    # The crate asks for less, but all of its features do not: redb is the one that needs this.
+    local wanted=1.90 found
     have cargo && found=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || return 1
     [ "$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ]
 }
