@@ -411,6 +411,27 @@ async fn a_slow_and_a_hung_server_are_errors_in_time() {
     assert!(store.get(&id).await.unwrap().is_some());
 }
 
+/// Each store asks once whether the tables are its own: whoever else comes first must not stand in line for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_first_operations_on_a_hung_server_are_errors_in_time() {
+    let direct = store().await;
+    let proxy = Proxy::to(shared_port(start).await).await;
+    let store = PostgresStore::builder(config(proxy.port))
+        .table_prefix(prefix(&direct))
+        .timeout(Duration::from_millis(500))
+        .build()
+        .unwrap();
+    proxy.hang();
+    let (id, limit) = (RecordId::of(b"", b"k"), Duration::from_secs(2));
+    let all = (0..12).map(|_| fails_within(limit, store.get(&id)));
+    let kinds = futures_util::future::join_all(all).await;
+    assert!(kinds.iter().all(|kind| *kind == StoreErrorKind::Unavailable), "{kinds:?}");
+    proxy.pass();
+    let patient = PostgresStore::builder(config(proxy.port)).table_prefix(prefix(&direct));
+    let patient = patient.timeout(Duration::from_secs(10)).build().unwrap();
+    assert!(patient.get(&id).await.unwrap().is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_may_stop_die_and_come_back() {
     let mut server = start().await;

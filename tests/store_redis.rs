@@ -344,6 +344,20 @@ async fn a_server_may_be_slow_stop_die_and_come_back() {
     assert_eq!(finish, Finish::Applied);
 }
 
+/// Each store asks once for the eviction policy: whoever else comes first must not stand in line for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_first_operations_on_a_stopped_server_are_errors_in_time() {
+    let server = start().await;
+    let store = RedisStore::builder(client(server.port)).build().unwrap();
+    servers::signal("-STOP", server.pid());
+    let (id, limit) = (RecordId::of(b"", b"k"), Duration::from_millis(1_500));
+    let all = (0..40).map(|_| fails_within(limit, store.get(&id)));
+    let kinds = futures_util::future::join_all(all).await;
+    assert!(kinds.iter().all(|kind| *kind == StoreErrorKind::Unavailable), "{kinds:?}");
+    servers::signal("-CONT", server.pid());
+    assert!(soon(async || store.get(&id).await).await.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_refuses() {
     let primary = servers::redis(&["--repl-diskless-sync-delay", "0"]).await;

@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 
 use super::sql::SCHEMA_VERSION;
 use super::{Inner, Lent, PostgresStore, error};
+use crate::store::net::once;
 use crate::store::{StoreError, StoreErrorKind};
 use tokio::time::{Instant, timeout_at};
 
@@ -83,7 +84,7 @@ impl Inner {
 
     /// Before each operation; asks the database once.
     pub(super) async fn check(&self) -> Result<(), StoreError> {
-        self.checked.get_or_try_init(|| self.check_now()).await.copied()
+        once(&self.checked, self.timeout, || self.check_now()).await
     }
 
     async fn check_now(&self) -> Result<(), StoreError> {
