@@ -78,7 +78,8 @@ impl EffectContext {
     }
 
     /// Says that the effect surely did not happen, so that a failure is not recorded and the key is free
-    /// again. Counts only if the run fails.
+    /// again. Counts only if the run fails, and under a [retry](super::Idempotency::run_retry) only if every
+    /// attempt has said so before it ended.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -111,6 +112,11 @@ impl EffectContext {
     #[must_use]
     pub fn is_not_applied(&self) -> bool {
         self.not_applied.load(Ordering::Relaxed)
+    }
+
+    /// For one attempt of several: what it says of itself is not said of the others.
+    pub(crate) fn of_attempt(&self) -> Self {
+        Self { not_applied: Arc::default(), ..self.clone() }
     }
 
     /// For a run that has no record.
