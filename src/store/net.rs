@@ -87,9 +87,14 @@ mod tests {
     fn without_a_runtime_there_is_an_error_and_no_panic() {
         need_runtime().unwrap_err();
         #[cfg(feature = "store-postgres")]
-        is_refused(
-            &crate::store::PostgresStore::builder("host=db".parse().unwrap()).build().unwrap(),
-        );
+        {
+            let config = "host=db".parse().unwrap();
+            let store = crate::store::PostgresStore::builder(config).build().unwrap();
+            is_refused(&store);
+            let made = pin!(store.create_schema()).poll(&mut Context::from_waker(Waker::noop()));
+            let Poll::Ready(Err(error)) = made else { panic!("{made:?}") };
+            assert_eq!(error.kind(), StoreErrorKind::Refused);
+        }
         #[cfg(feature = "store-redis")]
         {
             let client = redis::Client::open("redis://127.0.0.1:1/").unwrap();

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::sql::SCHEMA_VERSION;
 use super::{Inner, Lent, PostgresStore, error};
-use crate::store::net::once;
+use crate::store::net::{need_runtime, once};
 use crate::store::{StoreError, StoreErrorKind};
 use tokio::time::{Instant, timeout_at};
 
@@ -37,6 +37,7 @@ impl PostgresStore {
     /// # Ok(()) }
     /// ```
     pub async fn create_schema(&self) -> Result<(), StoreError> {
+        need_runtime()?;
         let inner = &*self.0;
         // Longer than an operation: another process may be at it.
         let deadline = Instant::now() + 10 * inner.timeout;
