@@ -173,6 +173,24 @@ async fn tables_are_made_once_and_only_those_of_a_known_version_are_used() {
     assert_eq!(left.unwrap().get::<_, i64>(0), 1, "left as it was");
 }
 
+/// Making them may take longer than an operation: whoever is at it is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_makes_the_tables_waits_for_who_is_at_it() {
+    let store = builder().await.timeout(Duration::from_millis(400)).build().unwrap();
+    let port = shared_port(start).await;
+    let (client, connection) = tokio_postgres::connect(&format_config(port), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("SELECT pg_advisory_lock(7094142370837983091)").await.unwrap();
+    let made = tokio::spawn({
+        let store = store.clone();
+        async move { store.create_schema().await }
+    });
+    sleep(Duration::from_millis(900)).await;
+    assert!(!made.is_finished());
+    client.batch_execute("SELECT pg_advisory_unlock(7094142370837983091)").await.unwrap();
+    made.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_cannot_be_read_is_not_taken_for_none() {
     let store = store().await;

@@ -70,6 +70,11 @@ impl Inner {
         let Some(client) = &mut lent.0 else { return Ok(()) };
         let transaction = client.transaction().await.map_err(error::statement)?;
         let sql = &self.statements;
+        // The connection's own limits are those of an operation.
+        let limit = (10 * self.timeout).as_millis();
+        let limits =
+            format!("SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit};");
+        transaction.batch_execute(&limits).await.map_err(error::statement)?;
         transaction.batch_execute(&sql.lock_schema()).await.map_err(error::statement)?;
         let found = transaction.query(&sql.version, &[]).await.map_err(error::statement)?;
         match version(&found)?.unwrap_or(0) {
