@@ -158,8 +158,9 @@ async fn what_cannot_be_read_is_not_taken_for_none() {
     let store = store().await;
     let mut bare = connection(shared_port(start).await).await;
     let id = RecordId::of(b"", b"k");
-    let spoilers: [&[&str]; 7] = [
+    let spoilers: [&[&str]; 8] = [
         &["HSET", "v", "2"],
+        &["HDEL", "v"],
         &["HSET", "s", "7"],
         &["HSET", "a", "short"],
         &["HSET", "r", "-1"],
