@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::NoTls;
 
 use servers::limits;
+use servers::processes;
 use servers::proxy::Proxy;
 use servers::suite::{self, HOUR, claim, outcome};
 use servers::{Server, shared_port};
@@ -503,6 +504,27 @@ async fn a_server_may_stop_die_and_come_back() {
     assert_eq!(record.attempt, mine.attempt);
     let finish = store.complete(&id, mine.attempt, &outcome("x"), HOUR).await.unwrap();
     assert_eq!(finish, Finish::Applied);
+}
+
+/// Not a test but what the next one starts, unless nobody has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_executes() {
+    let Some(told) = processes::told() else { return };
+    let (port, prefix) = told.split_once(' ').unwrap();
+    let store = PostgresStore::builder(config(port.parse().unwrap()))
+        .table_prefix(prefix)
+        .timeout(Duration::from_secs(10))
+        .max_connections(4)
+        .build()
+        .unwrap();
+    processes::execute(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_execute_each_key_once_though_some_are_killed() {
+    let (store, port) = (store().await, shared_port(start).await);
+    let told = format!("{port} {}", prefix(&store));
+    processes::share_keys("a_process_executes", &told, store).await;
 }
 
 // ---- shared rate limits ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
 use servers::limits;
+use servers::processes;
 use servers::proxy::Proxy;
 use servers::suite::{self, HOUR, claim, outcome};
 use servers::{Server, shared_port};
@@ -378,6 +379,21 @@ async fn a_replica_refuses() {
         assert!(since.elapsed() < Duration::from_secs(5), "{why}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Not a test but what the next one starts, unless nobody has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_executes() {
+    let Some(told) = processes::told() else { return };
+    let (port, prefix) = told.split_once(' ').unwrap();
+    processes::execute(patient(port.parse().unwrap()).key_prefix(prefix).build().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_execute_each_key_once_though_some_are_killed() {
+    let (store, port) = (store().await, shared_port(start).await);
+    let told = format!("{port} {}", prefix(&store));
+    processes::share_keys("a_process_executes", &told, store).await;
 }
 
 // ---- shared rate limits ------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "times and rates of tests are small")]
 
 pub mod limits;
+pub mod processes;
 pub mod proxy;
 pub mod suite;
 
