@@ -181,7 +181,7 @@ impl Server {
         for child in &children {
             let _ = kill("-KILL", *child);
         }
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         while children.iter().any(|child| is_there(*child)) {
             assert!(since.elapsed() < Duration::from_secs(20), "they do not end: {children:?}");
             std::thread::sleep(Duration::from_millis(2));
