@@ -136,7 +136,7 @@ async fn a_key_is_free_again_only_if_no_attempt_can_have_had_its_effect() {
         let policy = policy.backoff(Backoff::constant(second / 1_000)).build().unwrap();
         let (gate, mut calls) = (gate(), 0);
         for _ in 0..2 {
-            let retry = Retry::new(policy.clone());
+            let retry = Retry::new(policy);
             let ran = gate.run_retry_blocking(&retry, "step", A, |attempt, effect| {
                 calls += 1;
                 if says[attempt as usize - 1] {
