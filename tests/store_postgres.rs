@@ -217,6 +217,18 @@ async fn a_row_that_cannot_be_read_is_not_taken_for_none() {
     assert!(store.get(&id).await.unwrap().is_some());
 }
 
+/// As by a `DISCARD ALL` of a pooler or of whoever shares the pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_lost_its_prepared_statements_is_replaced() {
+    let store = builder().await.max_connections(1).build().unwrap();
+    store.create_schema().await.unwrap();
+    let id = RecordId::of(b"", b"k");
+    store.get(&id).await.unwrap();
+    store.pool().get().await.unwrap().batch_execute("DEALLOCATE ALL").await.unwrap();
+    assert_eq!(store.get(&id).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert!(store.get(&id).await.unwrap().is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn purging_takes_what_has_expired_and_nothing_else() {
     let store = store().await;
