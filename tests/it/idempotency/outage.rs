@@ -268,3 +268,14 @@ async fn a_claim_that_was_cancelled_ends_with_its_lease() {
     sleep(30 * SECOND).await;
     assert!(matches!(gate.begin("k", A).await.unwrap(), Begin::Execute(_)));
 }
+
+#[cfg(feature = "serde")]
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_to_a_claim_of_an_effect_is_asked_for_again() {
+    use buttress::idempotency::{EffectClaim, EffectStore};
+    let store = Faulty::default();
+    store.next(On::Begin, &[Fault::LostAnswer, Fault::LostAnswer]);
+    let effects = EffectStore::new(store);
+    let claim = effects.claim::<u32>("a", "input").await;
+    assert!(matches!(claim, Ok(EffectClaim::Yours(_))), "{claim:?}");
+}
