@@ -3,12 +3,14 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::classify::Classify;
 use crate::error::Error;
 use crate::idempotency::{EffectContext, Idempotency, Ran, Replayable, RunError};
 use crate::retry::{ExecutionGuarantee, Retry};
 use crate::store::{Fingerprint, Store};
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 impl<S: Store> Idempotency<S> {
     /// Calls `op` under a retry, with the guarantee that its policy promises.
@@ -66,7 +68,21 @@ impl<S: Store> Idempotency<S> {
         }
         let attempts = retry.claimed();
         let ran = self.run_with(key, fingerprint, |effect| async move {
-            attempts.run(|attempt| op(attempt, effect.clone())).await
+            let harm = Arc::new(Harm::default());
+            let result = attempts
+                .run(|attempt| {
+                    let (mine, harm) = (effect.of_attempt(), Arc::clone(&harm));
+                    harm.begins();
+                    let attempted = op(attempt, mine.clone());
+                    async move {
+                        let result = attempted.await;
+                        harm.ended(&mine);
+                        result
+                    }
+                })
+                .await;
+            harm.tell(&effect);
+            result
         });
         ran.await.map_err(|error| error.map_inner(flat))
     }
@@ -109,12 +125,48 @@ impl<S: Store> Idempotency<S> {
         }
         let attempts = retry.claimed();
         self.run_blocking_with(key, fingerprint, |effect| {
-            attempts.run_blocking(|attempt| op(attempt, effect.clone()))
+            let harm = Harm::default();
+            let result = attempts.run_blocking(|attempt| {
+                let mine = effect.of_attempt();
+                harm.begins();
+                let result = op(attempt, mine.clone());
+                harm.ended(&mine);
+                result
+            });
+            harm.tell(&effect);
+            result
         })
     }
 }
 
-/// The retry's own refusals are refusals.
+/// Attempts that may have had the effect: those under way, those that were cut off, and those that have ended
+/// without saying that it did not happen.
+#[derive(Default)]
+struct Harm {
+    begun: AtomicU32,
+    harmless: AtomicU32,
+}
+
+impl Harm {
+    fn begins(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ended(&self, attempt: &EffectContext) {
+        if attempt.is_not_applied() {
+            self.harmless.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What can be said of all of them together.
+    fn tell(&self, effect: &EffectContext) {
+        let begun = self.begun.load(Ordering::Relaxed);
+        if begun > 0 && begun == self.harmless.load(Ordering::Relaxed) {
+            effect.not_applied();
+        }
+    }
+}
+
 fn flat<E>(error: Error<E>) -> RunError<E> {
     match error {
         Error::Rejected(why) => RunError::Rejected(why),

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::NoTls;
 
 use servers::limits;
+use servers::processes;
 use servers::proxy::Proxy;
 use servers::suite::{self, HOUR, claim, outcome};
 use servers::{Server, shared_port};
@@ -173,6 +174,24 @@ async fn tables_are_made_once_and_only_those_of_a_known_version_are_used() {
     assert_eq!(left.unwrap().get::<_, i64>(0), 1, "left as it was");
 }
 
+/// Making them may take longer than an operation: whoever is at it is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_makes_the_tables_waits_for_who_is_at_it() {
+    let store = builder().await.timeout(Duration::from_millis(400)).build().unwrap();
+    let port = shared_port(start).await;
+    let (client, connection) = tokio_postgres::connect(&format_config(port), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("SELECT pg_advisory_lock(7094142370837983091)").await.unwrap();
+    let made = tokio::spawn({
+        let store = store.clone();
+        async move { store.create_schema().await }
+    });
+    sleep(Duration::from_millis(900)).await;
+    assert!(!made.is_finished());
+    client.batch_execute("SELECT pg_advisory_unlock(7094142370837983091)").await.unwrap();
+    made.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_cannot_be_read_is_not_taken_for_none() {
     let store = store().await;
@@ -196,6 +215,18 @@ async fn a_row_that_cannot_be_read_is_not_taken_for_none() {
         client.batch_execute(&format!("UPDATE {prefix}_records SET {restore}")).await.unwrap();
     }
     assert!(store.get(&id).await.unwrap().is_some());
+}
+
+/// As by a `DISCARD ALL` of a pooler or of whoever shares the pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_lost_its_prepared_statements_is_replaced() {
+    let store = builder().await.max_connections(1).build().unwrap();
+    store.create_schema().await.unwrap();
+    let id = RecordId::of(b"", b"k");
+    store.get(&id).await.unwrap();
+    store.pool().get().await.unwrap().batch_execute("DEALLOCATE ALL").await.unwrap();
+    assert_eq!(store.get(&id).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert!(store.get(&id).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,12 +292,13 @@ async fn a_lost_answer_is_unknown_and_the_same_again_is_no_second_claim() {
     let proxy = Proxy::to(port).await;
     let store = PostgresStore::builder(config(proxy.port))
         .table_prefix(prefix(&direct))
-        .timeout(Duration::from_millis(500))
+        .timeout(Duration::from_secs(5))
         // So that an operation is one message, and it is its answer that is lost.
         .behind_pooler(true)
         .build()
         .unwrap();
-    let (id, mine, second) = (RecordId::of(b"", b"k"), claim(), Duration::from_secs(1));
+    // What is lost is told at once, not when the time is over.
+    let (id, mine, second) = (RecordId::of(b"", b"k"), claim(), Duration::from_secs(4));
     store.get(&id).await.unwrap();
     proxy.lose_answers();
     assert_eq!(fails_within(second, store.begin(&id, &mine)).await, StoreErrorKind::Unknown);
@@ -296,7 +328,7 @@ async fn a_lost_answer_is_unknown_and_the_same_again_is_no_second_claim() {
     // What breaks while the statement is prepared was not applied either.
     let prepared = PostgresStore::builder(config(proxy.port))
         .table_prefix(prefix(&direct))
-        .timeout(Duration::from_millis(500))
+        .timeout(Duration::from_secs(5))
         .build()
         .unwrap();
     prepared.check_schema().await.unwrap();
@@ -352,7 +384,7 @@ async fn a_locked_row_is_not_waited_for_for_ever_and_the_server_gives_up_too() {
     let port = shared_port(start).await;
     let store = PostgresStore::builder(config(port))
         .table_prefix(prefix(&direct))
-        .timeout(Duration::from_millis(300))
+        .timeout(Duration::from_millis(600))
         .build()
         .unwrap();
     let (id, mine) = (RecordId::of(b"", b"k"), claim());
@@ -361,11 +393,11 @@ async fn a_locked_row_is_not_waited_for_for_ever_and_the_server_gives_up_too() {
     tokio::spawn(connection);
     let lock = format!("BEGIN; SELECT * FROM {}_records FOR UPDATE", prefix(&direct));
     client.batch_execute(&lock).await.unwrap();
-    let second = Duration::from_secs(1);
+    let second = Duration::from_millis(1_500);
     let kind = fails_within(second, store.renew(&id, mine.attempt, HOUR, HOUR)).await;
     // Ours or the server's limit: whichever comes first.
     assert!(matches!(kind, StoreErrorKind::Unknown | StoreErrorKind::Unavailable), "{kind:?}");
-    sleep(Duration::from_millis(400)).await;
+    sleep(Duration::from_millis(800)).await;
     let waiting = format!(
         "SELECT count(*) FROM pg_stat_activity \
          WHERE wait_event_type = 'Lock' AND query LIKE '%{}\\_records%'",
@@ -382,11 +414,11 @@ async fn a_slow_and_a_hung_server_are_errors_in_time() {
     let proxy = Proxy::to(shared_port(start).await).await;
     let store = PostgresStore::builder(config(proxy.port))
         .table_prefix(prefix(&direct))
-        .timeout(Duration::from_millis(300))
+        .timeout(Duration::from_secs(1))
         .max_connections(2)
         .build()
         .unwrap();
-    let (id, limit) = (RecordId::of(b"", b"k"), Duration::from_millis(600));
+    let (id, limit) = (RecordId::of(b"", b"k"), Duration::from_millis(1_900));
     store.begin(&id, &claim()).await.unwrap();
     proxy.delay(Duration::from_millis(50));
     assert!(matches!(store.begin(&id, &claim()).await.unwrap(), Begun::Busy { .. }), "only slow");
@@ -408,6 +440,27 @@ async fn a_slow_and_a_hung_server_are_errors_in_time() {
     assert_eq!(fails_within(limit, store.get(&id)).await, StoreErrorKind::Unavailable);
     proxy.pass();
     assert!(store.get(&id).await.unwrap().is_some());
+}
+
+/// Each store asks once whether the tables are its own: whoever else comes first must not stand in line for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_first_operations_on_a_hung_server_are_errors_in_time() {
+    let direct = store().await;
+    let proxy = Proxy::to(shared_port(start).await).await;
+    let store = PostgresStore::builder(config(proxy.port))
+        .table_prefix(prefix(&direct))
+        .timeout(Duration::from_millis(500))
+        .build()
+        .unwrap();
+    proxy.hang();
+    let (id, limit) = (RecordId::of(b"", b"k"), Duration::from_secs(2));
+    let all = (0..12).map(|_| fails_within(limit, store.get(&id)));
+    let kinds = futures_util::future::join_all(all).await;
+    assert!(kinds.iter().all(|kind| *kind == StoreErrorKind::Unavailable), "{kinds:?}");
+    proxy.pass();
+    let patient = PostgresStore::builder(config(proxy.port)).table_prefix(prefix(&direct));
+    let patient = patient.timeout(Duration::from_secs(10)).build().unwrap();
+    assert!(patient.get(&id).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -463,6 +516,27 @@ async fn a_server_may_stop_die_and_come_back() {
     assert_eq!(record.attempt, mine.attempt);
     let finish = store.complete(&id, mine.attempt, &outcome("x"), HOUR).await.unwrap();
     assert_eq!(finish, Finish::Applied);
+}
+
+/// Not a test but what the next one starts, unless nobody has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_executes() {
+    let Some(told) = processes::told() else { return };
+    let (port, prefix) = told.split_once(' ').unwrap();
+    let store = PostgresStore::builder(config(port.parse().unwrap()))
+        .table_prefix(prefix)
+        .timeout(Duration::from_secs(10))
+        .max_connections(4)
+        .build()
+        .unwrap();
+    processes::execute(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_execute_each_key_once_though_some_are_killed() {
+    let (store, port) = (store().await, shared_port(start).await);
+    let told = format!("{port} {}", prefix(&store));
+    processes::share_keys("a_process_executes", &told, store).await;
 }
 
 // ---- shared rate limits ------------------------------------------------------------------------

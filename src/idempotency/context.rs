@@ -83,7 +83,8 @@ impl EffectContext {
     }
 
     /// Says that the effect surely did not happen, so that a failure is not recorded and the key is free
-    /// again. Counts only if the run fails.
+    /// again. Counts only if the run fails, and under a [retry](super::Idempotency::run_retry) only if every
+    /// attempt has said so before it ended.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -150,6 +151,11 @@ impl EffectContext {
     /// `work`, as the code that this is the context of.
     pub(super) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, work)
+    }
+
+    /// For one attempt of several: what it says of itself is not said of the others.
+    pub(crate) fn of_attempt(&self) -> Self {
+        Self { not_applied: Arc::default(), ..self.clone() }
     }
 
     /// For a run that has no record.

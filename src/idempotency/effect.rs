@@ -10,8 +10,10 @@ use serde::de::DeserializeOwned;
 
 pub use self::record::{EffectError, EffectRecord, EffectStatus};
 use self::record::{FAILED, SUCCESS, has_failed, input};
+use super::permit::TRIES;
 use crate::store::{
-    Attempt, Begun, Claim, Finish, MemoryStore, OnInterrupted, Outcome, RecordId, Resolution, Store,
+    Attempt, Begun, Claim, Finish, MemoryStore, OnInterrupted, Outcome, RecordId, Resolution,
+    Store, StoreError,
 };
 
 /// What the claim of an effect came to.
@@ -224,7 +226,7 @@ impl<S: Store> EffectStore<S> {
             .on_interrupted(self.on_interrupted);
         // A failure may be claimed again. Of those who see it one can remove it: it has a generation.
         for _ in 0..3 {
-            let record = match self.store.begin(&id, &claim).await? {
+            let record = match self.begin(&id, &claim).await? {
                 Begun::Run { .. } | Begun::Probe { .. } => {
                     return Ok(EffectClaim::Yours(EffectTicket { id, attempt: claim.attempt }));
                 }
@@ -246,6 +248,18 @@ impl<S: Store> EffectStore<S> {
         }
         // It fails faster than it can be claimed.
         Err(EffectError::InFlight { retry_after: Duration::from_millis(1) })
+    }
+
+    /// Asks again if the answer was lost: the same claim again is no second one.
+    async fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
+        let mut begun = self.store.begin(id, claim).await;
+        for _ in 1..TRIES {
+            match &begun {
+                Err(error) if error.may_be_applied() => begun = self.store.begin(id, claim).await,
+                _ => break,
+            }
+        }
+        begun
     }
 
     /// Claims the effect. Whoever gets `Ok` executes it and completes it.

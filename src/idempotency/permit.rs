@@ -253,17 +253,26 @@ impl<S: Store> Permit<S> {
             let spread = Random::of_thread(|random| {
                 random.between(0, u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX))
             });
-            tokio::time::sleep(next.saturating_sub(Duration::from_nanos(spread))).await;
-            next = match self.renew().await {
+            let renewal = async {
+                tokio::time::sleep(next.saturating_sub(Duration::from_nanos(spread))).await;
+                self.renew().await
+            };
+            let others_may_run = self.policy != OnInterrupted::Fail;
+            let renewed = if others_may_run {
+                // Neither a pause nor a store that does not answer may last longer than the lease.
+                match tokio::time::timeout(self.lease_left(), renewal).await {
+                    Ok(renewed) => renewed,
+                    Err(_) => return,
+                }
+            } else {
+                renewal.await
+            };
+            next = match renewed {
                 Ok(Renewed::Fenced) => return,
                 // Told to others as unknown, but run by nobody: completing sets it right.
                 Ok(Renewed::Held | Renewed::Interrupted) => third,
                 Err(_) => lease / 10,
             };
-            let others_may_run = self.policy != OnInterrupted::Fail;
-            if others_may_run && self.lease_left().is_zero() {
-                return;
-            }
         }
     }
 

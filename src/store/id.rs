@@ -253,23 +253,25 @@ impl Attempt {
     #[expect(clippy::new_without_default, reason = "each is different: there is no default one")]
     pub fn new() -> Self {
         // The standard library's keyed hash of a number that is used once: its key of 128 bits comes from
-        // the operating system, once per thread, so two processes do not draw the same.
+        // the operating system, once per thread. A process that forks gives its child key and number: the
+        // two must not draw the same, or both would be told that the claim is theirs.
         thread_local! {
             static SOURCE: (RandomState, Cell<u64>) = (RandomState::new(), const { Cell::new(0) });
         }
-        let draw = |random: &RandomState, number: u64| {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&random.hash_one((number, 0_u8)).to_le_bytes());
-            bytes[8..].copy_from_slice(&random.hash_one((number, 1_u8)).to_le_bytes());
-            Self(bytes)
-        };
         let drawn = SOURCE.try_with(|(random, next)| {
             let number = next.get();
             next.set(number.wrapping_add(1));
-            draw(random, number)
+            Self::draw(random, number, process())
         });
         // The thread is going down and its generator is gone.
-        drawn.unwrap_or_else(|_| draw(&RandomState::new(), u64::MAX))
+        drawn.unwrap_or_else(|_| Self::draw(&RandomState::new(), u64::MAX, process()))
+    }
+
+    fn draw(random: &RandomState, number: u64, process: u32) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&random.hash_one((number, process, 0_u8)).to_le_bytes());
+        bytes[8..].copy_from_slice(&random.hash_one((number, process, 1_u8)).to_le_bytes());
+        Self(bytes)
     }
 
     /// From its bytes, as a store keeps them.
@@ -295,9 +297,32 @@ impl Attempt {
     }
 }
 
+/// Tells a process from those it was forked from.
+fn process() -> u32 {
+    if cfg!(target_family = "wasm") {
+        // There are none there, and asking panics.
+        return 0;
+    }
+    std::process::id()
+}
+
 // The token is what protects a record from others: it does not go into logs.
 impl fmt::Debug for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Attempt({}…)", Hex(&self.0[..4]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_process_draws_other_attempts_than_its_parent() {
+        let random = RandomState::new();
+        let (parent, child) = (Attempt::draw(&random, 7, 100), Attempt::draw(&random, 7, 101));
+        assert_ne!(parent, child);
+        assert_ne!(parent.0[..8], parent.0[8..], "both halves are drawn");
+        assert_ne!(parent, Attempt::draw(&random, 8, 100));
     }
 }

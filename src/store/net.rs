@@ -1,6 +1,11 @@
 //! What the stores on other machines have in common.
 
+use std::future::Future;
+use std::time::Duration;
+
 use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use super::{Begun, Claim, Entry, OnInterrupted, State, StoreError, StoreErrorKind, StoreTime};
 
@@ -9,6 +14,27 @@ pub(super) fn need_runtime() -> Result<(), StoreError> {
     match Handle::try_current() {
         Ok(_) => Ok(()),
         Err(error) => Err(StoreError::new(StoreErrorKind::Refused).with_source(error)),
+    }
+}
+
+/// Asks what has to be asked once, before the first operation. If that fails the next caller asks: those who
+/// came at the same time must not stand in line for it, each for as long as an answer may take.
+pub(super) async fn once<F>(
+    asked: &OnceCell<()>,
+    limit: Duration,
+    ask: impl FnOnce() -> F,
+) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    if asked.initialized() {
+        return Ok(());
+    }
+    need_runtime()?;
+    match timeout(limit, asked.get_or_try_init(ask)).await {
+        Ok(done) => done.copied(),
+        // Nothing was to be applied.
+        Err(late) => Err(StoreError::new(StoreErrorKind::Unavailable).with_source(late)),
     }
 }
 
@@ -61,9 +87,14 @@ mod tests {
     fn without_a_runtime_there_is_an_error_and_no_panic() {
         need_runtime().unwrap_err();
         #[cfg(feature = "store-postgres")]
-        is_refused(
-            &crate::store::PostgresStore::builder("host=db".parse().unwrap()).build().unwrap(),
-        );
+        {
+            let config = "host=db".parse().unwrap();
+            let store = crate::store::PostgresStore::builder(config).build().unwrap();
+            is_refused(&store);
+            let made = pin!(store.create_schema()).poll(&mut Context::from_waker(Waker::noop()));
+            let Poll::Ready(Err(error)) = made else { panic!("{made:?}") };
+            assert_eq!(error.kind(), StoreErrorKind::Refused);
+        }
         #[cfg(feature = "store-redis")]
         {
             let client = redis::Client::open("redis://127.0.0.1:1/").unwrap();

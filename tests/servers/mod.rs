@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "times and rates of tests are small")]
 
 pub mod limits;
+pub mod processes;
 pub mod proxy;
 pub mod suite;
 
@@ -30,7 +31,8 @@ kill -$STOP $pid 2>/dev/null
 (sleep 5; kill -9 $pid) >/dev/null 2>&1 &
 late=$!
 wait $pid
-kill $late 2>/dev/null
+# It ignores what is ignored here; and must not outlive the server, whose number another process may get.
+kill -9 $late 2>/dev/null
 [ -e "$FOLDER/keep" ] || rm -rf "$FOLDER"
 "#;
 
@@ -58,14 +60,23 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-pub fn signal(name: &str, pid: u32) {
-    let status = Command::new("kill").args([name, &pid.to_string()]).status().unwrap();
-    assert!(status.success(), "kill {name} {pid}");
+/// By the shell: a small Debian has no program of that name.
+fn kill(name: &str, pid: u32) -> bool {
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill \"$@\"", "kill", name, &pid.to_string()]);
+    command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
+pub fn signal(name: &str, pid: u32) {
+    assert!(kill(name, pid), "kill {name} {pid}");
+}
+
+/// Whether it still runs. One that has ended but whose end nobody has asked for does not: in a container
+/// there may be nobody who does.
 fn is_there(pid: u32) -> bool {
-    let asked = Command::new("kill").args(["-0", &pid.to_string()]).output();
-    asked.is_ok_and(|output| output.status.success())
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ended = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    !ended && kill("-0", pid)
 }
 
 /// The processes that this one has made: those of PostgreSQL outlive it for a moment, and go on serving.
@@ -168,10 +179,12 @@ impl Server {
         let children = children(running.pid);
         signal("-KILL", running.pid);
         for child in &children {
-            let _ = Command::new("kill").args(["-KILL", &child.to_string()]).output();
+            let _ = kill("-KILL", *child);
         }
+        let since = Instant::now();
         while children.iter().any(|child| is_there(*child)) {
-            std::thread::yield_now();
+            assert!(since.elapsed() < Duration::from_secs(20), "they do not end: {children:?}");
+            std::thread::sleep(Duration::from_millis(2));
         }
         // Only the process that started it may wait for it, and that is the keeper.
         drop(running);

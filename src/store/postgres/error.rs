@@ -59,6 +59,10 @@ fn of_state(code: &SqlState) -> StoreErrorKind {
         SqlState::CANNOT_CONNECT_NOW,
         SqlState::OUT_OF_MEMORY,
         SqlState::TOO_MANY_CONNECTIONS,
+        // The connection has lost its prepared statements, or their tables have been changed: another one
+        // has its own.
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        SqlState::FEATURE_NOT_SUPPORTED,
     ];
     match code {
         code if unknown.contains(code) || code.code().starts_with("08") => StoreErrorKind::Unknown,

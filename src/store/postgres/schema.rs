@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 
 use super::sql::SCHEMA_VERSION;
 use super::{Inner, Lent, PostgresStore, error};
+use crate::store::net::{need_runtime, once};
 use crate::store::{StoreError, StoreErrorKind};
 use tokio::time::{Instant, timeout_at};
 
@@ -36,6 +37,7 @@ impl PostgresStore {
     /// # Ok(()) }
     /// ```
     pub async fn create_schema(&self) -> Result<(), StoreError> {
+        need_runtime()?;
         let inner = &*self.0;
         // Longer than an operation: another process may be at it.
         let deadline = Instant::now() + 10 * inner.timeout;
@@ -68,6 +70,11 @@ impl Inner {
         let Some(client) = &mut lent.0 else { return Ok(()) };
         let transaction = client.transaction().await.map_err(error::statement)?;
         let sql = &self.statements;
+        // The connection's own limits are those of an operation.
+        let limit = (10 * self.timeout).as_millis();
+        let limits =
+            format!("SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit};");
+        transaction.batch_execute(&limits).await.map_err(error::statement)?;
         transaction.batch_execute(&sql.lock_schema()).await.map_err(error::statement)?;
         let found = transaction.query(&sql.version, &[]).await.map_err(error::statement)?;
         match version(&found)?.unwrap_or(0) {
@@ -83,7 +90,7 @@ impl Inner {
 
     /// Before each operation; asks the database once.
     pub(super) async fn check(&self) -> Result<(), StoreError> {
-        self.checked.get_or_try_init(|| self.check_now()).await.copied()
+        once(&self.checked, self.timeout, || self.check_now()).await
     }
 
     async fn check_now(&self) -> Result<(), StoreError> {

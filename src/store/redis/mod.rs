@@ -17,7 +17,7 @@ use tokio::time::timeout;
 pub use self::config::RedisStoreBuilder;
 pub use self::error::EvictionPolicyError;
 use self::script::Scripts;
-use super::net::{met, need_runtime, reruns};
+use super::net::{met, need_runtime, once, reruns};
 use super::{
     Attempt, Begun, Claim, Entry, Fingerprint, Finish, Outcome, RateStore, Record, RecordId,
     Renewed, Resolution, State, Store, StoreError, StoreErrorKind, StoreTime, Taken,
@@ -221,7 +221,7 @@ impl Inner {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.checked.get_or_try_init(|| self.check_now()).await.copied()
+        once(&self.checked, self.longest, || self.check_now()).await
     }
 
     async fn check_now(&self) -> Result<(), StoreError> {

@@ -21,6 +21,9 @@ local key = KEYS[1]
 local function text(n) return string.format('%.0f', n) end
 local v, s, g, a, f, r, l, e, c = unpack(redis.call('HMGET', key, 'v', 's', 'g', 'a', 'f', 'r', 'l', 'e', 'c'))
 if v and v ~= '1' then return redis.error_reply('VERSION a record of version ' .. v) end
+if not v and (s or g or a or f or r or l or e or c) then
+    return redis.error_reply('VERSION a record of no version')
+end
 if v and not (s and g and a and f and tonumber(r) and tonumber(l) and tonumber(e) and tonumber(c)) then
     return redis.error_reply('VERSION a record without some of its fields')
 end

@@ -166,28 +166,38 @@ async fn under_fail_a_run_goes_on_while_its_lease_cannot_be_renewed() {
 
 #[tokio::test(start_paused = true)]
 async fn under_rerun_a_run_is_stopped_before_somebody_else_can_have_its_lease() {
-    let store = Faulty::default();
-    store.always(On::Renew, Fault::Error(StoreErrorKind::Unavailable));
-    let gate = builder(&store).on_interrupted(OnInterrupted::Rerun(9)).build().unwrap();
-    let start = Instant::now();
-    let stopped = Cell::new(false);
     struct Stop<'a>(&'a Cell<bool>);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
             self.0.set(true);
         }
     }
-    let ran = gate.run("k", A, || async {
-        let _stop = Stop(&stopped);
-        pending::<()>().await;
-        Ok::<_, &str>(1)
-    });
-    let kind = ran.await.unwrap_err().rejection().unwrap().kind();
-    assert_eq!(kind, RejectionKind::IdempotencyOutcomeUnknown);
-    assert!(stopped.get());
-    let after = start.elapsed();
-    assert!(after > 25 * SECOND && after < 31 * SECOND, "{after:?}");
-    assert!(store.asked(On::Renew) > 3, "it was asked for more often when it failed");
+    for fault in [Fault::Error(StoreErrorKind::Unavailable), Fault::Hang] {
+        // As long as a call to a store may take is longer than what is held back of a lease.
+        for timeout in [2 * SECOND, 10 * SECOND] {
+            let store = Faulty::default();
+            store.always(On::Renew, fault);
+            let gate = builder(&store)
+                .on_interrupted(OnInterrupted::Rerun(9))
+                .store_timeout(timeout)
+                .build()
+                .unwrap();
+            let start = Instant::now();
+            let stopped = Cell::new(false);
+            let ran = gate.run("k", A, || async {
+                let _stop = Stop(&stopped);
+                pending::<()>().await;
+                Ok::<_, &str>(1)
+            });
+            let kind = ran.await.unwrap_err().rejection().unwrap().kind();
+            assert_eq!(kind, RejectionKind::IdempotencyOutcomeUnknown);
+            assert!(stopped.get());
+            // The lease is 30 s.
+            let after = start.elapsed();
+            assert!(after > 25 * SECOND && after < 29 * SECOND, "{fault:?} {timeout:?}: {after:?}");
+            assert!(store.asked(On::Renew) > 1, "it was asked for more often when it failed");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,4 +267,15 @@ async fn a_claim_that_was_cancelled_ends_with_its_lease() {
     assert_eq!(record.state, State::Pending);
     sleep(30 * SECOND).await;
     assert!(matches!(gate.begin("k", A).await.unwrap(), Begin::Execute(_)));
+}
+
+#[cfg(feature = "serde")]
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_to_a_claim_of_an_effect_is_asked_for_again() {
+    use buttress::idempotency::{EffectClaim, EffectStore};
+    let store = Faulty::default();
+    store.next(On::Begin, &[Fault::LostAnswer, Fault::LostAnswer]);
+    let effects = EffectStore::new(store);
+    let claim = effects.claim::<u32>("a", "input").await;
+    assert!(matches!(claim, Ok(EffectClaim::Yours(_))), "{claim:?}");
 }

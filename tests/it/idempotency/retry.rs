@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use buttress::idempotency::{Earlier, Idempotency, RunError, Scope, Status};
+use buttress::idempotency::{Earlier, EffectContext, Idempotency, RunError, Scope, Status};
 use buttress::retry::{ExecutionGuarantee, Retry, RetryPolicy, resolve_retry_policy};
 use buttress::store::{Fingerprint, MemoryStore, OnInterrupted};
 use buttress::{Backoff, RejectionKind};
@@ -90,6 +90,64 @@ async fn a_run_that_is_cut_off_by_its_deadline_is_final_too() {
     let error = run().await.unwrap_err();
     assert_eq!(error.rejection().unwrap().kind(), RejectionKind::DeadlineExceeded);
     assert!(matches!(run().await, Err(RunError::Earlier(Earlier::Failed(_)))));
+}
+
+/// What one attempt says of itself does not hold for the next, nor for one that was cut off.
+#[tokio::test(start_paused = true)]
+async fn a_key_is_free_again_only_if_no_attempt_can_have_had_its_effect() {
+    let second = Duration::from_secs(1);
+    // Each with a budget of its own.
+    let retry = || {
+        let policy = exactly_once(3).policy().to_builder().deadline(100 * second).build();
+        Retry::new(policy.unwrap())
+    };
+    // Who says that nothing happened: each of the three attempts, or all but one; the last is cut off.
+    for (says, cut_off) in [
+        ([true, true, true], false),
+        ([false, true, true], false),
+        ([true, false, true], false),
+        ([true, true, false], false),
+        ([true, true, true], true),
+    ] {
+        let (gate, calls) = (gate(), Cell::new(0));
+        let run = async || {
+            let effect = |attempt: u32, effect: EffectContext| {
+                calls.set(calls.get() + 1);
+                async move {
+                    if cut_off && attempt == 3 {
+                        sleep(50 * second).await;
+                    }
+                    if says[attempt as usize - 1] {
+                        effect.not_applied();
+                    }
+                    Err::<u32, _>(reset())
+                }
+            };
+            gate.run_retry(&retry(), "step", A, effect).await
+        };
+        run().await.unwrap_err();
+        assert_eq!(calls.get(), 3);
+        run().await.unwrap_err();
+        let free = says == [true; 3] && !cut_off;
+        assert_eq!(calls.get(), if free { 6 } else { 3 }, "{says:?} {cut_off}");
+    }
+    for (says, free) in [([true, true], true), ([true, false], false)] {
+        let policy = exactly_once(2).policy().to_builder();
+        let policy = policy.backoff(Backoff::constant(second / 1_000)).build().unwrap();
+        let (gate, mut calls) = (gate(), 0);
+        for _ in 0..2 {
+            let retry = Retry::new(policy);
+            let ran = gate.run_retry_blocking(&retry, "step", A, |attempt, effect| {
+                calls += 1;
+                if says[attempt as usize - 1] {
+                    effect.not_applied();
+                }
+                Err::<u32, _>(reset())
+            });
+            ran.unwrap_err();
+        }
+        assert_eq!(calls, if free { 4 } else { 2 }, "{says:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
