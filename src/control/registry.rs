@@ -77,12 +77,14 @@ impl Registry {
     /// let retries = RetryBudget::new("backend");
     /// let registry = Registry::new();
     /// registry.add_lever("retries", retries.clone());
-    /// // Whatever faults are installed then: none are injected while the budget is spent.
+    /// // The faults that are in this slot when the budget is spent are not injected until it recovers.
     /// registry.add_lever("faults", registry.conditioner("backend"));
     /// registry.add_lever("quit", |engaged: bool| if engaged { eprintln!("too many failures") });
     /// ```
     pub fn add_lever(&self, name: impl Into<String>, lever: impl Lever) {
-        lock(&self.places).levers.insert(name.into(), Arc::new(lever));
+        let before = lock(&self.places).levers.insert(name.into(), Arc::new(lever));
+        // After the lock: dropping a lever runs user code.
+        drop(before);
     }
 
     /// Carries out one command.

@@ -328,3 +328,27 @@ fn a_spent_budget_stops_the_faults_that_are_in_a_slot() {
     budget.get().unwrap().reset();
     assert!(faults.get().unwrap().is_injecting());
 }
+
+/// Dropping a lever that is replaced runs the program's code, which may ask the registry for something.
+#[test]
+fn a_lever_may_use_the_registry_when_it_is_dropped() {
+    struct Asks(Registry);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            let _ = self.0.conditioner("backend");
+        }
+    }
+    impl buttress::Lever for Asks {
+        fn engage(&self) {}
+        fn release(&self) {}
+    }
+    let registry = Registry::new();
+    registry.add_lever("asks", Asks(registry.clone()));
+    let (done, ended) = std::sync::mpsc::channel();
+    // On a thread of its own: without the mend it never comes back.
+    std::thread::spawn(move || {
+        registry.add_lever("asks", |_: bool| {});
+        let _ = done.send(());
+    });
+    assert!(ended.recv_timeout(Duration::from_secs(10)).is_ok(), "deadlock");
+}
