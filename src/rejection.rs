@@ -238,13 +238,14 @@ enum Speaker {
     FailureBudget,
     Conditioner,
     Idempotency,
+    Supervise,
     /// Its name is in `More`.
     Custom,
 }
 
 impl Speaker {
     /// In the order of their definition.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Retry,
         Self::RetryBudget,
         Self::CircuitBreaker,
@@ -252,6 +253,7 @@ impl Speaker {
         Self::FailureBudget,
         Self::Conditioner,
         Self::Idempotency,
+        Self::Supervise,
         Self::Custom,
     ];
 }
@@ -289,6 +291,7 @@ impl Rejection {
             LayerKind::FailureBudget => (Speaker::FailureBudget, None),
             LayerKind::Conditioner => (Speaker::Conditioner, None),
             LayerKind::Idempotency => (Speaker::Idempotency, None),
+            LayerKind::Supervise => (Speaker::Supervise, None),
             LayerKind::Custom(layer) => {
                 (Speaker::Custom, Some(Arc::new(More { layer, source: None })))
             }
@@ -402,6 +405,7 @@ impl Rejection {
             Speaker::FailureBudget => LayerKind::FailureBudget,
             Speaker::Conditioner => LayerKind::Conditioner,
             Speaker::Idempotency => LayerKind::Idempotency,
+            Speaker::Supervise => LayerKind::Supervise,
             Speaker::Custom => LayerKind::Custom(self.more.as_ref().map_or("", |more| more.layer)),
         }
     }
