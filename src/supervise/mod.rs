@@ -5,15 +5,11 @@
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 
-mod health;
+pub mod health;
 mod identity;
 mod lifecycle;
 mod progress;
 
-pub use health::{
-    Health, HealthCheck, HealthCheckBuilder, HealthFuture, HealthItem, HealthLayer, HealthLayered,
-    HealthListener, HealthReport, HealthService, LiveGate, Probe, ReadyGate,
-};
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};

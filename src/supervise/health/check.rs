@@ -14,7 +14,7 @@ use crate::name::Name;
 /// after 3 failures in a row, opened by 1 success.
 ///
 /// ```
-/// use buttress::supervise::{Health, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::Health};
 /// use std::time::Duration;
 ///
 /// let health = Health::new(Lifecycle::new());
@@ -50,7 +50,7 @@ impl HealthCheckBuilder {
     /// longer delays the next one.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// # use std::time::Duration;
     /// let builder = Health::new(Lifecycle::new()).check("db").every(Duration::from_secs(1));
     /// ```
@@ -63,7 +63,7 @@ impl HealthCheckBuilder {
     /// How long a check may take before it counts as failed: above zero, default 1 s.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// # use std::time::Duration;
     /// let builder = Health::new(Lifecycle::new()).check("db").timeout(Duration::from_millis(200));
     /// ```
@@ -76,7 +76,7 @@ impl HealthCheckBuilder {
     /// Failures in a row that close the gate: 1 or more, default 3.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// let builder = Health::new(Lifecycle::new()).check("db").failures(1);
     /// ```
     #[must_use]
@@ -88,7 +88,7 @@ impl HealthCheckBuilder {
     /// Successes in a row that open it: 1 or more, default 1.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// let builder = Health::new(Lifecycle::new()).check("db").successes(2);
     /// ```
     #[must_use]
@@ -103,7 +103,7 @@ impl HealthCheckBuilder {
     /// If a value is out of its range.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// # use std::time::Duration;
     /// let health = Health::new(Lifecycle::new());
     /// assert!(health.check("db").timeout(Duration::ZERO).build().is_err());
@@ -131,7 +131,7 @@ impl HealthCheckBuilder {
 /// A check, ready to run: see [`HealthCheckBuilder`].
 ///
 /// ```
-/// # use buttress::supervise::{Health, Lifecycle};
+/// # use buttress::supervise::{Lifecycle, health::Health};
 /// let check = Health::new(Lifecycle::new()).check("database").build()?;
 /// assert!(!check.gate().is_open());
 /// # Ok::<(), buttress::ConfigError>(())
@@ -147,7 +147,7 @@ impl HealthCheck {
     /// Its gate, to close by hand or to hang on a lever.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// let check = Health::new(Lifecycle::new()).check("database").build()?;
     /// let _lever = check.gate().clone();
     /// # Ok::<(), buttress::ConfigError>(())
@@ -160,7 +160,7 @@ impl HealthCheck {
     /// has failed.
     ///
     /// ```no_run
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// # #[tokio::main] async fn main() -> Result<(), buttress::ConfigError> {
     /// # let health = Health::new(Lifecycle::new());
     /// let check = health.check("upstream").build()?;

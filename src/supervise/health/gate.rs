@@ -11,7 +11,7 @@ use crate::lever::Lever;
 /// It is a [`Lever`]: a failure budget that engages it closes it until it lets go.
 ///
 /// ```
-/// use buttress::supervise::{Health, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::Health};
 /// let health = Health::new(Lifecycle::new());
 /// let gate = health.gate("database");
 /// gate.open();
@@ -26,7 +26,7 @@ pub struct ReadyGate(Arc<Gate>);
 /// One condition for liveness. Open at first; dropping it withdraws it.
 ///
 /// ```
-/// use buttress::supervise::{Health, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::Health};
 /// let health = Health::new(Lifecycle::new());
 /// let worker = health.live("worker");
 /// worker.fail("stuck");
@@ -53,7 +53,7 @@ impl ReadyGate {
     /// Opens it.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// Health::new(Lifecycle::new()).gate("cache").open();
     /// ```
     pub fn open(&self) {
@@ -63,7 +63,7 @@ impl ReadyGate {
     /// Closes it.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// Health::new(Lifecycle::new()).gate("cache").close("it is being filled");
     /// ```
     pub fn close(&self, reason: impl Into<Cow<'static, str>>) {
@@ -74,7 +74,7 @@ impl ReadyGate {
     /// Whether it is open now, levers included.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// assert!(!Health::new(Lifecycle::new()).gate("cache").is_open());
     /// ```
     #[must_use]
@@ -124,7 +124,7 @@ impl LiveGate {
     /// It is alive (again).
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// Health::new(Lifecycle::new()).live("worker").ok();
     /// ```
     pub fn ok(&self) {
@@ -134,7 +134,7 @@ impl LiveGate {
     /// It is not: the process should be restarted.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// Health::new(Lifecycle::new()).live("worker").fail("stuck");
     /// ```
     pub fn fail(&self, reason: impl Into<Cow<'static, str>>) {

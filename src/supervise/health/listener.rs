@@ -29,7 +29,7 @@ impl Health {
     /// If the address cannot be bound, or no thread be started.
     ///
     /// ```no_run
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// let health = Health::new(Lifecycle::new());
     /// let probes = health.listen("0.0.0.0:9090")?;
     /// println!("probes at http://{}/readyz", probes.addr());
@@ -63,13 +63,10 @@ async fn serve(listener: TcpListener, health: Health) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok(permit) = free.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                // Of one connection that has gone, or no file descriptors: those come back.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let Ok((stream, _)) = listener.accept().await else {
+            // A connection that has gone already, or no file descriptors left: those come back.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
         };
         let service = service.clone();
         connections.spawn(async move {
@@ -88,7 +85,7 @@ async fn serve(listener: TcpListener, health: Health) {
 /// Serves the probes until it is dropped: see [`Health::listen`].
 ///
 /// ```no_run
-/// # use buttress::supervise::{Health, HealthListener, Lifecycle};
+/// # use buttress::supervise::{Lifecycle, health::{Health, HealthListener}};
 /// let probes: HealthListener = Health::new(Lifecycle::new()).listen("127.0.0.1:0")?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -103,7 +100,7 @@ impl HealthListener {
     /// Where it listens.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// let probes = Health::new(Lifecycle::new()).listen("127.0.0.1:0")?;
     /// assert_ne!(probes.addr().port(), 0);
     /// # Ok::<(), std::io::Error>(())

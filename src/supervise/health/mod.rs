@@ -9,7 +9,7 @@
 //! systemd, a heartbeat.
 //!
 //! ```
-//! use buttress::supervise::{Health, Lifecycle, Phase};
+//! use buttress::supervise::{Lifecycle, Phase, health::Health};
 //!
 //! let life = Lifecycle::new();
 //! let health = Health::new(life.clone());
@@ -27,7 +27,7 @@
 //! failures to close its gate.
 //!
 //! ```no_run
-//! # use buttress::supervise::{Health, Lifecycle};
+//! # use buttress::supervise::{Lifecycle, health::Health};
 //! use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
 //! use std::time::Duration;
 //!
@@ -76,6 +76,7 @@ mod report;
 mod service;
 mod state;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]
 mod tests;
 
 pub use check::{HealthCheck, HealthCheckBuilder};

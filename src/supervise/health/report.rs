@@ -9,7 +9,7 @@ use super::super::Phase;
 /// The three questions.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::Probe::Ready.path(), "/readyz");
+/// assert_eq!(buttress::supervise::health::Probe::Ready.path(), "/readyz");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -26,7 +26,7 @@ impl Probe {
     /// Where Kubernetes' own components answer it.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Probe::Live.path(), "/livez");
+    /// assert_eq!(buttress::supervise::health::Probe::Live.path(), "/livez");
     /// ```
     #[must_use]
     pub const fn path(self) -> &'static str {
@@ -45,7 +45,7 @@ impl Probe {
 /// Everything [`Health`](super::Health) knows, at one moment.
 ///
 /// ```
-/// use buttress::supervise::{Health, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::Health};
 /// let report = Health::new(Lifecycle::new()).report();
 /// assert!(report.live && !report.ready);
 /// assert_eq!(report.reason.as_deref(), Some("starting"));
@@ -71,7 +71,7 @@ pub struct HealthReport {
 /// One gate or condition in a [`HealthReport`].
 ///
 /// ```
-/// use buttress::supervise::{Health, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::Health};
 /// let health = Health::new(Lifecycle::new());
 /// let _gate = health.gate("database");
 /// let report = health.report();
@@ -97,7 +97,7 @@ impl HealthReport {
     /// The answer to one question.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle, Probe};
+    /// use buttress::supervise::{Lifecycle, health::{Health, Probe}};
     /// let report = Health::new(Lifecycle::new()).report();
     /// assert!(report.answer(Probe::Live) && !report.answer(Probe::Startup));
     /// ```

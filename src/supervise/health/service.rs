@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -19,7 +19,7 @@ impl Health {
     /// The probes as a service: any other path is a 404. It is always ready and never fails.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// use tower::ServiceExt;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -40,7 +40,7 @@ impl Health {
     ///
     /// ```
     /// use axum::{Router, routing::get};
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// let health = Health::new(Lifecycle::new());
     /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(health.layer());
     /// ```
@@ -57,7 +57,7 @@ impl Health {
 /// Answers the probes: see [`Health::service`].
 ///
 /// ```
-/// use buttress::supervise::{Health, HealthService, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::{Health, HealthService}};
 /// let service: HealthService = Health::new(Lifecycle::new()).service();
 /// ```
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ impl HealthService {
     /// dependencies and why they fail, so not on a port that everybody reaches.
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// let service = Health::new(Lifecycle::new()).service().verbose(true);
     /// ```
     #[must_use]
@@ -105,7 +105,7 @@ impl<B> Service<Request<B>> for HealthService {
 /// Answers the probes in front of a service: see [`Health::layer`].
 ///
 /// ```
-/// use buttress::supervise::{Health, HealthLayer, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::{Health, HealthLayer}};
 /// let layer: HealthLayer = Health::new(Lifecycle::new()).layer();
 /// ```
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ impl HealthLayer {
     /// As [`HealthService::verbose`].
     ///
     /// ```
-    /// # use buttress::supervise::{Health, Lifecycle};
+    /// # use buttress::supervise::{Lifecycle, health::Health};
     /// let layer = Health::new(Lifecycle::new()).layer().verbose(true);
     /// ```
     #[must_use]
@@ -139,7 +139,7 @@ impl<S> Layer<S> for HealthLayer {
 /// A service behind the probes: see [`Health::layer`].
 ///
 /// ```
-/// use buttress::supervise::{Health, HealthLayered, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::{Health, HealthLayered}};
 /// use tower::Layer;
 /// let service: HealthLayered<u8> = Health::new(Lifecycle::new()).layer().layer(7);
 /// ```
@@ -166,8 +166,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match answer(&self.health, self.verbose, &request) {
-            Some(answer) => HealthFuture::Answered { answer: Some(answer.map(RB::from)) },
-            None => HealthFuture::Inner { inner: self.inner.call(request) },
+            Some(answer) => HealthFuture { inner: None, answer: Some(answer.map(RB::from)) },
+            None => HealthFuture { inner: Some(self.inner.call(request)), answer: None },
         }
     }
 }
@@ -176,15 +176,13 @@ pin_project! {
     /// The answer of a [`HealthLayered`] service.
     ///
     /// ```
-    /// # fn doc<F>(_: buttress::supervise::HealthFuture<F, ()>) {}
+    /// # fn doc<F>(_: buttress::supervise::health::HealthFuture<F, ()>) {}
     /// ```
-    #[project = Projected]
     #[must_use = "futures do nothing unless polled"]
-    pub enum HealthFuture<F, RB> {
-        #[doc(hidden)]
-        Answered { answer: Option<Response<RB>> },
-        #[doc(hidden)]
-        Inner { #[pin] inner: F },
+    pub struct HealthFuture<F, RB> {
+        #[pin]
+        inner: Option<F>,
+        answer: Option<Response<RB>>,
     }
 }
 
@@ -195,11 +193,10 @@ where
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            Projected::Answered { answer } => {
-                Poll::Ready(Ok(answer.take().expect("polled after completion")))
-            }
-            Projected::Inner { inner } => Poll::Ready(ready!(inner.poll(cx))),
+        let this = self.project();
+        match this.inner.as_pin_mut() {
+            Some(inner) => inner.poll(cx),
+            None => Poll::Ready(Ok(this.answer.take().expect("polled after completion"))),
         }
     }
 }

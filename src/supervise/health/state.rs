@@ -13,10 +13,10 @@ use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observe, Observers, Severity};
 
-/// The health of a process: see the module's page, [`health`](crate::supervise#health).
+/// The health of a process: see the [module](crate::supervise::health).
 ///
 /// ```
-/// use buttress::supervise::{Health, Lifecycle};
+/// use buttress::supervise::{Lifecycle, health::Health};
 /// let health = Health::new(Lifecycle::new());
 /// assert!(health.is_live());
 /// ```
@@ -112,7 +112,7 @@ impl Health {
     /// Of the process whose phases are `life`'s. Without gates it is ready in [`Phase::Ready`].
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle, Phase};
+    /// use buttress::supervise::{Lifecycle, Phase, health::Health};
     /// let life = Lifecycle::new();
     /// let health = Health::new(life.clone());
     /// life.advance(Phase::Ready, None);
@@ -131,7 +131,7 @@ impl Health {
     /// Tells `observer` when a gate opens or closes (`gate_opened`, `gate_closed`).
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// Health::new(Lifecycle::new()).observe(|event: &buttress::observe::Event<'_>| eprintln!("{event:?}"));
     /// ```
     pub fn observe(&self, observer: impl Observe) {
@@ -141,7 +141,7 @@ impl Health {
     /// The phases it goes by.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle, Phase};
+    /// use buttress::supervise::{Lifecycle, Phase, health::Health};
     /// assert_eq!(Health::new(Lifecycle::new()).lifecycle().phase(), Phase::Starting);
     /// ```
     #[must_use]
@@ -152,7 +152,7 @@ impl Health {
     /// A gate that must be open for readiness. It is closed at first.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// let health = Health::new(Lifecycle::new());
     /// let cache = health.gate("cache");
     /// cache.open();
@@ -165,7 +165,7 @@ impl Health {
     /// first.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// let health = Health::new(Lifecycle::new());
     /// let worker = health.live("worker");
     /// worker.fail("its thread has died");
@@ -179,7 +179,7 @@ impl Health {
     /// state that is there, for example a breaker's.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// Health::new(Lifecycle::new()).ready_while("disk", || std::path::Path::new("/").exists());
     /// ```
     pub fn ready_while(
@@ -193,7 +193,7 @@ impl Health {
     /// Alive only while `condition` says so: for example while a watchdog has not fired.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// let health = Health::new(Lifecycle::new());
     /// health.live_while("main loop", || false);
     /// assert!(!health.is_live());
@@ -209,7 +209,7 @@ impl Health {
     /// A check to run beside: see [`HealthCheckBuilder`].
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// let check = Health::new(Lifecycle::new()).check("database").build()?;
     /// # drop(check);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -222,7 +222,7 @@ impl Health {
     /// have no effect. How many there were.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// let health = Health::new(Lifecycle::new());
     /// drop(health.gate("cache")); // closed for good
     /// assert_eq!(health.forget("cache"), 1);
@@ -237,7 +237,7 @@ impl Health {
     /// Whether it is alive.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// assert!(Health::new(Lifecycle::new()).is_live());
     /// ```
     #[must_use]
@@ -248,7 +248,7 @@ impl Health {
     /// Whether it should get traffic.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// assert!(!Health::new(Lifecycle::new()).is_ready(), "it is starting");
     /// ```
     #[must_use]
@@ -259,7 +259,7 @@ impl Health {
     /// Everything, at one moment.
     ///
     /// ```
-    /// use buttress::supervise::{Health, Lifecycle};
+    /// use buttress::supervise::{Lifecycle, health::Health};
     /// println!("{}", Health::new(Lifecycle::new()).report()); // "not ready: starting"
     /// ```
     #[must_use]
@@ -314,15 +314,16 @@ impl Health {
     /// health is:
     ///
     /// ```no_run
-    /// # async fn doc(health: buttress::supervise::Health) {
-    /// use buttress::supervise::Probe;
+    /// # async fn doc(health: buttress::supervise::health::Health) {
+    /// use buttress::supervise::health::Probe;
     /// use std::time::Duration;
     /// use tonic_health::ServingStatus;
     ///
     /// let (reporter, service) = tonic_health::server::health_reporter();
-    /// let told = health.follow(Probe::Ready, Duration::from_millis(100), async move |ready| {
+    /// let told = health.follow(Probe::Ready, Duration::from_millis(100), move |ready| {
     ///     let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    ///     reporter.set_service_status("", status).await;
+    ///     let reporter = reporter.clone();
+    ///     async move { reporter.set_service_status("", status).await }
     /// });
     /// tokio::spawn(told);
     /// # drop(service);
