@@ -9,6 +9,8 @@ pub mod health;
 mod identity;
 mod lifecycle;
 mod progress;
+#[cfg(unix)]
+pub mod systemd;
 
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
