@@ -283,6 +283,14 @@ impl Lifecycle {
             .unwrap_or_else(PoisonError::into_inner);
         inner.holds.is_empty()
     }
+
+    /// As [`released_blocking`](Self::released_blocking), for who drives the phases: ends too when somebody
+    /// else has moved them beyond [`Draining`](Phase::Draining).
+    pub(super) fn drained_blocking(&self, timeout: Duration) {
+        let _ = self.0.changed.wait_timeout_while(self.0.inner(), timeout, |inner| {
+            !inner.holds.is_empty() && self.phase() <= Phase::Draining
+        });
+    }
 }
 
 impl Shared {
@@ -384,5 +392,16 @@ mod tests {
         life.advance(Phase::Ready, None);
         drop(hold);
         assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn a_drain_ends_when_somebody_goes_on() {
+        let life = Lifecycle::new();
+        let _hold = life.hold("http");
+        let driver = life.clone();
+        let thread = std::thread::spawn(move || driver.drained_blocking(Duration::from_secs(3600)));
+        life.advance(Phase::Cleanup, None);
+        thread.join().unwrap();
+        assert!(!life.released_blocking(Duration::ZERO));
     }
 }

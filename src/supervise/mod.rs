@@ -3,6 +3,7 @@
 //! Each part works alone: take the heartbeat without the watchdog, the drain without the signals.
 //!
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
+//! - [`GracefulShutdown`]: signals, the order of the end, cleanup callbacks, an exit in time.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 
 pub mod health;
@@ -11,7 +12,13 @@ mod lifecycle;
 mod progress;
 #[cfg(unix)]
 pub mod systemd;
+mod shutdown;
 
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
+pub use shutdown::{
+    Budget, CallbackOutcome, CallbackReport, CleanupCallback, CleanupResult, ForcedExit,
+    GracefulShutdown, GracefulShutdownBuilder, InstallError, OnSignal, PhaseReport, RegisterError,
+    RegisterErrorKind, ShutdownCause, ShutdownReport, ShutdownScope, Signal, Signals,
+};

@@ -1,0 +1,493 @@
+//! The object users hold.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::error::ConfigError;
+use crate::lever::Lever;
+use crate::name::Name;
+use crate::observe::Severity;
+use crate::sync::lock;
+
+use super::super::{Lifecycle, Phase};
+use super::callback::{CleanupCallback, RegisterError, RegisterErrorKind};
+use super::config::GracefulShutdownBuilder;
+use super::report::{ShutdownCause, ShutdownReport};
+use super::shared::Shared;
+use super::sys;
+
+/// Ends a process in order and in time: see the [module](self).
+///
+/// A cheap handle: clones are the same shutdown.
+///
+/// ```
+/// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+///
+/// let shutdown = GracefulShutdown::new("orders");
+/// shutdown.register(CleanupCallback::blocking("db", || println!("closed")))?;
+/// # #[cfg(unix)]
+/// shutdown.install()?; // SIGTERM, SIGINT
+/// // ... until somebody wants it to end:
+/// let report = shutdown.trigger_blocking();
+/// assert_eq!(report.exit_code(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct GracefulShutdown(Arc<Shared>);
+
+impl GracefulShutdown {
+    /// One with the defaults of [`builder`](Self::builder).
+    ///
+    /// ```
+    /// use buttress::supervise::GracefulShutdown;
+    /// assert!(!GracefulShutdown::new("orders").is_shutting_down());
+    /// ```
+    #[must_use]
+    pub fn new(name: impl Into<Name>) -> Self {
+        match Self::builder(name).build() {
+            Ok(shutdown) => shutdown,
+            Err(error) => unreachable!("the defaults are valid: {error}"),
+        }
+    }
+
+    /// Starts to describe one.
+    ///
+    /// ```
+    /// use buttress::supervise::{Budget, GracefulShutdown};
+    /// use std::time::Duration;
+    /// let shutdown = GracefulShutdown::builder("orders")
+    ///     .budget(Budget::new(Duration::from_secs(10)))
+    ///     .force_exit_code(7)
+    ///     .build()?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> GracefulShutdownBuilder {
+        GracefulShutdownBuilder::new(name.into())
+    }
+
+    pub(super) fn of(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// Adds a callback, to be run in [`Phase::Cleanup`].
+    ///
+    /// # Errors
+    /// Hands the callback back if its name is taken, the shutdown has begun, or its limit is zero.
+    ///
+    /// ```
+    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+    /// let shutdown = GracefulShutdown::new("orders");
+    /// shutdown.register(CleanupCallback::new("db", async || ()).priority(10))?;
+    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// ```
+    pub fn register(&self, mut callback: CleanupCallback) -> Result<(), RegisterError> {
+        if callback.timeout == Some(Duration::ZERO) {
+            let error = ConfigError::new("timeout", "0ns", "above 0");
+            return Err(RegisterError::new(callback, RegisterErrorKind::Config(error)));
+        }
+        callback.runtime = Handle::try_current().ok();
+        let mut run = lock(&self.0.run);
+        let kind = if run.begun.is_some() {
+            RegisterErrorKind::ShuttingDown
+        } else if run.callbacks.iter().any(|other| other.name == callback.name) {
+            RegisterErrorKind::Duplicate
+        } else {
+            run.callbacks.push(callback);
+            return Ok(());
+        };
+        drop(run);
+        Err(RegisterError::new(callback, kind))
+    }
+
+    /// Takes a callback away. `None` if there is none with this name, or the shutdown has begun.
+    ///
+    /// ```
+    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+    /// let shutdown = GracefulShutdown::new("orders");
+    /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
+    /// assert!(shutdown.unregister("db").is_some());
+    /// assert!(shutdown.unregister("db").is_none());
+    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// ```
+    #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
+    pub fn unregister(&self, name: impl Into<Name>) -> Option<CleanupCallback> {
+        let name = name.into();
+        let mut run = lock(&self.0.run);
+        if run.begun.is_some() {
+            return None;
+        }
+        let place = run.callbacks.iter().position(|callback| callback.name == name)?;
+        Some(run.callbacks.remove(place))
+    }
+
+    /// Handles the signals, until [`uninstall`](Self::uninstall). From the first of them on the process
+    /// ends at the deadline at the latest, with the report on standard error.
+    ///
+    /// Do it before anything slow: until then SIGTERM kills the process at once, or, if it is the first
+    /// of a container, does nothing at all.
+    ///
+    /// # Errors
+    /// If they are handled already, or the system does not let us.
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// use buttress::supervise::{GracefulShutdown, InstallError};
+    /// let shutdown = GracefulShutdown::new("orders");
+    /// shutdown.install()?;
+    /// assert!(matches!(shutdown.install(), Err(InstallError::AlreadyInstalled)));
+    /// # }
+    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// ```
+    pub fn install(&self) -> Result<(), InstallError> {
+        lock(&self.0.run).notice_runtime();
+        let mut installed = lock(&self.0.installed);
+        if installed.is_some() {
+            return Err(InstallError::AlreadyInstalled);
+        }
+        *installed = Some(sys::install(&self.0).map_err(InstallError::Io)?);
+        drop(installed);
+        if std::process::id() == 1 {
+            let detail = format_args!("process 1 has to wait for the orphans of its container");
+            self.0.emit(Severity::Info, "is_process_1", detail);
+        }
+        Ok(())
+    }
+
+    /// Handles the signals no more, and ends the process no more at the deadline. Signals do again what they
+    /// did before, as far as that can be known: what was ignored is, and what had its default effect
+    /// has it, also for those who have come to listen for the signal meanwhile. False if it was
+    /// not [installed](Self::install).
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// shutdown.install()?;
+    /// assert!(shutdown.uninstall());
+    /// assert!(!shutdown.is_installed());
+    /// # }
+    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// ```
+    #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
+    pub fn uninstall(&self) -> bool {
+        let installed = lock(&self.0.installed).take();
+        installed.is_some()
+    }
+
+    /// Whether the signals are handled.
+    ///
+    /// ```
+    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_installed());
+    /// ```
+    #[must_use]
+    pub fn is_installed(&self) -> bool {
+        lock(&self.0.installed).is_some()
+    }
+
+    /// Begins the shutdown, which goes on by itself. False if it had begun.
+    ///
+    /// ```
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// assert!(shutdown.begin());
+    /// assert!(shutdown.is_shutting_down());
+    /// assert!(!shutdown.begin());
+    /// ```
+    #[allow(clippy::must_use_candidate, reason = "most callers do not care who was first")]
+    pub fn begin(&self) -> bool {
+        self.0.begin(ShutdownCause::Triggered, false)
+    }
+
+    /// Begins the shutdown if it has not begun, and waits for its end. Dropping the future does not
+    /// stop it.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// assert!(shutdown.trigger().await.is_clean());
+    /// # })
+    /// ```
+    pub async fn trigger(&self) -> ShutdownReport {
+        self.begin();
+        self.wait().await
+    }
+
+    /// As [`trigger`](Self::trigger), blocking the thread. Within a runtime, where it should not be called,
+    /// async callbacks run outside that: it may be the thread they need.
+    ///
+    /// ```
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// assert!(shutdown.trigger_blocking().is_clean());
+    /// ```
+    #[allow(clippy::must_use_candidate, reason = "not everybody looks at the report")]
+    pub fn trigger_blocking(&self) -> ShutdownReport {
+        self.finish_blocking(ShutdownCause::Triggered)
+    }
+
+    fn finish_blocking(&self, cause: ShutdownCause) -> ShutdownReport {
+        self.0.begin(cause, Handle::try_current().is_ok());
+        loop {
+            if let Some(report) = self.wait_blocking(Duration::from_secs(3600)) {
+                return report;
+            }
+        }
+    }
+
+    /// Returns when the process is to exit: the shutdown has begun and ended. Dropping the future has no
+    /// effect.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// shutdown.begin(); // or a signal
+    /// let report = shutdown.wait().await;
+    /// assert_eq!(report.exit_code(), 0);
+    /// # })
+    /// ```
+    pub async fn wait(&self) -> ShutdownReport {
+        loop {
+            self.0.life.reached(Phase::Exited).await;
+            if let Some(report) = self.report() {
+                return report;
+            }
+            // Somebody else has moved the phases. There is nothing to come.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// As [`wait`](Self::wait), blocking the thread for at most `timeout`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// assert!(shutdown.wait_blocking(Duration::ZERO).is_none());
+    /// ```
+    #[must_use]
+    pub fn wait_blocking(&self, timeout: Duration) -> Option<ShutdownReport> {
+        self.0.life.wait_blocking(Phase::Exited, timeout).then(|| self.report()).flatten()
+    }
+
+    /// What it has come to so far. `None` if it has not begun.
+    ///
+    /// ```
+    /// assert!(buttress::supervise::GracefulShutdown::new("orders").report().is_none());
+    /// ```
+    #[must_use]
+    pub fn report(&self) -> Option<ShutdownReport> {
+        self.0.report()
+    }
+
+    /// Whether the shutdown has begun: one load.
+    ///
+    /// ```
+    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_shutting_down());
+    /// ```
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.0.life.is_shutting_down()
+    }
+
+    /// The phase of the process.
+    ///
+    /// ```
+    /// use buttress::supervise::{GracefulShutdown, Phase};
+    /// assert_eq!(GracefulShutdown::new("orders").phase(), Phase::Starting);
+    /// ```
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.0.life.phase()
+    }
+
+    /// The phases, for whoever has a part in them: servers hold the drain, health looks at it.
+    ///
+    /// ```
+    /// use buttress::supervise::{GracefulShutdown, Phase};
+    /// let shutdown = GracefulShutdown::new("orders");
+    /// shutdown.lifecycle().advance(Phase::Ready, None);
+    /// let hold = shutdown.lifecycle().hold("consumer");
+    /// ```
+    #[must_use]
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.0.life
+    }
+
+    /// The name it was made with.
+    ///
+    /// ```
+    /// assert_eq!(buttress::supervise::GracefulShutdown::new("orders").name().as_str(), "orders");
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.0.name
+    }
+
+    /// Shuts down when the guard is dropped, also by a panic, and waits for the end, blocking the thread.
+    ///
+    /// ```
+    /// use buttress::supervise::{CleanupCallback, GracefulShutdown, Phase};
+    /// let shutdown = GracefulShutdown::new("orders");
+    /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
+    /// {
+    ///     let _scope = shutdown.scope();
+    ///     // work
+    /// }
+    /// assert_eq!(shutdown.phase(), Phase::Exited);
+    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// ```
+    pub fn scope(&self) -> ShutdownScope {
+        ShutdownScope(self.clone())
+    }
+
+    /// Handles the signals, does `work`, shuts down when that has ended (if no signal began it before) and
+    /// waits for the end. `work` is not stopped by a signal: it sees the [phase](Self::phase) and ends
+    /// by itself, as a server does when it is drained.
+    ///
+    /// If `work` panics, the callbacks have run when the panic goes on. Dropping the future begins the
+    /// shutdown.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    ///
+    /// ```
+    /// # #[cfg(unix)]
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let (answer, report) = shutdown.run(async { 42 }).await?;
+    /// assert!(answer == 42 && report.is_clean());
+    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # }).unwrap()
+    /// ```
+    pub async fn run<F: Future>(
+        &self,
+        work: F,
+    ) -> Result<(F::Output, ShutdownReport), InstallError> {
+        self.install()?;
+        let scope = AsyncScope(self);
+        let result = work.await;
+        drop(scope);
+        Ok((result, self.wait().await))
+    }
+
+    /// As [`run`](Self::run), for work that blocks the thread.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let (answer, report) = shutdown.run_blocking(|| 42)?;
+    /// assert!(answer == 42 && report.is_clean());
+    /// # }
+    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// ```
+    pub fn run_blocking<T>(
+        &self,
+        work: impl FnOnce() -> T,
+    ) -> Result<(T, ShutdownReport), InstallError> {
+        self.install()?;
+        let scope = self.scope();
+        let result = work();
+        drop(scope);
+        Ok((result, self.finish_blocking(ShutdownCause::ScopeEnded)))
+    }
+}
+
+impl fmt::Debug for GracefulShutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GracefulShutdown")
+            .field("name", &self.0.name)
+            .field("lifecycle", &self.0.life)
+            .field("installed", &self.is_installed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A failure budget can pull it: a shutdown begins, and is not taken back.
+///
+/// ```
+/// use buttress::failure_budget::FailureBudget;
+/// use buttress::supervise::{GracefulShutdown, ShutdownCause};
+///
+/// let shutdown = GracefulShutdown::new("worker");
+/// let budget = FailureBudget::builder("jobs").lever(shutdown.clone()).build()?;
+/// budget.trip();
+/// assert_eq!(shutdown.report().unwrap().cause, ShutdownCause::Lever);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+impl Lever for GracefulShutdown {
+    fn engage(&self) {
+        self.0.begin(ShutdownCause::Lever, false);
+    }
+
+    fn release(&self) {}
+}
+
+/// Shuts down when dropped; see [`GracefulShutdown::scope`].
+///
+/// ```
+/// use buttress::supervise::{GracefulShutdown, ShutdownScope};
+/// let shutdown = GracefulShutdown::new("orders");
+/// let scope: ShutdownScope = shutdown.scope();
+/// drop(scope);
+/// assert!(shutdown.is_shutting_down());
+/// ```
+#[derive(Debug)]
+#[must_use = "it shuts down as soon as it is dropped"]
+pub struct ShutdownScope(GracefulShutdown);
+
+impl Drop for ShutdownScope {
+    fn drop(&mut self) {
+        self.0.finish_blocking(ShutdownCause::ScopeEnded);
+    }
+}
+
+/// Begins the shutdown when dropped. Waits only for a panic, after which nobody else would.
+struct AsyncScope<'a>(&'a GracefulShutdown);
+
+impl Drop for AsyncScope<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.finish_blocking(ShutdownCause::ScopeEnded);
+        } else {
+            self.0.0.begin(ShutdownCause::ScopeEnded, false);
+        }
+    }
+}
+
+/// The signals could not be handled.
+///
+/// ```
+/// use buttress::supervise::InstallError;
+/// assert_eq!(InstallError::AlreadyInstalled.to_string(), "the signals are handled already");
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// By this very object.
+    AlreadyInstalled,
+    /// The system does not let us.
+    Io(io::Error),
+}
+
+impl fmt::Display for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyInstalled => f.write_str("the signals are handled already"),
+            Self::Io(error) => write!(f, "the signals cannot be handled: {error}"),
+        }
+    }
+}
+
+impl StdError for InstallError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::AlreadyInstalled => None,
+            Self::Io(error) => Some(error),
+        }
+    }
+}

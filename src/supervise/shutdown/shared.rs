@@ -1,0 +1,149 @@
+//! What the handles, the driver and the guard of one shutdown share.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers, Severity};
+use crate::sync::lock;
+
+use super::super::{Lifecycle, Phase};
+use super::budget::Plan;
+use super::callback::CleanupCallback;
+use super::report::{CallbackOutcome, CallbackReport, Codes, ShutdownCause, ShutdownReport};
+use super::signals::Signals;
+use super::sys::Installed;
+use super::{driver, guard};
+
+pub(super) struct Shared {
+    pub(super) name: Name,
+    pub(super) life: Lifecycle,
+    pub(super) plan: Plan,
+    pub(super) signals: Signals,
+    pub(super) codes: Codes,
+    exit_at_deadline: bool,
+    observers: Observers,
+    pub(super) run: Mutex<Run>,
+    pub(super) installed: Mutex<Option<Installed>>,
+}
+
+#[derive(Default)]
+pub(super) struct Run {
+    /// In the order of registration; from the beginning of the shutdown in that in which they run.
+    pub(super) callbacks: Vec<CleanupCallback>,
+    /// The runtime of the program, for callbacks that were registered outside it.
+    pub(super) runtime: Option<Handle>,
+    pub(super) begun: Option<Begun>,
+}
+
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    /// Whoever began it blocks the runtime meanwhile: callbacks must not wait for it.
+    pub(super) runtime_blocked: bool,
+    pub(super) ended: bool,
+    pub(super) report: ShutdownReport,
+}
+
+impl Run {
+    pub(super) fn notice_runtime(&mut self) {
+        if self.runtime.is_none() {
+            self.runtime = Handle::try_current().ok();
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        name: Name,
+        life: Lifecycle,
+        plan: Plan,
+        signals: Signals,
+        codes: Codes,
+        exit_at_deadline: bool,
+        observers: Observers,
+    ) -> Self {
+        Self {
+            name,
+            life,
+            plan,
+            signals,
+            codes,
+            exit_at_deadline,
+            observers,
+            run: Mutex::default(),
+            installed: Mutex::new(None),
+        }
+    }
+
+    /// Begins the shutdown if it has not begun. Whether it did.
+    pub(super) fn begin(self: &Arc<Self>, cause: ShutdownCause, runtime_blocked: bool) -> bool {
+        let mut run = lock(&self.run);
+        if run.begun.is_some() {
+            return false;
+        }
+        run.notice_runtime();
+        run.callbacks.sort_by_key(|callback| callback.priority);
+        let skipped = |callback: &CleanupCallback| CallbackReport {
+            name: callback.name,
+            took: Duration::ZERO,
+            outcome: CallbackOutcome::Skipped,
+        };
+        let report = ShutdownReport {
+            name: self.name,
+            cause,
+            phases: Vec::new(),
+            held_by: Vec::new(),
+            callbacks: run.callbacks.iter().map(skipped).collect(),
+            forced: None,
+            took: Duration::ZERO,
+            codes: self.codes,
+        };
+        let at = Instant::now();
+        run.begun = Some(Begun { at, runtime_blocked, ended: false, report });
+        // Under the lock: nobody may find it begun and the process ready.
+        self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
+        drop(run);
+        if self.exit_at_deadline {
+            guard::start(self);
+        }
+        let shared = Arc::clone(self);
+        let thread = thread::Builder::new().name("buttress-shutdown".into());
+        if thread.spawn(move || driver::drive(&shared)).is_err() {
+            // No thread to be had. Whoever began it has to do the work.
+            driver::drive(self);
+        }
+        true
+    }
+
+    /// When it has to be over, if it has begun.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        lock(&self.run).begun.as_ref().map(|begun| begun.at + self.plan.total)
+    }
+
+    pub(super) fn report(&self) -> Option<ShutdownReport> {
+        lock(&self.run).begun.as_ref().map(|begun| {
+            let mut report = begun.report.clone();
+            if !begun.ended {
+                report.took = begun.at.elapsed();
+            }
+            report
+        })
+    }
+
+    /// Writes in the report. Nothing if it has not begun.
+    pub(super) fn note(&self, write: impl FnOnce(&mut ShutdownReport)) {
+        if let Some(begun) = &mut lock(&self.run).begun {
+            write(&mut begun.report);
+        }
+    }
+
+    pub(super) fn emit(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
+        let kind = EventKind::Supervised { severity, what, detail };
+        self.observers.emit(LayerKind::Supervise, self.name, kind);
+    }
+}

@@ -1,0 +1,199 @@
+//! Signals. The handlers set a flag, write to a pipe or leave the process; all else is done by a thread
+//! that waits at the other end of the pipe, however blocked the runtime is.
+
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::{SigId, flag, low_level};
+use tokio::time::Instant;
+
+use crate::sync::lock;
+
+use super::super::Phase;
+use super::guard;
+use super::report::{ForcedExit, ShutdownCause};
+use super::shared::Shared;
+use super::signals::{OnSignal, Signal, Step};
+
+/// The handlers of one shutdown. Dropping it takes them away.
+pub(super) struct Installed {
+    actions: Vec<SigId>,
+    signals: Vec<Signal>,
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        // First, so that a signal in between is not lost.
+        for signal in &self.signals {
+            give_back(*signal);
+        }
+        for action in &self.actions {
+            low_level::unregister(*action);
+        }
+        // The pipes have gone with the actions, and with them the thread.
+    }
+}
+
+/// One signal on its way from the handler to the thread.
+struct Wire {
+    signal: Signal,
+    does: OnSignal,
+    count: u32,
+    /// Whether the next one ends the process from within the handler.
+    last_resort: Arc<AtomicBool>,
+    pipe: UnixStream,
+}
+
+pub(super) fn install(shared: &Arc<Shared>) -> io::Result<Installed> {
+    let (mut wires, mut ends) = (Vec::new(), Vec::new());
+    for (signal, does) in shared.signals.iter() {
+        let (pipe, end) = UnixStream::pair()?;
+        pipe.set_nonblocking(true)?;
+        let last_resort = Arc::new(AtomicBool::new(does.armed_after(0)));
+        ends.push((signal, Arc::clone(&last_resort), end));
+        wires.push(Wire { signal, does, count: 0, last_resort, pipe });
+    }
+    let theirs = Arc::clone(shared);
+    // If what follows fails, the pipes are closed and the thread ends.
+    thread::Builder::new()
+        .name("buttress-signals".into())
+        .spawn(move || Listener { shared: theirs, armed: false }.listen(wires))?;
+    let mut installed = Installed { actions: Vec::new(), signals: Vec::new() };
+    for (signal, last_resort, end) in ends {
+        let number = signal.number();
+        take_over(signal)?;
+        installed.signals.push(signal);
+        let code = i32::from(signal.exit_code());
+        let mut added = |action: io::Result<SigId>| action.map(|id| installed.actions.push(id));
+        // Before the pipe: actions run in this order.
+        added(flag::register_conditional_shutdown(number, code, last_resort))?;
+        added(low_level::pipe::register(number, end))?;
+    }
+    Ok(installed)
+}
+
+struct Listener {
+    shared: Arc<Shared>,
+    /// A signal has come that ends the process: not later than at the deadline.
+    armed: bool,
+}
+
+impl Listener {
+    fn listen(mut self, mut wires: Vec<Wire>) {
+        while !wires.is_empty() {
+            let deadline = if self.armed { self.shared.deadline() } else { None };
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                guard::force(&self.shared, ForcedExit::Deadline);
+            }
+            wait(&wires, left);
+            wires.retain_mut(|wire| match drain(&mut wire.pipe) {
+                Some(news) => {
+                    (0..news).for_each(|_| self.came(wire));
+                    true
+                }
+                None => false,
+            });
+        }
+    }
+
+    fn came(&mut self, wire: &mut Wire) {
+        wire.count = wire.count.saturating_add(1);
+        // Before anything that could take time.
+        wire.last_resort.store(wire.does.armed_after(wire.count), Ordering::SeqCst);
+        match wire.does.step(wire.count) {
+            Step::Nothing => {}
+            Step::Begin => {
+                self.armed = true;
+                self.shared.begin(ShutdownCause::Signal(wire.signal), false);
+            }
+            Step::Hurry => {
+                let deadline = self.shared.deadline();
+                self.shared.life.advance(Phase::Cleanup, deadline);
+            }
+            Step::Exit => guard::force(&self.shared, ForcedExit::Escalated(wire.signal)),
+        }
+    }
+}
+
+/// Until a signal comes, `limit` has passed, or for no reason.
+fn wait(wires: &[Wire], limit: Option<Duration>) {
+    let mut pipes: Vec<_> =
+        wires.iter().map(|wire| PollFd::new(&wire.pipe, PollFlags::IN)).collect();
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    let _ = poll(&mut pipes, limit.as_ref());
+}
+
+/// How often the handler has run, or `None` when it has been taken away.
+fn drain(pipe: &mut UnixStream) -> Option<usize> {
+    let (mut news, mut some) = (0, [0; 64]);
+    loop {
+        match pipe.read(&mut some) {
+            Ok(0) => return if news == 0 { None } else { Some(news) },
+            Ok(count) => news += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Some(news),
+        }
+    }
+}
+
+/// What a signal did before we handled it, for when we no longer do. The library that shares signals
+/// between their handlers never takes its own away: without this a process would survive SIGTERM then.
+struct Before {
+    signal: Signal,
+    /// How many shutdowns handle it.
+    held: usize,
+    /// If it did what it does by default: whether the handler is to do that now.
+    default: Option<Arc<AtomicBool>>,
+}
+
+static BEFORE: Mutex<Vec<Before>> = Mutex::new(Vec::new());
+
+fn take_over(signal: Signal) -> io::Result<()> {
+    let mut all = lock(&BEFORE);
+    if let Some(before) = all.iter_mut().find(|before| before.signal == signal) {
+        before.held += 1;
+        if let Some(default) = &before.default {
+            default.store(false, Ordering::SeqCst);
+        }
+        return Ok(());
+    }
+    let known = low_level::signal_name(signal.number()).is_some();
+    let default = if known && does_the_default(signal) {
+        let flag = Arc::new(AtomicBool::new(false));
+        flag::register_conditional_default(signal.number(), Arc::clone(&flag))?;
+        Some(flag)
+    } else {
+        None
+    };
+    all.push(Before { signal, held: 1, default });
+    Ok(())
+}
+
+fn give_back(signal: Signal) {
+    let mut all = lock(&BEFORE);
+    if let Some(before) = all.iter_mut().find(|before| before.signal == signal) {
+        before.held -= 1;
+        if before.held == 0
+            && let Some(default) = &before.default
+        {
+            default.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Whether nobody has caught the signal or has it ignored. Only Linux tells; elsewhere it is assumed.
+fn does_the_default(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bit = 1_u64 << (signal.number() - 1);
+    !["SigCgt:", "SigIgn:"].into_iter().any(|which| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(which));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & bit != 0)
+    })
+}
