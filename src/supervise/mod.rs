@@ -5,15 +5,24 @@
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
 //! - [`GracefulShutdown`]: signals, the order of the end, cleanup callbacks, an exit in time.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
+//! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 
 pub mod health;
+mod alert;
+mod heartbeat;
 mod identity;
 mod lifecycle;
+mod monitor;
 mod progress;
 #[cfg(unix)]
 pub mod systemd;
 mod shutdown;
 
+pub use alert::Alert;
+pub use heartbeat::{
+    BeatState, CorruptHeartbeat, Durability, Heartbeat, HeartbeatBuilder, HeartbeatError,
+    HeartbeatReader, HeartbeatState, HeartbeatStats, HeartbeatTarget, HeartbeatVerdict, MissedBeat,
+};
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
