@@ -7,27 +7,18 @@
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 
-pub mod health;
 mod alert;
-mod heartbeat;
+pub mod health;
+pub mod heartbeat;
 mod identity;
 mod lifecycle;
 mod monitor;
 mod progress;
+pub mod shutdown;
 #[cfg(unix)]
 pub mod systemd;
-mod shutdown;
 
 pub use alert::Alert;
-pub use heartbeat::{
-    BeatState, CorruptHeartbeat, Durability, Heartbeat, HeartbeatBuilder, HeartbeatError,
-    HeartbeatReader, HeartbeatState, HeartbeatStats, HeartbeatTarget, HeartbeatVerdict, MissedBeat,
-};
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
-pub use shutdown::{
-    Budget, CallbackOutcome, CallbackReport, CleanupCallback, CleanupResult, ForcedExit,
-    GracefulShutdown, GracefulShutdownBuilder, InstallError, OnSignal, PhaseReport, RegisterError,
-    RegisterErrorKind, ShutdownCause, ShutdownReport, ShutdownScope, Signal, Signals,
-};

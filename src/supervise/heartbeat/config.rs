@@ -94,7 +94,7 @@ impl HeartbeatBuilder {
     /// Writes each beat to this file. A path in memory (`/run`, `/dev/shm`) never waits for a disk.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api").file("/run/api/beat.json").build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -106,7 +106,7 @@ impl HeartbeatBuilder {
     /// Beats this often. Readers should allow three times that.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// # use std::time::Duration;
     /// let error = Heartbeat::builder("api").interval(Duration::ZERO).build().unwrap_err();
     /// assert_eq!(error.to_string(), "invalid interval: 0ns, expected 1 s to 300 s");
@@ -119,7 +119,7 @@ impl HeartbeatBuilder {
     /// A beat that is later than this counts as missed.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// # use std::time::Duration;
     /// let heart = Heartbeat::builder("api").late_after(Duration::from_secs(2)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -132,7 +132,7 @@ impl HeartbeatBuilder {
     /// How much a write waits for the disk.
     ///
     /// ```
-    /// # use buttress::supervise::{Durability, Heartbeat};
+    /// # use buttress::supervise::heartbeat::{Durability, Heartbeat};
     /// let heart = Heartbeat::builder("api").durability(Durability::File).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -144,7 +144,7 @@ impl HeartbeatBuilder {
     /// Only the owner may read the file. Unix only; elsewhere it is an error.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// # if cfg!(unix) {
     /// let heart = Heartbeat::builder("api").private().build()?;
     /// # }
@@ -158,7 +158,7 @@ impl HeartbeatBuilder {
     /// Says this, too, in each beat. The order of keys is kept.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// #[derive(serde::Serialize)]
     /// struct About { version: &'static str }
     /// let heart = Heartbeat::builder("api").metadata(&About { version: "1.0" }).build()?;
@@ -173,7 +173,7 @@ impl HeartbeatBuilder {
     /// Without one, a beat shows that the process is there, not that it does anything.
     ///
     /// ```
-    /// # use buttress::supervise::{Heartbeat, Pulse};
+    /// # use buttress::supervise::{Pulse, heartbeat::Heartbeat};
     /// let worker = Pulse::new();
     /// let heart = Heartbeat::builder("api").requires("worker", worker.clone()).build()?;
     /// // In the worker's loop:
@@ -188,7 +188,7 @@ impl HeartbeatBuilder {
     /// Looks at each beat whether `target` is dead.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api")
     ///     .target("socket", || false)
     ///     .on_target_dead(|()| println!("reconnect"))
@@ -203,7 +203,7 @@ impl HeartbeatBuilder {
     /// Called when the target has died: once, and again when it has come back and died again.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api").target("s", || true).on_target_dead(|()| {}).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -215,7 +215,7 @@ impl HeartbeatBuilder {
     /// As [`on_target_dead`](Self::on_target_dead), async.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api")
     ///     .target("socket", || true)
     ///     .on_target_dead_async(|()| async { println!("reconnect") })
@@ -233,7 +233,7 @@ impl HeartbeatBuilder {
     /// Called after each beat with what it said. Without a file, this is where a beat goes.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api")
     ///     .on_beat(|beat| println!("{}", beat.to_json()))
     ///     .build()?;
@@ -247,7 +247,7 @@ impl HeartbeatBuilder {
     /// As [`on_beat`](Self::on_beat), async.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api").on_beat_async(|beat| async move { drop(beat) }).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -266,7 +266,7 @@ impl HeartbeatBuilder {
     /// each reason, and again after they have been on time.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api").on_missed_beat(|missed| eprintln!("{missed}")).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -278,7 +278,7 @@ impl HeartbeatBuilder {
     /// As [`on_missed_beat`](Self::on_missed_beat), async.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart =
     ///     Heartbeat::builder("api").on_missed_beat_async(|missed| async move { drop(missed) }).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -297,7 +297,7 @@ impl HeartbeatBuilder {
     /// Called when somebody should know: the target has died.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api").on_alert(|alert| eprintln!("{}", alert.message)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -309,7 +309,7 @@ impl HeartbeatBuilder {
     /// As [`on_alert`](Self::on_alert), async.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// let heart = Heartbeat::builder("api").on_alert_async(|alert| async move { drop(alert) }).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -324,7 +324,7 @@ impl HeartbeatBuilder {
     /// How long one callback may take. Then an async one is dropped, and a blocking one left to itself.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// # use std::time::Duration;
     /// let heart = Heartbeat::builder("api").callback_timeout(Duration::from_secs(1)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -337,7 +337,7 @@ impl HeartbeatBuilder {
     /// Also tells `observer` what happens.
     ///
     /// ```
-    /// # use buttress::supervise::Heartbeat;
+    /// # use buttress::supervise::heartbeat::Heartbeat;
     /// use buttress::observe::Event;
     /// let heart = Heartbeat::builder("api").observe(|event: &Event<'_>| drop(event.name)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -353,7 +353,7 @@ impl HeartbeatBuilder {
     /// A setting that cannot be used, by name.
     ///
     /// ```
-    /// use buttress::supervise::Heartbeat;
+    /// use buttress::supervise::heartbeat::Heartbeat;
     /// assert!(Heartbeat::builder("api").file("").build().is_err());
     /// ```
     pub fn build(self) -> Result<Heartbeat, ConfigError> {

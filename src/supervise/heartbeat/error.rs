@@ -11,7 +11,7 @@ use crate::name::Name;
 /// A heartbeat that cannot start, or a beat that cannot be written.
 ///
 /// ```
-/// use buttress::supervise::{Heartbeat, HeartbeatError};
+/// use buttress::supervise::heartbeat::{Heartbeat, HeartbeatError};
 /// let heart = Heartbeat::builder("api").file("/proc/none/beat").build()?;
 /// assert!(matches!(heart.start(), Err(HeartbeatError::Write { .. } | HeartbeatError::Lock { .. })));
 /// # Ok::<(), buttress::ConfigError>(())
@@ -77,7 +77,7 @@ impl std::error::Error for HeartbeatError {
 /// Why a beat was missed. Told once when it begins, not at every beat.
 ///
 /// ```
-/// use buttress::supervise::MissedBeat;
+/// use buttress::supervise::heartbeat::MissedBeat;
 /// let missed = MissedBeat::NoProgress { source: "worker".into() };
 /// assert_eq!(missed.to_string(), "worker has made no progress");
 /// ```
@@ -102,7 +102,7 @@ impl MissedBeat {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// use buttress::supervise::MissedBeat;
+    /// use buttress::supervise::heartbeat::MissedBeat;
     /// assert_eq!(MissedBeat::Late { by: std::time::Duration::ZERO }.as_str(), "late");
     /// ```
     #[must_use]

@@ -14,7 +14,7 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 /// does not wait: on ext4 that is 0.15 ms instead of 8, and a file in `/run` or `/dev/shm` never waits.
 ///
 /// ```
-/// use buttress::supervise::Durability;
+/// use buttress::supervise::heartbeat::Durability;
 /// assert_eq!(Durability::default(), Durability::Rename);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

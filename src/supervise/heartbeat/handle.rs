@@ -83,7 +83,7 @@ enum Phase {
 /// What a heartbeat has done so far.
 ///
 /// ```
-/// let heart = buttress::supervise::Heartbeat::builder("api").build()?;
+/// let heart = buttress::supervise::heartbeat::Heartbeat::builder("api").build()?;
 /// assert_eq!(heart.stats().beats, 0);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
@@ -107,7 +107,7 @@ impl Heartbeat {
     /// A heartbeat of this name, with defaults.
     ///
     /// ```
-    /// let heart = buttress::supervise::Heartbeat::builder("api").build()?;
+    /// let heart = buttress::supervise::heartbeat::Heartbeat::builder("api").build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn builder(name: impl Into<Name>) -> HeartbeatBuilder {
@@ -156,7 +156,7 @@ impl Heartbeat {
     ///
     /// ```
     /// # let path = std::env::temp_dir().join(format!("beat-start-{}", std::process::id()));
-    /// use buttress::supervise::Heartbeat;
+    /// use buttress::supervise::heartbeat::Heartbeat;
     /// # use std::time::Duration;
     /// let heart = Heartbeat::builder("api").file(&path).build()?;
     /// heart.start()?;
@@ -185,7 +185,7 @@ impl Heartbeat {
     /// hangs. Nothing happens if it is not running.
     ///
     /// ```
-    /// let heart = buttress::supervise::Heartbeat::builder("api").build()?;
+    /// let heart = buttress::supervise::heartbeat::Heartbeat::builder("api").build()?;
     /// heart.stop();
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -199,7 +199,7 @@ impl Heartbeat {
     /// If the file cannot be written.
     ///
     /// ```
-    /// let heart = buttress::supervise::Heartbeat::builder("api").build()?;
+    /// let heart = buttress::supervise::heartbeat::Heartbeat::builder("api").build()?;
     /// heart.beat()?;
     /// assert_eq!(heart.stats().beats, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -215,7 +215,7 @@ impl Heartbeat {
     /// If it cannot be written as JSON.
     ///
     /// ```
-    /// let heart = buttress::supervise::Heartbeat::builder("api").build()?;
+    /// let heart = buttress::supervise::heartbeat::Heartbeat::builder("api").build()?;
     /// heart.set_metadata(&[1, 2, 3])?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -229,7 +229,7 @@ impl Heartbeat {
     /// Whether it has been started and not been stopped.
     ///
     /// ```
-    /// assert!(!buttress::supervise::Heartbeat::builder("api").build()?.is_running());
+    /// assert!(!buttress::supervise::heartbeat::Heartbeat::builder("api").build()?.is_running());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
@@ -240,7 +240,7 @@ impl Heartbeat {
     /// Its name.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Heartbeat::builder("api").build()?.name().as_str(), "api");
+    /// assert_eq!(buttress::supervise::heartbeat::Heartbeat::builder("api").build()?.name().as_str(), "api");
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
@@ -251,7 +251,7 @@ impl Heartbeat {
     /// How often it beats.
     ///
     /// ```
-    /// let heart = buttress::supervise::Heartbeat::builder("api").build()?;
+    /// let heart = buttress::supervise::heartbeat::Heartbeat::builder("api").build()?;
     /// assert_eq!(heart.interval().as_secs(), 10);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -263,7 +263,7 @@ impl Heartbeat {
     /// What it has done so far.
     ///
     /// ```
-    /// let heart = buttress::supervise::Heartbeat::builder("api").build()?;
+    /// let heart = buttress::supervise::heartbeat::Heartbeat::builder("api").build()?;
     /// assert_eq!(heart.stats().missed, 0);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -279,7 +279,7 @@ impl Heartbeat {
     /// tells the difference.
     ///
     /// ```
-    /// assert!(buttress::supervise::Heartbeat::read_state("/nowhere/at/all").is_none());
+    /// assert!(buttress::supervise::heartbeat::Heartbeat::read_state("/nowhere/at/all").is_none());
     /// ```
     #[must_use]
     pub fn read_state(path: impl AsRef<Path>) -> Option<HeartbeatState> {
@@ -289,7 +289,7 @@ impl Heartbeat {
     /// What a state file says about its writer, if a beat may be `max_age` old.
     ///
     /// ```
-    /// use buttress::supervise::{Heartbeat, HeartbeatVerdict};
+    /// use buttress::supervise::heartbeat::{Heartbeat, HeartbeatVerdict};
     /// # use std::time::Duration;
     /// let verdict = Heartbeat::verdict("/nowhere/at/all", Duration::from_secs(30));
     /// assert_eq!(verdict, HeartbeatVerdict::Missing);
@@ -303,7 +303,7 @@ impl Heartbeat {
     /// [`verdict`](Self::verdict) for why.
     ///
     /// ```
-    /// use buttress::supervise::Heartbeat;
+    /// use buttress::supervise::heartbeat::Heartbeat;
     /// assert!(!Heartbeat::is_alive("/nowhere/at/all", std::time::Duration::from_secs(30)));
     /// ```
     #[must_use]

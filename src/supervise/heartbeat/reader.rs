@@ -11,7 +11,7 @@ use super::state::{BeatState, CorruptHeartbeat, HeartbeatState};
 /// What a state file says about its writer.
 ///
 /// ```
-/// use buttress::supervise::{Heartbeat, HeartbeatVerdict};
+/// use buttress::supervise::heartbeat::{Heartbeat, HeartbeatVerdict};
 /// # use std::time::Duration;
 /// let verdict = Heartbeat::verdict("/nowhere/at/all", Duration::from_secs(30));
 /// assert_eq!(verdict, HeartbeatVerdict::Missing);
@@ -67,7 +67,7 @@ impl HeartbeatVerdict {
     /// a clock that cannot be set says enough.
     ///
     /// ```
-    /// use buttress::supervise::HeartbeatVerdict;
+    /// use buttress::supervise::heartbeat::HeartbeatVerdict;
     /// assert!(HeartbeatVerdict::Alive { age: std::time::Duration::ZERO }.is_alive());
     /// assert!(!HeartbeatVerdict::Stopped.is_alive());
     /// ```
@@ -79,7 +79,7 @@ impl HeartbeatVerdict {
     /// Whether the process that wrote it is known to be gone.
     ///
     /// ```
-    /// assert!(buttress::supervise::HeartbeatVerdict::DeadPid.is_dead());
+    /// assert!(buttress::supervise::heartbeat::HeartbeatVerdict::DeadPid.is_dead());
     /// ```
     #[must_use]
     pub const fn is_dead(&self) -> bool {
@@ -89,7 +89,7 @@ impl HeartbeatVerdict {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::HeartbeatVerdict::Missing.as_str(), "missing");
+    /// assert_eq!(buttress::supervise::heartbeat::HeartbeatVerdict::Missing.as_str(), "missing");
     /// ```
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -127,7 +127,7 @@ pub(super) enum Lookup {
 /// can be had for another time or place; tests do.
 ///
 /// ```
-/// use buttress::supervise::{HeartbeatReader, HeartbeatState, HeartbeatVerdict};
+/// use buttress::supervise::heartbeat::{HeartbeatReader, HeartbeatState, HeartbeatVerdict};
 /// # use std::time::{Duration, SystemTime};
 /// let beat = HeartbeatState::parse(
 ///     br#"{"timestamp": "1970-01-01T00:00:00Z", "pid": 1, "hostname": "h"}"#,
@@ -137,7 +137,7 @@ pub(super) enum Lookup {
 ///     .wall_clock(SystemTime::UNIX_EPOCH + Duration::from_secs(7));
 /// let verdict = reader.judge(&beat, Duration::from_secs(30));
 /// assert_eq!(verdict, HeartbeatVerdict::OtherHost { age: Some(Duration::from_secs(7)) });
-/// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+/// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
@@ -156,7 +156,7 @@ impl HeartbeatReader {
     /// This process, now.
     ///
     /// ```
-    /// let reader = buttress::supervise::HeartbeatReader::here();
+    /// let reader = buttress::supervise::heartbeat::HeartbeatReader::here();
     /// ```
     pub fn here() -> Self {
         Self {
@@ -175,7 +175,7 @@ impl HeartbeatReader {
     /// another machine or time namespace.
     ///
     /// ```
-    /// # use buttress::supervise::HeartbeatReader;
+    /// # use buttress::supervise::heartbeat::HeartbeatReader;
     /// let reader = HeartbeatReader::here().wall_clock(std::time::SystemTime::UNIX_EPOCH);
     /// ```
     pub fn wall_clock(mut self, now: SystemTime) -> Self {
@@ -186,7 +186,7 @@ impl HeartbeatReader {
     /// Reads at this time since boot.
     ///
     /// ```
-    /// # use buttress::supervise::HeartbeatReader;
+    /// # use buttress::supervise::heartbeat::HeartbeatReader;
     /// let reader = HeartbeatReader::here().boottime(std::time::Duration::from_secs(3600));
     /// ```
     pub fn boottime(mut self, now: Duration) -> Self {
@@ -197,7 +197,7 @@ impl HeartbeatReader {
     /// Reads in this boot of the machine.
     ///
     /// ```
-    /// # use buttress::supervise::HeartbeatReader;
+    /// # use buttress::supervise::heartbeat::HeartbeatReader;
     /// let reader = HeartbeatReader::here().boot_id("next");
     /// ```
     pub fn boot_id(mut self, id: impl Into<String>) -> Self {
@@ -208,7 +208,7 @@ impl HeartbeatReader {
     /// Reads on a machine of this name.
     ///
     /// ```
-    /// # use buttress::supervise::HeartbeatReader;
+    /// # use buttress::supervise::heartbeat::HeartbeatReader;
     /// let reader = HeartbeatReader::here().hostname("web-0");
     /// ```
     pub fn hostname(mut self, name: impl Into<String>) -> Self {
@@ -219,7 +219,7 @@ impl HeartbeatReader {
     /// Reads in the namespaces of process numbers and of time with these inodes.
     ///
     /// ```
-    /// # use buttress::supervise::HeartbeatReader;
+    /// # use buttress::supervise::heartbeat::HeartbeatReader;
     /// let reader = HeartbeatReader::here().namespaces(Some(4026531836), Some(4026531834));
     /// ```
     pub const fn namespaces(mut self, pid: Option<u64>, time: Option<u64>) -> Self {
@@ -232,7 +232,7 @@ impl HeartbeatReader {
     /// 2 s.
     ///
     /// ```
-    /// # use buttress::supervise::HeartbeatReader;
+    /// # use buttress::supervise::heartbeat::HeartbeatReader;
     /// let reader = HeartbeatReader::here().tolerance(std::time::Duration::from_millis(100));
     /// ```
     pub const fn tolerance(mut self, tolerance: Duration) -> Self {
@@ -249,7 +249,7 @@ impl HeartbeatReader {
     /// Reads and judges a file.
     ///
     /// ```
-    /// # use buttress::supervise::{HeartbeatReader, HeartbeatVerdict};
+    /// # use buttress::supervise::heartbeat::{HeartbeatReader, HeartbeatVerdict};
     /// let verdict = HeartbeatReader::here().verdict("/nowhere", std::time::Duration::from_secs(30));
     /// assert_eq!(verdict, HeartbeatVerdict::Missing);
     /// ```
@@ -266,13 +266,13 @@ impl HeartbeatReader {
     /// Judges a beat that has been read.
     ///
     /// ```
-    /// # use buttress::supervise::{HeartbeatReader, HeartbeatState, HeartbeatVerdict};
+    /// # use buttress::supervise::heartbeat::{HeartbeatReader, HeartbeatState, HeartbeatVerdict};
     /// let beat = HeartbeatState::parse(
     ///     br#"{"timestamp": "", "pid": 1, "hostname": "h", "state": "stopped"}"#,
     /// )?;
     /// let verdict = HeartbeatReader::here().judge(&beat, std::time::Duration::from_secs(30));
     /// assert_eq!(verdict, HeartbeatVerdict::Stopped);
-    /// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+    /// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
     /// ```
     #[must_use]
     pub fn judge(&self, beat: &HeartbeatState, max_age: Duration) -> HeartbeatVerdict {

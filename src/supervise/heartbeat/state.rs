@@ -18,7 +18,7 @@ pub(super) const MAX_BYTES: u64 = 64 * 1024;
 /// Whether the writer meant to go on.
 ///
 /// ```
-/// use buttress::supervise::BeatState;
+/// use buttress::supervise::heartbeat::BeatState;
 /// assert_eq!(BeatState::Stopped.as_str(), "stopped");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -35,7 +35,7 @@ impl BeatState {
     /// As in the file.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::BeatState::Running.as_str(), "running");
+    /// assert_eq!(buttress::supervise::heartbeat::BeatState::Running.as_str(), "running");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -51,13 +51,13 @@ impl BeatState {
 /// The first four fields are those of the original program; the others are `None` in its files.
 ///
 /// ```
-/// use buttress::supervise::HeartbeatState;
+/// use buttress::supervise::heartbeat::HeartbeatState;
 /// let state = HeartbeatState::parse(
 ///     br#"{"timestamp": "2026-01-12T10:00:00+00:00", "pid": 1234, "hostname": "myhost", "metadata": {"n": 3}}"#,
 /// )?;
 /// assert_eq!((state.pid, state.hostname.as_str(), state.sequence), (1234, "myhost", None));
 /// assert_eq!(state.metadata_json(), "{\n  \"n\": 3\n}");
-/// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+/// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -92,7 +92,7 @@ pub struct HeartbeatState {
 /// Why bytes are no beat.
 ///
 /// ```
-/// let error = buttress::supervise::HeartbeatState::parse(b"[1]").unwrap_err();
+/// let error = buttress::supervise::heartbeat::HeartbeatState::parse(b"[1]").unwrap_err();
 /// assert_eq!(error.to_string(), "not a heartbeat: not an object");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl HeartbeatState {
     /// What is not a beat, including every cut of one.
     ///
     /// ```
-    /// assert!(buttress::supervise::HeartbeatState::parse(b"{\"timestamp\": \"20").is_err());
+    /// assert!(buttress::supervise::heartbeat::HeartbeatState::parse(b"{\"timestamp\": \"20").is_err());
     /// ```
     pub fn parse(bytes: &[u8]) -> Result<Self, CorruptHeartbeat> {
         let corrupt = |why: &dyn fmt::Display| CorruptHeartbeat(why.to_string());
@@ -173,10 +173,10 @@ impl HeartbeatState {
     /// the others.
     ///
     /// ```
-    /// use buttress::supervise::HeartbeatState;
+    /// use buttress::supervise::heartbeat::HeartbeatState;
     /// let state = HeartbeatState::parse(br#"{"timestamp": "", "pid": 1, "hostname": "h"}"#)?;
     /// assert_eq!(HeartbeatState::parse(state.to_json().as_bytes())?, state);
-    /// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+    /// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
     /// ```
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -211,12 +211,12 @@ impl HeartbeatState {
     /// The wall clock at the beat. `None` if the text is no time, or has no zone.
     ///
     /// ```
-    /// use buttress::supervise::HeartbeatState;
+    /// use buttress::supervise::heartbeat::HeartbeatState;
     /// let state = HeartbeatState::parse(
     ///     br#"{"timestamp": "1970-01-01T00:00:00Z", "pid": 1, "hostname": "h"}"#,
     /// )?;
     /// assert_eq!(state.time(), Some(std::time::SystemTime::UNIX_EPOCH));
-    /// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+    /// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
     /// ```
     #[must_use]
     pub fn time(&self) -> Option<SystemTime> {
@@ -226,10 +226,10 @@ impl HeartbeatState {
     /// What the writer had to say besides, as JSON.
     ///
     /// ```
-    /// use buttress::supervise::HeartbeatState;
+    /// use buttress::supervise::heartbeat::HeartbeatState;
     /// let state = HeartbeatState::parse(br#"{"timestamp": "", "pid": 1, "hostname": "h"}"#)?;
     /// assert_eq!(state.metadata_json(), "{}");
-    /// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+    /// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
     /// ```
     #[must_use]
     pub fn metadata_json(&self) -> &str {
@@ -240,12 +240,12 @@ impl HeartbeatState {
     ///
     /// ```
     /// # use std::collections::BTreeMap;
-    /// use buttress::supervise::HeartbeatState;
+    /// use buttress::supervise::heartbeat::HeartbeatState;
     /// let state = HeartbeatState::parse(
     ///     br#"{"timestamp": "", "pid": 1, "hostname": "h", "metadata": {"jobs": 3}}"#,
     /// )?;
     /// assert_eq!(state.metadata::<BTreeMap<String, u32>>().unwrap()["jobs"], 3);
-    /// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+    /// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
     /// ```
     #[must_use]
     pub fn metadata<T: DeserializeOwned>(&self) -> Option<T> {
@@ -255,10 +255,10 @@ impl HeartbeatState {
     /// Which process wrote it.
     ///
     /// ```
-    /// use buttress::supervise::HeartbeatState;
+    /// use buttress::supervise::heartbeat::HeartbeatState;
     /// let state = HeartbeatState::parse(br#"{"timestamp": "", "pid": 7, "hostname": "h"}"#)?;
     /// assert_eq!(state.identity().pid, 7);
-    /// # Ok::<(), buttress::supervise::CorruptHeartbeat>(())
+    /// # Ok::<(), buttress::supervise::heartbeat::CorruptHeartbeat>(())
     /// ```
     #[must_use]
     pub fn identity(&self) -> ProcessIdentity {

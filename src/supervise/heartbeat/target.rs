@@ -5,7 +5,7 @@
 /// Closures `Fn() -> bool` implement it.
 ///
 /// ```
-/// use buttress::supervise::HeartbeatTarget;
+/// use buttress::supervise::heartbeat::HeartbeatTarget;
 /// struct Socket { closed: std::sync::atomic::AtomicBool }
 /// impl HeartbeatTarget for Socket {
 ///     fn is_dead(&self) -> bool {

@@ -16,7 +16,7 @@ const EXIT: Duration = Duration::from_secs(2);
 /// fit is refused when it is built.
 ///
 /// ```
-/// use buttress::supervise::{Budget, GracefulShutdown};
+/// use buttress::supervise::shutdown::{Budget, GracefulShutdown};
 /// use std::time::Duration;
 ///
 /// const SECOND: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl Budget {
     /// `total` from the first signal to the deadline. No lame duck; the drain may take two thirds.
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// use std::time::Duration;
     /// assert_eq!(Budget::new(Duration::from_secs(10)).total(), Duration::from_secs(10));
     /// ```
@@ -81,7 +81,7 @@ impl Budget {
     /// it are kept for the exit itself: see [`exit_reserve`](Self::exit_reserve).
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// use std::time::Duration;
     /// assert_eq!(Budget::kubernetes(Duration::from_secs(30)), Budget::default());
     /// ```
@@ -92,7 +92,7 @@ impl Budget {
     /// What the `preStop` hook takes. It runs before the signal and within the grace period.
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// use std::time::Duration;
     /// let budget = Budget::kubernetes(Duration::from_secs(30)).pre_stop(Duration::from_secs(10));
     /// assert_eq!(budget.total(), Duration::from_secs(18));
@@ -105,7 +105,7 @@ impl Budget {
     /// What is kept free at the end.
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// use std::time::Duration;
     /// let budget = Budget::new(Duration::from_secs(10)).exit_reserve(Duration::from_secs(1));
     /// assert_eq!(budget.total(), Duration::from_secs(9));
@@ -119,7 +119,7 @@ impl Budget {
     /// waited in full: longer than the load balancer takes to notice. 0 unless set.
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// let budget = Budget::default().lame_duck(std::time::Duration::from_secs(5));
     /// ```
     pub const fn lame_duck(mut self, wait: Duration) -> Self {
@@ -131,7 +131,7 @@ impl Budget {
     /// cleanup has none.
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// let budget = Budget::default().drain(std::time::Duration::from_secs(15));
     /// ```
     pub const fn drain(mut self, limit: Duration) -> Self {
@@ -142,7 +142,7 @@ impl Budget {
     /// How long the callbacks may take together. Unless set, what is left.
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// let budget = Budget::default().cleanup(std::time::Duration::from_secs(5));
     /// ```
     pub const fn cleanup(mut self, limit: Duration) -> Self {
@@ -153,7 +153,7 @@ impl Budget {
     /// From the first signal to the deadline.
     ///
     /// ```
-    /// use buttress::supervise::Budget;
+    /// use buttress::supervise::shutdown::Budget;
     /// assert_eq!(Budget::default().total(), std::time::Duration::from_secs(28));
     /// ```
     #[must_use]

@@ -23,7 +23,7 @@ pub(super) enum Job {
 /// takes.
 ///
 /// ```
-/// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+/// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
 /// use std::time::Duration;
 ///
 /// let shutdown = GracefulShutdown::new("orders");
@@ -33,7 +33,7 @@ pub(super) enum Job {
 ///         .priority(900)
 ///         .timeout(Duration::from_secs(1)),
 /// )?;
-/// # Ok::<(), buttress::supervise::RegisterError>(())
+/// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
 /// ```
 #[must_use]
 pub struct CleanupCallback {
@@ -51,7 +51,7 @@ impl CleanupCallback {
     /// It returns `()` or a `Result<(), E>`.
     ///
     /// ```
-    /// use buttress::supervise::CleanupCallback;
+    /// use buttress::supervise::shutdown::CleanupCallback;
     /// let callback = CleanupCallback::new("db", async || ());
     /// assert!(callback.is_async());
     /// ```
@@ -73,7 +73,7 @@ impl CleanupCallback {
     /// It returns `()` or a `Result<(), E>`.
     ///
     /// ```
-    /// use buttress::supervise::CleanupCallback;
+    /// use buttress::supervise::shutdown::CleanupCallback;
     /// let callback = CleanupCallback::blocking("pid file", || std::fs::remove_file("/run/orders.pid"));
     /// assert!(!callback.is_async());
     /// ```
@@ -92,7 +92,7 @@ impl CleanupCallback {
     /// When it runs: lower ones first, equal ones in the order of registration. 100 unless set.
     ///
     /// ```
-    /// # use buttress::supervise::CleanupCallback;
+    /// # use buttress::supervise::shutdown::CleanupCallback;
     /// assert_eq!(CleanupCallback::blocking("logs", || ()).priority(900).order(), 900);
     /// ```
     pub fn priority(mut self, priority: i32) -> Self {
@@ -103,7 +103,7 @@ impl CleanupCallback {
     /// How long it may take. Unless set, what is left, less a little for those after it.
     ///
     /// ```
-    /// # use buttress::supervise::CleanupCallback;
+    /// # use buttress::supervise::shutdown::CleanupCallback;
     /// # use std::time::Duration;
     /// let callback = CleanupCallback::blocking("logs", || ()).timeout(Duration::from_secs(1));
     /// assert_eq!(callback.limit(), Some(Duration::from_secs(1)));
@@ -116,7 +116,7 @@ impl CleanupCallback {
     /// The name it is known by.
     ///
     /// ```
-    /// # use buttress::supervise::CleanupCallback;
+    /// # use buttress::supervise::shutdown::CleanupCallback;
     /// assert_eq!(CleanupCallback::blocking("logs", || ()).name().as_str(), "logs");
     /// ```
     #[must_use]
@@ -127,7 +127,7 @@ impl CleanupCallback {
     /// Its [`priority`](Self::priority).
     ///
     /// ```
-    /// # use buttress::supervise::CleanupCallback;
+    /// # use buttress::supervise::shutdown::CleanupCallback;
     /// assert_eq!(CleanupCallback::blocking("logs", || ()).order(), 100);
     /// ```
     #[must_use]
@@ -138,7 +138,7 @@ impl CleanupCallback {
     /// Its own [`timeout`](Self::timeout), if it has one.
     ///
     /// ```
-    /// # use buttress::supervise::CleanupCallback;
+    /// # use buttress::supervise::shutdown::CleanupCallback;
     /// assert!(CleanupCallback::blocking("logs", || ()).limit().is_none());
     /// ```
     #[must_use]
@@ -149,7 +149,7 @@ impl CleanupCallback {
     /// Whether it is async.
     ///
     /// ```
-    /// # use buttress::supervise::CleanupCallback;
+    /// # use buttress::supervise::shutdown::CleanupCallback;
     /// assert!(!CleanupCallback::blocking("logs", || ()).is_async());
     /// ```
     #[must_use]
@@ -172,7 +172,7 @@ impl fmt::Debug for CleanupCallback {
 /// What a callback may return: nothing, or whether it failed.
 ///
 /// ```
-/// use buttress::supervise::CleanupCallback;
+/// use buttress::supervise::shutdown::CleanupCallback;
 /// CleanupCallback::blocking("nothing", || ());
 /// CleanupCallback::blocking("a result", || std::fs::remove_file("/run/orders.pid"));
 /// CleanupCallback::blocking("any error", || Err::<(), _>("it broke"));
@@ -216,7 +216,7 @@ mod sealed {
 /// Why a callback was not taken.
 ///
 /// ```
-/// use buttress::supervise::RegisterErrorKind;
+/// use buttress::supervise::shutdown::RegisterErrorKind;
 /// assert_ne!(RegisterErrorKind::Duplicate, RegisterErrorKind::ShuttingDown);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,14 +233,14 @@ pub enum RegisterErrorKind {
 /// A callback was not taken. Here it is again.
 ///
 /// ```
-/// use buttress::supervise::{CleanupCallback, GracefulShutdown, RegisterErrorKind};
+/// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown, RegisterErrorKind};
 /// let shutdown = GracefulShutdown::new("orders");
 /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
 /// let error = shutdown.register(CleanupCallback::blocking("db", || ())).unwrap_err();
 /// assert_eq!(*error.kind(), RegisterErrorKind::Duplicate);
 /// assert_eq!(error.to_string(), "the cleanup callback db is registered already");
 /// assert_eq!(error.into_callback().name().as_str(), "db");
-/// # Ok::<(), buttress::supervise::RegisterError>(())
+/// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
 /// ```
 pub struct RegisterError(pub(super) Box<(CleanupCallback, RegisterErrorKind)>);
 
@@ -252,7 +252,7 @@ impl RegisterError {
     /// Why.
     ///
     /// ```
-    /// # use buttress::supervise::{CleanupCallback, GracefulShutdown, RegisterErrorKind};
+    /// # use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown, RegisterErrorKind};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.trigger_blocking();
     /// let error = shutdown.register(CleanupCallback::blocking("db", || ())).unwrap_err();
@@ -266,13 +266,13 @@ impl RegisterError {
     /// The callback, which has not run.
     ///
     /// ```
-    /// # use buttress::supervise::{CleanupCallback, GracefulShutdown};
+    /// # use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
     /// # use std::time::Duration;
     /// let shutdown = GracefulShutdown::new("orders");
     /// let never = CleanupCallback::blocking("db", || ()).timeout(Duration::ZERO);
     /// let callback = shutdown.register(never).unwrap_err().into_callback();
     /// shutdown.register(callback.timeout(Duration::from_secs(1)))?;
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
     /// ```
     pub fn into_callback(self) -> CleanupCallback {
         self.0.0

@@ -52,7 +52,7 @@ impl GracefulShutdownBuilder {
     /// How long it may take, and how much of that each phase.
     ///
     /// ```
-    /// use buttress::supervise::{Budget, GracefulShutdown};
+    /// use buttress::supervise::shutdown::{Budget, GracefulShutdown};
     /// use std::time::Duration;
     /// let budget = Budget::kubernetes(Duration::from_secs(60)).lame_duck(Duration::from_secs(10));
     /// let shutdown = GracefulShutdown::builder("orders").budget(budget).build()?;
@@ -66,7 +66,7 @@ impl GracefulShutdownBuilder {
     /// Which signals [`install`](GracefulShutdown::install) handles, and how.
     ///
     /// ```
-    /// use buttress::supervise::{GracefulShutdown, OnSignal, Signal, Signals};
+    /// use buttress::supervise::shutdown::{GracefulShutdown, OnSignal, Signal, Signals};
     /// let signals = Signals::default().on(Signal::INT, OnSignal::Hurry);
     /// let shutdown = GracefulShutdown::builder("orders").signals(signals).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -79,7 +79,7 @@ impl GracefulShutdownBuilder {
     /// The exit code of a shutdown that was cut off: by the deadline, or a drain or callback by its limit.
     ///
     /// ```
-    /// # use buttress::supervise::GracefulShutdown;
+    /// # use buttress::supervise::shutdown::GracefulShutdown;
     /// let shutdown = GracefulShutdown::builder("orders").force_exit_code(7).build()?;
     /// assert!(GracefulShutdown::builder("orders").force_exit_code(0).build().is_err());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -92,7 +92,7 @@ impl GracefulShutdownBuilder {
     /// The exit code of a shutdown that ended in time, but a callback failed or panicked.
     ///
     /// ```
-    /// # use buttress::supervise::GracefulShutdown;
+    /// # use buttress::supervise::shutdown::GracefulShutdown;
     /// let shutdown = GracefulShutdown::builder("orders").failed_exit_code(1).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -104,7 +104,7 @@ impl GracefulShutdownBuilder {
     /// Ends the process at the deadline whoever began the shutdown, and not only after a signal.
     ///
     /// ```
-    /// # use buttress::supervise::GracefulShutdown;
+    /// # use buttress::supervise::shutdown::GracefulShutdown;
     /// let shutdown = GracefulShutdown::builder("orders").exit_at_deadline().build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -116,7 +116,7 @@ impl GracefulShutdownBuilder {
     /// Moves these phases, which others may look at already.
     ///
     /// ```
-    /// # use buttress::supervise::{GracefulShutdown, Lifecycle, Phase};
+    /// # use buttress::supervise::{Lifecycle, Phase, shutdown::GracefulShutdown};
     /// let life = Lifecycle::new();
     /// let shutdown = GracefulShutdown::builder("orders").lifecycle(life.clone()).build()?;
     /// shutdown.trigger_blocking();
@@ -131,7 +131,7 @@ impl GracefulShutdownBuilder {
     /// Adds a listener; see [`crate::observe`]. It is called on the thread that drives the shutdown.
     ///
     /// ```
-    /// # use buttress::supervise::GracefulShutdown;
+    /// # use buttress::supervise::shutdown::GracefulShutdown;
     /// let shutdown = GracefulShutdown::builder("orders")
     ///     .observe(|event: &buttress::observe::Event<'_>| eprintln!("{event:?}"))
     ///     .build()?;
@@ -148,7 +148,7 @@ impl GracefulShutdownBuilder {
     /// Names the setting that cannot be used.
     ///
     /// ```
-    /// # use buttress::supervise::{Budget, GracefulShutdown};
+    /// # use buttress::supervise::shutdown::{Budget, GracefulShutdown};
     /// let budget = Budget::new(std::time::Duration::ZERO);
     /// let error = GracefulShutdown::builder("orders").budget(budget).build().unwrap_err();
     /// assert_eq!(error.field(), "budget");

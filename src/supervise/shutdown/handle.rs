@@ -27,7 +27,7 @@ use super::sys;
 /// A cheap handle: clones are the same shutdown.
 ///
 /// ```
-/// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+/// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
 ///
 /// let shutdown = GracefulShutdown::new("orders");
 /// shutdown.register(CleanupCallback::blocking("db", || println!("closed")))?;
@@ -45,7 +45,7 @@ impl GracefulShutdown {
     /// One with the defaults of [`builder`](Self::builder).
     ///
     /// ```
-    /// use buttress::supervise::GracefulShutdown;
+    /// use buttress::supervise::shutdown::GracefulShutdown;
     /// assert!(!GracefulShutdown::new("orders").is_shutting_down());
     /// ```
     #[must_use]
@@ -59,7 +59,7 @@ impl GracefulShutdown {
     /// Starts to describe one.
     ///
     /// ```
-    /// use buttress::supervise::{Budget, GracefulShutdown};
+    /// use buttress::supervise::shutdown::{Budget, GracefulShutdown};
     /// use std::time::Duration;
     /// let shutdown = GracefulShutdown::builder("orders")
     ///     .budget(Budget::new(Duration::from_secs(10)))
@@ -81,10 +81,10 @@ impl GracefulShutdown {
     /// Hands the callback back if its name is taken, the shutdown has begun, or its limit is zero.
     ///
     /// ```
-    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+    /// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::new("db", async || ()).priority(10))?;
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
     /// ```
     pub fn register(&self, mut callback: CleanupCallback) -> Result<(), RegisterError> {
         if callback.timeout == Some(Duration::ZERO) {
@@ -108,12 +108,12 @@ impl GracefulShutdown {
     /// Takes a callback away. `None` if there is none with this name, or the shutdown has begun.
     ///
     /// ```
-    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+    /// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
     /// assert!(shutdown.unregister("db").is_some());
     /// assert!(shutdown.unregister("db").is_none());
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
     /// ```
     #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
     pub fn unregister(&self, name: impl Into<Name>) -> Option<CleanupCallback> {
@@ -137,12 +137,12 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// use buttress::supervise::{GracefulShutdown, InstallError};
+    /// use buttress::supervise::shutdown::{GracefulShutdown, InstallError};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.install()?;
     /// assert!(matches!(shutdown.install(), Err(InstallError::AlreadyInstalled)));
     /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// ```
     pub fn install(&self) -> Result<(), InstallError> {
         lock(&self.0.run).notice_runtime();
@@ -166,12 +166,12 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// shutdown.install()?;
     /// assert!(shutdown.uninstall());
     /// assert!(!shutdown.is_installed());
     /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// ```
     #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
     pub fn uninstall(&self) -> bool {
@@ -182,7 +182,7 @@ impl GracefulShutdown {
     /// Whether the signals are handled.
     ///
     /// ```
-    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_installed());
+    /// assert!(!buttress::supervise::shutdown::GracefulShutdown::new("orders").is_installed());
     /// ```
     #[must_use]
     pub fn is_installed(&self) -> bool {
@@ -192,7 +192,7 @@ impl GracefulShutdown {
     /// Begins the shutdown, which goes on by itself. False if it had begun.
     ///
     /// ```
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.begin());
     /// assert!(shutdown.is_shutting_down());
     /// assert!(!shutdown.begin());
@@ -207,7 +207,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.trigger().await.is_clean());
     /// # })
     /// ```
@@ -220,7 +220,7 @@ impl GracefulShutdown {
     /// async callbacks run outside that: it may be the thread they need.
     ///
     /// ```
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.trigger_blocking().is_clean());
     /// ```
     #[allow(clippy::must_use_candidate, reason = "not everybody looks at the report")]
@@ -242,7 +242,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// shutdown.begin(); // or a signal
     /// let report = shutdown.wait().await;
     /// assert_eq!(report.exit_code(), 0);
@@ -263,7 +263,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.wait_blocking(Duration::ZERO).is_none());
     /// ```
     #[must_use]
@@ -274,7 +274,7 @@ impl GracefulShutdown {
     /// What it has come to so far. `None` if it has not begun.
     ///
     /// ```
-    /// assert!(buttress::supervise::GracefulShutdown::new("orders").report().is_none());
+    /// assert!(buttress::supervise::shutdown::GracefulShutdown::new("orders").report().is_none());
     /// ```
     #[must_use]
     pub fn report(&self) -> Option<ShutdownReport> {
@@ -284,7 +284,7 @@ impl GracefulShutdown {
     /// Whether the shutdown has begun: one load.
     ///
     /// ```
-    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_shutting_down());
+    /// assert!(!buttress::supervise::shutdown::GracefulShutdown::new("orders").is_shutting_down());
     /// ```
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
@@ -294,7 +294,7 @@ impl GracefulShutdown {
     /// The phase of the process.
     ///
     /// ```
-    /// use buttress::supervise::{GracefulShutdown, Phase};
+    /// use buttress::supervise::{Phase, shutdown::GracefulShutdown};
     /// assert_eq!(GracefulShutdown::new("orders").phase(), Phase::Starting);
     /// ```
     #[must_use]
@@ -305,7 +305,7 @@ impl GracefulShutdown {
     /// The phases, for whoever has a part in them: servers hold the drain, health looks at it.
     ///
     /// ```
-    /// use buttress::supervise::{GracefulShutdown, Phase};
+    /// use buttress::supervise::{Phase, shutdown::GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.lifecycle().advance(Phase::Ready, None);
     /// let hold = shutdown.lifecycle().hold("consumer");
@@ -318,7 +318,7 @@ impl GracefulShutdown {
     /// The name it was made with.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::GracefulShutdown::new("orders").name().as_str(), "orders");
+    /// assert_eq!(buttress::supervise::shutdown::GracefulShutdown::new("orders").name().as_str(), "orders");
     /// ```
     #[must_use]
     pub fn name(&self) -> Name {
@@ -328,7 +328,7 @@ impl GracefulShutdown {
     /// Shuts down when the guard is dropped, also by a panic, and waits for the end, blocking the thread.
     ///
     /// ```
-    /// use buttress::supervise::{CleanupCallback, GracefulShutdown, Phase};
+    /// use buttress::supervise::{Phase, shutdown::{CleanupCallback, GracefulShutdown}};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
     /// {
@@ -336,7 +336,7 @@ impl GracefulShutdown {
     ///     // work
     /// }
     /// assert_eq!(shutdown.phase(), Phase::Exited);
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
     /// ```
     pub fn scope(&self) -> ShutdownScope {
         ShutdownScope(self.clone())
@@ -355,10 +355,10 @@ impl GracefulShutdown {
     /// ```
     /// # #[cfg(unix)]
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// let (answer, report) = shutdown.run(async { 42 }).await?;
     /// assert!(answer == 42 && report.is_clean());
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// # }).unwrap()
     /// ```
     pub async fn run<F: Future>(
@@ -379,11 +379,11 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// let (answer, report) = shutdown.run_blocking(|| 42)?;
     /// assert!(answer == 42 && report.is_clean());
     /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// ```
     pub fn run_blocking<T>(
         &self,
@@ -411,7 +411,7 @@ impl fmt::Debug for GracefulShutdown {
 ///
 /// ```
 /// use buttress::failure_budget::FailureBudget;
-/// use buttress::supervise::{GracefulShutdown, ShutdownCause};
+/// use buttress::supervise::shutdown::{GracefulShutdown, ShutdownCause};
 ///
 /// let shutdown = GracefulShutdown::new("worker");
 /// let budget = FailureBudget::builder("jobs").lever(shutdown.clone()).build()?;
@@ -430,7 +430,7 @@ impl Lever for GracefulShutdown {
 /// Shuts down when dropped; see [`GracefulShutdown::scope`].
 ///
 /// ```
-/// use buttress::supervise::{GracefulShutdown, ShutdownScope};
+/// use buttress::supervise::shutdown::{GracefulShutdown, ShutdownScope};
 /// let shutdown = GracefulShutdown::new("orders");
 /// let scope: ShutdownScope = shutdown.scope();
 /// drop(scope);
@@ -462,7 +462,7 @@ impl Drop for AsyncScope<'_> {
 /// The signals could not be handled.
 ///
 /// ```
-/// use buttress::supervise::InstallError;
+/// use buttress::supervise::shutdown::InstallError;
 /// assert_eq!(InstallError::AlreadyInstalled.to_string(), "the signals are handled already");
 /// ```
 #[derive(Debug)]

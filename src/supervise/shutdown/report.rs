@@ -12,7 +12,7 @@ use super::signals::Signal;
 /// Why a process shuts down.
 ///
 /// ```
-/// use buttress::supervise::{ShutdownCause, Signal};
+/// use buttress::supervise::shutdown::{ShutdownCause, Signal};
 /// assert_eq!(ShutdownCause::Signal(Signal::TERM).to_string(), "SIGTERM");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ impl fmt::Display for ShutdownCause {
 /// What ended a process before its shutdown, or its `main`, had ended.
 ///
 /// ```
-/// use buttress::supervise::{ForcedExit, Signal};
+/// use buttress::supervise::shutdown::{ForcedExit, Signal};
 /// assert_eq!(ForcedExit::Escalated(Signal::INT).to_string(), "SIGINT again");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +66,7 @@ impl fmt::Display for ForcedExit {
 /// What became of a callback.
 ///
 /// ```
-/// use buttress::supervise::CallbackOutcome;
+/// use buttress::supervise::shutdown::CallbackOutcome;
 /// assert_eq!(CallbackOutcome::Failed("disk full".into()).to_string(), "failed: disk full");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ pub struct CallbackReport {
 /// | 128 + n | signal n came again and escalated |
 ///
 /// ```
-/// use buttress::supervise::{CallbackOutcome, CleanupCallback, GracefulShutdown, ShutdownReport};
+/// use buttress::supervise::shutdown::{CallbackOutcome, CleanupCallback, GracefulShutdown, ShutdownReport};
 ///
 /// fn main() -> ShutdownReport {
 ///     let shutdown = GracefulShutdown::new("orders");
@@ -177,7 +177,7 @@ impl ShutdownReport {
     /// Whether the drain ended by itself and every callback ran.
     ///
     /// ```
-    /// assert!(buttress::supervise::GracefulShutdown::new("orders").trigger_blocking().is_clean());
+    /// assert!(buttress::supervise::shutdown::GracefulShutdown::new("orders").trigger_blocking().is_clean());
     /// ```
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -189,7 +189,7 @@ impl ShutdownReport {
     /// What the process should end with; see the table above.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::GracefulShutdown::new("orders").trigger_blocking().exit_code(), 0);
+    /// assert_eq!(buttress::supervise::shutdown::GracefulShutdown::new("orders").trigger_blocking().exit_code(), 0);
     /// ```
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -215,7 +215,7 @@ impl ShutdownReport {
     /// blocking task of the runtime; this does not.
     ///
     /// ```no_run
-    /// # async fn f(shutdown: buttress::supervise::GracefulShutdown) {
+    /// # async fn f(shutdown: buttress::supervise::shutdown::GracefulShutdown) {
     /// let report = shutdown.wait().await;
     /// report.exit()
     /// # }

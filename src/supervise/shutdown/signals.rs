@@ -7,7 +7,7 @@ use crate::error::ConfigError;
 /// A signal, by its number.
 ///
 /// ```
-/// use buttress::supervise::Signal;
+/// use buttress::supervise::shutdown::Signal;
 /// assert_eq!(Signal::TERM.to_string(), "SIGTERM");
 /// assert_eq!(Signal::new(2), Signal::INT);
 /// ```
@@ -33,7 +33,7 @@ impl Signal {
     /// The signal with this number.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Signal::new(15).number(), 15);
+    /// assert_eq!(buttress::supervise::shutdown::Signal::new(15).number(), 15);
     /// ```
     #[must_use]
     pub const fn new(number: i32) -> Self {
@@ -43,7 +43,7 @@ impl Signal {
     /// The number.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Signal::INT.number(), 2);
+    /// assert_eq!(buttress::supervise::shutdown::Signal::INT.number(), 2);
     /// ```
     #[must_use]
     pub const fn number(self) -> i32 {
@@ -81,7 +81,7 @@ impl fmt::Debug for Signal {
 /// What a signal does. Only repetitions of the same signal count: Ctrl-C after a SIGTERM is the first.
 ///
 /// ```
-/// use buttress::supervise::{OnSignal, Signal, Signals};
+/// use buttress::supervise::shutdown::{OnSignal, Signal, Signals};
 /// let signals = Signals::default();
 /// assert_eq!(signals.get(Signal::TERM), Some(OnSignal::Graceful));
 /// assert_eq!(signals.get(Signal::INT), Some(OnSignal::Escalate));
@@ -144,7 +144,7 @@ impl OnSignal {
 /// | all others | left alone |
 ///
 /// ```
-/// use buttress::supervise::{GracefulShutdown, OnSignal, Signal, Signals};
+/// use buttress::supervise::shutdown::{GracefulShutdown, OnSignal, Signal, Signals};
 ///
 /// let signals = Signals::default().on(Signal::QUIT, OnSignal::Exit).without(Signal::INT);
 /// let shutdown = GracefulShutdown::builder("orders").signals(signals).build()?;
@@ -164,7 +164,7 @@ impl Signals {
     /// None at all.
     ///
     /// ```
-    /// use buttress::supervise::{Signal, Signals};
+    /// use buttress::supervise::shutdown::{Signal, Signals};
     /// assert!(Signals::none().get(Signal::TERM).is_none());
     /// ```
     pub const fn none() -> Self {
@@ -174,7 +174,7 @@ impl Signals {
     /// Sets what `signal` does.
     ///
     /// ```
-    /// use buttress::supervise::{OnSignal, Signal, Signals};
+    /// use buttress::supervise::shutdown::{OnSignal, Signal, Signals};
     /// let signals = Signals::none().on(Signal::HUP, OnSignal::Ignore);
     /// assert_eq!(signals.get(Signal::HUP), Some(OnSignal::Ignore));
     /// ```
@@ -187,7 +187,7 @@ impl Signals {
     /// Leaves `signal` to others or to its default.
     ///
     /// ```
-    /// use buttress::supervise::{Signal, Signals};
+    /// use buttress::supervise::shutdown::{Signal, Signals};
     /// assert!(Signals::default().without(Signal::INT).get(Signal::INT).is_none());
     /// ```
     pub fn without(mut self, signal: Signal) -> Self {
@@ -198,7 +198,7 @@ impl Signals {
     /// What `signal` does, if it is handled.
     ///
     /// ```
-    /// use buttress::supervise::{OnSignal, Signal, Signals};
+    /// use buttress::supervise::shutdown::{OnSignal, Signal, Signals};
     /// assert_eq!(Signals::default().get(Signal::INT), Some(OnSignal::Escalate));
     /// ```
     #[must_use]
