@@ -15,6 +15,7 @@ mod lifecycle;
 mod monitor;
 mod progress;
 pub mod shutdown;
+mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
 
@@ -22,3 +23,4 @@ pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
+pub use supervisor::{Process, Supervisor, SupervisorBuilder};

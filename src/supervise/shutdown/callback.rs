@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
+use crate::sync::{Mutex, lock};
 
 type Cleanup = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
@@ -41,7 +42,8 @@ pub struct CleanupCallback {
     pub(super) priority: i32,
     pub(super) timeout: Option<Duration>,
     pub(super) runtime: Option<Handle>,
-    pub(super) job: Job,
+    /// In a lock nobody takes: it makes an error that hands the callback back `Sync`, so that `?` can box it.
+    pub(super) job: Mutex<Job>,
 }
 
 impl CleanupCallback {
@@ -86,7 +88,7 @@ impl CleanupCallback {
     }
 
     fn of(name: Name, job: Job) -> Self {
-        Self { name, priority: 100, timeout: None, runtime: None, job }
+        Self { name, priority: 100, timeout: None, runtime: None, job: Mutex::new(job) }
     }
 
     /// When it runs: lower ones first, equal ones in the order of registration. 100 unless set.
@@ -153,8 +155,8 @@ impl CleanupCallback {
     /// assert!(!CleanupCallback::blocking("logs", || ()).is_async());
     /// ```
     #[must_use]
-    pub const fn is_async(&self) -> bool {
-        matches!(self.job, Job::Async(_))
+    pub fn is_async(&self) -> bool {
+        matches!(*lock(&self.job), Job::Async(_))
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -28,7 +28,7 @@ enum Word {
 
 /// Returns after `limit` at the latest, but for a machine that gives no more threads.
 pub(super) fn run(callback: CleanupCallback, limit: Duration) -> CallbackOutcome {
-    match callback.job {
+    match callback.job.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Job::Blocking(job) => {
             let work = move || outcome(catch_unwind(AssertUnwindSafe(job)));
             let told = on_a_thread(work);

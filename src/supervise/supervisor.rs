@@ -1,0 +1,508 @@
+//! All parts in one `main`.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::runtime;
+
+use super::health::{Health, HealthListener};
+use super::heartbeat::HeartbeatBuilder;
+use super::shutdown::{
+    CleanupCallback, GracefulShutdown, GracefulShutdownBuilder, RegisterError, ShutdownReport,
+};
+use super::{Hold, Lifecycle, Phase};
+use crate::error::{BoxError, ConfigError};
+use crate::name::Name;
+
+/// What the runtime's blocking pool gets at the very end. Whatever still runs there has had the whole
+/// shutdown.
+const POOL: Duration = Duration::from_millis(200);
+
+/// Runs a whole server process: signals, phases, heartbeat, watchdog, probes and systemd around a `main`
+/// that only has to do its work and to return when that is over.
+///
+/// Prevents the shutdown that was tested by hand once: each part exists alone in this module, and this puts
+/// them together in the order in which nothing is lost.
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// use buttress::supervise::Supervisor;
+/// use std::process::ExitCode;
+///
+/// fn main() -> Result<ExitCode, buttress::ConfigError> {
+///     let supervisor = Supervisor::builder("orders").probes("0.0.0.0:9090").build()?;
+///     Ok(supervisor.run(async |process| {
+///         let app = Router::new().route("/", get(|| async { "hello" }));
+///         let listener = tokio::net::TcpListener::bind("0.0.0.0:8080").await?;
+///         process.serve(listener, app).await; // ready until a signal, then drained
+///         Ok(())
+///     }))
+/// }
+/// ```
+///
+/// Customised:
+///
+/// ```no_run
+/// # use buttress::supervise::Supervisor;
+/// use buttress::supervise::{heartbeat::Heartbeat, shutdown::{Budget, CleanupCallback}};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), buttress::ConfigError> {
+/// let grace = Duration::from_secs(60);
+/// let supervisor = Supervisor::builder("orders")
+///     .shutdown(|shutdown| shutdown.budget(Budget::kubernetes(grace).drain(grace / 2)))
+///     .heartbeat(Heartbeat::builder("orders").file("/run/orders/beat.json"))
+///     .probes("0.0.0.0:9090")
+///     .build()?;
+/// let exit = supervisor.run(async |process| {
+///     process.on_shutdown(CleanupCallback::new("database", || async { /* close it */ }))?;
+///     # Ok(())
+/// });
+/// # drop(exit); Ok(()) }
+/// ```
+///
+/// # What happens, in order
+///
+/// 1. The signals are handled before anything slow is done. Probes are answered, the first beat is written,
+///    systemd is told; the phase is [`Starting`](Phase::Starting).
+/// 2. A runtime is made and `main` runs on it. [`serve`](Process::serve), or
+///    [`ready`](Process::ready), makes the process [`Ready`](Phase::Ready).
+/// 3. A signal, [`GracefulShutdown::begin`], or the end of `main` begins the shutdown. `main` itself holds the
+///    drain, so callbacks run when it has returned, or when the drain's time is over.
+/// 4. The heartbeat says that it has stopped, the runtime is ended without waiting for its blocking pool, the
+///    probes close last.
+///
+/// The process ends with the [exit code of the report](ShutdownReport::exit_code); with 1 if that is 0
+/// but `main` returned an error, or something could not be started (it is written to standard error); with
+/// 101 if `main` panicked. It is ended at the deadline whatever hangs, also without a signal.
+pub struct Supervisor {
+    name: Name,
+    shutdown: GracefulShutdown,
+    health: Health,
+    heartbeat: Option<super::heartbeat::Heartbeat>,
+    probes: Vec<String>,
+    systemd: bool,
+    workers: Option<usize>,
+}
+
+/// See [`Supervisor`].
+///
+/// ```
+/// use buttress::supervise::{Supervisor, SupervisorBuilder};
+/// let builder: SupervisorBuilder = Supervisor::builder("orders");
+/// ```
+#[must_use]
+pub struct SupervisorBuilder {
+    name: Name,
+    shutdown: GracefulShutdownBuilder,
+    heartbeat: Option<HeartbeatBuilder>,
+    probes: Vec<String>,
+    systemd: bool,
+    workers: Option<usize>,
+}
+
+impl SupervisorBuilder {
+    /// Customises the shutdown: its budget, its signals, its exit codes.
+    ///
+    /// ```
+    /// # use buttress::supervise::{Supervisor, shutdown::Budget};
+    /// # use std::time::Duration;
+    /// let grace = Duration::from_secs(10);
+    /// let builder = Supervisor::builder("orders")
+    ///     .shutdown(|shutdown| shutdown.budget(Budget::kubernetes(grace)));
+    /// ```
+    pub fn shutdown(
+        mut self,
+        change: impl FnOnce(GracefulShutdownBuilder) -> GracefulShutdownBuilder,
+    ) -> Self {
+        self.shutdown = change(self.shutdown);
+        self
+    }
+
+    /// Beats (default: not).
+    ///
+    /// ```
+    /// # use buttress::supervise::{Supervisor, heartbeat::Heartbeat};
+    /// let beat = Heartbeat::builder("orders").file("/run/orders/beat.json");
+    /// let builder = Supervisor::builder("orders").heartbeat(beat);
+    /// ```
+    pub fn heartbeat(mut self, heartbeat: HeartbeatBuilder) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// Answers `/livez`, `/readyz` and `/startupz` at this address (default: nowhere): see
+    /// [`Health::listen`]. May be given several times.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// let builder = Supervisor::builder("orders").probes("127.0.0.1:9090");
+    /// ```
+    pub fn probes(mut self, addr: impl Into<String>) -> Self {
+        self.probes.push(addr.into());
+        self
+    }
+
+    /// Whether systemd is told if it asks (`NOTIFY_SOCKET`; default: yes). Does nothing off Unix.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// let builder = Supervisor::builder("orders").systemd(false);
+    /// ```
+    pub const fn systemd(mut self, tell: bool) -> Self {
+        self.systemd = tell;
+        self
+    }
+
+    /// Threads of the runtime, 1 or more (default: as many as the machine has processors).
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// let error = Supervisor::builder("orders").worker_threads(0).build().unwrap_err();
+    /// assert_eq!(error.field(), "worker_threads");
+    /// ```
+    pub const fn worker_threads(mut self, threads: usize) -> Self {
+        self.workers = Some(threads);
+        self
+    }
+
+    /// Checks everything; nothing is started yet.
+    ///
+    /// # Errors
+    /// If a value of it or of one of its parts is out of range.
+    ///
+    /// ```
+    /// assert!(buttress::supervise::Supervisor::builder("orders").build().is_ok());
+    /// ```
+    pub fn build(self) -> Result<Supervisor, ConfigError> {
+        if self.workers == Some(0) {
+            return Err(ConfigError::new("worker_threads", 0, "1 or more"));
+        }
+        let shutdown = self.shutdown.exit_at_deadline().build()?;
+        let health = Health::new(shutdown.lifecycle().clone());
+        let heartbeat = self.heartbeat.map(HeartbeatBuilder::build).transpose()?;
+        Ok(Supervisor {
+            name: self.name,
+            shutdown,
+            health,
+            heartbeat,
+            probes: self.probes,
+            systemd: self.systemd,
+            workers: self.workers,
+        })
+    }
+}
+
+impl Supervisor {
+    /// To be customised.
+    ///
+    /// ```
+    /// let builder = buttress::supervise::Supervisor::builder("orders");
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> SupervisorBuilder {
+        let name = name.into();
+        SupervisorBuilder {
+            name,
+            shutdown: GracefulShutdown::builder(name),
+            heartbeat: None,
+            probes: Vec::new(),
+            systemd: true,
+            workers: None,
+        }
+    }
+
+    /// What `main` will be given: to make gates and register callbacks before it runs.
+    ///
+    /// ```
+    /// use buttress::supervise::Supervisor;
+    /// let supervisor = Supervisor::builder("orders").build()?;
+    /// let cache = supervisor.process().health().gate("cache");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process { shutdown: self.shutdown.clone(), health: self.health.clone() }
+    }
+
+    /// Runs `main` on a multi-thread runtime of its own, and the whole shutdown. Call it as the last thing of
+    /// the program's `main`, outside of any runtime.
+    ///
+    /// # Panics
+    /// If it is called within a runtime.
+    ///
+    /// ```no_run
+    /// # use buttress::supervise::Supervisor;
+    /// # let supervisor = Supervisor::builder("orders").build()?;
+    /// let exit = supervisor.run(async |process| {
+    ///     process.ready();
+    ///     process.stopping().await;
+    ///     Ok(())
+    /// });
+    /// # drop(exit); Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn run<F, Fut>(self, main: F) -> ExitCode
+    where
+        F: FnOnce(Process) -> Fut,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let mut runtime = runtime::Builder::new_multi_thread();
+        runtime.enable_all();
+        if let Some(workers) = self.workers {
+            runtime.worker_threads(workers);
+        }
+        let around = match self.start() {
+            Ok(around) => around,
+            Err(error) => return self.failed(&error),
+        };
+        let runtime = match runtime.build() {
+            Ok(runtime) => runtime,
+            Err(error) => return self.failed(&error),
+        };
+        let process = self.process();
+        let (ended, report) = runtime.block_on(async {
+            let hold = self.hold();
+            // On a worker, like everything else: this thread only waits.
+            let main = runtime.spawn(main(process));
+            // Biased: a `main` that has returned is not abandoned.
+            let ended = tokio::select! {
+                biased;
+                ended = main => Some(ended),
+                _ = self.shutdown.wait() => None,
+            };
+            drop(hold);
+            self.shutdown.begin();
+            (ended, self.shutdown.wait().await)
+        });
+        let ended = match ended {
+            Some(Ok(result)) => Ended::Returned(result),
+            Some(Err(_)) => Ended::Panicked,
+            None => Ended::Abandoned,
+        };
+        let exit = self.finish(around, ended, &report);
+        runtime.shutdown_timeout(POOL);
+        exit
+    }
+
+    /// As [`run`](Self::run), for a `main` without a runtime, on this thread. Async callbacks get one of their
+    /// own.
+    ///
+    /// A `main` that goes on when the drain's time is over delays the end up to the deadline, at which the
+    /// process is ended.
+    ///
+    /// ```no_run
+    /// # use buttress::supervise::{Phase, Supervisor};
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::builder("batch").build()?;
+    /// let exit = supervisor.run_blocking(|process| {
+    ///     process.ready();
+    ///     while !process.lifecycle().wait_blocking(Phase::LameDuck, Duration::from_secs(1)) {
+    ///         // a piece of work
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # drop(exit); Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn run_blocking(self, main: impl FnOnce(Process) -> Result<(), BoxError>) -> ExitCode {
+        let around = match self.start() {
+            Ok(around) => around,
+            Err(error) => return self.failed(&error),
+        };
+        let hold = self.hold();
+        let process = self.process();
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| main(process)));
+        drop(hold);
+        let report = self.shutdown.trigger_blocking();
+        let ended = ended.map_or(Ended::Panicked, Ended::Returned);
+        self.finish(around, ended, &report)
+    }
+
+    fn hold(&self) -> Hold {
+        self.shutdown.lifecycle().hold("main")
+    }
+
+    /// What is there before `main` and after it.
+    fn start(&self) -> io::Result<Around> {
+        let named =
+            |what: &str, error: &dyn fmt::Display| io::Error::other(format!("{what}: {error}"));
+        self.shutdown.install().map_err(|error| named("cannot handle signals", &error))?;
+        let mut probes = Vec::new();
+        for addr in &self.probes {
+            let listener = self.health.listen(addr);
+            probes.push(
+                listener.map_err(|error| named(&format!("cannot listen on {addr}"), &error))?,
+            );
+        }
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.start().map_err(|error| named("cannot beat", &error))?;
+        }
+        #[cfg(unix)]
+        let systemd = match self.systemd {
+            false => None,
+            true => {
+                let found = super::systemd::Systemd::from_env();
+                let found = found.map_err(|error| named("cannot tell systemd", &error))?;
+                found.map(|systemd| systemd.follow(&self.health)).transpose()?
+            }
+        };
+        Ok(Around {
+            #[cfg(unix)]
+            _systemd: systemd,
+            _probes: probes,
+        })
+    }
+
+    fn failed(&self, error: &dyn fmt::Display) -> ExitCode {
+        eprintln!("{}: {error}", self.name);
+        ExitCode::FAILURE
+    }
+
+    fn finish(&self, around: Around, ended: Ended, report: &ShutdownReport) -> ExitCode {
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.stop();
+        }
+        if !report.is_clean() {
+            eprintln!("{report}");
+        }
+        let own = match ended {
+            Ended::Returned(Ok(())) | Ended::Abandoned => 0,
+            Ended::Returned(Err(error)) => {
+                eprintln!("{}: {error}", self.name);
+                1
+            }
+            Ended::Panicked => 101, // as std does; the message has been printed
+        };
+        drop(around);
+        match report.exit_code() {
+            0 => own.into(),
+            code => code.into(),
+        }
+    }
+}
+
+enum Ended {
+    Returned(Result<(), BoxError>),
+    Panicked,
+    /// The shutdown was over first.
+    Abandoned,
+}
+
+/// Dropped at the end, in this order.
+struct Around {
+    #[cfg(unix)]
+    _systemd: Option<super::systemd::SystemdGuard>,
+    _probes: Vec<HealthListener>,
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervisor").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SupervisorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SupervisorBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The process, as its `main` sees it under a [`Supervisor`]. Clones are the same.
+///
+/// ```
+/// use buttress::supervise::{Process, Supervisor};
+/// let process: Process = Supervisor::builder("orders").build()?.process();
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Process {
+    shutdown: GracefulShutdown,
+    health: Health,
+}
+
+impl Process {
+    /// The phases.
+    ///
+    /// ```
+    /// # use buttress::supervise::{Phase, Supervisor};
+    /// let process = Supervisor::builder("orders").build()?.process();
+    /// assert_eq!(process.lifecycle().phase(), Phase::Starting);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn lifecycle(&self) -> &Lifecycle {
+        self.shutdown.lifecycle()
+    }
+
+    /// The shutdown, to begin it or to hang it on a failure budget. Do not wait for its end within `main`:
+    /// it waits for the end of `main`.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// use buttress::failure_budget::FailureBudget;
+    /// let process = Supervisor::builder("worker").build()?.process();
+    /// let budget = FailureBudget::builder("jobs").lever(process.shutdown().clone()).build()?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub const fn shutdown(&self) -> &GracefulShutdown {
+        &self.shutdown
+    }
+
+    /// What probes, systemd and the heartbeat are told.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// let process = Supervisor::builder("orders").build()?.process();
+    /// assert!(process.health().is_live());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub const fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Start-up is over. Readiness may still wait for [gates](Health::gate). False if it was over before.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// let process = Supervisor::builder("worker").build()?.process();
+    /// process.ready();
+    /// assert!(process.health().is_ready());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[allow(clippy::must_use_candidate, reason = "most callers do not care who was first")]
+    pub fn ready(&self) -> bool {
+        self.lifecycle().advance(Phase::Ready, None)
+    }
+
+    /// Returns when a shutdown has begun: stop taking on work. Dropping the future has no effect.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let process = Supervisor::builder("worker").build()?.process();
+    /// process.shutdown().begin();
+    /// process.stopping().await;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// # }).unwrap()
+    /// ```
+    pub async fn stopping(&self) {
+        self.lifecycle().reached(Phase::LameDuck).await;
+    }
+
+    /// Registers a callback for the end, as [`GracefulShutdown::register`].
+    ///
+    /// # Errors
+    /// If there is one of this name, or the shutdown has begun; the error gives the callback back.
+    ///
+    /// ```
+    /// # use buttress::supervise::{Supervisor, shutdown::CleanupCallback};
+    /// let process = Supervisor::builder("orders").build()?.process();
+    /// process.on_shutdown(CleanupCallback::blocking("flush", || ()))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_shutdown(&self, callback: CleanupCallback) -> Result<(), RegisterError> {
+        self.shutdown.register(callback)
+    }
+}
