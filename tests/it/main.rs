@@ -16,6 +16,7 @@ mod conditioner;
 mod control;
 mod failure_budget;
 #[cfg(feature = "supervise")]
+#[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]
 mod health;
 #[cfg(feature = "http")]
 mod http;

@@ -5,7 +5,10 @@ use std::process::exit;
 use std::time::Duration;
 
 use buttress::supervise::{
-    Budget, CleanupCallback, GracefulShutdown, OnSignal, Phase, ShutdownReport, Signal, Signals,
+    Phase,
+    shutdown::{
+        Budget, CleanupCallback, GracefulShutdown, OnSignal, ShutdownReport, Signal, Signals,
+    },
 };
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};

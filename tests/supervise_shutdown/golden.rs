@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress::observe::{Event, EventKind};
-use buttress::supervise::{Budget, GracefulShutdown, RegisterErrorKind, ShutdownReport};
+use buttress::supervise::shutdown::{Budget, GracefulShutdown, RegisterErrorKind, ShutdownReport};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
