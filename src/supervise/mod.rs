@@ -8,7 +8,12 @@
 mod identity;
 mod lifecycle;
 mod progress;
+mod serve;
 
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
+pub use serve::{
+    Connected, DrainBody, DrainFuture, DrainLayer, DrainService, DrainSignal, Handshake, Listener,
+    Looked, NoHandshake, Serve, ServeReport, Server, ServerBuilder, Unread, serve,
+};
