@@ -66,6 +66,8 @@ struct App {
     life: Lifecycle,
     flip: bool,
     in_flight: Arc<AtomicUsize>,
+    /// Work ever begun.
+    begun: Arc<AtomicUsize>,
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn be_a_server() {
     }
     let runtime = builder.enable_all().build().unwrap();
     let life = Lifecycle::new();
-    let app = App { life: life.clone(), flip: options.flip, in_flight: Arc::default() };
+    let app = App { life: life.clone(), flip: options.flip, in_flight: Arc::default(), begun: Arc::default() };
     let terminated = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&terminated)).unwrap();
     let (lame, drain) = (options.lame, options.drain);
@@ -99,8 +101,12 @@ fn be_a_server() {
         }
         phases.advance(Phase::Draining, Some(Instant::now() + drain));
     });
-    let report = runtime.block_on(serve(options, app, &life));
-    say(&report);
+    let begun = Arc::clone(&app.begun);
+    // In a task, as all the rest, and not in `block_on`, which comes last on a runtime of one thread.
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn_on(serve(options, app, life), runtime.handle());
+    let report = runtime.block_on(tasks.join_next()).unwrap().unwrap();
+    say(&format!("{report}; {} begun", begun.load(Ordering::SeqCst)));
     // Without waiting for tasks that were cut.
     runtime.shutdown_background();
 }
@@ -113,7 +119,7 @@ pub(super) fn raise_descriptors() {
     setrlimit(Resource::Nofile, raised).unwrap();
 }
 
-async fn serve(options: Options, app: App, life: &Lifecycle) -> String {
+async fn serve(options: Options, app: App, life: Lifecycle) -> String {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(4096).unwrap();
@@ -132,7 +138,7 @@ async fn serve(options: Options, app: App, life: &Lifecycle) -> String {
                 builder = builder.sabotage(part);
             }
             let server = builder.build().unwrap();
-            let served = server.serve(listener, router, life);
+            let served = server.serve(listener, router, &life);
             served.peer(|peer: &std::net::SocketAddr| ConnectInfo(*peer)).await.to_string()
         }
         "axum" => {
@@ -140,7 +146,7 @@ async fn serve(options: Options, app: App, life: &Lifecycle) -> String {
             String::new()
         }
         "layer" => {
-            let layer = buttress::supervise::DrainLayer::new("http", life);
+            let layer = buttress::supervise::DrainLayer::new("http", &life);
             let router = router.layer(layer.on_reject(buttress::http::problem()));
             axum::serve(listener, router).with_graceful_shutdown(stop).await.unwrap();
             String::new()
@@ -176,6 +182,7 @@ struct For {
 }
 
 async fn work(State(app): State<App>, Query(time): Query<For>) -> &'static str {
+    app.begun.fetch_add(1, Ordering::SeqCst);
     app.in_flight.fetch_add(1, Ordering::SeqCst);
     tokio::time::sleep(ms(time.ms.unwrap_or(2))).await;
     app.in_flight.fetch_sub(1, Ordering::SeqCst);

@@ -117,10 +117,16 @@ impl Shared {
             if conn.cut.swap(true, Ordering::SeqCst) {
                 continue;
             }
+            conn.wake();
+            let upgraded = conn.upgraded.load(Ordering::SeqCst);
+            if conn.doing() == Doing::Idle && !upgraded {
+                // In its grace: nothing is taken from it.
+                self.counts.closed.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             aborted.connections += 1;
             aborted.requests += u64::from(conn.in_flight.load(Ordering::SeqCst));
-            aborted.upgrades += u64::from(conn.upgraded.load(Ordering::SeqCst));
-            conn.wake();
+            aborted.upgrades += u64::from(upgraded);
         }
         aborted
     }
