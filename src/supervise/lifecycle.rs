@@ -1,8 +1,8 @@
 //! The phases of a process and what keeps it from going on to the next.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -98,6 +98,18 @@ struct Inner {
     deadline: Option<Instant>,
     holds: Vec<(u64, Name)>,
     next_hold: u64,
+    tallies: Vec<(Name, Weak<AtomicUsize>)>,
+}
+
+impl Inner {
+    /// Who keeps the drain from ending.
+    fn held_by(&self) -> impl Iterator<Item = Name> {
+        let busy = |count: &Weak<AtomicUsize>| {
+            count.upgrade().is_some_and(|count| count.load(Ordering::SeqCst) > 0)
+        };
+        let tallies = self.tallies.iter().filter(move |(_, count)| busy(count));
+        self.holds.iter().map(|(_, name)| *name).chain(tallies.map(|(name, _)| *name))
+    }
 }
 
 impl Default for Lifecycle {
@@ -165,9 +177,11 @@ impl Lifecycle {
             return false;
         }
         inner.deadline = deadline;
-        self.0.phase.store(to as u8, Ordering::Release);
+        // Sequentially consistent, as what a `Tally` does: either it sees the phase or we see its count.
+        self.0.phase.store(to as u8, Ordering::SeqCst);
         // Under the lock, so that subscribers see the phases in order. Wakers only schedule.
         self.0.told.send_replace(to);
+        self.0.holds.send_replace(inner.held_by().count());
         drop(inner);
         self.0.changed.notify_all();
         true
@@ -242,9 +256,20 @@ impl Lifecycle {
         let id = inner.next_hold;
         inner.next_hold += 1;
         inner.holds.push((id, name));
-        self.0.holds.send_replace(inner.holds.len());
+        self.0.holds.send_replace(inner.held_by().count());
         drop(inner);
         Hold { life: self.clone(), id, name }
+    }
+
+    /// As [`hold`](Self::hold), for what is in flight by the thousand: held while more than nothing has
+    /// begun and not ended. Looked at from [`Draining`](Phase::Draining) on; until then nobody locks.
+    pub(crate) fn tally(&self, name: impl Into<Name>) -> Tally {
+        let count = Arc::default();
+        let mut inner = self.0.inner();
+        inner.tallies.retain(|(_, count)| count.strong_count() > 0);
+        inner.tallies.push((name.into(), Arc::downgrade(&count)));
+        drop(inner);
+        Tally { life: self.clone(), count }
     }
 
     /// Who keeps a hold, in the order taken.
@@ -254,7 +279,7 @@ impl Lifecycle {
     /// ```
     #[must_use]
     pub fn held_by(&self) -> Vec<Name> {
-        self.0.inner().holds.iter().map(|(_, name)| *name).collect()
+        self.0.inner().held_by().collect()
     }
 
     /// Returns when there is no hold. Dropping the future has no effect.
@@ -279,9 +304,9 @@ impl Lifecycle {
         let (inner, _) = self
             .0
             .changed
-            .wait_timeout_while(self.0.inner(), timeout, |inner| !inner.holds.is_empty())
+            .wait_timeout_while(self.0.inner(), timeout, |inner| inner.held_by().next().is_some())
             .unwrap_or_else(PoisonError::into_inner);
-        inner.holds.is_empty()
+        inner.held_by().next().is_none()
     }
 
     /// As [`released_blocking`](Self::released_blocking), for who drives the phases: ends too when somebody
@@ -338,7 +363,56 @@ impl Drop for Hold {
         let shared = &self.life.0;
         let mut inner = shared.inner();
         inner.holds.retain(|(id, _)| *id != self.id);
-        shared.holds.send_replace(inner.holds.len());
+        shared.holds.send_replace(inner.held_by().count());
+        drop(inner);
+        shared.changed.notify_all();
+    }
+}
+
+/// See [`Lifecycle::tally`].
+#[derive(Debug)]
+pub(crate) struct Tally {
+    life: Lifecycle,
+    count: Arc<AtomicUsize>,
+}
+
+impl Tally {
+    pub(crate) fn life(&self) -> &Lifecycle {
+        &self.life
+    }
+
+    /// How many have begun and not ended.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn begin(&self) {
+        if self.count.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.turned();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn end(&self) {
+        if self.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.turned();
+        }
+    }
+
+    /// From none to some, or back.
+    #[inline]
+    fn turned(&self) {
+        if self.life.0.phase.load(Ordering::SeqCst) >= Phase::Draining as u8 {
+            self.tell();
+        }
+    }
+
+    #[cold]
+    fn tell(&self) {
+        let shared = &self.life.0;
+        let inner = shared.inner();
+        shared.holds.send_replace(inner.held_by().count());
         drop(inner);
         shared.changed.notify_all();
     }
@@ -377,6 +451,29 @@ mod tests {
             drop(holds);
         };
         tokio::join!(waits, moves);
+        assert!(life.released_blocking(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn a_tally_holds_the_drain_while_something_is_in_flight() {
+        let life = Lifecycle::new();
+        let tally = life.tally("requests");
+        tally.begin();
+        tally.begin();
+        life.advance(Phase::Draining, None);
+        assert_eq!(life.held_by(), ["requests".into()]);
+        tally.end();
+        assert!(!life.released_blocking(Duration::ZERO));
+        let waits = life.released();
+        let ends = async {
+            tokio::task::yield_now().await;
+            tally.end();
+        };
+        tokio::join!(waits, ends);
+        // What begins later holds again, and one that is gone does not.
+        tally.begin();
+        assert!(!life.released_blocking(Duration::ZERO));
+        drop(tally);
         assert!(life.released_blocking(Duration::ZERO));
     }
 

@@ -18,9 +18,14 @@ pub mod shutdown;
 mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
+mod serve;
 
 pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
 pub use supervisor::{Process, Supervisor, SupervisorBuilder};
+pub use serve::{
+    Connected, DrainBody, DrainFuture, DrainLayer, DrainService, DrainSignal, Handshake, Listener,
+    Looked, NoHandshake, Serve, ServeReport, Server, ServerBuilder, Unread, serve,
+};

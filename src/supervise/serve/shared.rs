@@ -1,0 +1,315 @@
+//! What the accept loop, the connections and their requests know of each other.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use tokio::sync::Notify;
+
+use crate::clock::{self, Tick};
+use crate::supervise::{Lifecycle, Phase};
+use crate::sync::lock;
+
+use super::body::InFlight;
+use super::core::Doing;
+use super::server::Config;
+
+/// One server while it runs.
+pub(super) struct Shared {
+    pub(super) life: Lifecycle,
+    pub(super) config: Config,
+    conns: Mutex<Conns>,
+    live: AtomicUsize,
+    /// A connection has gone.
+    gone: Notify,
+    pub(super) counts: Counts,
+}
+
+#[derive(Default)]
+struct Conns {
+    slots: Vec<Option<Arc<Conn>>>,
+    free: Vec<usize>,
+}
+
+/// What the report is made of. Written only while draining, except by the accept loop.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) accepted: AtomicU64,
+    pub(super) drained: AtomicU64,
+    pub(super) broken: AtomicU64,
+    pub(super) closed: AtomicU64,
+}
+
+/// What was left at the deadline.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Aborted {
+    pub(super) connections: u64,
+    pub(super) requests: u64,
+    pub(super) upgrades: u64,
+}
+
+impl Shared {
+    pub(super) fn new(life: &Lifecycle, config: Config) -> Arc<Self> {
+        Arc::new(Self {
+            life: life.clone(),
+            config,
+            conns: Mutex::default(),
+            live: AtomicUsize::new(0),
+            gone: Notify::new(),
+            counts: Counts::default(),
+        })
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn draining(&self) -> bool {
+        self.life.phase() >= Phase::Draining
+    }
+
+    /// Returns when there are fewer than `count` connections.
+    pub(super) async fn fewer_than(&self, count: usize) {
+        while self.live() >= count {
+            // Keeps one call that came before this: nothing is missed between the two lines.
+            self.gone.notified().await;
+        }
+    }
+
+    pub(super) fn connect(self: &Arc<Self>) -> Connection {
+        self.live.fetch_add(1, Ordering::SeqCst);
+        let mut conns = lock(&self.conns);
+        let slot = conns.free.pop().unwrap_or_else(|| {
+            conns.slots.push(None);
+            conns.slots.len() - 1
+        });
+        let conn = Arc::new(Conn {
+            shared: Arc::clone(self),
+            slot,
+            in_flight: AtomicU32::new(0),
+            idle_since: AtomicU64::new(clock::now().0),
+            fresh: AtomicBool::new(true),
+            head: AtomicBool::new(false),
+            stalls: AtomicU32::new(0),
+            stalled: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            tunnels: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            look: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        });
+        conns.slots[slot] = Some(Arc::clone(&conn));
+        Connection(conn)
+    }
+
+    /// Makes every connection look at the phase.
+    pub(super) fn wake_all(&self) {
+        for conn in self.all() {
+            conn.wake();
+        }
+    }
+
+    /// Cuts every connection, and says what that ended.
+    pub(super) fn cut_all(&self) -> Aborted {
+        let mut aborted = Aborted::default();
+        for conn in self.all() {
+            if conn.cut.swap(true, Ordering::SeqCst) {
+                continue;
+            }
+            conn.wake();
+            let upgraded = conn.upgraded.load(Ordering::SeqCst);
+            if conn.doing() == Doing::Idle && !upgraded {
+                // In its grace: nothing is taken from it.
+                self.counts.closed.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            aborted.connections += 1;
+            aborted.requests += u64::from(conn.in_flight.load(Ordering::SeqCst));
+            aborted.upgrades += u64::from(upgraded);
+        }
+        aborted
+    }
+
+    fn all(&self) -> Vec<Arc<Conn>> {
+        lock(&self.conns).slots.iter().flatten().cloned().collect()
+    }
+}
+
+/// What is known of one connection: written by its stream and its requests, read by whoever decides
+/// whether it may end.
+pub(super) struct Conn {
+    pub(super) shared: Arc<Shared>,
+    slot: usize,
+    in_flight: AtomicU32,
+    /// A tick: the end of its last request, or its beginning.
+    idle_since: AtomicU64,
+    /// No request has come.
+    fresh: AtomicBool,
+    /// Bytes have been read since the last request ended.
+    head: AtomicBool,
+    stalls: AtomicU32,
+    stalled: AtomicBool,
+    /// It speaks another protocol now.
+    upgraded: AtomicBool,
+    /// HTTP/2 streams carry other protocols.
+    tunnels: AtomicBool,
+    cut: AtomicBool,
+    /// Whoever reads next is to look at unread bytes if there is nothing to read.
+    look: AtomicBool,
+    unread: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Conn {
+    pub(super) fn doing(&self) -> Doing {
+        if self.stalled.load(Ordering::Relaxed) {
+            Doing::Stalled(self.stalls.load(Ordering::Relaxed))
+        } else if self.in_flight.load(Ordering::Acquire) > 0 {
+            Doing::Serving
+        } else if self.head.load(Ordering::Relaxed) {
+            Doing::ReadingHead
+        } else {
+            Doing::Idle
+        }
+    }
+
+    pub(super) fn busy(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn idle_since(&self) -> Tick {
+        Tick(self.idle_since.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_tunnels(&self) -> bool {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn tunnel(&self) {
+        self.tunnels.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn read_some(&self) {
+        self.head.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn write_stalled(&self, stalled: bool) {
+        if stalled {
+            self.stalls.fetch_add(1, Ordering::Relaxed);
+        }
+        if stalled || self.stalled.load(Ordering::Relaxed) {
+            self.stalled.store(stalled, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the next read to look at unread bytes.
+    pub(super) fn ask_to_look(&self) {
+        self.unread.store(false, Ordering::Relaxed);
+        self.look.store(true, Ordering::Relaxed);
+    }
+
+    /// Called by a read that found nothing.
+    #[inline]
+    pub(super) fn looked(&self, unread: impl FnOnce() -> bool) {
+        if self.look.load(Ordering::Relaxed) {
+            self.look.store(false, Ordering::Relaxed);
+            self.unread.store(unread(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there were any. Nobody looked: none.
+    pub(super) fn saw_unread(&self) -> bool {
+        self.look.store(false, Ordering::Relaxed);
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Whose task is woken when the phase changes.
+    pub(super) fn register(&self, waker: &Waker) {
+        let mut slot = lock(&self.waker);
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        let waker = lock(&self.waker).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    #[inline]
+    pub(super) fn begin(self: &Arc<Self>) -> Request {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        if self.fresh.load(Ordering::Relaxed) {
+            self.fresh.store(false, Ordering::Relaxed);
+        }
+        Request { conn: Arc::clone(self), complete: false }
+    }
+}
+
+/// A connection is there until this is dropped. It is in the stream, so an upgraded connection counts
+/// wherever its stream is moved.
+pub(super) struct Connection(pub(super) Arc<Conn>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let conn = &self.0;
+        let shared = &conn.shared;
+        let mut conns = lock(&shared.conns);
+        conns.slots[conn.slot] = None;
+        conns.free.push(conn.slot);
+        drop(conns);
+        if shared.draining() && !conn.is_cut() {
+            shared.counts.closed.fetch_add(1, Ordering::Relaxed);
+        }
+        shared.live.fetch_sub(1, Ordering::SeqCst);
+        shared.gone.notify_one();
+    }
+}
+
+/// A request is in flight until this is dropped.
+pub(super) struct Request {
+    pub(super) conn: Arc<Conn>,
+    complete: bool,
+}
+
+impl InFlight for Request {
+    #[inline]
+    fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Request {
+    #[inline]
+    fn drop(&mut self) {
+        let conn = &self.conn;
+        conn.idle_since.store(clock::now().0, Ordering::Relaxed);
+        conn.head.store(false, Ordering::Relaxed);
+        conn.in_flight.fetch_sub(1, Ordering::AcqRel);
+        // What was cut has been counted.
+        if conn.shared.draining() && !conn.is_cut() {
+            let counts = &conn.shared.counts;
+            let count = if self.complete { &counts.drained } else { &counts.broken };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

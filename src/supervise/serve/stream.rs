@@ -1,0 +1,166 @@
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::listener::{Connected, Unread};
+use super::shared::{Conn, Connection};
+
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection's stream: says what moves over it, and keeps it counted.
+pub(super) struct Stream<I> {
+    io: I,
+    connection: Connection,
+    /// What was read to find out the protocol.
+    first: [u8; PREFACE.len()],
+    /// Which part of it has been read, and has been handed on.
+    read: u8,
+    taken: u8,
+}
+
+impl<I: Connected> Stream<I> {
+    pub(super) fn new(io: I, connection: Connection) -> Self {
+        Self { io, connection, first: [0; 24], read: 0, taken: 0 }
+    }
+
+    pub(super) fn conn(&self) -> &Arc<Conn> {
+        &self.connection.0
+    }
+
+    pub(super) fn has_read(&self) -> bool {
+        self.read > 0
+    }
+
+    /// Whether it is HTTP/2 with prior knowledge (or by ALPN): as soon as the bytes say so. `Err` if the
+    /// peer has gone.
+    pub(super) fn poll_is_http2(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            let read = usize::from(self.read);
+            if self.first[..read] != PREFACE[..read] {
+                return Poll::Ready(Ok(false));
+            }
+            if read == PREFACE.len() {
+                return Poll::Ready(Ok(true));
+            }
+            let mut buf = ReadBuf::new(&mut self.first[read..]);
+            let polled = Pin::new(&mut self.io).poll_read(cx, &mut buf);
+            let more = buf.filled().len();
+            if polled.is_pending() {
+                self.connection.0.looked(|| self.io.unread() == Unread::Bytes);
+            }
+            ready!(polled)?;
+            if more == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.connection.0.read_some();
+            // At most the preface.
+            self.read += u8::try_from(more).unwrap_or(0);
+        }
+    }
+
+    /// Reads and forgets what has come by now, and says how much at most.
+    fn discard(&mut self, cx: &mut Context<'_>) {
+        let mut scratch = [0; 1024];
+        for _ in 0..64 {
+            let mut buf = ReadBuf::new(&mut scratch);
+            let read = Pin::new(&mut self.io).poll_read(cx, &mut buf);
+            if !matches!(read, Poll::Ready(Ok(()))) || buf.filled().is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn cut() -> io::Error {
+        io::Error::new(io::ErrorKind::ConnectionAborted, "cut at the deadline of the drain")
+    }
+}
+
+impl<I: Connected> AsyncRead for Stream<I> {
+    #[inline]
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.taken < this.read {
+            let left = &this.first[usize::from(this.taken)..usize::from(this.read)];
+            let count = left.len().min(buf.remaining());
+            buf.put_slice(&left[..count]);
+            this.taken += u8::try_from(count).unwrap_or(0);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        let conn = &this.connection.0;
+        match polled {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => conn.read_some(),
+            Poll::Ready(_) => {}
+            Poll::Pending => {
+                conn.looked(|| this.io.unread() == Unread::Bytes);
+                // Nobody else wakes the one who reads what was upgraded.
+                if conn.is_upgraded() {
+                    conn.register(cx.waker());
+                    if conn.is_cut() {
+                        return Poll::Ready(Err(Self::cut()));
+                    }
+                }
+            }
+        }
+        polled
+    }
+}
+
+impl<I: Connected> Stream<I> {
+    #[inline]
+    fn written<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.connection.0.write_stalled(polled.is_pending());
+        if polled.is_pending() && self.connection.0.is_cut() {
+            return Poll::Ready(Err(Self::cut()));
+        }
+        polled
+    }
+}
+
+impl<I: Connected> AsyncWrite for Stream<I> {
+    #[inline]
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.written(polled)
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.written(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        // A socket closed over unread bytes is reset, which can take the last answer from a client that
+        // has not read it yet.
+        if !self.connection.0.is_upgraded() {
+            self.discard(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
