@@ -7,8 +7,16 @@
 
 mod identity;
 mod lifecycle;
+#[cfg(unix)]
+mod process;
 mod progress;
 
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
+#[cfg(unix)]
+pub use process::{
+    Child, ChildProcess, ChildState, ChildStatus, Exit, Lifeline, Line, LineSink, Liveness, Output,
+    ProcessSupervisor, ProcessSupervisorBuilder, Restart, Strategy, Stream, SupervisorEnd,
+    SupervisorReport, SupervisorStats,
+};
 pub use progress::{Progress, Pulse};
