@@ -15,8 +15,9 @@ pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 #[cfg(unix)]
 pub use process::{
-    Child, ChildProcess, ChildState, ChildStatus, Exit, Lifeline, Line, LineSink, Liveness, Output,
-    ProcessSupervisor, ProcessSupervisorBuilder, Restart, Strategy, Stream, SupervisorEnd,
-    SupervisorReport, SupervisorStats,
+    Child, ChildProcess, ChildState, ChildStatus, Exit, FoundOrphans, KillResult, Lifeline, Line,
+    LineSink, Liveness, Orphan, OrphanSweep, Output, ProcessSupervisor, ProcessSupervisorBuilder,
+    Restart, Strategy, Stream, SupervisorEnd, SupervisorReport, SupervisorStats, kill_process,
+    kill_process_blocking,
 };
 pub use progress::{Progress, Pulse};

@@ -29,6 +29,7 @@ use super::marks::{self, Owner};
 use super::output::{Drain, Output, Stream};
 use super::probe::Probes;
 use super::sys::{self, Birth};
+use super::table::proc_is_ours;
 
 /// How often to look where the kernel cannot tell.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -86,7 +87,7 @@ impl Engine {
             probes: wants(Child::has_probes).then(|| Probes::start(shared)).transpose()?,
             adopted: settings.subreaper.then(Adopted::start).transpose()?,
             oom_kills: OomKills::of_own_group(),
-            owner: Owner::of(&own).map(|owner| owner.to_string()),
+            owner: Owner::of(&own).filter(|_| proc_is_ours()).map(|owner| owner.to_string()),
             lifeline: wants(|child| child.lifeline).then(io::pipe).transpose()?,
             reached,
             hold,

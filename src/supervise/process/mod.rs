@@ -11,9 +11,13 @@ mod exit;
 mod handle;
 mod lifeline;
 mod marks;
+mod orphans;
+#[cfg(test)]
+mod orphans_tests;
 mod output;
 mod probe;
 mod sys;
+mod table;
 
 pub use child::{Child, ChildProcess, Liveness, Restart, Strategy};
 pub use config::ProcessSupervisorBuilder;
@@ -22,4 +26,7 @@ pub use handle::{
     ChildState, ChildStatus, ProcessSupervisor, SupervisorEnd, SupervisorReport, SupervisorStats,
 };
 pub use lifeline::Lifeline;
+pub use orphans::{
+    FoundOrphans, KillResult, Orphan, OrphanSweep, kill_process, kill_process_blocking,
+};
 pub use output::{Line, LineSink, Output, Stream};
