@@ -4,13 +4,22 @@
 //!
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
+//! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 
+mod alert;
+mod heartbeat;
 mod identity;
 mod lifecycle;
 #[cfg(unix)]
 mod process;
+mod monitor;
 mod progress;
 
+pub use alert::Alert;
+pub use heartbeat::{
+    BeatState, CorruptHeartbeat, Durability, Heartbeat, HeartbeatBuilder, HeartbeatError,
+    HeartbeatReader, HeartbeatState, HeartbeatStats, HeartbeatTarget, HeartbeatVerdict, MissedBeat,
+};
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 #[cfg(unix)]

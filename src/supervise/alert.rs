@@ -1,0 +1,354 @@
+//! Calls user code where it can do no harm: on a thread of its own, for a limited time.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{self, Tick};
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers, Severity};
+
+/// What an `on_alert` callback is told: for a pager, a chat, a log.
+///
+/// ```
+/// use buttress::supervise::Alert;
+/// let alert = Alert::new("heartbeat", "Target is dead", [("target", "socket".into())]);
+/// assert_eq!(alert.get("target"), Some("socket"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Alert {
+    /// Who tells it: `heartbeat`, `watchdog`, `runtime`.
+    pub channel: &'static str,
+    /// One line for a reader.
+    pub message: String,
+    /// The particulars.
+    pub context: Vec<(&'static str, String)>,
+}
+
+impl Alert {
+    /// One with these particulars.
+    ///
+    /// ```
+    /// let alert = buttress::supervise::Alert::new("watchdog", "frozen", []);
+    /// assert!(alert.context.is_empty());
+    /// ```
+    #[must_use]
+    pub fn new(
+        channel: &'static str,
+        message: impl Into<String>,
+        context: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Self {
+        Self { channel, message: message.into(), context: context.into_iter().collect() }
+    }
+
+    /// One of the particulars.
+    ///
+    /// ```
+    /// assert_eq!(buttress::supervise::Alert::new("watchdog", "frozen", []).get("worker"), None);
+    /// ```
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.context.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_str())
+    }
+}
+
+type Pending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A callback of the user, plain or async.
+pub(crate) enum Hook<A> {
+    Plain(Arc<dyn Fn(A) + Send + Sync>),
+    Async(Arc<dyn Fn(A) -> Pending + Send + Sync>),
+}
+
+impl<A> Clone for Hook<A> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Plain(call) => Self::Plain(Arc::clone(call)),
+            Self::Async(call) => Self::Async(Arc::clone(call)),
+        }
+    }
+}
+
+impl<A> fmt::Debug for Hook<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain",
+            Self::Async(_) => "Async",
+        })
+    }
+}
+
+impl<A: Send + 'static> Hook<A> {
+    pub(crate) fn plain(call: impl Fn(A) + Send + Sync + 'static) -> Self {
+        Self::Plain(Arc::new(call))
+    }
+
+    pub(crate) fn pending<F>(call: impl Fn(A) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::Async(Arc::new(move |argument| Box::pin(call(argument))))
+    }
+
+    /// The call of it with `argument`.
+    pub(crate) fn job(&self, argument: A) -> Job {
+        match self {
+            Self::Plain(call) => {
+                let call = Arc::clone(call);
+                Job::Plain(Box::new(move || call(argument)))
+            }
+            Self::Async(call) => {
+                let call = Arc::clone(call);
+                Job::Async(Box::new(move || call(argument)))
+            }
+        }
+    }
+}
+
+/// One call that is to be made.
+pub(crate) enum Job {
+    Plain(Box<dyn FnOnce() + Send>),
+    Async(Box<dyn FnOnce() -> Pending + Send>),
+}
+
+/// Calls wait here at most; more than that means that they hang, and the newest are dropped.
+const BACKLOG: usize = 256;
+
+/// An async call is ended by its own runtime at the limit; only one that blocks there is left behind.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// Makes calls one after another, on a thread that starts with the first of them.
+///
+/// A call that exceeds the limit is left to itself, with its thread; the next ones get another.
+pub(crate) struct Runner(Arc<Line>);
+
+struct Line {
+    name: Name,
+    limit: Duration,
+    observers: Observers,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Counts the threads: one that is not the latest has been left behind.
+    generation: u64,
+    has_thread: bool,
+    running: Option<Tick>,
+    closed: bool,
+}
+
+impl Runner {
+    pub(crate) fn new(name: Name, limit: Duration, observers: Observers) -> Self {
+        let queue = Mutex::new(Queue::default());
+        Self(Arc::new(Line { name, limit, observers, queue, changed: Condvar::new() }))
+    }
+
+    /// Has the calls made, in this order, after those that wait already.
+    pub(crate) fn submit(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut queue = self.0.queue();
+        let mut dropped = 0;
+        for job in jobs {
+            if queue.jobs.len() < BACKLOG {
+                queue.jobs.push_back(job);
+            } else {
+                dropped += 1;
+            }
+        }
+        let outcome = self.0.serve(&mut queue);
+        drop(queue);
+        self.0.changed.notify_all();
+        if dropped > 0 {
+            self.0.tell("callback_dropped", format_args!("{dropped}, too many wait"));
+        }
+        if let Err(error) = outcome {
+            self.0.tell("callback_delayed", format_args!("no thread for it: {error}"));
+        }
+    }
+
+    /// Leaves a call behind that exceeds the limit. To be called now and then.
+    pub(crate) fn tend(&self, now: Tick) {
+        let mut queue = self.0.queue();
+        let over = queue.running.is_some_and(|since| now.since(since) > self.0.limit + GRACE);
+        if over {
+            queue.generation += 1;
+            queue.has_thread = false;
+            queue.running = None;
+        }
+        // Also where no thread could be had before.
+        let _ = self.0.serve(&mut queue);
+        drop(queue);
+        if over {
+            self.0.changed.notify_all();
+            self.0.tell("callback_overran", format_args!("limit {:?}; left behind", self.0.limit));
+        }
+    }
+
+    #[cfg(test)]
+    /// Waits until every call has been made. False if that takes longer than `timeout`.
+    pub(crate) fn finish(&self, timeout: Duration) -> bool {
+        let idle = |queue: &mut Queue| queue.running.is_some() || !queue.jobs.is_empty();
+        let (_queue, waited) = self
+            .0
+            .changed
+            .wait_timeout_while(self.0.queue(), timeout, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.0.queue().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Runner({})", self.0.name)
+    }
+}
+
+impl Line {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, what: &'static str, detail: fmt::Arguments<'_>) {
+        let kind = EventKind::Supervised { severity: Severity::Warning, what, detail };
+        self.observers.emit(LayerKind::Supervise, self.name, kind);
+    }
+
+    /// Sees to it that there is a thread if there are calls.
+    fn serve(self: &Arc<Self>, queue: &mut Queue) -> std::io::Result<()> {
+        if queue.has_thread || queue.jobs.is_empty() {
+            return Ok(());
+        }
+        let line = Arc::clone(self);
+        let generation = queue.generation;
+        std::thread::Builder::new()
+            .name(format!("{}-callbacks", self.name))
+            .spawn(move || line.work(generation))?;
+        queue.has_thread = true;
+        Ok(())
+    }
+
+    fn work(&self, generation: u64) {
+        let mut runtime = None;
+        while let Some(job) = self.next(generation) {
+            let panicked = catch_unwind(AssertUnwindSafe(|| self.call(job, &mut runtime))).is_err();
+            if panicked {
+                self.tell("callback_panicked", format_args!("it goes on"));
+            }
+        }
+        if let Some(runtime) = runtime {
+            // Dropping it would wait for blocking work of a callback.
+            tokio::runtime::Runtime::shutdown_background(runtime);
+        }
+    }
+
+    fn next(&self, generation: u64) -> Option<Job> {
+        let mut queue = self.queue();
+        if queue.generation == generation {
+            queue.running = None;
+            self.changed.notify_all();
+        }
+        loop {
+            if queue.generation != generation {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop_front() {
+                queue.running = Some(clock::now());
+                return Some(job);
+            }
+            if queue.closed {
+                queue.has_thread = false;
+                return None;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Async calls get a runtime of their own: the one of the program may be what is frozen.
+    fn call(&self, job: Job, runtime: &mut Option<tokio::runtime::Runtime>) {
+        let call = match job {
+            Job::Plain(call) => return call(),
+            Job::Async(call) => call,
+        };
+        if runtime.is_none() {
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(built) => *runtime = Some(built),
+                Err(error) => {
+                    self.tell("callback_dropped", format_args!("no runtime for it: {error}"));
+                    return;
+                }
+            }
+        }
+        let Some(runtime) = runtime else { return };
+        let limited = runtime.block_on(async { tokio::time::timeout(self.limit, call()).await });
+        if limited.is_err() {
+            self.tell("callback_overran", format_args!("limit {:?}; dropped", self.limit));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn runner(limit: Duration) -> Runner {
+        Runner::new("test".into(), limit, Observers::NONE)
+    }
+
+    #[test]
+    fn calls_are_made_in_order_async_ones_too_and_a_panic_stops_nothing() {
+        let (told, heard) = mpsc::channel();
+        let plain = told.clone();
+        let plain = Hook::plain(move |n: u32| plain.send(n).unwrap());
+        let pending = Hook::pending(move |n: u32| {
+            let told = told.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                told.send(n).unwrap();
+            }
+        });
+        let panics = Hook::plain(|_: u32| panic!("expected in this test"));
+        let runner = runner(LONG);
+        runner.submit([pending.job(1), panics.job(2), plain.job(3), pending.job(4), plain.job(5)]);
+        assert!(runner.finish(LONG));
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [1, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_left_behind() {
+        let (told, heard) = mpsc::channel();
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let hangs = Hook::plain(move |()| {
+            let _ = held.lock().unwrap().recv_timeout(LONG);
+        });
+        let blocks = Hook::pending(|()| std::future::pending());
+        let tells = Hook::plain(move |()| told.send(()).unwrap());
+        let runner = runner(Duration::from_millis(20));
+        runner.submit([hangs.job(()), blocks.job(()), tells.job(())]);
+        let begun = clock::now();
+        while heard.try_recv().is_err() {
+            assert!(clock::now().since(begun) < LONG, "the last call was never made");
+            clock::park(Duration::from_millis(5));
+            runner.tend(clock::now());
+        }
+        let _ = release.send(());
+    }
+}
