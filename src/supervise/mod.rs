@@ -12,6 +12,8 @@ pub mod health;
 pub mod heartbeat;
 mod identity;
 mod lifecycle;
+#[cfg(unix)]
+mod process;
 mod monitor;
 mod progress;
 pub mod shutdown;
@@ -23,6 +25,13 @@ mod serve;
 pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
+#[cfg(unix)]
+pub use process::{
+    Child, ChildProcess, ChildState, ChildStatus, Exit, FoundOrphans, KillResult, Lifeline, Line,
+    LineSink, Liveness, Orphan, OrphanSweep, Output, ProcessSupervisor, ProcessSupervisorBuilder,
+    Restart, Strategy, Stream, SupervisorEnd, SupervisorReport, SupervisorStats, kill_process,
+    kill_process_blocking,
+};
 pub use progress::{Progress, Pulse};
 pub use supervisor::{Process, Supervisor, SupervisorBuilder};
 pub use serve::{

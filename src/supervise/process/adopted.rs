@@ -1,0 +1,152 @@
+//! What children leave behind, taken over by this process as a subreaper.
+//!
+//! Nothing here waits for "any child": the statuses of children that somebody else in this process has
+//! started are theirs. Children are looked up one by one in `/proc`, and only what is known to be left
+//! behind by a child of ours is collected: it carries our mark, or is in the group of one of our children.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
+
+use crate::clock;
+use crate::supervise::ProcessStatus;
+
+use super::handle::Shared;
+use super::marks;
+use super::sys;
+
+/// How many groups of earlier runs are remembered.
+const REMEMBERED: usize = 4096;
+/// How long what is left is waited for in the end.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+pub(super) struct Adopted {
+    /// Whether this process was none before.
+    was_none: bool,
+    /// Ours, by number, with something that is readable when it has ended.
+    known: HashMap<u32, OwnedFd>,
+    /// Seen alive without our mark, by number and start.
+    foreign: HashMap<u32, u64>,
+    /// The numbers of our children, which are those of their groups.
+    groups: HashSet<u32>,
+    order: VecDeque<u32>,
+    owner: String,
+}
+
+impl Adopted {
+    #[cfg(target_os = "linux")]
+    pub(super) fn start() -> io::Result<Self> {
+        use rustix::process::{child_subreaper, getpid, set_child_subreaper};
+        let was_none = child_subreaper()?.is_none();
+        set_child_subreaper(Some(getpid()))?;
+        let owner = marks::Owner::of(&crate::supervise::ProcessIdentity::own());
+        Ok(Self {
+            was_none,
+            known: HashMap::new(),
+            foreign: HashMap::new(),
+            groups: HashSet::new(),
+            order: VecDeque::new(),
+            owner: owner.map(|owner| owner.to_string()).unwrap_or_default(),
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn start() -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.known.values().map(AsFd::as_fd)
+    }
+
+    /// A child has been started.
+    pub(super) fn started(&mut self, pid: u32) {
+        if self.groups.insert(pid) {
+            self.order.push_back(pid);
+        }
+        if self.order.len() > REMEMBERED {
+            if let Some(oldest) = self.order.pop_front() {
+                self.groups.remove(&oldest);
+            }
+        }
+    }
+
+    /// Looks for new ones, and collects those that have ended. `own`: our children that run.
+    pub(super) fn collect(&mut self, own: &HashSet<u32>, shared: &Shared) {
+        let mut seen = HashSet::new();
+        for pid in children_of_this_process() {
+            seen.insert(pid);
+            if own.contains(&pid) {
+                continue;
+            }
+            let Some(status) = ProcessStatus::of(pid) else { continue };
+            if self.foreign.get(&pid) == Some(&status.started) {
+                continue;
+            }
+            if status.is_dead() {
+                // Its environment is gone. A group's leader may be anybody's child, another member of
+                // the group of a child of ours is what that has left behind.
+                let left = self.groups.contains(&status.group) && status.group != pid;
+                if self.known.remove(&pid).is_some() || left {
+                    reap(pid, shared);
+                }
+            } else if !self.known.contains_key(&pid) {
+                let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                let ours = !self.owner.is_empty()
+                    && marks::variable(&environ, marks::OWNER) == Some(&self.owner);
+                if let Some(fd) = sys::pid_of(pid).and_then(sys::end_of).filter(|_| ours) {
+                    self.known.insert(pid, fd);
+                } else if !environ.is_empty() {
+                    self.foreign.insert(pid, status.started);
+                }
+            }
+        }
+        self.foreign.retain(|pid, _| seen.contains(pid));
+        self.known.retain(|pid, _| seen.contains(pid));
+    }
+
+    /// Kills what is left, and collects it.
+    pub(super) fn finish(&mut self, shared: &Shared) {
+        let none = HashSet::new();
+        let end = clock::now().after(LAST_WAIT);
+        loop {
+            self.collect(&none, shared);
+            if self.known.is_empty() || clock::now() >= end {
+                break;
+            }
+            for fd in self.known.values() {
+                let _ = sys::send(fd, Signal::KILL);
+            }
+            clock::park(Duration::from_millis(5));
+        }
+        #[cfg(target_os = "linux")]
+        if self.was_none {
+            let _ = rustix::process::set_child_subreaper(None);
+        }
+    }
+}
+
+fn reap(pid: u32, shared: &Shared) {
+    let Some(pid) = sys::pid_of(pid) else { return };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if let Ok(Some(_)) = waitid(WaitId::Pid(pid), options) {
+        shared.collected_orphan();
+    }
+}
+
+/// Children belong to threads, and the lists of all of them are those of the process. An adopted one goes
+/// to any thread.
+fn children_of_this_process() -> Vec<u32> {
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let mut all = Vec::new();
+    for list in lists {
+        all.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    all
+}

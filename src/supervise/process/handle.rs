@@ -1,0 +1,632 @@
+//! The object that users hold.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Wake;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::{self, Tick};
+use crate::error::ConfigError;
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers, Severity};
+use crate::supervise::{Lifecycle, Phase};
+
+use super::child::Child;
+use super::config::ProcessSupervisorBuilder;
+use super::core::{Core, Intensity, Seen};
+use super::engine::Engine;
+use super::exit::Exit;
+use super::sys::{self, Waker};
+
+/// Starts child processes, keeps them running, and stops them in order: see the [module](super).
+///
+/// Clones share it. When the last one is dropped the children are stopped, which goes on in the background;
+/// use [`stop`](Self::stop) to wait for it.
+///
+/// Events (kind [`Supervised`](EventKind::Supervised)): `child_started`, `child_ready`, `child_exited`,
+/// `child_frozen`, `child_start_timeout`, `child_killed`, `child_unkillable`, `escalated`, `stopped`.
+///
+/// ```
+/// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+///
+/// let job = Child::new("job", "sh").args(["-c", "exit 0"]).restart(Restart::Transient);
+/// let supervisor = ProcessSupervisor::builder("orders").child(job).build()?;
+/// supervisor.start()?;
+/// let report = supervisor.wait_blocking(std::time::Duration::from_secs(60)).unwrap();
+/// assert_eq!(report.end, SupervisorEnd::Finished);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct ProcessSupervisor(Arc<Handle>);
+
+struct Handle(Arc<Shared>);
+
+pub(super) struct Settings {
+    pub(super) name: Name,
+    pub(super) children: Vec<Child>,
+    pub(super) intensity: Option<Intensity>,
+    pub(super) subreaper: bool,
+    pub(super) lifecycle: Option<(Lifecycle, Phase)>,
+    pub(super) observers: Observers,
+}
+
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    told: watch::Sender<()>,
+    pub(super) waker: Waker,
+}
+
+struct Inner {
+    core: Core,
+    started: bool,
+    report: Option<SupervisorReport>,
+    orphans: u64,
+}
+
+/// Why a supervisor ended.
+///
+/// ```
+/// assert_eq!(buttress::supervise::SupervisorEnd::Stopped.as_str(), "stopped");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SupervisorEnd {
+    /// All children have ended, and none is to be started again.
+    Finished,
+    /// It was asked to.
+    Stopped,
+    /// There were more restarts than the [`intensity`](ProcessSupervisorBuilder::intensity) allows. Whoever
+    /// is above has to decide, commonly by ending the process.
+    Escalated {
+        /// Whose failure was one too many.
+        child: Name,
+        /// What that was.
+        exit: Exit,
+    },
+    /// Its thread panicked, which is a bug. On Linux the kernel has sent the children their
+    /// [`parent_death_signal`](Child::parent_death_signal).
+    Failed,
+}
+
+impl SupervisorEnd {
+    /// Lower-case name, for labels.
+    ///
+    /// ```
+    /// assert_eq!(buttress::supervise::SupervisorEnd::Finished.as_str(), "finished");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+            Self::Escalated { .. } => "escalated",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How a supervisor ended.
+///
+/// ```
+/// # fn code(report: &buttress::supervise::SupervisorReport) -> u8 {
+/// u8::from(report.end != buttress::supervise::SupervisorEnd::Stopped)
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SupervisorReport {
+    /// Why.
+    pub end: SupervisorEnd,
+    /// Those that have not even died of `SIGKILL`, with the number of their process.
+    pub unkillable: Vec<(Name, u32)>,
+    /// What had happened until then.
+    pub stats: SupervisorStats,
+}
+
+/// Totals of a supervisor.
+///
+/// ```
+/// assert_eq!(buttress::supervise::SupervisorStats::default().restarts, 0);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SupervisorStats {
+    /// Attempts to start a process, the first ones included.
+    pub starts: u64,
+    /// Restarts decided because of a failure (or an end, of permanent children).
+    pub restarts: u64,
+    /// Children found frozen.
+    pub freezes: u64,
+    /// Children that were not ready in time.
+    pub start_timeouts: u64,
+    /// Groups that had to be killed.
+    pub kills: u64,
+    /// Processes that a child had left behind and that were collected
+    /// ([`subreaper`](ProcessSupervisorBuilder::subreaper)).
+    pub orphans_collected: u64,
+}
+
+/// What a child is doing.
+///
+/// ```
+/// assert_eq!(buttress::supervise::ChildState::Finished.as_str(), "finished");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChildState {
+    /// It waits for its turn: for those before it to be ready.
+    Waiting,
+    /// It failed and will be started again.
+    Backoff {
+        /// In so long.
+        remaining: Duration,
+    },
+    /// It runs, but is not ready yet.
+    Starting,
+    /// It runs and is ready.
+    Up {
+        /// For how long it has been.
+        since: Duration,
+    },
+    /// It has been asked to end.
+    Stopping,
+    /// It was killed, and has not died.
+    Unkillable,
+    /// It does not run, until the others of its group have stopped or for good.
+    Stopped,
+    /// It ended, and its [`Restart`](super::Restart) says that this was all.
+    Finished,
+}
+
+impl ChildState {
+    /// Lower-case name, for labels.
+    ///
+    /// ```
+    /// assert_eq!(buttress::supervise::ChildState::Waiting.as_str(), "waiting");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Backoff { .. } => "backoff",
+            Self::Starting => "starting",
+            Self::Up { .. } => "up",
+            Self::Stopping => "stopping",
+            Self::Unkillable => "unkillable",
+            Self::Stopped => "stopped",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// A child as it is now.
+///
+/// ```
+/// use buttress::supervise::{Child, ChildState, ProcessSupervisor};
+/// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+/// let status = &supervisor.status()[0];
+/// assert_eq!((status.name.as_str(), status.state), ("b", ChildState::Waiting));
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChildStatus {
+    /// Its name.
+    pub name: Name,
+    /// What it is doing.
+    pub state: ChildState,
+    /// The number of its process, if it has one.
+    pub pid: Option<u32>,
+    /// How often it has been started.
+    pub runs: u64,
+    /// How often because it had failed itself.
+    pub restarts: u64,
+    /// How its last process ended.
+    pub last_exit: Option<Exit>,
+}
+
+impl ProcessSupervisor {
+    /// A supervisor called `name`, which its children carry as `BUTTRESS_APP`: it is what
+    /// [`OrphanSweep`](super::OrphanSweep) looks for, so it must be the same after a restart.
+    ///
+    /// ```
+    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders");
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> ProcessSupervisorBuilder {
+        ProcessSupervisorBuilder::new(name.into())
+    }
+
+    pub(super) fn new(settings: Settings, core: Core) -> Result<Self, ConfigError> {
+        let waker = Waker::new().map_err(|error| {
+            ConfigError::new("name", settings.name, format!("a free file descriptor: {error}"))
+        })?;
+        let inner = Inner { core, started: false, report: None, orphans: 0 };
+        Ok(Self(Arc::new(Handle(Arc::new(Shared {
+            settings,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            told: watch::Sender::new(()),
+            waker,
+        })))))
+    }
+
+    /// Starts the children, on a thread of its own that lives as long as they do. Returns at once; see
+    /// [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// If it has been started or stopped before, or if the system has no thread or descriptor left.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
+    /// supervisor.start()?;
+    /// assert!(supervisor.start().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start(&self) -> io::Result<()> {
+        let shared = self.shared();
+        let mut inner = shared.inner();
+        if inner.started || inner.report.is_some() {
+            let why = "the supervisor has been started or stopped before";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        Engine::start(shared)?;
+        inner.started = true;
+        Ok(())
+    }
+
+    /// Asks for all children to be stopped, in reverse order, and returns at once. Those that still run
+    /// after `within` are killed then, whatever their own [`grace`](Child::grace) is.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
+    /// supervisor.start()?;
+    /// supervisor.request_stop(None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request_stop(&self, within: Option<Duration>) {
+        let shared = self.shared();
+        let mut inner = shared.inner();
+        if !inner.started && inner.report.is_none() {
+            let end = SupervisorEnd::Stopped;
+            let stats = SupervisorStats::default();
+            inner.report = Some(SupervisorReport { end, unkillable: Vec::new(), stats });
+            drop(inner);
+            shared.tell();
+        } else {
+            inner.core.request_stop(within.map(|within| clock::now().after(within)));
+            drop(inner);
+            shared.waker.wake();
+        }
+    }
+
+    /// [`request_stop`](Self::request_stop), then [`wait`](Self::wait). Dropping the future does not take
+    /// the request back.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
+    /// supervisor.start()?;
+    /// assert_eq!(supervisor.stop(None).await.end, SupervisorEnd::Stopped);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap()
+    /// ```
+    pub async fn stop(&self, within: Option<Duration>) -> SupervisorReport {
+        self.request_stop(within);
+        self.wait().await
+    }
+
+    /// As [`stop`](Self::stop), blocking the thread until all have ended or cannot be killed.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
+    /// supervisor.start()?;
+    /// assert_eq!(supervisor.stop_blocking(None).end, SupervisorEnd::Stopped);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[allow(clippy::must_use_candidate, reason = "the report is on top")]
+    pub fn stop_blocking(&self, within: Option<Duration>) -> SupervisorReport {
+        self.request_stop(within);
+        loop {
+            if let Some(report) = self.wait_blocking(Duration::from_secs(3600)) {
+                return report;
+            }
+        }
+    }
+
+    /// Returns when it has ended: all children are gone, or could not be killed. Dropping the future has
+    /// no effect.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+    /// let job = Child::new("job", "true").restart(Restart::Temporary);
+    /// let supervisor = ProcessSupervisor::builder("a").child(job).build()?;
+    /// supervisor.start()?;
+    /// assert_eq!(supervisor.wait().await.end, SupervisorEnd::Finished);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap()
+    /// ```
+    pub async fn wait(&self) -> SupervisorReport {
+        let mut changes = self.shared().told.subscribe();
+        loop {
+            if let Some(report) = self.report() {
+                return report;
+            }
+            // The sender is in `self`: it cannot be gone.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// As [`wait`](Self::wait), blocking the thread for at most `timeout`. `None` if it has not ended.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+    /// assert!(supervisor.wait_blocking(std::time::Duration::ZERO).is_none());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn wait_blocking(&self, timeout: Duration) -> Option<SupervisorReport> {
+        self.shared().wait_while(timeout, |inner| inner.report.is_none()).report.clone()
+    }
+
+    /// Returns when all children are ready (or finished): true; or when it has ended: false.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
+    /// supervisor.start()?;
+    /// assert!(supervisor.ready().await);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap()
+    /// ```
+    pub async fn ready(&self) -> bool {
+        let mut changes = self.shared().told.subscribe();
+        loop {
+            {
+                let inner = self.shared().inner();
+                if inner.report.is_some() || inner.core.all_ready() {
+                    return inner.report.is_none();
+                }
+            }
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// As [`ready`](Self::ready), blocking the thread for at most `timeout`.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
+    /// supervisor.start()?;
+    /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn ready_blocking(&self, timeout: Duration) -> bool {
+        let waiting = |inner: &mut Inner| inner.report.is_none() && !inner.core.all_ready();
+        let inner = self.shared().wait_while(timeout, waiting);
+        inner.report.is_none() && inner.core.all_ready()
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+    /// assert!(supervisor.report().is_none());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn report(&self) -> Option<SupervisorReport> {
+        self.shared().inner().report.clone()
+    }
+
+    /// Stops a child and starts it again, which is no failure. False if there is none of that name or it does
+    /// not run.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+    /// assert!(!supervisor.restart("c"));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn restart(&self, child: impl Into<Name>) -> bool {
+        let shared = self.shared();
+        let restarts = shared
+            .index(child.into())
+            .is_some_and(|index| shared.inner().core.restart(index, clock::now()));
+        shared.waker.wake();
+        restarts
+    }
+
+    /// Sends a signal to a child's process: to it alone, not to its group.
+    ///
+    /// # Errors
+    /// If there is no child of that name or no process of it (`NotFound`), if the number is not that of a
+    /// signal (`InvalidInput`), or as the system says.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
+    /// supervisor.start()?;
+    /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
+    /// supervisor.signal("b", libc::SIGHUP)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn signal(&self, child: impl Into<Name>, signal: i32) -> io::Result<()> {
+        let signal = sys::signal(signal).ok_or(io::ErrorKind::InvalidInput)?;
+        let shared = self.shared();
+        let index = shared.index(child.into()).ok_or(io::ErrorKind::NotFound)?;
+        // Under the lock: the process is collected only after the core has been told, so the number is
+        // still its own.
+        let inner = shared.inner();
+        let pid = inner.core.pid(index).and_then(sys::pid_of).ok_or(io::ErrorKind::NotFound)?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// All children as they are now, in their order.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+    /// assert_eq!(supervisor.status().len(), 1);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn status(&self) -> Vec<ChildStatus> {
+        let shared = self.shared();
+        let (inner, now) = (shared.inner(), clock::now());
+        let children = shared.settings.children.iter().enumerate();
+        children.map(|(index, child)| inner.status(index, child.name(), now)).collect()
+    }
+
+    /// What has happened so far.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+    /// assert_eq!(supervisor.stats().starts, 0);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> SupervisorStats {
+        self.shared().inner().stats()
+    }
+
+    /// The name.
+    ///
+    /// ```
+    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+    /// assert_eq!(supervisor.name().as_str(), "a");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.shared().settings.name
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+}
+
+impl fmt::Debug for ProcessSupervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessSupervisor")
+            .field("name", &self.name())
+            .field("report", &self.report())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.inner().core.request_stop(None);
+        self.0.waker.wake();
+    }
+}
+
+impl Inner {
+    fn stats(&self) -> SupervisorStats {
+        let totals = self.core.totals();
+        SupervisorStats {
+            starts: totals.starts,
+            restarts: totals.restarts,
+            freezes: totals.freezes,
+            start_timeouts: totals.start_timeouts,
+            kills: totals.kills,
+            orphans_collected: self.orphans,
+        }
+    }
+
+    fn status(&self, index: usize, name: Name, now: Tick) -> ChildStatus {
+        let state = match self.core.seen(index, now) {
+            Seen::Waiting => ChildState::Waiting,
+            Seen::Backoff(remaining) => ChildState::Backoff { remaining },
+            Seen::Starting => ChildState::Starting,
+            Seen::Up(since) => ChildState::Up { since },
+            Seen::Stopping => ChildState::Stopping,
+            Seen::Unkillable => ChildState::Unkillable,
+            Seen::Stopped => ChildState::Stopped,
+            Seen::Finished => ChildState::Finished,
+        };
+        ChildStatus {
+            name,
+            state,
+            pid: self.core.pid(index),
+            runs: self.core.run(index),
+            restarts: self.core.restarts(index),
+            last_exit: self.core.last_exit(index),
+        }
+    }
+}
+
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_while(
+        &self,
+        timeout: Duration,
+        condition: impl FnMut(&mut Inner) -> bool,
+    ) -> MutexGuard<'_, Inner> {
+        let waited = self.changed.wait_timeout_while(self.inner(), timeout, condition);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn index(&self, child: Name) -> Option<usize> {
+        self.settings.children.iter().position(|spec| spec.name() == child)
+    }
+
+    /// Something happened: those who wait look again.
+    pub(super) fn tell(&self) {
+        self.told.send_replace(());
+        self.changed.notify_all();
+    }
+
+    pub(super) fn with_core<T>(&self, f: impl FnOnce(&mut Core, Tick) -> T) -> T {
+        f(&mut self.inner().core, clock::now())
+    }
+
+    pub(super) fn collected_orphan(&self) {
+        self.inner().orphans += 1;
+    }
+
+    pub(super) fn finish(&self, end: SupervisorEnd) {
+        let mut inner = self.inner();
+        let now = clock::now();
+        let unkillable = self.settings.children.iter().enumerate().filter_map(|(index, child)| {
+            Some((child.name(), inner.core.pid(index)?))
+                .filter(|_| matches!(inner.core.seen(index, now), Seen::Unkillable))
+        });
+        let unkillable = unkillable.collect();
+        let stats = inner.stats();
+        inner.report.get_or_insert(SupervisorReport { end, unkillable, stats });
+        drop(inner);
+        self.tell();
+    }
+
+    pub(super) fn emit(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
+        let kind = EventKind::Supervised { severity, what, detail };
+        self.settings.observers.emit(LayerKind::Supervise, self.settings.name, kind);
+    }
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.waker.wake();
+    }
+}

@@ -1,0 +1,523 @@
+//! Finds and ends what a dead supervisor has left running.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::sync::oneshot;
+
+use crate::name::Name;
+use crate::supervise::ProcessIdentity;
+
+use super::marks::{self, Owner};
+use super::table::{System, Table, proc_is_ours};
+
+/// A process whose supervisor is gone, and how that is known.
+///
+/// ```
+/// # fn show(orphan: &buttress::supervise::Orphan) {
+/// println!("{orphan}"); // 4711 (worker --queue orders): left by process 4700, which is gone
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Orphan {
+    /// Which process.
+    pub process: ProcessIdentity,
+    /// Its command line.
+    pub command: String,
+    /// The kernel's letter for its state: see [`ProcessStatus`](crate::supervise::ProcessStatus).
+    pub state: char,
+    /// Who started it: no process with this number runs that started then.
+    pub owner: ProcessIdentity,
+    /// Its mark: the name of the supervisor.
+    pub app: Name,
+    mark: Owner,
+}
+
+impl fmt::Display for Orphan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (pid, owner) = (self.process.pid, self.owner.pid);
+        write!(f, "{pid} ({}): left by process {owner}, which is gone", self.command)
+    }
+}
+
+/// What became of a process that was to end.
+///
+/// ```
+/// use buttress::supervise::KillResult;
+/// assert!(KillResult::Killed.is_gone() && !KillResult::Denied.is_gone());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KillResult {
+    /// It ended after `SIGTERM`, within the grace.
+    Terminated,
+    /// It ended after `SIGKILL`.
+    Killed,
+    /// It had ended already.
+    Gone,
+    /// The number is another process's by now, or the process is no longer what it was found to be. It
+    /// was left alone.
+    IdentityChanged,
+    /// The system does not allow it; or it is this process, an ancestor of it, or process 1.
+    Denied,
+    /// It has not died of `SIGKILL` in time. It waits for a device, commonly, and dies when that answers.
+    Unkillable,
+}
+
+impl KillResult {
+    /// Lower-case name, for labels.
+    ///
+    /// ```
+    /// assert_eq!(buttress::supervise::KillResult::IdentityChanged.as_str(), "identity_changed");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Terminated => "terminated",
+            Self::Killed => "killed",
+            Self::Gone => "gone",
+            Self::IdentityChanged => "identity_changed",
+            Self::Denied => "denied",
+            Self::Unkillable => "unkillable",
+        }
+    }
+
+    /// Whether the process that was meant runs no more.
+    ///
+    /// ```
+    /// assert!(buttress::supervise::KillResult::Gone.is_gone());
+    /// ```
+    #[must_use]
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Terminated | Self::Killed | Self::Gone)
+    }
+}
+
+/// What a search found.
+///
+/// ```
+/// # if cfg!(target_os = "linux") {
+/// let found = buttress::supervise::OrphanSweep::new("no-such-app").find()?;
+/// assert!(found.orphans.is_empty());
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FoundOrphans {
+    /// The orphans, by number.
+    pub orphans: Vec<Orphan>,
+    /// Processes of our user whose environment the system does not show: they may be orphans, and are not
+    /// touched.
+    pub unreadable: Vec<u32>,
+}
+
+/// Ends what a supervisor that was killed has left behind: at the next start, before new children get in
+/// each other's way with the old.
+///
+/// Every child of a [`ProcessSupervisor`](super::ProcessSupervisor) carries in its environment who started it
+/// (`BUTTRESS_OWNER`, as boot, number and start of the process) and the supervisor's name (`BUTTRESS_APP`), and so
+/// does all that it starts itself, in whatever group or session. An orphan is a process of our own user,
+/// with our name, of this boot of the machine, whose owner does not run: it has ended, is a zombie, or its
+/// number belongs to another process by now. Neither a name that looks alike nor a parent that is process
+/// 1 make an orphan, so nothing innocent is.
+///
+/// Each is signalled through a descriptor that stays its own (`pidfd`), after its identity and its marks have
+/// been read again: `SIGTERM` and `SIGCONT`, then after the [`grace`](Self::grace) `SIGKILL`. Never this process, one of
+/// its ancestors, or process 1. One that cannot be ended does not keep the others from it.
+///
+/// What it does not find: a process that was started with an emptied environment (`env -i`); one whose
+/// environment the system does not show, because it has changed its user or is not dumpable; one in another
+/// namespace of process numbers or of time than this one; and one whose owner has become another program by
+/// `exec`, which keeps its number. Linux only; elsewhere it is an error.
+///
+/// ```
+/// # if cfg!(target_os = "linux") {
+/// use buttress::supervise::OrphanSweep;
+/// use std::time::Duration;
+///
+/// let sweep = OrphanSweep::new("orders").grace(Duration::from_secs(3));
+/// for orphan in sweep.find()?.orphans {
+///     println!("would end {orphan}");
+/// }
+/// for (orphan, result) in sweep.kill_blocking()? {
+///     println!("{orphan}: {}", result.as_str());
+/// }
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct OrphanSweep {
+    app: Name,
+    grace: Duration,
+    kill_wait: Duration,
+}
+
+impl OrphanSweep {
+    /// Looks for what supervisors called `app` have left.
+    ///
+    /// ```
+    /// let _ = buttress::supervise::OrphanSweep::new("orders");
+    /// ```
+    pub fn new(app: impl Into<Name>) -> Self {
+        let (grace, kill_wait) = (Duration::from_secs(2), Duration::from_secs(2));
+        Self { app: app.into(), grace, kill_wait }
+    }
+
+    /// How long they have after `SIGTERM`, all together. Zero: they are killed at once. Default 2 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let _ = buttress::supervise::OrphanSweep::new("orders").grace(Duration::ZERO);
+    /// ```
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long they have to die of `SIGKILL`, all together. Default 2 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let _ = buttress::supervise::OrphanSweep::new("orders").kill_wait(Duration::from_secs(10));
+    /// ```
+    pub const fn kill_wait(mut self, wait: Duration) -> Self {
+        self.kill_wait = wait;
+        self
+    }
+
+    /// Looks, and touches nothing.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
+    ///
+    /// ```
+    /// # if cfg!(target_os = "linux") {
+    /// println!("{:?}", buttress::supervise::OrphanSweep::new("orders").find()?);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn find(&self) -> io::Result<FoundOrphans> {
+        self.find_in(&supported()?)
+    }
+
+    /// Ends all that [`find`](Self::find) finds, blocking the thread for at most grace and kill wait.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read. What becomes of a process is no error but its result.
+    ///
+    /// ```
+    /// # if cfg!(target_os = "linux") {
+    /// let results = buttress::supervise::OrphanSweep::new("no-such-app").kill_blocking()?;
+    /// assert!(results.is_empty());
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn kill_blocking(&self) -> io::Result<Vec<(Orphan, KillResult)>> {
+        Ok(self.kill_found_blocking(self.find()?.orphans))
+    }
+
+    /// As [`kill_blocking`](Self::kill_blocking), on a thread of its own. Dropping the future does not stop it.
+    ///
+    /// # Errors
+    /// As there, or if there is no thread left.
+    ///
+    /// ```
+    /// # if cfg!(target_os = "linux") {
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let results = buttress::supervise::OrphanSweep::new("no-such-app").kill().await?;
+    /// assert!(results.is_empty());
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap()
+    /// # }
+    /// ```
+    pub async fn kill(&self) -> io::Result<Vec<(Orphan, KillResult)>> {
+        let sweep = self.clone();
+        on_thread(move || sweep.kill_blocking()).await?
+    }
+
+    /// Ends those of an earlier [`find`](Self::find) that were chosen. Each is looked at again before.
+    ///
+    /// ```
+    /// # if cfg!(target_os = "linux") {
+    /// let sweep = buttress::supervise::OrphanSweep::new("orders");
+    /// let mut orphans = sweep.find()?.orphans;
+    /// orphans.retain(|orphan| orphan.command.contains("worker"));
+    /// let results = sweep.kill_found_blocking(orphans);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn kill_found_blocking(&self, orphans: Vec<Orphan>) -> Vec<(Orphan, KillResult)> {
+        self.kill_in(&System, orphans)
+    }
+
+    pub(super) fn find_in(&self, table: &impl Table) -> io::Result<FoundOrphans> {
+        let own = table.own();
+        let (user, spared) = (table.own_user(), spared(table, own.pid));
+        let mut found = FoundOrphans::default();
+        let mut pids = table.pids()?;
+        pids.sort_unstable();
+        for pid in pids {
+            if spared.contains(&pid) || table.user(pid) != Some(user) {
+                continue;
+            }
+            let Some(status) = table.status(pid).filter(|status| !status.is_dead()) else {
+                continue;
+            };
+            let shown = table.environ(pid).and_then(|environ| {
+                // The number of its owner means something else in another namespace.
+                Ok(table.shares_namespaces(pid)?.then_some(environ))
+            });
+            let environ = match shown {
+                Ok(Some(environ)) => environ,
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    found.unreadable.push(pid);
+                    continue;
+                }
+                // It has ended meanwhile.
+                Err(_) => continue,
+            };
+            let Some(mark) = self.mark(&environ).filter(|mark| is_orphaned(table, &own, mark))
+            else {
+                continue;
+            };
+            found.orphans.push(Orphan {
+                process: ProcessIdentity { pid, started: Some(status.started), ..own.clone() },
+                command: table.command(pid),
+                state: status.state,
+                owner: ProcessIdentity {
+                    pid: mark.pid,
+                    started: Some(mark.started),
+                    boot_id: Some(mark.boot_id.clone()),
+                    ..own.clone()
+                },
+                app: self.app,
+                mark,
+            });
+        }
+        Ok(found)
+    }
+
+    pub(super) fn kill_in<T: Table>(
+        &self,
+        table: &T,
+        orphans: Vec<Orphan>,
+    ) -> Vec<(Orphan, KillResult)> {
+        let own = table.own();
+        let still = |index: usize| {
+            let orphan: &Orphan = &orphans[index];
+            let environ = table.environ(orphan.process.pid);
+            environ.is_ok_and(|environ| self.mark(&environ).as_ref() == Some(&orphan.mark))
+                && is_orphaned(table, &own, &orphan.mark)
+        };
+        let processes = orphans.iter().map(|orphan| &orphan.process);
+        let results = end_all(table, processes, still, self.grace, self.kill_wait);
+        orphans.into_iter().zip(results).collect()
+    }
+
+    /// The owner, if it is of our name.
+    fn mark(&self, environ: &[u8]) -> Option<Owner> {
+        (marks::variable(environ, marks::APP)? == self.app.as_str())
+            .then(|| Owner::parse(marks::variable(environ, marks::OWNER)?))?
+    }
+}
+
+/// Whether the owner is of this boot and does not run.
+fn is_orphaned(table: &impl Table, own: &ProcessIdentity, mark: &Owner) -> bool {
+    own.boot_id.as_ref() == Some(&mark.boot_id)
+        && match table.status(mark.pid) {
+            Some(status) => status.is_dead() || status.started != mark.started,
+            // `/proc` may hide the processes of other users (`hidepid`).
+            None => !table.exists(mark.pid),
+        }
+}
+
+/// This process and those above it, and those that are no business of anybody's.
+fn spared(table: &impl Table, own: u32) -> HashSet<u32> {
+    let mut spared = HashSet::from([0, 1]);
+    let mut pid = own;
+    // A parent outside of our namespace has number 0.
+    while spared.insert(pid) {
+        let Some(status) = table.status(pid) else { break };
+        pid = status.parent;
+    }
+    spared
+}
+
+fn supported() -> io::Result<System> {
+    let why = if cfg!(target_os = "linux") {
+        if proc_is_ours() {
+            return Ok(System);
+        }
+        "/proc is not there or is that of another namespace"
+    } else {
+        "processes can be told apart by their owner on Linux only"
+    };
+    Err(io::Error::new(io::ErrorKind::Unsupported, why))
+}
+
+async fn on_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (done, result) = oneshot::channel();
+    std::thread::Builder::new().name("buttress-sweep".into()).spawn(move || {
+        let _ = done.send(f());
+    })?;
+    result.await.map_err(|_| io::Error::other("the thread of the sweep panicked"))
+}
+
+/// A process that is being ended.
+enum Target<H> {
+    Open(H),
+    Over(KillResult),
+}
+
+/// Ends them all at once: signals to all, then one wait for all.
+fn end_all<'a, T: Table>(
+    table: &T,
+    processes: impl Iterator<Item = &'a ProcessIdentity>,
+    still: impl Fn(usize) -> bool,
+    grace: Duration,
+    kill_wait: Duration,
+) -> Vec<KillResult> {
+    let spared = spared(table, table.own().pid);
+    let mut targets: Vec<_> = processes
+        .enumerate()
+        .map(|(index, process)| {
+            if spared.contains(&process.pid) {
+                return Target::Over(KillResult::Denied);
+            }
+            let opened = open(table, process, || still(index));
+            opened.map_or_else(Target::Over, Target::Open)
+        })
+        .collect();
+    if !grace.is_zero() {
+        // One that is stopped would not see the first before the second.
+        send_all(table, &mut targets, &[Signal::TERM, Signal::CONT]);
+        wait_all(table, &mut targets, grace, KillResult::Terminated);
+    }
+    send_all(table, &mut targets, &[Signal::KILL]);
+    wait_all(table, &mut targets, kill_wait, KillResult::Killed);
+    let results = targets.into_iter().map(|target| match target {
+        Target::Over(result) => result,
+        Target::Open(_) => KillResult::Unkillable,
+    });
+    results.collect()
+}
+
+/// A handle on the very process that was meant. What is read after it has been opened is about the process
+/// that it is open on: as long as that has not been collected, nothing else has its number.
+fn open<T: Table>(
+    table: &T,
+    process: &ProcessIdentity,
+    still: impl Fn() -> bool,
+) -> Result<T::Handle, KillResult> {
+    let own = table.own();
+    if process.boot_id.is_some() && process.boot_id != own.boot_id {
+        return Err(KillResult::Gone);
+    }
+    if process.pid_namespace.is_some() && process.pid_namespace != own.pid_namespace {
+        return Err(KillResult::IdentityChanged);
+    }
+    let handle = table.open(process.pid).map_err(|error| match error.raw_os_error() {
+        Some(libc::ESRCH) => KillResult::Gone,
+        _ => KillResult::Denied,
+    })?;
+    let Some(status) = table.status(process.pid) else { return Err(KillResult::Gone) };
+    if process.started.is_none_or(|started| started != status.started) {
+        return Err(KillResult::IdentityChanged);
+    }
+    if status.is_dead() {
+        return Err(KillResult::Gone);
+    }
+    if still() { Ok(handle) } else { Err(KillResult::IdentityChanged) }
+}
+
+fn send_all<T: Table>(table: &T, targets: &mut [Target<T::Handle>], signals: &[Signal]) {
+    for target in targets {
+        for signal in signals {
+            let Target::Open(handle) = &*target else { break };
+            if let Err(error) = table.send(handle, *signal) {
+                // One that ended by an earlier signal is told by its handle.
+                if error.raw_os_error() != Some(libc::ESRCH) {
+                    *target = Target::Over(KillResult::Denied);
+                }
+            }
+        }
+    }
+}
+
+fn wait_all<T: Table>(
+    table: &T,
+    targets: &mut [Target<T::Handle>],
+    time: Duration,
+    result: KillResult,
+) {
+    let start = table.now();
+    for target in targets {
+        if let Target::Open(handle) = &*target {
+            let left = time.saturating_sub(table.now().saturating_sub(start));
+            if table.ended(handle, left) {
+                *target = Target::Over(result);
+            }
+        }
+    }
+}
+
+/// Ends a process: `SIGTERM`, then after `grace` `SIGKILL`, waiting for two seconds more. Blocks the thread.
+///
+/// It is the very process that `process` names, whatever has that number now: one without a
+/// [start](ProcessIdentity::started) is not ended. Never this process, an ancestor of it, or process 1. Linux
+/// only; elsewhere the result is [`Denied`](KillResult::Denied).
+///
+/// ```
+/// # if cfg!(target_os = "linux") {
+/// use buttress::supervise::{KillResult, ProcessIdentity, kill_process_blocking};
+/// use std::time::Duration;
+///
+/// let mut sleeper = std::process::Command::new("sleep").arg("60").spawn()?;
+/// let process = ProcessIdentity::of(sleeper.id()).unwrap();
+/// assert_eq!(kill_process_blocking(&process, Duration::from_secs(5)), KillResult::Terminated);
+/// sleeper.wait()?;
+/// assert_eq!(kill_process_blocking(&process, Duration::from_secs(5)), KillResult::Gone);
+/// assert_eq!(
+///     kill_process_blocking(&ProcessIdentity::own(), Duration::ZERO),
+///     KillResult::Denied
+/// );
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub fn kill_process_blocking(process: &ProcessIdentity, grace: Duration) -> KillResult {
+    if supported().is_err() {
+        return KillResult::Denied;
+    }
+    let process = std::iter::once(process);
+    let results = end_all(&System, process, |_| true, grace, Duration::from_secs(2));
+    results.into_iter().next().unwrap_or(KillResult::Denied)
+}
+
+/// As [`kill_process_blocking`], on a thread of its own. Dropping the future does not stop it.
+///
+/// # Errors
+/// If there is no thread left.
+///
+/// ```
+/// # if cfg!(target_os = "linux") {
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use buttress::supervise::{KillResult, ProcessIdentity, kill_process};
+/// let own = ProcessIdentity::own();
+/// assert_eq!(kill_process(&own, std::time::Duration::ZERO).await?, KillResult::Denied);
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap()
+/// # }
+/// ```
+pub async fn kill_process(process: &ProcessIdentity, grace: Duration) -> io::Result<KillResult> {
+    let process = process.clone();
+    on_thread(move || kill_process_blocking(&process, grace)).await
+}
