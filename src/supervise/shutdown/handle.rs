@@ -81,7 +81,7 @@ use super::sys;
 /// | [`Cleanup`](Phase::Cleanup) | the callbacks have run, or at the deadline |
 /// | [`Exited`](Phase::Exited) | the program is to return from `main` |
 ///
-/// There is one deadline, set by what began the shutdown; see [`Budget`]. A thread of its own drives the
+/// There is one deadline, set by what began the shutdown; see [`Budget`](super::Budget). A thread of its own drives the
 /// phases, so a blocked runtime does not stop it, nor does dropping the future that began it.
 ///
 /// Callbacks run one after the other: lower [priority](CleanupCallback::priority) first, equal ones in the order of
@@ -96,7 +96,7 @@ use super::sys;
 /// | `TERM` | begins it | nothing: orchestrators repeat it | nothing |
 /// | `INT` | begins it | report, exit 130 | exit 130 from the signal handler |
 ///
-/// Other policies: [`Signals`], [`OnSignal`]. In a handler nothing is done but to read a flag, to write to a
+/// Other policies: [`Signals`](super::Signals), [`OnSignal`](super::OnSignal). In a handler nothing is done but to read a flag, to write to a
 /// pipe, or to leave the process. A thread at the other end of the pipe does the rest; it is also the one that
 /// ends the process at the deadline if a *signal* began the shutdown: it writes the report to standard
 /// error and leaves by `_exit`, whatever is blocked, even if the shutdown has ended and only `main` has not
@@ -182,7 +182,9 @@ impl GracefulShutdown {
             let error = ConfigError::new("timeout", "0ns", "above 0");
             return Err(RegisterError::new(callback, RegisterErrorKind::Config(error)));
         }
-        callback.runtime = Handle::try_current().ok();
+        if callback.is_async() {
+            callback.runtime = Handle::try_current().ok();
+        }
         let mut run = lock(&self.0.run);
         let kind = if run.begun.is_some() {
             RegisterErrorKind::ShuttingDown
