@@ -207,6 +207,9 @@ fn live(program: &Value) {
         // As loop_for_ever, and begins the end itself.
         "triggers" => {
             register(&shutdown, program);
+            if program.get("install").is_some() {
+                shutdown.install().unwrap();
+            }
             say("ready");
             shutdown.trigger_blocking();
             say("triggered");

@@ -165,6 +165,22 @@ fn a_trigger_ends_the_process_only_if_asked_to() {
 }
 
 #[test]
+fn a_signal_after_a_trigger_does_not_move_the_deadline_but_it_holds_then() {
+    let mut process = Process::start(&json!({
+        "main": "triggers", "timeout": TOTAL, "install": true,
+        "callbacks": [{"name": "a", "kind": "ok"}],
+    }));
+    process.hear("ready");
+    let from = Instant::now();
+    process.hear("triggered");
+    sleep(super::seconds(TOTAL / 2.0));
+    process.signal(Signal::TERM);
+    let end = process.end(from);
+    at_the_deadline(&end, 124);
+    assert_eq!(end.said, ["ready", "start a", "end a", "triggered"], "{end:?}");
+}
+
+#[test]
 fn a_panic_of_the_work_does_not_skip_the_cleanup() {
     let mut process = Process::start(&json!({
         "main": "async_run_raises", "callbacks": [

@@ -1,4 +1,4 @@
-//! Ends a process in order and in time.
+//! Ends a process in order and in time: see [`GracefulShutdown`].
 
 mod budget;
 mod callback;
@@ -7,14 +7,14 @@ mod driver;
 mod guard;
 mod handle;
 mod job;
+#[cfg(any(unix, windows))]
+mod listener;
 mod report;
 mod shared;
 mod signals;
-#[cfg(not(unix))]
-#[path = "elsewhere.rs"]
-mod sys;
-#[cfg(unix)]
-#[path = "unix.rs"]
+#[cfg_attr(unix, path = "unix.rs")]
+#[cfg_attr(windows, path = "windows.rs")]
+#[cfg_attr(not(any(unix, windows)), path = "elsewhere.rs")]
 mod sys;
 #[cfg(test)]
 mod tests;

@@ -126,6 +126,7 @@ impl OnSignal {
 
     /// Whether one more after the `count`th ends the process from within the handler. The handler acts even
     /// when no thread of ours gets to run any more.
+    #[cfg(any(unix, test))]
     pub(super) const fn armed_after(self, count: u32) -> bool {
         match self {
             Self::Exit => true,

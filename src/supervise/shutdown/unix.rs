@@ -10,15 +10,12 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::{SigId, flag, low_level};
-use tokio::time::Instant;
 
 use crate::sync::lock;
 
-use super::super::Phase;
-use super::guard;
-use super::report::{ForcedExit, ShutdownCause};
+use super::listener::Listener;
 use super::shared::Shared;
-use super::signals::{OnSignal, Signal, Step};
+use super::signals::{OnSignal, Signal};
 
 /// The handlers of one shutdown. Dropping it takes them away.
 pub(super) struct Installed {
@@ -62,7 +59,7 @@ pub(super) fn install(shared: &Arc<Shared>) -> io::Result<Installed> {
     // If what follows fails, the pipes are closed and the thread ends.
     thread::Builder::new()
         .name("buttress-signals".into())
-        .spawn(move || Listener { shared: theirs, armed: false }.listen(wires))?;
+        .spawn(move || listen(Listener::new(theirs), wires))?;
     let mut installed = Installed { actions: Vec::new(), signals: Vec::new() };
     for (signal, last_resort, end) in ends {
         let number = signal.number();
@@ -77,47 +74,26 @@ pub(super) fn install(shared: &Arc<Shared>) -> io::Result<Installed> {
     Ok(installed)
 }
 
-struct Listener {
-    shared: Arc<Shared>,
-    /// A signal has come that ends the process: not later than at the deadline.
-    armed: bool,
-}
-
-impl Listener {
-    fn listen(mut self, mut wires: Vec<Wire>) {
-        while !wires.is_empty() {
-            let deadline = if self.armed { self.shared.deadline() } else { None };
-            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                guard::force(&self.shared, ForcedExit::Deadline);
-            }
-            wait(&wires, left);
-            wires.retain_mut(|wire| match drain(&mut wire.pipe) {
-                Some(news) => {
-                    (0..news).for_each(|_| self.came(wire));
-                    true
-                }
-                None => false,
-            });
+fn listen(mut listener: Listener, mut wires: Vec<Wire>) {
+    while !wires.is_empty() {
+        let left = listener.left();
+        if left == Some(Duration::ZERO) {
+            listener.end();
         }
-    }
-
-    fn came(&mut self, wire: &mut Wire) {
-        wire.count = wire.count.saturating_add(1);
-        // Before anything that could take time.
-        wire.last_resort.store(wire.does.armed_after(wire.count), Ordering::SeqCst);
-        match wire.does.step(wire.count) {
-            Step::Nothing => {}
-            Step::Begin => {
-                self.armed = true;
-                self.shared.begin(ShutdownCause::Signal(wire.signal), false);
+        wait(&wires, left);
+        wires.retain_mut(|wire| match drain(&mut wire.pipe) {
+            Some(news) => {
+                (0..news).for_each(|_| {
+                    wire.count = wire.count.saturating_add(1);
+                    // Before anything that could take time.
+                    let armed = wire.does.armed_after(wire.count);
+                    wire.last_resort.store(armed, Ordering::SeqCst);
+                    listener.came(wire.signal, wire.does, wire.count);
+                });
+                true
             }
-            Step::Hurry => {
-                let deadline = self.shared.deadline();
-                self.shared.life.advance(Phase::Cleanup, deadline);
-            }
-            Step::Exit => guard::force(&self.shared, ForcedExit::Escalated(wire.signal)),
-        }
+            None => false,
+        });
     }
 }
 
