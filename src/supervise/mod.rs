@@ -12,29 +12,18 @@ pub mod health;
 pub mod heartbeat;
 mod identity;
 mod lifecycle;
-#[cfg(unix)]
-mod process;
 mod monitor;
+#[cfg(unix)]
+pub mod process;
 mod progress;
+pub mod serve;
 pub mod shutdown;
 mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
-mod serve;
 
 pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
-#[cfg(unix)]
-pub use process::{
-    Child, ChildProcess, ChildState, ChildStatus, Exit, FoundOrphans, KillResult, Lifeline, Line,
-    LineSink, Liveness, Orphan, OrphanSweep, Output, ProcessSupervisor, ProcessSupervisorBuilder,
-    Restart, Strategy, Stream, SupervisorEnd, SupervisorReport, SupervisorStats, kill_process,
-    kill_process_blocking,
-};
 pub use progress::{Progress, Pulse};
 pub use supervisor::{Process, Supervisor, SupervisorBuilder};
-pub use serve::{
-    Connected, DrainBody, DrainFuture, DrainLayer, DrainService, DrainSignal, Handshake, Listener,
-    Looked, NoHandshake, Serve, ServeReport, Server, ServerBuilder, Unread, serve,
-};

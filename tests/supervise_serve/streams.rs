@@ -184,7 +184,9 @@ async fn client2(address: SocketAddr, balancer: Arc<Balancer>, counts: Arc<Count
 
 fn was_told(error: &hyper::Error) -> bool {
     let error = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    error.is_some_and(|e| e.is_go_away() && e.is_remote() && e.reason() == Some(h2::Reason::NO_ERROR))
+    error.is_some_and(|e| {
+        e.is_go_away() && e.is_remote() && e.reason() == Some(h2::Reason::NO_ERROR)
+    })
 }
 
 /// Whether the connection is good for another.

@@ -16,7 +16,7 @@ use super::handle::{ProcessSupervisor, Settings};
 /// Builds a [`ProcessSupervisor`].
 ///
 /// ```
-/// use buttress::supervise::{Child, ProcessSupervisor, Strategy};
+/// use buttress::supervise::process::{Child, ProcessSupervisor, Strategy};
 /// use std::time::Duration;
 ///
 /// let supervisor = ProcessSupervisor::builder("orders")
@@ -58,7 +58,7 @@ impl ProcessSupervisorBuilder {
     /// reverse.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let _ = ProcessSupervisor::builder("orders").child(Child::new("worker", "worker"));
     /// ```
     pub fn child(mut self, child: Child) -> Self {
@@ -69,7 +69,7 @@ impl ProcessSupervisorBuilder {
     /// Who else is started again when one failed. Default [`Strategy::OneForOne`].
     ///
     /// ```
-    /// use buttress::supervise::{ProcessSupervisor, Strategy};
+    /// use buttress::supervise::process::{ProcessSupervisor, Strategy};
     /// let _ = ProcessSupervisor::builder("orders").strategy(Strategy::OneForAll);
     /// ```
     pub const fn strategy(mut self, strategy: Strategy) -> Self {
@@ -85,7 +85,7 @@ impl ProcessSupervisorBuilder {
     /// fails at once would not exceed is refused when built.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// use buttress::Backoff;
     /// use std::time::Duration;
     ///
@@ -105,7 +105,7 @@ impl ProcessSupervisorBuilder {
     /// Restarts for ever, however many. Somebody else should watch then.
     ///
     /// ```
-    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders").unlimited_restarts();
+    /// let _ = buttress::supervise::process::ProcessSupervisor::builder("orders").unlimited_restarts();
     /// ```
     pub const fn unlimited_restarts(mut self) -> Self {
         self.intensity = None;
@@ -115,7 +115,7 @@ impl ProcessSupervisorBuilder {
     /// Stops children all at once, not one after the other in reverse order.
     ///
     /// ```
-    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders").stop_together();
+    /// let _ = buttress::supervise::process::ProcessSupervisor::builder("orders").stop_together();
     /// ```
     pub const fn stop_together(mut self) -> Self {
         self.together = true;
@@ -132,7 +132,7 @@ impl ProcessSupervisorBuilder {
     /// `dumb-init`).
     ///
     /// ```
-    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders").subreaper();
+    /// let _ = buttress::supervise::process::ProcessSupervisor::builder("orders").subreaper();
     /// ```
     pub const fn subreaper(mut self) -> Self {
         self.subreaper = true;
@@ -147,7 +147,7 @@ impl ProcessSupervisorBuilder {
     /// [`stop`](ProcessSupervisor::stop).
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, Phase, ProcessSupervisor};
+    /// use buttress::supervise::{Lifecycle, Phase, process::ProcessSupervisor};
     /// let life = Lifecycle::new();
     /// let _ = ProcessSupervisor::builder("orders").lifecycle(&life, Phase::Draining);
     /// ```
@@ -159,7 +159,7 @@ impl ProcessSupervisorBuilder {
     /// Adds an observer of what happens to children: see [`ProcessSupervisor`].
     ///
     /// ```
-    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders")
+    /// let _ = buttress::supervise::process::ProcessSupervisor::builder("orders")
     ///     .observe(|event: &buttress::observe::Event<'_>| println!("{event:?}"));
     /// ```
     pub fn observe(mut self, observer: impl Observe) -> Self {
@@ -174,7 +174,7 @@ impl ProcessSupervisorBuilder {
     /// restarts cannot be reached, or if the platform lacks what is asked for.
     ///
     /// ```
-    /// use buttress::supervise::ProcessSupervisor;
+    /// use buttress::supervise::process::ProcessSupervisor;
     /// assert_eq!(ProcessSupervisor::builder("orders").build().unwrap_err().field(), "children");
     /// ```
     pub fn build(self) -> Result<ProcessSupervisor, ConfigError> {

@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 /// How a run of a child ended.
 ///
 /// ```
-/// use buttress::supervise::Exit;
+/// use buttress::supervise::process::Exit;
 /// assert_eq!(Exit::Code(3).to_string(), "exit code 3");
 /// assert_eq!(Exit::Signal { number: 11, core_dumped: true }.as_str(), "signal");
 /// ```
@@ -41,7 +41,7 @@ impl Exit {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Exit::OutOfMemory.as_str(), "out_of_memory");
+    /// assert_eq!(buttress::supervise::process::Exit::OutOfMemory.as_str(), "out_of_memory");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {

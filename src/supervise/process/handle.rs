@@ -30,7 +30,7 @@ use super::sys::{self, Waker};
 /// `child_frozen`, `child_start_timeout`, `child_killed`, `child_unkillable`, `escalated`, `stopped`.
 ///
 /// ```
-/// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+/// use buttress::supervise::process::{Child, ProcessSupervisor, Restart, SupervisorEnd};
 ///
 /// let job = Child::new("job", "sh").args(["-c", "exit 0"]).restart(Restart::Transient);
 /// let supervisor = ProcessSupervisor::builder("orders").child(job).build()?;
@@ -71,7 +71,7 @@ struct Inner {
 /// Why a supervisor ended.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::SupervisorEnd::Stopped.as_str(), "stopped");
+/// assert_eq!(buttress::supervise::process::SupervisorEnd::Stopped.as_str(), "stopped");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -97,7 +97,7 @@ impl SupervisorEnd {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::SupervisorEnd::Finished.as_str(), "finished");
+    /// assert_eq!(buttress::supervise::process::SupervisorEnd::Finished.as_str(), "finished");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -113,8 +113,8 @@ impl SupervisorEnd {
 /// How a supervisor ended.
 ///
 /// ```
-/// # fn code(report: &buttress::supervise::SupervisorReport) -> u8 {
-/// u8::from(report.end != buttress::supervise::SupervisorEnd::Stopped)
+/// # fn code(report: &buttress::supervise::process::SupervisorReport) -> u8 {
+/// u8::from(report.end != buttress::supervise::process::SupervisorEnd::Stopped)
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ pub struct SupervisorReport {
 /// Totals of a supervisor.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::SupervisorStats::default().restarts, 0);
+/// assert_eq!(buttress::supervise::process::SupervisorStats::default().restarts, 0);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -154,7 +154,7 @@ pub struct SupervisorStats {
 /// What a child is doing.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::ChildState::Finished.as_str(), "finished");
+/// assert_eq!(buttress::supervise::process::ChildState::Finished.as_str(), "finished");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -187,7 +187,7 @@ impl ChildState {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::ChildState::Waiting.as_str(), "waiting");
+    /// assert_eq!(buttress::supervise::process::ChildState::Waiting.as_str(), "waiting");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -207,7 +207,7 @@ impl ChildState {
 /// A child as it is now.
 ///
 /// ```
-/// use buttress::supervise::{Child, ChildState, ProcessSupervisor};
+/// use buttress::supervise::process::{Child, ChildState, ProcessSupervisor};
 /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
 /// let status = &supervisor.status()[0];
 /// assert_eq!((status.name.as_str(), status.state), ("b", ChildState::Waiting));
@@ -235,7 +235,7 @@ impl ProcessSupervisor {
     /// [`OrphanSweep`](super::OrphanSweep) looks for, so it must be the same after a restart.
     ///
     /// ```
-    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders");
+    /// let _ = buttress::supervise::process::ProcessSupervisor::builder("orders");
     /// ```
     pub fn builder(name: impl Into<Name>) -> ProcessSupervisorBuilder {
         ProcessSupervisorBuilder::new(name.into())
@@ -262,7 +262,7 @@ impl ProcessSupervisor {
     /// If it has been started or stopped before, or if the system has no thread or descriptor left.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.start().is_err());
@@ -284,7 +284,7 @@ impl ProcessSupervisor {
     /// after `within` are killed then, whatever their own [`grace`](Child::grace) is.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// supervisor.request_stop(None);
@@ -311,7 +311,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor, SupervisorEnd};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert_eq!(supervisor.stop(None).await.end, SupervisorEnd::Stopped);
@@ -326,7 +326,7 @@ impl ProcessSupervisor {
     /// As [`stop`](Self::stop), blocking the thread until all have ended or cannot be killed.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor, SupervisorEnd};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert_eq!(supervisor.stop_blocking(None).end, SupervisorEnd::Stopped);
@@ -347,7 +347,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor, Restart, SupervisorEnd};
     /// let job = Child::new("job", "true").restart(Restart::Temporary);
     /// let supervisor = ProcessSupervisor::builder("a").child(job).build()?;
     /// supervisor.start()?;
@@ -369,7 +369,7 @@ impl ProcessSupervisor {
     /// As [`wait`](Self::wait), blocking the thread for at most `timeout`. `None` if it has not ended.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(supervisor.wait_blocking(std::time::Duration::ZERO).is_none());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -383,7 +383,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready().await);
@@ -406,7 +406,7 @@ impl ProcessSupervisor {
     /// As [`ready`](Self::ready), blocking the thread for at most `timeout`.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
@@ -422,7 +422,7 @@ impl ProcessSupervisor {
     /// How it ended, if it has.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(supervisor.report().is_none());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -436,7 +436,7 @@ impl ProcessSupervisor {
     /// not run.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(!supervisor.restart("c"));
     /// # Ok::<(), buttress::ConfigError>(())
@@ -457,7 +457,7 @@ impl ProcessSupervisor {
     /// signal (`InvalidInput`), or as the system says.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
@@ -478,7 +478,7 @@ impl ProcessSupervisor {
     /// All children as they are now, in their order.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.status().len(), 1);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -494,7 +494,7 @@ impl ProcessSupervisor {
     /// What has happened so far.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.stats().starts, 0);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -507,7 +507,7 @@ impl ProcessSupervisor {
     /// The name.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.name().as_str(), "a");
     /// # Ok::<(), buttress::ConfigError>(())

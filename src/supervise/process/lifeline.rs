@@ -10,7 +10,7 @@ use super::marks;
 /// supervisor's process is gone, however it went.
 ///
 /// ```
-/// use buttress::supervise::Lifeline;
+/// use buttress::supervise::process::Lifeline;
 /// // In the child's main:
 /// if let Some(lifeline) = Lifeline::from_env() {
 ///     std::thread::spawn(move || {
@@ -26,7 +26,7 @@ impl Lifeline {
     /// `None` if this process was not given one.
     ///
     /// ```
-    /// assert!(buttress::supervise::Lifeline::from_env().is_none());
+    /// assert!(buttress::supervise::process::Lifeline::from_env().is_none());
     /// ```
     #[must_use]
     pub fn from_env() -> Option<Self> {
@@ -39,7 +39,7 @@ impl Lifeline {
     /// Returns when the supervisor's process is gone.
     ///
     /// ```no_run
-    /// if let Some(lifeline) = buttress::supervise::Lifeline::from_env() {
+    /// if let Some(lifeline) = buttress::supervise::process::Lifeline::from_env() {
     ///     lifeline.wait_blocking();
     /// }
     /// ```

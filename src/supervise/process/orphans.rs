@@ -17,7 +17,7 @@ use super::table::{System, Table, proc_is_ours};
 /// A process whose supervisor is gone, and how that is known.
 ///
 /// ```
-/// # fn show(orphan: &buttress::supervise::Orphan) {
+/// # fn show(orphan: &buttress::supervise::process::Orphan) {
 /// println!("{orphan}"); // 4711 (worker --queue orders): left by process 4700, which is gone
 /// # }
 /// ```
@@ -47,7 +47,7 @@ impl fmt::Display for Orphan {
 /// What became of a process that was to end.
 ///
 /// ```
-/// use buttress::supervise::KillResult;
+/// use buttress::supervise::process::KillResult;
 /// assert!(KillResult::Killed.is_gone() && !KillResult::Denied.is_gone());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,7 +72,7 @@ impl KillResult {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::KillResult::IdentityChanged.as_str(), "identity_changed");
+    /// assert_eq!(buttress::supervise::process::KillResult::IdentityChanged.as_str(), "identity_changed");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -89,7 +89,7 @@ impl KillResult {
     /// Whether the process that was meant runs no more.
     ///
     /// ```
-    /// assert!(buttress::supervise::KillResult::Gone.is_gone());
+    /// assert!(buttress::supervise::process::KillResult::Gone.is_gone());
     /// ```
     #[must_use]
     pub const fn is_gone(self) -> bool {
@@ -101,7 +101,7 @@ impl KillResult {
 ///
 /// ```
 /// # if cfg!(target_os = "linux") {
-/// let found = buttress::supervise::OrphanSweep::new("no-such-app").find()?;
+/// let found = buttress::supervise::process::OrphanSweep::new("no-such-app").find()?;
 /// assert!(found.orphans.is_empty());
 /// # }
 /// # Ok::<(), std::io::Error>(())
@@ -137,7 +137,7 @@ pub struct FoundOrphans {
 ///
 /// ```
 /// # if cfg!(target_os = "linux") {
-/// use buttress::supervise::OrphanSweep;
+/// use buttress::supervise::process::OrphanSweep;
 /// use std::time::Duration;
 ///
 /// let sweep = OrphanSweep::new("orders").grace(Duration::from_secs(3));
@@ -162,7 +162,7 @@ impl OrphanSweep {
     /// Looks for what supervisors called `app` have left.
     ///
     /// ```
-    /// let _ = buttress::supervise::OrphanSweep::new("orders");
+    /// let _ = buttress::supervise::process::OrphanSweep::new("orders");
     /// ```
     pub fn new(app: impl Into<Name>) -> Self {
         let (grace, kill_wait) = (Duration::from_secs(2), Duration::from_secs(2));
@@ -173,7 +173,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::OrphanSweep::new("orders").grace(Duration::ZERO);
+    /// let _ = buttress::supervise::process::OrphanSweep::new("orders").grace(Duration::ZERO);
     /// ```
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -184,7 +184,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::OrphanSweep::new("orders").kill_wait(Duration::from_secs(10));
+    /// let _ = buttress::supervise::process::OrphanSweep::new("orders").kill_wait(Duration::from_secs(10));
     /// ```
     pub const fn kill_wait(mut self, wait: Duration) -> Self {
         self.kill_wait = wait;
@@ -198,7 +198,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// # if cfg!(target_os = "linux") {
-    /// println!("{:?}", buttress::supervise::OrphanSweep::new("orders").find()?);
+    /// println!("{:?}", buttress::supervise::process::OrphanSweep::new("orders").find()?);
     /// # }
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -213,7 +213,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// # if cfg!(target_os = "linux") {
-    /// let results = buttress::supervise::OrphanSweep::new("no-such-app").kill_blocking()?;
+    /// let results = buttress::supervise::process::OrphanSweep::new("no-such-app").kill_blocking()?;
     /// assert!(results.is_empty());
     /// # }
     /// # Ok::<(), std::io::Error>(())
@@ -230,7 +230,7 @@ impl OrphanSweep {
     /// ```
     /// # if cfg!(target_os = "linux") {
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let results = buttress::supervise::OrphanSweep::new("no-such-app").kill().await?;
+    /// let results = buttress::supervise::process::OrphanSweep::new("no-such-app").kill().await?;
     /// assert!(results.is_empty());
     /// # Ok::<(), std::io::Error>(())
     /// # }).unwrap()
@@ -245,7 +245,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// # if cfg!(target_os = "linux") {
-    /// let sweep = buttress::supervise::OrphanSweep::new("orders");
+    /// let sweep = buttress::supervise::process::OrphanSweep::new("orders");
     /// let mut orphans = sweep.find()?.orphans;
     /// orphans.retain(|orphan| orphan.command.contains("worker"));
     /// let results = sweep.kill_found_blocking(orphans);
@@ -477,7 +477,7 @@ fn wait_all<T: Table>(
 ///
 /// ```
 /// # if cfg!(target_os = "linux") {
-/// use buttress::supervise::{KillResult, ProcessIdentity, kill_process_blocking};
+/// use buttress::supervise::{ProcessIdentity, process::{KillResult, kill_process_blocking}};
 /// use std::time::Duration;
 ///
 /// let mut sleeper = std::process::Command::new("sleep").arg("60").spawn()?;
@@ -510,7 +510,7 @@ pub fn kill_process_blocking(process: &ProcessIdentity, grace: Duration) -> Kill
 /// ```
 /// # if cfg!(target_os = "linux") {
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// use buttress::supervise::{KillResult, ProcessIdentity, kill_process};
+/// use buttress::supervise::{ProcessIdentity, process::{KillResult, kill_process}};
 /// let own = ProcessIdentity::own();
 /// assert_eq!(kill_process(&own, std::time::Duration::ZERO).await?, KillResult::Denied);
 /// # Ok::<(), std::io::Error>(())

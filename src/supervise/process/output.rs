@@ -18,7 +18,7 @@ use super::sys::Waker;
 /// Which of the two.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::Stream::Stderr.as_str(), "stderr");
+/// assert_eq!(buttress::supervise::process::Stream::Stderr.as_str(), "stderr");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -33,7 +33,7 @@ impl Stream {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Stream::Stdout.as_str(), "stdout");
+    /// assert_eq!(buttress::supervise::process::Stream::Stdout.as_str(), "stdout");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -47,7 +47,7 @@ impl Stream {
 /// A line that a child wrote, without its end. One of over 16 KiB comes in pieces.
 ///
 /// ```
-/// # fn sink(line: &buttress::supervise::Line<'_>) {
+/// # fn sink(line: &buttress::supervise::process::Line<'_>) {
 /// println!("[{} {}] {}", line.child, line.pid, line.text());
 /// # }
 /// ```
@@ -68,7 +68,7 @@ impl Line<'_> {
     /// As text; what is not UTF-8 is replaced.
     ///
     /// ```
-    /// # fn sink(line: &buttress::supervise::Line<'_>) -> bool {
+    /// # fn sink(line: &buttress::supervise::process::Line<'_>) -> bool {
     /// line.text().contains("panicked")
     /// # }
     /// ```
@@ -82,7 +82,7 @@ impl Line<'_> {
 /// does not return.
 ///
 /// ```
-/// use buttress::supervise::Output;
+/// use buttress::supervise::process::Output;
 /// let _ = Output::lines(|line| eprintln!("{}", line.text()));
 /// ```
 #[derive(Clone)]
@@ -104,7 +104,7 @@ impl Output {
     /// nobody reads what the others write. A panic in it is caught, and that line is lost.
     ///
     /// ```
-    /// let _ = buttress::supervise::Output::lines(|line| print!("{}", line.text()));
+    /// let _ = buttress::supervise::process::Output::lines(|line| print!("{}", line.text()));
     /// ```
     pub fn lines(sink: impl Fn(&Line<'_>) + Send + Sync + 'static) -> Self {
         Self::Lines(LineSink(Arc::new(sink)))
@@ -134,7 +134,7 @@ impl fmt::Debug for Output {
 /// A closure that takes lines: see [`Output::lines`].
 ///
 /// ```
-/// use buttress::supervise::Output;
+/// use buttress::supervise::process::Output;
 /// assert!(matches!(Output::lines(|_| {}), Output::Lines(_)));
 /// ```
 #[derive(Clone)]

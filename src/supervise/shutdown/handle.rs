@@ -45,9 +45,7 @@ use super::sys;
 /// Customised:
 ///
 /// ```
-/// use buttress::supervise::{
-///     Budget, CleanupCallback, GracefulShutdown, OnSignal, Phase, ShutdownReport, Signal, Signals,
-/// };
+/// use buttress::supervise::{Phase, shutdown::{Budget, CleanupCallback, GracefulShutdown, OnSignal, ShutdownReport, Signal, Signals}};
 /// use std::time::Duration;
 ///
 /// const SECOND: Duration = Duration::from_secs(1);
