@@ -9,6 +9,7 @@ use tokio::runtime;
 
 use super::health::{Health, HealthListener};
 use super::heartbeat::HeartbeatBuilder;
+use super::serve::{Listener, Serve, ServeReport, serve};
 use super::shutdown::{
     CleanupCallback, GracefulShutdown, GracefulShutdownBuilder, RegisterError, ShutdownReport,
 };
@@ -474,6 +475,26 @@ impl Process {
     #[allow(clippy::must_use_candidate, reason = "most callers do not care who was first")]
     pub fn ready(&self) -> bool {
         self.lifecycle().advance(Phase::Ready, None)
+    }
+
+    /// Start-up is over, and `app` is served on `listener` until a shutdown has begun and everything in flight is
+    /// answered. For limits, or for TLS, see [`Server`](super::serve::Server).
+    ///
+    /// ```no_run
+    /// # use buttress::supervise::Process;
+    /// # async fn doc(process: Process, app: axum::Router) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("0.0.0.0:8080").await?;
+    /// let report = process.serve(listener, app).await;
+    /// println!("{report}");
+    /// # Ok(()) }
+    /// ```
+    pub async fn serve<L: Listener, S>(&self, listener: L, app: S) -> ServeReport
+    where
+        Serve<L, S>: IntoFuture<Output = ServeReport>,
+    {
+        let server = serve(listener, app, self.lifecycle());
+        self.ready();
+        server.await
     }
 
     /// Returns when a shutdown has begun: stop taking on work. Dropping the future has no effect.
