@@ -8,6 +8,8 @@ mod servers;
 
 mod child;
 mod client;
+#[cfg(target_os = "linux")]
+mod clock;
 mod duplicates;
 mod kill;
 
