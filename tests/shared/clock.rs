@@ -197,7 +197,7 @@ async fn what_has_expired(stage: &Stage) {
     assert_eq!(state(0).await, None);
     complete(0, "second", 4 * HOUR).await;
     let (other, lease) = (claim(), 2 * HOUR);
-    let begun = store.begin(&id(1), &other.clone().lease(lease)).await.unwrap();
+    let begun = store.begin(&id(1), &other.lease(lease)).await.unwrap();
     assert!(matches!(begun, Begun::Run { runs: 1, .. }));
     let released = claim();
     store.begin(&id(2), &released).await.unwrap();

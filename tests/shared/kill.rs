@@ -77,7 +77,7 @@ impl Matrix {
             When::Within(most) => {
                 server.wait_for(step).await;
                 // To the microsecond, which a timer is not.
-                let (since, moment) = (Instant::now(), most * number as u32 / KILLS as u32);
+                let (since, moment) = (Instant::now(), most.mul_f64(number as f64 / KILLS as f64));
                 while since.elapsed() < moment {
                     tokio::task::yield_now().await;
                 }

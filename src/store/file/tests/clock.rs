@@ -138,7 +138,7 @@ async fn a_clock_set_back_before_reopening_brings_nothing_back_and_runs_nothing_
     assert!(run(&store, &id(0), &second).await > generation);
     complete(&store, &second, "second", 3 * HOUR).await;
     assert_eq!(store.get(&id(1)).await.unwrap(), None);
-    run(&store, &id(2), &pending.clone().lease(HOUR).retention(3 * HOUR)).await;
+    run(&store, &id(2), &pending.lease(HOUR).retention(3 * HOUR)).await;
     drop(store);
 
     for _ in 0..2 {
