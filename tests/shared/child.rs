@@ -70,6 +70,7 @@ impl Orders {
         Self { takes, ..self.clone() }
     }
 
+    #[cfg(target_os = "linux")]
     pub(super) fn env(&self, env: Vec<(String, String)>) -> Self {
         Self { env, ..self.clone() }
     }
