@@ -1,8 +1,10 @@
 //! Real servers for tests: each in a folder of its own, on a port that was free, stopped when it is dropped or
 //! when this process ends, however that happens.
-#![allow(dead_code, unreachable_pub, reason = "two test programs use different parts of it")]
+#![allow(dead_code, unreachable_pub, reason = "several test programs use different parts of it")]
 #![expect(clippy::cast_possible_truncation, reason = "times and rates of tests are small")]
 
+#[cfg(target_os = "linux")]
+pub mod clock;
 pub mod limits;
 pub mod processes;
 pub mod proxy;
@@ -203,14 +205,22 @@ impl Server {
 
 /// Redis, or Valkey where that is what there is.
 pub async fn redis(options: &[&str]) -> Server {
+    redis_by(vec![], options).await
+}
+
+/// With a wall clock that can be set.
+#[cfg(target_os = "linux")]
+pub async fn redis_with(clock: &clock::WallClock) -> Server {
+    redis_by(clock.words(), &[]).await
+}
+
+async fn redis_by(mut command: Vec<String>, options: &[&str]) -> Server {
     let folder = Folder::new("redis");
     let port = free_port();
     let program = ["redis-server", "valkey-server"].into_iter().find(|name| on_path(name));
     let program = program.expect("redis-server is missing: bash tests/run.sh --install");
-    let mut command: Vec<String> = [program, "--port", &port.to_string(), "--bind", "127.0.0.1"]
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let words = [program, "--port", &port.to_string(), "--bind", "127.0.0.1"];
+    command.extend(words.iter().map(ToString::to_string));
     let folder_name = folder.0.to_str().unwrap().to_owned();
     command.extend(["--save", "", "--dir", &folder_name].map(ToOwned::to_owned));
     command.extend(options.iter().map(ToString::to_string));
@@ -259,6 +269,16 @@ fn as_postgres(root: bool) -> Vec<String> {
 }
 
 pub async fn postgres(options: &[&str]) -> Server {
+    postgres_by(&[], options).await
+}
+
+/// With a wall clock that can be set.
+#[cfg(target_os = "linux")]
+pub async fn postgres_with(clock: &clock::WallClock) -> Server {
+    postgres_by(&clock.words(), &[]).await
+}
+
+async fn postgres_by(before: &[String], options: &[&str]) -> Server {
     let folder = Folder::new("postgres");
     let (port, root) = (free_port(), is_root());
     if root {
@@ -277,6 +297,7 @@ pub async fn postgres(options: &[&str]) -> Server {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 
     let mut command = as_postgres(root);
+    command.extend_from_slice(before);
     command.push(programs.join("postgres").to_str().unwrap().to_owned());
     command.extend(
         ["-D", &data, "-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""].map(ToOwned::to_owned),

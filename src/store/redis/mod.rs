@@ -48,7 +48,8 @@ use crate::quota::{Quota, UNITS_PER_NANO};
 /// given it. All go through one connection, which is made again when it breaks. The server removes records
 /// when their retention is over: [`purge`](Store::purge) does nothing.
 ///
-/// *Time* is the clock of the server. *Runtime:* needs tokio's; anywhere else operations are refused.
+/// *Time* is the clock of the server. Generations come from it, too: when it was set back, a claim of a key whose
+/// record was gone can get a smaller one than before. *Runtime:* needs tokio's; anywhere else operations are refused.
 ///
 /// *Waiting.* The client's own defaults wait nine seconds for a server that is away. Ours are 50 ms for an
 /// answer and 100 ms for a connection, tried once. For TLS, or other settings, make the
