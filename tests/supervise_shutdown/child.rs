@@ -260,6 +260,18 @@ fn live(program: &Value) {
             say("ready");
             sleep(HOUR);
         }
+        // Another one in the same process has come and gone.
+        "one_of_two" => {
+            register(&shutdown, program);
+            let other = GracefulShutdown::new("other");
+            other.install().unwrap();
+            shutdown.install().unwrap();
+            assert!(other.uninstall());
+            say("ready");
+            let report = shutdown.wait_blocking(HOUR).unwrap();
+            assert!(other.report().is_none());
+            leave(Some(report));
+        }
         "reinstalled" => {
             register(&shutdown, program);
             shutdown.install().unwrap();

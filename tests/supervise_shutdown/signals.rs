@@ -209,10 +209,12 @@ fn after_uninstall_signals_do_what_they_did() {
         let end = process.end(Instant::now());
         assert_eq!((end.signal, &*end.said), (Some(number), &["ready".to_owned()][..]), "{end:?}");
     }
-    let mut process = Process::start(&json!({"main": "reinstalled", "callbacks": slow(0.0)}));
-    process.hear("ready");
-    process.signal(Signal::TERM);
-    clean(&process.end(Instant::now()));
+    for main in ["reinstalled", "one_of_two"] {
+        let mut process = Process::start(&json!({"main": main, "callbacks": slow(0.0)}));
+        process.hear("ready");
+        process.signal(Signal::TERM);
+        clean(&process.end(Instant::now()));
+    }
 }
 
 fn sigint_is_ignored() -> bool {

@@ -122,7 +122,7 @@ use super::sys;
 /// - *Cost*: [`is_shutting_down`](Self::is_shutting_down) and [`phase`](Self::phase) are one load. No thread before
 ///   [`install`](Self::install) or the shutdown itself.
 /// - *Events*: `shutdown_begun`, `shutdown_phase_ended`, `drain_cut_off`, `callback_failed`, `callback_panicked`,
-///   `callback_timed_out`, `callback_skipped`, `forced_exit`.
+///   `callback_timed_out`, `callback_skipped`, `forced_exit`, `no_exit_guard`, `is_process_1`.
 ///
 /// # Comparison
 ///

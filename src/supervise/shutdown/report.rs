@@ -211,7 +211,7 @@ impl ShutdownReport {
         }
     }
 
-    /// Ends the process with [`exit_code`](Self::exit_code). Returning from an async `main` waits for every
+    /// Ends the process with [`exit_code`](Self::exit_code), as [`std::process::exit`] does. Returning from an async `main` waits for every
     /// blocking task of the runtime; this does not.
     ///
     /// ```no_run
