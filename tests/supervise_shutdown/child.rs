@@ -260,6 +260,17 @@ fn live(program: &Value) {
             say("ready");
             sleep(HOUR);
         }
+        // The signal comes while the lock is held, on the thread that holds it.
+        "registers" => {
+            register(&shutdown, program);
+            shutdown.install().unwrap();
+            say("ready");
+            while shutdown.register(CleanupCallback::blocking("again", || ())).is_ok() {
+                shutdown.unregister("again");
+            }
+            let report = shutdown.wait_blocking(HOUR).unwrap();
+            leave(Some(report));
+        }
         // Another one in the same process has come and gone.
         "one_of_two" => {
             register(&shutdown, program);

@@ -160,6 +160,18 @@ fn it_does_not_matter_whether_it_was_ready() {
 }
 
 #[test]
+fn a_signal_may_come_while_callbacks_are_registered() {
+    for _ in 0..5 {
+        let mut process = Process::start(&json!({"main": "registers", "callbacks": slow(0.0)}));
+        process.hear("ready");
+        for _ in 0..5 {
+            process.signal(Signal::TERM);
+        }
+        clean(&process.end(Instant::now()));
+    }
+}
+
+#[test]
 fn a_program_that_is_blocked_ends() {
     let callbacks = json!([
         {"name": "async", "kind": "async_ok"},

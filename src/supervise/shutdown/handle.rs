@@ -1,9 +1,6 @@
 //! The object users hold.
 
-use std::error::Error as StdError;
 use std::fmt;
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +9,6 @@ use tokio::runtime::Handle;
 use crate::error::ConfigError;
 use crate::lever::Lever;
 use crate::name::Name;
-use crate::observe::Severity;
 use crate::sync::lock;
 
 use super::super::{Lifecycle, Phase};
@@ -20,7 +16,6 @@ use super::callback::{CleanupCallback, RegisterError, RegisterErrorKind};
 use super::config::GracefulShutdownBuilder;
 use super::report::{ShutdownCause, ShutdownReport};
 use super::shared::Shared;
-use super::sys;
 
 /// Ends a process in order and in time.
 ///
@@ -130,7 +125,7 @@ use super::sys;
 /// program that waits for it cannot be ended by Ctrl-C. `tokio-graceful-shutdown` and `tokio-graceful` order
 /// subsystems and have a deadline; neither escalates, nor ends a process whose runtime is stuck.
 #[derive(Clone)]
-pub struct GracefulShutdown(Arc<Shared>);
+pub struct GracefulShutdown(pub(super) Arc<Shared>);
 
 impl GracefulShutdown {
     /// One with the defaults of [`builder`](Self::builder).
@@ -219,69 +214,6 @@ impl GracefulShutdown {
         Some(run.callbacks.remove(place))
     }
 
-    /// Handles the signals, until [`uninstall`](Self::uninstall). From the first of them on the process
-    /// ends at the deadline at the latest, with the report on standard error.
-    ///
-    /// Do it before anything slow: until then SIGTERM kills the process at once, or, if it is the first
-    /// of a container, does nothing at all.
-    ///
-    /// # Errors
-    /// If they are handled already, or the system does not let us.
-    ///
-    /// ```
-    /// # #[cfg(unix)] {
-    /// use buttress::supervise::{GracefulShutdown, InstallError};
-    /// let shutdown = GracefulShutdown::new("orders");
-    /// shutdown.install()?;
-    /// assert!(matches!(shutdown.install(), Err(InstallError::AlreadyInstalled)));
-    /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
-    /// ```
-    pub fn install(&self) -> Result<(), InstallError> {
-        lock(&self.0.run).notice_runtime();
-        let mut installed = lock(&self.0.installed);
-        if installed.is_some() {
-            return Err(InstallError::AlreadyInstalled);
-        }
-        *installed = Some(sys::install(&self.0).map_err(InstallError::Io)?);
-        drop(installed);
-        if std::process::id() == 1 {
-            let detail = format_args!("process 1 has to wait for the orphans of its container");
-            self.0.emit(Severity::Info, "is_process_1", detail);
-        }
-        Ok(())
-    }
-
-    /// Handles the signals no more, and ends the process no more at the deadline. Signals do again what they
-    /// did before, as far as that can be known: what was ignored is, and what had its default effect
-    /// has it, also for those who have come to listen for the signal meanwhile. False if it was
-    /// not [installed](Self::install).
-    ///
-    /// ```
-    /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
-    /// shutdown.install()?;
-    /// assert!(shutdown.uninstall());
-    /// assert!(!shutdown.is_installed());
-    /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
-    /// ```
-    #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
-    pub fn uninstall(&self) -> bool {
-        let installed = lock(&self.0.installed).take();
-        installed.is_some()
-    }
-
-    /// Whether the signals are handled.
-    ///
-    /// ```
-    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_installed());
-    /// ```
-    #[must_use]
-    pub fn is_installed(&self) -> bool {
-        lock(&self.0.installed).is_some()
-    }
-
     /// Begins the shutdown, which goes on by itself. False if it had begun.
     ///
     /// ```
@@ -321,7 +253,7 @@ impl GracefulShutdown {
         self.finish_blocking(ShutdownCause::Triggered)
     }
 
-    fn finish_blocking(&self, cause: ShutdownCause) -> ShutdownReport {
+    pub(super) fn finish_blocking(&self, cause: ShutdownCause) -> ShutdownReport {
         self.0.begin(cause, Handle::try_current().is_ok());
         loop {
             if let Some(report) = self.wait_blocking(Duration::from_secs(3600)) {
@@ -417,77 +349,6 @@ impl GracefulShutdown {
     pub fn name(&self) -> Name {
         self.0.name
     }
-
-    /// Shuts down when the guard is dropped, also by a panic, and waits for the end, blocking the thread.
-    ///
-    /// ```
-    /// use buttress::supervise::{CleanupCallback, GracefulShutdown, Phase};
-    /// let shutdown = GracefulShutdown::new("orders");
-    /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
-    /// {
-    ///     let _scope = shutdown.scope();
-    ///     // work
-    /// }
-    /// assert_eq!(shutdown.phase(), Phase::Exited);
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
-    /// ```
-    pub fn scope(&self) -> ShutdownScope {
-        ShutdownScope(self.clone())
-    }
-
-    /// Handles the signals, does `work`, shuts down when that has ended (if no signal began it before) and
-    /// waits for the end. `work` is not stopped by a signal: it sees the [phase](Self::phase) and ends
-    /// by itself, as a server does when it is drained.
-    ///
-    /// If `work` panics, the callbacks have run when the panic goes on. Dropping the future begins the
-    /// shutdown.
-    ///
-    /// # Errors
-    /// As [`install`](Self::install).
-    ///
-    /// ```
-    /// # #[cfg(unix)]
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
-    /// let (answer, report) = shutdown.run(async { 42 }).await?;
-    /// assert!(answer == 42 && report.is_clean());
-    /// # Ok::<(), buttress::supervise::InstallError>(())
-    /// # }).unwrap()
-    /// ```
-    pub async fn run<F: Future>(
-        &self,
-        work: F,
-    ) -> Result<(F::Output, ShutdownReport), InstallError> {
-        self.install()?;
-        let scope = AsyncScope(self);
-        let result = work.await;
-        drop(scope);
-        Ok((result, self.wait().await))
-    }
-
-    /// As [`run`](Self::run), for work that blocks the thread.
-    ///
-    /// # Errors
-    /// As [`install`](Self::install).
-    ///
-    /// ```
-    /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
-    /// let (answer, report) = shutdown.run_blocking(|| 42)?;
-    /// assert!(answer == 42 && report.is_clean());
-    /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
-    /// ```
-    pub fn run_blocking<T>(
-        &self,
-        work: impl FnOnce() -> T,
-    ) -> Result<(T, ShutdownReport), InstallError> {
-        self.install()?;
-        let scope = self.scope();
-        let result = work();
-        drop(scope);
-        Ok((result, self.finish_blocking(ShutdownCause::ScopeEnded)))
-    }
 }
 
 impl fmt::Debug for GracefulShutdown {
@@ -518,69 +379,4 @@ impl Lever for GracefulShutdown {
     }
 
     fn release(&self) {}
-}
-
-/// Shuts down when dropped; see [`GracefulShutdown::scope`].
-///
-/// ```
-/// use buttress::supervise::{GracefulShutdown, ShutdownScope};
-/// let shutdown = GracefulShutdown::new("orders");
-/// let scope: ShutdownScope = shutdown.scope();
-/// drop(scope);
-/// assert!(shutdown.is_shutting_down());
-/// ```
-#[derive(Debug)]
-#[must_use = "it shuts down as soon as it is dropped"]
-pub struct ShutdownScope(GracefulShutdown);
-
-impl Drop for ShutdownScope {
-    fn drop(&mut self) {
-        self.0.finish_blocking(ShutdownCause::ScopeEnded);
-    }
-}
-
-/// Begins the shutdown when dropped. Waits only for a panic, after which nobody else would.
-struct AsyncScope<'a>(&'a GracefulShutdown);
-
-impl Drop for AsyncScope<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.finish_blocking(ShutdownCause::ScopeEnded);
-        } else {
-            self.0.0.begin(ShutdownCause::ScopeEnded, false);
-        }
-    }
-}
-
-/// The signals could not be handled.
-///
-/// ```
-/// use buttress::supervise::InstallError;
-/// assert_eq!(InstallError::AlreadyInstalled.to_string(), "the signals are handled already");
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum InstallError {
-    /// By this very object.
-    AlreadyInstalled,
-    /// The system does not let us.
-    Io(io::Error),
-}
-
-impl fmt::Display for InstallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AlreadyInstalled => f.write_str("the signals are handled already"),
-            Self::Io(error) => write!(f, "the signals cannot be handled: {error}"),
-        }
-    }
-}
-
-impl StdError for InstallError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::AlreadyInstalled => None,
-            Self::Io(error) => Some(error),
-        }
-    }
 }
