@@ -173,6 +173,17 @@ fn blocked_runtime(workers: usize) -> Runtime {
     runtime
 }
 
+fn forbid_threads() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+    let most = Some(kib * 1024 + (1 << 20));
+    setrlimit(Resource::As, Rlimit { current: most, maximum: most }).unwrap();
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(|| ());
+    assert!(thread.is_err(), "there is room for a thread");
+}
+
 fn live(program: &Value) {
     let shutdown = shutdown(program);
     let main = text(program, "main").unwrap();
@@ -257,6 +268,14 @@ fn live(program: &Value) {
                 shutdown.install().unwrap();
                 assert!(shutdown.uninstall());
             }
+            say("ready");
+            sleep(HOUR);
+        }
+        // Not even a stack for one more thread.
+        "no_threads" => {
+            register(&shutdown, program);
+            shutdown.install().unwrap();
+            forbid_threads();
             say("ready");
             sleep(HOUR);
         }

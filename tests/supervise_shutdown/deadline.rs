@@ -107,6 +107,19 @@ fn a_runtime_that_is_blocked_is_ended() {
     assert_eq!(end.said, ["ready", "start a", "end a"], "{end:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_that_gets_no_more_threads_cleans_up_and_ends() {
+    let end = run(&json!({
+        "main": "no_threads", "timeout": TOTAL, "callbacks": [
+            {"name": "a", "kind": "ok"}, {"name": "b", "kind": "async_ok"},
+            {"name": "hangs", "kind": "ok", "duration": 3600},
+        ],
+    }));
+    at_the_deadline(&end, 124);
+    assert_eq!(end.said[1..], ["start a", "end a", "start b", "end b", "start hangs"], "{end:?}");
+}
+
 #[test]
 fn a_blocking_task_does_not_hold_the_exit_beyond_the_deadline() {
     let mut program = json!({

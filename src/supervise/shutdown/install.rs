@@ -35,7 +35,9 @@ impl GracefulShutdown {
         if installed.is_some() {
             return Err(InstallError::AlreadyInstalled);
         }
-        *installed = Some(sys::install(&self.0).map_err(InstallError::Io)?);
+        let handlers = sys::install(&self.0).map_err(InstallError::Io)?;
+        self.0.let_a_driver_wait().map_err(InstallError::Io)?;
+        *installed = Some(handlers);
         drop(installed);
         if std::process::id() == 1 {
             let detail = format_args!("process 1 has to wait for the orphans of its container");
@@ -61,6 +63,8 @@ impl GracefulShutdown {
     #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
     pub fn uninstall(&self) -> bool {
         let installed = lock(&self.0.installed).take();
+        // If it still waits, it ends.
+        drop(lock(&self.0.waiting).take());
         installed.is_some()
     }
 
