@@ -176,6 +176,17 @@ fn blocked_runtime(workers: usize) -> Runtime {
     runtime
 }
 
+fn forbid_threads() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+    let most = Some(kib * 1024 + (1 << 20));
+    setrlimit(Resource::As, Rlimit { current: most, maximum: most }).unwrap();
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(|| ());
+    assert!(thread.is_err(), "there is room for a thread");
+}
+
 fn live(program: &Value) {
     let shutdown = shutdown(program);
     let main = text(program, "main").unwrap();
@@ -262,6 +273,37 @@ fn live(program: &Value) {
             }
             say("ready");
             sleep(HOUR);
+        }
+        // Not even a stack for one more thread.
+        "no_threads" => {
+            register(&shutdown, program);
+            shutdown.install().unwrap();
+            forbid_threads();
+            say("ready");
+            sleep(HOUR);
+        }
+        // The signal comes while the lock is held, on the thread that holds it.
+        "registers" => {
+            register(&shutdown, program);
+            shutdown.install().unwrap();
+            say("ready");
+            while shutdown.register(CleanupCallback::blocking("again", || ())).is_ok() {
+                shutdown.unregister("again");
+            }
+            let report = shutdown.wait_blocking(HOUR).unwrap();
+            leave(Some(report));
+        }
+        // Another one in the same process has come and gone.
+        "one_of_two" => {
+            register(&shutdown, program);
+            let other = GracefulShutdown::new("other");
+            other.install().unwrap();
+            shutdown.install().unwrap();
+            assert!(other.uninstall());
+            say("ready");
+            let report = shutdown.wait_blocking(HOUR).unwrap();
+            assert!(other.report().is_none());
+            leave(Some(report));
         }
         "reinstalled" => {
             register(&shutdown, program);

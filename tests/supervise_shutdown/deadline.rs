@@ -52,16 +52,21 @@ fn what_hangs_holds_neither_the_next_nor_the_exit() {
 
 #[test]
 fn without_a_limit_of_its_own_what_hangs_leaves_some_time() {
-    for kind in ["ok", "async_pending", "async_block"] {
+    let check = |kind| {
         let end = run(&json!({
-            "main": "wait_then_return", "timeout": 4, "callbacks": [
+            "main": "wait_then_return", "timeout": 6, "callbacks": [
                 {"name": "hangs", "kind": kind, "duration": 3600}, {"name": "next", "kind": "ok"},
             ],
         }));
         assert_eq!(end.said.last().map(|said| &**said), Some("main done"), "{kind} {end:?}");
         assert!(end.said.contains(&"end next".to_owned()), "{kind} {end:?}");
         assert_eq!(end.code, Some(124), "{end:?}");
-    }
+    };
+    std::thread::scope(|scope| {
+        for kind in ["ok", "async_pending", "async_block"] {
+            scope.spawn(move || check(kind));
+        }
+    });
 }
 
 #[test]
@@ -100,6 +105,19 @@ fn a_runtime_that_is_blocked_is_ended() {
     }));
     at_the_deadline(&end, 124);
     assert_eq!(end.said, ["ready", "start a", "end a"], "{end:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_that_gets_no_more_threads_cleans_up_and_ends() {
+    let end = run(&json!({
+        "main": "no_threads", "timeout": TOTAL, "callbacks": [
+            {"name": "a", "kind": "ok"}, {"name": "b", "kind": "async_ok"},
+            {"name": "hangs", "kind": "ok", "duration": 3600},
+        ],
+    }));
+    at_the_deadline(&end, 124);
+    assert_eq!(end.said[1..], ["start a", "end a", "start b", "end b", "start hangs"], "{end:?}");
 }
 
 #[test]

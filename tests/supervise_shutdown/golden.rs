@@ -1,7 +1,8 @@
 //! Recorded runs of the shutdown that this one replaces, replayed in this process and in real time.
 //!
 //! What is done differently on purpose: see [`INTENDED`]. What is no ordinary exception there (`SystemExit`,
-//! `KeyboardInterrupt`) is a panic here. A message in the log is an event here.
+//! `KeyboardInterrupt`) is a panic here. A message in the log is an event here. There, a closure that
+//! returned a coroutine was taken for a blocking callback and never ran; here it has another type.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

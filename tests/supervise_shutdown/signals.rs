@@ -160,6 +160,18 @@ fn it_does_not_matter_whether_it_was_ready() {
 }
 
 #[test]
+fn a_signal_may_come_while_callbacks_are_registered() {
+    for _ in 0..5 {
+        let mut process = Process::start(&json!({"main": "registers", "callbacks": slow(0.0)}));
+        process.hear("ready");
+        for _ in 0..5 {
+            process.signal(Signal::TERM);
+        }
+        clean(&process.end(Instant::now()));
+    }
+}
+
+#[test]
 fn a_program_that_is_blocked_ends() {
     let callbacks = json!([
         {"name": "async", "kind": "async_ok"},
@@ -209,10 +221,12 @@ fn after_uninstall_signals_do_what_they_did() {
         let end = process.end(Instant::now());
         assert_eq!((end.signal, &*end.said), (Some(number), &["ready".to_owned()][..]), "{end:?}");
     }
-    let mut process = Process::start(&json!({"main": "reinstalled", "callbacks": slow(0.0)}));
-    process.hear("ready");
-    process.signal(Signal::TERM);
-    clean(&process.end(Instant::now()));
+    for main in ["reinstalled", "one_of_two"] {
+        let mut process = Process::start(&json!({"main": main, "callbacks": slow(0.0)}));
+        process.hear("ready");
+        process.signal(Signal::TERM);
+        clean(&process.end(Instant::now()));
+    }
 }
 
 fn sigint_is_ignored() -> bool {

@@ -1,9 +1,6 @@
 //! The object users hold.
 
-use std::error::Error as StdError;
 use std::fmt;
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +9,6 @@ use tokio::runtime::Handle;
 use crate::error::ConfigError;
 use crate::lever::Lever;
 use crate::name::Name;
-use crate::observe::Severity;
 use crate::sync::lock;
 
 use super::super::{Lifecycle, Phase};
@@ -20,7 +16,6 @@ use super::callback::{CleanupCallback, RegisterError, RegisterErrorKind};
 use super::config::GracefulShutdownBuilder;
 use super::report::{ShutdownCause, ShutdownReport};
 use super::shared::Shared;
-use super::sys;
 
 /// Ends a process in order and in time.
 ///
@@ -31,7 +26,7 @@ use super::sys;
 /// A cheap handle: clones are the same shutdown. Every method that waits has an async and a blocking form.
 ///
 /// ```
-/// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
+/// use buttress::supervise::{CleanupCallback, GracefulShutdown};
 ///
 /// let shutdown = GracefulShutdown::new("orders");
 /// shutdown.register(CleanupCallback::blocking("db", || println!("closed")))?;
@@ -45,7 +40,9 @@ use super::sys;
 /// Customised:
 ///
 /// ```
-/// use buttress::supervise::{Phase, shutdown::{Budget, CleanupCallback, GracefulShutdown, OnSignal, ShutdownReport, Signal, Signals}};
+/// use buttress::supervise::{
+///     Budget, CleanupCallback, GracefulShutdown, OnSignal, Phase, ShutdownReport, Signal, Signals,
+/// };
 /// use std::time::Duration;
 ///
 /// const SECOND: Duration = Duration::from_secs(1);
@@ -79,13 +76,15 @@ use super::sys;
 /// | [`Cleanup`](Phase::Cleanup) | the callbacks have run, or at the deadline |
 /// | [`Exited`](Phase::Exited) | the program is to return from `main` |
 ///
-/// There is one deadline, set by what began the shutdown; see [`Budget`](super::Budget). A thread of its own drives the
-/// phases, so a blocked runtime does not stop it, nor does dropping the future that began it.
+/// There is one deadline, set by what began the shutdown; see [`Budget`](super::Budget). A thread of
+/// its own drives the phases, so a blocked runtime does not stop it, nor does dropping the future that
+/// began it.
 ///
-/// Callbacks run one after the other: lower [priority](CleanupCallback::priority) first, equal ones in the order of
-/// registration. An error or a panic is the callback's own, noted in the [report](ShutdownReport), and the
-/// next one runs. One that is not done at its limit is left: it holds up neither the next one nor the exit.
-/// Without a limit of its own it may take what is left, less a twentieth for each of those after it.
+/// Callbacks run one after the other: lower [priority](CleanupCallback::priority) first, equal ones in
+/// the order of registration. An error or a panic is the callback's own, noted in the
+/// [report](ShutdownReport), and the next one runs. One that is not done at its limit is left: it
+/// holds up neither the next one nor the exit. Without a limit of its own it may take what is left,
+/// less a twentieth for each of those after it.
 ///
 /// # Signals and the exit
 ///
@@ -94,47 +93,53 @@ use super::sys;
 /// | `TERM` | begins it | nothing: orchestrators repeat it | nothing |
 /// | `INT` | begins it | report, exit 130 | exit 130 from the signal handler |
 ///
-/// Other policies: [`Signals`](super::Signals), [`OnSignal`](super::OnSignal). In a handler nothing is done but to read a flag, to write to a
-/// pipe, or to leave the process. A thread at the other end of the pipe does the rest; it is also the one that
-/// ends the process at the deadline if a *signal* began the shutdown: it writes the report to standard
-/// error and leaves by `_exit`, whatever is blocked, even if the shutdown has ended and only `main` has not
-/// returned. After [`trigger`](Self::trigger) and the like nothing ends the process, unless
-/// [asked for](GracefulShutdownBuilder::exit_at_deadline). The exit codes are those of the [report](ShutdownReport).
+/// Other policies: [`Signals`](super::Signals), [`OnSignal`](super::OnSignal). In a handler nothing is
+/// done but to read a flag, to write to a pipe, or to leave the process. A thread at the other end of
+/// the pipe does the rest; once a *signal* has come that begins a shutdown, it is also the one that
+/// ends the process at the deadline: it writes the report to standard error and leaves by `_exit`,
+/// whatever is blocked, even if the shutdown has ended and only `main` has not returned. After
+/// [`trigger`](Self::trigger) and the like nothing ends the process, unless
+/// [asked for](GracefulShutdownBuilder::exit_at_deadline). The exit codes are those of the
+/// [report](ShutdownReport).
 ///
 /// Returning from an async `main` waits for the runtime's blocking tasks, until the deadline;
 /// [`ShutdownReport::exit`] does not.
 ///
-/// On Windows, `INT` is Ctrl-C, `QUIT` Ctrl-Break, `HUP` a closed window, and `TERM` the end of the session or
-/// of the system. Windows itself ends the process a few seconds after the last three, whatever the budget.
-/// The Windows part is compiled but not tested.
+/// On Windows, `INT` is Ctrl-C, `QUIT` Ctrl-Break, `HUP` a closed window, and `TERM` the end of the
+/// session or of the system. Windows itself ends the process a few seconds after the last two, whatever
+/// the budget, and the third `INT` is heard by the thread, too. The Windows part is compiled but not tested.
 ///
 /// # Semantics
 ///
 /// - *Sharing*: the [lifecycle](Self::lifecycle) is where the others come in: servers flip their
 ///   readiness and hold the drain, health looks at it.
-/// - *Cancellation*: a future of [`trigger`](Self::trigger), [`wait`](Self::wait) or [`run`](Self::run) can be
-///   dropped; the shutdown goes on.
-/// - *Runtime*: none is needed. Async callbacks run in the one in which they were registered, or else in one of
-///   their own; blocking ones on threads that nothing waits for.
+/// - *Cancellation*: a future of [`trigger`](Self::trigger), [`wait`](Self::wait) or [`run`](Self::run)
+///   can be dropped; the shutdown goes on.
+/// - *Runtime*: none is needed. Async callbacks run in the one in which they were registered, or else in
+///   one of their own; blocking ones on threads that nothing waits for.
 /// - *Time* is real, also where a test has paused tokio's.
-/// - *Cost*: [`is_shutting_down`](Self::is_shutting_down) and [`phase`](Self::phase) are one load. No thread before
-///   [`install`](Self::install) or the shutdown itself.
-/// - *Events*: `shutdown_begun`, `shutdown_phase_ended`, `drain_cut_off`, `callback_failed`, `callback_panicked`,
-///   `callback_timed_out`, `callback_skipped`, `forced_exit`.
+/// - *Cost*: [`is_shutting_down`](Self::is_shutting_down) and [`phase`](Self::phase) are one load. No
+///   thread before the shutdown itself or [`install`](Self::install), which starts the two that it takes:
+///   when the signal comes there may be none to be had. Callbacks run without limits then, up to the
+///   deadline.
+/// - *Events*: `shutdown_begun`, `shutdown_phase_ended`, `drain_cut_off`, `callback_failed`,
+///   `callback_panicked`, `callback_timed_out`, `callback_skipped`, `forced_exit`, `no_exit_guard`,
+///   `is_process_1`.
 ///
 /// # Comparison
 ///
-/// `tokio::signal` never gives a signal back and needs a worker that is free: with all of them blocked, a
-/// program that waits for it cannot be ended by Ctrl-C. `tokio-graceful-shutdown` and `tokio-graceful` order
-/// subsystems and have a deadline; neither escalates, nor ends a process whose runtime is stuck.
+/// `tokio::signal` never gives a signal back and needs a worker that is free: with all of them blocked,
+/// a program that waits for it cannot be ended by Ctrl-C. `tokio-graceful-shutdown` and
+/// `tokio-graceful` wait for subsystems or guards, up to a deadline; their signals are tokio's, and
+/// neither ends a process whose runtime is stuck.
 #[derive(Clone)]
-pub struct GracefulShutdown(Arc<Shared>);
+pub struct GracefulShutdown(pub(super) Arc<Shared>);
 
 impl GracefulShutdown {
     /// One with the defaults of [`builder`](Self::builder).
     ///
     /// ```
-    /// use buttress::supervise::shutdown::GracefulShutdown;
+    /// use buttress::supervise::GracefulShutdown;
     /// assert!(!GracefulShutdown::new("orders").is_shutting_down());
     /// ```
     #[must_use]
@@ -148,7 +153,7 @@ impl GracefulShutdown {
     /// Starts to describe one.
     ///
     /// ```
-    /// use buttress::supervise::shutdown::{Budget, GracefulShutdown};
+    /// use buttress::supervise::{Budget, GracefulShutdown};
     /// use std::time::Duration;
     /// let shutdown = GracefulShutdown::builder("orders")
     ///     .budget(Budget::new(Duration::from_secs(10)))
@@ -170,10 +175,10 @@ impl GracefulShutdown {
     /// Hands the callback back if its name is taken, the shutdown has begun, or its limit is zero.
     ///
     /// ```
-    /// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
+    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::new("db", async || ()).priority(10))?;
-    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::RegisterError>(())
     /// ```
     pub fn register(&self, mut callback: CleanupCallback) -> Result<(), RegisterError> {
         if callback.timeout == Some(Duration::ZERO) {
@@ -199,12 +204,12 @@ impl GracefulShutdown {
     /// Takes a callback away. `None` if there is none with this name, or the shutdown has begun.
     ///
     /// ```
-    /// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
+    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
     /// assert!(shutdown.unregister("db").is_some());
     /// assert!(shutdown.unregister("db").is_none());
-    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::RegisterError>(())
     /// ```
     #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
     pub fn unregister(&self, name: impl Into<Name>) -> Option<CleanupCallback> {
@@ -217,73 +222,10 @@ impl GracefulShutdown {
         Some(run.callbacks.remove(place))
     }
 
-    /// Handles the signals, until [`uninstall`](Self::uninstall). From the first of them on the process
-    /// ends at the deadline at the latest, with the report on standard error.
-    ///
-    /// Do it before anything slow: until then SIGTERM kills the process at once, or, if it is the first
-    /// of a container, does nothing at all.
-    ///
-    /// # Errors
-    /// If they are handled already, or the system does not let us.
-    ///
-    /// ```
-    /// # #[cfg(unix)] {
-    /// use buttress::supervise::shutdown::{GracefulShutdown, InstallError};
-    /// let shutdown = GracefulShutdown::new("orders");
-    /// shutdown.install()?;
-    /// assert!(matches!(shutdown.install(), Err(InstallError::AlreadyInstalled)));
-    /// # }
-    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
-    /// ```
-    pub fn install(&self) -> Result<(), InstallError> {
-        lock(&self.0.run).notice_runtime();
-        let mut installed = lock(&self.0.installed);
-        if installed.is_some() {
-            return Err(InstallError::AlreadyInstalled);
-        }
-        *installed = Some(sys::install(&self.0).map_err(InstallError::Io)?);
-        drop(installed);
-        if std::process::id() == 1 {
-            let detail = format_args!("process 1 has to wait for the orphans of its container");
-            self.0.emit(Severity::Info, "is_process_1", detail);
-        }
-        Ok(())
-    }
-
-    /// Handles the signals no more, and ends the process no more at the deadline. Signals do again what they
-    /// did before, as far as that can be known: what was ignored is, and what had its default effect
-    /// has it, also for those who have come to listen for the signal meanwhile. False if it was
-    /// not [installed](Self::install).
-    ///
-    /// ```
-    /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
-    /// shutdown.install()?;
-    /// assert!(shutdown.uninstall());
-    /// assert!(!shutdown.is_installed());
-    /// # }
-    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
-    /// ```
-    #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
-    pub fn uninstall(&self) -> bool {
-        let installed = lock(&self.0.installed).take();
-        installed.is_some()
-    }
-
-    /// Whether the signals are handled.
-    ///
-    /// ```
-    /// assert!(!buttress::supervise::shutdown::GracefulShutdown::new("orders").is_installed());
-    /// ```
-    #[must_use]
-    pub fn is_installed(&self) -> bool {
-        lock(&self.0.installed).is_some()
-    }
-
     /// Begins the shutdown, which goes on by itself. False if it had begun.
     ///
     /// ```
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
     /// assert!(shutdown.begin());
     /// assert!(shutdown.is_shutting_down());
     /// assert!(!shutdown.begin());
@@ -298,7 +240,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
     /// assert!(shutdown.trigger().await.is_clean());
     /// # })
     /// ```
@@ -311,7 +253,7 @@ impl GracefulShutdown {
     /// async callbacks run outside that: it may be the thread they need.
     ///
     /// ```
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
     /// assert!(shutdown.trigger_blocking().is_clean());
     /// ```
     #[allow(clippy::must_use_candidate, reason = "not everybody looks at the report")]
@@ -319,7 +261,7 @@ impl GracefulShutdown {
         self.finish_blocking(ShutdownCause::Triggered)
     }
 
-    fn finish_blocking(&self, cause: ShutdownCause) -> ShutdownReport {
+    pub(super) fn finish_blocking(&self, cause: ShutdownCause) -> ShutdownReport {
         self.0.begin(cause, Handle::try_current().is_ok());
         loop {
             if let Some(report) = self.wait_blocking(Duration::from_secs(3600)) {
@@ -333,7 +275,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
     /// shutdown.begin(); // or a signal
     /// let report = shutdown.wait().await;
     /// assert_eq!(report.exit_code(), 0);
@@ -354,7 +296,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
     /// assert!(shutdown.wait_blocking(Duration::ZERO).is_none());
     /// ```
     #[must_use]
@@ -365,7 +307,7 @@ impl GracefulShutdown {
     /// What it has come to so far. `None` if it has not begun.
     ///
     /// ```
-    /// assert!(buttress::supervise::shutdown::GracefulShutdown::new("orders").report().is_none());
+    /// assert!(buttress::supervise::GracefulShutdown::new("orders").report().is_none());
     /// ```
     #[must_use]
     pub fn report(&self) -> Option<ShutdownReport> {
@@ -375,7 +317,7 @@ impl GracefulShutdown {
     /// Whether the shutdown has begun: one load.
     ///
     /// ```
-    /// assert!(!buttress::supervise::shutdown::GracefulShutdown::new("orders").is_shutting_down());
+    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_shutting_down());
     /// ```
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
@@ -385,7 +327,7 @@ impl GracefulShutdown {
     /// The phase of the process.
     ///
     /// ```
-    /// use buttress::supervise::{Phase, shutdown::GracefulShutdown};
+    /// use buttress::supervise::{GracefulShutdown, Phase};
     /// assert_eq!(GracefulShutdown::new("orders").phase(), Phase::Starting);
     /// ```
     #[must_use]
@@ -396,7 +338,7 @@ impl GracefulShutdown {
     /// The phases, for whoever has a part in them: servers hold the drain, health looks at it.
     ///
     /// ```
-    /// use buttress::supervise::{Phase, shutdown::GracefulShutdown};
+    /// use buttress::supervise::{GracefulShutdown, Phase};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.lifecycle().advance(Phase::Ready, None);
     /// let hold = shutdown.lifecycle().hold("consumer");
@@ -409,82 +351,11 @@ impl GracefulShutdown {
     /// The name it was made with.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::shutdown::GracefulShutdown::new("orders").name().as_str(), "orders");
+    /// assert_eq!(buttress::supervise::GracefulShutdown::new("orders").name().as_str(), "orders");
     /// ```
     #[must_use]
     pub fn name(&self) -> Name {
         self.0.name
-    }
-
-    /// Shuts down when the guard is dropped, also by a panic, and waits for the end, blocking the thread.
-    ///
-    /// ```
-    /// use buttress::supervise::{Phase, shutdown::{CleanupCallback, GracefulShutdown}};
-    /// let shutdown = GracefulShutdown::new("orders");
-    /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
-    /// {
-    ///     let _scope = shutdown.scope();
-    ///     // work
-    /// }
-    /// assert_eq!(shutdown.phase(), Phase::Exited);
-    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
-    /// ```
-    pub fn scope(&self) -> ShutdownScope {
-        ShutdownScope(self.clone())
-    }
-
-    /// Handles the signals, does `work`, shuts down when that has ended (if no signal began it before) and
-    /// waits for the end. `work` is not stopped by a signal: it sees the [phase](Self::phase) and ends
-    /// by itself, as a server does when it is drained.
-    ///
-    /// If `work` panics, the callbacks have run when the panic goes on. Dropping the future begins the
-    /// shutdown.
-    ///
-    /// # Errors
-    /// As [`install`](Self::install).
-    ///
-    /// ```
-    /// # #[cfg(unix)]
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
-    /// let (answer, report) = shutdown.run(async { 42 }).await?;
-    /// assert!(answer == 42 && report.is_clean());
-    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
-    /// # }).unwrap()
-    /// ```
-    pub async fn run<F: Future>(
-        &self,
-        work: F,
-    ) -> Result<(F::Output, ShutdownReport), InstallError> {
-        self.install()?;
-        let scope = AsyncScope(self);
-        let result = work.await;
-        drop(scope);
-        Ok((result, self.wait().await))
-    }
-
-    /// As [`run`](Self::run), for work that blocks the thread.
-    ///
-    /// # Errors
-    /// As [`install`](Self::install).
-    ///
-    /// ```
-    /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
-    /// let (answer, report) = shutdown.run_blocking(|| 42)?;
-    /// assert!(answer == 42 && report.is_clean());
-    /// # }
-    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
-    /// ```
-    pub fn run_blocking<T>(
-        &self,
-        work: impl FnOnce() -> T,
-    ) -> Result<(T, ShutdownReport), InstallError> {
-        self.install()?;
-        let scope = self.scope();
-        let result = work();
-        drop(scope);
-        Ok((result, self.finish_blocking(ShutdownCause::ScopeEnded)))
     }
 }
 
@@ -502,7 +373,7 @@ impl fmt::Debug for GracefulShutdown {
 ///
 /// ```
 /// use buttress::failure_budget::FailureBudget;
-/// use buttress::supervise::shutdown::{GracefulShutdown, ShutdownCause};
+/// use buttress::supervise::{GracefulShutdown, ShutdownCause};
 ///
 /// let shutdown = GracefulShutdown::new("worker");
 /// let budget = FailureBudget::builder("jobs").lever(shutdown.clone()).build()?;
@@ -516,69 +387,4 @@ impl Lever for GracefulShutdown {
     }
 
     fn release(&self) {}
-}
-
-/// Shuts down when dropped; see [`GracefulShutdown::scope`].
-///
-/// ```
-/// use buttress::supervise::shutdown::{GracefulShutdown, ShutdownScope};
-/// let shutdown = GracefulShutdown::new("orders");
-/// let scope: ShutdownScope = shutdown.scope();
-/// drop(scope);
-/// assert!(shutdown.is_shutting_down());
-/// ```
-#[derive(Debug)]
-#[must_use = "it shuts down as soon as it is dropped"]
-pub struct ShutdownScope(GracefulShutdown);
-
-impl Drop for ShutdownScope {
-    fn drop(&mut self) {
-        self.0.finish_blocking(ShutdownCause::ScopeEnded);
-    }
-}
-
-/// Begins the shutdown when dropped. Waits only for a panic, after which nobody else would.
-struct AsyncScope<'a>(&'a GracefulShutdown);
-
-impl Drop for AsyncScope<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.finish_blocking(ShutdownCause::ScopeEnded);
-        } else {
-            self.0.0.begin(ShutdownCause::ScopeEnded, false);
-        }
-    }
-}
-
-/// The signals could not be handled.
-///
-/// ```
-/// use buttress::supervise::shutdown::InstallError;
-/// assert_eq!(InstallError::AlreadyInstalled.to_string(), "the signals are handled already");
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum InstallError {
-    /// By this very object.
-    AlreadyInstalled,
-    /// The system does not let us.
-    Io(io::Error),
-}
-
-impl fmt::Display for InstallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AlreadyInstalled => f.write_str("the signals are handled already"),
-            Self::Io(error) => write!(f, "the signals cannot be handled: {error}"),
-        }
-    }
-}
-
-impl StdError for InstallError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::AlreadyInstalled => None,
-            Self::Io(error) => Some(error),
-        }
-    }
 }

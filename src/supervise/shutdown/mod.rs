@@ -6,10 +6,12 @@ mod config;
 mod driver;
 mod guard;
 mod handle;
+mod install;
 mod job;
 #[cfg(any(unix, windows))]
 mod listener;
 mod report;
+mod scope;
 mod shared;
 mod signals;
 #[cfg_attr(unix, path = "unix.rs")]
@@ -22,8 +24,10 @@ mod tests;
 pub use budget::Budget;
 pub use callback::{CleanupCallback, CleanupResult, RegisterError, RegisterErrorKind};
 pub use config::GracefulShutdownBuilder;
-pub use handle::{GracefulShutdown, InstallError, ShutdownScope};
+pub use handle::GracefulShutdown;
+pub use install::InstallError;
 pub use report::{
     CallbackOutcome, CallbackReport, ForcedExit, PhaseReport, ShutdownCause, ShutdownReport,
 };
+pub use scope::ShutdownScope;
 pub use signals::{OnSignal, Signal, Signals};

@@ -100,6 +100,14 @@ impl fmt::Display for CallbackOutcome {
 }
 
 /// One phase of a [`ShutdownReport`].
+///
+/// ```
+/// use buttress::supervise::{GracefulShutdown, Phase, PhaseReport};
+/// let report = GracefulShutdown::new("orders").trigger_blocking();
+/// let drain: &PhaseReport = &report.phases[1];
+/// assert_eq!(drain.phase, Phase::Draining);
+/// assert!(drain.took < Some(drain.limit), "nothing to wait for");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PhaseReport {
@@ -112,6 +120,16 @@ pub struct PhaseReport {
 }
 
 /// One callback of a [`ShutdownReport`].
+///
+/// ```
+/// use buttress::supervise::{CallbackOutcome, CallbackReport, CleanupCallback, GracefulShutdown};
+/// let shutdown = GracefulShutdown::new("orders");
+/// shutdown.register(CleanupCallback::blocking("db", || ()))?;
+/// let report = shutdown.trigger_blocking();
+/// let db: &CallbackReport = &report.callbacks[0];
+/// assert_eq!((db.name.as_str(), &db.outcome), ("db", &CallbackOutcome::Ok));
+/// # Ok::<(), buttress::supervise::RegisterError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallbackReport {
@@ -211,7 +229,7 @@ impl ShutdownReport {
         }
     }
 
-    /// Ends the process with [`exit_code`](Self::exit_code). Returning from an async `main` waits for every
+    /// Ends the process with [`exit_code`](Self::exit_code), as [`std::process::exit`] does. Returning from an async `main` waits for every
     /// blocking task of the runtime; this does not.
     ///
     /// ```no_run

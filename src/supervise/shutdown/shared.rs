@@ -1,6 +1,8 @@
 //! What the handles, the driver and the guard of one shutdown share.
 
 use std::fmt;
+use std::io;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub(super) struct Shared {
     observers: Observers,
     pub(super) run: Mutex<Run>,
     pub(super) installed: Mutex<Option<Installed>>,
+    /// Tells the driver that waits to begin: when a signal comes there may be no thread to be had.
+    pub(super) waiting: Mutex<Option<Sender<()>>>,
 }
 
 #[derive(Default)]
@@ -77,6 +81,7 @@ impl Shared {
             observers,
             run: Mutex::default(),
             installed: Mutex::new(None),
+            waiting: Mutex::new(None),
         }
     }
 
@@ -111,13 +116,29 @@ impl Shared {
         if self.exit_at_deadline {
             guard::start(self);
         }
-        let shared = Arc::clone(self);
-        let thread = thread::Builder::new().name("buttress-shutdown".into());
-        if thread.spawn(move || driver::drive(&shared)).is_err() {
-            // No thread to be had. Whoever began it has to do the work.
-            driver::drive(self);
+        let waiting = lock(&self.waiting).take();
+        if waiting.is_none_or(|driver| driver.send(()).is_err()) {
+            let shared = Arc::clone(self);
+            let thread = thread::Builder::new().name("buttress-shutdown".into());
+            if thread.spawn(move || driver::drive(&shared)).is_err() {
+                // No thread to be had. Whoever began it has to do the work.
+                driver::drive(self);
+            }
         }
         true
+    }
+
+    /// Starts the driver, which waits until it is told to begin or nobody can tell it any more.
+    pub(super) fn let_a_driver_wait(self: &Arc<Self>) -> io::Result<()> {
+        let (tell, told) = channel();
+        let shared = Arc::clone(self);
+        thread::Builder::new().name("buttress-shutdown".into()).spawn(move || {
+            if told.recv().is_ok() {
+                driver::drive(&shared);
+            }
+        })?;
+        *lock(&self.waiting) = Some(tell);
+        Ok(())
     }
 
     /// When it has to be over, if it has begun.

@@ -78,7 +78,7 @@ fn everything_passes_in_order() {
 
 #[test]
 fn every_phase_ends_at_its_limit() {
-    let budget = Budget::new(30 * SECOND).lame_duck(SHORT).drain(SHORT).cleanup(3 * SECOND);
+    let budget = Budget::new(30 * SECOND).lame_duck(SHORT).drain(SHORT).cleanup(5 * SECOND);
     let shutdown = with(budget);
     let _holds = [shutdown.lifecycle().hold("http"), shutdown.lifecycle().hold("queue")];
     let log = Log::default();
