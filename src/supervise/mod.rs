@@ -10,9 +10,9 @@ mod alert;
 mod heartbeat;
 mod identity;
 mod lifecycle;
+mod monitor;
 #[cfg(unix)]
 mod process;
-mod monitor;
 mod progress;
 
 pub use alert::Alert;

@@ -309,7 +309,8 @@ impl Engine {
                 self.tell(index, Severity::Info, "child_started", detail);
                 let child = &self.shared.settings.children[index];
                 if let Some(probes) = self.probes.as_ref().filter(|_| child.has_probes()) {
-                    probes.watch(index, ChildProcess { name: child.name(), pid, run });
+                    let (name, every) = (child.name(), child.probe_every);
+                    probes.watch(index, ChildProcess { name, pid, run, every });
                 }
             }
             Err(error) => {
