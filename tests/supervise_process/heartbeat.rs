@@ -10,11 +10,8 @@ use super::child::{own_child, stay};
 use super::{Events, LONG, Scratch, pause, pid, send, shell, sleeper, state, status, within};
 
 pub(super) fn beats(file: &str) {
-    let heartbeat = Heartbeat::builder("child")
-        .file(file)
-        .interval(Duration::from_millis(100))
-        .build()
-        .unwrap();
+    let heartbeat =
+        Heartbeat::builder("child").file(file).interval(Duration::from_secs(1)).build().unwrap();
     heartbeat.start().unwrap();
     stay();
 }
@@ -26,7 +23,7 @@ fn one_that_stops_beating_is_restarted_and_one_that_beats_is_not() {
     let child = |name, file: &str| {
         let path = scratch.path(file);
         own_child(name, "beats", path.to_str().unwrap())
-            .heartbeat(&path, Duration::from_secs(2))
+            .heartbeat(&path, Duration::from_secs(3))
             .probe_every(Duration::from_millis(50))
             .grace(Duration::from_millis(500))
             .backoff(Backoff::none())
@@ -41,7 +38,7 @@ fn one_that_stops_beating_is_restarted_and_one_that_beats_is_not() {
     supervisor.start().unwrap();
     assert!(supervisor.ready_blocking(LONG));
     let (first, other) = (pid(&supervisor, "a"), pid(&supervisor, "b"));
-    pause(Duration::from_secs(3));
+    pause(Duration::from_secs(4));
     assert_eq!((pid(&supervisor, "a"), supervisor.stats().freezes), (first, 0));
 
     send(first, Signal::STOP);

@@ -1,13 +1,13 @@
 //! Children of others in the same process keep their statuses, and no zombie is left.
 
-use std::time::Duration;
-
-use buttress::supervise::{ProcessStatus, ProcessSupervisor, Restart, SupervisorEnd};
+use buttress::supervise::{
+    ChildStatus, Exit, ProcessStatus, ProcessSupervisor, Restart, SupervisorEnd,
+};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use super::child::{Process, say};
-use super::{LONG, ended, pause, shell, sleeper, within};
+use super::{LONG, shell, sleeper, within};
 
 fn children() -> Vec<u32> {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
@@ -55,23 +55,16 @@ pub(super) fn thousand() {
     supervisor.start().unwrap();
     let wrong = runtime().block_on(foreigners(300));
     assert!(supervisor.ready_blocking(LONG * 2));
-    let up = supervisor.status().iter().filter(|status| status.pid.is_some()).count();
-    let codes = supervisor.status();
-    let codes =
-        codes.iter().filter(|status| status.last_exit == Some(buttress::supervise::Exit::Code(3)));
-    within(LONG, "those that go have gone", || {
-        supervisor.status().iter().filter(|status| status.pid.is_some()).count() <= 500
-    });
-    let (gone, before) = (codes.count(), zombies());
+    let count = |wanted: fn(&ChildStatus) -> bool| {
+        supervisor.status().iter().filter(|status| wanted(status)).count()
+    };
+    within(LONG, "those that go have gone", || count(|status| status.pid.is_some()) == 500);
+    let gone = count(|status| status.last_exit == Some(Exit::Code(3)));
+    let before = zombies();
     let report = supervisor.stop_blocking(None);
     assert_eq!(report.end, SupervisorEnd::Stopped);
     let after = zombies();
-    say(format_args!(
-        "counts {wrong} {} {before} {after} {} {}",
-        report.stats.starts,
-        up.min(500),
-        gone.min(1)
-    ));
+    say(format_args!("counts {wrong} {} {gone} {before} {after}", report.stats.starts));
     say(format_args!("left {}", children().len()));
 }
 
@@ -79,13 +72,13 @@ pub(super) fn thousand() {
 fn a_thousand_children_leave_no_zombie_and_take_nobodys_status() {
     let mut process = Process::start("thousand", "");
     let counts = process.numbers("counts");
-    assert_eq!(counts, [0, 1_000, 0, 0, 500, 1], "wrong, starts, zombies, zombies, up, any code 3");
+    assert_eq!(counts, [0, 1_000, 500, 0, 0], "wrong, starts, gone, zombies, zombies");
     assert_eq!(process.numbers("left"), [0]);
 }
 
 pub(super) fn subreaper() {
-    // What it leaves behind: in a session of its own, dead soon or not; and a zombie in its group.
-    let script = "setsid sleep 0.5 & setsid sleep 1000 & sleep 0.1 & exit 0";
+    // What each leaves behind: two in sessions of their own, one of which ends soon, and one in its group.
+    let script = "setsid sleep 3 & setsid sleep 1000 & sleep 0.3; sleep 1000 & exit 0";
     let mut builder = ProcessSupervisor::builder("reaper").subreaper();
     for number in 0..50 {
         let name: &'static str = Box::leak(format!("leaves {number}").into_boxed_str());
@@ -96,20 +89,19 @@ pub(super) fn subreaper() {
     let wrong = runtime().block_on(foreigners(300));
     assert!(supervisor.ready_blocking(LONG));
     let collected = || supervisor.stats().orphans_collected;
-    within(LONG, "those that ended are collected", || collected() >= 50 && zombies() == 0);
-    // Those that sleep on are ours by now; the foreign ones and the supervised one are not among them.
+    within(LONG, "those that ended are collected", || collected() >= 100 && zombies() == 0);
+    // Those that sleep on are ours by now; so is the supervised one.
     let adopted = children().len() - 1;
-    let before = collected();
-    supervisor.stop_blocking(None);
-    ended(&supervisor);
-    pause(Duration::from_millis(50));
-    let (after, left) = (collected() - before, children().len());
-    say(format_args!("counts {wrong} {adopted} {after} {left}"));
+    assert_eq!(supervisor.stop_blocking(None).end, SupervisorEnd::Stopped);
+    say(format_args!("counts {wrong} {adopted} {} {}", collected(), children().len()));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_subreaper_collects_what_is_left_behind_and_takes_nobodys_status() {
     let mut process = Process::start("subreaper", "");
-    assert_eq!(process.numbers("counts"), [0, 50, 50, 0], "wrong, adopted, collected, left");
+    let counts = process.numbers("counts");
+    // One of those in sessions of their own may have been killed before it was in one.
+    assert!((1..=50).contains(&counts[1]), "{counts:?}");
+    assert_eq!((counts[0], counts[2], counts[3]), (0, 150, 0), "wrong, collected, left");
 }

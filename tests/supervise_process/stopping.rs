@@ -83,6 +83,7 @@ fn all_stop_in_the_reverse_of_the_order_they_started_in() {
     let supervisor = children.fold(builder, |all, child| all.child(child)).build().unwrap();
     supervisor.start().unwrap();
     assert!(supervisor.ready_blocking(LONG));
+    within(LONG, "all are told", || events.of("child_ready").len() == 5);
     assert_eq!(events.of("child_ready"), names);
     supervisor.stop_blocking(None);
     assert_eq!(events.of("child_exited"), ["e", "d", "c", "b", "a"]);

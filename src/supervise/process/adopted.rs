@@ -19,6 +19,10 @@ use super::handle::Shared;
 use super::marks;
 use super::sys;
 
+const EVERY: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_millis(10);
+/// How often to look at one whose environment is empty.
+const BLANK: u32 = 50;
 /// How many groups of earlier runs are remembered.
 const REMEMBERED: usize = 4096;
 /// How long what is left is waited for in the end.
@@ -35,6 +39,8 @@ pub(super) struct Adopted {
     groups: HashSet<u32>,
     order: VecDeque<u32>,
     owner: String,
+    /// Showed nothing, so often in a row: one that is just becoming another program does that.
+    blank: HashMap<u32, u32>,
 }
 
 impl Adopted {
@@ -51,6 +57,7 @@ impl Adopted {
             groups: HashSet::new(),
             order: VecDeque::new(),
             owner: owner.map(|owner| owner.to_string()).unwrap_or_default(),
+            blank: HashMap::new(),
         })
     }
 
@@ -61,6 +68,11 @@ impl Adopted {
 
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.known.values().map(AsFd::as_fd)
+    }
+
+    /// When to look again, though nothing happens.
+    pub(super) fn look_again(&self) -> Duration {
+        if self.blank.is_empty() { EVERY } else { SOON }
     }
 
     /// A child has been started.
@@ -100,12 +112,18 @@ impl Adopted {
                     && marks::variable(&environ, marks::OWNER) == Some(&self.owner);
                 if let Some(fd) = sys::pid_of(pid).and_then(sys::end_of).filter(|_| ours) {
                     self.known.insert(pid, fd);
-                } else if !environ.is_empty() {
-                    self.foreign.insert(pid, status.started);
+                } else {
+                    let blank = self.blank.entry(pid).or_default();
+                    *blank += 1;
+                    if !environ.is_empty() || *blank > BLANK {
+                        self.blank.remove(&pid);
+                        self.foreign.insert(pid, status.started);
+                    }
                 }
             }
         }
         self.foreign.retain(|pid, _| seen.contains(pid));
+        self.blank.retain(|pid, _| seen.contains(pid) && !self.known.contains_key(pid));
         self.known.retain(|pid, _| seen.contains(pid));
     }
 
