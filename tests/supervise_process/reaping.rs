@@ -78,7 +78,7 @@ fn a_thousand_children_leave_no_zombie_and_take_nobodys_status() {
 
 pub(super) fn subreaper() {
     // What each leaves behind: two in sessions of their own, one of which ends soon, and one in its group.
-    let script = "setsid sleep 3 & setsid sleep 1000 & sleep 0.3; sleep 1000 & exit 0";
+    let script = "setsid sleep 3 & setsid sleep 120 & sleep 0.3; sleep 120 & exit 0";
     let mut builder = ProcessSupervisor::builder("reaper").subreaper();
     for number in 0..50 {
         let name: &'static str = Box::leak(format!("leaves {number}").into_boxed_str());

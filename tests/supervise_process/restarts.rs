@@ -206,6 +206,17 @@ fn a_restart_on_request_is_no_failure() {
     assert_eq!(supervisor.stop_blocking(None).end, SupervisorEnd::Stopped);
 }
 
+/// How many descriptors this process would pass on to any program.
+fn inheritable() -> usize {
+    let all = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    let flags = all.filter_map(|fd| {
+        let info = std::fs::read_to_string(fd.ok()?.path()).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        u32::from_str_radix(flags.trim(), 8).ok()
+    });
+    flags.filter(|flags| flags & 0o2_000_000 == 0).count()
+}
+
 /// Says what a child finds: its signals and its variables.
 pub(super) fn environment(app: &str) {
     let script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; \
@@ -214,7 +225,7 @@ pub(super) fn environment(app: &str) {
                   ls /proc/self/fd | wc -l; cat /proc/self/stat | cut -d' ' -f1,5";
     let child = shell("a", script).restart(Restart::Temporary).on_line(|line| say(line.text()));
     let supervisor = ProcessSupervisor::builder(app.to_owned()).child(child).build().unwrap();
-    say(format_args!("self {}", std::process::id()));
+    say(format_args!("self {} {}", std::process::id(), inheritable()));
     supervisor.start().unwrap();
     ended(&supervisor);
 }
@@ -229,7 +240,7 @@ fn a_child_starts_clean_and_marked() {
     command.stderr(Stdio::inherit());
     let app = super::unique("environment");
     let mut process = Process::start_by(&mut command, "environment", &app);
-    let own = process.numbers("self")[0];
+    let [own, inheritable] = process.numbers("self")[..] else { panic!("two numbers") };
     let owner: ProcessIdentity = identity(own);
     let said: Vec<_> = std::iter::from_fn(|| process.hear()).collect();
     assert_eq!(said[0], "SigBlk:\t0000000000000000");
@@ -239,8 +250,8 @@ fn a_child_starts_clean_and_marked() {
     let (boot, started) = (owner.boot_id.unwrap(), owner.started.unwrap());
     let marks = format!("app={app} owner={boot}:{own}:{started} notify= watchdog= line=");
     assert_eq!(said[2], marks);
-    // Its three streams, and the directory that is read: nothing of ours.
-    assert_eq!(said[3].trim(), "4");
+    // What any program would have, and the directory that is read: nothing of ours.
+    assert_eq!(said[3].trim(), (inheritable + 1).to_string());
     let [_, group] = said[4].split(' ').collect::<Vec<_>>()[..] else { panic!("{said:?}") };
     assert_ne!(group, own.to_string());
 }

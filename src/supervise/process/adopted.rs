@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 
-use crate::clock;
+use crate::clock::{self, Tick};
 use crate::supervise::ProcessStatus;
 
 use super::handle::Shared;
@@ -21,8 +21,8 @@ use super::sys;
 
 const EVERY: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(10);
-/// How often to look at one whose environment is empty.
-const BLANK: u32 = 50;
+/// One that has shown nothing for so long has nothing to show.
+const BLANK: Duration = Duration::from_secs(5);
 /// How many groups of earlier runs are remembered.
 const REMEMBERED: usize = 4096;
 /// How long what is left is waited for in the end.
@@ -39,8 +39,8 @@ pub(super) struct Adopted {
     groups: HashSet<u32>,
     order: VecDeque<u32>,
     owner: String,
-    /// Showed nothing, so often in a row: one that is just becoming another program does that.
-    blank: HashMap<u32, u32>,
+    /// Have shown nothing since: one that is just becoming another program does that.
+    blank: HashMap<u32, Tick>,
 }
 
 impl Adopted {
@@ -96,9 +96,6 @@ impl Adopted {
                 continue;
             }
             let Some(status) = ProcessStatus::of(pid) else { continue };
-            if self.foreign.get(&pid) == Some(&status.started) {
-                continue;
-            }
             if status.is_dead() {
                 // Its environment is gone. A group's leader may be anybody's child, another member of
                 // the group of a child of ours is what that has left behind.
@@ -106,16 +103,18 @@ impl Adopted {
                 if self.known.remove(&pid).is_some() || left {
                     reap(pid, shared);
                 }
-            } else if !self.known.contains_key(&pid) {
+            } else if !self.known.contains_key(&pid)
+                && self.foreign.get(&pid) != Some(&status.started)
+            {
                 let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
                 let ours = !self.owner.is_empty()
                     && marks::variable(&environ, marks::OWNER) == Some(&self.owner);
                 if let Some(fd) = sys::pid_of(pid).and_then(sys::end_of).filter(|_| ours) {
                     self.known.insert(pid, fd);
                 } else {
-                    let blank = self.blank.entry(pid).or_default();
-                    *blank += 1;
-                    if !environ.is_empty() || *blank > BLANK {
+                    let now = clock::now();
+                    let since = *self.blank.entry(pid).or_insert(now);
+                    if !environ.is_empty() || now.since(since) > BLANK {
                         self.blank.remove(&pid);
                         self.foreign.insert(pid, status.started);
                     }
