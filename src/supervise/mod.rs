@@ -5,6 +5,8 @@
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
+//! - [`ProcessSupervisor`]: child processes, restarted when they end or freeze; [`OrphanSweep`] for those that
+//!   a killed one has left.
 
 mod alert;
 mod heartbeat;

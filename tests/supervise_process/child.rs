@@ -90,7 +90,7 @@ impl Process {
     }
 
     /// With SIGKILL. It stays a zombie until this is dropped.
-    pub(super) fn kill(&mut self) {
+    pub(super) fn kill(&self) {
         super::send(self.id(), rustix::process::Signal::KILL);
         super::within(LONG, "it dies", || super::state(self.id()) == 'Z');
     }

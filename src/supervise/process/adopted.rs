@@ -80,10 +80,10 @@ impl Adopted {
         if self.groups.insert(pid) {
             self.order.push_back(pid);
         }
-        if self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.groups.remove(&oldest);
-            }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.groups.remove(&oldest);
         }
     }
 

@@ -592,11 +592,11 @@ impl Child {
                 return Err(ConfigError::new(field(name), format!("{time:?}"), expected));
             }
         }
-        if let Some(max_age) = self.max_age {
-            if max_age <= self.probe_every || max_age > LONGEST {
-                let expected = format!("more than probe_every, {:?}", self.probe_every);
-                return Err(ConfigError::new(field("heartbeat"), format!("{max_age:?}"), expected));
-            }
+        if let Some(max_age) = self.max_age
+            && (max_age <= self.probe_every || max_age > LONGEST)
+        {
+            let expected = format!("more than probe_every, {:?}", self.probe_every);
+            return Err(ConfigError::new(field("heartbeat"), format!("{max_age:?}"), expected));
         }
         let signals =
             [("stop_signal", Some(self.stop_signal)), ("parent_death_signal", self.death_signal)];

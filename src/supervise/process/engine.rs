@@ -291,10 +291,10 @@ impl Engine {
 
     /// To the whole group. Its leader has not been collected, so the number is its own.
     fn send(&self, index: usize, signal: Signal) {
-        if let Some(running) = &self.running[index] {
-            if rustix::process::kill_process_group(running.pid, signal).is_err() {
-                let _ = rustix::process::kill_process(running.pid, signal);
-            }
+        if let Some(running) = &self.running[index]
+            && rustix::process::kill_process_group(running.pid, signal).is_err()
+        {
+            let _ = rustix::process::kill_process(running.pid, signal);
         }
     }
 
