@@ -67,7 +67,7 @@ supervise orphans NAME [--kill]                list (or end) what a killed super
             Some("orphans") => done(orphans(args.split_off(1))),
             // What the smoke run supervises.
             Some("beat") => done(beat(&args.split_off(1))),
-            Some(_) => done(parse(args).and_then(run)),
+            Some(_) => done(parse(args).and_then(|plan| run(&plan))),
         }
     }
 
@@ -202,12 +202,12 @@ supervise orphans NAME [--kill]                list (or end) what a killed super
         Ok(heartbeat)
     }
 
-    fn run(plan: Plan) -> Result<u8, BoxError> {
+    fn run(plan: &Plan) -> Result<u8, BoxError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             // Before anything is started: a signal that comes early is not lost.
             let mut signals = Signals::new()?;
-            let supervisor = supervisor(&plan)?;
+            let supervisor = supervisor(plan)?;
             // Old ones of a supervisor that was killed would get in the way.
             if cfg!(target_os = "linux") {
                 let sweep = OrphanSweep::new(supervisor.name().as_str());
