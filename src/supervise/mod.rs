@@ -6,6 +6,8 @@
 //! - [`GracefulShutdown`]: signals, the order of the end, cleanup callbacks, an exit in time.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
+//! - [`ProcessSupervisor`]: child processes, restarted when they end or freeze; [`OrphanSweep`] for those that
+//!   a killed one has left.
 
 mod alert;
 pub mod health;
@@ -15,6 +17,7 @@ mod lifecycle;
 mod monitor;
 #[cfg(unix)]
 pub mod process;
+mod process;
 mod progress;
 pub mod serve;
 pub mod shutdown;

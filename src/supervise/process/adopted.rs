@@ -12,13 +12,17 @@ use std::time::Duration;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 
-use crate::clock;
+use crate::clock::{self, Tick};
 use crate::supervise::ProcessStatus;
 
 use super::handle::Shared;
 use super::marks;
 use super::sys;
 
+const EVERY: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_millis(10);
+/// One that has shown nothing for so long has nothing to show.
+const BLANK: Duration = Duration::from_secs(5);
 /// How many groups of earlier runs are remembered.
 const REMEMBERED: usize = 4096;
 /// How long what is left is waited for in the end.
@@ -35,6 +39,8 @@ pub(super) struct Adopted {
     groups: HashSet<u32>,
     order: VecDeque<u32>,
     owner: String,
+    /// Have shown nothing since: one that is just becoming another program does that.
+    blank: HashMap<u32, Tick>,
 }
 
 impl Adopted {
@@ -51,6 +57,7 @@ impl Adopted {
             groups: HashSet::new(),
             order: VecDeque::new(),
             owner: owner.map(|owner| owner.to_string()).unwrap_or_default(),
+            blank: HashMap::new(),
         })
     }
 
@@ -63,15 +70,20 @@ impl Adopted {
         self.known.values().map(AsFd::as_fd)
     }
 
+    /// When to look again, though nothing happens.
+    pub(super) fn look_again(&self) -> Duration {
+        if self.blank.is_empty() { EVERY } else { SOON }
+    }
+
     /// A child has been started.
     pub(super) fn started(&mut self, pid: u32) {
         if self.groups.insert(pid) {
             self.order.push_back(pid);
         }
-        if self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.groups.remove(&oldest);
-            }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.groups.remove(&oldest);
         }
     }
 
@@ -84,9 +96,6 @@ impl Adopted {
                 continue;
             }
             let Some(status) = ProcessStatus::of(pid) else { continue };
-            if self.foreign.get(&pid) == Some(&status.started) {
-                continue;
-            }
             if status.is_dead() {
                 // Its environment is gone. A group's leader may be anybody's child, another member of
                 // the group of a child of ours is what that has left behind.
@@ -94,18 +103,26 @@ impl Adopted {
                 if self.known.remove(&pid).is_some() || left {
                     reap(pid, shared);
                 }
-            } else if !self.known.contains_key(&pid) {
+            } else if !self.known.contains_key(&pid)
+                && self.foreign.get(&pid) != Some(&status.started)
+            {
                 let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
                 let ours = !self.owner.is_empty()
                     && marks::variable(&environ, marks::OWNER) == Some(&self.owner);
                 if let Some(fd) = sys::pid_of(pid).and_then(sys::end_of).filter(|_| ours) {
                     self.known.insert(pid, fd);
-                } else if !environ.is_empty() {
-                    self.foreign.insert(pid, status.started);
+                } else {
+                    let now = clock::now();
+                    let since = *self.blank.entry(pid).or_insert(now);
+                    if !environ.is_empty() || now.since(since) > BLANK {
+                        self.blank.remove(&pid);
+                        self.foreign.insert(pid, status.started);
+                    }
                 }
             }
         }
         self.foreign.retain(|pid, _| seen.contains(pid));
+        self.blank.retain(|pid, _| seen.contains(pid) && !self.known.contains_key(pid));
         self.known.retain(|pid, _| seen.contains(pid));
     }
 

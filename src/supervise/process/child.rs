@@ -11,6 +11,7 @@ use crate::backoff::Backoff;
 use crate::error::ConfigError;
 use crate::name::Name;
 
+use super::beat::Beats;
 use super::core::Rule;
 use super::output::{Line, Output};
 
@@ -115,6 +116,7 @@ pub struct ChildProcess {
     pub pid: u32,
     /// Which process of this child it is, from 1.
     pub run: u64,
+    pub(super) every: Duration,
 }
 
 pub(super) type IsReady = Arc<dyn Fn(&ChildProcess) -> bool + Send + Sync>;
@@ -154,6 +156,8 @@ pub struct Child {
     pub(super) ready: Option<IsReady>,
     ready_within: Duration,
     pub(super) alive: Option<IsAlive>,
+    /// Of the heartbeat.
+    max_age: Option<Duration>,
     pub(super) probe_every: Duration,
     pub(super) stop_signal: i32,
     grace: Duration,
@@ -188,6 +192,7 @@ impl Child {
             ready: None,
             ready_within: Duration::from_secs(30),
             alive: None,
+            max_age: None,
             probe_every: Duration::from_millis(250),
             stop_signal: libc::SIGTERM,
             grace: Duration::from_secs(10),
@@ -393,6 +398,28 @@ impl Child {
         self
     }
 
+    /// Both questions by its heartbeat file (see [`Heartbeat`](crate::supervise::Heartbeat)): it is ready with the
+    /// first beat, and frozen when no new one has come for `max_age` while we looked. Two or three of its
+    /// intervals are a good `max_age`. A beat counts if the child's process has written it, or one in its
+    /// group; one that it runs in another namespace of process numbers cannot be told from an earlier one's.
+    ///
+    /// Replaces [`ready_when`](Self::ready_when) and [`alive_when`](Self::alive_when), and the other way round.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let _ = buttress::supervise::Child::new("a", "worker")
+    ///     .heartbeat("/run/worker.json", Duration::from_secs(15));
+    /// ```
+    #[must_use]
+    pub fn heartbeat(mut self, file: impl Into<PathBuf>, max_age: Duration) -> Self {
+        let beats = Arc::new(Beats::new(file.into(), max_age));
+        let ready = Arc::clone(&beats);
+        self.ready = Some(Arc::new(move |process| ready.ready(process)));
+        self.alive = Some(Arc::new(move |process| beats.alive(process)));
+        self.max_age = Some(max_age);
+        self
+    }
+
     /// How often the two questions are asked. Default 250 ms.
     ///
     /// ```
@@ -564,6 +591,12 @@ impl Child {
                 let expected = format!("{shortest:?} to a year");
                 return Err(ConfigError::new(field(name), format!("{time:?}"), expected));
             }
+        }
+        if let Some(max_age) = self.max_age
+            && (max_age <= self.probe_every || max_age > LONGEST)
+        {
+            let expected = format!("more than probe_every, {:?}", self.probe_every);
+            return Err(ConfigError::new(field("heartbeat"), format!("{max_age:?}"), expected));
         }
         let signals =
             [("stop_signal", Some(self.stop_signal)), ("parent_death_signal", self.death_signal)];

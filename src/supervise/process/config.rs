@@ -194,11 +194,11 @@ impl ProcessSupervisorBuilder {
         if self.subreaper && !cfg!(target_os = "linux") {
             return Err(ConfigError::new("subreaper", true, "false outside Linux"));
         }
-        if let Some((_, at)) = &self.lifecycle {
-            if !(Phase::LameDuck..=Phase::Cleanup).contains(at) {
-                let expected = "lame_duck, draining or cleanup";
-                return Err(ConfigError::new("lifecycle", at.as_str(), expected));
-            }
+        if let Some((_, at)) = &self.lifecycle
+            && !(Phase::LameDuck..=Phase::Cleanup).contains(at)
+        {
+            let expected = "lame_duck, draining or cleanup";
+            return Err(ConfigError::new("lifecycle", at.as_str(), expected));
         }
         if let Some(intensity) = self.intensity {
             self.check_intensity(intensity)?;

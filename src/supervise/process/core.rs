@@ -268,12 +268,12 @@ impl Core {
     fn expire(&mut self, index: usize, now: Tick) {
         let kid = &mut self.kids[index];
         match kid.state {
-            State::Starting { since } => {
-                if kid.rule.ready_within.is_some_and(|within| now >= since.after(within)) {
-                    self.totals.start_timeouts += 1;
-                    self.out.push(Out::StartTimeout(index));
-                    self.stop(index, Why::StartTimeout, now);
-                }
+            State::Starting { since }
+                if kid.rule.ready_within.is_some_and(|within| now >= since.after(within)) =>
+            {
+                self.totals.start_timeouts += 1;
+                self.out.push(Out::StartTimeout(index));
+                self.stop(index, Why::StartTimeout, now);
             }
             State::Stopping { step: Step::Asked { until }, .. } if now >= until => {
                 self.kill(index, now);

@@ -35,9 +35,9 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(rules: Vec<Rule>, strategy: Strategy, intensity: Option<(u32, u64)>) -> Self {
-        let intensity = intensity
-            .map(|(restarts, seconds)| Intensity { restarts, within: SECOND * seconds as u32 });
+    fn new(rules: Vec<Rule>, strategy: Strategy, intensity: Option<(u32, u32)>) -> Self {
+        let intensity =
+            intensity.map(|(restarts, seconds)| Intensity { restarts, within: SECOND * seconds });
         let core = Core::new(rules, strategy, intensity, false, Random::seeded(1));
         let mut rig = Self { core, now: Tick(1), log: Vec::new(), next_pid: 100 };
         rig.settle();
@@ -420,7 +420,7 @@ fn a_stop_ends_a_backoff_and_a_group_that_is_being_restarted() {
 #[test]
 fn chaos() {
     let seed = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| rand::random::<u64>());
+    let seed = seed.unwrap_or_else(rand::random::<u64>);
     println!("BUTTRESS_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
     for _ in 0..400 {

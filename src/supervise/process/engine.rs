@@ -33,8 +33,6 @@ use super::table::proc_is_ours;
 
 /// How often to look where the kernel cannot tell.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often to look for processes that children have left behind.
-const ADOPT_EVERY: Duration = Duration::from_secs(1);
 
 struct Running {
     process: Process,
@@ -178,7 +176,7 @@ impl Engine {
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         let blind = running().any(|running| running.ended.is_none()).then_some(LOOK_EVERY);
-        let scan = self.adopted.is_some().then_some(ADOPT_EVERY);
+        let scan = self.adopted.as_ref().map(Adopted::look_again);
         let timeout = timeout.into_iter().chain(blind).chain(scan).min();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         // An interruption, or whatever else it may fail with, is a round with nothing in it.
@@ -293,10 +291,10 @@ impl Engine {
 
     /// To the whole group. Its leader has not been collected, so the number is its own.
     fn send(&self, index: usize, signal: Signal) {
-        if let Some(running) = &self.running[index] {
-            if rustix::process::kill_process_group(running.pid, signal).is_err() {
-                let _ = rustix::process::kill_process(running.pid, signal);
-            }
+        if let Some(running) = &self.running[index]
+            && rustix::process::kill_process_group(running.pid, signal).is_err()
+        {
+            let _ = rustix::process::kill_process(running.pid, signal);
         }
     }
 
@@ -309,7 +307,8 @@ impl Engine {
                 self.tell(index, Severity::Info, "child_started", detail);
                 let child = &self.shared.settings.children[index];
                 if let Some(probes) = self.probes.as_ref().filter(|_| child.has_probes()) {
-                    probes.watch(index, ChildProcess { name: child.name(), pid, run });
+                    let (name, every) = (child.name(), child.probe_every);
+                    probes.watch(index, ChildProcess { name, pid, run, every });
                 }
             }
             Err(error) => {

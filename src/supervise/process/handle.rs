@@ -21,13 +21,11 @@ use super::engine::Engine;
 use super::exit::Exit;
 use super::sys::{self, Waker};
 
-/// Starts child processes, keeps them running, and stops them in order: see the [module](super).
+/// Starts child processes, keeps them running, and stops them in order.
 ///
-/// Clones share it. When the last one is dropped the children are stopped, which goes on in the background;
-/// use [`stop`](Self::stop) to wait for it.
-///
-/// Events (kind [`Supervised`](EventKind::Supervised)): `child_started`, `child_ready`, `child_exited`,
-/// `child_frozen`, `child_start_timeout`, `child_killed`, `child_unkillable`, `escalated`, `stopped`.
+/// A worker process that dies is gone until somebody looks; one that hangs is worse; one that crashes at every
+/// start, restarted at once, takes the machine with it; and when the parent is killed, all of them stay, and
+/// the next parent's workers get in their way. This prevents these four.
 ///
 /// ```
 /// use buttress::supervise::process::{Child, ProcessSupervisor, Restart, SupervisorEnd};
@@ -39,6 +37,72 @@ use super::sys::{self, Waker};
 /// assert_eq!(report.end, SupervisorEnd::Finished);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// A server's workers, frozen ones found by their heartbeat files, all stopped when the server drains:
+///
+/// ```
+/// use buttress::Backoff;
+/// use buttress::supervise::{Child, Lifecycle, OrphanSweep, Phase, ProcessSupervisor, Strategy};
+/// use std::time::Duration;
+///
+/// # fn start() -> Result<(), Box<dyn std::error::Error>> {
+/// OrphanSweep::new("orders").kill_blocking()?; // what an earlier one, killed, has left
+///
+/// let life = Lifecycle::new();
+/// let supervisor = ProcessSupervisor::builder("orders")
+///     .child(
+///         Child::new("index", "orders-index")
+///             .ready_when(|_| std::path::Path::new("/run/orders/index.sock").exists())
+///             .on_line(|line| println!("{}: {}", line.child, line.text())),
+///     )
+///     .child(
+///         Child::new("worker", "orders-worker")
+///             .heartbeat("/run/orders/worker.json", Duration::from_secs(15))
+///             .backoff(Backoff::exponential(Duration::from_millis(200), Duration::from_secs(5)))
+///             .grace(Duration::from_secs(5)),
+///     )
+///     .strategy(Strategy::RestForOne)
+///     .intensity(10, Duration::from_secs(300))
+///     .lifecycle(&life, Phase::Draining)
+///     .build()?;
+/// supervisor.start()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # How it decides
+///
+/// Children start in their order, each when the one before is ready. One that ends is judged by its
+/// [`Restart`](super::Restart) and comes back after its [`backoff`](Child::backoff), alone or with others
+/// ([`Strategy`](super::Strategy)); the backoff begins anew only after it has been ready for
+/// [`stable_after`](Child::stable_after). More restarts than the
+/// [`intensity`](ProcessSupervisorBuilder::intensity) allows stop all: whoever is above decides then.
+/// To stop one, its group gets the [`stop_signal`](Child::stop_signal) and `SIGCONT`, and after its
+/// [`grace`](Child::grace) `SIGKILL`; one that does not even die of that (it waits for a broken device) is
+/// reported, and neither waited for nor replaced. When a child's process has ended, what it had
+/// started in its group is killed.
+///
+/// # Semantics
+///
+/// - *Runtime*: none is needed. Processes are started, and their ends seen, by one thread that lives as long
+///   as they do: on Linux the kernel takes the end of the *thread* that started a process for the parent's
+///   death. The ends are seen at once there (`pidfd`, Linux 5.3), elsewhere within 20 ms. Questions to
+///   children and their output have a thread each, if there are any.
+/// - *Other children*: of this process are left alone. Nothing here waits for "any child", so that tokio's
+///   and the standard library's keep their statuses.
+/// - *Sharing*: clones share it. When the last one is dropped the children are stopped, which goes on in the
+///   background; use [`stop`](Self::stop) to wait for it.
+/// - *Death of this process*: children get [`parent_death_signal`](Child::parent_death_signal) (Linux), those
+///   with a [`lifeline`](Child::lifeline) see it anywhere. What is left then is found by
+///   [`OrphanSweep`](super::OrphanSweep). A group is not a jail: a grandchild that has made a session of its
+///   own is not in it; see also [`subreaper`](ProcessSupervisorBuilder::subreaper).
+/// - *Platforms*: Unix. What only Linux can do says so, and asking for it elsewhere is an error.
+///
+/// # Events
+///
+/// [`Supervised`](EventKind::Supervised), each beginning with the child's name: `child_started`, `child_ready`,
+/// `child_not_started`, `child_exited` (how, and what follows), `child_frozen`, `child_start_timeout`, `child_killed`,
+/// `child_unkillable`, `child_output_lost`, `escalated`; and `stopped` in the end.
 #[derive(Clone)]
 pub struct ProcessSupervisor(Arc<Handle>);
 

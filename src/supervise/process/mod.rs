@@ -1,6 +1,7 @@
 //! Child processes.
 
 mod adopted;
+mod beat;
 mod child;
 mod config;
 mod core;

@@ -1,0 +1,104 @@
+//! Children that are frozen.
+
+use std::time::Duration;
+
+use buttress::Backoff;
+use buttress::supervise::{ChildState, Exit, Heartbeat, Liveness, ProcessSupervisor, Restart};
+use rustix::process::Signal;
+
+use super::child::{own_child, stay};
+use super::{Events, LONG, Scratch, pause, pid, send, shell, sleeper, state, status, within};
+
+pub(super) fn beats(file: &str) {
+    let heartbeat =
+        Heartbeat::builder("child").file(file).interval(Duration::from_secs(1)).build().unwrap();
+    heartbeat.start().unwrap();
+    stay();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn one_that_stops_beating_is_restarted_and_one_that_beats_is_not() {
+    let scratch = Scratch::new();
+    let child = |name, file: &str| {
+        let path = scratch.path(file);
+        own_child(name, "beats", path.to_str().unwrap())
+            .heartbeat(&path, Duration::from_secs(3))
+            .probe_every(Duration::from_millis(50))
+            .grace(Duration::from_millis(500))
+            .backoff(Backoff::none())
+    };
+    let events = Events::default();
+    let supervisor = ProcessSupervisor::builder(super::unique("beats"))
+        .child(child("a", "a.json"))
+        .child(child("b", "b.json"))
+        .observe(events.observer())
+        .build()
+        .unwrap();
+    supervisor.start().unwrap();
+    assert!(supervisor.ready_blocking(LONG));
+    let (first, other) = (pid(&supervisor, "a"), pid(&supervisor, "b"));
+    pause(Duration::from_secs(4));
+    assert_eq!((pid(&supervisor, "a"), supervisor.stats().freezes), (first, 0));
+
+    send(first, Signal::STOP);
+    within(LONG, "a new one is up", || {
+        let status = status(&supervisor, "a");
+        status.runs == 2 && matches!(status.state, ChildState::Up { .. })
+    });
+    assert_eq!(status(&supervisor, "a").last_exit, Some(Exit::Frozen));
+    // Stopped, it took the SIGTERM when it was told to go on.
+    assert_eq!((supervisor.stats().freezes, supervisor.stats().kills), (1, 0));
+    assert_eq!(events.of("child_frozen"), ["a"]);
+    assert_eq!(pid(&supervisor, "b"), other);
+    supervisor.stop_blocking(None);
+}
+
+#[test]
+fn the_file_of_an_earlier_run_makes_nobody_ready() {
+    let scratch = Scratch::new();
+    let file = scratch.path("beat.json");
+    let heartbeat = Heartbeat::builder("us").file(&file).build().unwrap();
+    heartbeat.beat().unwrap();
+    let child = sleeper("a")
+        .heartbeat(&file, Duration::from_secs(5))
+        .probe_every(Duration::from_millis(10))
+        .ready_within(Duration::from_millis(300))
+        .restart(Restart::Temporary);
+    let supervisor = ProcessSupervisor::builder("a").child(child).build().unwrap();
+    supervisor.start().unwrap();
+    let report = super::ended(&supervisor);
+    assert_eq!(status(&supervisor, "a").last_exit, Some(Exit::StartTimeout));
+    assert_eq!(report.stats.start_timeouts, 1);
+}
+
+#[test]
+fn a_closure_may_judge_and_one_panic_does_not() {
+    let scratch = Scratch::new();
+    let (ill, asked) = (scratch.path("ill"), scratch.path("asked"));
+    let seen = ill.clone();
+    let child = shell("a", "exec sleep 1000")
+        .ready_when(move |_| {
+            let first = !asked.exists();
+            std::fs::write(&asked, "").unwrap();
+            assert!(!first, "a question that panics");
+            true
+        })
+        .alive_when(move |process| {
+            assert_ne!(process.pid, 0);
+            if process.run == 1 && seen.exists() { Liveness::Frozen } else { Liveness::Alive }
+        })
+        .probe_every(Duration::from_millis(20))
+        .backoff(Backoff::none());
+    let supervisor = ProcessSupervisor::builder("a").child(child).build().unwrap();
+    supervisor.start().unwrap();
+    assert!(supervisor.ready_blocking(LONG));
+    pause(Duration::from_millis(200));
+    assert_eq!(supervisor.stats().freezes, 0);
+    std::fs::write(&ill, "").unwrap();
+    within(LONG, "it is restarted", || status(&supervisor, "a").runs == 2);
+    pause(Duration::from_millis(200));
+    assert_eq!(supervisor.stats().freezes, 1);
+    assert_ne!(state(pid(&supervisor, "a")), 'Z');
+    supervisor.stop_blocking(None);
+}
