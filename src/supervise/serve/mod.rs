@@ -19,3 +19,6 @@ pub use listener::{Connected, Handshake, Listener, Looked, NoHandshake, Unread};
 pub use report::ServeReport;
 pub use server::{Serve, Server, ServerBuilder, serve};
 pub use signal::DrainSignal;
+
+#[cfg(test)]
+mod tests;
