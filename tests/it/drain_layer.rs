@@ -5,7 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use buttress::supervise::{DrainLayer, DrainSignal, Lifecycle, Phase};
+use buttress::supervise::{Lifecycle, Phase};
+use buttress::supervise::serve::{DrainLayer, DrainSignal};
 use buttress::testing::{Subject, check_all};
 use buttress::{AsTyped, Rejection, RejectionKind};
 use futures_util::FutureExt;
