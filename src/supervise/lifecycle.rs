@@ -39,6 +39,17 @@ impl Phase {
     const ALL: [Self; 6] =
         [Self::Starting, Self::Ready, Self::LameDuck, Self::Draining, Self::Cleanup, Self::Exited];
 
+    /// The one after it; the last stays.
+    pub(crate) const fn next(self) -> Self {
+        match self {
+            Self::Starting => Self::Ready,
+            Self::Ready => Self::LameDuck,
+            Self::LameDuck => Self::Draining,
+            Self::Draining => Self::Cleanup,
+            Self::Cleanup | Self::Exited => Self::Exited,
+        }
+    }
+
     /// Lower-case name, for labels.
     ///
     /// ```

@@ -6,10 +6,13 @@
 //! - [`serve`]: a server that loses no request when it ends.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 
+pub mod health;
 mod identity;
 mod lifecycle;
 mod progress;
 pub mod serve;
+#[cfg(unix)]
+pub mod systemd;
 
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};

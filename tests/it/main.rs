@@ -17,6 +17,8 @@ mod control;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
 mod failure_budget;
+#[cfg(feature = "supervise")]
+mod health;
 #[cfg(feature = "http")]
 mod http;
 mod idempotency;
