@@ -9,9 +9,9 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use allocation_counter::measure;
-use bytes::Bytes;
-use buttress::supervise::{Lifecycle, Phase};
 use buttress::supervise::serve::{DrainLayer, Listener, Looked, Server};
+use buttress::supervise::{Lifecycle, Phase};
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -62,11 +62,12 @@ fn start(kind: &Kind, tasks: &mut JoinSet<()>) -> DuplexStream {
             let told = matches!(kind, Kind::Told);
             let builder = if told { builder.signal_everywhere() } else { builder };
             async move {
-            let life = Lifecycle::new();
-            life.advance(Phase::Ready, None);
-            let server = builder.build().unwrap();
-            server.serve(Once(Some(theirs)), service_fn(hello::<Incoming>), &life).await;
-        }}),
+                let life = Lifecycle::new();
+                life.advance(Phase::Ready, None);
+                let server = builder.build().unwrap();
+                server.serve(Once(Some(theirs)), service_fn(hello::<Incoming>), &life).await;
+            }
+        }),
     };
     ours
 }
@@ -116,7 +117,9 @@ fn costs_the_same(protocol: &str, allocations: impl Fn(&Kind, usize) -> u64) {
         (many - few) as f64 / 2_000.0
     };
     let (plain, ours, told) = (each(Kind::Plain), each(Kind::Ours), each(Kind::Told));
-    println!("{protocol}: {plain} allocations a request with hyper alone, {ours} with ours, {told} told");
+    println!(
+        "{protocol}: {plain} allocations a request with hyper alone, {ours} with ours, {told} told"
+    );
     // The control: it counts what is there to count.
     assert!(told >= plain + 2.9, "{protocol}: {told}");
     // Queues that grow now and then: less than one in a hundred requests.

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
-use buttress::supervise::{Lifecycle, Phase};
 use buttress::supervise::serve::{DrainLayer, DrainSignal};
+use buttress::supervise::{Lifecycle, Phase};
 use buttress::testing::{Subject, check_all};
 use buttress::{AsTyped, Rejection, RejectionKind};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
@@ -57,18 +57,16 @@ async fn a_request_holds_the_drain_to_the_end_of_its_body() {
 async fn a_call_that_is_given_up_or_fails_holds_nothing() {
     let life = Lifecycle::new();
     let layer = DrainLayer::new("http", &life);
-    let pending = layer.layer(service_fn(|_: Request<()>| {
-        std::future::pending::<Result<Answer, Infallible>>()
-    }));
+    let pending = layer
+        .layer(service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>()));
     let call = pending.oneshot(Request::new(()));
     let mut call = Box::pin(call);
     assert!(call.as_mut().now_or_never().is_none());
     assert_eq!(layer.in_flight(), 1);
     drop(call);
     assert_eq!(layer.in_flight(), 0);
-    let failing = layer.layer(service_fn(async |_: Request<()>| {
-        Err::<Answer, _>(io::Error::other("down"))
-    }));
+    let failing =
+        layer.layer(service_fn(async |_: Request<()>| Err::<Answer, _>(io::Error::other("down"))));
     assert!(failing.oneshot(Request::new(())).await.is_err());
     assert_eq!(layer.in_flight(), 0);
 }
@@ -99,9 +97,10 @@ async fn once_draining_it_refuses_if_told_to() {
     let life = Lifecycle::new();
     let layer = DrainLayer::new("http", &life).refuse();
     // Never ready, which must not hide that it is over.
-    let never = layer.layer(tower::util::MapRequestLayer::new(|request: Request<()>| request).layer(
-        tower::limit::ConcurrencyLimit::new(service_fn(async |request| ok(request)), 0),
-    ));
+    let never = layer
+        .layer(tower::util::MapRequestLayer::new(|request: Request<()>| request).layer(
+            tower::limit::ConcurrencyLimit::new(service_fn(async |request| ok(request)), 0),
+        ));
     assert!(never.clone().oneshot(Request::new(())).now_or_never().is_none());
     life.advance(Phase::LameDuck, None);
     assert!(never.clone().oneshot(Request::new(())).now_or_never().is_none());

@@ -12,8 +12,8 @@ use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use buttress::supervise::{Lifecycle, Phase};
 use buttress::supervise::serve::DrainSignal;
+use buttress::supervise::{Lifecycle, Phase};
 use bytes::Bytes;
 use futures_util::stream;
 use hyper_util::rt::TokioIo;
@@ -85,7 +85,12 @@ fn be_a_server() {
     }
     let runtime = builder.enable_all().build().unwrap();
     let life = Lifecycle::new();
-    let app = App { life: life.clone(), flip: options.flip, in_flight: Arc::default(), begun: Arc::default() };
+    let app = App {
+        life: life.clone(),
+        flip: options.flip,
+        in_flight: Arc::default(),
+        begun: Arc::default(),
+    };
     let terminated = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&terminated)).unwrap();
     let (lame, drain) = (options.lame, options.drain);
@@ -134,7 +139,8 @@ async fn serve(options: Options, app: App, life: Lifecycle) -> String {
     };
     match options.server.as_str() {
         "ours" => {
-            let mut builder = buttress::supervise::serve::Server::builder("http").grace(options.grace);
+            let mut builder =
+                buttress::supervise::serve::Server::builder("http").grace(options.grace);
             if let Some(part) = &options.sabotage {
                 builder = builder.sabotage(part);
             }
@@ -220,7 +226,8 @@ async fn peer(ConnectInfo(peer): ConnectInfo<std::net::SocketAddr>) -> String {
 
 /// Events for ever. Told to end, it says so once, and goes on: the server has to cut it. A polite one ends.
 async fn events(Query(kind): Query<Kind>, request: Request) -> Response {
-    let signal = request.extensions().get::<DrainSignal>().expect("an event stream is told").clone();
+    let signal =
+        request.extensions().get::<DrainSignal>().expect("an event stream is told").clone();
     let (mut sender, body) = http_body_util::channel::Channel::<Bytes, Infallible>::new(4);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move {

@@ -72,7 +72,12 @@ impl DrainLayer {
     pub fn new(name: impl Into<Name>, life: &Lifecycle) -> Self {
         let name = name.into();
         let drain = Drain { name, tally: life.tally(name), refused: AtomicU64::new(0) };
-        Self { drain: Lease::new(Arc::new(drain)), reject: AsError, refuse: false, everywhere: false }
+        Self {
+            drain: Lease::new(Arc::new(drain)),
+            reject: AsError,
+            refuse: false,
+            everywhere: false,
+        }
     }
 }
 

@@ -178,10 +178,8 @@ pub trait Listener: Send + 'static {
     type Peer: Send + 'static;
 
     /// The next connection.
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Self::Stream, Self::Peer)>>;
+    fn poll_accept(&mut self, cx: &mut Context<'_>)
+    -> Poll<io::Result<(Self::Stream, Self::Peer)>>;
 
     /// Stops listening, and gives what was in the queue until then: the kernel has told those clients
     /// that they are connected, and resets what is left in the queue. At most `most`, without waiting.

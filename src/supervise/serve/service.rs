@@ -144,7 +144,11 @@ where
                     let conn = &guard.conn;
                     this.kind.announce(&mut response, &conn.shared.life);
                     if this.kind.upgrades(response.status()) {
-                        if this.kind.version < Version::HTTP_2 { conn.upgrade() } else { conn.tunnel() }
+                        if this.kind.version < Version::HTTP_2 {
+                            conn.upgrade()
+                        } else {
+                            conn.tunnel()
+                        }
                     }
                     return Poll::Ready(Ok(response.map(|body| DrainBody::new(body, guard))));
                 }

@@ -135,7 +135,9 @@ fn may_be_long<B>(request: &Request<B>) -> bool {
     }
     let begins = |name, prefix: &[u8]| {
         let value = request.headers().get(name).map(http::HeaderValue::as_bytes);
-        value.is_some_and(|v| v.len() >= prefix.len() && v[..prefix.len()].eq_ignore_ascii_case(prefix))
+        value.is_some_and(|v| {
+            v.len() >= prefix.len() && v[..prefix.len()].eq_ignore_ascii_case(prefix)
+        })
     };
     begins(ACCEPT, b"text/event-stream") || begins(CONTENT_TYPE, b"application/grpc")
 }

@@ -74,7 +74,9 @@ fn endless() -> BoxBody<Bytes, Infallible> {
     http_body_util::StreamBody::new(futures_util::stream::pending()).boxed()
 }
 
-async fn app(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+async fn app(
+    request: Request<Incoming>,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     let full = |text: String| Full::from(text).boxed();
     Ok(match request.uri().path() {
         "/peer" => Response::new(full(request.extensions().get::<String>().unwrap().clone())),
@@ -85,7 +87,9 @@ async fn app(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infal
         "/big" => Response::new(full("x".repeat(100_000))),
         "/endless" => Response::new(endless()),
         "/panic" => panic!("on purpose"),
-        "/own" => Response::builder().header("connection", "keep-alive").body(full("own".into())).unwrap(),
+        "/own" => {
+            Response::builder().header("connection", "keep-alive").body(full("own".into())).unwrap()
+        }
         "/upgrade" => Response::builder()
             .status(StatusCode::SWITCHING_PROTOCOLS)
             .header("connection", "upgrade")

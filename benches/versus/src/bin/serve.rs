@@ -8,8 +8,8 @@ use std::process::Command;
 
 use axum::Router;
 use axum::routing::get;
-use buttress::supervise::{Lifecycle, Phase};
 use buttress::supervise::serve::{DrainLayer, serve};
+use buttress::supervise::{Lifecycle, Phase};
 use tokio::net::TcpListener;
 
 fn hello() -> Router {
@@ -67,7 +67,8 @@ fn main() {
     for address in [axum, again, ours, layer] {
         wrk(address, 1);
     }
-    let mut rows = [("axum again", again, vec![]), ("ours", ours, vec![]), ("our layer", layer, vec![])];
+    let mut rows =
+        [("axum again", again, vec![]), ("ours", ours, vec![]), ("our layer", layer, vec![])];
     for _ in 0..rounds {
         for (_, address, ratios) in &mut rows {
             // Between two of axum's, so that a machine that slows down evenly favours nobody.
