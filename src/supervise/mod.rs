@@ -4,6 +4,7 @@
 //!
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
 //! - [`GracefulShutdown`]: signals, the order of the end, cleanup callbacks, an exit in time.
+//! - [`serve`]: a server that loses no request when it ends.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 //! - [`ProcessSupervisor`]: child processes, restarted when they end or freeze; [`OrphanSweep`] for those that

@@ -14,6 +14,8 @@ mod circuit_breaker_service;
 mod conditioner;
 #[cfg(feature = "serde")]
 mod control;
+#[cfg(all(feature = "supervise", feature = "testing"))]
+mod drain_layer;
 mod failure_budget;
 #[cfg(feature = "supervise")]
 #[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::clients::{Habit, Load};
-use super::ms;
 use super::server::Server;
+use super::{alone, ms};
 
 /// Runs of each case: `BUTTRESS_DRAIN_RUNS`, or few. None lost in n runs means at most 3/n with 95 %.
 fn runs() -> u64 {
@@ -63,15 +63,33 @@ async fn compare(habit: Habit) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keep_alive_clients_lose_nothing() {
+    let _alone = alone().await;
     compare(Habit::KeepAlive).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_ignore_the_load_balancer_lose_nothing() {
+    let _alone = alone().await;
     compare(Habit::Sticky).await;
+}
+
+/// That readiness fails in time does not help with clients that do not look at it; that answers say so does,
+/// with another accept loop, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_layer_alone_makes_such_clients_leave_in_time() {
+    let _alone = alone().await;
+    let (mut control, mut layer) = <(Total, Total)>::default();
+    for number in 0..runs() {
+        run("server=axum lame=700", Habit::Sticky, &mut control, number).await;
+        run("server=layer lame=700", Habit::Sticky, &mut layer, number).await;
+    }
+    println!("Sticky, {} runs, lame duck: axum {control:?}\n    with the layer {layer:?}", runs());
+    assert!(control.lost > 0, "{control:?}");
+    assert_eq!((layer.lost, layer.refused), (0, 0), "{layer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_connect_for_each_request_lose_nothing() {
+    let _alone = alone().await;
     compare(Habit::Connect).await;
 }

@@ -102,7 +102,8 @@ async fn client(address: SocketAddr, habit: Habit, balancer: Arc<Balancer>, coun
             kept = None;
         }
         let up = balancer.up.load(Ordering::SeqCst);
-        if !up && !(habit == Habit::Sticky && kept.is_some()) {
+        let goes_on = habit == Habit::Sticky && kept.is_some();
+        if !up && !goes_on {
             return;
         }
         let mut stream = match kept.take() {

@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::clients::{Habit, Load, ask};
 use super::server::Server;
-use super::{connect, get, ms};
+use super::{alone, connect, get, ms};
 
 const WORK: &[u8] = b"GET /work HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -51,6 +51,7 @@ async fn answered_late(options: &str) -> usize {
 
 #[tokio::test]
 async fn a_connection_is_looked_at_before_it_is_closed() {
+    let _alone = alone().await;
     assert_eq!(answered_late("").await, 5);
     assert_eq!(answered_late("sabotage=peek").await, 0, "the mutant has to lose them");
 }
@@ -80,6 +81,7 @@ async fn answered_from_the_queue(options: &str) -> usize {
 
 #[tokio::test]
 async fn the_queue_of_the_kernel_is_served() {
+    let _alone = alone().await;
     assert_eq!(answered_from_the_queue("").await, 5);
     assert_eq!(answered_from_the_queue("sabotage=queue").await, 0, "the mutant has to lose them");
 }
@@ -97,12 +99,14 @@ async fn refused_or_lost(options: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_fails_before_the_server_stops_listening() {
+    let _alone = alone().await;
     assert_eq!(refused_or_lost("").await, 0);
     assert!(refused_or_lost("flip=no").await > 0, "the mutant has to refuse some");
 }
 
 #[tokio::test]
 async fn there_is_a_deadline() {
+    let _alone = alone().await;
     for (options, ends) in [("drain=500", true), ("drain=500 sabotage=deadline", false)] {
         let mut server = Server::start(options);
         let mut half = connect(server.address).await;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::clients::ask;
 use super::program::raise_descriptors;
 use super::server::{Ended, Server};
-use super::{connect, get, ms};
+use super::{alone, connect, get, ms};
 
 /// Each of these holds a connection, if it is let.
 const STUCK: [(&str, &[u8]); 5] = [
@@ -33,6 +33,7 @@ async fn stuck(options: &str, sent: &[u8]) -> Ended {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_holds_the_exit_past_the_deadline() {
+    let _alone = alone().await;
     for (what, sent) in STUCK {
         let ended = stuck("drain=1000", sent).await;
         assert_eq!(ended.code, Some(0), "{what}: {ended:?}");
@@ -53,6 +54,7 @@ async fn nobody_holds_the_exit_past_the_deadline() {
 
 #[tokio::test]
 async fn a_silent_connection_has_its_grace_and_no_more() {
+    let _alone = alone().await;
     let mut server = Server::start("grace=300");
     let mut silent = connect(server.address).await;
     let mut served = connect(server.address).await;
@@ -75,6 +77,7 @@ async fn a_silent_connection_has_its_grace_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_in_flight_are_answered() {
+    let _alone = alone().await;
     const COUNT: usize = 10_000;
     raise_descriptors();
     let mut server = Server::start("drain=60000");

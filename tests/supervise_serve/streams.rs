@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::clients::{Balancer, Counts, balance};
 use super::server::Server;
-use super::{connect, ms};
+use super::{alone, connect, ms};
 
 /// Reads until `end` has come.
 async fn until(stream: &mut TcpStream, end: &str) -> String {
@@ -29,6 +29,7 @@ async fn until(stream: &mut TcpStream, end: &str) -> String {
 
 #[tokio::test]
 async fn event_streams_are_told_and_then_cut() {
+    let _alone = alone().await;
     for (polite, report) in [
         (true, "1 requests answered, 0 broken, 0 aborted; 1 connections closed, 0 aborted"),
         (false, "0 requests answered, 0 broken, 1 aborted; 0 connections closed, 1 aborted"),
@@ -53,6 +54,7 @@ async fn event_streams_are_told_and_then_cut() {
 
 #[tokio::test]
 async fn upgraded_connections_are_told_and_then_cut() {
+    let _alone = alone().await;
     for (polite, report) in [
         (true, "1 connections closed, 0 aborted (0 upgraded)"),
         (false, "0 connections closed, 1 aborted (1 upgraded)"),
@@ -104,6 +106,7 @@ fn headers(number: u8) -> Vec<u8> {
 
 #[tokio::test]
 async fn an_http2_client_sees_goaway_while_it_is_served_yet() {
+    let _alone = alone().await;
     let mut server = Server::start("lame=1500");
     let mut stream = connect(server.address).await;
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -217,6 +220,7 @@ async fn once(sender: &mut Sender, counts: &Counts) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_clients_lose_nothing() {
+    let _alone = alone().await;
     let runs = std::env::var("BUTTRESS_DRAIN_RUNS").map_or(4, |n| n.parse().unwrap());
     for lame in [700, 0] {
         let total = Counts::default();

@@ -307,7 +307,7 @@ impl<'a> Watch<'a> {
         let life = &self.conn.shared.life;
         life.phase() >= Phase::LameDuck
             // Told before its first request, a client would have connected for nothing.
-            && !(self.conn.is_fresh() && !self.conn.shared.config.limits.grace.is_zero())
+            && !self.conn.is_fresh()
     }
 
     fn register(self: Pin<&mut Self>, cx: &Context<'_>) {

@@ -30,7 +30,8 @@ use super::signal;
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use buttress::supervise::{Lifecycle, Phase, serve::DrainLayer};
+/// use buttress::supervise::{Lifecycle, Phase};
+/// use buttress::supervise::serve::DrainLayer;
 ///
 /// # async fn f(listener: tokio::net::TcpListener) -> std::io::Result<()> {
 /// let life = Lifecycle::new();
@@ -63,7 +64,8 @@ impl DrainLayer {
     /// Counts requests as `name`, which is who holds the drain. Refuses nothing.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new());
     /// ```
     #[must_use]
@@ -85,7 +87,8 @@ impl<R> DrainLayer<R> {
     /// way to a socket that was still open.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new()).refuse();
     /// ```
     #[must_use]
@@ -98,7 +101,8 @@ impl<R> DrainLayer<R> {
     /// about the type of errors.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new()).on_reject(buttress::http::problem());
     /// ```
     #[must_use]
@@ -111,7 +115,8 @@ impl<R> DrainLayer<R> {
     /// [`ServerBuilder::signal_everywhere`](super::ServerBuilder::signal_everywhere).
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new()).signal_everywhere();
     /// ```
     #[must_use]
@@ -123,7 +128,8 @@ impl<R> DrainLayer<R> {
     /// How many requests are in flight.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// assert_eq!(DrainLayer::new("http", &Lifecycle::new()).in_flight(), 0);
     /// ```
     #[must_use]
@@ -134,7 +140,8 @@ impl<R> DrainLayer<R> {
     /// How many requests were refused.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// assert_eq!(DrainLayer::new("http", &Lifecycle::new()).refused(), 0);
     /// ```
     #[must_use]
@@ -171,7 +178,8 @@ impl<S, R> DrainService<S, R> {
     /// The inner service.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// use tower::Layer;
     /// assert_eq!(*DrainLayer::new("http", &Lifecycle::new()).layer(7).get_ref(), 7);
     /// ```
@@ -182,7 +190,8 @@ impl<S, R> DrainService<S, R> {
     /// The inner service.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainLayer};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
     /// use tower::Layer;
     /// assert_eq!(DrainLayer::new("http", &Lifecycle::new()).layer(7).into_inner(), 7);
     /// ```

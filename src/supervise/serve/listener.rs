@@ -72,7 +72,7 @@ impl Connected for tokio::net::UnixStream {
 /// does no harm: the connection is looked at again.
 ///
 /// ```
-/// use buttress::supervise::serve::serve::{Connected, Looked, Unread};
+/// use buttress::supervise::serve::{Connected, Looked, Unread};
 /// let (stream, _other) = tokio::io::duplex(64);
 /// assert_eq!(Looked::blind(stream).unread(), Unread::Unknown);
 /// ```
@@ -85,7 +85,7 @@ impl<I, F: Fn(&I) -> Unread> Looked<I, F> {
     /// `look` must not wait.
     ///
     /// ```
-    /// use buttress::supervise::serve::serve::{Connected, Looked};
+    /// use buttress::supervise::serve::{Connected, Looked};
     /// use tokio::net::TcpStream;
     /// # struct TlsStream(TcpStream);
     /// # impl TlsStream { fn get_ref(&self) -> (&TcpStream, ()) { (&self.0, ()) } }
@@ -280,7 +280,7 @@ pub trait Handshake<I>: Clone + Send + Sync + 'static {
 /// No handshake.
 ///
 /// ```
-/// use buttress::supervise::serve::serve::{Handshake, NoHandshake};
+/// use buttress::supervise::serve::{Handshake, NoHandshake};
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// use buttress::supervise::serve::Looked;
 /// let (stream, _other) = tokio::io::duplex(64);

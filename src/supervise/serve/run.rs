@@ -55,11 +55,14 @@ where
     let _cut = CutOnDrop(Arc::clone(&shared));
     let mut report = ServeReport::default();
     let connect = Arc::clone(&shared);
-    let begin = move |stream: L::Stream, who: &L::Peer| {
+    let begin = move |stream: L::Stream, who: L::Peer| {
         connect.counts.accepted.fetch_add(1, Ordering::Relaxed);
         let connection = connect.connect();
-        let peer = peer.as_ref().map(|peer| peer(who));
-        let driven = drive(stream, handshake.clone(), connection, app.clone(), peer);
+        let (app, peer, handshake) = (app.clone(), peer.clone(), handshake.clone());
+        let driven = async move {
+            let peer = peer.map(|introduce| introduce(&who));
+            drive(stream, handshake, connection, app, peer).await;
+        };
         #[expect(clippy::disallowed_methods, reason = "each connection has a task, which is cut")]
         tokio::spawn(driven);
     };
@@ -90,7 +93,7 @@ where
             accepted = accept => match accepted {
                 Ok((stream, who)) => {
                     paused = None;
-                    begin(stream, &who);
+                    begin(stream, who);
                 }
                 Err(error) if is_the_peers(&error) => {}
                 Err(error) => {
@@ -111,7 +114,7 @@ where
         let queued = listener.close(QUEUE);
         let count = queued.len();
         for (stream, who) in queued {
-            begin(stream, &who);
+            begin(stream, who);
         }
         report.queued = count as u64;
     }

@@ -282,7 +282,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// ```
     /// use axum::extract::ConnectInfo;
     /// use buttress::http::PeerAddr;
-    /// use buttress::supervise::{Lifecycle, serve::serve};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::serve;
     /// use std::net::SocketAddr;
     /// # async fn f(listener: tokio::net::TcpListener) {
     /// let app: axum::Router = axum::Router::new();
@@ -312,7 +313,8 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// the head of a request.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::{Connected, Looked, serve}};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::{Connected, Looked, serve};
     /// use tokio::net::{TcpListener, TcpStream};
     /// # struct TlsStream(TcpStream);
     /// # impl tokio::io::AsyncRead for TlsStream {

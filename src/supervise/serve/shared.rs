@@ -210,12 +210,12 @@ impl Conn {
         self.head.store(true, Ordering::Relaxed);
     }
 
+    /// A stop is counted when it begins: a write that is tried again in vain is the same one.
+    #[inline]
     pub(super) fn write_stalled(&self, stalled: bool) {
-        if stalled {
-            self.stalls.fetch_add(1, Ordering::Relaxed);
-        }
-        if stalled || self.stalled.load(Ordering::Relaxed) {
+        if self.stalled.load(Ordering::Relaxed) != stalled {
             self.stalled.store(stalled, Ordering::Relaxed);
+            self.stalls.fetch_add(u32::from(stalled), Ordering::Relaxed);
         }
     }
 

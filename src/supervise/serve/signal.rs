@@ -13,7 +13,8 @@ use crate::supervise::{Hold, Lifecycle, Phase};
 /// at the deadline.
 ///
 /// ```
-/// use buttress::supervise::{Lifecycle, Phase, serve::DrainSignal};
+/// use buttress::supervise::{Lifecycle, Phase};
+/// use buttress::supervise::serve::DrainSignal;
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let life = Lifecycle::new();
 /// let signal = DrainSignal::new(&life);
@@ -30,7 +31,8 @@ impl DrainSignal {
     /// no extension.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainSignal};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainSignal;
     /// let signal = DrainSignal::new(&Lifecycle::new());
     /// ```
     #[must_use]
@@ -41,7 +43,8 @@ impl DrainSignal {
     /// Whether it has fired.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainSignal};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainSignal;
     /// assert!(!DrainSignal::new(&Lifecycle::new()).is_draining());
     /// ```
     #[must_use]
@@ -53,7 +56,8 @@ impl DrainSignal {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Lifecycle, Phase, serve::DrainSignal};
+    /// use buttress::supervise::{Lifecycle, Phase};
+    /// use buttress::supervise::serve::DrainSignal;
     /// let life = Lifecycle::new();
     /// life.advance(Phase::Draining, None);
     /// DrainSignal::new(&life).draining().await;
@@ -67,7 +71,8 @@ impl DrainSignal {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Lifecycle, Phase, serve::DrainSignal};
+    /// use buttress::supervise::{Lifecycle, Phase};
+    /// use buttress::supervise::serve::DrainSignal;
     /// let life = Lifecycle::new();
     /// life.advance(Phase::LameDuck, None);
     /// DrainSignal::new(&life).lame_duck().await;
@@ -80,7 +85,8 @@ impl DrainSignal {
     /// When everything left is cut, once the drain has begun and if its end is known.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainSignal};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainSignal;
     /// assert!(DrainSignal::new(&Lifecycle::new()).deadline().is_none());
     /// ```
     #[must_use]
@@ -91,7 +97,8 @@ impl DrainSignal {
     /// Keeps the drain from ending before the guard is dropped: for work that outlives its request.
     ///
     /// ```
-    /// use buttress::supervise::{Lifecycle, serve::DrainSignal};
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainSignal;
     /// let life = Lifecycle::new();
     /// let hold = DrainSignal::new(&life).hold("receipt");
     /// assert_eq!(life.held_by(), ["receipt".into()]);
