@@ -5,6 +5,8 @@
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
+//! - [`Watchdog`]: notices that a thread, a task or another process does not get on; [`with_watchdog`] for one
+//!   piece of work.
 
 mod alert;
 mod heartbeat;
@@ -12,6 +14,7 @@ mod identity;
 mod lifecycle;
 mod monitor;
 mod progress;
+mod watchdog;
 
 pub use alert::Alert;
 pub use heartbeat::{
@@ -21,3 +24,8 @@ pub use heartbeat::{
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
+pub use watchdog::{
+    Freeze, FreezeCause, Guarded, TimedOut, Watchdog, WatchdogBuilder, WatchdogError,
+    WatchdogGuard, WatchdogStats, WatchdogTimeoutError, WithWatchdog, with_watchdog,
+    with_watchdog_blocking,
+};
