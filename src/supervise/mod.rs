@@ -6,7 +6,7 @@
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 //! - [`Watchdog`]: notices that a thread, a task or another process does not get on; [`with_watchdog`] for one
-//!   piece of work.
+//!   piece of work; [`RuntimeWatchdog`] for the workers of tokio.
 
 mod alert;
 mod heartbeat;
@@ -25,7 +25,8 @@ pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
 pub use watchdog::{
-    Freeze, FreezeCause, Guarded, TimedOut, Watchdog, WatchdogBuilder, WatchdogError,
-    WatchdogGuard, WatchdogStats, WatchdogTimeoutError, WithWatchdog, with_watchdog,
+    Freeze, FreezeCause, Guarded, RuntimeFreeze, RuntimeRecovery, RuntimeWatchdog,
+    RuntimeWatchdogBuilder, RuntimeWatchdogStats, ThreadState, TimedOut, Watchdog, WatchdogBuilder,
+    WatchdogError, WatchdogGuard, WatchdogStats, WatchdogTimeoutError, WithWatchdog, with_watchdog,
     with_watchdog_blocking,
 };

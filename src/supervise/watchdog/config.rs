@@ -296,7 +296,7 @@ impl WatchdogBuilder {
         if self.grace.is_some() && !file {
             return Err(ConfigError::new("startup_grace", "set", "a state file to wait for"));
         }
-        let gap = (check / 2).max(Duration::from_millis(50));
+        let gap = (check / 2).max(timeout / 4).max(Duration::from_millis(50));
         let limits = Limits { timeout, check, grace, gap, inclusive: !file };
         Ok(Watchdog::from_builder(self, limits))
     }

@@ -39,7 +39,7 @@ pub(super) struct Limits {
     pub(super) check: Duration,
     /// How long nothing may be there after the start.
     pub(super) grace: Duration,
-    /// A check that is later than this says nothing about the silence of others.
+    /// A check that is later than this says nothing about the silence of others, nor do those before it.
     pub(super) gap: Duration,
     /// Silence of exactly the timeout is too much. Of a file it is not, as its age may be the maximum.
     pub(super) inclusive: bool,
@@ -91,11 +91,10 @@ impl Core {
             .map_or(Duration::ZERO, |last| now.since(last).saturating_sub(self.limits.check));
         self.last = Some(now);
         // The process was stopped, the machine slept, or there was no processor to be had: the watched
-        // thread had none either, or has not had its turn since. Its time starts again.
+        // thread had none either, or has not had its turn since. A little of that does not count; after
+        // more its time starts again.
         let gap = late > self.limits.gap;
-        if first || gap {
-            self.since = now;
-        }
+        self.since = if first || gap { now } else { self.since.after(late) };
         let gap = gap.then_some(Told::Gap(late));
         let (value, cause) = match seen {
             Seen::Value(value) => (value, FreezeCause::Silent),

@@ -40,9 +40,10 @@
 //! **How it decides.** At each check it compares what it sees with what it saw before, by its own monotonic
 //! clock: a count of pings, or which beat a file holds. No time that somebody wrote is compared, so no clock
 //! step and no forged time matters. Silence for the whole timeout is a freeze, told once; the first change
-//! after it is a recovery, and the next silence is told again. A check that comes late itself (the process
-//! was stopped, the machine slept or was starved) is an `observer_gap`: the watched thread had no chance
-//! either, and its time starts again.
+//! after it is a recovery, and the next silence is told again. What a check is late itself (the process was
+//! stopped, the machine slept or was starved) does not count as silence: the watched thread had no chance
+//! either. By more than half an interval or a quarter of the timeout, it is an `observer_gap`, and all
+//! silence starts again.
 //!
 //! Of another process it also sees, on Linux, that it has gone (at once, by a descriptor of the process, not
 //! by its number), and that it is stopped by a signal or a debugger; both are a [`FreezeCause`] of their own.
@@ -69,6 +70,7 @@ mod file;
 mod golden_tests;
 mod guard;
 mod handle;
+mod runtime;
 #[cfg(test)]
 mod tests;
 mod with;
@@ -77,4 +79,8 @@ pub use config::WatchdogBuilder;
 pub use error::{Freeze, FreezeCause, WatchdogError, WatchdogTimeoutError};
 pub use guard::{Guarded, WatchdogGuard};
 pub use handle::{Watchdog, WatchdogStats};
+pub use runtime::{
+    RuntimeFreeze, RuntimeRecovery, RuntimeWatchdog, RuntimeWatchdogBuilder, RuntimeWatchdogStats,
+    ThreadState,
+};
 pub use with::{TimedOut, WithWatchdog, with_watchdog, with_watchdog_blocking};
