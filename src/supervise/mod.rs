@@ -9,6 +9,8 @@
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 //! - [`ProcessSupervisor`]: child processes, restarted when they end or freeze; [`OrphanSweep`] for those that
 //!   a killed one has left.
+//! - [`Watchdog`]: notices that a thread, a task or another process does not get on; [`with_watchdog`] for one
+//!   piece of work; [`RuntimeWatchdog`] for the workers of tokio.
 
 mod alert;
 pub mod health;
@@ -25,9 +27,16 @@ pub mod shutdown;
 mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
+mod watchdog;
 
 pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
 pub use supervisor::{Process, Supervisor, SupervisorBuilder};
+pub use watchdog::{
+    Freeze, FreezeCause, Guarded, RuntimeFreeze, RuntimeRecovery, RuntimeWatchdog,
+    RuntimeWatchdogBuilder, RuntimeWatchdogStats, ThreadState, TimedOut, Watchdog, WatchdogBuilder,
+    WatchdogError, WatchdogGuard, WatchdogStats, WatchdogTimeoutError, WithWatchdog, with_watchdog,
+    with_watchdog_blocking,
+};
