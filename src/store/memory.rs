@@ -29,8 +29,9 @@ const ON_THE_WAY: usize = 2;
 ///
 /// It holds a bounded number of records. None is given up before its retention is over, since that would
 /// let its effect happen again: a store that is full refuses new keys with [`StoreErrorKind::Full`].
-/// Bodies of outcomes have a bound of their own, in bytes; when that is reached the outcome is kept without
-/// its body, which is worse for whoever asks again, but not wrong.
+/// Outcomes have a bound of their own, in bytes of heads and bodies; where an outcome would pass it, its body is
+/// left out, and its head, too, if there is no room even for that. That is worse for whoever asks again, but
+/// not wrong.
 ///
 /// Clones share the records. No operation waits, so it needs no runtime, and its time is tokio's. A record
 /// takes about 250 bytes and its outcome.
@@ -334,29 +335,23 @@ impl Inner {
         outcome: &Arc<Outcome>,
         operation: impl Fn(&mut Entry, Arc<Outcome>, StoreTime) -> Step<Finish>,
     ) -> Finish {
+        // Counted before anybody can see it, so that neither the bound is passed nor somebody subtracts what
+        // has not been added yet.
         let mut kept = Arc::clone(outcome);
-        let mut reserved = self.reserve_bytes(outcome.len());
-        let trimmed = !reserved;
-        if trimmed {
+        if !self.reserve_bytes(kept.len()) {
             kept = Arc::new(outcome.without_body());
-            reserved = self.reserve_bytes(kept.len());
-        }
-        let size = kept.len();
-        let finish = self.with(id, |entry, now| {
-            // The head, which is small and without which the outcome means nothing, is kept all the same.
-            operation(entry, Arc::clone(&kept), now)
-        });
-        let finish = finish.unwrap_or(Finish::Fenced);
-        if finish == Finish::Applied {
-            if !reserved {
-                self.bytes.fetch_add(size, Ordering::Relaxed);
+            if !self.reserve_bytes(kept.len()) {
+                kept = Arc::new(outcome.status_only());
             }
-            return if trimmed && outcome.is_retained() { Finish::Trimmed } else { finish };
         }
-        if reserved {
-            self.bytes.fetch_sub(size, Ordering::Relaxed);
+        let finish = self
+            .with(id, |entry, now| operation(entry, Arc::clone(&kept), now))
+            .unwrap_or(Finish::Fenced);
+        if finish != Finish::Applied {
+            self.bytes.fetch_sub(kept.len(), Ordering::Relaxed);
+            return finish;
         }
-        finish
+        if Arc::ptr_eq(&kept, outcome) { finish } else { Finish::Trimmed }
     }
 
     fn get(&self, id: &RecordId) -> Option<Record> {

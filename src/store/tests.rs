@@ -274,19 +274,57 @@ async fn bodies_beyond_the_bound_are_left_out_and_counted_right() {
     }
     use Finish::{Applied, Trimmed};
     assert_eq!(answers, [Applied, Applied, Trimmed, Trimmed]);
-    assert_eq!(store.bytes(), 8 + 8 + 4 + 4, "a head is kept even if there is no room");
-    let kept = store.get(&id(3)).await.unwrap().unwrap();
-    assert_eq!(kept.state.outcome().unwrap().body(), None);
+    assert_eq!(store.bytes(), 8 + 8 + 4, "heads count, too");
+    for (n, expected) in [(2, outcome("body").without_body()), (3, outcome("").status_only())] {
+        let kept = store.get(&id(n)).await.unwrap().unwrap();
+        assert_eq!(**kept.state.outcome().unwrap(), expected);
+    }
     // Refused changes reserve nothing.
     let again = store.complete(&id(0), claims[0].attempt, &outcome(""), SECOND).await.unwrap();
     assert_eq!(again, Finish::Already);
-    assert_eq!(store.bytes(), 24);
+    assert_eq!(store.bytes(), 20);
     advance(SECOND).await;
     // One is claimed again, which drops what it held; the rest is purged.
     store.begin(&id(0), &claim()).await.unwrap();
-    assert_eq!(store.bytes(), 16);
+    assert_eq!(store.bytes(), 12);
     assert_eq!(store.purge(100).await.unwrap(), 3);
     assert_eq!((store.bytes(), store.len()), (0, 1));
+}
+
+/// What is counted late can be seen, and removed and subtracted, before it is added.
+#[test]
+fn bytes_are_never_more_than_the_bound_whoever_looks() {
+    const BOUND: usize = 16;
+    let store = MemoryStore::builder().max_bytes(BOUND).build().unwrap();
+    let (now, done) = (std::time::Instant::now(), std::sync::atomic::AtomicBool::new(false));
+    let block_on = |future: &mut (dyn Future<Output = ()> + Unpin)| {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(std::pin::Pin::new(future).poll(&mut cx).is_ready(), "it never waits");
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (store, done) = (&store, &done);
+            scope.spawn(move || {
+                while now.elapsed() < Duration::from_millis(300) {
+                    let (id, claim) = (id(thread), claim());
+                    block_on(&mut Box::pin(async {
+                        let Ok(Begun::Run { generation, .. }) = store.begin(&id, &claim).await
+                        else {
+                            panic!("nobody else has it")
+                        };
+                        let outcome = outcome("body, long");
+                        store.complete(&id, claim.attempt, &outcome, SECOND).await.unwrap();
+                        store.resolve(&id, generation, Resolution::Forget).await.unwrap();
+                    }));
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            assert!(store.bytes() <= BOUND, "{}", store.bytes());
+        }
+    });
+    assert_eq!((store.bytes(), store.len()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
