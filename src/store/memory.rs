@@ -10,12 +10,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use self::shard::{Shard, Spread};
+use super::buckets::Buckets;
 use super::{
-    Attempt, Begun, Claim, Entry, Finish, Outcome, Record, RecordId, Renewed, Resolution, State,
-    Step, Store, StoreError, StoreErrorKind, StoreTime,
+    Attempt, Begun, Claim, Entry, Finish, Outcome, RateStore, Record, RecordId, Renewed,
+    Resolution, State, Step, Store, StoreError, StoreErrorKind, StoreTime, Taken,
 };
 use crate::clock;
 use crate::error::ConfigError;
+use crate::quota::Quota;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, Padded, lock};
 
@@ -33,7 +35,10 @@ const ON_THE_WAY: usize = 2;
 /// left out, and its head, too, if there is no room even for that. That is worse for whoever asks again, but
 /// not wrong.
 ///
-/// Clones share the records. No operation waits, so it needs no runtime, and its time is tokio's. A record
+/// It also keeps buckets of tokens ([`RateStore`]), as many as records. One that is full again is as good as none
+/// and makes room; a store that has no room refuses with [`StoreErrorKind::Full`].
+///
+/// Clones share all of that. No operation waits, so it needs no runtime, and its time is tokio's. A record
 /// takes about 250 bytes and its outcome.
 ///
 /// ```
@@ -57,6 +62,7 @@ struct Inner {
     full_until: AtomicU64,
     /// Held by who looks for room.
     looking: Mutex<()>,
+    buckets: Buckets,
 }
 
 /// Makes a [`MemoryStore`].
@@ -169,6 +175,7 @@ impl MemoryStore {
             bytes: Padded(AtomicUsize::new(0)),
             full_until: AtomicU64::new(0),
             looking: Mutex::new(()),
+            buckets: Buckets::new(capacity),
         }))
     }
 
@@ -481,5 +488,17 @@ impl Store for MemoryStore {
         if self.0.is_pending(id, generation) {
             change.await;
         }
+    }
+}
+
+impl RateStore for MemoryStore {
+    async fn take(
+        &self,
+        bucket: &RecordId,
+        quota: &Quota,
+        at_least: u64,
+        at_most: u64,
+    ) -> Result<Taken, StoreError> {
+        self.0.buckets.take(bucket, quota, at_least, at_most)
     }
 }

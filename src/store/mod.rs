@@ -59,8 +59,9 @@
 //!
 //! # Shared rate limits
 //!
-//! Stores that several processes reach also keep buckets of tokens, see [`RateStore`]: `PostgresStore` and
-//! `RedisStore`.
+//! Stores also keep buckets of tokens, see [`RateStore`]. Those of `PostgresStore` and `RedisStore` are shared by
+//! all that reach them; those of [`MemoryStore`] and `FileStore` are in the memory of one process, so that one
+//! program can be run with any of them.
 //!
 //! # Writing a store
 //!
@@ -69,6 +70,7 @@
 //! `buttress::testing::store` tests what can be tested.
 
 mod any;
+mod buckets;
 mod claim;
 mod codec;
 mod entry;

@@ -26,10 +26,12 @@ use self::lane::Class;
 use self::reader::Read;
 use self::shared::Shared;
 use self::writer::{Finishing, Write};
+use super::buckets::Buckets;
 use super::{
-    Attempt, Begun, Claim, Finish, Outcome, Record, RecordId, Renewed, Resolution, State, Store,
-    StoreError, StoreErrorKind,
+    Attempt, Begun, Claim, Finish, Outcome, RateStore, Record, RecordId, Renewed, Resolution,
+    State, Store, StoreError, StoreErrorKind, Taken,
 };
+use crate::quota::Quota;
 
 /// Records in one file: for one process at a time, and still there when it is killed or the power fails.
 ///
@@ -95,11 +97,15 @@ use super::{
 /// is written, which blocks for some milliseconds, at most for the timeout; [`close`](Self::close) does the same
 /// and says how it went.
 ///
+/// **Rate limits.** Its buckets ([`RateStore`]) are in memory, 100 000 of them at most, and not in the file: a
+/// disk's sync for each token would cost more than the limit is worth, and no other process could use them. They
+/// are full after a start, and follow tokio's clock.
+///
 /// **Rust.** The feature `store-redb` needs Rust 1.90.
 #[derive(Clone)]
 pub struct FileStore(Arc<Handle>);
 
-struct Handle(Arc<Shared>);
+struct Handle(Arc<Shared>, Buckets);
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -296,5 +302,17 @@ impl Store for FileStore {
             }
             change.await;
         }
+    }
+}
+
+impl RateStore for FileStore {
+    async fn take(
+        &self,
+        bucket: &RecordId,
+        quota: &Quota,
+        at_least: u64,
+        at_most: u64,
+    ) -> Result<Taken, StoreError> {
+        self.0.1.take(bucket, quota, at_least, at_most)
     }
 }
