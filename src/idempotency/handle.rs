@@ -25,6 +25,8 @@ pub(super) struct Shared<S> {
     pub(super) store: S,
     pub(super) settings: Settings,
     name: Name,
+    /// The name, as far as records are told apart by it.
+    space: RecordId,
     observers: Observers,
 }
 
@@ -141,7 +143,10 @@ impl<S: Store> fmt::Debug for Begin<S> {
 }
 
 impl<S: Store> Idempotency<S> {
-    /// A gate with the default settings: a lease of 30 s, records kept for 24 h, interrupted executions not
+    /// A gate with the default settings. The name is part of what a record is found by: all servers of one
+    /// service give it the same, and a gate that is renamed knows none of its records.
+    ///
+    /// A lease of 30 s, records kept for 24 h, interrupted executions not
     /// run again, duplicates of one in flight refused, calls refused while the store does not answer.
     ///
     /// ```
@@ -177,7 +182,8 @@ impl<S: Store> Idempotency<S> {
         settings: Settings,
         observers: Observers,
     ) -> Self {
-        Self { shared: Arc::new(Shared { store, settings, name, observers }), scope }
+        let space = RecordId::space(name.as_str());
+        Self { shared: Arc::new(Shared { store, settings, name, space, observers }), scope }
     }
 
     /// The same gate for the keys of another scope.
@@ -194,7 +200,8 @@ impl<S: Store> Idempotency<S> {
         Self { shared: Arc::clone(&self.shared), scope }
     }
 
-    /// The name, as in events and refusals.
+    /// The name, as in events and refusals. Also part of what a record is found by: gates of one name on one
+    /// store share their records.
     ///
     /// ```
     /// # use buttress::idempotency::{Idempotency, Scope};
@@ -220,17 +227,24 @@ impl<S: Store> Idempotency<S> {
         &self.shared.store
     }
 
-    /// The record that a key stands for, in this scope.
+    /// The record that a key stands for: of the gate's name, the scope and the key.
     ///
     /// ```
     /// # use buttress::idempotency::{Idempotency, Scope};
     /// # use buttress::store::MemoryStore;
-    /// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// assert_eq!(gate.id("order-1"), gate.clone().id(b"order-1"));
+    /// let store = MemoryStore::default();
+    /// let gate = |name| Idempotency::new(name, store.clone(), Scope::global());
+    /// assert_eq!(gate("orders").id("7"), gate("orders").id(b"7"));
+    /// assert_ne!(gate("orders").id("7"), gate("refunds").id("7"));
     /// ```
     #[must_use]
     pub fn id(&self, key: impl AsRef<[u8]>) -> RecordId {
-        RecordId::of(self.scope.as_bytes(), key.as_ref())
+        self.own(RecordId::of(self.scope.as_bytes(), key.as_ref()))
+    }
+
+    /// The gate's record of what is known by scope and key.
+    pub(super) fn own(&self, id: RecordId) -> RecordId {
+        id.within(&self.shared.space)
     }
 
     /// Claims a key. The lower half of [`run`](Self::run), for code that does not fit into a closure.

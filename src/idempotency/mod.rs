@@ -90,8 +90,8 @@
 //!
 //! # How it decides
 //!
-//! A key is hashed with its [`Scope`] and names a record in a [store](crate::store). Claiming it is one
-//! atomic operation there, and has one winner.
+//! A key is hashed with its [`Scope`] and the name of the gate, and names a record in a [store](crate::store).
+//! Claiming it is one atomic operation there, and has one winner.
 //!
 //! | the record | the caller gets |
 //! |---|---|
@@ -136,7 +136,10 @@
 //! record is not confirmed returns its value all the same, with [`Status::Unconfirmed`].
 //!
 //! **Sharing.** Clones share the store and the settings; [`in_scope`](Idempotency::in_scope) changes the
-//! scope only. Two gates on one store share its records where their scopes are the same.
+//! scope only. Gates of the same name on one store share their records, in one process or in many: give the gate
+//! the same name in all servers of a service, and another for each thing that keys stand for, so that key 7 of
+//! the orders is not key 7 of the refunds. A gate that is renamed knows none of its records, and derives other
+//! keys: wait for the retention before, or what is asked for again runs again.
 //!
 //! **Secrets.** Neither keys nor payloads are stored, only hashes; outcomes are stored as they are.
 //!

@@ -87,6 +87,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
         self.caller.detach();
 
         let gate = &self.parts.gate;
+        let id = gate.own(id);
         let policy = gate.policy_without_probe();
         let mut is_ready = true;
         let inner = &mut self.inner;
