@@ -214,8 +214,13 @@ async fn what_is_too_large_is_kept_without_its_body() {
     let (id, mine) = (RecordId::of(b"", b"k"), claim());
     store.begin(&id, &mine).await.unwrap();
     let head = std::sync::Arc::new(Outcome::new(200, vec![0; 101], vec![]));
-    let error = store.complete(&id, mine.attempt, &head, HOUR).await.unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::TooLarge);
+    let finish = store.complete(&id, mine.attempt, &head, HOUR).await.unwrap();
+    assert_eq!(finish, Finish::Trimmed);
+    let state = store.get(&id).await.unwrap().unwrap().state;
+    assert_eq!(state, State::Completed(head.status_only().into()));
+
+    let (id, mine) = (RecordId::of(b"", b"l"), claim());
+    store.begin(&id, &mine).await.unwrap();
     let large = outcome(&"x".repeat(97));
     let finish = store.complete(&id, mine.attempt, &large, HOUR).await.unwrap();
     assert_eq!(finish, Finish::Trimmed);

@@ -212,7 +212,9 @@ impl<S> IdempotencyBuilder<S> {
         self
     }
 
-    /// How large an answer may be to be kept, in bytes. What is larger is recorded without it.
+    /// How large an answer may be to be kept, in bytes. What is larger is recorded without its body; if its head
+    /// (for HTTP: the fields that are replayed) is larger by itself, as its number alone (for HTTP: the status). So
+    /// it never runs again, and who asks again is told that the rest was not kept. A store may take less.
     ///
     /// ```
     /// use buttress::idempotency::{Idempotency, Scope};

@@ -42,6 +42,7 @@ pub(crate) mod sealed {
     pub enum Asked<I> {
         Pass(I),
         Refuse(I, Refusal),
+        /// The id is that of scope and key; the gate makes it its own.
         Gate(RecordId, Fingerprint, I),
     }
 
@@ -58,6 +59,8 @@ pub(crate) mod sealed {
         fn tell(&self, req: &mut Self::Inner, effect: &EffectContext);
         fn spare(&self, req: &Self::Inner) -> Self::Spare;
         fn revive(&self, spare: Self::Spare) -> Self::Inner;
+        /// Whether an answer of which nothing but the number was kept must be one of gRPC.
+        fn is_grpc(&self, req: &Self::Inner) -> bool;
     }
 
     /// What becomes of the claim.
@@ -93,7 +96,7 @@ pub(crate) mod sealed {
             room: usize,
         ) -> impl Future<Output = Recorded<Self::Answer, Err>> + Send;
         fn mark(&self, answer: &mut Self::Answer, status: Status);
-        fn replay(&self, outcome: &Arc<Outcome>) -> Result<Self::Answer, Earlier>;
+        fn replay(&self, outcome: &Arc<Outcome>, grpc: bool) -> Result<Self::Answer, Earlier>;
     }
 }
 
@@ -111,7 +114,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of these. The scope of the gate does not count: each call has its own.
+    /// Of these, among the calls of the layer's gate. The scope of the gate does not count: each call has its
+    /// own.
     ///
     /// ```
     /// use buttress::idempotency::{Identity, Scope};
@@ -166,6 +170,10 @@ where
     fn revive(&self, spare: Req) -> Req {
         spare
     }
+
+    fn is_grpc(&self, _: &Req) -> bool {
+        false
+    }
 }
 
 /// As [`Idempotency::run`](super::Idempotency::run) records them, so that both can share a store.
@@ -197,7 +205,7 @@ where
 
     fn mark(&self, _: &mut Res, _: Status) {}
 
-    fn replay(&self, outcome: &Arc<Outcome>) -> Result<Res, Earlier> {
+    fn replay(&self, outcome: &Arc<Outcome>, _: bool) -> Result<Res, Earlier> {
         value_of(outcome)
     }
 }

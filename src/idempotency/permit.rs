@@ -279,7 +279,8 @@ impl<S: Store> Permit<S> {
     /// Records what came of it. When this has answered, the store has it, as durably as it can.
     ///
     /// What is larger than [`max_outcome`](super::IdempotencyBuilder::max_outcome) is recorded without its
-    /// body. Lost answers are repeated, three times in all; after an error it can be called again.
+    /// body, and as its status alone if its head is larger by itself, or if the store says that it is too
+    /// large. Lost answers are repeated, three times in all; after an error it can be called again.
     /// [`Finish::Fenced`] says that the effect has happened and the record is somebody else's.
     ///
     /// # Errors
@@ -330,16 +331,28 @@ impl<S: Store> Permit<S> {
     ) -> Result<Finish, StoreError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
-        let too_large = outcome.is_retained() && outcome.len() > settings.max_outcome;
-        if too_large {
-            outcome = Arc::new(outcome.without_body());
+        let smaller = outcome.trimmed_to(settings.max_outcome);
+        let mut too_large = smaller.is_some();
+        if let Some(smaller) = smaller {
+            outcome = Arc::new(smaller);
         }
         let (id, attempt) = (self.id, self.attempt);
-        let finish = repeated(pace, settings.store_timeout, || {
-            shared.store.complete(&id, attempt, &outcome, settings.retention)
-        })
-        .await
-        .inspect_err(|_| shared.emit(EventKind::Unrecorded { reason: "store" }))?;
+        let complete = async |outcome: &Arc<Outcome>| {
+            repeated(pace, settings.store_timeout, || {
+                shared.store.complete(&id, attempt, outcome, settings.retention)
+            })
+            .await
+        };
+        let mut finish = complete(&outcome).await;
+        if finish.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::TooLarge)
+            && !outcome.is_empty()
+        {
+            // That it ran, and how it ended, has room everywhere.
+            too_large = true;
+            finish = complete(&Arc::new(outcome.status_only())).await;
+        }
+        let finish =
+            finish.inspect_err(|_| shared.emit(EventKind::Unrecorded { reason: "store" }))?;
         self.settled = true;
         if finish == Finish::Fenced {
             shared.emit(EventKind::Unrecorded { reason: "fenced" });

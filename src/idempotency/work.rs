@@ -108,7 +108,11 @@ impl<S, G, P, R> Job<S, G, P, R> {
                     gate.shared.emit(EventKind::Replayed);
                 }
                 let replayed = match record.state.outcome() {
-                    Some(outcome) => self.parts.exchange.replay(outcome),
+                    Some(outcome) => {
+                        // Mostly the answer itself says it.
+                        let grpc = !outcome.is_retained() && self.parts.exchange.is_grpc(&req);
+                        self.parts.exchange.replay(outcome, grpc)
+                    }
                     None => Err(Earlier::Unreadable("it is not completed".into())),
                 };
                 return replayed.or_else(|earlier| {

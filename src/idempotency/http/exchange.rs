@@ -27,6 +27,7 @@ use crate::store::{Fingerprint, FingerprintBuilder, Outcome, RecordId};
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 const BODY: HeaderName = HeaderName::from_static("idempotency-body");
+const HEAD: HeaderName = HeaderName::from_static("idempotency-head");
 
 /// An extension that a handler puts on its response to say that its effect surely did not happen. The
 /// answer is then not recorded, and the key is free again: who comes with it next runs the handler.
@@ -218,6 +219,10 @@ where
         }
         req
     }
+
+    fn is_grpc(&self, req: &Self::Inner) -> bool {
+        is_grpc(req.headers())
+    }
 }
 
 /// A limit further out that the body went over, or a client that has gone.
@@ -291,7 +296,7 @@ where
         answer.headers_mut().insert(STATUS, HeaderValue::from_static(text));
     }
 
-    fn replay(&self, outcome: &Arc<Outcome>) -> Result<Self::Answer, Earlier> {
+    fn replay(&self, outcome: &Arc<Outcome>, grpc: bool) -> Result<Self::Answer, Earlier> {
         let unreadable = |what: &str| Earlier::Unreadable(format!("its {what} is none of HTTP"));
         let status = StatusCode::from_u16(outcome.status()).map_err(|_| unreadable("status"))?;
         let (mut head, trailers) = decode(outcome.head()).ok_or_else(|| unreadable("head"))?;
@@ -299,6 +304,13 @@ where
         let body = if outcome.is_retained() {
             Buffered::whole(Bytes::from_owner(BodyOf(Arc::clone(outcome))), trailers)
         } else {
+            // Not even a version: it was too large to be kept.
+            if outcome.head().is_empty() {
+                head.insert(HEAD, HeaderValue::from_static("omitted"));
+                if grpc {
+                    head.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                }
+            }
             if is_grpc(&head) {
                 without_answer(&mut head, trailers);
             }

@@ -278,13 +278,11 @@ impl Inner {
         args: [&[u8]; 2],
         outcome: &Outcome,
     ) -> Result<Finish, StoreError> {
-        if outcome.head().len() > self.max_outcome {
-            return Err(StoreErrorKind::TooLarge.into());
-        }
-        let trimmed = outcome.is_retained() && outcome.len() > self.max_outcome;
+        let smaller = outcome.trimmed_to(self.max_outcome);
+        let (trimmed, outcome) = (smaller.is_some(), smaller.as_ref().unwrap_or(outcome));
         let status = outcome.status().to_string();
         let mut args = vec![args[0], args[1], status.as_bytes(), outcome.head()];
-        args.extend(outcome.body().filter(|_| !trimmed));
+        args.extend(outcome.body());
         let finish = finish(self.change(script, id, &args).await?)?;
         Ok(if trimmed && finish == Finish::Applied { Finish::Trimmed } else { finish })
     }
