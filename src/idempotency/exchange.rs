@@ -26,6 +26,7 @@ pub(crate) mod sealed {
     pub struct Refusal {
         pub(crate) kind: RejectionKind,
         pub(crate) source: Option<Arc<dyn StdError + Send + Sync>>,
+        pub(crate) advice: Option<String>,
     }
 
     /// What is known before anything is waited for.

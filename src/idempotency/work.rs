@@ -31,7 +31,10 @@ use crate::store::{Finish, Outcome, RecordId, Renewed, Store};
 
 pub(super) fn refusal<G, P>(parts: &Parts<G, P>, refusal: Refusal) -> Rejection {
     let gate = &parts.gate.shared;
-    let why = gate.rejection(refusal.kind);
+    let mut why = gate.rejection(refusal.kind);
+    if let Some(advice) = refusal.advice {
+        why = why.with_advice(advice);
+    }
     gate.refused(match refusal.source {
         Some(source) => why.with_source(source),
         None => why,

@@ -94,11 +94,20 @@ pub struct Spare {
 }
 
 fn refused(kind: RejectionKind) -> Refusal {
-    Refusal { kind, source: None }
+    Refusal { kind, source: None, advice: None }
 }
 
-fn bad_key(why: KeyError) -> Refusal {
-    Refusal { kind: RejectionKind::IdempotencyKeyInvalid, source: Some(Arc::new(why)) }
+/// Says what a key must be.
+fn bad_key(why: KeyError, rules: &KeyRules) -> Refusal {
+    let kind = RejectionKind::IdempotencyKeyInvalid;
+    let advice = match why {
+        // Whose it is, is not in the key.
+        KeyError::NoTenant => None,
+        // That is said by the rules, too.
+        KeyError::Malformed => Some(rules.to_string()),
+        _ => Some(format!("{why}, {rules}")),
+    };
+    Refusal { kind, source: Some(Arc::new(why)), advice }
 }
 
 /// A key that nobody can send.
@@ -108,7 +117,7 @@ fn derived_key(key: &[u8]) -> Vec<u8> {
 
 impl HttpExchange {
     fn identify(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
-        let sent = self.keys.find(&parts.headers).map_err(bad_key)?;
+        let sent = self.keys.find(&parts.headers).map_err(|why| bad_key(why, &self.keys))?;
         let derived = match (&sent, &self.derived) {
             (None, Some(derive)) => derive(parts).map(|key| derived_key(&key)),
             _ => None,
@@ -117,11 +126,13 @@ impl HttpExchange {
             (Some(key), _) => key.as_str().as_bytes(),
             (None, Some(key)) => key,
             (None, None) if self.required => {
-                return Err(refused(RejectionKind::IdempotencyKeyMissing));
+                let kind = RejectionKind::IdempotencyKeyMissing;
+                let advice = Some(self.keys.to_string());
+                return Err(Refusal { kind, source: None, advice });
             }
             (None, None) => return Ok(None),
         };
-        let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant))?;
+        let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant, &self.keys))?;
         Ok(Some(RecordId::of(scope.as_bytes(), key)))
     }
 
@@ -237,7 +248,7 @@ fn unreadable(error: Option<BoxError>) -> Refusal {
         }
         link = error.source();
     }
-    Refusal { kind, source: Some(Arc::from(error)) }
+    Refusal { kind, source: Some(Arc::from(error)), advice: None }
 }
 
 impl<B, E> Record<Response<B>, E> for HttpExchange

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use self::disk::Disk;
 use super::*;
-use crate::store::{Fingerprint, OnInterrupted};
+use crate::store::{Fingerprint, OnInterrupted, StoreErrorKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
