@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::context::EffectContext;
+use super::pending::Tag;
 use super::ran::{Earlier, Status};
 use super::run::{outcome_of, value_of};
 use super::scope::Scope;
@@ -19,7 +20,9 @@ pub(crate) mod sealed {
     use std::future::Future;
     use std::sync::Arc;
 
-    use super::{Earlier, EffectContext, Fingerprint, Outcome, RecordId, RejectionKind, Status};
+    use super::{
+        Earlier, EffectContext, Fingerprint, Outcome, RecordId, RejectionKind, Status, Tag,
+    };
 
     /// Why a request is refused before anything is claimed.
     #[derive(Debug)]
@@ -44,7 +47,7 @@ pub(crate) mod sealed {
         Pass(I),
         Refuse(I, Refusal),
         /// The id is that of scope and key; the gate makes it its own.
-        Gate(RecordId, Fingerprint, I),
+        Gate(RecordId, Tag, Fingerprint, I),
     }
 
     pub trait Exchange<Req>: Send + Sync + 'static {
@@ -111,6 +114,7 @@ pub(crate) mod sealed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     id: RecordId,
+    tag: Tag,
     fingerprint: Fingerprint,
 }
 
@@ -126,7 +130,8 @@ impl Identity {
     /// ```
     #[must_use]
     pub fn new(scope: &Scope, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Self {
-        Self { id: RecordId::of(scope.as_bytes(), key.as_ref()), fingerprint }
+        let id = RecordId::of(scope.as_bytes(), key.as_ref());
+        Self { id, tag: Tag::of(scope), fingerprint }
     }
 }
 
@@ -159,7 +164,7 @@ where
     }
 
     async fn read(&self, (identity, req): Self::Held) -> Asked<Req> {
-        Asked::Gate(identity.id, identity.fingerprint, req)
+        Asked::Gate(identity.id, identity.tag, identity.fingerprint, req)
     }
 
     fn tell(&self, _: &mut Req, _: &EffectContext) {}

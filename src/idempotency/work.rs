@@ -74,8 +74,8 @@ impl<S, G, P, R> Job<S, G, P, R> {
             > + Send
             + 'static,
     {
-        let (id, fingerprint, req) = match Box::pin(self.parts.exchange.read(held)).await {
-            Asked::Gate(id, fingerprint, req) => (id, fingerprint, Box::new(req)),
+        let ((id, tag), fingerprint, req) = match Box::pin(self.parts.exchange.read(held)).await {
+            Asked::Gate(id, tag, fingerprint, req) => ((id, tag), fingerprint, Box::new(req)),
             Asked::Refuse(req, why) => {
                 return self.reject.reject(req, refusal(&self.parts, why));
             }
@@ -103,7 +103,8 @@ impl<S, G, P, R> Job<S, G, P, R> {
             }
             caller.is_wanted()
         };
-        let admitted = Box::pin(gate.admit_while(Timer, id, fingerprint, policy, go_on)).await;
+        let admitted =
+            Box::pin(gate.admit_while(Timer, (id, tag), fingerprint, policy, go_on)).await;
         let permit = match admitted {
             Ok(Admitted::Run(permit)) => permit,
             Ok(Admitted::Replay(record)) => {

@@ -1,5 +1,6 @@
 //! The idempotency gate through its public interface.
 
+mod claims;
 mod faulty;
 mod gate;
 #[cfg(feature = "serde")]

@@ -19,6 +19,7 @@ use crate::idempotency::context::EffectContext;
 use crate::idempotency::exchange::sealed::{
     Asked, Exchange, Keep, Look, Record, Recorded, Refusal,
 };
+use crate::idempotency::pending::Tag;
 use crate::idempotency::ran::{Earlier, Status};
 use crate::idempotency::scope::Scope;
 use crate::rejection::RejectionKind;
@@ -65,6 +66,8 @@ pub struct HttpExchange {
     pub(super) over_size: OverSize,
     pub(super) unsized_answers: Unsized,
     pub(super) kept: KeptFields,
+    /// Whether the gate counts the claims of each scope.
+    pub(super) counts_scopes: bool,
 }
 
 impl fmt::Debug for HttpExchange {
@@ -83,6 +86,7 @@ pub struct Held<B> {
     parts: Parts,
     body: B,
     id: RecordId,
+    tag: Tag,
     fingerprint: FingerprintBuilder,
 }
 
@@ -116,7 +120,7 @@ fn derived_key(key: &[u8]) -> Vec<u8> {
 }
 
 impl HttpExchange {
-    fn identify(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
+    fn identify(&self, parts: &Parts) -> Result<Option<(RecordId, Tag)>, Refusal> {
         let sent = self.keys.find(&parts.headers).map_err(|why| bad_key(why, &self.keys))?;
         let derived = match (&sent, &self.derived) {
             (None, Some(derive)) => derive(parts).map(|key| derived_key(&key)),
@@ -133,7 +137,8 @@ impl HttpExchange {
             (None, None) => return Ok(None),
         };
         let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant, &self.keys))?;
-        Ok(Some(RecordId::of(scope.as_bytes(), key)))
+        let tag = if self.counts_scopes { Tag::of(&scope) } else { Tag::default() };
+        Ok(Some((RecordId::of(scope.as_bytes(), key), tag)))
     }
 
     fn fingerprint(&self, parts: &Parts) -> FingerprintBuilder {
@@ -172,8 +177,8 @@ where
             return Look::Pass(req.map(Buffered::passing));
         }
         let (parts, body) = req.into_parts();
-        let id = match self.identify(&parts) {
-            Ok(Some(id)) => id,
+        let (id, tag) = match self.identify(&parts) {
+            Ok(Some(identity)) => identity,
             Ok(None) => return Look::Pass(Request::from_parts(parts, Buffered::passing(body))),
             Err(why) => {
                 return Look::Refuse(Request::from_parts(parts, Buffered::passing(body)), why);
@@ -188,11 +193,11 @@ where
             };
         }
         let fingerprint = self.fingerprint(&parts);
-        Look::Gate(Box::new(Held { parts, body, id, fingerprint }))
+        Look::Gate(Box::new(Held { parts, body, id, tag, fingerprint }))
     }
 
     async fn read(&self, held: Box<Held<B>>) -> Asked<Self::Inner> {
-        let Held { parts, body, id, fingerprint } = *held;
+        let Held { parts, body, id, tag, fingerprint } = *held;
         // An empty body is a body, so that no way of sending none makes a difference.
         let mut print = Some(fingerprint.chunk(b""));
         let see = |data: &[u8]| print = print.take().map(|print| print.chunk(data));
@@ -200,7 +205,7 @@ where
         match (fill, self.over_size) {
             (Fill::Whole, _) => {
                 let print = print.map_or(Fingerprint::NONE, FingerprintBuilder::finish);
-                Asked::Gate(id, print, Request::from_parts(parts, body))
+                Asked::Gate(id, tag, print, Request::from_parts(parts, body))
             }
             (Fill::TooLong, OverSize::Pass) => Asked::Pass(Request::from_parts(parts, body)),
             (Fill::TooLong, OverSize::Refuse) => {
