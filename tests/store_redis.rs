@@ -87,6 +87,13 @@ async fn a_thousand_duplicates_through_two_clients_run_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn owners_that_go_leave_nothing_behind() {
+    let store = store().await;
+    suite::forgets_who_has_gone(&store).await;
+    suite::takes_claims_back(&store, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn operations_may_be_dropped_anywhere() {
     suite::may_be_dropped(&store().await, 300).await;
 }

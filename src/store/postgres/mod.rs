@@ -59,6 +59,12 @@ type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 ///
 /// *Time* is the clock of the server. Nothing that callers' clocks do matters.
 ///
+/// *Generations* come from a sequence that [`create_schema`](Self::create_schema) starts at the present time, in
+/// microseconds. They grow from claim to claim of a key, also when its record has been removed in between, as long
+/// as the sequence does not go back; see there. Two claims of one key that overlap, of which one is released or
+/// forgotten within the time that the other one's statement takes, may get them in the order in which they came
+/// and not in that in which they were granted.
+///
 /// *Durability* is that of the database: `synchronous_commit` must not be off for it, and after a failover to an
 /// asynchronous replica claims can be missing.
 ///

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 pub use self::config::RedisStoreBuilder;
 pub use self::error::EvictionPolicyError;
 use self::script::Scripts;
-use super::net::{met, need_runtime, once, reruns};
+use super::net::{in_background, met, need_runtime, once, reruns};
 use super::{
     Attempt, Begun, Claim, Entry, Fingerprint, Finish, Outcome, RateStore, Record, RecordId,
     Renewed, Resolution, State, Store, StoreError, StoreErrorKind, StoreTime, Taken,
@@ -379,6 +379,14 @@ impl Store for RedisStore {
 
     async fn purge(&self, _: usize) -> Result<usize, StoreError> {
         Ok(0)
+    }
+
+    /// Done by a task, once and within the timeout; if that fails the lease ends by itself.
+    fn abandon(&self, id: &RecordId, attempt: Attempt) {
+        let (inner, id) = (Arc::clone(&self.0), *id);
+        in_background(async move {
+            let _ = inner.change(&inner.scripts.abandon, &id, &[attempt.as_bytes()]).await;
+        });
     }
 }
 
