@@ -246,7 +246,10 @@ async fn no_key_of_a_caller_is_in_the_server() {
     let mut bare = connection(server.port).await;
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut bare).await.unwrap();
     assert_eq!(keys, [key(&store, &id)]);
-    let all: Vec<Vec<u8>> = redis::cmd("HVALS").arg(&keys[0]).query_async(&mut bare).await.unwrap();
+    let mut all: Vec<Vec<u8>> =
+        redis::cmd("HVALS").arg(&keys[0]).query_async(&mut bare).await.unwrap();
+    all.push(redis::cmd("DUMP").arg(&keys[0]).query_async(&mut bare).await.unwrap());
+    all.push(keys[0].clone().into_bytes());
     let holds = |text: &[u8]| all.iter().any(|value| value.windows(text.len()).any(|w| w == text));
     assert!(!holds(b"sesame") && holds(b"open"));
 }

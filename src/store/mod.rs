@@ -188,7 +188,8 @@ pub trait Store: Send + Sync + 'static {
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// The owner has gone without a word, for example in a panic. A hint: the store may end its lease now,
-    /// as [`Entry::abandon`] does, if that takes no waiting. Does nothing by default.
+    /// as [`Entry::abandon`] does, if that takes no waiting; all stores here do, those on other machines by a task,
+    /// if there is a tokio runtime. Does nothing by default.
     fn abandon(&self, id: &RecordId, attempt: Attempt) {
         let _ = (id, attempt);
     }

@@ -8,3 +8,4 @@ mod golden;
 mod outage;
 mod races;
 mod retry;
+mod secrets;

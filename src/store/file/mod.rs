@@ -86,16 +86,19 @@ use crate::quota::Quota;
 ///
 /// **A disk that fails.** An operation that finds the disk full is [`Full`](super::StoreErrorKind::Full), one that
 /// meets another error `Unavailable`, and [`Unknown`](super::StoreErrorKind::Unknown) if it may be on the disk all the
-/// same. The file is opened again for the next one. After a failed sync it is not, because nobody knows
-/// what the disk holds: everything is `Unavailable` until the program has been started again. A disk that does
-/// not answer is noticed after [`timeout`](FileStoreBuilder::timeout).
+/// same. The file is opened again for the next one. For that moment its lock is given up, and another process
+/// that waits for the file can get it: to that one, executions of this one are those of an owner who has gone, as
+/// after a crash; this one is `Unavailable`, and should the file come back to it, it is fenced where the other one
+/// has decided. After a failed sync the file is not opened again, because nobody knows what the disk holds:
+/// everything is `Unavailable` until the program has been started again. A disk that does not answer is noticed
+/// after [`timeout`](FileStoreBuilder::timeout).
 ///
 /// **Threads.** Three: one that writes, one that reads, one that watches the others and mostly sleeps. The
 /// futures need no runtime. A begin whose future was dropped before it was taken up is not made.
 ///
 /// **Sharing, dropping.** Clones share the file. When the last one is dropped, everything that was asked for
 /// is written, which blocks for some milliseconds, at most for the timeout; [`close`](Self::close) does the same
-/// and says how it went.
+/// without blocking and says how it went. Async code should call it first: after it, dropping does not block.
 ///
 /// **Rate limits.** Its buckets ([`RateStore`]) are in memory, 100 000 of them at most, and not in the file: a
 /// disk's sync for each token would cost more than the limit is worth, and no other process could use them. They
