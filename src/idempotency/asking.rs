@@ -40,7 +40,6 @@ fn spawn<S: Store>(shared: &Arc<Shared<S>>, id: RecordId, attempt: Attempt) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let Some(place) = Place::take(&shared.taking_back) else { return };
     let shared = Arc::clone(shared);
-    #[expect(clippy::disallowed_methods, reason = "there is nobody left who could wait for it")]
     runtime.spawn(async move {
         let _place = place;
         take_back(&shared, id, attempt).await;

@@ -20,7 +20,6 @@ pub(super) fn need_runtime() -> Result<(), StoreError> {
 /// For what nobody waits for: where there is no runtime it is not done.
 pub(super) fn in_background(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = Handle::try_current() {
-        #[expect(clippy::disallowed_methods, reason = "nobody is there who could wait for it")]
         runtime.spawn(work);
     }
 }

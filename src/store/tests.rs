@@ -295,9 +295,10 @@ async fn bodies_beyond_the_bound_are_left_out_and_counted_right() {
 #[test]
 fn bytes_are_never_more_than_the_bound_whoever_looks() {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    use std::time::Instant;
 
     use futures_util::FutureExt;
+    use tokio::time::Instant;
+
     for (bound, text) in [(16, "twelve bytes"), (3, "")] {
         let store = MemoryStore::builder().max_bytes(bound).build().unwrap();
         let end = Instant::now() + Duration::from_millis(200);

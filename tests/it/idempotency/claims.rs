@@ -19,10 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const A: Fingerprint = Fingerprint::from_bytes([1; 32]);
 const B: Fingerprint = Fingerprint::from_bytes([2; 32]);
 
-fn builder<S: Store>(store: &S) -> IdempotencyBuilder<S>
-where
-    S: Clone,
-{
+fn builder<S: Store + Clone>(store: &S) -> IdempotencyBuilder<S> {
     Idempotency::builder("orders", store.clone()).scope(Scope::global())
 }
 

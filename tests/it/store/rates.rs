@@ -5,7 +5,12 @@ use buttress::rate_limit::{RateLimiter, WhenDown};
 use buttress::store::{AnyStore, MemoryStore, RateStore, RecordId, StoreErrorKind};
 
 #[path = "../../servers/limits.rs"]
-#[expect(dead_code, unreachable_pub, reason = "what only servers can do")]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "as it is for servers"
+)]
 mod limits;
 
 async fn keeps_the_rule(store: impl RateStore + Clone) {
