@@ -67,8 +67,9 @@
 //!
 //! # Shared rate limits
 //!
-//! Stores that several processes reach also keep buckets of tokens, see [`RateStore`]: `PostgresStore` and
-//! `RedisStore`.
+//! Stores also keep buckets of tokens, see [`RateStore`]. Those of `PostgresStore` and `RedisStore` are shared by
+//! all that reach them; those of [`MemoryStore`] and `FileStore` are in the memory of one process, so that one
+//! program can be run with any of them.
 //!
 //! # Writing a store
 //!
@@ -77,6 +78,7 @@
 //! `buttress::testing::store` tests what can be tested.
 
 mod any;
+mod buckets;
 mod claim;
 mod codec;
 mod entry;
@@ -194,7 +196,8 @@ pub trait Store: Send + Sync + 'static {
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// The owner has gone without a word, for example in a panic. A hint: the store may end its lease now,
-    /// as [`Entry::abandon`] does, if that takes no waiting. Does nothing by default.
+    /// as [`Entry::abandon`] does, if that takes no waiting; all stores here do, those on other machines by a task,
+    /// if there is a tokio runtime. Does nothing by default.
     fn abandon(&self, id: &RecordId, attempt: Attempt) {
         let _ = (id, attempt);
     }
