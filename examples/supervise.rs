@@ -32,8 +32,11 @@ mod unix {
     use buttress::BoxError;
     use buttress::observe::{Event, EventKind};
     use buttress::supervise::{
-        Child, ChildState, Exit, Heartbeat, OrphanSweep, ProcessSupervisor, Restart, SupervisorEnd,
-        SupervisorReport,
+        heartbeat::Heartbeat,
+        process::{
+            Child, ChildState, Exit, OrphanSweep, ProcessSupervisor, Restart, SupervisorEnd,
+            SupervisorReport,
+        },
     };
     use tokio::signal::unix::{Signal, SignalKind, signal};
 

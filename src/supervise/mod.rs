@@ -20,23 +20,16 @@ mod lifecycle;
 mod monitor;
 #[cfg(unix)]
 pub mod process;
-mod process;
 mod progress;
 pub mod serve;
 pub mod shutdown;
 mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
-mod watchdog;
+pub mod watchdog;
 
 pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
 pub use supervisor::{Process, Supervisor, SupervisorBuilder};
-pub use watchdog::{
-    Freeze, FreezeCause, Guarded, RuntimeFreeze, RuntimeRecovery, RuntimeWatchdog,
-    RuntimeWatchdogBuilder, RuntimeWatchdogStats, ThreadState, TimedOut, Watchdog, WatchdogBuilder,
-    WatchdogError, WatchdogGuard, WatchdogStats, WatchdogTimeoutError, WithWatchdog, with_watchdog,
-    with_watchdog_blocking,
-};

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use buttress::supervise::{Heartbeat, HeartbeatError, RuntimeWatchdog, Watchdog};
+use buttress::supervise::{
+    heartbeat::{Heartbeat, HeartbeatError},
+    watchdog::{RuntimeWatchdog, Watchdog},
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{ms, rest, until};

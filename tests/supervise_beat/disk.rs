@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use buttress::supervise::{Heartbeat, HeartbeatState, MissedBeat};
+use buttress::supervise::heartbeat::{Heartbeat, HeartbeatState, MissedBeat};
 
 use super::child::Process;
 use super::{LONG, Scratch, quiet, rest};

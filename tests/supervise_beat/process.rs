@@ -3,7 +3,10 @@
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use buttress::supervise::{FreezeCause, Heartbeat, HeartbeatVerdict, Watchdog};
+use buttress::supervise::{
+    heartbeat::{Heartbeat, HeartbeatVerdict},
+    watchdog::{FreezeCause, Watchdog},
+};
 use rustix::process::Signal;
 use tokio::time::Instant;
 

@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use buttress::supervise::{Heartbeat, Progress, RuntimeFreeze, RuntimeWatchdog};
+use buttress::supervise::{
+    Progress,
+    heartbeat::Heartbeat,
+    watchdog::{RuntimeFreeze, RuntimeWatchdog},
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
@@ -197,7 +201,7 @@ fn full_load_is_no_alarm() {
     let cores = std::thread::available_parallelism().unwrap().get();
     let runtime = workers(cores);
     let dog = RuntimeWatchdog::builder("load", runtime.handle()).build().unwrap();
-    let pinged = buttress::supervise::Watchdog::builder("load").build().unwrap();
+    let pinged = buttress::supervise::watchdog::Watchdog::builder("load").build().unwrap();
     dog.start().unwrap();
     pinged.start().unwrap();
     let over = Arc::new(AtomicBool::new(false));

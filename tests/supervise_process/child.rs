@@ -32,12 +32,12 @@ pub(super) fn own_child(
     name: &'static str,
     role: &str,
     argument: &str,
-) -> buttress::supervise::Child {
-    buttress::supervise::Child::new(name, std::env::current_exe().unwrap())
+) -> buttress::supervise::process::Child {
+    buttress::supervise::process::Child::new(name, std::env::current_exe().unwrap())
         .args(["--exact", "child::be_a_child", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .env(ARGUMENT, argument)
-        .stdout(buttress::supervise::Output::Null)
+        .stdout(buttress::supervise::process::Output::Null)
 }
 
 /// A running one. Killed when dropped.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::supervise::{Lifeline, ProcessSupervisor};
+use buttress::supervise::process::{Lifeline, ProcessSupervisor};
 
 use super::child::{Process, own_child, say, stay};
 use super::{LONG, identity, pause, pid, runs, shell, sleeper, within};
@@ -46,7 +46,7 @@ fn children_of_a_supervisor_that_is_killed_are_gone_within_a_second() {
     within(limit, "all are gone", || !children[..10].iter().any(|child| child.is_running()));
     // The control: without the signal one lives on, and the sweep is what finds it.
     assert!(children[10].is_running());
-    let killed = buttress::supervise::OrphanSweep::new(app).kill_blocking().unwrap();
+    let killed = buttress::supervise::process::OrphanSweep::new(app).kill_blocking().unwrap();
     assert_eq!(killed.len(), 1);
     assert_eq!(killed[0].0.process, children[10]);
     assert!(!children[10].is_running());

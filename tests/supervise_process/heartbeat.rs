@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use buttress::Backoff;
-use buttress::supervise::{ChildState, Exit, Heartbeat, Liveness, ProcessSupervisor, Restart};
+use buttress::supervise::{
+    heartbeat::Heartbeat,
+    process::{ChildState, Exit, Liveness, ProcessSupervisor, Restart},
+};
 use rustix::process::Signal;
 
 use super::child::{own_child, stay};

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use buttress::observe::{Event, EventKind};
 use buttress::supervise::{
-    Child, ChildStatus, ProcessIdentity, ProcessStatus, ProcessSupervisor, SupervisorReport,
+    ProcessIdentity, ProcessStatus,
+    process::{Child, ChildStatus, ProcessSupervisor, SupervisorReport},
 };
 use tokio::time::Instant;
 

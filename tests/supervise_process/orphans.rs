@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use buttress::supervise::{
-    KillResult, OrphanSweep, ProcessIdentity, kill_process, kill_process_blocking,
+    ProcessIdentity,
+    process::{KillResult, OrphanSweep, kill_process, kill_process_blocking},
 };
 
 use super::child::{Process, become_role, say};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use buttress::supervise::{Output, ProcessSupervisor, Restart, Stream, SupervisorEnd};
+use buttress::supervise::process::{Output, ProcessSupervisor, Restart, Stream, SupervisorEnd};
 
 use super::{ended, shell};
 
@@ -77,5 +77,5 @@ fn nothing_goes_nowhere() {
     supervisor.start().unwrap();
     ended(&supervisor);
     let exit = supervisor.status()[0].last_exit.unwrap();
-    assert_eq!(exit, buttress::supervise::Exit::Code(0));
+    assert_eq!(exit, buttress::supervise::process::Exit::Code(0));
 }

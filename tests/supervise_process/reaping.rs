@@ -1,7 +1,8 @@
 //! Children of others in the same process keep their statuses, and no zombie is left.
 
 use buttress::supervise::{
-    ChildStatus, Exit, ProcessStatus, ProcessSupervisor, Restart, SupervisorEnd,
+    ProcessStatus,
+    process::{ChildStatus, Exit, ProcessSupervisor, Restart, SupervisorEnd},
 };
 use tokio::process::Command;
 use tokio::task::JoinSet;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use buttress::Backoff;
 use buttress::supervise::{
-    Child, ChildState, Exit, ProcessIdentity, ProcessSupervisor, Restart, Strategy, SupervisorEnd,
+    ProcessIdentity,
+    process::{Child, ChildState, Exit, ProcessSupervisor, Restart, Strategy, SupervisorEnd},
 };
 use rustix::process::Signal;
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use buttress::supervise::{
-    Child, ChildState, Exit, Lifecycle, Phase, ProcessSupervisor, SupervisorEnd,
+    Lifecycle, Phase,
+    process::{Child, ChildState, Exit, ProcessSupervisor, SupervisorEnd},
 };
 use rustix::process::Signal;
 use tokio::time::Instant;

@@ -5,7 +5,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::clock::{self, Tick};
-use crate::supervise::{Heartbeat, HeartbeatState, ProcessStatus};
+use crate::supervise::{
+    ProcessStatus,
+    heartbeat::{Heartbeat, HeartbeatState},
+};
 use crate::sync::lock;
 
 use super::child::{ChildProcess, Liveness};

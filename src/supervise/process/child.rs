@@ -398,7 +398,7 @@ impl Child {
         self
     }
 
-    /// Both questions by its heartbeat file (see [`Heartbeat`](crate::supervise::Heartbeat)): it is ready with the
+    /// Both questions by its heartbeat file (see [`Heartbeat`](crate::supervise::heartbeat::Heartbeat)): it is ready with the
     /// first beat, and frozen when no new one has come for `max_age` while we looked. Two or three of its
     /// intervals are a good `max_age`. A beat counts if the child's process has written it, or one in its
     /// group; one that it runs in another namespace of process numbers cannot be told from an earlier one's.
@@ -407,7 +407,7 @@ impl Child {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker")
+    /// let _ = buttress::supervise::process::Child::new("a", "worker")
     ///     .heartbeat("/run/worker.json", Duration::from_secs(15));
     /// ```
     #[must_use]

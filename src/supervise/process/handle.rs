@@ -42,7 +42,7 @@ use super::sys::{self, Waker};
 ///
 /// ```
 /// use buttress::Backoff;
-/// use buttress::supervise::{Child, Lifecycle, OrphanSweep, Phase, ProcessSupervisor, Strategy};
+/// use buttress::supervise::{Lifecycle, Phase, process::{Child, OrphanSweep, ProcessSupervisor, Strategy}};
 /// use std::time::Duration;
 ///
 /// # fn start() -> Result<(), Box<dyn std::error::Error>> {

@@ -26,7 +26,7 @@ use super::shared::Shared;
 /// A cheap handle: clones are the same shutdown. Every method that waits has an async and a blocking form.
 ///
 /// ```
-/// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+/// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
 ///
 /// let shutdown = GracefulShutdown::new("orders");
 /// shutdown.register(CleanupCallback::blocking("db", || println!("closed")))?;
@@ -40,9 +40,7 @@ use super::shared::Shared;
 /// Customised:
 ///
 /// ```
-/// use buttress::supervise::{
-///     Budget, CleanupCallback, GracefulShutdown, OnSignal, Phase, ShutdownReport, Signal, Signals,
-/// };
+/// use buttress::supervise::{Phase, shutdown::{Budget, CleanupCallback, GracefulShutdown, OnSignal, ShutdownReport, Signal, Signals}};
 /// use std::time::Duration;
 ///
 /// const SECOND: Duration = Duration::from_secs(1);
@@ -139,7 +137,7 @@ impl GracefulShutdown {
     /// One with the defaults of [`builder`](Self::builder).
     ///
     /// ```
-    /// use buttress::supervise::GracefulShutdown;
+    /// use buttress::supervise::shutdown::GracefulShutdown;
     /// assert!(!GracefulShutdown::new("orders").is_shutting_down());
     /// ```
     #[must_use]
@@ -153,7 +151,7 @@ impl GracefulShutdown {
     /// Starts to describe one.
     ///
     /// ```
-    /// use buttress::supervise::{Budget, GracefulShutdown};
+    /// use buttress::supervise::shutdown::{Budget, GracefulShutdown};
     /// use std::time::Duration;
     /// let shutdown = GracefulShutdown::builder("orders")
     ///     .budget(Budget::new(Duration::from_secs(10)))
@@ -175,10 +173,10 @@ impl GracefulShutdown {
     /// Hands the callback back if its name is taken, the shutdown has begun, or its limit is zero.
     ///
     /// ```
-    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+    /// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::new("db", async || ()).priority(10))?;
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
     /// ```
     pub fn register(&self, mut callback: CleanupCallback) -> Result<(), RegisterError> {
         if callback.timeout == Some(Duration::ZERO) {
@@ -204,12 +202,12 @@ impl GracefulShutdown {
     /// Takes a callback away. `None` if there is none with this name, or the shutdown has begun.
     ///
     /// ```
-    /// use buttress::supervise::{CleanupCallback, GracefulShutdown};
+    /// use buttress::supervise::shutdown::{CleanupCallback, GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
     /// assert!(shutdown.unregister("db").is_some());
     /// assert!(shutdown.unregister("db").is_none());
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
     /// ```
     #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
     pub fn unregister(&self, name: impl Into<Name>) -> Option<CleanupCallback> {
@@ -225,7 +223,7 @@ impl GracefulShutdown {
     /// Begins the shutdown, which goes on by itself. False if it had begun.
     ///
     /// ```
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.begin());
     /// assert!(shutdown.is_shutting_down());
     /// assert!(!shutdown.begin());
@@ -240,7 +238,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.trigger().await.is_clean());
     /// # })
     /// ```
@@ -253,7 +251,7 @@ impl GracefulShutdown {
     /// async callbacks run outside that: it may be the thread they need.
     ///
     /// ```
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.trigger_blocking().is_clean());
     /// ```
     #[allow(clippy::must_use_candidate, reason = "not everybody looks at the report")]
@@ -275,7 +273,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// shutdown.begin(); // or a signal
     /// let report = shutdown.wait().await;
     /// assert_eq!(report.exit_code(), 0);
@@ -296,7 +294,7 @@ impl GracefulShutdown {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// assert!(shutdown.wait_blocking(Duration::ZERO).is_none());
     /// ```
     #[must_use]
@@ -307,7 +305,7 @@ impl GracefulShutdown {
     /// What it has come to so far. `None` if it has not begun.
     ///
     /// ```
-    /// assert!(buttress::supervise::GracefulShutdown::new("orders").report().is_none());
+    /// assert!(buttress::supervise::shutdown::GracefulShutdown::new("orders").report().is_none());
     /// ```
     #[must_use]
     pub fn report(&self) -> Option<ShutdownReport> {
@@ -317,7 +315,7 @@ impl GracefulShutdown {
     /// Whether the shutdown has begun: one load.
     ///
     /// ```
-    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_shutting_down());
+    /// assert!(!buttress::supervise::shutdown::GracefulShutdown::new("orders").is_shutting_down());
     /// ```
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
@@ -327,7 +325,7 @@ impl GracefulShutdown {
     /// The phase of the process.
     ///
     /// ```
-    /// use buttress::supervise::{GracefulShutdown, Phase};
+    /// use buttress::supervise::{Phase, shutdown::GracefulShutdown};
     /// assert_eq!(GracefulShutdown::new("orders").phase(), Phase::Starting);
     /// ```
     #[must_use]
@@ -338,7 +336,7 @@ impl GracefulShutdown {
     /// The phases, for whoever has a part in them: servers hold the drain, health looks at it.
     ///
     /// ```
-    /// use buttress::supervise::{GracefulShutdown, Phase};
+    /// use buttress::supervise::{Phase, shutdown::GracefulShutdown};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.lifecycle().advance(Phase::Ready, None);
     /// let hold = shutdown.lifecycle().hold("consumer");
@@ -351,7 +349,7 @@ impl GracefulShutdown {
     /// The name it was made with.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::GracefulShutdown::new("orders").name().as_str(), "orders");
+    /// assert_eq!(buttress::supervise::shutdown::GracefulShutdown::new("orders").name().as_str(), "orders");
     /// ```
     #[must_use]
     pub fn name(&self) -> Name {
@@ -373,7 +371,7 @@ impl fmt::Debug for GracefulShutdown {
 ///
 /// ```
 /// use buttress::failure_budget::FailureBudget;
-/// use buttress::supervise::{GracefulShutdown, ShutdownCause};
+/// use buttress::supervise::shutdown::{GracefulShutdown, ShutdownCause};
 ///
 /// let shutdown = GracefulShutdown::new("worker");
 /// let budget = FailureBudget::builder("jobs").lever(shutdown.clone()).build()?;

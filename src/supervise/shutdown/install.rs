@@ -22,12 +22,12 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// use buttress::supervise::{GracefulShutdown, InstallError};
+    /// use buttress::supervise::shutdown::{GracefulShutdown, InstallError};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.install()?;
     /// assert!(matches!(shutdown.install(), Err(InstallError::AlreadyInstalled)));
     /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// ```
     pub fn install(&self) -> Result<(), InstallError> {
         lock(&self.0.run).notice_runtime();
@@ -53,12 +53,12 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// shutdown.install()?;
     /// assert!(shutdown.uninstall());
     /// assert!(!shutdown.is_installed());
     /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// ```
     #[allow(clippy::must_use_candidate, reason = "most callers want it gone")]
     pub fn uninstall(&self) -> bool {
@@ -71,7 +71,7 @@ impl GracefulShutdown {
     /// Whether the signals are handled.
     ///
     /// ```
-    /// assert!(!buttress::supervise::GracefulShutdown::new("orders").is_installed());
+    /// assert!(!buttress::supervise::shutdown::GracefulShutdown::new("orders").is_installed());
     /// ```
     #[must_use]
     pub fn is_installed(&self) -> bool {
@@ -82,7 +82,7 @@ impl GracefulShutdown {
 /// The signals could not be handled.
 ///
 /// ```
-/// use buttress::supervise::InstallError;
+/// use buttress::supervise::shutdown::InstallError;
 /// assert_eq!(InstallError::AlreadyInstalled.to_string(), "the signals are handled already");
 /// ```
 #[derive(Debug)]

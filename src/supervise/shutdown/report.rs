@@ -102,7 +102,7 @@ impl fmt::Display for CallbackOutcome {
 /// One phase of a [`ShutdownReport`].
 ///
 /// ```
-/// use buttress::supervise::{GracefulShutdown, Phase, PhaseReport};
+/// use buttress::supervise::{Phase, shutdown::{GracefulShutdown, PhaseReport}};
 /// let report = GracefulShutdown::new("orders").trigger_blocking();
 /// let drain: &PhaseReport = &report.phases[1];
 /// assert_eq!(drain.phase, Phase::Draining);
@@ -122,13 +122,13 @@ pub struct PhaseReport {
 /// One callback of a [`ShutdownReport`].
 ///
 /// ```
-/// use buttress::supervise::{CallbackOutcome, CallbackReport, CleanupCallback, GracefulShutdown};
+/// use buttress::supervise::shutdown::{CallbackOutcome, CallbackReport, CleanupCallback, GracefulShutdown};
 /// let shutdown = GracefulShutdown::new("orders");
 /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
 /// let report = shutdown.trigger_blocking();
 /// let db: &CallbackReport = &report.callbacks[0];
 /// assert_eq!((db.name.as_str(), &db.outcome), ("db", &CallbackOutcome::Ok));
-/// # Ok::<(), buttress::supervise::RegisterError>(())
+/// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -10,7 +10,7 @@ impl GracefulShutdown {
     /// Shuts down when the guard is dropped, also by a panic, and waits for the end, blocking the thread.
     ///
     /// ```
-    /// use buttress::supervise::{CleanupCallback, GracefulShutdown, Phase};
+    /// use buttress::supervise::{Phase, shutdown::{CleanupCallback, GracefulShutdown}};
     /// let shutdown = GracefulShutdown::new("orders");
     /// shutdown.register(CleanupCallback::blocking("db", || ()))?;
     /// {
@@ -18,7 +18,7 @@ impl GracefulShutdown {
     ///     // work
     /// }
     /// assert_eq!(shutdown.phase(), Phase::Exited);
-    /// # Ok::<(), buttress::supervise::RegisterError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::RegisterError>(())
     /// ```
     pub fn scope(&self) -> ShutdownScope {
         ShutdownScope(self.clone())
@@ -37,10 +37,10 @@ impl GracefulShutdown {
     /// ```
     /// # #[cfg(unix)]
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// let (answer, report) = shutdown.run(async { 42 }).await?;
     /// assert!(answer == 42 && report.is_clean());
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// # }).unwrap()
     /// ```
     pub async fn run<F: Future>(
@@ -61,11 +61,11 @@ impl GracefulShutdown {
     ///
     /// ```
     /// # #[cfg(unix)] {
-    /// let shutdown = buttress::supervise::GracefulShutdown::new("orders");
+    /// let shutdown = buttress::supervise::shutdown::GracefulShutdown::new("orders");
     /// let (answer, report) = shutdown.run_blocking(|| 42)?;
     /// assert!(answer == 42 && report.is_clean());
     /// # }
-    /// # Ok::<(), buttress::supervise::InstallError>(())
+    /// # Ok::<(), buttress::supervise::shutdown::InstallError>(())
     /// ```
     pub fn run_blocking<T>(
         &self,
@@ -82,7 +82,7 @@ impl GracefulShutdown {
 /// Shuts down when dropped; see [`GracefulShutdown::scope`].
 ///
 /// ```
-/// use buttress::supervise::{GracefulShutdown, ShutdownScope};
+/// use buttress::supervise::shutdown::{GracefulShutdown, ShutdownScope};
 /// let shutdown = GracefulShutdown::new("orders");
 /// let scope: ShutdownScope = shutdown.scope();
 /// drop(scope);

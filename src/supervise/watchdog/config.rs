@@ -81,7 +81,7 @@ impl WatchdogBuilder {
     /// Fires after this much silence, and is at most two checks late.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// # use std::time::Duration;
     /// let error = Watchdog::builder("worker").timeout(Duration::ZERO).build().unwrap_err();
     /// assert_eq!(error.to_string(), "invalid timeout: 0ns, expected 1 s to 1 hour");
@@ -94,7 +94,7 @@ impl WatchdogBuilder {
     /// The same, as it is called for a state file: how old a beat may be.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// # use std::time::Duration;
     /// let dog = Watchdog::from_state_file("bot", "/run/bot.json")
     ///     .max_age(Duration::from_secs(60))
@@ -108,7 +108,7 @@ impl WatchdogBuilder {
     /// Looks this often.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// # use std::time::Duration;
     /// let dog = Watchdog::builder("worker").check_interval(Duration::from_millis(100)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -122,7 +122,7 @@ impl WatchdogBuilder {
     /// running process.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// # use std::time::Duration;
     /// let dog = Watchdog::from_state_file("bot", "/run/bot.json")
     ///     .startup_grace(Duration::from_secs(120))
@@ -137,7 +137,7 @@ impl WatchdogBuilder {
     /// Watches `source` instead of the pings.
     ///
     /// ```
-    /// # use buttress::supervise::{Pulse, Watchdog};
+    /// # use buttress::supervise::{Pulse, watchdog::Watchdog};
     /// let worker = Pulse::new();
     /// let dog = Watchdog::builder("worker").watch(worker.clone()).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -151,7 +151,7 @@ impl WatchdogBuilder {
     /// never on the one that is frozen.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// let dog = Watchdog::builder("worker").on_timeout(|freeze| eprintln!("{freeze:?}")).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -163,7 +163,7 @@ impl WatchdogBuilder {
     /// As [`on_timeout`](Self::on_timeout), async, on a runtime of its own.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// let dog =
     ///     Watchdog::builder("worker").on_timeout_async(|freeze| async move { drop(freeze) }).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -179,7 +179,7 @@ impl WatchdogBuilder {
     /// Called when it goes on after a freeze, with how long it was silent.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// let dog = Watchdog::builder("worker").on_recovered(|after| println!("{after:?}")).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -191,7 +191,7 @@ impl WatchdogBuilder {
     /// As [`on_recovered`](Self::on_recovered), async.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// let dog =
     ///     Watchdog::builder("worker").on_recovered_async(|after| async move { drop(after) }).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -210,7 +210,7 @@ impl WatchdogBuilder {
     /// Called at a freeze, before `on_timeout`, with a line for a reader.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// let dog = Watchdog::builder("worker").on_alert(|alert| eprintln!("{}", alert.message)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -222,7 +222,7 @@ impl WatchdogBuilder {
     /// As [`on_alert`](Self::on_alert), async.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// let dog = Watchdog::builder("worker").on_alert_async(|alert| async move { drop(alert) }).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -237,7 +237,7 @@ impl WatchdogBuilder {
     /// How long one callback may take. Then an async one is dropped, and a blocking one left to itself.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// # use std::time::Duration;
     /// let dog = Watchdog::builder("worker").callback_timeout(Duration::from_secs(1)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -250,7 +250,7 @@ impl WatchdogBuilder {
     /// Also tells `observer` what happens.
     ///
     /// ```
-    /// # use buttress::supervise::Watchdog;
+    /// # use buttress::supervise::watchdog::Watchdog;
     /// use buttress::observe::Event;
     /// let dog = Watchdog::builder("worker").observe(|event: &Event<'_>| drop(event.name)).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -266,7 +266,7 @@ impl WatchdogBuilder {
     /// A setting that cannot be used, by name.
     ///
     /// ```
-    /// use buttress::supervise::Watchdog;
+    /// use buttress::supervise::watchdog::Watchdog;
     /// assert!(Watchdog::from_state_file("bot", "").build().is_err());
     /// ```
     pub fn build(self) -> Result<Watchdog, ConfigError> {

@@ -10,7 +10,7 @@ use crate::name::Name;
 /// Why a watchdog fires.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::FreezeCause::Dead.as_str(), "dead");
+/// assert_eq!(buttress::supervise::watchdog::FreezeCause::Dead.as_str(), "dead");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -31,7 +31,7 @@ impl FreezeCause {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::FreezeCause::Silent.as_str(), "silent");
+    /// assert_eq!(buttress::supervise::watchdog::FreezeCause::Silent.as_str(), "silent");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -48,7 +48,7 @@ impl FreezeCause {
 /// A freeze, as callbacks are told.
 ///
 /// ```
-/// use buttress::supervise::{Freeze, FreezeCause};
+/// use buttress::supervise::watchdog::{Freeze, FreezeCause};
 /// fn must_be_killed(freeze: &Freeze) -> bool { freeze.cause != FreezeCause::Dead }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct Freeze {
 /// What was guarded did not get on in time.
 ///
 /// ```
-/// use buttress::supervise::Watchdog;
+/// use buttress::supervise::watchdog::Watchdog;
 /// # use std::time::Duration;
 /// let dog = Watchdog::builder("import").timeout(Duration::from_secs(1)).build()?;
 /// let error = dog.scope(|_| std::thread::park_timeout(Duration::from_millis(2500))).unwrap_err();
@@ -79,7 +79,7 @@ impl WatchdogTimeoutError {
     /// How long there had been nothing.
     ///
     /// ```
-    /// use buttress::supervise::WatchdogTimeoutError;
+    /// use buttress::supervise::watchdog::WatchdogTimeoutError;
     /// fn too_long(error: &WatchdogTimeoutError) -> bool { error.inactive().as_secs() > 60 }
     /// ```
     #[must_use]
@@ -90,7 +90,7 @@ impl WatchdogTimeoutError {
     /// The freeze.
     ///
     /// ```
-    /// use buttress::supervise::{FreezeCause, WatchdogTimeoutError};
+    /// use buttress::supervise::watchdog::{FreezeCause, WatchdogTimeoutError};
     /// fn dead(error: &WatchdogTimeoutError) -> bool { error.freeze().cause == FreezeCause::Dead }
     /// ```
     #[must_use]
@@ -111,7 +111,7 @@ impl std::error::Error for WatchdogTimeoutError {}
 /// A watchdog that cannot start.
 ///
 /// ```
-/// use buttress::supervise::{Watchdog, WatchdogError};
+/// use buttress::supervise::watchdog::{Watchdog, WatchdogError};
 /// let dog = Watchdog::builder("worker").build()?;
 /// dog.start()?;
 /// assert!(matches!(dog.start(), Err(WatchdogError::AlreadyRunning)));

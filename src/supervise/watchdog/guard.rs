@@ -13,7 +13,7 @@ use super::handle::Watchdog;
 /// Watches until it is dropped; see [`Watchdog::start_scoped`].
 ///
 /// ```
-/// let guard = buttress::supervise::Watchdog::builder("worker").build()?.start_scoped()?;
+/// let guard = buttress::supervise::watchdog::Watchdog::builder("worker").build()?.start_scoped()?;
 /// guard.ping();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -66,7 +66,7 @@ struct Waiting {
 /// What a watchdog has seen so far.
 ///
 /// ```
-/// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+/// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
 /// dog.ping();
 /// assert_eq!(dog.stats().pings_total, 1);
 /// # Ok::<(), buttress::ConfigError>(())
@@ -92,7 +92,7 @@ impl Watchdog {
     /// A watchdog that has to be pinged.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn builder(name: impl Into<Name>) -> WatchdogBuilder {
@@ -104,7 +104,7 @@ impl Watchdog {
     /// Pings count, and have no effect.
     ///
     /// ```
-    /// use buttress::supervise::{FreezeCause, Watchdog};
+    /// use buttress::supervise::watchdog::{FreezeCause, Watchdog};
     /// let dog = Watchdog::from_state_file("bot", "/run/bot.json")
     ///     .on_timeout(|freeze| match freeze.cause {
     ///         FreezeCause::Dead => println!("start it again"),
@@ -151,7 +151,7 @@ impl Watchdog {
     /// Work goes on: a relaxed load and a relaxed store, no clock.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// dog.ping();
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -167,7 +167,7 @@ impl Watchdog {
     /// If it is triggered.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// dog.try_ping()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -179,7 +179,7 @@ impl Watchdog {
     /// The pings as something that others can watch, or ping.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// dog.pulse().ping();
     /// assert_eq!(dog.stats().pings_total, 1);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -195,7 +195,7 @@ impl Watchdog {
     /// If it runs already, or there is no thread to be had.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// dog.start()?;
     /// assert!(dog.is_running());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -210,7 +210,7 @@ impl Watchdog {
     /// As [`start`](Self::start).
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// let guard = dog.start_scoped()?;
     /// drop(guard);
     /// assert!(!dog.is_running());
@@ -224,7 +224,7 @@ impl Watchdog {
     /// Ends the watch. Nothing happens if it is not running.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// dog.stop();
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -242,7 +242,7 @@ impl Watchdog {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// let worker = dog.clone();
     /// let done = dog.guard(async move {
     ///     worker.ping();
@@ -268,7 +268,7 @@ impl Watchdog {
     /// If it fired. If there is no thread to be had, nothing is watched, and an event says so.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// let done = dog.scope(|dog| {
     ///     dog.ping();
     ///     7
@@ -289,7 +289,7 @@ impl Watchdog {
     /// Forgets a freeze and the silence so far; a state file gets its grace again.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// dog.reset();
     /// assert!(!dog.is_triggered());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -301,7 +301,7 @@ impl Watchdog {
     /// Whether it watches.
     ///
     /// ```
-    /// assert!(!buttress::supervise::Watchdog::builder("worker").build()?.is_running());
+    /// assert!(!buttress::supervise::watchdog::Watchdog::builder("worker").build()?.is_running());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
@@ -312,7 +312,7 @@ impl Watchdog {
     /// Whether there is a freeze, which has not ended yet.
     ///
     /// ```
-    /// assert!(!buttress::supervise::Watchdog::builder("worker").build()?.is_triggered());
+    /// assert!(!buttress::supervise::watchdog::Watchdog::builder("worker").build()?.is_triggered());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
@@ -324,7 +324,7 @@ impl Watchdog {
     /// the first.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// assert!(dog.since_ping().is_zero());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -344,7 +344,7 @@ impl Watchdog {
     /// How much silence is allowed.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// assert_eq!(dog.timeout().as_secs(), 30);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -356,7 +356,7 @@ impl Watchdog {
     /// How often it looks.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// assert_eq!(dog.check_interval().as_secs(), 1);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -368,7 +368,7 @@ impl Watchdog {
     /// Its name.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// assert_eq!(dog.name().as_str(), "worker");
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -380,7 +380,7 @@ impl Watchdog {
     /// What it has seen so far.
     ///
     /// ```
-    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let dog = buttress::supervise::watchdog::Watchdog::builder("worker").build()?;
     /// assert_eq!(dog.stats().timeouts_triggered, 0);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```

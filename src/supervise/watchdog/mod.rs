@@ -7,7 +7,7 @@
 //! **Default.** Ping it; after 30 s without a ping it fires, once.
 //!
 //! ```
-//! use buttress::supervise::Watchdog;
+//! use buttress::supervise::watchdog::Watchdog;
 //! let dog = Watchdog::builder("worker").on_timeout(|freeze| eprintln!("{freeze:?}")).build()?;
 //! let guard = dog.start_scoped()?;
 //! for job in 0..3 {
@@ -21,7 +21,7 @@
 //!
 //! ```no_run
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-//! use buttress::supervise::{FreezeCause, Watchdog};
+//! use buttress::supervise::watchdog::{FreezeCause, Watchdog};
 //! # use std::time::Duration;
 //! # async fn import(dog: Watchdog) {}
 //! let dog = Watchdog::builder("import").timeout(Duration::from_secs(60)).build()?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::{self, Tick};
 use crate::observe::{Event, EventKind};
-use crate::supervise::{Heartbeat, Pulse};
+use crate::supervise::{Pulse, heartbeat::Heartbeat};
 
 use super::core::{Core, Limits, Seen, Told};
 use super::*;

@@ -20,7 +20,7 @@ use super::super::monitor::{self, Checked, Entry};
 /// The work took too long.
 ///
 /// ```
-/// use buttress::supervise::with_watchdog_blocking;
+/// use buttress::supervise::watchdog::with_watchdog_blocking;
 /// # use std::time::Duration;
 /// let slow = || std::thread::park_timeout(Duration::from_secs(1));
 /// let error = with_watchdog_blocking(slow, Duration::from_millis(50), || {}).unwrap_err();
@@ -42,7 +42,7 @@ impl<T> TimedOut<T> {
     /// If there is none.
     ///
     /// ```
-    /// use buttress::supervise::with_watchdog_blocking;
+    /// use buttress::supervise::watchdog::with_watchdog_blocking;
     /// # use std::time::Duration;
     /// let done = with_watchdog_blocking(|| 7, Duration::from_secs(5), || {});
     /// assert_eq!(done.or_else(|over| over.or_late()).unwrap(), 7);
@@ -169,7 +169,7 @@ impl Checked for Due {
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-/// use buttress::supervise::with_watchdog;
+/// use buttress::supervise::watchdog::with_watchdog;
 /// # use std::time::Duration;
 /// let done = with_watchdog(async { 7 }, Duration::from_secs(5), || eprintln!("too slow")).await;
 /// assert_eq!(done, Ok(7));
@@ -294,7 +294,7 @@ impl<F: Future> Future for WithWatchdog<F> {
 /// If there is no thread to be had, and as `work` does.
 ///
 /// ```
-/// use buttress::supervise::with_watchdog_blocking;
+/// use buttress::supervise::watchdog::with_watchdog_blocking;
 /// # use std::time::Duration;
 /// let done = with_watchdog_blocking(|| 6 * 7, Duration::from_secs(5), || eprintln!("too slow"));
 /// assert_eq!(done, Ok(42));

@@ -70,7 +70,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// # use std::time::Duration;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .frozen_after(Duration::from_millis(250))
@@ -86,7 +86,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// # use std::time::Duration;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .check_interval(Duration::from_millis(50))
@@ -103,7 +103,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// # use std::time::Duration;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .abort_after(Duration::from_secs(60))
@@ -119,7 +119,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .on_frozen(|freeze| eprintln!("worker {:?} for {:?}", freeze.worker, freeze.silent))
     ///     .build()?;
@@ -134,7 +134,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .on_frozen_async(|freeze| async move { drop(freeze) })
     ///     .build()?;
@@ -155,7 +155,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .on_recovered(|recovery| println!("after {:?}", recovery.after))
     ///     .build()?;
@@ -170,7 +170,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .on_alert(|alert| eprintln!("{}", alert.message))
     ///     .build()?;
@@ -185,7 +185,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// # use std::time::Duration;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .callback_timeout(Duration::from_secs(1))
@@ -201,7 +201,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// use buttress::observe::Event;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
     ///     .observe(|event: &Event<'_>| drop(event.name))
@@ -220,7 +220,7 @@ impl RuntimeWatchdogBuilder {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// use buttress::supervise::RuntimeWatchdog;
+    /// use buttress::supervise::watchdog::RuntimeWatchdog;
     /// # use std::time::Duration;
     /// let builder = RuntimeWatchdog::builder("api", runtime.handle());
     /// assert!(builder.frozen_after(Duration::ZERO).build().is_err());

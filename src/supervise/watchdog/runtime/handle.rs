@@ -53,7 +53,7 @@ pub struct RuntimeRecovery {
 ///
 /// ```
 /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-/// use buttress::supervise::RuntimeWatchdog;
+/// use buttress::supervise::watchdog::RuntimeWatchdog;
 /// let dog = RuntimeWatchdog::builder("api", runtime.handle()).build()?;
 /// assert_eq!(dog.stats().freezes, 0);
 /// # Ok::<(), buttress::ConfigError>(())
@@ -74,7 +74,7 @@ pub struct RuntimeWatchdogStats {
 /// Notices that a worker of a tokio runtime is blocked, from outside; see the [module](super).
 ///
 /// Clones share it. Dropping the last one stops it. It is a source of [`Progress`] while all is well, for a
-/// [`Heartbeat`](crate::supervise::Heartbeat).
+/// [`Heartbeat`](crate::supervise::heartbeat::Heartbeat).
 #[derive(Clone)]
 pub struct RuntimeWatchdog(Arc<Owner>);
 
@@ -132,7 +132,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-    /// use buttress::supervise::RuntimeWatchdog;
+    /// use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", &tokio::runtime::Handle::current()).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// # }).unwrap();
@@ -176,7 +176,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// use buttress::supervise::RuntimeWatchdog;
+    /// use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle()).build()?;
     /// dog.start()?;
     /// assert!(dog.is_running() && !dog.is_frozen());
@@ -208,7 +208,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// RuntimeWatchdog::builder("api", runtime.handle()).build()?.stop();
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -220,7 +220,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// assert!(!RuntimeWatchdog::builder("api", runtime.handle()).build()?.is_running());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -233,7 +233,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// assert!(!RuntimeWatchdog::builder("api", runtime.handle()).build()?.is_frozen());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -247,7 +247,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// assert!(RuntimeWatchdog::builder("api", runtime.handle()).build()?.frozen_workers().is_empty());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -266,7 +266,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle()).build()?;
     /// assert_eq!(dog.stats().healthy_checks, 0);
     /// # Ok::<(), buttress::ConfigError>(())

@@ -9,7 +9,7 @@
 //!
 //! ```
 //! # let runtime = tokio::runtime::Runtime::new().unwrap();
-//! use buttress::supervise::RuntimeWatchdog;
+//! use buttress::supervise::watchdog::RuntimeWatchdog;
 //! let dog = RuntimeWatchdog::builder("api", runtime.handle())
 //!     .on_frozen(|freeze| eprintln!("{freeze:?}"))
 //!     .build()?;
@@ -21,7 +21,7 @@
 //!
 //! ```
 //! # let runtime = tokio::runtime::Runtime::new().unwrap();
-//! use buttress::supervise::{Heartbeat, RuntimeWatchdog};
+//! use buttress::supervise::{heartbeat::Heartbeat, watchdog::RuntimeWatchdog};
 //! # use std::time::Duration;
 //! let dog = RuntimeWatchdog::builder("api", runtime.handle())
 //!     .frozen_after(Duration::from_millis(250))

@@ -7,7 +7,7 @@ const MOST: usize = 256;
 /// One thread, as the kernel sees it at a freeze. Linux only.
 ///
 /// ```
-/// use buttress::supervise::ThreadState;
+/// use buttress::supervise::watchdog::ThreadState;
 /// let threads = ThreadState::all();
 /// # if cfg!(target_os = "linux") {
 /// assert!(threads.iter().any(|thread| thread.id == std::process::id()));
@@ -32,7 +32,7 @@ impl ThreadState {
     /// All threads of this process, up to 256. Empty outside Linux.
     ///
     /// ```
-    /// let threads = buttress::supervise::ThreadState::all();
+    /// let threads = buttress::supervise::watchdog::ThreadState::all();
     /// ```
     #[must_use]
     #[cfg(target_os = "linux")]
