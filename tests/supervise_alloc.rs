@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use allocation_counter::measure;
-use buttress::supervise::serve::serve::serve::{DrainLayer, Listener, Looked, Server};
+use buttress::supervise::serve::{DrainLayer, Listener, Looked, Server};
 use buttress::supervise::{Lifecycle, Phase};
 use bytes::Bytes;
 use http::{Request, Response};

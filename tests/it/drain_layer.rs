@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
-use buttress::supervise::serve::serve::serve::{DrainLayer, DrainSignal};
+use buttress::supervise::serve::{DrainLayer, DrainSignal};
 use buttress::supervise::{Lifecycle, Phase};
 use buttress::testing::{Subject, check_all};
 use buttress::{AsTyped, Rejection, RejectionKind};

@@ -12,7 +12,7 @@ use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use buttress::supervise::serve::serve::serve::DrainSignal;
+use buttress::supervise::serve::DrainSignal;
 use buttress::supervise::{Lifecycle, Phase};
 use bytes::Bytes;
 use futures_util::stream;
@@ -139,8 +139,8 @@ async fn serve(options: Options, app: App, life: Lifecycle) -> String {
     };
     match options.server.as_str() {
         "ours" => {
-            let mut builder = buttress::supervise::serve::serve::serve::Server::builder("http")
-                .grace(options.grace);
+            let mut builder =
+                buttress::supervise::serve::Server::builder("http").grace(options.grace);
             if let Some(part) = &options.sabotage {
                 builder = builder.sabotage(part);
             }
@@ -153,7 +153,7 @@ async fn serve(options: Options, app: App, life: Lifecycle) -> String {
             String::new()
         }
         "layer" => {
-            let layer = buttress::supervise::serve::serve::serve::DrainLayer::new("http", &life);
+            let layer = buttress::supervise::serve::DrainLayer::new("http", &life);
             let router = router.layer(layer.on_reject(buttress::http::problem()));
             axum::serve(listener, router).with_graceful_shutdown(stop).await.unwrap();
             String::new()

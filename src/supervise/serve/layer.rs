@@ -31,7 +31,7 @@ use super::signal;
 /// ```
 /// use axum::{Router, routing::get};
 /// use buttress::supervise::{Lifecycle, Phase};
-/// use buttress::supervise::serve::serve::serve::DrainLayer;
+/// use buttress::supervise::serve::DrainLayer;
 ///
 /// # async fn f(listener: tokio::net::TcpListener) -> std::io::Result<()> {
 /// let life = Lifecycle::new();
@@ -65,7 +65,7 @@ impl DrainLayer {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new());
     /// ```
     #[must_use]
@@ -88,7 +88,7 @@ impl<R> DrainLayer<R> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new()).refuse();
     /// ```
     #[must_use]
@@ -102,7 +102,7 @@ impl<R> DrainLayer<R> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new()).on_reject(buttress::http::problem());
     /// ```
     #[must_use]
@@ -116,7 +116,7 @@ impl<R> DrainLayer<R> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// let layer = DrainLayer::new("http", &Lifecycle::new()).signal_everywhere();
     /// ```
     #[must_use]
@@ -129,7 +129,7 @@ impl<R> DrainLayer<R> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// assert_eq!(DrainLayer::new("http", &Lifecycle::new()).in_flight(), 0);
     /// ```
     #[must_use]
@@ -141,7 +141,7 @@ impl<R> DrainLayer<R> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// assert_eq!(DrainLayer::new("http", &Lifecycle::new()).refused(), 0);
     /// ```
     #[must_use]
@@ -179,7 +179,7 @@ impl<S, R> DrainService<S, R> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// use tower::Layer;
     /// assert_eq!(*DrainLayer::new("http", &Lifecycle::new()).layer(7).get_ref(), 7);
     /// ```
@@ -191,7 +191,7 @@ impl<S, R> DrainService<S, R> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainLayer;
+    /// use buttress::supervise::serve::DrainLayer;
     /// use tower::Layer;
     /// assert_eq!(DrainLayer::new("http", &Lifecycle::new()).layer(7).into_inner(), 7);
     /// ```

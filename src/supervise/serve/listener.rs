@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// What is known about bytes that have arrived and were not read.
 ///
 /// ```
-/// use buttress::supervise::serve::serve::serve::Unread;
+/// use buttress::supervise::serve::Unread;
 /// assert_ne!(Unread::Nothing, Unread::Unknown);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum Unread {
 /// [`Looked`] makes one of any other stream.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be served",
-    note = "wrap it: `buttress::supervise::serve::serve::serve::Looked::new(stream, |stream| ...)`, or `Looked::blind(stream)`"
+    note = "wrap it: `buttress::supervise::serve::Looked::new(stream, |stream| ...)`, or `Looked::blind(stream)`"
 )]
 pub trait Connected: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Looks, without reading and without waiting.
@@ -72,7 +72,7 @@ impl Connected for tokio::net::UnixStream {
 /// does no harm: the connection is looked at again.
 ///
 /// ```
-/// use buttress::supervise::serve::serve::serve::{Connected, Looked, Unread};
+/// use buttress::supervise::serve::{Connected, Looked, Unread};
 /// let (stream, _other) = tokio::io::duplex(64);
 /// assert_eq!(Looked::blind(stream).unread(), Unread::Unknown);
 /// ```
@@ -85,11 +85,11 @@ impl<I, F: Fn(&I) -> Unread> Looked<I, F> {
     /// `look` must not wait.
     ///
     /// ```
-    /// use buttress::supervise::serve::serve::serve::{Connected, Looked};
+    /// use buttress::supervise::serve::{Connected, Looked};
     /// use tokio::net::TcpStream;
     /// # struct TlsStream(TcpStream);
     /// # impl TlsStream { fn get_ref(&self) -> (&TcpStream, ()) { (&self.0, ()) } }
-    /// fn served(stream: TlsStream) -> Looked<TlsStream, impl Fn(&TlsStream) -> buttress::supervise::serve::serve::serve::Unread> {
+    /// fn served(stream: TlsStream) -> Looked<TlsStream, impl Fn(&TlsStream) -> buttress::supervise::serve::Unread> {
     ///     Looked::new(stream, |stream: &TlsStream| stream.get_ref().0.unread())
     /// }
     /// ```
@@ -103,7 +103,7 @@ impl<I> Looked<I> {
     ///
     /// ```
     /// let (stream, _other) = tokio::io::duplex(64);
-    /// let stream = buttress::supervise::serve::serve::serve::Looked::blind(stream);
+    /// let stream = buttress::supervise::serve::Looked::blind(stream);
     /// ```
     pub fn blind(stream: I) -> Self {
         Self { stream, look: |_| Unread::Unknown }
@@ -169,7 +169,7 @@ impl<I: AsyncWrite + Unpin, F: Unpin> AsyncWrite for Looked<I, F> {
 /// Where a server's connections come from: a TCP or Unix listener, or your own.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a listener",
-    note = "use tokio's `TcpListener` or `UnixListener`, or implement `buttress::supervise::serve::serve::serve::Listener`"
+    note = "use tokio's `TcpListener` or `UnixListener`, or implement `buttress::supervise::serve::Listener`"
 )]
 pub trait Listener: Send + 'static {
     /// A connection.
@@ -280,9 +280,9 @@ pub trait Handshake<I>: Clone + Send + Sync + 'static {
 /// No handshake.
 ///
 /// ```
-/// use buttress::supervise::serve::serve::serve::{Handshake, NoHandshake};
+/// use buttress::supervise::serve::{Handshake, NoHandshake};
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// use buttress::supervise::serve::serve::serve::Looked;
+/// use buttress::supervise::serve::Looked;
 /// let (stream, _other) = tokio::io::duplex(64);
 /// assert!(NoHandshake.start(Looked::blind(stream)).await.is_ok());
 /// # })

@@ -8,7 +8,7 @@
 //! ```
 //! use axum::{Router, routing::get};
 //! use buttress::supervise::{Lifecycle, Phase};
-//! use buttress::supervise::serve::serve::serve::serve;
+//! use buttress::supervise::serve::serve;
 //! use tokio::net::TcpListener;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -32,7 +32,7 @@
 //! ```
 //! use axum::extract::ConnectInfo;
 //! use buttress::supervise::Lifecycle;
-//! use buttress::supervise::serve::serve::serve::Server;
+//! use buttress::supervise::serve::Server;
 //! use std::net::SocketAddr;
 //! use std::time::Duration;
 //! use tokio::net::TcpListener;

@@ -4,7 +4,7 @@ use std::time::Duration;
 /// What became of a server's connections and requests when it drained.
 ///
 /// ```
-/// let report = buttress::supervise::serve::serve::serve::ServeReport::default();
+/// let report = buttress::supervise::serve::ServeReport::default();
 /// assert!(report.is_clean());
 /// assert_eq!(report.to_string(), "drained in 0ns: 0 requests answered, 0 broken, 0 aborted; \
 ///     0 connections closed, 0 aborted (0 upgraded)");
@@ -38,7 +38,7 @@ impl ServeReport {
     /// Whether nothing was cut at the deadline.
     ///
     /// ```
-    /// assert!(buttress::supervise::serve::serve::serve::ServeReport::default().is_clean());
+    /// assert!(buttress::supervise::serve::ServeReport::default().is_clean());
     /// ```
     #[must_use]
     pub const fn is_clean(&self) -> bool {

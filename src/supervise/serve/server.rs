@@ -48,7 +48,7 @@ pub fn serve<L: Listener, S>(listener: L, app: S, life: &Lifecycle) -> Serve<L, 
 /// The limits and the name of a server. Cheap to clone.
 ///
 /// ```
-/// use buttress::supervise::serve::serve::serve::Server;
+/// use buttress::supervise::serve::Server;
 /// use std::time::Duration;
 /// let server = Server::builder("api").header_timeout(Duration::from_secs(5)).build()?;
 /// # Ok::<(), buttress::ConfigError>(())
@@ -60,7 +60,7 @@ impl Server {
     /// With default limits.
     ///
     /// ```
-    /// let server = buttress::supervise::serve::serve::serve::Server::new("api");
+    /// let server = buttress::supervise::serve::Server::new("api");
     /// ```
     #[must_use]
     pub fn new(name: impl Into<Name>) -> Self {
@@ -70,7 +70,7 @@ impl Server {
     /// To be customised.
     ///
     /// ```
-    /// assert!(buttress::supervise::serve::serve::serve::Server::builder("api").build().is_ok());
+    /// assert!(buttress::supervise::serve::Server::builder("api").build().is_ok());
     /// ```
     pub fn builder(name: impl Into<Name>) -> ServerBuilder {
         ServerBuilder(Config::new(name.into()))
@@ -117,7 +117,7 @@ impl ServerBuilder {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api").header_timeout(Duration::from_secs(5));
+    /// let builder = buttress::supervise::serve::Server::builder("api").header_timeout(Duration::from_secs(5));
     /// ```
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
         self.0.limits.header = timeout;
@@ -129,7 +129,7 @@ impl ServerBuilder {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api").keep_alive(Duration::from_secs(120));
+    /// let builder = buttress::supervise::serve::Server::builder("api").keep_alive(Duration::from_secs(120));
     /// ```
     pub fn keep_alive(mut self, timeout: Duration) -> Self {
         self.0.limits.idle = timeout;
@@ -140,7 +140,7 @@ impl ServerBuilder {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api").write_timeout(Duration::from_secs(20));
+    /// let builder = buttress::supervise::serve::Server::builder("api").write_timeout(Duration::from_secs(20));
     /// ```
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.0.limits.write = timeout;
@@ -153,7 +153,7 @@ impl ServerBuilder {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api").grace(Duration::from_millis(500));
+    /// let builder = buttress::supervise::serve::Server::builder("api").grace(Duration::from_millis(500));
     /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
         self.0.limits.grace = grace;
@@ -164,7 +164,7 @@ impl ServerBuilder {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api").drain_timeout(Duration::from_secs(10));
+    /// let builder = buttress::supervise::serve::Server::builder("api").drain_timeout(Duration::from_secs(10));
     /// ```
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.0.drain = timeout;
@@ -175,7 +175,7 @@ impl ServerBuilder {
     /// queue when the drain begins are served even so. Default: no limit.
     ///
     /// ```
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api").max_connections(10_000);
+    /// let builder = buttress::supervise::serve::Server::builder("api").max_connections(10_000);
     /// ```
     pub fn max_connections(mut self, most: usize) -> Self {
         self.0.max_connections = most;
@@ -186,7 +186,7 @@ impl ServerBuilder {
     /// that ask for an upgrade, a tunnel, an event stream or gRPC. Three allocations per request.
     ///
     /// ```
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api").signal_everywhere();
+    /// let builder = buttress::supervise::serve::Server::builder("api").signal_everywhere();
     /// ```
     pub fn signal_everywhere(mut self) -> Self {
         self.0.signal_everywhere = true;
@@ -197,7 +197,7 @@ impl ServerBuilder {
     ///
     /// ```
     /// use buttress::observe::Event;
-    /// let builder = buttress::supervise::serve::serve::serve::Server::builder("api")
+    /// let builder = buttress::supervise::serve::Server::builder("api")
     ///     .observe(|event: &Event<'_>| eprintln!("{event:?}"));
     /// ```
     pub fn observe(mut self, observer: impl Observe) -> Self {
@@ -228,7 +228,7 @@ impl ServerBuilder {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let error = buttress::supervise::serve::serve::serve::Server::builder("api").keep_alive(Duration::ZERO).build();
+    /// let error = buttress::supervise::serve::Server::builder("api").keep_alive(Duration::ZERO).build();
     /// assert!(error.is_err());
     /// ```
     pub fn build(self) -> Result<Server, ConfigError> {
@@ -283,7 +283,7 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     /// use axum::extract::ConnectInfo;
     /// use buttress::http::PeerAddr;
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::serve;
+    /// use buttress::supervise::serve::serve;
     /// use std::net::SocketAddr;
     /// # async fn f(listener: tokio::net::TcpListener) {
     /// let app: axum::Router = axum::Router::new();
@@ -314,7 +314,7 @@ impl<L: Listener, S, H> Serve<L, S, H> {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::{Connected, Looked, serve};
+    /// use buttress::supervise::serve::{Connected, Looked, serve};
     /// use tokio::net::{TcpListener, TcpStream};
     /// # struct TlsStream(TcpStream);
     /// # impl tokio::io::AsyncRead for TlsStream {

@@ -14,7 +14,7 @@ use crate::supervise::{Hold, Lifecycle, Phase};
 ///
 /// ```
 /// use buttress::supervise::{Lifecycle, Phase};
-/// use buttress::supervise::serve::serve::serve::DrainSignal;
+/// use buttress::supervise::serve::DrainSignal;
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let life = Lifecycle::new();
 /// let signal = DrainSignal::new(&life);
@@ -32,7 +32,7 @@ impl DrainSignal {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainSignal;
+    /// use buttress::supervise::serve::DrainSignal;
     /// let signal = DrainSignal::new(&Lifecycle::new());
     /// ```
     #[must_use]
@@ -44,7 +44,7 @@ impl DrainSignal {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainSignal;
+    /// use buttress::supervise::serve::DrainSignal;
     /// assert!(!DrainSignal::new(&Lifecycle::new()).is_draining());
     /// ```
     #[must_use]
@@ -57,7 +57,7 @@ impl DrainSignal {
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// use buttress::supervise::{Lifecycle, Phase};
-    /// use buttress::supervise::serve::serve::serve::DrainSignal;
+    /// use buttress::supervise::serve::DrainSignal;
     /// let life = Lifecycle::new();
     /// life.advance(Phase::Draining, None);
     /// DrainSignal::new(&life).draining().await;
@@ -72,7 +72,7 @@ impl DrainSignal {
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// use buttress::supervise::{Lifecycle, Phase};
-    /// use buttress::supervise::serve::serve::serve::DrainSignal;
+    /// use buttress::supervise::serve::DrainSignal;
     /// let life = Lifecycle::new();
     /// life.advance(Phase::LameDuck, None);
     /// DrainSignal::new(&life).lame_duck().await;
@@ -86,7 +86,7 @@ impl DrainSignal {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainSignal;
+    /// use buttress::supervise::serve::DrainSignal;
     /// assert!(DrainSignal::new(&Lifecycle::new()).deadline().is_none());
     /// ```
     #[must_use]
@@ -98,7 +98,7 @@ impl DrainSignal {
     ///
     /// ```
     /// use buttress::supervise::Lifecycle;
-    /// use buttress::supervise::serve::serve::serve::DrainSignal;
+    /// use buttress::supervise::serve::DrainSignal;
     /// let life = Lifecycle::new();
     /// let hold = DrainSignal::new(&life).hold("receipt");
     /// assert_eq!(life.held_by(), ["receipt".into()]);
