@@ -220,15 +220,18 @@ fn inheritable() -> usize {
 
 /// Says what a child finds: its signals and its variables.
 pub(super) fn environment(app: &str) {
-    let script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; \
-                  echo app=$BUTTRESS_APP owner=$BUTTRESS_OWNER \
+    say(format_args!("self {} {}", std::process::id(), inheritable()));
+    // Not by a shell, which might set its signals itself.
+    let signals = Child::new("a", "grep").args(["-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
+    let script = "echo app=$BUTTRESS_APP owner=$BUTTRESS_OWNER \
                   notify=$NOTIFY_SOCKET watchdog=$WATCHDOG_USEC line=$BUTTRESS_LIFELINE; \
                   ls /proc/self/fd | wc -l; cat /proc/self/stat | cut -d' ' -f1,5";
-    let child = shell("a", script).restart(Restart::Temporary).on_line(|line| say(line.text()));
-    let supervisor = ProcessSupervisor::builder(app.to_owned()).child(child).build().unwrap();
-    say(format_args!("self {} {}", std::process::id(), inheritable()));
-    supervisor.start().unwrap();
-    ended(&supervisor);
+    for child in [signals, shell("a", script)] {
+        let child = child.restart(Restart::Temporary).on_line(|line| say(line.text()));
+        let supervisor = ProcessSupervisor::builder(app.to_owned()).child(child).build().unwrap();
+        supervisor.start().unwrap();
+        ended(&supervisor);
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -9,9 +9,10 @@ use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::supervise::{Lifecycle, Phase};
 
-use super::child::{Child, Strategy};
+use super::child::Child;
 use super::core::{Core, Intensity};
 use super::handle::{ProcessSupervisor, Settings};
+use super::policy::Strategy;
 
 /// Builds a [`ProcessSupervisor`].
 ///

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::backoff::{Backoff, Random};
 use crate::clock::{Tick, nanos};
 
-use super::child::{Restart, Strategy};
 use super::exit::Exit;
+use super::policy::{Restart, Strategy};
 
 /// What the core has to know of a child.
 #[derive(Clone, Debug)]

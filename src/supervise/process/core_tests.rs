@@ -8,9 +8,9 @@ use rand::{RngExt, SeedableRng};
 use crate::backoff::{Backoff, Jitter, Random};
 use crate::clock::Tick;
 
-use super::child::{Restart, Strategy};
 use super::core::{Core, End, Intensity, Out, Rule, Seen, Then};
 use super::exit::Exit;
+use super::policy::{Restart, Strategy};
 
 const SECOND: Duration = Duration::from_secs(1);
 

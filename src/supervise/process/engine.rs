@@ -24,10 +24,11 @@ use super::adopted::Adopted;
 use super::child::{Child, ChildProcess};
 use super::core::{End, Out, Then};
 use super::exit::{Exit, OomKills};
-use super::handle::{Shared, SupervisorEnd};
+use super::handle::Shared;
 use super::marks::{self, Owner};
 use super::output::{Drain, Output, Stream};
 use super::probe::Probes;
+use super::status::SupervisorEnd;
 use super::sys::{self, Birth};
 use super::table::proc_is_ours;
 

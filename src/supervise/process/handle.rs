@@ -18,7 +18,7 @@ use super::child::Child;
 use super::config::ProcessSupervisorBuilder;
 use super::core::{Core, Intensity, Seen};
 use super::engine::Engine;
-use super::exit::Exit;
+use super::status::{ChildState, ChildStatus, SupervisorEnd, SupervisorReport, SupervisorStats};
 use super::sys::{self, Waker};
 
 /// Starts child processes, keeps them running, and stops them in order.
@@ -28,7 +28,7 @@ use super::sys::{self, Waker};
 /// the next parent's workers get in their way. This prevents these four.
 ///
 /// ```
-/// use buttress::supervise::process::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+/// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
 ///
 /// let job = Child::new("job", "sh").args(["-c", "exit 0"]).restart(Restart::Transient);
 /// let supervisor = ProcessSupervisor::builder("orders").child(job).build()?;
@@ -42,7 +42,7 @@ use super::sys::{self, Waker};
 ///
 /// ```
 /// use buttress::Backoff;
-/// use buttress::supervise::{Lifecycle, Phase, process::{Child, OrphanSweep, ProcessSupervisor, Strategy}};
+/// use buttress::supervise::{Child, Lifecycle, OrphanSweep, Phase, ProcessSupervisor, Strategy};
 /// use std::time::Duration;
 ///
 /// # fn start() -> Result<(), Box<dyn std::error::Error>> {
@@ -102,7 +102,8 @@ use super::sys::{self, Waker};
 ///
 /// [`Supervised`](EventKind::Supervised), each beginning with the child's name: `child_started`, `child_ready`,
 /// `child_not_started`, `child_exited` (how, and what follows), `child_frozen`, `child_start_timeout`, `child_killed`,
-/// `child_unkillable`, `child_output_lost`, `escalated`; and `stopped` in the end.
+/// `child_unkillable`, `child_output_lost`, `escalated`; and `stopped` in the end. Observers run on the
+/// supervisor's thread: one may [`request_stop`](Self::request_stop), but must not wait for it.
 #[derive(Clone)]
 pub struct ProcessSupervisor(Arc<Handle>);
 
@@ -132,174 +133,12 @@ struct Inner {
     orphans: u64,
 }
 
-/// Why a supervisor ended.
-///
-/// ```
-/// assert_eq!(buttress::supervise::process::SupervisorEnd::Stopped.as_str(), "stopped");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SupervisorEnd {
-    /// All children have ended, and none is to be started again.
-    Finished,
-    /// It was asked to.
-    Stopped,
-    /// There were more restarts than the [`intensity`](ProcessSupervisorBuilder::intensity) allows. Whoever
-    /// is above has to decide, commonly by ending the process.
-    Escalated {
-        /// Whose failure was one too many.
-        child: Name,
-        /// What that was.
-        exit: Exit,
-    },
-    /// Its thread panicked, which is a bug. On Linux the kernel has sent the children their
-    /// [`parent_death_signal`](Child::parent_death_signal).
-    Failed,
-}
-
-impl SupervisorEnd {
-    /// Lower-case name, for labels.
-    ///
-    /// ```
-    /// assert_eq!(buttress::supervise::process::SupervisorEnd::Finished.as_str(), "finished");
-    /// ```
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Stopped => "stopped",
-            Self::Escalated { .. } => "escalated",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// How a supervisor ended.
-///
-/// ```
-/// # fn code(report: &buttress::supervise::process::SupervisorReport) -> u8 {
-/// u8::from(report.end != buttress::supervise::process::SupervisorEnd::Stopped)
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SupervisorReport {
-    /// Why.
-    pub end: SupervisorEnd,
-    /// Those that have not even died of `SIGKILL`, with the number of their process.
-    pub unkillable: Vec<(Name, u32)>,
-    /// What had happened until then.
-    pub stats: SupervisorStats,
-}
-
-/// Totals of a supervisor.
-///
-/// ```
-/// assert_eq!(buttress::supervise::process::SupervisorStats::default().restarts, 0);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SupervisorStats {
-    /// Attempts to start a process, the first ones included.
-    pub starts: u64,
-    /// Restarts decided because of a failure (or an end, of permanent children).
-    pub restarts: u64,
-    /// Children found frozen.
-    pub freezes: u64,
-    /// Children that were not ready in time.
-    pub start_timeouts: u64,
-    /// Groups that had to be killed.
-    pub kills: u64,
-    /// Processes that a child had left behind and that were collected
-    /// ([`subreaper`](ProcessSupervisorBuilder::subreaper)).
-    pub orphans_collected: u64,
-}
-
-/// What a child is doing.
-///
-/// ```
-/// assert_eq!(buttress::supervise::process::ChildState::Finished.as_str(), "finished");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ChildState {
-    /// It waits for its turn: for those before it to be ready.
-    Waiting,
-    /// It failed and will be started again.
-    Backoff {
-        /// In so long.
-        remaining: Duration,
-    },
-    /// It runs, but is not ready yet.
-    Starting,
-    /// It runs and is ready.
-    Up {
-        /// For how long it has been.
-        since: Duration,
-    },
-    /// It has been asked to end.
-    Stopping,
-    /// It was killed, and has not died.
-    Unkillable,
-    /// It does not run, until the others of its group have stopped or for good.
-    Stopped,
-    /// It ended, and its [`Restart`](super::Restart) says that this was all.
-    Finished,
-}
-
-impl ChildState {
-    /// Lower-case name, for labels.
-    ///
-    /// ```
-    /// assert_eq!(buttress::supervise::process::ChildState::Waiting.as_str(), "waiting");
-    /// ```
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Backoff { .. } => "backoff",
-            Self::Starting => "starting",
-            Self::Up { .. } => "up",
-            Self::Stopping => "stopping",
-            Self::Unkillable => "unkillable",
-            Self::Stopped => "stopped",
-            Self::Finished => "finished",
-        }
-    }
-}
-
-/// A child as it is now.
-///
-/// ```
-/// use buttress::supervise::process::{Child, ChildState, ProcessSupervisor};
-/// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
-/// let status = &supervisor.status()[0];
-/// assert_eq!((status.name.as_str(), status.state), ("b", ChildState::Waiting));
-/// # Ok::<(), buttress::ConfigError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ChildStatus {
-    /// Its name.
-    pub name: Name,
-    /// What it is doing.
-    pub state: ChildState,
-    /// The number of its process, if it has one.
-    pub pid: Option<u32>,
-    /// How often it has been started.
-    pub runs: u64,
-    /// How often because it had failed itself.
-    pub restarts: u64,
-    /// How its last process ended.
-    pub last_exit: Option<Exit>,
-}
-
 impl ProcessSupervisor {
     /// A supervisor called `name`, which its children carry as `BUTTRESS_APP`: it is what
     /// [`OrphanSweep`](super::OrphanSweep) looks for, so it must be the same after a restart.
     ///
     /// ```
-    /// let _ = buttress::supervise::process::ProcessSupervisor::builder("orders");
+    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders");
     /// ```
     pub fn builder(name: impl Into<Name>) -> ProcessSupervisorBuilder {
         ProcessSupervisorBuilder::new(name.into())
@@ -326,7 +165,7 @@ impl ProcessSupervisor {
     /// If it has been started or stopped before, or if the system has no thread or descriptor left.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.start().is_err());
@@ -348,7 +187,7 @@ impl ProcessSupervisor {
     /// after `within` are killed then, whatever their own [`grace`](Child::grace) is.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// supervisor.request_stop(None);
@@ -375,7 +214,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::process::{Child, ProcessSupervisor, SupervisorEnd};
+    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert_eq!(supervisor.stop(None).await.end, SupervisorEnd::Stopped);
@@ -390,7 +229,7 @@ impl ProcessSupervisor {
     /// As [`stop`](Self::stop), blocking the thread until all have ended or cannot be killed.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor, SupervisorEnd};
+    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert_eq!(supervisor.stop_blocking(None).end, SupervisorEnd::Stopped);
@@ -411,7 +250,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::process::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+    /// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
     /// let job = Child::new("job", "true").restart(Restart::Temporary);
     /// let supervisor = ProcessSupervisor::builder("a").child(job).build()?;
     /// supervisor.start()?;
@@ -433,7 +272,7 @@ impl ProcessSupervisor {
     /// As [`wait`](Self::wait), blocking the thread for at most `timeout`. `None` if it has not ended.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(supervisor.wait_blocking(std::time::Duration::ZERO).is_none());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -447,7 +286,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready().await);
@@ -470,7 +309,7 @@ impl ProcessSupervisor {
     /// As [`ready`](Self::ready), blocking the thread for at most `timeout`.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
@@ -486,7 +325,7 @@ impl ProcessSupervisor {
     /// How it ended, if it has.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(supervisor.report().is_none());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -500,7 +339,7 @@ impl ProcessSupervisor {
     /// not run.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(!supervisor.restart("c"));
     /// # Ok::<(), buttress::ConfigError>(())
@@ -521,7 +360,7 @@ impl ProcessSupervisor {
     /// signal (`InvalidInput`), or as the system says.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
@@ -542,7 +381,7 @@ impl ProcessSupervisor {
     /// All children as they are now, in their order.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.status().len(), 1);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -558,7 +397,7 @@ impl ProcessSupervisor {
     /// What has happened so far.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.stats().starts, 0);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -571,7 +410,7 @@ impl ProcessSupervisor {
     /// The name.
     ///
     /// ```
-    /// use buttress::supervise::process::{Child, ProcessSupervisor};
+    /// use buttress::supervise::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.name().as_str(), "a");
     /// # Ok::<(), buttress::ConfigError>(())

@@ -10,24 +10,26 @@ mod core_tests;
 mod engine;
 mod exit;
 mod handle;
+mod kill;
 mod lifeline;
 mod marks;
 mod orphans;
 #[cfg(test)]
 mod orphans_tests;
 mod output;
+mod policy;
 mod probe;
+mod status;
 mod sys;
 mod table;
 
-pub use child::{Child, ChildProcess, Liveness, Restart, Strategy};
+pub use child::{Child, ChildProcess, Liveness};
 pub use config::ProcessSupervisorBuilder;
 pub use exit::Exit;
-pub use handle::{
-    ChildState, ChildStatus, ProcessSupervisor, SupervisorEnd, SupervisorReport, SupervisorStats,
-};
+pub use handle::ProcessSupervisor;
+pub use kill::{KillResult, kill_process, kill_process_blocking};
 pub use lifeline::Lifeline;
-pub use orphans::{
-    FoundOrphans, KillResult, Orphan, OrphanSweep, kill_process, kill_process_blocking,
-};
+pub use orphans::{FoundOrphans, Orphan, OrphanSweep};
 pub use output::{Line, LineSink, Output, Stream};
+pub use policy::{Restart, Strategy};
+pub use status::{ChildState, ChildStatus, SupervisorEnd, SupervisorReport, SupervisorStats};

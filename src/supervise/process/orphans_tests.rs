@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::supervise::{ProcessIdentity, ProcessStatus};
 
-use super::orphans::{KillResult, OrphanSweep};
+use super::kill::KillResult;
+use super::orphans::OrphanSweep;
 use super::table::Table;
 
 const BOOT: &str = "59d72764-f738";
