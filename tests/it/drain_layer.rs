@@ -133,7 +133,10 @@ async fn what_may_be_long_finds_the_signal() {
     assert!(!told(&layer, build("accept", "application/json")));
     assert!(told(&layer, build("accept", "text/event-stream")));
     assert!(told(&layer, build("accept", "Text/Event-Stream, */*")));
-    assert!(told(&layer, build("content-type", "application/grpc+proto")));
+    let mut grpc = build("content-type", "application/grpc+proto");
+    *grpc.method_mut() = http::Method::POST;
+    *grpc.version_mut() = Version::HTTP_2;
+    assert!(told(&layer, grpc));
     assert!(told(&layer, Request::builder().method("CONNECT").body(()).unwrap()));
     assert!(told(&layer.signal_everywhere(), Request::new(())));
 }

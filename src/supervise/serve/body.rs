@@ -13,6 +13,26 @@ pub trait InFlight {
 
 pin_project! {
     /// The body of an answer, whose request is in flight until this ends or is dropped.
+    ///
+    /// ```
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::DrainLayer;
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// let layer = DrainLayer::new("http", &Lifecycle::new());
+    /// let service = layer.layer(service_fn(async |_: Request<()>| {
+    ///     Ok::<_, std::io::Error>(Response::new(Full::from("hello")))
+    /// }));
+    /// let response = service.oneshot(Request::new(())).await?;
+    /// assert_eq!(layer.in_flight(), 1);
+    /// response.into_body().collect().await?;
+    /// assert_eq!(layer.in_flight(), 0);
+    /// # Ok(()) }
+    /// ```
     pub struct DrainBody<B, G = super::layer::Held> {
         #[pin]
         inner: B,
@@ -34,11 +54,6 @@ impl<B, G> DrainBody<B, G> {
     /// One that nobody counts.
     pub(super) fn uncounted(inner: B) -> Self {
         Self { inner, guard: None }
-    }
-
-    /// The body under it.
-    pub fn get_ref(&self) -> &B {
-        &self.inner
     }
 }
 

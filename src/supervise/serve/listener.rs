@@ -33,6 +33,22 @@ pub enum Unread {
 /// A runtime learns of new bytes some time after the kernel has them. A connection that is closed in
 /// between takes a request with it, so the server looks once more. Implemented for TCP and Unix sockets;
 /// [`Looked`] makes one of any other stream.
+///
+/// ```
+/// use buttress::supervise::serve::{Connected, Unread};
+/// use std::io::Write;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let mut client = std::net::TcpStream::connect(listener.local_addr()?)?;
+/// let (stream, _) = listener.accept().await?;
+/// assert_eq!(stream.unread(), Unread::Nothing);
+/// client.write_all(b"GET")?;
+/// # while stream.unread() == Unread::Nothing {}
+/// assert_eq!(stream.unread(), Unread::Bytes);
+/// # Ok(()) }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be served",
     note = "wrap it: `buttress::supervise::serve::Looked::new(stream, |stream| ...)`, or `Looked::blind(stream)`"
@@ -167,6 +183,30 @@ impl<I: AsyncWrite + Unpin, F: Unpin> AsyncWrite for Looked<I, F> {
 }
 
 /// Where a server's connections come from: a TCP or Unix listener, or your own.
+///
+/// ```
+/// use buttress::supervise::serve::{Listener, Looked};
+/// use std::io;
+/// use std::task::{Context, Poll};
+/// use tokio::io::DuplexStream;
+/// use tokio::sync::mpsc::Receiver;
+///
+/// /// Connections made in memory, for tests.
+/// struct Memory(Receiver<DuplexStream>);
+///
+/// impl Listener for Memory {
+///     type Stream = Looked<DuplexStream>;
+///     type Peer = ();
+///
+///     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Stream, ())>> {
+///         match self.0.poll_recv(cx) {
+///             Poll::Ready(Some(stream)) => Poll::Ready(Ok((Looked::blind(stream), ()))),
+///             // Nobody will connect any more: that is no error.
+///             _ => Poll::Pending,
+///         }
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a listener",
     note = "use tokio's `TcpListener` or `UnixListener`, or implement `buttress::supervise::serve::Listener`"
@@ -268,7 +308,22 @@ impl Listener for tokio::net::UnixListener {
     }
 }
 
-/// What is done with a connection before it is served: nothing, or a handshake.
+/// What is done with a connection before it is served: nothing, or a handshake. Closures
+/// `Fn(I) -> impl Future<Output = io::Result<O>>` implement it.
+///
+/// ```
+/// use buttress::supervise::serve::{Connected, Handshake};
+/// use tokio::net::TcpStream;
+/// fn is_handshake(_: &impl Handshake<TcpStream, Stream = TcpStream>) {}
+/// is_handshake(&|tcp: TcpStream| async move {
+///     tcp.readable().await?;
+///     Ok(tcp)
+/// });
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handshake on `{I}`",
+    note = "use a closure `|stream| async move {{ ... Ok(stream) }}` whose stream is `Connected`"
+)]
 pub trait Handshake<I>: Clone + Send + Sync + 'static {
     /// The stream that is served.
     type Stream: Connected;

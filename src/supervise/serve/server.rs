@@ -41,6 +41,21 @@ pub(super) struct Sabotage {
 /// Serves `app` on `listener` until `life` says to stop, then drains: see [`Serve`].
 ///
 /// As [`Server::serve`] of a server named `http` with default limits.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use buttress::supervise::{Lifecycle, Phase};
+/// use buttress::supervise::serve::serve;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let life = Lifecycle::new();
+/// # life.advance(Phase::Draining, None);
+/// let report = serve(listener, Router::new().route("/", get(async || "hello")), &life).await;
+/// assert!(report.is_clean());
+/// # Ok(()) }
+/// ```
 pub fn serve<L: Listener, S>(listener: L, app: S, life: &Lifecycle) -> Serve<L, S> {
     Server::new("http").serve(listener, app, life)
 }
@@ -77,6 +92,14 @@ impl Server {
     }
 
     /// Serves `app` on `listener` until `life` says to stop, then drains.
+    ///
+    /// ```
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::Server;
+    /// # async fn f(app: axum::Router, listener: tokio::net::TcpListener, life: Lifecycle) {
+    /// let report = Server::new("api").serve(listener, app, &life).await;
+    /// # let _ = report; }
+    /// ```
     pub fn serve<L: Listener, S>(&self, listener: L, app: S, life: &Lifecycle) -> Serve<L, S> {
         let config = self.0.clone();
         Serve { listener, app, life: life.clone(), config, peer: None, handshake: NoHandshake }
@@ -109,6 +132,11 @@ impl Config {
 }
 
 /// Sets the limits of a [`Server`].
+///
+/// ```
+/// use buttress::supervise::serve::{Server, ServerBuilder};
+/// let builder: ServerBuilder = Server::builder("api");
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ServerBuilder(Config);
 
@@ -265,6 +293,14 @@ type Introduce<P> = Arc<dyn Fn(&P) -> Extensions + Send + Sync>;
 ///
 /// It gives its [`ServeReport`] when `life` was in [`Draining`](crate::supervise::Phase::Draining) and
 /// everything has ended or been cut. Dropping it cuts everything at once.
+///
+/// ```
+/// # use buttress::supervise::Lifecycle;
+/// # async fn f(app: axum::Router, listener: tokio::net::TcpListener, life: Lifecycle) {
+/// let served = buttress::supervise::serve::serve(listener, app, &life);
+/// let report = served.await;
+/// # let _ = report; }
+/// ```
 #[must_use = "a server does nothing unless it is awaited"]
 pub struct Serve<L: Listener, S, H = NoHandshake> {
     pub(super) listener: L,

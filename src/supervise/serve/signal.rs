@@ -1,7 +1,7 @@
 use std::fmt;
 
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{Method, Request};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, Request, Version};
 use tokio::time::Instant;
 
 use crate::name::Name;
@@ -133,11 +133,13 @@ fn may_be_long<B>(request: &Request<B>) -> bool {
     if !extensions.is_empty() && extensions.get::<hyper::upgrade::OnUpgrade>().is_some() {
         return true;
     }
-    let begins = |name, prefix: &[u8]| {
-        let value = request.headers().get(name).map(http::HeaderValue::as_bytes);
-        value.is_some_and(|v| {
-            v.len() >= prefix.len() && v[..prefix.len()].eq_ignore_ascii_case(prefix)
-        })
-    };
-    begins(ACCEPT, b"text/event-stream") || begins(CONTENT_TYPE, b"application/grpc")
+    // gRPC is always a POST over HTTP/2: others need not be searched for it.
+    let may_be_grpc = request.version() == Version::HTTP_2 && request.method() == Method::POST;
+    begins(request, ACCEPT, b"text/event-stream")
+        || may_be_grpc && begins(request, CONTENT_TYPE, b"application/grpc")
+}
+
+fn begins<B>(request: &Request<B>, name: HeaderName, prefix: &[u8]) -> bool {
+    let value = request.headers().get(name).map(HeaderValue::as_bytes);
+    value.and_then(|v| v.get(..prefix.len())).is_some_and(|v| v.eq_ignore_ascii_case(prefix))
 }

@@ -55,33 +55,44 @@ fn start(server: Server) -> SocketAddr {
     receive.recv().unwrap()
 }
 
-/// A server and its client on one thread.
+/// As under load: the runtime has something to do when a request is done.
+const CLIENTS: usize = 32;
+
+/// A server and its clients on one thread.
 struct Alone {
     runtime: tokio::runtime::Runtime,
-    client: TcpStream,
+    clients: Vec<TcpStream>,
 }
 
 impl Alone {
     fn new(server: Server) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let client = runtime.block_on(async move {
+        let clients = runtime.block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(run(server, listener));
-            TcpStream::connect(address).await.unwrap()
+            let mut clients = Vec::new();
+            for _ in 0..CLIENTS {
+                clients.push(TcpStream::connect(address).await.unwrap());
+            }
+            clients
         });
-        Self { runtime, client }
+        Self { runtime, clients }
     }
 
     fn ask(&mut self, count: usize) {
-        let Self { runtime, client } = self;
+        let Self { runtime, clients } = self;
         runtime.block_on(async {
             let mut answer = [0; 1024];
-            for _ in 0..count {
-                client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-                let mut read = 0;
-                while !answer[..read].ends_with(b"hello") {
-                    read += client.read(&mut answer[read..]).await.unwrap();
+            for _ in 0..count.div_ceil(CLIENTS) {
+                for client in &mut *clients {
+                    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                }
+                for client in &mut *clients {
+                    let mut read = 0;
+                    while !answer[..read].ends_with(b"hello") {
+                        read += client.read(&mut answer[read..]).await.unwrap();
+                    }
                 }
             }
         });
@@ -89,7 +100,7 @@ impl Alone {
 
     /// Nanoseconds that this thread runs for a request.
     fn time(&mut self) -> f64 {
-        const COUNT: usize = 2_000;
+        const COUNT: usize = 3_200;
         let before = thread_time();
         self.ask(COUNT);
         (thread_time() - before) / COUNT as f64
