@@ -193,6 +193,14 @@ fn live(program: &Value) {
     if program.get("ready").is_some() {
         shutdown.lifecycle().advance(Phase::Ready, None);
     }
+    if program.get("tell").is_some() {
+        let life = shutdown.lifecycle().clone();
+        std::thread::spawn(move || {
+            if life.wait_blocking(Phase::LameDuck, HOUR) {
+                say("lame_duck");
+            }
+        });
+    }
     let _hold = program.get("hold").map(|_| shutdown.lifecycle().hold("work"));
     match main {
         "wait_then_return" => {
