@@ -5,6 +5,7 @@ pub mod counted;
 pub mod floor;
 pub mod goals;
 pub mod http;
+pub mod idem;
 pub mod instructions;
 pub mod load;
 pub mod memory;
@@ -26,6 +27,8 @@ pub fn cases() -> Vec<Case> {
     all.extend(peers::retry::cases());
     all.extend(peers::fault::cases());
     all.extend(http::cases());
+    all.extend(idem::cases());
+    all.extend(peers::idem::cases());
     // Neighbours in the table: by area, then by what is done, in the order in which that first came up.
     let key = |case: &Case| {
         let what = case.name.split('/').nth(1).unwrap_or_default();
@@ -38,7 +41,7 @@ pub fn cases() -> Vec<Case> {
             order.push(key);
         }
     }
-    let areas = ["floor", "breaker", "limit", "keyed", "retry", "budget", "fault", "http"];
+    let areas = ["floor", "breaker", "limit", "keyed", "retry", "budget", "fault", "http", "idem"];
     all.sort_by_key(|case| {
         let key = key(case);
         let area = areas.iter().position(|area| *area == key.0);
