@@ -59,7 +59,8 @@ fn key(number: u64) -> [u8; 36] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let number = number.wrapping_add(1);
     let high = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut bits = (u128::from(high) << 64) | u128::from(number.wrapping_mul(0xd6e8_feb8_6659_fd93));
+    let mut bits =
+        (u128::from(high) << 64) | u128::from(number.wrapping_mul(0xd6e8_feb8_6659_fd93));
     let mut text = [b'-'; 36];
     for (place, digit) in text.iter_mut().enumerate() {
         if !matches!(place, 8 | 13 | 18 | 23) {
@@ -218,9 +219,7 @@ pub fn held(
     let more = (keys / 10).max(32);
     Case::new(format!("idem/fresh@{label}/{who}"), Expect::Allowed, move || {
         let make = make.clone();
-        Box::new(move || {
-            Box::new(Held { make: make.clone(), keys, more, caller: None, since: 0 })
-        })
+        Box::new(move || Box::new(Held { make: make.clone(), keys, more, caller: None, since: 0 }))
     })
     .max_batch(more.max(64))
     .counted_calls(more.clamp(64, 1024))

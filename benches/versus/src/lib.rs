@@ -13,6 +13,7 @@ pub mod peers;
 pub mod report;
 pub mod scaling;
 pub mod smoke;
+pub mod stores;
 pub mod timing;
 pub mod us;
 
@@ -50,12 +51,13 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// The cases whose name contains one of the words; all without words.
+/// The cases whose name contains one of the words; without words, all but the slow ones.
 pub fn filtered(words: &[String]) -> Vec<Case> {
     cases()
         .into_iter()
         .filter(|case| {
-            words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()))
+            words.is_empty() && !case.slow
+                || words.iter().any(|word| case.name.contains(word.as_str()))
         })
         .collect()
 }
