@@ -22,13 +22,13 @@ pub use case::{Case, Expect};
 /// Every case, peers next to us.
 pub fn cases() -> Vec<Case> {
     let mut all = floor::cases();
+    all.extend(idem::cases());
     all.extend(us::cases());
     all.extend(peers::breaker::cases());
     all.extend(peers::limit::cases());
     all.extend(peers::retry::cases());
     all.extend(peers::fault::cases());
     all.extend(http::cases());
-    all.extend(idem::cases());
     all.extend(peers::idem::cases());
     // Neighbours in the table: by area, then by what is done, in the order in which that first came up.
     let key = |case: &Case| {

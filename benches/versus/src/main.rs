@@ -155,7 +155,8 @@ fn main() -> ExitCode {
         }
         Some("idempotency") => {
             let filter = vec!["floor/".to_owned(), "idem/".to_owned()];
-            let options = Options { filter, ..options };
+            let only = ["counts", "instructions", "scaling", "time"].map(str::to_owned).to_vec();
+            let options = Options { filter, only, ..options };
             let mut results = measure(&options);
             let seconds = options.seconds.unwrap_or(2);
             results.posted = load::run(load::POSTS, options.rounds.unwrap_or(5), seconds);

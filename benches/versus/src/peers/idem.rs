@@ -71,7 +71,7 @@ pub fn cases() -> Vec<Case> {
     ];
     for (label, keys) in HELD {
         let each = held("axum-idempotent, session each", label, keys, holding(Session::Each));
-        // Every key is looked at for every new one: a million would take hours to put there.
+        // Every key is looked at for every new one: to put a million there takes more than half an hour.
         if keys <= 100_000 {
             let one = held("axum-idempotent", label, keys, holding(Session::One));
             let one = if keys > 1_000 { one.not_emulated() } else { one };
