@@ -9,7 +9,7 @@ pub mod proxy;
 mod start;
 pub mod suite;
 
-pub use start::{Server, redis, signal};
+pub use start::*;
 
 pub async fn postgres(options: &[&str]) -> Server {
     start::postgres(options, tokio_postgres_connect).await
