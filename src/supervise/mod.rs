@@ -8,6 +8,7 @@
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 
 mod alert;
+mod beside;
 pub mod health;
 pub mod heartbeat;
 mod identity;
