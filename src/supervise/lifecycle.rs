@@ -96,6 +96,8 @@ struct Shared {
 #[derive(Default)]
 struct Inner {
     deadline: Option<Instant>,
+    /// When all of it is to be over.
+    end: Option<Instant>,
     holds: Vec<(u64, Name)>,
     next_hold: u64,
     tallies: Vec<(Name, Weak<AtomicUsize>)>,
@@ -195,6 +197,17 @@ impl Lifecycle {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.inner().deadline
+    }
+
+    /// By when the whole shutdown has to be over, said by whoever begins it.
+    pub(super) fn end_by(&self, end: Instant) {
+        self.0.inner().end = Some(end);
+    }
+
+    /// What [`end_by`](Self::end_by) was told, or else the [`deadline`](Self::deadline).
+    pub(super) fn end(&self) -> Option<Instant> {
+        let inner = self.0.inner();
+        inner.end.or(inner.deadline)
     }
 
     /// Every change of phase. A slow reader sees the latest only.
