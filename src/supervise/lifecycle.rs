@@ -96,6 +96,8 @@ struct Shared {
 #[derive(Default)]
 struct Inner {
     deadline: Option<Instant>,
+    /// When all of it is to be over.
+    end: Option<Instant>,
     holds: Vec<(u64, Name)>,
     next_hold: u64,
     tallies: Vec<(Name, Weak<AtomicUsize>)>,
@@ -195,6 +197,17 @@ impl Lifecycle {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.inner().deadline
+    }
+
+    /// By when the whole shutdown has to be over, said by whoever begins it.
+    pub(super) fn end_by(&self, end: Instant) {
+        self.0.inner().end = Some(end);
+    }
+
+    /// What [`end_by`](Self::end_by) was told, or else the [`deadline`](Self::deadline).
+    pub(super) fn end(&self) -> Option<Instant> {
+        let inner = self.0.inner();
+        inner.end.or(inner.deadline)
     }
 
     /// Every change of phase. A slow reader sees the latest only.
@@ -313,7 +326,7 @@ impl Lifecycle {
     /// else has moved them beyond [`Draining`](Phase::Draining).
     pub(super) fn drained_blocking(&self, timeout: Duration) {
         let _ = self.0.changed.wait_timeout_while(self.0.inner(), timeout, |inner| {
-            !inner.holds.is_empty() && self.phase() <= Phase::Draining
+            self.phase() <= Phase::Draining && inner.held_by().next().is_some()
         });
     }
 }
@@ -489,6 +502,64 @@ mod tests {
         life.advance(Phase::Ready, None);
         drop(hold);
         assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn whoever_drives_the_phases_waits_for_what_is_in_flight() {
+        let life = Lifecycle::new();
+        let tally = life.tally("requests");
+        tally.begin();
+        life.advance(Phase::Draining, None);
+        let driver = life.clone();
+        let (told, ended) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            driver.drained_blocking(Duration::from_secs(20));
+            told.send(driver.held_by()).unwrap();
+        });
+        let early = ended.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "gone on over {early:?}");
+        tally.end();
+        assert_eq!(ended.recv().unwrap(), []);
+        thread.join().unwrap();
+    }
+
+    /// Requests end and holds are dropped while the phases move: nobody may sleep through the last of them,
+    /// and none may be counted as over while it is in flight.
+    #[test]
+    fn the_last_one_to_leave_is_never_missed() {
+        let patience = Duration::from_secs(20);
+        for round in 0..2_000_u32 {
+            let life = Lifecycle::new();
+            let tally = Arc::new(life.tally("requests"));
+            let hold = life.hold("worker");
+            tally.begin();
+            let open = AtomicUsize::new(2);
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    for _ in 0..round % 50 {
+                        std::hint::spin_loop();
+                    }
+                    open.fetch_sub(1, Ordering::SeqCst);
+                    tally.end();
+                });
+                threads.spawn(|| {
+                    open.fetch_sub(1, Ordering::SeqCst);
+                    drop(hold);
+                });
+                threads.spawn(|| {
+                    let from = Instant::now();
+                    assert!(life.wait_blocking(Phase::Draining, patience));
+                    assert!(life.released_blocking(patience), "round {round}");
+                    assert!(from.elapsed() < patience, "round {round}: nobody woke it");
+                });
+                life.advance(Phase::Draining, None);
+                life.drained_blocking(patience);
+                assert_eq!(open.load(Ordering::SeqCst), 0, "round {round}");
+                assert_eq!(life.held_by(), [], "round {round}");
+                // What is waited for asynchronously is told the same.
+                assert_eq!(*life.0.holds.borrow(), 0, "round {round}");
+            });
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!   piece of work; [`RuntimeWatchdog`] for the workers of tokio.
 
 mod alert;
+mod beside;
 pub mod health;
 pub mod heartbeat;
 mod identity;

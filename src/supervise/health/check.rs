@@ -180,12 +180,16 @@ impl HealthCheck {
         loop {
             ticks.tick().await;
             let result = match catch_unwind(AssertUnwindSafe(&mut check)) {
-                Ok(checking) => timeout(self.timeout, Caught(pin!(checking))).await,
+                Ok(checking) => {
+                    // What an error displays is the user's code as well.
+                    let told = async { checking.await.map_err(|error| error.to_string()) };
+                    timeout(self.timeout, Caught(pin!(told))).await
+                }
                 Err(_) => Ok(None),
             };
             self.gate.result(match result {
                 Ok(Some(Ok(()))) => Ok(()),
-                Ok(Some(Err(error))) => Err(error.to_string().into()),
+                Ok(Some(Err(error))) => Err(error.into()),
                 Ok(None) => Err("the check panicked".into()),
                 Err(_) => Err(format!("no answer within {:?}", self.timeout).into()),
             });

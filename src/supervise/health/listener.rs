@@ -1,19 +1,19 @@
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{AbortHandle, JoinSet, yield_now};
 
 use super::super::Phase;
+use super::super::beside::Beside;
 use super::state::Health;
 
-/// Connections at once. Probes are short; more than this is not a prober.
+/// Connections at once. Probes are short: when there are more, it is the oldest that is none.
 const CONNECTIONS: usize = 64;
 /// For the head of a request, and for the whole answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,7 +23,8 @@ impl Health {
     /// program's runtime is busy, blocked, or draining. That makes it answer "alive" for a program that is
     /// frozen, unless a watchdog is asked: see [`live_while`](Self::live_while).
     ///
-    /// `?verbose` is answered. Serves until the guard is dropped or the phase is [`Phase::Exited`].
+    /// Reasons are told in full and `?verbose` is answered. Of more than 64 connections the oldest is closed, so
+    /// that idle ones keep no prober out. Serves until the guard is dropped or the phase is [`Phase::Exited`].
     ///
     /// # Errors
     /// If the address cannot be bound, or no thread be started.
@@ -39,10 +40,12 @@ impl Health {
         let listener = TcpListener::bind(addr)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(8) // fewer new connections than `CONNECTIONS` between two looks at the old ones
+            .build()?;
         let health = self.clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::Builder::new().name("buttress-health".into()).spawn(move || {
+        let thread = Beside::start("buttress-health", move |stopped| {
             runtime.block_on(async {
                 let life = health.lifecycle().clone();
                 tokio::select! {
@@ -52,33 +55,40 @@ impl Health {
                 }
             });
         })?;
-        Ok(HealthListener { addr, stop: Some(stop), thread: Some(thread) })
+        Ok(HealthListener { addr, _thread: thread })
     }
 }
 
 async fn serve(listener: TcpListener, health: Health) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let service = TowerToHyperService::new(health.service().verbose(true));
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = tokio::task::JoinSet::new();
+    let mut connections = JoinSet::new(); // ends them when this ends
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
     loop {
-        let Ok(permit) = free.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             // A connection that has gone already, or no file descriptors left: those come back.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        while connections.try_join_next().is_some() {}
+        if open.len() >= CONNECTIONS {
+            open.retain(|connection| !connection.is_finished());
+        }
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let service = service.clone();
-        connections.spawn(async move {
+        open.push_back(connections.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             let _ = tokio::time::timeout(2 * PATIENCE, connection).await;
-            drop(permit);
-        });
-        while connections.try_join_next().is_some() {}
+        }));
+        yield_now().await; // a flood of connections must not keep those that are there from being served
     }
 }
 
@@ -92,8 +102,7 @@ async fn serve(listener: TcpListener, health: Health) {
 #[must_use = "it serves only as long as this lives"]
 pub struct HealthListener {
     addr: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    _thread: Beside,
 }
 
 impl HealthListener {
@@ -108,15 +117,6 @@ impl HealthListener {
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
-    }
-}
-
-impl Drop for HealthListener {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -52,9 +52,10 @@
 //! | 200 while | no [`LiveGate`] has failed | the phase is `Ready` and all gates are open | it was ready once |
 //! | while it drains | 200 | 503 | 200 |
 //!
-//! Answers are 200 or 503, to `GET` and `HEAD`, with `Cache-Control: no-store`; the body is `ok` or the
-//! reason, which is in `X-Health-Reason` as well. With `?verbose`, where that is allowed, the body is
-//! the [`HealthReport`] as JSON.
+//! Answers are 200 or 503, to `GET` and `HEAD`, with `Cache-Control: no-store`; the body is `ok` or a word
+//! that says why not: the phase, `not_ready`, `not_live`. It is in `X-Health-Reason` as well. Where
+//! [`verbose`](HealthService::verbose) is allowed, the reason says which gate and why, and with `?verbose` the
+//! body is the [`HealthReport`] as JSON.
 //!
 //! # Semantics
 //!
@@ -62,12 +63,15 @@
 //!   dropped it stays closed, because what it stood for has gone. [`Health::forget`] withdraws it.
 //! - **Cost**: a probe takes one lock for a moment and asks the closures given to it. Nothing is checked
 //!   while somebody waits for an answer: checks run beside, with a timeout of their own.
-//! - **Panics**: a closure that panics counts as "no".
+//!   For `/livez` only closures about liveness are asked. A check is as old as the runtime that runs it: while
+//!   that is blocked its last result stands, so let liveness depend on the runtime.
+//! - **Panics**: a closure that panics counts as "no". One that hangs keeps whoever asks, but not the end of
+//!   the process.
 //!
 //! # Order
 //!
 //! Outside of everything that refuses: a rate limit or a full queue must not fail a probe.
-//! [`Health::layer`] answers before the inner service is asked; [`Health::listen`] is better still.
+//! [`Health::layer`] answers before the inner service is called; [`Health::listen`] is better still.
 
 mod check;
 mod gate;

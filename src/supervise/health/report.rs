@@ -111,6 +111,28 @@ impl HealthReport {
     }
 }
 
+impl HealthReport {
+    /// Why the answer is no.
+    pub(in super::super) fn why_not(&self, probe: Probe) -> Option<Cow<'static, str>> {
+        match probe {
+            _ if self.answer(probe) => None,
+            Probe::Live => unmet(&self.items, true),
+            Probe::Ready | Probe::Startup => unready(self.phase, &self.items),
+        }
+    }
+}
+
+/// What fails first.
+pub(super) fn unmet(items: &[HealthItem], liveness: bool) -> Option<Cow<'static, str>> {
+    let failed = items.iter().find(|item| item.liveness == liveness && !item.ok)?;
+    let reason = failed.reason.as_deref().unwrap_or_default();
+    Some(format!("{}: {reason}", failed.name).into())
+}
+
+pub(super) fn unready(phase: Phase, items: &[HealthItem]) -> Option<Cow<'static, str>> {
+    if phase == Phase::Ready { unmet(items, false) } else { Some(phase.as_str().into()) }
+}
+
 /// One line: `ready`, or what is missing.
 impl fmt::Display for HealthReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

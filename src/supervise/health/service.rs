@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::super::Phase;
 use super::report::{HealthReport, Probe};
 use super::state::Health;
 
@@ -35,7 +36,9 @@ impl Health {
         HealthService { health: self.clone(), verbose: false }
     }
 
-    /// The probes as a layer: answers them before the inner service is asked, passes everything else on.
+    /// The probes as a layer: answers them before the inner service is called, passes everything else on. Like
+    /// any other request a probe waits until the inner service is ready, which only its request could spare
+    /// it: around a limit that lets callers wait, as tower's are, use [`listen`](Self::listen).
     /// The response's body must be made `From<Bytes>`, as axum's and hyper's `Full` are.
     ///
     /// ```
@@ -67,8 +70,8 @@ pub struct HealthService {
 }
 
 impl HealthService {
-    /// Whether `?verbose` gets the whole [`HealthReport`] as JSON (default: no). It tells names of
-    /// dependencies and why they fail, so not on a port that everybody reaches.
+    /// Whether reasons are told in full, and `?verbose` gets the whole [`HealthReport`] as JSON (default: no).
+    /// They tell names of dependencies and why they fail, so not on a port that everybody reaches.
     ///
     /// ```
     /// # use buttress::supervise::{Lifecycle, health::Health};
@@ -210,19 +213,22 @@ impl<F, RB> fmt::Debug for HealthFuture<F, RB> {
 /// The answer to a probe; `None` if it is none.
 fn answer<B>(health: &Health, verbose: bool, request: &Request<B>) -> Option<Response<Bytes>> {
     let probe = Probe::at(request.uri().path())?;
-    let mut answer = match *request.method() {
-        Method::GET | Method::HEAD => {
-            let verbose = verbose && asks_for_more(request.uri().query().unwrap_or_default());
-            told(probe, &health.report(), verbose)
-        }
-        _ => {
-            let mut refused = Response::new(Bytes::new());
-            *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            refused
-        }
+    let head = *request.method() == Method::HEAD;
+    let mut answer = if head || *request.method() == Method::GET {
+        let all = verbose && asks_for_more(request.uri().query().unwrap_or_default());
+        let report = health.look((!all).then_some(probe));
+        told(probe, &report, verbose, all)
+    } else {
+        let mut refused = Response::new(Bytes::new());
+        *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        refused
     };
-    // The length stays that of the body: hyper sends no body to HEAD.
+    if head {
+        // Not left to the server: over HTTP/2 hyper sends what there is.
+        let length = std::mem::take(answer.body_mut()).len();
+        answer.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Some(answer)
 }
@@ -233,28 +239,37 @@ fn asks_for_more(query: &str) -> bool {
         .any(|part| matches!(part, "verbose" | "verbose=" | "verbose=1" | "verbose=true"))
 }
 
-fn told(probe: Probe, report: &HealthReport, verbose: bool) -> Response<Bytes> {
-    let ok = report.answer(probe);
-    let reason = match (&report.reason, probe) {
-        _ if ok => "",
-        (_, Probe::Startup) => "starting",
-        (Some(reason), _) => reason,
-        (None, _) => "unknown",
-    };
-    let (kind, body) = match verbose {
+/// Names and errors of dependencies are for those who are `trusted`.
+fn told(probe: Probe, report: &HealthReport, trusted: bool, all: bool) -> Response<Bytes> {
+    let no = (!report.answer(probe)).then(|| match probe {
+        _ if trusted => report.why_not(probe).unwrap_or_default(),
+        Probe::Live => "not_live".into(),
+        _ if report.phase != Phase::Ready => report.phase.as_str().into(),
+        _ => "not_ready".into(),
+    });
+    let (kind, body) = match &no {
         // Numbers and texts only: it cannot fail.
-        true => ("application/json", serde_json::to_vec(report).unwrap_or_default()),
-        false if ok => ("text/plain; charset=utf-8", b"ok\n".to_vec()),
-        false => ("text/plain; charset=utf-8", format!("{reason}\n").into_bytes()),
+        _ if all => ("application/json", serde_json::to_vec(report).unwrap_or_default()),
+        None => ("text/plain; charset=utf-8", b"ok\n".to_vec()),
+        Some(reason) => ("text/plain; charset=utf-8", format!("{reason}\n").into_bytes()),
     };
     let mut answer = Response::new(Bytes::from(body));
-    if !ok {
+    if let Some(reason) = no {
         *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        let text = reason.replace(|c: char| c.is_control(), " ");
-        if let Ok(reason) = HeaderValue::from_str(&text) {
+        if let Ok(reason) = HeaderValue::from_str(&in_a_header(&reason)) {
             answer.headers_mut().insert("x-health-reason", reason);
         }
     }
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
+}
+
+/// What any client takes: short, and of plain characters.
+fn in_a_header(text: &str) -> String {
+    let plain = |c: char| match c {
+        ' '..='~' => c,
+        c if c.is_control() => ' ',
+        _ => '?',
+    };
+    text.chars().take(200).map(plain).collect()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::{Lifecycle, Phase};
 use super::check::HealthCheckBuilder;
 use super::gate::{LiveGate, ReadyGate};
-use super::report::{HealthItem, HealthReport, Probe};
+use super::report::{HealthItem, HealthReport, Probe, unmet, unready};
 use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observe, Observers, Severity};
@@ -242,7 +242,7 @@ impl Health {
     /// ```
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.report().live
+        self.look(Some(Probe::Live)).live
     }
 
     /// Whether it should get traffic.
@@ -253,7 +253,7 @@ impl Health {
     /// ```
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.report().ready
+        self.look(Some(Probe::Ready)).ready
     }
 
     /// Everything, at one moment.
@@ -264,11 +264,18 @@ impl Health {
     /// ```
     #[must_use]
     pub fn report(&self) -> HealthReport {
+        self.look(None)
+    }
+
+    /// As far as it matters for `probe`: liveness must not wait for what readiness asks.
+    pub(in super::super) fn look(&self, probe: Option<Probe>) -> HealthReport {
+        let matters = |liveness| probe.is_none_or(|probe| liveness == (probe == Probe::Live));
         let now = clock::now();
         let mut conditions = Vec::new();
         let mut items: Vec<HealthItem> = {
             let inner = self.0.inner();
-            let known = inner.items.iter().enumerate().map(|(index, item)| {
+            let items = inner.items.iter().filter(|item| matters(item.liveness));
+            let known = items.enumerate().map(|(index, item)| {
                 let (ok, reason, since) = match &item.what {
                     What::Gate(gate) => (gate.ok(), gate.why(), Some(now.since(gate.since))),
                     What::Condition(condition) => {
@@ -292,15 +299,9 @@ impl Health {
         }
 
         let phase = self.0.life.phase();
-        let failed = |liveness| {
-            let failed = items.iter().find(|item| item.liveness == liveness && !item.ok)?;
-            let reason = failed.reason.as_deref().unwrap_or_default();
-            Some(Cow::from(format!("{}: {reason}", failed.name)))
-        };
-        let dead = failed(true);
-        let unready =
-            if phase == Phase::Ready { failed(false) } else { Some(phase.as_str().into()) };
-        let ready = unready.is_none();
+        let (dead, unready) = (unmet(&items, true), unready(phase, &items));
+        // If readiness was not asked for, nothing is known of it.
+        let ready = matters(false) && unready.is_none();
         if ready || phase > Phase::Ready {
             self.0.started.store(true, Ordering::Relaxed);
         }
@@ -347,7 +348,7 @@ impl Health {
             let mut last = None;
             loop {
                 phases.mark_unchanged();
-                let answer = health.report().answer(probe);
+                let answer = health.look(Some(probe)).answer(probe);
                 if last.replace(answer) != Some(answer) {
                     told(answer).await;
                 }
@@ -381,6 +382,7 @@ impl Health {
     pub(super) fn with_gate(&self, id: u64, change: impl FnOnce(&mut GateState)) {
         let now = clock::now();
         let mut inner = self.0.inner();
+        self.0.note_started(&inner);
         let Some(item) = inner.items.iter_mut().find(|item| item.id == id) else { return };
         let What::Gate(gate) = &mut item.what else { return };
         let before = gate.ok();
@@ -414,6 +416,17 @@ impl Health {
 }
 
 impl Shared {
+    /// Before a gate changes: it may have been ready without anybody asking. Where closures have a say, only
+    /// those who ask can tell.
+    fn note_started(&self, inner: &Inner) {
+        if !self.started.load(Ordering::Relaxed) && self.life.phase() == Phase::Ready {
+            let open = |item: &Item| matches!(&item.what, What::Gate(gate) if gate.ok());
+            if inner.items.iter().all(|item| item.liveness || open(item)) {
+                self.started.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -205,6 +205,105 @@ async fn methods_paths_and_details() {
 }
 
 #[tokio::test]
+async fn each_probe_is_given_its_own_reason() {
+    let (_life, health) = ready();
+    let _gate = health.gate("database");
+    assert_eq!(probe(&health, "/startupz").await.1, "database: not opened yet");
+    let worker = health.live("worker");
+    worker.fail("stuck");
+    assert_eq!(probe(&health, "/livez").await.1, "worker: stuck");
+    assert_eq!(probe(&health, "/readyz").await.1, "database: not opened yet");
+}
+
+#[tokio::test]
+async fn strangers_are_told_a_word_and_no_more() {
+    let (life, health) = ready();
+    let gate = health.gate("db");
+    gate.close("cannot log in as root:hunter2");
+    let asked = async |path: &str| {
+        let answer = health.service().oneshot(Request::get(path).body(()).unwrap()).await.unwrap();
+        let reason = answer.headers()["x-health-reason"].to_str().unwrap().to_owned();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, format!("{reason}\n"));
+        reason
+    };
+    assert_eq!(asked("/readyz?verbose").await, "not_ready");
+    let worker = health.live("worker");
+    worker.fail("hunter2");
+    assert_eq!(asked("/livez").await, "not_live");
+    life.advance(Phase::LameDuck, None);
+    assert_eq!(asked("/readyz").await, "lame_duck");
+}
+
+#[tokio::test]
+async fn a_reason_of_any_kind_fits_in_a_header() {
+    let (_life, health) = ready();
+    let gate = health.gate("db");
+    gate.close("größer\nals 5");
+    let (_, header, body) = probe(&health, "/readyz").await;
+    assert_eq!((&*header, &*body), ("db: gr??er als 5", "db: größer\nals 5\n"));
+    gate.close("x".repeat(1 << 20));
+    let (_, header, _) = probe(&health, "/readyz").await;
+    assert!(header.len() < 1000, "a client refuses {} bytes", header.len());
+}
+
+#[tokio::test]
+async fn head_is_answered_without_a_body_over_any_protocol() {
+    let (_life, health) = ready();
+    let request = Request::head("/livez").body(()).unwrap();
+    let answer = health.service().oneshot(request).await.unwrap();
+    assert_eq!(answer.headers()["content-length"], "3");
+    assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_ready_for_a_moment_has_started() {
+    let (_life, health) = ready();
+    let gate = health.gate("cache");
+    gate.open();
+    gate.close("lost"); // nobody asked in between
+    assert_eq!(probe(&health, "/startupz").await.0, 200);
+}
+
+#[tokio::test]
+async fn liveness_does_not_wait_for_what_readiness_asks() {
+    let (_life, health) = ready();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    health.ready_while("slow", move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        true
+    });
+    let live = health.service().oneshot(Request::get("/livez").body(()).unwrap()).await.unwrap();
+    assert!(live.status().is_success() && health.is_live());
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    assert!(health.is_ready());
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_cannot_be_displayed_is_a_failure() {
+    struct Broken;
+    impl std::fmt::Display for Broken {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("on purpose")
+        }
+    }
+    let (_life, health) = ready();
+    let check = health.check("db").every(Duration::from_secs(1)).failures(1).build().unwrap();
+    let mut calls = 0;
+    let task = tokio::spawn(check.run(move || {
+        calls += 1;
+        std::future::ready(if calls == 1 { Err(Broken) } else { Ok(()) })
+    }));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(health.report().reason.as_deref(), Some("db: the check panicked"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(health.is_ready(), "it goes on");
+    task.abort();
+}
+
+#[tokio::test]
 async fn the_layer_answers_probes_and_passes_the_rest_on() {
     let (_life, health) = ready();
     let inner = tower::service_fn(|request: Request<()>| async move {
@@ -264,12 +363,58 @@ fn the_listener_answers_while_nobody_else_can_and_ends_with_its_guard() {
         "{answer}"
     );
 
+    let mut head = std::net::TcpStream::connect(probes.addr()).unwrap();
+    head.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    head.write_all(b"HEAD /readyz HTTP/1.1\r\nHost: probe\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    head.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("content-length: 3\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+
     // Half a head must not hold the end of the guard.
     let mut slow = std::net::TcpStream::connect(probes.addr()).unwrap();
     slow.write_all(b"GET /livez HT").unwrap();
     let addr = probes.addr();
     drop(probes);
     assert!(std::net::TcpStream::connect(addr).is_err(), "it has ended");
+}
+
+#[test]
+fn idle_connections_keep_no_prober_out() {
+    let (_life, health) = ready();
+    let probes = health.listen("127.0.0.1:0").unwrap();
+    let idle: Vec<_> =
+        (0..200).map(|_| std::net::TcpStream::connect(probes.addr()).unwrap()).collect();
+    for _ in 0..3 {
+        let mut prober = std::net::TcpStream::connect(probes.addr()).unwrap();
+        // Kubernetes gives a second by default; without a limit on the idle it would be five and more.
+        prober.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        prober.write_all(b"GET /livez HTTP/1.1\r\nHost: probe\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        prober.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    drop(idle);
+}
+
+#[test]
+fn a_condition_that_hangs_does_not_hold_the_end() {
+    let (_life, health) = ready();
+    let (never, forever) = std::sync::mpsc::channel::<()>();
+    let forever = Mutex::new(forever);
+    let (asked, heard) = std::sync::mpsc::channel();
+    health.live_while("wedged", move || {
+        let _ = asked.send(());
+        let _ = forever.lock().unwrap().recv_timeout(Duration::from_secs(20));
+        true
+    });
+    let probes = health.listen("127.0.0.1:0").unwrap();
+    let mut prober = std::net::TcpStream::connect(probes.addr()).unwrap();
+    prober.write_all(b"GET /livez HTTP/1.1\r\nHost: probe\r\n\r\n").unwrap();
+    heard.recv().unwrap();
+    let from = tokio::time::Instant::now();
+    drop(probes);
+    assert!(from.elapsed() < Duration::from_secs(10), "{:?}", from.elapsed());
+    drop(never);
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Shared {
         };
         let at = Instant::now();
         run.begun = Some(Begun { at, runtime_blocked, ended: false, report });
+        self.life.end_by(at + self.plan.total);
         // Under the lock: nobody may find it begun and the process ready.
         self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
         drop(run);

@@ -1,13 +1,13 @@
 use std::env;
 use std::fmt;
 use std::io;
-use std::thread;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::health::Health;
+use super::super::beside::Beside;
+use super::super::health::{Health, Probe};
 use super::super::{Phase, Progress};
 use super::notify::Notify;
 use crate::error::ConfigError;
@@ -16,6 +16,8 @@ use crate::observe::{EventKind, Observe, Observers, Severity};
 
 /// The most that a stop is prolonged at a time: what it takes systemd to notice that we are stuck.
 const EXTENSION: Duration = Duration::from_secs(10);
+/// When what could not be sent is tried again.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// Tells systemd of a process's health and phases: see the [module](super).
 ///
@@ -114,7 +116,7 @@ impl Systemd {
     }
 
     /// Tells `observer` when the watchdog is not fed (`systemd_withheld`) and when a message could not be
-    /// sent (`systemd_unsent`).
+    /// sent (`systemd_unsent`; it is tried again, and only the first failure in a row is told).
     ///
     /// ```
     /// # use buttress::supervise::systemd::{Notify, Systemd};
@@ -129,7 +131,7 @@ impl Systemd {
     }
 
     /// Starts a thread that tells, until the guard is dropped or the process has
-    /// [exited](Phase::Exited).
+    /// [exited](Phase::Exited). Dropping it waits for the thread, but not for a closure that hangs.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -143,10 +145,9 @@ impl Systemd {
     /// ```
     pub fn follow(self, health: &Health) -> io::Result<SystemdGuard> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let (stop, mut stopped) = oneshot::channel::<()>();
         let mut teller = Teller::new(self, health.clone());
         let life = health.lifecycle().clone();
-        let thread = thread::Builder::new().name("buttress-systemd".into()).spawn(move || {
+        let thread = Beside::start("buttress-systemd", move |mut stopped| {
             runtime.block_on(async {
                 loop {
                     let wait = teller.tell();
@@ -161,7 +162,7 @@ impl Systemd {
                 }
             });
         })?;
-        Ok(SystemdGuard { stop: Some(stop), thread: Some(thread) })
+        Ok(SystemdGuard { _thread: thread })
     }
 }
 
@@ -177,6 +178,9 @@ struct Teller {
     counts: Vec<u64>,
     withheld: bool,
     triggered: bool,
+    /// Whether something could not be sent, this time and the last time.
+    failed: bool,
+    unsent: bool,
 }
 
 impl Teller {
@@ -192,27 +196,35 @@ impl Teller {
             counts: Vec::new(),
             withheld: false,
             triggered: false,
+            failed: false,
+            unsent: false,
         }
     }
 
     /// Says what is due; how long nothing will be.
     fn tell(&mut self) -> Duration {
         let now = Instant::now();
-        self.phase = self.health.lifecycle().phase();
+        let phase = self.health.lifecycle().phase();
+        if phase != self.phase {
+            // The next phase has a deadline of its own: it must not be heard of too late.
+            (self.phase, self.extended) = (phase, None);
+        }
+        self.failed = false;
+        let mut wait = Duration::from_secs(3600);
         if self.phase == Phase::Ready && !self.ready {
-            self.ready = self.sent(&self.systemd.notify.ready());
+            self.ready = self.send(Notify::ready);
         }
         if self.phase > Phase::Ready && !self.stopping {
-            self.stopping = self.sent(&self.systemd.notify.stopping());
+            self.stopping = self.send(Notify::stopping);
         }
-        let mut wait = Duration::from_secs(3600);
         if self.phase > Phase::Ready {
             wait = wait.min(self.extend(now));
         }
         if let Some(interval) = self.systemd.watchdog {
             wait = wait.min(self.feed(now, interval / 2));
         }
-        wait
+        self.unsent = self.failed;
+        if self.failed { wait.min(RETRY) } else { wait }
     }
 
     fn extend(&mut self, now: Instant) -> Duration {
@@ -220,11 +232,9 @@ impl Teller {
         if now < due {
             return due - now;
         }
-        let deadline = self.health.lifecycle().deadline();
-        let left = deadline.map_or(Duration::ZERO, |deadline| deadline.duration_since(now));
-        if !left.is_zero() {
-            let sent = self.systemd.notify.extend_timeout(left.min(EXTENSION));
-            self.sent(&sent);
+        let end = self.health.lifecycle().end();
+        let left = end.map_or(Duration::ZERO, |end| end.duration_since(now));
+        if !left.is_zero() && self.send(|notify| notify.extend_timeout(left.min(EXTENSION))) {
             self.extended = Some(now);
         }
         EXTENSION / 2
@@ -235,35 +245,42 @@ impl Teller {
         if now < due {
             return due - now;
         }
-        let report = self.health.report();
-        let counts: Vec<u64> = self.systemd.progress.iter().map(|source| source.count()).collect();
+        let dead = self.health.look(Some(Probe::Live)).why_not(Probe::Live);
+        let counts = || self.systemd.progress.iter().map(|source| source.count()).collect();
+        // The user's code. One that panics does not go on.
+        let counts: Option<Vec<u64>> = catch_unwind(AssertUnwindSafe(counts)).ok();
         // The first time there is nothing to compare with.
-        let stuck = self.counts.iter().zip(&counts).any(|(before, now)| before == now);
-        if report.live && !stuck {
-            self.counts = counts;
+        let went_on =
+            counts.filter(|now| self.counts.iter().zip(now).all(|(before, now)| before != now));
+        if let (None, Some(counts)) = (&dead, went_on) {
             self.withheld = false;
             self.triggered = false;
-            let sent = self.systemd.notify.watchdog();
-            self.sent(&sent);
-            self.fed = Some(now);
+            if self.send(Notify::watchdog) {
+                self.counts = counts;
+                self.fed = Some(now);
+            }
             return every;
         }
         if !self.withheld {
             self.withheld = true;
-            let reason = report.reason.filter(|_| !report.live);
-            let reason = reason.as_deref().unwrap_or("a source of progress stands still");
+            let reason = dead.as_deref().unwrap_or("a source of progress stands still");
             self.event(Severity::Error, "systemd_withheld", format_args!("{reason}"));
         }
-        if !report.live && self.systemd.trigger && !self.triggered {
-            self.triggered = self.sent(&self.systemd.notify.watchdog_trigger());
+        if dead.is_some() && self.systemd.trigger && !self.triggered {
+            self.triggered = self.send(Notify::watchdog_trigger);
         }
         // Looks again soon: it may recover before the interval is over.
         (every / 4).max(Duration::from_millis(1))
     }
 
-    fn sent(&self, result: &io::Result<()>) -> bool {
-        if let Err(error) = result {
-            self.event(Severity::Warning, "systemd_unsent", format_args!("{error}"));
+    /// Whether it was sent. If not, it is tried again soon: the socket may be full, or systemd restarting.
+    fn send(&mut self, message: impl FnOnce(&Notify) -> io::Result<()>) -> bool {
+        let result = message(&self.systemd.notify);
+        if let Err(error) = &result {
+            if !self.unsent {
+                self.event(Severity::Warning, "systemd_unsent", format_args!("{error}"));
+            }
+            (self.failed, self.unsent) = (true, true);
         }
         result.is_ok()
     }
@@ -315,17 +332,7 @@ impl fmt::Debug for Systemd {
 /// ```
 #[must_use = "it tells only as long as this lives"]
 pub struct SystemdGuard {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Drop for SystemdGuard {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+    _thread: Beside,
 }
 
 impl fmt::Debug for SystemdGuard {

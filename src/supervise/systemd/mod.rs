@@ -37,12 +37,14 @@
 //! |---|---|
 //! | the phase is `Ready` | `READY=1` |
 //! | a shutdown begins | `STOPPING=1` |
-//! | while it goes on | `EXTEND_TIMEOUT_USEC`, at most 10 s at a time and never past the phase's own deadline |
+//! | while it goes on | `EXTEND_TIMEOUT_USEC`, again with each phase, at most 10 s at a time and never past the shutdown's own deadline |
 //! | every half of `WATCHDOG_USEC` | `WATCHDOG=1`, if the process is [live](super::health) and every source of progress went on |
 //!
 //! # Semantics
 //!
-//! - Sending never blocks: a full or vanished socket is an error (and an event), not a wait.
+//! - Sending never blocks: a full or vanished socket is an error (and an event), not a wait. [`Systemd`] tries
+//!   it again four times a second.
+//! - A source of progress that panics counts as one that stands still.
 //! - The environment is read, never changed, but for [`Sockets::from_env`]. Children should not inherit
 //!   `NOTIFY_SOCKET`; remove it from their `Command`.
 //! - Unix only. Names in the abstract namespace (`@…`) are Linux only, `vsock:` addresses are not supported;

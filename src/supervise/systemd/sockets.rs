@@ -60,10 +60,10 @@ impl Sockets {
     }
 
     /// Takes the first TCP listener of this name that has not been taken yet, non-blocking, as tokio wants
-    /// it.
+    /// it. Without names of their own, all sockets of a unit have the same one: what is none is passed over.
     ///
     /// # Errors
-    /// If what has that name is not a TCP listener.
+    /// If nothing is left with that name but what is not a TCP listener.
     ///
     /// ```
     /// # if std::env::var_os("LISTEN_FDS").is_none() {
@@ -79,7 +79,7 @@ impl Sockets {
     /// As [`take_tcp`](Self::take_tcp), for a listener on a path.
     ///
     /// # Errors
-    /// If what has that name is not such a listener.
+    /// If nothing is left with that name but what is not such a listener.
     ///
     /// ```
     /// # if std::env::var_os("LISTEN_FDS").is_none() {
@@ -97,13 +97,15 @@ impl Sockets {
         name: &str,
         take: impl Fn(&mut ListenFd, usize) -> io::Result<Option<T>>,
     ) -> io::Result<Option<T>> {
+        let mut nothing = Ok(None);
         for (index, _) in self.names.iter().enumerate().filter(|(_, known)| *known == name) {
-            // `None`: this one has been taken.
-            if let Some(found) = take(&mut self.fds, index)? {
-                return Ok(Some(found));
+            match take(&mut self.fds, index) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {} // this one has been taken
+                Err(error) => nothing = Err(error),
             }
         }
-        Ok(None)
+        nothing
     }
 }
 

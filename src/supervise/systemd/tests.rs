@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::follow::interval;
 use super::*;
 use crate::supervise::health::Health;
+use crate::supervise::shutdown::{Budget, GracefulShutdown};
 use crate::supervise::{Lifecycle, Phase, Pulse};
 
 /// A socket as systemd's, in the abstract namespace: no file to remove.
@@ -133,6 +134,125 @@ fn phases_are_told_in_order_and_a_stop_is_prolonged_up_to_its_deadline() {
 }
 
 #[test]
+fn the_next_phase_prolongs_the_stop_before_the_last_one_is_over() {
+    let manager = Manager::new();
+    let life = Lifecycle::new();
+    let told = Systemd::new(manager.notify()).follow(&Health::new(life.clone())).unwrap();
+    let seconds = |secs| Instant::now() + Duration::from_secs(secs);
+    let extension = || {
+        let text = manager.next();
+        let usec = text.strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap_or_else(|| panic!("{text}"));
+        Duration::from_micros(usec.trim().parse().unwrap())
+    };
+    life.advance(Phase::LameDuck, Some(seconds(1)));
+    assert_eq!(manager.next(), "STOPPING=1\n");
+    assert!(extension() <= Duration::from_secs(1));
+    // systemd counts on nothing beyond the second that it was told of.
+    manager.socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    life.advance(Phase::Draining, Some(seconds(30)));
+    assert!(extension() > Duration::from_secs(5));
+    life.advance(Phase::Exited, None);
+    drop(told);
+}
+
+#[test]
+fn who_knows_the_end_of_it_all_prolongs_across_the_phases() {
+    let manager = Manager::new();
+    let shutdown = GracefulShutdown::builder("a")
+        .budget(Budget::new(Duration::from_secs(8)).lame_duck(Duration::from_millis(500)));
+    let shutdown = shutdown.build().unwrap();
+    let health = Health::new(shutdown.lifecycle().clone());
+    let told = Systemd::new(manager.notify()).follow(&health).unwrap();
+    shutdown.begin();
+    assert_eq!(manager.next(), "STOPPING=1\n");
+    let extension = manager.next();
+    let usec: u64 = extension.strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap().trim().parse().unwrap();
+    // Not to the end of the lame duck: at that moment systemd and the next message would race.
+    assert!(usec > 2_000_000 && usec <= 8_000_000, "{usec}");
+    drop(told);
+}
+
+/// Takes all that has come, without waiting.
+fn emptied(manager: &Manager) {
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 64]).is_ok() {}
+    manager.socket.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn what_could_not_be_told_is_told_as_soon_as_it_can_be() {
+    let manager = Manager::new();
+    let notify = manager.notify();
+    while notify.status("others are told a lot").is_ok() {}
+    let life = Lifecycle::new();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let sink = log.clone();
+    let told = Systemd::new(notify.clone())
+        .observe(move |event: &crate::observe::Event<'_>| {
+            sink.lock().unwrap().push(event.kind.as_str());
+        })
+        .follow(&Health::new(life.clone()))
+        .unwrap();
+    life.advance(Phase::Ready, None);
+    std::thread::park_timeout(Duration::from_millis(800));
+    assert_eq!(*log.lock().unwrap(), ["systemd_unsent"], "said once");
+    emptied(&manager);
+    assert_eq!(manager.next(), "READY=1\n");
+    drop(told);
+}
+
+#[test]
+fn a_watchdog_that_could_not_be_fed_is_fed_before_its_time_is_over() {
+    let manager = Manager::new();
+    let notify = manager.notify();
+    while notify.status("others are told a lot").is_ok() {}
+    let interval = Duration::from_secs(6);
+    let told = Systemd::new(notify.clone()).watchdog(interval);
+    let told = told.follow(&Health::new(Lifecycle::new())).unwrap();
+    std::thread::park_timeout(Duration::from_millis(200));
+    emptied(&manager);
+    let from = Instant::now();
+    assert_eq!(manager.next(), "WATCHDOG=1\n");
+    assert!(from.elapsed() < interval / 3, "{:?}", from.elapsed());
+    drop(told);
+}
+
+#[test]
+fn a_source_that_panics_stands_still_and_the_stop_is_told_all_the_same() {
+    let manager = Manager::new();
+    let life = Lifecycle::new();
+    let told = Systemd::new(manager.notify())
+        .watchdog(Duration::from_millis(100))
+        .progress(|| -> u64 { panic!("on purpose") })
+        .follow(&Health::new(life.clone()))
+        .unwrap();
+    manager.nothing_for(Duration::from_millis(200));
+    life.advance(Phase::LameDuck, None);
+    assert_eq!(manager.next(), "STOPPING=1\n");
+    drop(told);
+}
+
+#[test]
+fn a_condition_that_hangs_does_not_hold_the_end() {
+    let manager = Manager::new();
+    let health = Health::new(Lifecycle::new());
+    let (never, forever) = std::sync::mpsc::channel::<()>();
+    let forever = Mutex::new(forever);
+    let (asked, heard) = std::sync::mpsc::channel();
+    health.live_while("wedged", move || {
+        let _ = asked.send(());
+        let _ = forever.lock().unwrap().recv_timeout(Duration::from_secs(20));
+        true
+    });
+    let told = Systemd::new(manager.notify()).watchdog(Duration::from_secs(1)).follow(&health);
+    heard.recv().unwrap();
+    let from = Instant::now();
+    drop(told.unwrap());
+    assert!(from.elapsed() < Duration::from_secs(10), "{:?}", from.elapsed());
+    drop(never);
+}
+
+#[test]
 fn the_watchdog_is_fed_only_while_work_goes_on_and_the_process_is_live() {
     let manager = Manager::new();
     let health = Health::new(Lifecycle::new());
@@ -187,12 +307,22 @@ fn child() {
             assert!(sockets.take_tcp("admin").is_err(), "that one is a datagram socket");
             assert!(sockets.take_tcp("other").unwrap().is_none());
             assert!(Sockets::from_env().names().is_empty(), "handed over once");
-            listener.set_nonblocking(false).unwrap();
-            let (mut stream, _) = listener.accept().unwrap();
-            std::io::Write::write_all(&mut stream, b"from the child").unwrap();
+            answer(&listener);
+        }
+        Ok("sockets of one name") => {
+            let mut sockets = Sockets::from_env();
+            let listener = sockets.take_tcp("app.socket").unwrap().unwrap();
+            assert!(sockets.take_tcp("app.socket").is_err(), "a datagram socket is left");
+            answer(&listener);
         }
         _ => {}
     }
+}
+
+fn answer(listener: &std::net::TcpListener) {
+    listener.set_nonblocking(false).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    std::io::Write::write_all(&mut stream, b"from the child").unwrap();
 }
 
 fn child_command(program: &str, what: &str) -> Command {
@@ -217,8 +347,8 @@ fn a_process_finds_its_manager_in_the_environment() {
     assert!(child.wait().unwrap().success());
 }
 
-#[test]
-fn a_process_takes_the_sockets_that_were_opened_for_it() {
+/// Starts the child with a TCP listener, to which somebody is connected already, and a datagram socket.
+fn hands_over(what: &str, order: &str, names: &str) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     // Connected before the process exists: that is the use of it.
@@ -226,10 +356,11 @@ fn a_process_takes_the_sockets_that_were_opened_for_it() {
     let other = UnixDatagram::unbound().unwrap();
     let this = std::env::current_exe().unwrap();
     // The shell moves what is 0 and 1 to 3 and 4 and stays the same process.
-    let script = r#"exec 3<&0 4<&1 0</dev/null 1>/dev/null; LISTEN_PID=$$ exec "$0" --exact "$1""#;
-    let mut command = child_command("sh", "sockets");
-    command.args(["-c", script]).arg(this).arg(CHILD);
-    command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "http:admin");
+    let script =
+        format!(r#"exec {order} 0</dev/null 1>/dev/null; LISTEN_PID=$$ exec "$0" --exact "$1""#);
+    let mut command = child_command("sh", what);
+    command.args(["-c", &script]).arg(this).arg(CHILD);
+    command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
     command.stdin(OwnedFd::from(listener)).stdout(OwnedFd::from(other));
     let mut child = command.spawn().unwrap();
     drop(command); // the only listener left is the child's
@@ -238,4 +369,14 @@ fn a_process_takes_the_sockets_that_were_opened_for_it() {
     std::io::Read::read_to_string(&mut client, &mut text).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(text, "from the child");
+}
+
+#[test]
+fn a_process_takes_the_sockets_that_were_opened_for_it() {
+    hands_over("sockets", "3<&0 4<&1", "http:admin");
+}
+
+#[test]
+fn a_listener_is_found_among_other_sockets_of_its_name() {
+    hands_over("sockets of one name", "3<&1 4<&0", "app.socket:app.socket");
 }
