@@ -36,7 +36,7 @@ use super::state::{BeatState, HeartbeatState};
 ///
 /// ```
 /// # let path = std::env::temp_dir().join(format!("beat-mod-{}", std::process::id()));
-/// use buttress::supervise::Heartbeat;
+/// use buttress::supervise::heartbeat::Heartbeat;
 /// # use std::time::Duration;
 /// let heart = Heartbeat::builder("orders").file(&path).build()?;
 /// heart.start()?;
@@ -51,7 +51,7 @@ use super::state::{BeatState, HeartbeatState};
 ///
 /// ```
 /// # let path = std::env::temp_dir().join(format!("beat-cust-{}", std::process::id()));
-/// use buttress::supervise::{Heartbeat, Pulse};
+/// use buttress::supervise::{Pulse, heartbeat::Heartbeat};
 /// # use std::time::Duration;
 /// let worker = Pulse::new();
 /// let heart = Heartbeat::builder("orders")

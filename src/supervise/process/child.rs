@@ -19,7 +19,7 @@ use super::policy::Restart;
 /// What a look at a running child came to.
 ///
 /// ```
-/// use buttress::supervise::Liveness;
+/// use buttress::supervise::process::Liveness;
 /// assert_ne!(Liveness::Alive, Liveness::Frozen);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ pub enum Liveness {
 /// The process of a child, for closures that look at it.
 ///
 /// ```
-/// # fn look(process: &buttress::supervise::ChildProcess) {
+/// # fn look(process: &buttress::supervise::process::ChildProcess) {
 /// println!("{} is process {}, its {}th", process.name, process.pid, process.run);
 /// # }
 /// ```
@@ -63,7 +63,7 @@ pub(super) type Prepare = Arc<dyn Fn(&mut Command) + Send + Sync>;
 /// dies (Linux). Its standard input is empty.
 ///
 /// ```
-/// use buttress::supervise::{Child, Restart};
+/// use buttress::supervise::process::{Child, Restart};
 /// use std::time::Duration;
 ///
 /// let worker = Child::new("worker", "/usr/bin/worker")
@@ -107,7 +107,7 @@ impl Child {
     /// `program`, found as [`Command::new`] finds it.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("true", "true");
+    /// let _ = buttress::supervise::process::Child::new("true", "true");
     /// ```
     pub fn new(name: impl Into<Name>, program: impl AsRef<OsStr>) -> Self {
         Self {
@@ -140,7 +140,7 @@ impl Child {
     /// Its name.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Child::new("a", "true").name().as_str(), "a");
+    /// assert_eq!(buttress::supervise::process::Child::new("a", "true").name().as_str(), "a");
     /// ```
     #[must_use]
     pub const fn name(&self) -> Name {
@@ -150,7 +150,7 @@ impl Child {
     /// One more argument.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "sleep").arg("60");
+    /// let _ = buttress::supervise::process::Child::new("a", "sleep").arg("60");
     /// ```
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -161,7 +161,7 @@ impl Child {
     /// More arguments.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "sh").args(["-c", "exit 3"]);
+    /// let _ = buttress::supervise::process::Child::new("a", "sh").args(["-c", "exit 3"]);
     /// ```
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
@@ -173,7 +173,7 @@ impl Child {
     /// are not passed on, because a child that used them would speak for us; set them here if it shall.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "worker").env("QUEUE", "orders");
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").env("QUEUE", "orders");
     /// ```
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
@@ -184,7 +184,7 @@ impl Child {
     /// A variable of ours that it does not get.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "worker").env_remove("AWS_SECRET_ACCESS_KEY");
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").env_remove("AWS_SECRET_ACCESS_KEY");
     /// ```
     #[must_use]
     pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
@@ -196,7 +196,7 @@ impl Child {
     /// [`OrphanSweep`](super::OrphanSweep) finds it.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "/bin/worker").env_clear();
+    /// let _ = buttress::supervise::process::Child::new("a", "/bin/worker").env_clear();
     /// ```
     #[must_use]
     pub const fn env_clear(mut self) -> Self {
@@ -207,7 +207,7 @@ impl Child {
     /// Its working directory.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "worker").current_dir("/var/lib/worker");
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").current_dir("/var/lib/worker");
     /// ```
     #[must_use]
     pub fn current_dir(mut self, dir: impl Into<PathBuf>) -> Self {
@@ -221,7 +221,7 @@ impl Child {
     ///
     /// ```
     /// use std::os::unix::process::CommandExt;
-    /// let _ = buttress::supervise::Child::new("a", "worker").prepare(|command| {
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").prepare(|command| {
     ///     command.uid(65534).gid(65534);
     /// });
     /// ```
@@ -234,7 +234,7 @@ impl Child {
     /// When it is started again. Default [`Restart::Permanent`].
     ///
     /// ```
-    /// use buttress::supervise::{Child, Restart};
+    /// use buttress::supervise::process::{Child, Restart};
     /// let _ = Child::new("migrate", "migrate").restart(Restart::Transient);
     /// ```
     #[must_use]
@@ -246,7 +246,7 @@ impl Child {
     /// The codes that are no failure. Default 0 alone.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "worker").success_codes([0, 143]);
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").success_codes([0, 143]);
     /// ```
     #[must_use]
     pub fn success_codes(mut self, codes: impl IntoIterator<Item = i32>) -> Self {
@@ -259,7 +259,7 @@ impl Child {
     /// ```
     /// use buttress::Backoff;
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker")
+    /// let _ = buttress::supervise::process::Child::new("a", "worker")
     ///     .backoff(Backoff::constant(Duration::from_secs(1)));
     /// ```
     #[must_use]
@@ -273,7 +273,7 @@ impl Child {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker").stable_after(Duration::from_secs(60));
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").stable_after(Duration::from_secs(60));
     /// ```
     #[must_use]
     pub const fn stable_after(mut self, time: Duration) -> Self {
@@ -286,7 +286,7 @@ impl Child {
     ///
     /// ```
     /// use std::net::TcpStream;
-    /// let _ = buttress::supervise::Child::new("db", "postgres")
+    /// let _ = buttress::supervise::process::Child::new("db", "postgres")
     ///     .ready_when(|_| TcpStream::connect("127.0.0.1:5432").is_ok());
     /// ```
     #[must_use]
@@ -302,7 +302,7 @@ impl Child {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker").ready_within(Duration::from_secs(5));
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").ready_within(Duration::from_secs(5));
     /// ```
     #[must_use]
     pub const fn ready_within(mut self, time: Duration) -> Self {
@@ -316,7 +316,7 @@ impl Child {
     /// a process that a debugger holds.
     ///
     /// ```
-    /// use buttress::supervise::{Child, Liveness};
+    /// use buttress::supervise::process::{Child, Liveness};
     /// let _ = Child::new("a", "worker").alive_when(|process| {
     ///     # let answers = |_pid: u32| true;
     ///     if answers(process.pid) { Liveness::Alive } else { Liveness::Frozen }
@@ -331,7 +331,7 @@ impl Child {
         self
     }
 
-    /// Both questions by its heartbeat file (see [`Heartbeat`](crate::supervise::Heartbeat)): it is ready with the
+    /// Both questions by its heartbeat file (see [`Heartbeat`](crate::supervise::heartbeat::Heartbeat)): it is ready with the
     /// first beat, and frozen when no new one has come for `max_age` while we looked. Two or three of its
     /// intervals are a good `max_age`. A beat counts if the child's process has written it, or one in its
     /// group; one that it runs in another namespace of process numbers cannot be told from an earlier one's.
@@ -340,7 +340,7 @@ impl Child {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker")
+    /// let _ = buttress::supervise::process::Child::new("a", "worker")
     ///     .heartbeat("/run/worker.json", Duration::from_secs(15));
     /// ```
     #[must_use]
@@ -357,7 +357,7 @@ impl Child {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker").probe_every(Duration::from_secs(1));
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").probe_every(Duration::from_secs(1));
     /// ```
     #[must_use]
     pub const fn probe_every(mut self, time: Duration) -> Self {
@@ -368,7 +368,7 @@ impl Child {
     /// The signal that asks it to end, sent to its whole group. Default `SIGTERM`.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("web", "unicorn").stop_signal(libc::SIGQUIT);
+    /// let _ = buttress::supervise::process::Child::new("web", "unicorn").stop_signal(libc::SIGQUIT);
     /// ```
     #[must_use]
     pub const fn stop_signal(mut self, signal: i32) -> Self {
@@ -380,7 +380,7 @@ impl Child {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker").grace(Duration::from_secs(3));
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").grace(Duration::from_secs(3));
     /// ```
     #[must_use]
     pub const fn grace(mut self, time: Duration) -> Self {
@@ -393,7 +393,7 @@ impl Child {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::Child::new("a", "worker").kill_wait(Duration::from_secs(5));
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").kill_wait(Duration::from_secs(5));
     /// ```
     #[must_use]
     pub const fn kill_wait(mut self, time: Duration) -> Self {
@@ -407,7 +407,7 @@ impl Child {
     ///
     /// ```
     /// # if cfg!(target_os = "linux") {
-    /// let _ = buttress::supervise::Child::new("a", "worker").parent_death_signal(Some(libc::SIGTERM));
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").parent_death_signal(Some(libc::SIGTERM));
     /// # }
     /// ```
     #[must_use]
@@ -421,7 +421,7 @@ impl Child {
     /// itself inherits it.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "worker").lifeline();
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").lifeline();
     /// ```
     #[must_use]
     pub const fn lifeline(mut self) -> Self {
@@ -432,7 +432,7 @@ impl Child {
     /// Where its standard output goes. Default: where ours does.
     ///
     /// ```
-    /// use buttress::supervise::{Child, Output};
+    /// use buttress::supervise::process::{Child, Output};
     /// let _ = Child::new("a", "worker").stdout(Output::Null);
     /// ```
     #[must_use]
@@ -444,7 +444,7 @@ impl Child {
     /// Where its standard error goes. Default: where ours does.
     ///
     /// ```
-    /// use buttress::supervise::{Child, Output};
+    /// use buttress::supervise::process::{Child, Output};
     /// let _ = Child::new("a", "worker").stderr(Output::lines(|line| print!("{}", line.text())));
     /// ```
     #[must_use]
@@ -456,7 +456,7 @@ impl Child {
     /// Both streams, line by line.
     ///
     /// ```
-    /// let _ = buttress::supervise::Child::new("a", "worker").on_line(|line| {
+    /// let _ = buttress::supervise::process::Child::new("a", "worker").on_line(|line| {
     ///     println!("{} {}: {}", line.child, line.stream.as_str(), line.text());
     /// });
     /// ```

@@ -28,7 +28,7 @@ use super::sys::{self, Waker};
 /// the next parent's workers get in their way. This prevents these four.
 ///
 /// ```
-/// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+/// use buttress::supervise::process::{Child, ProcessSupervisor, Restart, SupervisorEnd};
 ///
 /// let job = Child::new("job", "sh").args(["-c", "exit 0"]).restart(Restart::Transient);
 /// let supervisor = ProcessSupervisor::builder("orders").child(job).build()?;
@@ -42,7 +42,7 @@ use super::sys::{self, Waker};
 ///
 /// ```
 /// use buttress::Backoff;
-/// use buttress::supervise::{Child, Lifecycle, OrphanSweep, Phase, ProcessSupervisor, Strategy};
+/// use buttress::supervise::{Lifecycle, Phase, process::{Child, OrphanSweep, ProcessSupervisor, Strategy}};
 /// use std::time::Duration;
 ///
 /// # fn start() -> Result<(), Box<dyn std::error::Error>> {
@@ -138,7 +138,7 @@ impl ProcessSupervisor {
     /// [`OrphanSweep`](super::OrphanSweep) looks for, so it must be the same after a restart.
     ///
     /// ```
-    /// let _ = buttress::supervise::ProcessSupervisor::builder("orders");
+    /// let _ = buttress::supervise::process::ProcessSupervisor::builder("orders");
     /// ```
     pub fn builder(name: impl Into<Name>) -> ProcessSupervisorBuilder {
         ProcessSupervisorBuilder::new(name.into())
@@ -165,7 +165,7 @@ impl ProcessSupervisor {
     /// If it has been started or stopped before, or if the system has no thread or descriptor left.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.start().is_err());
@@ -187,7 +187,7 @@ impl ProcessSupervisor {
     /// after `within` are killed then, whatever their own [`grace`](Child::grace) is.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// supervisor.request_stop(None);
@@ -214,7 +214,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor, SupervisorEnd};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert_eq!(supervisor.stop(None).await.end, SupervisorEnd::Stopped);
@@ -229,7 +229,7 @@ impl ProcessSupervisor {
     /// As [`stop`](Self::stop), blocking the thread until all have ended or cannot be killed.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor, SupervisorEnd};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor, SupervisorEnd};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert_eq!(supervisor.stop_blocking(None).end, SupervisorEnd::Stopped);
@@ -250,7 +250,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Child, ProcessSupervisor, Restart, SupervisorEnd};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor, Restart, SupervisorEnd};
     /// let job = Child::new("job", "true").restart(Restart::Temporary);
     /// let supervisor = ProcessSupervisor::builder("a").child(job).build()?;
     /// supervisor.start()?;
@@ -272,7 +272,7 @@ impl ProcessSupervisor {
     /// As [`wait`](Self::wait), blocking the thread for at most `timeout`. `None` if it has not ended.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(supervisor.wait_blocking(std::time::Duration::ZERO).is_none());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -286,7 +286,7 @@ impl ProcessSupervisor {
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready().await);
@@ -309,7 +309,7 @@ impl ProcessSupervisor {
     /// As [`ready`](Self::ready), blocking the thread for at most `timeout`.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
@@ -325,7 +325,7 @@ impl ProcessSupervisor {
     /// How it ended, if it has.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(supervisor.report().is_none());
     /// # Ok::<(), buttress::ConfigError>(())
@@ -339,7 +339,7 @@ impl ProcessSupervisor {
     /// not run.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert!(!supervisor.restart("c"));
     /// # Ok::<(), buttress::ConfigError>(())
@@ -360,7 +360,7 @@ impl ProcessSupervisor {
     /// signal (`InvalidInput`), or as the system says.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "sleep").arg("60")).build()?;
     /// supervisor.start()?;
     /// assert!(supervisor.ready_blocking(std::time::Duration::from_secs(60)));
@@ -381,7 +381,7 @@ impl ProcessSupervisor {
     /// All children as they are now, in their order.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.status().len(), 1);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -397,7 +397,7 @@ impl ProcessSupervisor {
     /// What has happened so far.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.stats().starts, 0);
     /// # Ok::<(), buttress::ConfigError>(())
@@ -410,7 +410,7 @@ impl ProcessSupervisor {
     /// The name.
     ///
     /// ```
-    /// use buttress::supervise::{Child, ProcessSupervisor};
+    /// use buttress::supervise::process::{Child, ProcessSupervisor};
     /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
     /// assert_eq!(supervisor.name().as_str(), "a");
     /// # Ok::<(), buttress::ConfigError>(())

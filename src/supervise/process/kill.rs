@@ -14,7 +14,7 @@ use super::table::{System, Table, proc_is_ours};
 /// What became of a process that was to end.
 ///
 /// ```
-/// use buttress::supervise::KillResult;
+/// use buttress::supervise::process::KillResult;
 /// assert!(KillResult::Killed.is_gone() && !KillResult::Denied.is_gone());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +39,7 @@ impl KillResult {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::KillResult::IdentityChanged.as_str(), "identity_changed");
+    /// assert_eq!(buttress::supervise::process::KillResult::IdentityChanged.as_str(), "identity_changed");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -56,7 +56,7 @@ impl KillResult {
     /// Whether the process that was meant runs no more.
     ///
     /// ```
-    /// assert!(buttress::supervise::KillResult::Gone.is_gone());
+    /// assert!(buttress::supervise::process::KillResult::Gone.is_gone());
     /// ```
     #[must_use]
     pub const fn is_gone(self) -> bool {
@@ -204,7 +204,7 @@ fn wait_all<T: Table>(
 ///
 /// ```
 /// # if cfg!(target_os = "linux") {
-/// use buttress::supervise::{KillResult, ProcessIdentity, kill_process_blocking};
+/// use buttress::supervise::{ProcessIdentity, process::{KillResult, kill_process_blocking}};
 /// use std::time::Duration;
 ///
 /// let mut sleeper = std::process::Command::new("sleep").arg("60").spawn()?;
@@ -237,7 +237,7 @@ pub fn kill_process_blocking(process: &ProcessIdentity, grace: Duration) -> Kill
 /// ```
 /// # if cfg!(target_os = "linux") {
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// use buttress::supervise::{KillResult, ProcessIdentity, kill_process};
+/// use buttress::supervise::{ProcessIdentity, process::{KillResult, kill_process}};
 /// let own = ProcessIdentity::own();
 /// assert_eq!(kill_process(&own, std::time::Duration::ZERO).await?, KillResult::Denied);
 /// # Ok::<(), std::io::Error>(())

@@ -14,7 +14,7 @@ use super::table::{System, Table};
 /// A process whose supervisor is gone, and how that is known.
 ///
 /// ```
-/// # fn show(orphan: &buttress::supervise::Orphan) {
+/// # fn show(orphan: &buttress::supervise::process::Orphan) {
 /// println!("{orphan}"); // 4711 (worker --queue orders): left by process 4700, which is gone
 /// # }
 /// ```
@@ -45,7 +45,7 @@ impl fmt::Display for Orphan {
 ///
 /// ```
 /// # if cfg!(target_os = "linux") {
-/// let found = buttress::supervise::OrphanSweep::new("no-such-app").find()?;
+/// let found = buttress::supervise::process::OrphanSweep::new("no-such-app").find()?;
 /// assert!(found.orphans.is_empty());
 /// # }
 /// # Ok::<(), std::io::Error>(())
@@ -81,7 +81,7 @@ pub struct FoundOrphans {
 ///
 /// ```
 /// # if cfg!(target_os = "linux") {
-/// use buttress::supervise::OrphanSweep;
+/// use buttress::supervise::process::OrphanSweep;
 /// use std::time::Duration;
 ///
 /// let sweep = OrphanSweep::new("orders").grace(Duration::from_secs(3));
@@ -106,7 +106,7 @@ impl OrphanSweep {
     /// Looks for what supervisors called `app` have left.
     ///
     /// ```
-    /// let _ = buttress::supervise::OrphanSweep::new("orders");
+    /// let _ = buttress::supervise::process::OrphanSweep::new("orders");
     /// ```
     pub fn new(app: impl Into<Name>) -> Self {
         let (grace, kill_wait) = (Duration::from_secs(2), Duration::from_secs(2));
@@ -117,7 +117,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::OrphanSweep::new("orders").grace(Duration::ZERO);
+    /// let _ = buttress::supervise::process::OrphanSweep::new("orders").grace(Duration::ZERO);
     /// ```
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -128,7 +128,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// use std::time::Duration;
-    /// let _ = buttress::supervise::OrphanSweep::new("orders").kill_wait(Duration::from_secs(10));
+    /// let _ = buttress::supervise::process::OrphanSweep::new("orders").kill_wait(Duration::from_secs(10));
     /// ```
     pub const fn kill_wait(mut self, wait: Duration) -> Self {
         self.kill_wait = wait;
@@ -142,7 +142,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// # if cfg!(target_os = "linux") {
-    /// println!("{:?}", buttress::supervise::OrphanSweep::new("orders").find()?);
+    /// println!("{:?}", buttress::supervise::process::OrphanSweep::new("orders").find()?);
     /// # }
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -157,7 +157,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// # if cfg!(target_os = "linux") {
-    /// let results = buttress::supervise::OrphanSweep::new("no-such-app").kill_blocking()?;
+    /// let results = buttress::supervise::process::OrphanSweep::new("no-such-app").kill_blocking()?;
     /// assert!(results.is_empty());
     /// # }
     /// # Ok::<(), std::io::Error>(())
@@ -174,7 +174,7 @@ impl OrphanSweep {
     /// ```
     /// # if cfg!(target_os = "linux") {
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let results = buttress::supervise::OrphanSweep::new("no-such-app").kill().await?;
+    /// let results = buttress::supervise::process::OrphanSweep::new("no-such-app").kill().await?;
     /// assert!(results.is_empty());
     /// # Ok::<(), std::io::Error>(())
     /// # }).unwrap()
@@ -189,7 +189,7 @@ impl OrphanSweep {
     ///
     /// ```
     /// # if cfg!(target_os = "linux") {
-    /// let sweep = buttress::supervise::OrphanSweep::new("orders");
+    /// let sweep = buttress::supervise::process::OrphanSweep::new("orders");
     /// let mut orphans = sweep.find()?.orphans;
     /// orphans.retain(|orphan| orphan.command.contains("worker"));
     /// let results = sweep.kill_found_blocking(orphans);

@@ -3,7 +3,7 @@
 /// When a child that ended is started again.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::Restart::default().as_str(), "permanent");
+/// assert_eq!(buttress::supervise::process::Restart::default().as_str(), "permanent");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -22,7 +22,7 @@ impl Restart {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Restart::Transient.as_str(), "transient");
+    /// assert_eq!(buttress::supervise::process::Restart::Transient.as_str(), "transient");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -37,7 +37,7 @@ impl Restart {
 /// Who else is started again when one child failed.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::Strategy::default().as_str(), "one_for_one");
+/// assert_eq!(buttress::supervise::process::Strategy::default().as_str(), "one_for_one");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -56,7 +56,7 @@ impl Strategy {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::Strategy::RestForOne.as_str(), "rest_for_one");
+    /// assert_eq!(buttress::supervise::process::Strategy::RestForOne.as_str(), "rest_for_one");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -9,7 +9,7 @@ use super::exit::Exit;
 /// Why a supervisor ended.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::SupervisorEnd::Stopped.as_str(), "stopped");
+/// assert_eq!(buttress::supervise::process::SupervisorEnd::Stopped.as_str(), "stopped");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -35,7 +35,7 @@ impl SupervisorEnd {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::SupervisorEnd::Finished.as_str(), "finished");
+    /// assert_eq!(buttress::supervise::process::SupervisorEnd::Finished.as_str(), "finished");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -51,8 +51,8 @@ impl SupervisorEnd {
 /// How a supervisor ended.
 ///
 /// ```
-/// # fn code(report: &buttress::supervise::SupervisorReport) -> u8 {
-/// u8::from(report.end != buttress::supervise::SupervisorEnd::Stopped)
+/// # fn code(report: &buttress::supervise::process::SupervisorReport) -> u8 {
+/// u8::from(report.end != buttress::supervise::process::SupervisorEnd::Stopped)
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct SupervisorReport {
 /// Totals of a supervisor.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::SupervisorStats::default().restarts, 0);
+/// assert_eq!(buttress::supervise::process::SupervisorStats::default().restarts, 0);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -92,7 +92,7 @@ pub struct SupervisorStats {
 /// What a child is doing.
 ///
 /// ```
-/// assert_eq!(buttress::supervise::ChildState::Finished.as_str(), "finished");
+/// assert_eq!(buttress::supervise::process::ChildState::Finished.as_str(), "finished");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -125,7 +125,7 @@ impl ChildState {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::supervise::ChildState::Waiting.as_str(), "waiting");
+    /// assert_eq!(buttress::supervise::process::ChildState::Waiting.as_str(), "waiting");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -145,7 +145,7 @@ impl ChildState {
 /// A child as it is now.
 ///
 /// ```
-/// use buttress::supervise::{Child, ChildState, ProcessSupervisor};
+/// use buttress::supervise::process::{Child, ChildState, ProcessSupervisor};
 /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
 /// let status = &supervisor.status()[0];
 /// assert_eq!((status.name.as_str(), status.state), ("b", ChildState::Waiting));

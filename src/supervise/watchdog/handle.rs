@@ -29,7 +29,7 @@ use super::guard::{Guarded, WatchdogGuard};
 /// **Default.** Ping it; after 30 s without a ping it fires, once.
 ///
 /// ```
-/// use buttress::supervise::Watchdog;
+/// use buttress::supervise::watchdog::Watchdog;
 /// let dog = Watchdog::builder("worker").on_timeout(|freeze| eprintln!("{freeze:?}")).build()?;
 /// let guard = dog.start_scoped()?;
 /// for job in 0..3 {
@@ -43,7 +43,7 @@ use super::guard::{Guarded, WatchdogGuard};
 ///
 /// ```no_run
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// use buttress::supervise::{FreezeCause, Watchdog};
+/// use buttress::supervise::watchdog::{FreezeCause, Watchdog};
 /// # use std::time::Duration;
 /// # async fn import(dog: Watchdog) {}
 /// let dog = Watchdog::builder("import").timeout(Duration::from_secs(60)).build()?;
@@ -84,8 +84,8 @@ use super::guard::{Guarded, WatchdogGuard};
 /// - **Events.** `frozen`, `recovered`, `observer_gap`, `target_stopped`, `watchdog_blind`, and those of
 ///   callbacks.
 ///
-/// [`FreezeCause`]: crate::supervise::FreezeCause
-/// [`with_watchdog`]: crate::supervise::with_watchdog()
+/// [`FreezeCause`]: crate::supervise::watchdog::FreezeCause
+/// [`with_watchdog`]: crate::supervise::watchdog::with_watchdog()
 #[derive(Clone)]
 pub struct Watchdog {
     pulse: Pulse,

@@ -23,7 +23,7 @@ use super::threads::ThreadState;
 /// A worker of the runtime that is blocked, or the runtime as a whole.
 ///
 /// ```
-/// use buttress::supervise::RuntimeFreeze;
+/// use buttress::supervise::watchdog::RuntimeFreeze;
 /// fn one_of_many(freeze: &RuntimeFreeze) -> bool { freeze.worker.is_some() && freeze.workers > 1 }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct RuntimeFreeze {
 /// The end of a [`RuntimeFreeze`].
 ///
 /// ```
-/// use buttress::supervise::RuntimeRecovery;
+/// use buttress::supervise::watchdog::RuntimeRecovery;
 /// fn long(recovery: &RuntimeRecovery) -> bool { recovery.after.as_secs() > 5 }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct RuntimeRecovery {
 ///
 /// ```
 /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-/// use buttress::supervise::RuntimeWatchdog;
+/// use buttress::supervise::watchdog::RuntimeWatchdog;
 /// let dog = RuntimeWatchdog::builder("api", runtime.handle()).build()?;
 /// assert_eq!(dog.stats().freezes, 0);
 /// # Ok::<(), buttress::ConfigError>(())
@@ -92,7 +92,7 @@ pub struct RuntimeWatchdogStats {
 ///
 /// ```
 /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-/// use buttress::supervise::RuntimeWatchdog;
+/// use buttress::supervise::watchdog::RuntimeWatchdog;
 /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
 ///     .on_frozen(|freeze| eprintln!("{freeze:?}"))
 ///     .build()?;
@@ -104,7 +104,7 @@ pub struct RuntimeWatchdogStats {
 ///
 /// ```
 /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-/// use buttress::supervise::{Heartbeat, RuntimeWatchdog};
+/// use buttress::supervise::{heartbeat::Heartbeat, watchdog::RuntimeWatchdog};
 /// # use std::time::Duration;
 /// let dog = RuntimeWatchdog::builder("api", runtime.handle())
 ///     .frozen_after(Duration::from_millis(250))
@@ -194,7 +194,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-    /// use buttress::supervise::RuntimeWatchdog;
+    /// use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", &tokio::runtime::Handle::current()).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// # }).unwrap();
@@ -238,7 +238,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// use buttress::supervise::RuntimeWatchdog;
+    /// use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle()).build()?;
     /// dog.start()?;
     /// assert!(dog.is_running() && !dog.is_frozen());
@@ -270,7 +270,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// RuntimeWatchdog::builder("api", runtime.handle()).build()?.stop();
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -282,7 +282,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// assert!(!RuntimeWatchdog::builder("api", runtime.handle()).build()?.is_running());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -295,7 +295,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// assert!(!RuntimeWatchdog::builder("api", runtime.handle()).build()?.is_frozen());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -309,7 +309,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// assert!(RuntimeWatchdog::builder("api", runtime.handle()).build()?.frozen_workers().is_empty());
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
@@ -328,7 +328,7 @@ impl RuntimeWatchdog {
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();
-    /// # use buttress::supervise::RuntimeWatchdog;
+    /// # use buttress::supervise::watchdog::RuntimeWatchdog;
     /// let dog = RuntimeWatchdog::builder("api", runtime.handle()).build()?;
     /// assert_eq!(dog.stats().healthy_checks, 0);
     /// # Ok::<(), buttress::ConfigError>(())
