@@ -1,8 +1,11 @@
 //! All parts in one `main`.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime;
@@ -20,6 +23,8 @@ use crate::name::Name;
 /// What the runtime's blocking pool gets at the very end. Whatever still runs there has had the whole
 /// shutdown.
 const POOL: Duration = Duration::from_millis(200);
+/// How long writing what went wrong may hold the end.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Runs a whole server process: signals, phases, heartbeat, watchdog, probes and systemd around a `main`
 /// that only has to do its work and to return when that is over.
@@ -71,13 +76,16 @@ const POOL: Duration = Duration::from_millis(200);
 /// 2. A runtime is made and `main` runs on it. [`serve`](Process::serve), or
 ///    [`ready`](Process::ready), makes the process [`Ready`](Phase::Ready).
 /// 3. A signal, [`GracefulShutdown::begin`], or the end of `main` begins the shutdown. `main` itself holds the
-///    drain, so callbacks run when it has returned, or when the drain's time is over.
-/// 4. The heartbeat says that it has stopped, the runtime is ended without waiting for its blocking pool, the
-///    probes close last.
+///    drain, so callbacks run when it has returned, or when the drain's time is over. After a `main` that ended
+///    by itself there is no lame duck, unless somebody else holds the drain; a shutdown that begins
+///    before `main` leaves it out.
+/// 4. The heartbeat says that it has stopped, the probes and systemd's thread end, then the runtime, without
+///    waiting for its blocking pool.
 ///
-/// The process ends with the [exit code of the report](ShutdownReport::exit_code); with 1 if that is 0
-/// but `main` returned an error, or something could not be started (it is written to standard error); with
-/// 101 if `main` panicked. It is ended at the deadline whatever hangs, also without a signal.
+/// The process ends with the [exit code of the report](ShutdownReport::exit_code). If that is 0: with 1 if
+/// `main` returned an error (it is written to standard error), with 101 if it panicked. If something could not
+/// be started, that is written to standard error, `main` is not run, and the code is 1. The process is ended
+/// at the deadline whatever hangs, also without a signal.
 pub struct Supervisor {
     name: Name,
     shutdown: GracefulShutdown,
@@ -248,13 +256,17 @@ impl Supervisor {
         F: FnOnce(Process) -> Fut,
         Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
+        // Panics within a runtime, before anything is begun.
+        if let Ok(attempt) = runtime::Builder::new_current_thread().build() {
+            attempt.block_on(std::future::ready(()));
+        }
         let mut runtime = runtime::Builder::new_multi_thread();
         runtime.enable_all();
         if let Some(workers) = self.workers {
             runtime.worker_threads(workers);
         }
-        let around = match self.start() {
-            Ok(around) => around,
+        let (hold, around) = match self.start() {
+            Ok(started) => started,
             Err(error) => return self.failed(&error),
         };
         let runtime = match runtime.build() {
@@ -263,24 +275,23 @@ impl Supervisor {
         };
         let process = self.process();
         let (ended, report) = runtime.block_on(async {
-            let hold = self.hold();
-            // On a worker, like everything else: this thread only waits.
-            let main = runtime.spawn(main(process));
-            // Biased: a `main` that has returned is not abandoned.
-            let ended = tokio::select! {
-                biased;
-                ended = main => Some(ended),
-                _ = self.shutdown.wait() => None,
+            let ended = if self.shutdown.is_shutting_down() {
+                Ended::Returned(Ok(()))
+            } else if let Ok(main) = catch_unwind(AssertUnwindSafe(|| main(process))) {
+                // On a worker, like everything else: this thread only waits.
+                let main = runtime.spawn(main);
+                // Biased: a `main` that has returned is not abandoned.
+                tokio::select! {
+                    biased;
+                    ended = main => ended.map_or(Ended::Panicked, Ended::Returned),
+                    _ = self.shutdown.wait() => Ended::Abandoned,
+                }
+            } else {
+                Ended::Panicked
             };
-            drop(hold);
-            self.shutdown.begin();
+            self.begin_after(hold);
             (ended, self.shutdown.wait().await)
         });
-        let ended = match ended {
-            Some(Ok(result)) => Ended::Returned(result),
-            Some(Err(_)) => Ended::Panicked,
-            None => Ended::Abandoned,
-        };
         let exit = self.finish(around, ended, &report);
         runtime.shutdown_timeout(POOL);
         exit
@@ -306,27 +317,38 @@ impl Supervisor {
     /// # drop(exit); Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn run_blocking(self, main: impl FnOnce(Process) -> Result<(), BoxError>) -> ExitCode {
-        let around = match self.start() {
-            Ok(around) => around,
+        let (hold, around) = match self.start() {
+            Ok(started) => started,
             Err(error) => return self.failed(&error),
         };
-        let hold = self.hold();
         let process = self.process();
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| main(process)));
-        drop(hold);
+        let ended = if self.shutdown.is_shutting_down() {
+            Ended::Returned(Ok(()))
+        } else {
+            let ended = catch_unwind(AssertUnwindSafe(|| main(process)));
+            ended.map_or(Ended::Panicked, Ended::Returned)
+        };
+        self.begin_after(hold);
         let report = self.shutdown.trigger_blocking();
-        let ended = ended.map_or(Ended::Panicked, Ended::Returned);
         self.finish(around, ended, &report)
     }
 
-    fn hold(&self) -> Hold {
-        self.shutdown.lifecycle().hold("main")
+    /// The work is over. If nobody has asked for that, there is nobody left who serves, and nothing to wait for
+    /// but who else holds the drain.
+    fn begin_after(&self, hold: Hold) {
+        drop(hold);
+        let life = self.shutdown.lifecycle();
+        if self.shutdown.begin() && life.held_by().is_empty() {
+            life.advance(Phase::Draining, life.end());
+        }
     }
 
     /// What is there before `main` and after it.
-    fn start(&self) -> io::Result<Around> {
+    fn start(&self) -> io::Result<(Hold, Around)> {
         let named =
             |what: &str, error: &dyn fmt::Display| io::Error::other(format!("{what}: {error}"));
+        // Before the first signal: a shutdown must not pass by a `main` that it has let begin.
+        let hold = self.shutdown.lifecycle().hold("main");
         self.shutdown.install().map_err(|error| named("cannot handle signals", &error))?;
         let mut probes = Vec::new();
         for addr in &self.probes {
@@ -347,15 +369,17 @@ impl Supervisor {
                 found.map(|systemd| systemd.follow(&self.health)).transpose()?
             }
         };
-        Ok(Around {
+        let around = Around {
             #[cfg(unix)]
             _systemd: systemd,
             _probes: probes,
-        })
+        };
+        Ok((hold, around))
     }
 
     fn failed(&self, error: &dyn fmt::Display) -> ExitCode {
-        eprintln!("{}: {error}", self.name);
+        self.shutdown.uninstall();
+        say(format!("{}: {error}\n", self.name));
         ExitCode::FAILURE
     }
 
@@ -364,12 +388,12 @@ impl Supervisor {
             heartbeat.stop();
         }
         if !report.is_clean() {
-            eprintln!("{report}");
+            say(format!("{report}\n"));
         }
         let own = match ended {
             Ended::Returned(Ok(())) | Ended::Abandoned => 0,
             Ended::Returned(Err(error)) => {
-                eprintln!("{}: {error}", self.name);
+                say(format!("{}: {error}\n", self.name));
                 1
             }
             Ended::Panicked => 101, // as std does; the message has been printed
@@ -379,6 +403,19 @@ impl Supervisor {
             0 => own.into(),
             code => code.into(),
         }
+    }
+}
+
+/// On standard error. That may be closed, or a pipe that nobody reads, which must neither hold the end nor change
+/// its exit code.
+fn say(what: String) {
+    let (alive, said) = channel::<()>();
+    let write = move || {
+        let _ = io::stderr().write_all(what.as_bytes());
+        drop(alive);
+    };
+    if thread::Builder::new().name("buttress-last-words".into()).spawn(write).is_ok() {
+        let _ = said.recv_timeout(LAST_WORDS);
     }
 }
 

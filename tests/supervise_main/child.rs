@@ -62,6 +62,36 @@ fn live(program: &Value) -> ExitCode {
         }))
         .unwrap();
     let does = text("does").unwrap().to_owned();
+    match &*does {
+        "is over before, blocking" => {
+            process.shutdown().trigger_blocking();
+            return supervisor.run_blocking(|_| {
+                say("main");
+                Ok(())
+            });
+        }
+        "is over before" => {
+            process.shutdown().trigger_blocking();
+        }
+        "runs within a runtime" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                runtime.block_on(async { supervisor.run(async |_| Ok(())) })
+            }));
+            say(if caught.is_err() { "panicked" } else { "ran" });
+            say(if process.shutdown().is_installed() { "signals taken" } else { "nothing begun" });
+            return ExitCode::SUCCESS;
+        }
+        "panics at once" => {
+            return supervisor.run(|_| {
+                drop(tokio::task::spawn_blocking(|| sleep(HOUR)));
+                panic!("on purpose");
+                #[expect(unreachable_code, reason = "what is to be run has to have a type")]
+                std::future::ready(Ok(()))
+            });
+        }
+        _ => {}
+    }
     if does.starts_with("blocking") {
         return supervisor.run_blocking(|process| blocking(&does, &process));
     }
@@ -78,6 +108,14 @@ fn live(program: &Value) -> ExitCode {
             "fails" => return Err("no luck".into()),
             "panics" => panic!("on purpose"),
             "never returns" => std::future::pending().await,
+            "has a closure that hangs" => {
+                process.health().live_while("wedged", || {
+                    say("asked");
+                    sleep(HOUR);
+                    true
+                });
+                process.stopping().await;
+            }
             "blocks its thread" => sleep(HOUR),
             "leaves a blocking task" => {
                 let task = tokio::task::spawn_blocking(|| {

@@ -142,6 +142,108 @@ fn a_blocking_task_does_not_hold_the_end() {
 }
 
 #[test]
+fn a_main_that_is_over_or_broken_early_serves_nobody_and_waits_for_nobody() {
+    for (does, code) in [("fails", 1), ("panics", 101), ("returns", 0)] {
+        let end = runs(&json!({ "does": does, "lame_duck": 15.0 }));
+        assert_eq!(end.code, Some(code));
+        assert!(end.after < Duration::from_secs(10), "{does}: {:?}", end.after);
+    }
+}
+
+#[test]
+fn a_main_that_panics_before_its_first_await_is_cleaned_up_after() {
+    let end = runs(&json!({ "does": "panics at once" }));
+    assert_eq!(end.said, ["callback in cleanup"]);
+    assert_eq!(end.code, Some(101), "{}", end.errors);
+    assert!(end.after < Duration::from_secs(10), "{:?}", end.after);
+}
+
+#[test]
+fn a_shutdown_that_comes_before_main_leaves_it_out() {
+    for does in ["is over before", "is over before, blocking"] {
+        let end = runs(&json!({ "does": does }));
+        assert_eq!(end.said, ["callback in cleanup"], "{does}");
+        assert_eq!(end.code, Some(0), "{does}");
+    }
+}
+
+#[test]
+fn within_a_runtime_it_panics_before_it_begins_anything() {
+    let end = runs(&json!({ "does": "runs within a runtime" }));
+    assert_eq!(end.said, ["panicked", "nothing begun"]);
+    assert!(end.errors.contains("within a runtime"), "{}", end.errors);
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_changes_no_exit_code() {
+    for (program, code) in
+        [(json!({ "does": "fails" }), 1), (json!({ "does": "never returns", "drain": 0.3 }), 124)]
+    {
+        // Closed, and full.
+        for full in [false, true] {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let mut kept = Some(reader);
+            if full {
+                rustix::io::ioctl_fionbio(&writer, true).unwrap();
+                while writer.write(&[b'.'; 4096]).is_ok() {}
+                rustix::io::ioctl_fionbio(&writer, false).unwrap();
+            } else {
+                kept = None;
+            }
+            let mut command = Process::command(&program);
+            command.stderr(writer);
+            let mut process = Process::of(command.spawn().unwrap());
+            process.hear("main");
+            process.signal(Signal::TERM);
+            let end = process.end(Instant::now());
+            drop(kept);
+            assert_eq!(end.code, Some(code), "{program}, full: {full}");
+            assert!(end.after < Duration::from_secs(10), "{program}: {:?}", end.after);
+        }
+    }
+}
+
+#[test]
+fn a_closure_that_hangs_does_not_hold_the_end() {
+    let socket = temporary("hangs");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let mut command = Process::command(&json!({ "does": "has a closure that hangs" }));
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "100000");
+    let mut process = Process::of(command.spawn().unwrap());
+    process.hear("asked");
+    process.signal(Signal::TERM);
+    let end = process.end(Instant::now());
+    assert_eq!(end.code, Some(0), "{}", end.errors);
+    assert!(end.after < Duration::from_secs(10), "{:?}", end.after);
+    drop(manager);
+    std::fs::remove_file(&socket).unwrap();
+}
+
+#[test]
+fn a_second_one_is_told_who_has_the_heartbeat() {
+    let beat = temporary("second.json");
+    let program = json!({ "does": "waits", "beat": beat.to_str().unwrap() });
+    let mut first = Process::start(&program);
+    first.hear("main");
+    let second = runs(&program);
+    assert_eq!(second.code, Some(1));
+    let holder = format!("process {}", first.pid().as_raw_nonzero());
+    assert!(second.errors.starts_with("child: cannot beat: "), "{}", second.errors);
+    assert!(second.errors.contains(&holder), "{}", second.errors);
+    assert!(second.said.is_empty(), "{:?}", second.said);
+    assert!(Heartbeat::is_alive(&beat, MINUTE), "the first one's file is as it was");
+    first.signal(Signal::TERM);
+    assert_eq!(first.end(Instant::now()).code, Some(0));
+    std::fs::remove_file(&beat).unwrap();
+    let _ = std::fs::remove_file(beat.with_extension("json.lock"));
+
+    let end = runs(&json!({ "does": "waits", "beat": "/proc/nowhere/beat.json" }));
+    assert_eq!(end.code, Some(1));
+    assert!(end.errors.starts_with("child: cannot beat: "), "{}", end.errors);
+    assert!(end.errors.contains("/proc/nowhere"), "{}", end.errors);
+}
+
+#[test]
 fn without_a_runtime_it_is_the_same() {
     let end = terminated(&json!({ "does": "blocking, waits" }));
     assert_eq!(end.said, ["main", "main returns", "callback in cleanup"]);
