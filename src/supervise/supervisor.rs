@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime;
+use tokio::runtime::{self, Handle};
 
 use super::health::{Health, HealthListener};
 use super::heartbeat::HeartbeatBuilder;
@@ -16,7 +17,8 @@ use super::serve::{Listener, Serve, ServeReport, serve};
 use super::shutdown::{
     CleanupCallback, GracefulShutdown, GracefulShutdownBuilder, RegisterError, ShutdownReport,
 };
-use super::{Hold, Lifecycle, Phase};
+use super::watchdog::{RuntimeWatchdog, RuntimeWatchdogBuilder};
+use super::{Hold, Lifecycle, Phase, Progress, Pulse};
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
 
@@ -73,7 +75,7 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 ///
 /// 1. The signals are handled before anything slow is done. Probes are answered, the first beat is written,
 ///    systemd is told; the phase is [`Starting`](Phase::Starting).
-/// 2. A runtime is made and `main` runs on it. [`serve`](Process::serve), or
+/// 2. A runtime is made and [watched](SupervisorBuilder::watchdog), and `main` runs on it. [`serve`](Process::serve), or
 ///    [`ready`](Process::ready), makes the process [`Ready`](Phase::Ready).
 /// 3. A signal, [`GracefulShutdown::begin`], or the end of `main` begins the shutdown. `main` itself holds the
 ///    drain, so callbacks run when it has returned, or when the drain's time is over. After a `main` that ended
@@ -94,7 +96,13 @@ pub struct Supervisor {
     probes: Vec<String>,
     systemd: bool,
     workers: Option<usize>,
+    watch: Option<Watch>,
+    /// The watchdog, once there is a runtime.
+    watched: Arc<OnceLock<RuntimeWatchdog>>,
 }
+
+/// How the runtime is to be watched.
+type Watch = Box<dyn Fn(RuntimeWatchdogBuilder) -> RuntimeWatchdogBuilder + Send + Sync>;
 
 /// See [`Supervisor`].
 ///
@@ -110,6 +118,7 @@ pub struct SupervisorBuilder {
     probes: Vec<String>,
     systemd: bool,
     workers: Option<usize>,
+    watch: Option<Watch>,
 }
 
 impl SupervisorBuilder {
@@ -130,7 +139,38 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Beats (default: not).
+    /// Customises the watch over the runtime's workers; by default one that is in one poll for 1 s is told. It is
+    /// called more than once.
+    ///
+    /// While the runtime is frozen the process is not [live](Health::is_live), and the heartbeat is withheld.
+    /// Kubernetes restarts it only if several probes in a row say so.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// # use std::time::Duration;
+    /// let builder = Supervisor::builder("orders")
+    ///     .watchdog(|watchdog| watchdog.frozen_after(Duration::from_secs(5)));
+    /// ```
+    pub fn watchdog(
+        mut self,
+        change: impl Fn(RuntimeWatchdogBuilder) -> RuntimeWatchdogBuilder + Send + Sync + 'static,
+    ) -> Self {
+        self.watch = Some(Box::new(change));
+        self
+    }
+
+    /// Does not watch the runtime.
+    ///
+    /// ```
+    /// # use buttress::supervise::Supervisor;
+    /// let builder = Supervisor::builder("crunch").without_watchdog();
+    /// ```
+    pub fn without_watchdog(mut self) -> Self {
+        self.watch = None;
+        self
+    }
+
+    /// Beats (default: not). While the runtime is frozen it does not.
     ///
     /// ```
     /// # use buttress::supervise::{Supervisor, heartbeat::Heartbeat};
@@ -191,7 +231,28 @@ impl SupervisorBuilder {
         }
         let shutdown = self.shutdown.exit_at_deadline().build()?;
         let health = Health::new(shutdown.lifecycle().clone());
-        let heartbeat = self.heartbeat.map(HeartbeatBuilder::build).transpose()?;
+        let watched = Arc::new(OnceLock::<RuntimeWatchdog>::new());
+        let mut heartbeat = self.heartbeat;
+        if let Some(watch) = &self.watch {
+            // It can only be checked by making one.
+            let nothing = runtime::Builder::new_current_thread().build();
+            let nothing = nothing.map_err(|error| {
+                ConfigError::new("watchdog", error, "a system that can have one more runtime")
+            })?;
+            watch(RuntimeWatchdog::builder(self.name, nothing.handle())).build()?;
+            let (found, fresh) = (watched.clone(), Pulse::new());
+            heartbeat = heartbeat.map(|heartbeat| {
+                heartbeat.requires("runtime", move || match found.get() {
+                    Some(watchdog) => watchdog.count(),
+                    // Before there is a runtime it cannot be frozen.
+                    None => {
+                        fresh.ping();
+                        fresh.count()
+                    }
+                })
+            });
+        }
+        let heartbeat = heartbeat.map(HeartbeatBuilder::build).transpose()?;
         Ok(Supervisor {
             name: self.name,
             shutdown,
@@ -200,6 +261,8 @@ impl SupervisorBuilder {
             probes: self.probes,
             systemd: self.systemd,
             workers: self.workers,
+            watch: self.watch,
+            watched,
         })
     }
 }
@@ -219,6 +282,7 @@ impl Supervisor {
             probes: Vec::new(),
             systemd: true,
             workers: None,
+            watch: Some(Box::new(|watchdog| watchdog)),
         }
     }
 
@@ -273,6 +337,9 @@ impl Supervisor {
             Ok(runtime) => runtime,
             Err(error) => return self.failed(&error),
         };
+        if let Err(error) = self.watch(runtime.handle()) {
+            return self.failed(&error);
+        }
         let process = self.process();
         let (ended, report) = runtime.block_on(async {
             let ended = if self.shutdown.is_shutting_down() {
@@ -293,6 +360,9 @@ impl Supervisor {
             (ended, self.shutdown.wait().await)
         });
         let exit = self.finish(around, ended, &report);
+        if let Some(watchdog) = self.watched.get() {
+            watchdog.stop();
+        }
         runtime.shutdown_timeout(POOL);
         exit
     }
@@ -375,6 +445,17 @@ impl Supervisor {
             _probes: probes,
         };
         Ok((hold, around))
+    }
+
+    /// From when there is a runtime.
+    fn watch(&self, runtime: &Handle) -> Result<(), BoxError> {
+        let Some(watch) = &self.watch else { return Ok(()) };
+        let watchdog = watch(RuntimeWatchdog::builder(self.name, runtime)).build()?;
+        watchdog.start()?;
+        let seen = watchdog.clone();
+        self.health.live_while("runtime", move || !seen.is_frozen());
+        let _ = self.watched.set(watchdog);
+        Ok(())
     }
 
     fn failed(&self, error: &dyn fmt::Display) -> ExitCode {

@@ -51,6 +51,7 @@ fn live(program: &Value) -> ExitCode {
     if let Some(addr) = text("probes") {
         builder = builder.probes(addr);
     }
+    let builder = builder.watchdog(|watchdog| watchdog.frozen_after(Duration::from_millis(300)));
     let supervisor = builder.worker_threads(2).build().unwrap();
     let process = supervisor.process();
     process
@@ -114,6 +115,12 @@ fn live(program: &Value) -> ExitCode {
                     sleep(HOUR);
                     true
                 });
+                process.stopping().await;
+            }
+            "blocks for a while" => {
+                say("blocking");
+                sleep(Duration::from_secs(3));
+                say("free");
                 process.stopping().await;
             }
             "blocks its thread" => sleep(HOUR),

@@ -263,3 +263,22 @@ fn what_cannot_be_started_is_named() {
     assert!(end.errors.starts_with(&format!("child: cannot listen on {addr}: ")), "{}", end.errors);
     assert!(end.said.is_empty(), "`main` is not run without what was asked for");
 }
+
+#[test]
+fn a_blocked_worker_is_no_life() {
+    let addr = free_port();
+    let mut process = Process::start(&json!({ "does": "blocks for a while", "probes": addr }));
+    process.hear("blocking");
+    let until = |status: &str| {
+        let end = Instant::now() + MINUTE;
+        while probe(&addr, "/livez").unwrap() != status {
+            assert!(Instant::now() < end, "/livez never says {status}");
+            super::sleep(Duration::from_millis(20));
+        }
+    };
+    until("503");
+    process.hear("free");
+    until("200");
+    process.signal(Signal::TERM);
+    assert_eq!(process.end(Instant::now()).code, Some(0));
+}
