@@ -134,6 +134,7 @@ fn a_signal_may_end_it_at_once_or_do_nothing() {
     process.signal(Signal::INT);
     let end = process.end(Instant::now());
     assert_eq!((end.code, &*end.said), (Some(130), &["ready".to_owned()][..]), "{end:?}");
+    assert_eq!(end.errors, "", "from within the handler");
 
     now["on_int"] = json!("ignore");
     let mut process = Process::start(&now);
