@@ -7,6 +7,8 @@
 //! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
 //! - [`ProcessSupervisor`]: child processes, restarted when they end or freeze; [`OrphanSweep`] for those that
 //!   a killed one has left.
+//! - [`Watchdog`]: notices that a thread, a task or another process does not get on; [`with_watchdog`] for one
+//!   piece of work; [`RuntimeWatchdog`] for the workers of tokio.
 
 mod alert;
 mod heartbeat;
@@ -16,6 +18,7 @@ mod monitor;
 #[cfg(unix)]
 mod process;
 mod progress;
+mod watchdog;
 
 pub use alert::Alert;
 pub use heartbeat::{
@@ -32,3 +35,9 @@ pub use process::{
     kill_process_blocking,
 };
 pub use progress::{Progress, Pulse};
+pub use watchdog::{
+    Freeze, FreezeCause, Guarded, RuntimeFreeze, RuntimeRecovery, RuntimeWatchdog,
+    RuntimeWatchdogBuilder, RuntimeWatchdogStats, ThreadState, TimedOut, Watchdog, WatchdogBuilder,
+    WatchdogError, WatchdogGuard, WatchdogStats, WatchdogTimeoutError, WithWatchdog, with_watchdog,
+    with_watchdog_blocking,
+};

@@ -195,18 +195,24 @@ impl Claim {
     /// child would keep it.
     #[cfg(unix)]
     pub(super) fn of(path: &Path, mode: u32, holder: &str) -> Result<Self, NoClaim> {
-        use std::io::{Read, Seek};
+        use std::io::Read;
 
         use rustix::fs::{FlockOperation, flock};
 
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(".lock");
         let lock = path.with_file_name(name);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        no_links(&mut options, mode);
         let failed = |error| NoClaim::Failed(lock.clone(), error);
-        let mut file = options.open(&lock).map_err(failed)?;
+        let mut writing = OpenOptions::new();
+        writing.write(true).create(true).truncate(false);
+        no_links(&mut writing, mode);
+        drop(writing.open(&lock).map_err(failed)?);
+        // Held for reading only: a file that is open for writing keeps its file system from being mounted
+        // read-only.
+        let mut reading = OpenOptions::new();
+        reading.read(true);
+        no_links(&mut reading, mode);
+        let file = reading.open(&lock).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -218,10 +224,10 @@ impl Claim {
             Err(error) => return Err(failed(error.into())),
         }
         // Only for the error message of others; without it (a full disk) the lock holds as well.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(holder.as_bytes()));
+        let _ = writing
+            .truncate(true)
+            .open(&lock)
+            .and_then(|mut file| file.write_all(holder.as_bytes()));
         Ok(Self { _file: Some(file) })
     }
 

@@ -272,7 +272,7 @@ impl HeartbeatState {
 
     /// Reads a file: `None` if there is none. Never more than 64 KiB, and never a pipe or a device, which
     /// could keep the reader for ever.
-    pub(super) fn read(path: &Path) -> io::Result<Option<Result<Self, CorruptHeartbeat>>> {
+    pub(crate) fn read(path: &Path) -> io::Result<Option<Result<Self, CorruptHeartbeat>>> {
         let mut options = std::fs::OpenOptions::new();
         options.read(true);
         #[cfg(unix)]

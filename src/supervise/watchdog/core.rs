@@ -1,0 +1,141 @@
+//! When silence is a freeze. Knows no thread, no file and no clock.
+
+use std::time::Duration;
+
+use crate::clock::Tick;
+
+use super::error::FreezeCause;
+
+/// What was seen at a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// This, which changes with progress.
+    Value(u64),
+    /// This, and the process is stopped by a signal or a debugger.
+    Halted(u64),
+    /// Nothing that could change, and this is why.
+    Nothing(FreezeCause),
+    /// It has ended on purpose.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Frozen {
+        cause: FreezeCause,
+        silent: Duration,
+    },
+    Recovered {
+        after: Duration,
+    },
+    Ended,
+    /// The checks themselves came late by this much.
+    Gap(Duration),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) timeout: Duration,
+    pub(super) check: Duration,
+    /// How long nothing may be there after the start.
+    pub(super) grace: Duration,
+    /// A check that is later than this says nothing about the silence of others, nor do those before it.
+    pub(super) gap: Duration,
+    /// Silence of exactly the timeout is too much. Of a file it is not, as its age may be the maximum.
+    pub(super) inclusive: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    limits: Limits,
+    /// The last check, and none after a start or a reset: then the next one only looks.
+    last: Option<Tick>,
+    value: Option<u64>,
+    since: Tick,
+    ended: bool,
+    frozen: Option<Tick>,
+}
+
+impl Core {
+    pub(super) const fn new(limits: Limits) -> Self {
+        Self { limits, last: None, value: None, since: Tick(0), ended: false, frozen: None }
+    }
+
+    /// Forgets what was seen. The next check begins anew.
+    pub(super) const fn reset(&mut self) {
+        *self = Self::new(self.limits);
+    }
+
+    /// How long it has been silent at `now`, if the source has `value` now.
+    pub(super) fn silent(&self, now: Tick, value: u64) -> Duration {
+        if self.last.is_none() || self.value.is_some_and(|seen| seen != value) {
+            return Duration::ZERO;
+        }
+        now.since(self.since)
+    }
+
+    /// How long it had been silent at `now`, as far as was seen.
+    pub(super) fn silent_as_seen(&self, now: Tick) -> Duration {
+        self.value.map_or(Duration::ZERO, |value| self.silent(now, value))
+    }
+
+    pub(super) const fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// One check. What there is to tell comes in pairs at most.
+    pub(super) fn check(&mut self, now: Tick, seen: Seen) -> [Option<Told>; 2] {
+        let first = self.last.is_none();
+        let late = self
+            .last
+            .map_or(Duration::ZERO, |last| now.since(last).saturating_sub(self.limits.check));
+        self.last = Some(now);
+        // The process was stopped, the machine slept, or there was no processor to be had: the watched
+        // thread had none either, or has not had its turn since. A little of that does not count; after
+        // more its time starts again.
+        let gap = late > self.limits.gap;
+        self.since = if first || gap { now } else { self.since.after(late) };
+        let gap = gap.then_some(Told::Gap(late));
+        let (value, cause) = match seen {
+            Seen::Value(value) => (value, FreezeCause::Silent),
+            Seen::Halted(value) => (value, FreezeCause::Stopped),
+            Seen::Nothing(cause) => return [gap, self.nothing(now, cause)],
+            Seen::Ended => {
+                let known = self.value.take().is_some();
+                self.frozen = None;
+                self.since = now;
+                let again = std::mem::replace(&mut self.ended, true);
+                return [gap, (known && !again).then_some(Told::Ended)];
+            }
+        };
+        self.ended = false;
+        if self.value.replace(value) != Some(value) {
+            self.since = now;
+            let after = self.frozen.take().map(|begun| now.since(begun));
+            return [gap, after.map(|after| Told::Recovered { after })];
+        }
+        let silent = now.since(self.since);
+        let over = if self.limits.inclusive {
+            silent >= self.limits.timeout
+        } else {
+            silent > self.limits.timeout
+        };
+        [gap, if over { self.freeze(cause, silent) } else { None }]
+    }
+
+    /// What was there has gone, or what should come has not.
+    fn nothing(&mut self, now: Tick, cause: FreezeCause) -> Option<Told> {
+        let silent = now.since(self.since);
+        // Before the first beat, the file may be that of the process before this one.
+        let waiting = self.value.is_none() && (self.ended || silent <= self.limits.grace);
+        if waiting { None } else { self.freeze(cause, silent) }
+    }
+
+    fn freeze(&mut self, cause: FreezeCause, silent: Duration) -> Option<Told> {
+        if self.frozen.is_some() {
+            return None;
+        }
+        self.frozen = Some(self.since);
+        Some(Told::Frozen { cause, silent })
+    }
+}

@@ -1,0 +1,689 @@
+//! The object that users hold.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker as TaskWaker;
+use std::time::Duration;
+
+use crate::clock::{self, Tick};
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers, Severity};
+
+use super::super::alert::{Alert, Runner};
+use super::super::monitor::{self, Checked, Entry};
+use super::super::progress::{Progress, Pulse};
+use super::config::{Hooks, Source, WatchdogBuilder};
+use super::core::{Core, Limits, Seen, Told};
+use super::error::{Freeze, WatchdogError, WatchdogTimeoutError};
+use super::file::{self, Process, Waker};
+use super::guard::{Guarded, WatchdogGuard};
+
+/// Notices that something does not get on, while it does not.
+///
+/// **What it prevents.** A thread in a deadlock, a task that never yields, a process that was stopped: none
+/// of them can tell. Somebody else has to notice, on another thread, without the runtime that may be what is
+/// frozen.
+///
+/// **Default.** Ping it; after 30 s without a ping it fires, once.
+///
+/// ```
+/// use buttress::supervise::Watchdog;
+/// let dog = Watchdog::builder("worker").on_timeout(|freeze| eprintln!("{freeze:?}")).build()?;
+/// let guard = dog.start_scoped()?;
+/// for job in 0..3 {
+///     dog.ping();
+///     // work on it
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// **Customised.** The guarded work ends with an error; another process is watched by its heartbeat:
+///
+/// ```no_run
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use buttress::supervise::{FreezeCause, Watchdog};
+/// # use std::time::Duration;
+/// # async fn import(dog: Watchdog) {}
+/// let dog = Watchdog::builder("import").timeout(Duration::from_secs(60)).build()?;
+/// dog.guard(import(dog.clone()))?.await?;
+///
+/// let bot = Watchdog::from_state_file("bot", "/run/bot.json")
+///     .max_age(Duration::from_secs(30))
+///     .check_interval(Duration::from_secs(5))
+///     .on_timeout(|freeze| if freeze.cause == FreezeCause::Dead { /* start it again */ })
+///     .build()?;
+/// bot.start()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// **How it decides.** At each check it compares what it sees with what it saw before, by its own monotonic
+/// clock: a count of pings, or which beat a file holds. No time that somebody wrote is compared, so no clock
+/// step and no forged time matters. Silence for the whole timeout is a freeze, told once; the first change
+/// after it is a recovery, and the next silence is told again. What a check is late itself (the process was
+/// stopped, the machine slept or was starved) does not count as silence: the watched thread had no chance
+/// either. By more than half an interval or a quarter of the timeout, it is an `observer_gap`, and all
+/// silence starts again.
+///
+/// Of another process it also sees, on Linux, that it has gone (at once, by a descriptor of the process, not
+/// by its number), and that it is stopped by a signal or a debugger; both are a [`FreezeCause`] of their own.
+/// A clean stop of its heartbeat is no freeze.
+///
+/// # Semantics
+/// - **Cost.** A ping is a relaxed load and a relaxed store. One thread looks at everything in the process;
+///   each state file has its own, since a file can hang.
+/// - **Lateness.** A ping counts from the check that sees it, so a freeze is told after the timeout and at
+///   most two checks.
+/// - **Callbacks** run on another thread, one after another, with a time limit, async ones on a runtime of
+///   their own. A panic in one stops nothing.
+/// - **Cancellation.** What is guarded is dropped at its next point of suspension. A poll or a closure that
+///   blocks cannot be ended by anybody; [`with_watchdog`] tells on time nevertheless.
+/// - **Sharing.** Clones share one watchdog; the last one that is dropped stops it.
+/// - **Events.** `frozen`, `recovered`, `observer_gap`, `target_stopped`, `watchdog_blind`, and those of
+///   callbacks.
+///
+/// [`FreezeCause`]: crate::supervise::FreezeCause
+/// [`with_watchdog`]: crate::supervise::with_watchdog()
+#[derive(Clone)]
+pub struct Watchdog {
+    pulse: Pulse,
+    owner: Arc<Owner>,
+}
+
+struct Owner(Arc<Shared>);
+
+pub(super) struct Shared {
+    name: Name,
+    limits: Limits,
+    pulse: Pulse,
+    source: Source,
+    hooks: Hooks,
+    runner: Runner,
+    observers: Observers,
+    state: Mutex<State>,
+    timeouts: AtomicU64,
+    gaps: AtomicU64,
+    /// The last freeze, for whoever is guarded.
+    last: Mutex<Option<Freeze>>,
+    waiting: Mutex<Waiting>,
+}
+
+struct State {
+    core: Core,
+    running: bool,
+    generation: u64,
+    started: Option<Tick>,
+    /// Of the shared monitor, or of the thread that watches a file.
+    entry: Option<Entry>,
+    waker: Option<Arc<Waker>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    tasks: Vec<(u64, TaskWaker)>,
+}
+
+/// What a watchdog has seen so far.
+///
+/// ```
+/// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+/// dog.ping();
+/// assert_eq!(dog.stats().pings_total, 1);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WatchdogStats {
+    /// Pings; several at once may have been counted as one.
+    pub pings_total: u64,
+    /// How often it has fired.
+    pub timeouts_triggered: u64,
+    /// How often it came too late itself to say anything.
+    pub observer_gaps: u64,
+    /// How long it has been running; zero if it is not.
+    pub uptime: Duration,
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watchdog {
+    /// A watchdog that has to be pinged.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> WatchdogBuilder {
+        WatchdogBuilder::new(name.into(), Source::Pings)
+    }
+
+    /// A watchdog that watches the heartbeat file of another process, and that process.
+    ///
+    /// Pings count, and have no effect.
+    ///
+    /// ```
+    /// use buttress::supervise::{FreezeCause, Watchdog};
+    /// let dog = Watchdog::from_state_file("bot", "/run/bot.json")
+    ///     .on_timeout(|freeze| match freeze.cause {
+    ///         FreezeCause::Dead => println!("start it again"),
+    ///         _ => println!("kill it, then start it again"),
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn from_state_file(name: impl Into<Name>, path: impl Into<PathBuf>) -> WatchdogBuilder {
+        WatchdogBuilder::new(name.into(), Source::File(path.into()))
+    }
+
+    pub(super) fn from_builder(builder: WatchdogBuilder, limits: Limits) -> Self {
+        let pulse = Pulse::new();
+        let runner = Runner::new(builder.name, builder.callback_timeout, builder.observers.clone());
+        let shared = Shared {
+            name: builder.name,
+            limits,
+            pulse: pulse.clone(),
+            source: builder.source,
+            hooks: builder.hooks,
+            runner,
+            observers: builder.observers,
+            state: Mutex::new(State {
+                core: Core::new(limits),
+                running: false,
+                generation: 0,
+                started: None,
+                entry: None,
+                waker: None,
+            }),
+            timeouts: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
+            last: Mutex::new(None),
+            waiting: Mutex::default(),
+        };
+        Self { pulse, owner: Arc::new(Owner(Arc::new(shared))) }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.owner.0
+    }
+
+    /// Work goes on: a relaxed load and a relaxed store, no clock.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// dog.ping();
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[inline]
+    pub fn ping(&self) {
+        self.pulse.ping();
+    }
+
+    /// [`ping`](Self::ping), and an error if it has frozen meanwhile and nobody has seen it recover: ends a
+    /// loop that was frozen.
+    ///
+    /// # Errors
+    /// If it is triggered.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// dog.try_ping()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_ping(&self) -> Result<(), WatchdogTimeoutError> {
+        self.ping();
+        self.shared().triggered()
+    }
+
+    /// The pings as something that others can watch, or ping.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// dog.pulse().ping();
+    /// assert_eq!(dog.stats().pings_total, 1);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Begins to watch. The silence before does not count.
+    ///
+    /// # Errors
+    /// If it runs already, or there is no thread to be had.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// dog.start()?;
+    /// assert!(dog.is_running());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start(&self) -> Result<(), WatchdogError> {
+        self.shared().start()
+    }
+
+    /// Watches until the guard is dropped.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let guard = dog.start_scoped()?;
+    /// drop(guard);
+    /// assert!(!dog.is_running());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start_scoped(&self) -> Result<WatchdogGuard, WatchdogError> {
+        self.start()?;
+        Ok(WatchdogGuard::new(self.clone()))
+    }
+
+    /// Ends the watch. Nothing happens if it is not running.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// dog.stop();
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn stop(&self) {
+        self.shared().stop();
+    }
+
+    /// Ends `future` with an error when the watchdog fires: it is dropped at its next point of suspension.
+    /// Starts the watch if it does not run, and then ends it with the future.
+    ///
+    /// A poll that blocks cannot be ended: the error comes when it returns.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); the future's own is [`WatchdogTimeoutError`].
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let worker = dog.clone();
+    /// let done = dog.guard(async move {
+    ///     worker.ping();
+    ///     7
+    /// })?;
+    /// assert_eq!(done.await?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn guard<F: Future>(&self, future: F) -> Result<Guarded<F>, WatchdogError> {
+        let owns = match self.start() {
+            Ok(()) => Some(WatchdogGuard::new(self.clone())),
+            Err(WatchdogError::AlreadyRunning) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Guarded::new(self.clone(), owns, future))
+    }
+
+    /// Runs `work`, and gives an error instead of its result if the watchdog fired meanwhile. Work that is to
+    /// end early asks [`try_ping`](Self::try_ping). Watches meanwhile if it did not before.
+    ///
+    /// # Errors
+    /// If it fired. If there is no thread to be had, nothing is watched, and an event says so.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// let done = dog.scope(|dog| {
+    ///     dog.ping();
+    ///     7
+    /// });
+    /// assert_eq!(done, Ok(7));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn scope<T>(&self, work: impl FnOnce(&Self) -> T) -> Result<T, WatchdogTimeoutError> {
+        let before = self.shared().fired();
+        let guard = self.start_scoped();
+        if let Err(error @ WatchdogError::Thread(_)) = &guard {
+            self.shared().event(Severity::Error, "watchdog_blind", format_args!("{error}"));
+        }
+        let result = work(self);
+        self.shared().fired_since(before).map_or(Ok(result), Err)
+    }
+
+    /// Forgets a freeze and the silence so far; a state file gets its grace again.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// dog.reset();
+    /// assert!(!dog.is_triggered());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reset(&self) {
+        hold(&self.shared().state).core.reset();
+    }
+
+    /// Whether it watches.
+    ///
+    /// ```
+    /// assert!(!buttress::supervise::Watchdog::builder("worker").build()?.is_running());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        hold(&self.shared().state).running
+    }
+
+    /// Whether there is a freeze, which has not ended yet.
+    ///
+    /// ```
+    /// assert!(!buttress::supervise::Watchdog::builder("worker").build()?.is_triggered());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn is_triggered(&self) -> bool {
+        hold(&self.shared().state).core.is_frozen()
+    }
+
+    /// How long it has been silent, as of the checks: a ping counts from the check that sees it. Zero before
+    /// the first.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// assert!(dog.since_ping().is_zero());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn since_ping(&self) -> Duration {
+        let shared = self.shared();
+        // User code, so before the lock.
+        let value = shared.count();
+        let now = clock::now();
+        let state = hold(&shared.state);
+        match value {
+            Some(value) => state.core.silent(now, value),
+            None => state.core.silent_as_seen(now),
+        }
+    }
+
+    /// How much silence is allowed.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// assert_eq!(dog.timeout().as_secs(), 30);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.shared().limits.timeout
+    }
+
+    /// How often it looks.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// assert_eq!(dog.check_interval().as_secs(), 1);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn check_interval(&self) -> Duration {
+        self.shared().limits.check
+    }
+
+    /// Its name.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// assert_eq!(dog.name().as_str(), "worker");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.shared().name
+    }
+
+    /// What it has seen so far.
+    ///
+    /// ```
+    /// let dog = buttress::supervise::Watchdog::builder("worker").build()?;
+    /// assert_eq!(dog.stats().timeouts_triggered, 0);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> WatchdogStats {
+        let shared = self.shared();
+        let started = hold(&shared.state).started;
+        WatchdogStats {
+            pings_total: shared.pulse.count(),
+            timeouts_triggered: shared.timeouts.load(Ordering::Relaxed),
+            observer_gaps: shared.gaps.load(Ordering::Relaxed),
+            uptime: started.map_or(Duration::ZERO, |started| clock::now().since(started)),
+        }
+    }
+}
+
+impl fmt::Debug for Watchdog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watchdog")
+            .field("name", &self.name())
+            .field("timeout", &self.timeout())
+            .field("running", &self.is_running())
+            .field("triggered", &self.is_triggered())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl Shared {
+    fn start(self: &Arc<Self>) -> Result<(), WatchdogError> {
+        let mut state = hold(&self.state);
+        if state.running {
+            return Err(WatchdogError::AlreadyRunning);
+        }
+        let generation = state.generation + 1;
+        // The first look only sees what there is. It is taken on the monitor's clock.
+        if let Source::File(path) = &self.source {
+            let waker = Arc::new(Waker::new().map_err(WatchdogError::thread)?);
+            let (shared, path, wakes) = (Arc::clone(self), path.clone(), Arc::clone(&waker));
+            // Of its own: a file may hang, and others must not wait for it.
+            std::thread::Builder::new()
+                .name(format!("{}-watch", self.name))
+                .spawn(move || shared.watch(&path, &wakes, generation))
+                .map_err(WatchdogError::thread)?;
+            state.waker = Some(waker);
+        } else {
+            let watched = Arc::new(Watched { shared: Arc::clone(self), generation });
+            let entry = monitor::enroll(watched, Duration::ZERO).map_err(WatchdogError::thread)?;
+            state.entry = Some(entry);
+        }
+        state.core.reset();
+        state.generation = generation;
+        state.running = true;
+        state.started = Some(clock::now());
+        Ok(())
+    }
+
+    fn stop(&self) {
+        let mut state = hold(&self.state);
+        if !state.running {
+            return;
+        }
+        state.running = false;
+        state.started = None;
+        let (entry, waker) = (state.entry.take(), state.waker.take());
+        drop(state);
+        if let Some(entry) = entry {
+            monitor::withdraw(entry);
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn count(&self) -> Option<u64> {
+        match &self.source {
+            Source::Pings => Some(self.pulse.count()),
+            Source::Progress(source) => Some(source.count()),
+            Source::File(_) => None,
+        }
+    }
+
+    /// The thread that watches a file.
+    fn watch(&self, path: &std::path::Path, waker: &Waker, generation: u64) {
+        let mut process: Option<Process> = None;
+        loop {
+            let began = clock::now();
+            let (seen, identity) = file::look(path);
+            if process.as_ref().map(|process| &process.identity) != identity.as_ref() {
+                process = identity.and_then(Process::open);
+            }
+            if !self.check(began, generation, seen) {
+                return;
+            }
+            let rest = self.limits.check.saturating_sub(clock::now().since(began));
+            waker.sleep(rest, process.as_ref());
+        }
+    }
+
+    /// False if this watch is over.
+    fn check(&self, now: Tick, generation: u64, seen: Seen) -> bool {
+        self.runner.tend(now);
+        let mut state = hold(&self.state);
+        if !state.running || state.generation != generation {
+            return false;
+        }
+        let told = state.core.check(now, seen);
+        if let Some(freeze) = told.into_iter().flatten().find_map(|told| self.freeze(told)) {
+            *hold(&self.last) = Some(freeze);
+            self.timeouts.fetch_add(1, Ordering::Release);
+        }
+        drop(state);
+        for told in told.into_iter().flatten() {
+            self.tell(told);
+        }
+        true
+    }
+
+    fn freeze(&self, told: Told) -> Option<Freeze> {
+        match told {
+            Told::Frozen { cause, silent } => Some(Freeze { watchdog: self.name, cause, silent }),
+            _ => None,
+        }
+    }
+
+    fn tell(&self, told: Told) {
+        match told {
+            Told::Frozen { cause, silent } => {
+                let freeze = Freeze { watchdog: self.name, cause, silent };
+                for (_, waker) in std::mem::take(&mut hold(&self.waiting).tasks) {
+                    waker.wake();
+                }
+                let detail = format_args!("{} for {silent:.3?}", cause.as_str());
+                self.event(Severity::Error, "frozen", detail);
+                let jobs = [
+                    self.hooks.alert.as_ref().map(|hook| hook.job(self.alert(freeze))),
+                    self.hooks.timeout.as_ref().map(|hook| hook.job(freeze)),
+                ];
+                self.runner.submit(jobs.into_iter().flatten());
+            }
+            Told::Recovered { after } => {
+                self.event(Severity::Info, "recovered", format_args!("after {after:.3?}"));
+                self.runner.submit(self.hooks.recovered.as_ref().map(|hook| hook.job(after)));
+            }
+            Told::Ended => {
+                self.event(Severity::Info, "target_stopped", format_args!("on purpose"));
+            }
+            Told::Gap(by) => {
+                self.gaps.fetch_add(1, Ordering::Relaxed);
+                let detail = format_args!("the watchdog itself was late by {by:.3?}");
+                self.event(Severity::Info, "observer_gap", detail);
+            }
+        }
+    }
+
+    fn alert(&self, freeze: Freeze) -> Alert {
+        let cause = freeze.cause.as_str();
+        let silent = format!("{:.3}", freeze.silent.as_secs_f64());
+        let timeout = self.limits.timeout.as_secs_f64().to_string();
+        if let Source::File(path) = &self.source {
+            let path = path.display().to_string();
+            let message = format!("Heartbeat state file is stale: {path}");
+            let context = [
+                ("state_file", path),
+                ("max_age", timeout),
+                ("cause", cause.into()),
+                ("silent", silent),
+            ];
+            return Alert::new("watchdog", message, context);
+        }
+        let message = format!("Watchdog {} has seen nothing for {silent} s", self.name);
+        let context = [("timeout", timeout), ("cause", cause.into()), ("silent", silent)];
+        Alert::new("watchdog", message, context)
+    }
+
+    fn event(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
+        let kind = EventKind::Supervised { severity, what, detail };
+        self.observers.emit(LayerKind::Supervise, self.name, kind);
+    }
+
+    // ---- for what is guarded ---------------------------------------------------------------------
+
+    pub(super) fn fired(&self) -> u64 {
+        self.timeouts.load(Ordering::Acquire)
+    }
+
+    pub(super) fn fired_since(&self, before: u64) -> Option<WatchdogTimeoutError> {
+        if self.fired() == before {
+            return None;
+        }
+        hold(&self.last).map(WatchdogTimeoutError)
+    }
+
+    fn triggered(&self) -> Result<(), WatchdogTimeoutError> {
+        // The lock only if it ever fired.
+        if self.fired() == 0 || !hold(&self.state).core.is_frozen() {
+            return Ok(());
+        }
+        hold(&self.last).map_or(Ok(()), |freeze| Err(WatchdogTimeoutError(freeze)))
+    }
+
+    /// Has the task woken when it fires. `slot` is what the last call returned.
+    pub(super) fn wait(&self, slot: Option<u64>, waker: &TaskWaker) -> u64 {
+        let mut waiting = hold(&self.waiting);
+        if let Some(slot) = slot
+            && let Some((_, old)) = waiting.tasks.iter_mut().find(|(id, _)| *id == slot)
+        {
+            old.clone_from(waker);
+            return slot;
+        }
+        let id = waiting.next;
+        waiting.next += 1;
+        waiting.tasks.push((id, waker.clone()));
+        id
+    }
+
+    pub(super) fn leave(&self, slot: u64) {
+        let mut waiting = hold(&self.waiting);
+        let at = waiting.tasks.iter().position(|(id, _)| *id == slot);
+        let gone = at.map(|at| waiting.tasks.swap_remove(at));
+        // What a waker drops may be anything.
+        drop(waiting);
+        drop(gone);
+    }
+}
+
+struct Watched {
+    shared: Arc<Shared>,
+    generation: u64,
+}
+
+impl Checked for Watched {
+    fn check(&self, now: Tick) -> Option<Duration> {
+        let value = self.shared.count()?;
+        let seen = Seen::Value(value);
+        self.shared.check(now, self.generation, seen).then_some(self.shared.limits.check)
+    }
+}

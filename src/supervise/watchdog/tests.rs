@@ -1,0 +1,327 @@
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crate::clock::{self, Tick};
+use crate::observe::{Event, EventKind};
+use crate::supervise::{Heartbeat, Pulse};
+
+use super::core::{Core, Limits, Seen, Told};
+use super::*;
+
+const LONG: Duration = Duration::from_secs(20);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(seconds: f64) -> Tick {
+    Tick(1 << 50).after(Duration::from_secs_f64(seconds))
+}
+
+fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+fn core(inclusive: bool) -> Core {
+    let limits = Limits {
+        timeout: secs(4.0),
+        check: secs(1.0),
+        grace: secs(6.0),
+        gap: secs(0.5),
+        inclusive,
+    };
+    Core::new(limits)
+}
+
+/// Checks once a second, from `from` to before `to`.
+fn run(core: &mut Core, from: u32, to: u32, seen: Seen) -> Vec<(u32, Told)> {
+    let checks = (from..to).map(|t| (t, core.check(at(f64::from(t)), seen)));
+    checks.flat_map(|(t, told)| told.into_iter().flatten().map(move |told| (t, told))).collect()
+}
+
+// ---- the core ------------------------------------------------------------------------------------
+
+#[test]
+fn a_freeze_is_told_once_and_so_is_its_end_and_the_next_one() {
+    let mut core = core(true);
+    let silent = |n| Told::Frozen { cause: FreezeCause::Silent, silent: secs(n) };
+    assert_eq!(run(&mut core, 0, 10, Seen::Value(1)), [(4, silent(4.0))]);
+    assert!(core.is_frozen());
+    let recovered = Told::Recovered { after: secs(10.0) };
+    assert_eq!(run(&mut core, 10, 20, Seen::Value(2)), [(10, recovered), (14, silent(4.0))]);
+    core.reset();
+    assert!(!core.is_frozen());
+    assert_eq!(run(&mut core, 20, 25, Seen::Value(2)), [(24, silent(4.0))]);
+}
+
+#[test]
+fn a_late_check_says_nothing_about_others() {
+    let mut core = core(true);
+    assert_eq!(run(&mut core, 0, 4, Seen::Value(1)), []);
+    // Stopped for a minute, with everything else in the process.
+    let told = core.check(at(63.0), Seen::Value(1));
+    assert_eq!(told, [Some(Told::Gap(secs(59.0))), None]);
+    let silent = Told::Frozen { cause: FreezeCause::Silent, silent: secs(4.0) };
+    assert_eq!(run(&mut core, 64, 70, Seen::Value(1)), [(67, silent)], "a whole timeout later");
+    // A recovery is one even so, and a death.
+    let told = core.check(at(99.0), Seen::Value(2));
+    assert!(matches!(told, [Some(Told::Gap(_)), Some(Told::Recovered { .. })]));
+    let told = core.check(at(120.0), Seen::Nothing(FreezeCause::Dead));
+    assert!(matches!(told, [Some(Told::Gap(_)), Some(Told::Frozen { .. })]));
+}
+
+#[test]
+fn the_file_of_the_process_before_is_no_sign_of_this_one() {
+    for before in [Seen::Nothing(FreezeCause::Dead), Seen::Nothing(FreezeCause::Missing)] {
+        let mut core = core(false);
+        assert_eq!(run(&mut core, 0, 7, before), [], "within the grace of 6 s");
+        assert_eq!(run(&mut core, 7, 8, before).len(), 1);
+        core.reset();
+        assert_eq!(run(&mut core, 8, 11, before), [], "a new process, a new grace");
+        assert_eq!(run(&mut core, 11, 15, Seen::Value(1)), []);
+        let told = run(&mut core, 15, 20, Seen::Nothing(FreezeCause::Dead));
+        let dead = Told::Frozen { cause: FreezeCause::Dead, silent: secs(4.0) };
+        assert_eq!(told, [(15, dead)], "this one was there");
+    }
+}
+
+#[test]
+fn a_clean_stop_is_no_freeze_and_a_stopped_process_is_one_of_its_own_kind() {
+    let mut core = core(false);
+    run(&mut core, 0, 2, Seen::Value(1));
+    assert_eq!(run(&mut core, 2, 90, Seen::Ended), [(2, Told::Ended)]);
+    let gone = Seen::Nothing(FreezeCause::Missing);
+    assert_eq!(run(&mut core, 90, 120, gone), [], "and may be cleaned up");
+    assert_eq!(run(&mut core, 120, 125, Seen::Value(2)), []);
+    let told = run(&mut core, 125, 130, Seen::Halted(2));
+    let stopped = Told::Frozen { cause: FreezeCause::Stopped, silent: secs(5.0) };
+    assert_eq!(told, [(125, stopped)], "more than 4 s after the beat");
+}
+
+// ---- the object ----------------------------------------------------------------------------------
+
+fn quick(name: &'static str) -> WatchdogBuilder {
+    Watchdog::builder(name).timeout(SECOND).check_interval(Duration::from_millis(20))
+}
+
+/// Pings until told to end.
+fn pinging(pulse: Pulse) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) {
+    let over = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&over);
+    let thread = std::thread::spawn(move || {
+        while !ends.load(Ordering::Relaxed) {
+            pulse.ping();
+            clock::park(Duration::from_millis(5));
+        }
+    });
+    (over, thread)
+}
+
+#[test]
+fn callbacks_hear_of_a_freeze_and_of_its_end() {
+    let (told, heard) = mpsc::channel();
+    let (alert, recovered, events) = (told.clone(), told.clone(), told.clone());
+    let dog = quick("callbacks")
+        .on_timeout_async(move |freeze| {
+            let told = told.clone();
+            async move { told.send(format!("timeout {}", freeze.cause.as_str())).unwrap() }
+        })
+        .on_alert(move |told| alert.send(told.channel.to_owned()).unwrap())
+        .on_recovered(move |after| {
+            assert!(after >= SECOND, "{after:?}");
+            recovered.send("recovered".into()).unwrap();
+        })
+        .observe(move |event: &Event<'_>| {
+            if let EventKind::Supervised { what: "frozen", .. } = event.kind {
+                events.send("event".into()).unwrap();
+            }
+        })
+        .build()
+        .unwrap();
+    let guard = dog.start_scoped().unwrap();
+    let next = || heard.recv_timeout(LONG).unwrap();
+    for freezes in 1..=2 {
+        assert_eq!([next(), next(), next()], ["event", "watchdog", "timeout silent"]);
+        assert!(dog.is_triggered() && dog.since_ping() >= SECOND);
+        assert!(dog.try_ping().is_err(), "the loop that was frozen learns of it");
+        assert_eq!(next(), "recovered");
+        assert!(dog.try_ping().is_ok());
+        assert_eq!(dog.stats().timeouts_triggered, freezes);
+    }
+    drop(guard);
+    assert!(!dog.is_running());
+    clock::park(SECOND + SECOND / 2);
+    assert!(heard.try_recv().is_err(), "nobody watches any more");
+    assert_eq!(dog.stats().uptime, Duration::ZERO);
+}
+
+#[test]
+fn pings_keep_it_quiet_and_other_progress_can_be_watched() {
+    let worker = Pulse::new();
+    let dog = quick("progress").watch(worker.clone()).build().unwrap();
+    dog.start().unwrap();
+    assert!(matches!(dog.start(), Err(WatchdogError::AlreadyRunning)));
+    let (over, thread) = pinging(worker);
+    clock::park(secs(1.6));
+    assert_eq!(dog.stats().timeouts_triggered, 0);
+    over.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
+    dog.ping();
+    let begun = clock::now();
+    while !dog.is_triggered() {
+        assert!(clock::now().since(begun) < LONG);
+        clock::park(Duration::from_millis(5));
+    }
+    dog.stop();
+    dog.reset();
+    assert!(!dog.is_triggered());
+}
+
+#[tokio::test]
+async fn a_guarded_future_is_dropped_with_an_error_when_it_freezes() {
+    struct Dropped(Arc<AtomicBool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let dropped = Arc::new(AtomicBool::new(false));
+    let held = Dropped(Arc::clone(&dropped));
+    let dog = quick("guarded").build().unwrap();
+    let future = async move {
+        std::future::pending::<()>().await;
+        drop(held);
+    };
+    let error = dog.guard(future).unwrap().await.unwrap_err();
+    assert!(error.inactive() >= SECOND);
+    assert_eq!(error.freeze().cause, FreezeCause::Silent);
+    assert!(dropped.load(Ordering::Relaxed));
+    assert!(!dog.is_running(), "it was started for the future");
+    assert_eq!(dog.guard(async { 7 }).unwrap().await, Ok(7));
+    // One that blocks: the result comes too late to be one.
+    let late = dog.guard(async { clock::park(secs(1.5)) }).unwrap().await;
+    assert!(late.is_err());
+    assert!(dog.scope(|_| clock::park(secs(1.5))).is_err());
+    assert_eq!(dog.scope(|dog| dog.try_ping().is_ok()), Ok(true));
+}
+
+#[test]
+fn dropping_the_last_handle_ends_the_watch() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&calls);
+    let count = move |_| {
+        counts.fetch_add(1, Ordering::Relaxed);
+    };
+    let dog = quick("dropped").on_timeout(count).build().unwrap();
+    dog.start().unwrap();
+    drop(dog.clone());
+    assert!(dog.is_running());
+    drop(dog);
+    clock::park(secs(1.5));
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+    assert_eq!(Arc::strong_count(&calls), 1, "what the callback held has been let go");
+}
+
+#[test]
+fn a_source_that_panics_harms_no_other_watchdog() {
+    let broken = quick("broken").watch(|| panic!("expected in this test")).build().unwrap();
+    broken.start().unwrap();
+    let dog = quick("whole").build().unwrap();
+    assert!(dog.scope(|_| clock::park(secs(1.5))).is_err());
+}
+
+#[test]
+fn every_bad_setting_is_refused_by_name() {
+    let ms = Duration::from_millis;
+    let ping = || Watchdog::builder("bad");
+    let file = || Watchdog::from_state_file("bad", "beat.json");
+    for (field, built) in [
+        ("timeout", ping().timeout(ms(999)).build()),
+        ("timeout", ping().timeout(ms(3_600_001)).build()),
+        ("timeout", file().max_age(ms(1)).build()),
+        ("check_interval", ping().check_interval(ms(9)).build()),
+        ("startup_grace", ping().startup_grace(ms(1)).build()),
+        ("startup_grace", file().startup_grace(ms(3_600_001)).build()),
+        ("callback_timeout", ping().callback_timeout(ms(0)).build()),
+        ("file", Watchdog::from_state_file("bad", "..").build()),
+    ] {
+        assert_eq!(built.unwrap_err().field(), field);
+    }
+    assert_eq!(file().build().unwrap().check_interval(), ms(15_000), "half the age");
+    assert_eq!(ping().timeout(ms(2000)).build().unwrap().check_interval(), ms(500));
+}
+
+// ---- a state file --------------------------------------------------------------------------------
+
+#[test]
+fn a_state_file_that_is_not_renewed_is_told_in_the_words_of_the_original() {
+    let path = std::env::temp_dir().join(format!("buttress-dog-{}", std::process::id()));
+    let heart = Heartbeat::builder("file").file(&path).build().unwrap();
+    let (told, heard) = mpsc::channel();
+    let alerts = told.clone();
+    let dog = Watchdog::from_state_file("file", &path)
+        .max_age(SECOND)
+        .check_interval(Duration::from_millis(50))
+        .on_alert(move |alert| {
+            assert_eq!(alert.get("max_age"), Some("1"));
+            assert_eq!(alert.get("cause"), Some("silent"));
+            alerts.send(alert.message).unwrap();
+        })
+        .on_recovered(move |_| told.send("recovered".into()).unwrap())
+        .build()
+        .unwrap();
+    heart.beat().unwrap();
+    dog.start().unwrap();
+    let next = || heard.recv_timeout(LONG).unwrap();
+    let stale = format!("Heartbeat state file is stale: {}", path.display());
+    assert_eq!(next(), stale);
+    heart.beat().unwrap();
+    assert_eq!(next(), "recovered");
+    std::fs::remove_file(&path).unwrap();
+    // `cause` is missing now, which the callback does not expect; it panics, and nothing else happens.
+    let begun = clock::now();
+    while !dog.is_triggered() {
+        assert!(clock::now().since(begun) < LONG);
+        clock::park(Duration::from_millis(5));
+    }
+    dog.stop();
+}
+
+// ---- one piece of work ---------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_blocking_poll_is_told_on_time_and_its_result_is_late() {
+    let (told, heard) = mpsc::channel();
+    let begun = clock::now();
+    let work = async {
+        clock::park(secs(0.6));
+        7
+    };
+    let on_timeout = move || told.send(clock::now().since(begun)).unwrap();
+    let over = with_watchdog(work, secs(0.1), on_timeout).await.unwrap_err();
+    assert_eq!(over.late, Some(7));
+    let fired = heard.recv().unwrap();
+    assert!(fired >= secs(0.1) && fired < secs(0.55), "while it blocked: {fired:?}");
+    assert_eq!(over.or_late(), Ok(7));
+}
+
+#[tokio::test]
+async fn work_in_time_tells_nobody_and_a_hanging_callback_cannot_keep_the_error() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&calls);
+    let count = move || {
+        counts.fetch_add(1, Ordering::Relaxed);
+    };
+    assert_eq!(with_watchdog(async { 7 }, LONG, count.clone()).await, Ok(7));
+    drop(with_watchdog(std::future::pending::<()>(), secs(0.05), count.clone()));
+    {
+        let mut given_up =
+            Box::pin(with_watchdog(std::future::pending::<()>(), secs(0.05), count.clone()));
+        assert!(futures_util::poll!(&mut given_up).is_pending());
+    }
+    let never = std::future::pending::<()>();
+    assert!(
+        with_watchdog(never, Duration::ZERO, || panic!("expected in this test")).await.is_err()
+    );
+    clock::park(secs(0.2));
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+    assert_eq!(Arc::strong_count(&calls), 1 + 1, "ours and `count`'s");
+}
