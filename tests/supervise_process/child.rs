@@ -111,6 +111,7 @@ fn be_a_child() {
     match role.as_str() {
         "family" => super::death::family(&argument, true),
         "leaving family" => super::death::family(&argument, false),
+        "starts many" => super::death::starts_many(&argument),
         "from a thread" => super::death::from_a_thread(&argument),
         "lifeline" => super::death::holds_a_lifeline(&argument),
         "looks at lifeline" => super::death::looks_at_lifeline(),

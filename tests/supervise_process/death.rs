@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use buttress::supervise::process::{Lifeline, ProcessSupervisor};
+use buttress::supervise::{Lifeline, ProcessSupervisor};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use super::child::{Process, own_child, say, stay};
 use super::{LONG, identity, pause, pid, runs, shell, sleeper, within};
@@ -46,10 +48,46 @@ fn children_of_a_supervisor_that_is_killed_are_gone_within_a_second() {
     within(limit, "all are gone", || !children[..10].iter().any(|child| child.is_running()));
     // The control: without the signal one lives on, and the sweep is what finds it.
     assert!(children[10].is_running());
-    let killed = buttress::supervise::process::OrphanSweep::new(app).kill_blocking().unwrap();
+    let killed = buttress::supervise::OrphanSweep::new(app).kill_blocking().unwrap();
     assert_eq!(killed.len(), 1);
     assert_eq!(killed[0].0.process, children[10]);
     assert!(!children[10].is_running());
+}
+
+pub(super) fn starts_many(app: &str) {
+    let mut builder = ProcessSupervisor::builder(app.to_owned());
+    for number in 0..300 {
+        let name: &'static str = Box::leak(format!("many {number}").into_boxed_str());
+        builder = builder.child(sleeper(name));
+    }
+    let supervisor = builder.build().unwrap();
+    supervisor.start().unwrap();
+    say("starting");
+    stay();
+}
+
+/// Also between the birth of a child and its wish to die with its parent.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_supervisor_that_is_killed_while_it_starts_children_leaves_none() {
+    let seed = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random::<u64>);
+    println!("BUTTRESS_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    for _ in 0..40 {
+        let app = super::unique("starting");
+        let mut process = Process::start("starts many", &app);
+        assert_eq!(process.hear().unwrap(), "starting");
+        pause(Duration::from_micros(random.random_range(0..100_000)));
+        process.kill();
+        let left = || {
+            let found = buttress::supervise::OrphanSweep::new(app.clone()).find().unwrap();
+            found.orphans.len()
+        };
+        // One that is not yet the program does not show the mark.
+        pause(Duration::from_millis(20));
+        within(Duration::from_secs(1), "none is left", || left() == 0);
+    }
 }
 
 pub(super) fn from_a_thread(app: &str) {

@@ -30,6 +30,7 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Adopted {
     /// Whether this process was none before.
+    #[cfg(target_os = "linux")]
     was_none: bool,
     /// Ours, by number, with something that is readable when it has ended.
     known: HashMap<u32, OwnedFd>,
