@@ -269,6 +269,7 @@ enum Detail {
 struct More {
     layer: &'static str,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    advice: Option<Arc<str>>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -293,7 +294,7 @@ impl Rejection {
             LayerKind::Idempotency => (Speaker::Idempotency, None),
             LayerKind::Supervise => (Speaker::Supervise, None),
             LayerKind::Custom(layer) => {
-                (Speaker::Custom, Some(Arc::new(More { layer, source: None })))
+                (Speaker::Custom, Some(Arc::new(More { layer, ..More::default() })))
             }
         };
         let name = name.into();
@@ -374,6 +375,37 @@ impl Rejection {
         more.source = Some(Arc::new(source));
         self.more = Some(Arc::new(more));
         self
+    }
+
+    /// Says what the caller can do about it. It is shown to callers, so it should say nothing of the inside.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::IdempotencyKeyInvalid, LayerKind::Idempotency, "orders")
+    ///     .with_advice("expected 16 to 255 characters");
+    /// assert_eq!(
+    ///     r.to_string(),
+    ///     "idempotency key not valid (idempotency `orders`): expected 16 to 255 characters"
+    /// );
+    /// ```
+    #[must_use]
+    pub fn with_advice(mut self, advice: impl Into<Arc<str>>) -> Self {
+        let mut more = self.more.as_deref().cloned().unwrap_or_default();
+        more.advice = Some(advice.into());
+        self.more = Some(Arc::new(more));
+        self
+    }
+
+    /// What the caller can do about it, if that was said.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+    /// assert_eq!(r.advice(), None);
+    /// ```
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.more.as_ref()?.advice.as_deref()
     }
 
     /// Why the call was refused.
@@ -535,8 +567,11 @@ impl fmt::Display for Rejection {
             let (of_measured, of_threshold) = (digits(measured), digits(threshold));
             write!(f, ", {what} {measured:.of_measured$} against {threshold:.of_threshold$}")?;
         }
-        match self.retry_after() {
-            Some(after) => write!(f, ", retry after {after:?}"),
+        if let Some(after) = self.retry_after() {
+            write!(f, ", retry after {after:?}")?;
+        }
+        match self.advice() {
+            Some(advice) => write!(f, ": {advice}"),
             None => Ok(()),
         }
     }

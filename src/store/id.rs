@@ -64,6 +64,17 @@ impl RecordId {
         Self(Fields::new("buttress/id/1").with(scope).with(key).finish())
     }
 
+    /// The records of everybody who goes by this name. Both sides are as good as random and nobody can choose
+    /// them, so to meet another name's record is as hard as to meet another key's.
+    pub(crate) fn within(self, space: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] ^ space.0[at]))
+    }
+
+    /// What [`within`](Self::within) takes.
+    pub(crate) fn space(name: &str) -> Self {
+        Self(Fields::new("buttress/space/1").with(name.as_bytes()).finish())
+    }
+
     /// From its bytes, as a store keeps them.
     ///
     /// ```

@@ -19,6 +19,7 @@ use crate::idempotency::context::EffectContext;
 use crate::idempotency::exchange::sealed::{
     Asked, Exchange, Keep, Look, Record, Recorded, Refusal,
 };
+use crate::idempotency::pending::Tag;
 use crate::idempotency::ran::{Earlier, Status};
 use crate::idempotency::scope::Scope;
 use crate::rejection::RejectionKind;
@@ -27,6 +28,7 @@ use crate::store::{Fingerprint, FingerprintBuilder, Outcome, RecordId};
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 const BODY: HeaderName = HeaderName::from_static("idempotency-body");
+const HEAD: HeaderName = HeaderName::from_static("idempotency-head");
 
 /// An extension that a handler puts on its response to say that its effect surely did not happen. The
 /// answer is then not recorded, and the key is free again: who comes with it next runs the handler.
@@ -64,6 +66,8 @@ pub struct HttpExchange {
     pub(super) over_size: OverSize,
     pub(super) unsized_answers: Unsized,
     pub(super) kept: KeptFields,
+    /// Whether the gate counts the claims of each scope.
+    pub(super) counts_scopes: bool,
 }
 
 impl fmt::Debug for HttpExchange {
@@ -82,6 +86,7 @@ pub struct Held<B> {
     parts: Parts,
     body: B,
     id: RecordId,
+    tag: Tag,
     fingerprint: FingerprintBuilder,
 }
 
@@ -93,11 +98,20 @@ pub struct Spare {
 }
 
 fn refused(kind: RejectionKind) -> Refusal {
-    Refusal { kind, source: None }
+    Refusal { kind, source: None, advice: None }
 }
 
-fn bad_key(why: KeyError) -> Refusal {
-    Refusal { kind: RejectionKind::IdempotencyKeyInvalid, source: Some(Arc::new(why)) }
+/// Says what a key must be.
+fn bad_key(why: KeyError, rules: &KeyRules) -> Refusal {
+    let kind = RejectionKind::IdempotencyKeyInvalid;
+    let advice = match why {
+        // Whose it is, is not in the key.
+        KeyError::NoTenant => None,
+        // That is said by the rules, too.
+        KeyError::Malformed => Some(rules.to_string()),
+        _ => Some(format!("{why}, {rules}")),
+    };
+    Refusal { kind, source: Some(Arc::new(why)), advice }
 }
 
 /// A key that nobody can send.
@@ -106,8 +120,8 @@ fn derived_key(key: &[u8]) -> Vec<u8> {
 }
 
 impl HttpExchange {
-    fn identify(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
-        let sent = self.keys.find(&parts.headers).map_err(bad_key)?;
+    fn identify(&self, parts: &Parts) -> Result<Option<(RecordId, Tag)>, Refusal> {
+        let sent = self.keys.find(&parts.headers).map_err(|why| bad_key(why, &self.keys))?;
         let derived = match (&sent, &self.derived) {
             (None, Some(derive)) => derive(parts).map(|key| derived_key(&key)),
             _ => None,
@@ -116,12 +130,15 @@ impl HttpExchange {
             (Some(key), _) => key.as_str().as_bytes(),
             (None, Some(key)) => key,
             (None, None) if self.required => {
-                return Err(refused(RejectionKind::IdempotencyKeyMissing));
+                let kind = RejectionKind::IdempotencyKeyMissing;
+                let advice = Some(self.keys.to_string());
+                return Err(Refusal { kind, source: None, advice });
             }
             (None, None) => return Ok(None),
         };
-        let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant))?;
-        Ok(Some(RecordId::of(scope.as_bytes(), key)))
+        let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant, &self.keys))?;
+        let tag = if self.counts_scopes { Tag::of(&scope) } else { Tag::default() };
+        Ok(Some((RecordId::of(scope.as_bytes(), key), tag)))
     }
 
     fn fingerprint(&self, parts: &Parts) -> FingerprintBuilder {
@@ -160,8 +177,8 @@ where
             return Look::Pass(req.map(Buffered::passing));
         }
         let (parts, body) = req.into_parts();
-        let id = match self.identify(&parts) {
-            Ok(Some(id)) => id,
+        let (id, tag) = match self.identify(&parts) {
+            Ok(Some(identity)) => identity,
             Ok(None) => return Look::Pass(Request::from_parts(parts, Buffered::passing(body))),
             Err(why) => {
                 return Look::Refuse(Request::from_parts(parts, Buffered::passing(body)), why);
@@ -176,11 +193,11 @@ where
             };
         }
         let fingerprint = self.fingerprint(&parts);
-        Look::Gate(Box::new(Held { parts, body, id, fingerprint }))
+        Look::Gate(Box::new(Held { parts, body, id, tag, fingerprint }))
     }
 
     async fn read(&self, held: Box<Held<B>>) -> Asked<Self::Inner> {
-        let Held { parts, body, id, fingerprint } = *held;
+        let Held { parts, body, id, tag, fingerprint } = *held;
         // An empty body is a body, so that no way of sending none makes a difference.
         let mut print = Some(fingerprint.chunk(b""));
         let see = |data: &[u8]| print = print.take().map(|print| print.chunk(data));
@@ -188,7 +205,7 @@ where
         match (fill, self.over_size) {
             (Fill::Whole, _) => {
                 let print = print.map_or(Fingerprint::NONE, FingerprintBuilder::finish);
-                Asked::Gate(id, print, Request::from_parts(parts, body))
+                Asked::Gate(id, tag, print, Request::from_parts(parts, body))
             }
             (Fill::TooLong, OverSize::Pass) => Asked::Pass(Request::from_parts(parts, body)),
             (Fill::TooLong, OverSize::Refuse) => {
@@ -218,6 +235,10 @@ where
         }
         req
     }
+
+    fn is_grpc(&self, req: &Self::Inner) -> bool {
+        is_grpc(req.headers())
+    }
 }
 
 /// A limit further out that the body went over, or a client that has gone.
@@ -232,7 +253,7 @@ fn unreadable(error: Option<BoxError>) -> Refusal {
         }
         link = error.source();
     }
-    Refusal { kind, source: Some(Arc::from(error)) }
+    Refusal { kind, source: Some(Arc::from(error)), advice: None }
 }
 
 impl<B, E> Record<Response<B>, E> for HttpExchange
@@ -291,7 +312,7 @@ where
         answer.headers_mut().insert(STATUS, HeaderValue::from_static(text));
     }
 
-    fn replay(&self, outcome: &Arc<Outcome>) -> Result<Self::Answer, Earlier> {
+    fn replay(&self, outcome: &Arc<Outcome>, grpc: bool) -> Result<Self::Answer, Earlier> {
         let unreadable = |what: &str| Earlier::Unreadable(format!("its {what} is none of HTTP"));
         let status = StatusCode::from_u16(outcome.status()).map_err(|_| unreadable("status"))?;
         let (mut head, trailers) = decode(outcome.head()).ok_or_else(|| unreadable("head"))?;
@@ -299,6 +320,13 @@ where
         let body = if outcome.is_retained() {
             Buffered::whole(Bytes::from_owner(BodyOf(Arc::clone(outcome))), trailers)
         } else {
+            // Not even a version: it was too large to be kept.
+            if outcome.head().is_empty() {
+                head.insert(HEAD, HeaderValue::from_static("omitted"));
+                if grpc {
+                    head.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                }
+            }
             if is_grpc(&head) {
                 without_answer(&mut head, trailers);
             }
