@@ -490,6 +490,22 @@ mod tests {
         assert!(life.released_blocking(Duration::ZERO));
     }
 
+    /// The last one ends while the phase changes: whoever comes second has to see the other.
+    #[test]
+    fn the_end_of_a_tally_is_not_missed() {
+        for _ in 0..2_000 {
+            let life = Lifecycle::new();
+            let tally = life.tally("requests");
+            tally.begin();
+            std::thread::scope(|scope| {
+                scope.spawn(|| tally.end());
+                life.advance(Phase::Draining, None);
+                assert!(life.released_blocking(Duration::from_secs(20)));
+            });
+            assert_eq!(*life.0.holds.borrow(), 0);
+        }
+    }
+
     #[test]
     fn a_blocked_thread_is_woken() {
         let life = Lifecycle::new();

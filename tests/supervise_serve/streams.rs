@@ -34,7 +34,7 @@ async fn event_streams_are_told_and_then_cut() {
         (true, "1 requests answered, 0 broken, 0 aborted; 1 connections closed, 0 aborted"),
         (false, "0 requests answered, 0 broken, 1 aborted; 0 connections closed, 1 aborted"),
     ] {
-        let mut server = Server::start("drain=800 grace=200");
+        let mut server = Server::start("drain=1000 grace=200");
         let mut stream = connect(server.address).await;
         let request = format!(
             "GET /events?polite={polite} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n"
@@ -48,7 +48,7 @@ async fn event_streams_are_told_and_then_cut() {
         let ended = server.ended(ms(5_000)).await;
         assert_eq!((whole, ended.code), (polite, Some(0)), "{ended:?}");
         assert!(ended.report.contains(report), "{ended:?}");
-        assert_eq!(ended.after < ms(750), polite, "{ended:?}");
+        assert_eq!(ended.after < ms(850), polite, "{ended:?}");
     }
 }
 
@@ -59,7 +59,7 @@ async fn upgraded_connections_are_told_and_then_cut() {
         (true, "1 connections closed, 0 aborted (0 upgraded)"),
         (false, "0 connections closed, 1 aborted (1 upgraded)"),
     ] {
-        let mut server = Server::start("drain=800");
+        let mut server = Server::start("drain=1000");
         let mut stream = connect(server.address).await;
         let request = format!(
             "GET /chat?polite={polite} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
@@ -82,7 +82,7 @@ async fn upgraded_connections_are_told_and_then_cut() {
         let ended = server.ended(ms(5_000)).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.report.contains(report), "{ended:?}");
-        assert_eq!(ended.after < ms(750), polite, "{ended:?}");
+        assert_eq!(ended.after < ms(850), polite, "{ended:?}");
     }
 }
 

@@ -246,7 +246,8 @@ impl<'a> Watch<'a> {
         match doing {
             Doing::Idle => *this.since = this.conn.idle_since(),
             _ if before != Some(doing) => *this.since = now,
-            _ => {}
+            // Another head, if a request ended in between.
+            _ => *this.since = (*this.since).max(this.conn.idle_since()),
         }
         let fresh = this.conn.is_fresh();
         let view = View { doing, since: *this.since, fresh, draining };

@@ -65,9 +65,9 @@
 //!   stream is dropped. A connection that has just been made, or has just been answered, has a
 //!   [grace](ServerBuilder::grace) to send a request, which is served. Before an idle one is closed, its
 //!   unread bytes are looked at ([`Connected`]): if there are any, that is a request.
-//! - **The deadline** of that phase: what is left is cut and counted in the [`ServeReport`]. Half a
-//!   request, or a client that reads nothing, cannot hold the exit longer. So does the next phase, if it
-//!   comes earlier.
+//! - **The deadline** of that phase: what is left is cut and counted in the [`ServeReport`], a tenth of
+//!   the time (at most 200 ms) before, so that all is over when the phase is. Half a request, or a client
+//!   that reads nothing, cannot hold the exit longer. The next phase does the same, if it comes earlier.
 //!
 //! What stays is the time between the look and the close, and between the last look at the queue and the
 //! end of listening: microseconds. HTTP/1 has no way to close an idle connection that a client cannot

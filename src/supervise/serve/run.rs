@@ -26,7 +26,7 @@ use super::shared::{Aborted, Shared};
 const QUEUE: usize = 1 << 16;
 /// After an error that is not about one connection: there are no descriptors or no memory left.
 const PAUSE: Duration = Duration::from_millis(100);
-/// For cut connections to go.
+/// For cut connections to go, at most.
 const LEAVE: Duration = Duration::from_millis(200);
 
 /// Cuts everything if the server is dropped.
@@ -108,6 +108,9 @@ where
 
     let began = Instant::now();
     let deadline = life.deadline().unwrap_or(began + shared.config.drain);
+    // A little earlier, so that cut connections are gone and the report is made when the phase ends.
+    let leave = LEAVE.min(deadline.saturating_duration_since(began) / 10);
+    let deadline = deadline - leave;
     if shared.config.sabotage.no_queue_drain {
         drop(listener);
     } else {

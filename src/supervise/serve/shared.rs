@@ -1,14 +1,14 @@
 //! What the accept loop, the connections and their requests know of each other.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use tokio::sync::Notify;
 
 use crate::clock::{self, Tick};
 use crate::supervise::{Lifecycle, Phase};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 use super::body::InFlight;
 use super::core::Doing;

@@ -241,7 +241,7 @@ async fn without_a_deadline_of_the_lifecycle_the_servers_own_holds() {
     let begin = Instant::now();
     rig.life.advance(Phase::Draining, None);
     let report = rig.report().await;
-    assert!(about(begin.elapsed(), secs(7)));
+    assert!(begin.elapsed() > secs(6) && begin.elapsed() <= secs(7), "{:?}", begin.elapsed());
     assert_eq!((report.requests_aborted, report.connections_aborted), (1, 1));
 }
 
