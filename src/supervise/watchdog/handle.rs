@@ -59,10 +59,11 @@ use super::shared::{Shared, hold};
 /// **How it decides.** At each check it compares what it sees with what it saw before, by its own monotonic
 /// clock: a count of pings, or which beat a file holds. No time that somebody wrote is compared, so no clock
 /// step and no forged time matters. Silence for the whole timeout is a freeze, told once; the first change
-/// after it is a recovery, and the next silence is told again. What a check is late itself (the process was
-/// stopped, the machine slept or was starved) does not count as silence: the watched thread had no chance
-/// either. By more than half an interval or a quarter of the timeout, it is an `observer_gap`, and all
-/// silence starts again.
+/// after it is a recovery, and the next silence is told again. When a check comes late itself (the process was
+/// stopped, the machine slept or was starved), the time since the one before does not count as silence: the
+/// watched thread had no chance either. If it is late by more than half an interval and a quarter of the
+/// timeout, that is an `observer_gap`, and all silence starts again. So on a starved machine a freeze is told
+/// later, rather than one that is none.
 ///
 /// Of another process it also sees, on Linux, that it has gone (at once, by a descriptor of the process, not
 /// by its number), and that it is stopped by a signal or a debugger; both are a [`FreezeCause`] of their own.
