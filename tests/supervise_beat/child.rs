@@ -13,6 +13,8 @@ use buttress::supervise::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
+use tokio::time::Instant;
+
 use super::{ms, rest, until};
 
 const ROLE: &str = "BUTTRESS_CHILD_ROLE";
@@ -135,6 +137,18 @@ fn be_a_child() {
     }
 }
 
+/// Takes this much time of a processor. Time in which it was stopped is no work.
+fn work(time: Duration) {
+    let mut done = Duration::ZERO;
+    let mut last = Instant::now();
+    while done < time {
+        std::hint::black_box((0..1000_u64).sum::<u64>());
+        let now = Instant::now();
+        done += (now - last).min(ms(1));
+        last = now;
+    }
+}
+
 /// Threads that work all the time, and what watches them. Says how many alarms there were.
 fn watch() {
     let alarms = Arc::new(AtomicUsize::new(0));
@@ -159,17 +173,22 @@ fn watch() {
         .on_timeout(move |_| silent())
         .build()
         .unwrap();
-    for _ in 0..2 {
-        let pulse = pinged.pulse();
-        runtime.spawn(async move {
-            loop {
-                pulse.ping();
-                // Some work, and much yielding.
-                std::hint::black_box((0..20_000_u64).sum::<u64>());
-                tokio::time::sleep(ms(3)).await;
-            }
-        });
-    }
+    // In the middle of a piece of work half of the time: what is stopped there needs a while to show that it
+    // goes on, and whoever watches it is awake before that.
+    let pulse = pinged.pulse();
+    std::thread::spawn(move || {
+        loop {
+            work(ms(60));
+            pulse.ping();
+            rest(ms(60));
+        }
+    });
+    runtime.spawn(async {
+        loop {
+            work(ms(60));
+            tokio::time::sleep(ms(60)).await;
+        }
+    });
     dog.start().unwrap();
     pinged.start().unwrap();
     say("started");

@@ -9,6 +9,7 @@ mod golden_tests;
 mod handle;
 mod place;
 mod reader;
+mod shared;
 mod state;
 mod target;
 #[cfg(test)]

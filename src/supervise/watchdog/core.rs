@@ -45,6 +45,15 @@ pub(super) struct Limits {
     pub(super) inclusive: bool,
 }
 
+/// How much of the time since the last check, which was to be `check`, says nothing about others.
+///
+/// Of a check that is late by more than a wake-up takes, nothing is known but that the process was there at
+/// its end: a stop may have begun any time before.
+pub(super) fn uncounted(passed: Duration, check: Duration) -> Duration {
+    let late = passed.saturating_sub(check);
+    if late > (check / 4).max(Duration::from_millis(5)) { passed } else { late }
+}
+
 #[derive(Debug)]
 pub(super) struct Core {
     limits: Limits,
@@ -86,15 +95,15 @@ impl Core {
     /// One check. What there is to tell comes in pairs at most.
     pub(super) fn check(&mut self, now: Tick, seen: Seen) -> [Option<Told>; 2] {
         let first = self.last.is_none();
-        let late = self
-            .last
-            .map_or(Duration::ZERO, |last| now.since(last).saturating_sub(self.limits.check));
+        let passed = self.last.map_or(Duration::ZERO, |last| now.since(last));
+        let late = passed.saturating_sub(self.limits.check);
         self.last = Some(now);
         // The process was stopped, the machine slept, or there was no processor to be had: the watched
-        // thread had none either, or has not had its turn since. A little of that does not count; after
-        // more its time starts again.
+        // thread had none either, or has not had its turn since. After much of that its time starts again;
+        // after a little the time since the last check does not count.
         let gap = late > self.limits.gap;
-        self.since = if first || gap { now } else { self.since.after(late) };
+        let uncounted = uncounted(passed, self.limits.check);
+        self.since = if first || gap { now } else { self.since.after(uncounted) };
         let gap = gap.then_some(Told::Gap(late));
         let (value, cause) = match seen {
             Seen::Value(value) => (value, FreezeCause::Silent),

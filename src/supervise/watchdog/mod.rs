@@ -9,6 +9,7 @@ mod golden_tests;
 mod guard;
 mod handle;
 mod runtime;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod with;

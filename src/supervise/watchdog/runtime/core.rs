@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 
+use super::super::core::uncounted;
+
 /// What the runtime says of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sample {
@@ -67,8 +69,9 @@ impl Core {
     /// come to publish that it worked, as it does every few tasks.
     pub(super) fn check(&mut self, now: Tick, samples: &[Sample], answered: bool) -> Vec<Told> {
         let mut told = Vec::new();
-        let late =
-            self.last.map_or(Duration::ZERO, |last| now.since(last).saturating_sub(self.check));
+        let passed = self.last.map_or(Duration::ZERO, |last| now.since(last));
+        let late = passed.saturating_sub(self.check);
+        let uncounted = uncounted(passed, self.check);
         let gap = late > self.gap;
         if gap {
             told.push(Told::Gap(late));
@@ -99,22 +102,28 @@ impl Core {
                 }
                 continue;
             }
-            // What the look was late does not count: the worker may have waited for a processor as well.
+            // When the look was late, the worker may have waited for a processor as well.
             if !seen.frozen {
-                seen.since = seen.since.after(late);
+                seen.since = seen.since.after(uncounted);
             }
             let silent = now.since(seen.since);
             if silent >= self.threshold && !std::mem::replace(&mut seen.frozen, true) {
                 told.push(Told::Frozen { who, silent });
             }
         }
-        told.extend(self.canary(now, answered, late, gap));
+        told.extend(self.canary(now, answered, uncounted, gap));
         told
     }
 
-    fn canary(&mut self, now: Tick, answered: bool, late: Duration, gap: bool) -> Option<Told> {
+    fn canary(
+        &mut self,
+        now: Tick,
+        answered: bool,
+        uncounted: Duration,
+        gap: bool,
+    ) -> Option<Told> {
         let who = Who::Canary;
-        let asked = self.asked.insert(self.asked.map_or(now, |asked| asked.after(late)));
+        let asked = self.asked.insert(self.asked.map_or(now, |asked| asked.after(uncounted)));
         let asked = *asked;
         if answered {
             self.asked = Some(now);
@@ -235,17 +244,20 @@ mod tests {
 
     #[test]
     fn a_little_lateness_does_not_count() {
-        let mut core = core();
         let working = [sample(8, 3)];
-        assert_eq!(run(&mut core, 0, 400, &working, true), []);
-        // Late by 90 ms each, so they count for 100 each: the one at 490 for the fourth.
         let frozen = Told::Frozen { who: Who::Worker(0), silent: ms(400) };
-        assert_eq!(core.check(at(490), &working, true), [frozen]);
+        // By what a wake-up takes: that is not counted, the rest is.
         let mut core = self::core();
-        for t in [0, 190, 380, 570] {
+        for t in [0, 120, 240, 360] {
             assert_eq!(core.check(at(t), &working, true), []);
         }
-        assert_eq!(core.check(at(760), &working, true), [frozen]);
+        assert_eq!(core.check(at(480), &working, true), [frozen]);
+        // By more: the whole time since the last look says nothing.
+        let mut core = self::core();
+        for t in [0, 190, 380, 570, 760, 950] {
+            assert_eq!(core.check(at(t), &working, true), []);
+        }
+        assert_eq!(run(&mut core, 1050, 1400, &working, true), [(1350, frozen)]);
     }
 
     #[test]

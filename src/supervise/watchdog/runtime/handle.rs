@@ -119,9 +119,10 @@ pub struct RuntimeWatchdogStats {
 /// **How it decides.** A thread outside of the runtime reads two counters per worker that tokio publishes,
 /// stable ones: how often it parked and unparked, and how long it was busy. A worker that is unparked and
 /// changes neither is in one poll. Beside that a small task is asked to answer; if it does not, no worker
-/// takes up new tasks. The two are reported apart. What a look is late itself does not count; by more than
-/// half an interval or a quarter of the threshold, it is an `observer_gap`, and all starts again. So a
-/// processor that is not to be had is not taken for a blocked worker, and a freeze is found later then.
+/// takes up new tasks. The two are reported apart. When a look comes late itself, the time since the one
+/// before does not count; if by more than half an interval and a quarter of the threshold, it is an
+/// `observer_gap`, and all starts again. So a processor that is not to be had is not taken for a blocked
+/// worker, and a freeze is found later then.
 ///
 /// # Semantics
 /// - **What is legal stays legal.** `block_in_place` and `spawn_blocking` free the worker; a task that yields,
