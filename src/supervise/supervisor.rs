@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::serve::{Listener, Serve, ServeReport, serve};
 use super::shutdown::{
     CleanupCallback, GracefulShutdown, GracefulShutdownBuilder, RegisterError, ShutdownReport,
 };
-use super::{Hold, Lifecycle, Phase};
+use super::{Hold, Lifecycle, Phase, Progress};
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
 
@@ -130,7 +131,7 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Beats (default: not).
+    /// Beats (default: not), as long as the process is [live](Health::is_live).
     ///
     /// ```
     /// # use buttress::supervise::{Supervisor, heartbeat::Heartbeat};
@@ -143,11 +144,13 @@ impl SupervisorBuilder {
     }
 
     /// Answers `/livez`, `/readyz` and `/startupz` at this address (default: nowhere): see
-    /// [`Health::listen`]. May be given several times.
+    /// [`Health::listen`]. An address or a name, and a port. May be given several times.
     ///
     /// ```
     /// # use buttress::supervise::Supervisor;
     /// let builder = Supervisor::builder("orders").probes("127.0.0.1:9090");
+    /// let error = Supervisor::builder("orders").probes("127.0.0.1").build().unwrap_err();
+    /// assert_eq!(error.field(), "probes");
     /// ```
     pub fn probes(mut self, addr: impl Into<String>) -> Self {
         self.probes.push(addr.into());
@@ -189,9 +192,19 @@ impl SupervisorBuilder {
         if self.workers == Some(0) {
             return Err(ConfigError::new("worker_threads", 0, "1 or more"));
         }
+        // Whether a name means something is only known when it is looked up.
+        let has_port = |addr: &&String| {
+            addr.rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(addr) = self.probes.iter().find(|addr| !has_port(addr)) {
+            return Err(ConfigError::new("probes", addr, "an address or a name, ':' and a port"));
+        }
         let shutdown = self.shutdown.exit_at_deadline().build()?;
         let health = Health::new(shutdown.lifecycle().clone());
-        let heartbeat = self.heartbeat.map(HeartbeatBuilder::build).transpose()?;
+        let live = goes_on_while_live(health.clone());
+        let heartbeat = self.heartbeat.map(|heartbeat| heartbeat.requires("health", live).build());
+        let heartbeat = heartbeat.transpose()?;
         Ok(Supervisor {
             name: self.name,
             shutdown,
@@ -403,6 +416,14 @@ impl Supervisor {
             0 => own.into(),
             code => code.into(),
         }
+    }
+}
+
+fn goes_on_while_live(health: Health) -> impl Progress {
+    let looks = AtomicU64::new(0);
+    move || match health.is_live() {
+        true => looks.fetch_add(1, Ordering::Relaxed) + 1,
+        false => looks.load(Ordering::Relaxed),
     }
 }
 
