@@ -4,8 +4,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::shutdown::{
     CleanupCallback, GracefulShutdown, GracefulShutdownBuilder, RegisterError, ShutdownReport,
 };
 use super::watchdog::{RuntimeWatchdog, RuntimeWatchdogBuilder};
-use super::{Hold, Lifecycle, Phase, Progress, Pulse};
+use super::{Hold, Lifecycle, Phase, Progress};
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
 
@@ -97,8 +97,6 @@ pub struct Supervisor {
     systemd: bool,
     workers: Option<usize>,
     watch: Option<Watch>,
-    /// The watchdog, once there is a runtime.
-    watched: Arc<OnceLock<RuntimeWatchdog>>,
 }
 
 /// How the runtime is to be watched.
@@ -170,7 +168,7 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Beats (default: not). While the runtime is frozen it does not.
+    /// Beats (default: not), as long as the process is [live](Health::is_live).
     ///
     /// ```
     /// # use buttress::supervise::{Supervisor, heartbeat::Heartbeat};
@@ -183,11 +181,13 @@ impl SupervisorBuilder {
     }
 
     /// Answers `/livez`, `/readyz` and `/startupz` at this address (default: nowhere): see
-    /// [`Health::listen`]. May be given several times.
+    /// [`Health::listen`]. An address or a name, and a port. May be given several times.
     ///
     /// ```
     /// # use buttress::supervise::Supervisor;
     /// let builder = Supervisor::builder("orders").probes("127.0.0.1:9090");
+    /// let error = Supervisor::builder("orders").probes("127.0.0.1").build().unwrap_err();
+    /// assert_eq!(error.field(), "probes");
     /// ```
     pub fn probes(mut self, addr: impl Into<String>) -> Self {
         self.probes.push(addr.into());
@@ -229,30 +229,29 @@ impl SupervisorBuilder {
         if self.workers == Some(0) {
             return Err(ConfigError::new("worker_threads", 0, "1 or more"));
         }
+        // Whether a name means something is only known when it is looked up.
+        let has_port = |addr: &&String| {
+            addr.rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(addr) = self.probes.iter().find(|addr| !has_port(addr)) {
+            return Err(ConfigError::new("probes", addr, "an address or a name, ':' and a port"));
+        }
         let shutdown = self.shutdown.exit_at_deadline().build()?;
         let health = Health::new(shutdown.lifecycle().clone());
-        let watched = Arc::new(OnceLock::<RuntimeWatchdog>::new());
-        let mut heartbeat = self.heartbeat;
         if let Some(watch) = &self.watch {
             // It can only be checked by making one.
             let nothing = runtime::Builder::new_current_thread().build();
             let nothing = nothing.map_err(|error| {
                 ConfigError::new("watchdog", error, "a system that can have one more runtime")
             })?;
-            watch(RuntimeWatchdog::builder(self.name, nothing.handle())).build()?;
-            let (found, fresh) = (watched.clone(), Pulse::new());
-            heartbeat = heartbeat.map(|heartbeat| {
-                heartbeat.requires("runtime", move || match found.get() {
-                    Some(watchdog) => watchdog.count(),
-                    // Before there is a runtime it cannot be frozen.
-                    None => {
-                        fresh.ping();
-                        fresh.count()
-                    }
-                })
-            });
+            let checked = watch(RuntimeWatchdog::builder(self.name, nothing.handle())).build();
+            nothing.shutdown_background(); // a drop would panic within another runtime
+            checked?;
         }
-        let heartbeat = heartbeat.map(HeartbeatBuilder::build).transpose()?;
+        let live = goes_on_while_live(health.clone());
+        let heartbeat = self.heartbeat.map(|heartbeat| heartbeat.requires("health", live).build());
+        let heartbeat = heartbeat.transpose()?;
         Ok(Supervisor {
             name: self.name,
             shutdown,
@@ -262,7 +261,6 @@ impl SupervisorBuilder {
             systemd: self.systemd,
             workers: self.workers,
             watch: self.watch,
-            watched,
         })
     }
 }
@@ -337,9 +335,10 @@ impl Supervisor {
             Ok(runtime) => runtime,
             Err(error) => return self.failed(&error),
         };
-        if let Err(error) = self.watch(runtime.handle()) {
-            return self.failed(&error);
-        }
+        let watchdog = match self.watch(runtime.handle()) {
+            Ok(watchdog) => watchdog,
+            Err(error) => return self.failed(&error),
+        };
         let process = self.process();
         let (ended, report) = runtime.block_on(async {
             let ended = if self.shutdown.is_shutting_down() {
@@ -360,8 +359,8 @@ impl Supervisor {
             (ended, self.shutdown.wait().await)
         });
         let exit = self.finish(around, ended, &report);
-        if let Some(watchdog) = self.watched.get() {
-            watchdog.stop();
+        if let Some(watchdog) = watchdog {
+            watchdog.stop(); // health has a clone
         }
         runtime.shutdown_timeout(POOL);
         exit
@@ -447,15 +446,14 @@ impl Supervisor {
         Ok((hold, around))
     }
 
-    /// From when there is a runtime.
-    fn watch(&self, runtime: &Handle) -> Result<(), BoxError> {
-        let Some(watch) = &self.watch else { return Ok(()) };
+    /// From when there is a runtime, until it is dropped.
+    fn watch(&self, runtime: &Handle) -> Result<Option<RuntimeWatchdog>, BoxError> {
+        let Some(watch) = &self.watch else { return Ok(None) };
         let watchdog = watch(RuntimeWatchdog::builder(self.name, runtime)).build()?;
         watchdog.start()?;
         let seen = watchdog.clone();
         self.health.live_while("runtime", move || !seen.is_frozen());
-        let _ = self.watched.set(watchdog);
-        Ok(())
+        Ok(Some(watchdog))
     }
 
     fn failed(&self, error: &dyn fmt::Display) -> ExitCode {
@@ -484,6 +482,14 @@ impl Supervisor {
             0 => own.into(),
             code => code.into(),
         }
+    }
+}
+
+fn goes_on_while_live(health: Health) -> impl Progress {
+    let looks = AtomicU64::new(0);
+    move || match health.is_live() {
+        true => looks.fetch_add(1, Ordering::Relaxed) + 1,
+        false => looks.load(Ordering::Relaxed),
     }
 }
 

@@ -46,7 +46,11 @@ fn live(program: &Value) -> ExitCode {
     };
     let mut builder = Supervisor::builder("child").shutdown(|shutdown| shutdown.budget(budget));
     if let Some(path) = text("beat") {
-        builder = builder.heartbeat(Heartbeat::builder("child").file(path));
+        let mut heartbeat = Heartbeat::builder("child").file(path);
+        if let Some(interval) = seconds("interval") {
+            heartbeat = heartbeat.interval(interval);
+        }
+        builder = builder.heartbeat(heartbeat);
     }
     if let Some(addr) = text("probes") {
         builder = builder.probes(addr);
@@ -109,6 +113,12 @@ fn live(program: &Value) -> ExitCode {
             "fails" => return Err("no luck".into()),
             "panics" => panic!("on purpose"),
             "never returns" => std::future::pending().await,
+            "is not live" => {
+                let worker = process.health().live("worker");
+                worker.fail("stuck");
+                say("not live");
+                process.stopping().await;
+            }
             "has a closure that hangs" => {
                 process.health().live_while("wedged", || {
                     say("asked");

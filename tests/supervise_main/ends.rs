@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::process::{End, Process};
 
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn temporary(name: &str) -> PathBuf {
@@ -91,6 +92,25 @@ fn probes_beat_and_systemd_say_the_same_at_each_step() {
     for path in [&beat, &socket] {
         std::fs::remove_file(path).unwrap();
     }
+    let _ = std::fs::remove_file(beat.with_extension("json.lock"));
+}
+
+#[test]
+fn a_process_that_is_not_live_is_so_for_the_beat_as_well() {
+    let beat = temporary("not-live.json");
+    let program = json!({ "does": "is not live", "beat": beat.to_str().unwrap(), "interval": 1.0 });
+    let mut process = Process::start(&program);
+    process.hear("not live");
+    let from = Instant::now();
+    while Heartbeat::is_alive(&beat, 3 * SECOND) {
+        assert!(from.elapsed() < MINUTE / 2, "it beats on");
+        super::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(Heartbeat::verdict(&beat, 3 * SECOND).as_str(), "stale");
+    assert!(process.is_alive());
+    process.signal(Signal::TERM);
+    assert_eq!(process.end(Instant::now()).code, Some(0));
+    std::fs::remove_file(&beat).unwrap();
     let _ = std::fs::remove_file(beat.with_extension("json.lock"));
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::supervise::{Lifeline, ProcessSupervisor};
+use buttress::supervise::process::{Lifeline, ProcessSupervisor};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -48,7 +48,7 @@ fn children_of_a_supervisor_that_is_killed_are_gone_within_a_second() {
     within(limit, "all are gone", || !children[..10].iter().any(|child| child.is_running()));
     // The control: without the signal one lives on, and the sweep is what finds it.
     assert!(children[10].is_running());
-    let killed = buttress::supervise::OrphanSweep::new(app).kill_blocking().unwrap();
+    let killed = buttress::supervise::process::OrphanSweep::new(app).kill_blocking().unwrap();
     assert_eq!(killed.len(), 1);
     assert_eq!(killed[0].0.process, children[10]);
     assert!(!children[10].is_running());
@@ -81,7 +81,7 @@ fn a_supervisor_that_is_killed_while_it_starts_children_leaves_none() {
         pause(Duration::from_micros(random.random_range(0..100_000)));
         process.kill();
         let left = || {
-            let found = buttress::supervise::OrphanSweep::new(app.clone()).find().unwrap();
+            let found = buttress::supervise::process::OrphanSweep::new(app.clone()).find().unwrap();
             found.orphans.len()
         };
         // One that is not yet the program does not show the mark.
