@@ -93,6 +93,7 @@ pub struct Supervisor {
     health: Health,
     heartbeat: Option<super::heartbeat::Heartbeat>,
     probes: Vec<String>,
+    #[cfg(unix)]
     systemd: bool,
     workers: Option<usize>,
 }
@@ -211,6 +212,7 @@ impl SupervisorBuilder {
             health,
             heartbeat,
             probes: self.probes,
+            #[cfg(unix)]
             systemd: self.systemd,
             workers: self.workers,
         })
