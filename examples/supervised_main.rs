@@ -1,4 +1,4 @@
-//! A server process with everything around it: an axum server, one worker process, a heartbeat, a watchdog,
+//! A server process with everything around it: an axum server, one worker process that is watched, a heartbeat,
 //! probes, callbacks, and an end in which nothing is lost.
 //!
 //! ```sh
@@ -9,6 +9,7 @@
 //!
 //! What a signal does is told as it happens. Kill the worker (`kill -9`) or stop it (`kill -STOP`): it is
 //! started again. Stop the whole process with `kill -9`: the worker dies with it.
+#![allow(clippy::disallowed_methods, reason = "an application spawns its tasks")]
 
 #![allow(clippy::disallowed_methods, reason = "a program may spawn")]
 

@@ -40,6 +40,7 @@ impl Phase {
         [Self::Starting, Self::Ready, Self::LameDuck, Self::Draining, Self::Cleanup, Self::Exited];
 
     /// The one after it; the last stays.
+    #[cfg(unix)] // where systemd may be told
     pub(crate) const fn next(self) -> Self {
         match self {
             Self::Starting => Self::Ready,

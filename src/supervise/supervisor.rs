@@ -94,6 +94,7 @@ pub struct Supervisor {
     health: Health,
     heartbeat: Option<super::heartbeat::Heartbeat>,
     probes: Vec<String>,
+    #[cfg(unix)]
     systemd: bool,
     workers: Option<usize>,
     watch: Option<Watch>,
@@ -258,6 +259,7 @@ impl SupervisorBuilder {
             health,
             heartbeat,
             probes: self.probes,
+            #[cfg(unix)]
             systemd: self.systemd,
             workers: self.workers,
             watch: self.watch,
