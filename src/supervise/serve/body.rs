@@ -25,7 +25,7 @@ pin_project! {
     /// # async fn main() -> Result<(), buttress::BoxError> {
     /// let layer = DrainLayer::new("http", &Lifecycle::new());
     /// let service = layer.layer(service_fn(async |_: Request<()>| {
-    ///     Ok::<_, std::io::Error>(Response::new(Full::from("hello")))
+    ///     Ok::<_, std::io::Error>(Response::new(Full::<bytes::Bytes>::from("hello")))
     /// }));
     /// let response = service.oneshot(Request::new(())).await?;
     /// assert_eq!(layer.in_flight(), 1);
