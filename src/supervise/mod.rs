@@ -3,9 +3,9 @@
 //! Each part works alone: take the heartbeat without the watchdog, the drain without the signals.
 //!
 //! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
-//! - [`GracefulShutdown`]: signals, the order of the end, cleanup callbacks, an exit in time.
+//! - [`GracefulShutdown`](shutdown::GracefulShutdown): signals, the order of the end, cleanup callbacks, an exit in time.
 //! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
-//! - [`Heartbeat`]: a file that says so to whoever watches from outside, and its readers.
+//! - [`Heartbeat`](heartbeat::Heartbeat): a file that says so to whoever watches from outside, and its readers.
 
 mod alert;
 mod beside;
