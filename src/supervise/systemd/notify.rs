@@ -62,7 +62,7 @@ impl Notify {
     pub fn new(address: &str) -> Result<Self, ConfigError> {
         let to = if address.starts_with('/') {
             SocketAddr::from_pathname(address).map_err(|error| wrong(address, error))?
-        } else if let Some(name) = address.strip_prefix('@') {
+        } else if let Some(name) = address.strip_prefix('@').filter(|name| !name.is_empty()) {
             abstract_name(name).map_err(|error| wrong(address, error))?
         } else {
             return Err(wrong(address, EXPECTED));

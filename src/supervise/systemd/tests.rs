@@ -93,7 +93,7 @@ fn a_full_socket_is_an_error_and_no_wait() {
 
 #[test]
 fn addresses_and_intervals_that_make_no_sense_are_named() {
-    for address in ["relative", "vsock:2:1234", ""] {
+    for address in ["relative", "vsock:2:1234", "", "@"] {
         let error = Notify::new(address).unwrap_err();
         assert_eq!(error.field(), "NOTIFY_SOCKET");
         assert!(error.value().contains(address));
