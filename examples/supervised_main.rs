@@ -10,7 +10,6 @@
 //! What a signal does is told as it happens. Kill the worker (`kill -9`) or stop it (`kill -STOP`): it is
 //! started again. Stop the whole process with `kill -9`: the worker dies with it.
 #![allow(clippy::disallowed_methods, reason = "an application spawns its tasks")]
-#![allow(clippy::disallowed_methods, reason = "a program may spawn")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 use axum::{Router, routing::get};
 use buttress::supervise::heartbeat::Heartbeat;
-use buttress::supervise::process::{Child, Liveness, OrphanSweep, ProcessSupervisor};
+use buttress::supervise::process::{Child, OrphanSweep, ProcessSupervisor};
 use buttress::supervise::shutdown::{Budget, CleanupCallback};
 use buttress::supervise::{Phase, Process, Pulse, Supervisor};
 use buttress::{BoxError, ConfigError};
@@ -61,17 +60,8 @@ async fn serve(process: Process, directory: PathBuf, smoke: bool) -> Result<(), 
         .child(
             Child::new("worker", std::env::current_exe()?)
                 .args(["worker".as_ref(), beat.as_os_str()])
-                .ready_when({
-                    let beat = beat.clone();
-                    move |_| Heartbeat::is_alive(&beat, 10 * SECOND)
-                })
-                .alive_when({
-                    let beat = beat.clone();
-                    move |_| match Heartbeat::is_alive(&beat, 10 * SECOND) {
-                        true => Liveness::Alive,
-                        false => Liveness::Frozen,
-                    }
-                })
+                // Ready with its first beat; started again when it beats no more.
+                .heartbeat(&beat, 10 * SECOND)
                 .grace(3 * SECOND),
         )
         .build()?;
