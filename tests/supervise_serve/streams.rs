@@ -86,6 +86,31 @@ async fn upgraded_connections_are_told_and_then_cut() {
     }
 }
 
+#[tokio::test]
+async fn who_still_sends_when_the_last_answer_comes_is_not_reset() {
+    // A reset can take away an answer that has arrived and was not read yet.
+    let _alone = alone().await;
+    let mut server = Server::start("lame=1500");
+    let mut stream = connect(server.address).await;
+    stream.write_all(b"GET /work HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    until(&mut stream, "done").await;
+    server.terminate();
+    // Not before it is a lame duck: until then the connection does not end.
+    loop {
+        stream.write_all(b"GET /work HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        if until(&mut stream, "done").await.contains("connection: close") {
+            break;
+        }
+    }
+    for _ in 0..5 {
+        stream.write_all(b"GET /work HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(ms(20)).await;
+    }
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it ends, and is not reset");
+    drop(stream);
+    assert_eq!(server.ended(ms(5_000)).await.code, Some(0));
+}
+
 /// The next frame: its type, flags, stream and payload.
 async fn frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
@@ -218,7 +243,10 @@ async fn once(sender: &mut Sender, counts: &Counts) -> bool {
     true
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// On one thread: on several, hyper's client can hand a request to the connection and then find, before it
+// has returned, that another thread has read GOAWAY. It fails the request as one that was never sent, but it is on
+// its way, and the server begins it.
+#[tokio::test]
 async fn http2_clients_lose_nothing() {
     let _alone = alone().await;
     let runs = std::env::var("BUTTRESS_DRAIN_RUNS").map_or(4, |n| n.parse().unwrap());
@@ -242,7 +270,10 @@ async fn http2_clients_lose_nothing() {
             assert_eq!(ended.code, Some(0), "{ended:?}");
             tasks.join_all().await;
             let answered = counts.answered.load(Ordering::Relaxed);
-            assert!(ended.report.ends_with(&format!("; {answered} begun")), "{answered} {ended:?}");
+            assert!(
+                ended.report.ends_with(&format!("; {answered} begun")),
+                "{lame} {run} {counts:?} {ended:?}"
+            );
             for (sum, count) in [
                 (&total.answered, &counts.answered),
                 (&total.lost, &counts.lost),

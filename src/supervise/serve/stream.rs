@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::listener::{Connected, Unread};
 use super::shared::{Conn, Connection};
@@ -19,11 +20,15 @@ pub(super) struct Stream<I> {
     /// Which part of it has been read, and has been handed on.
     read: u8,
     taken: u8,
+    /// Nothing more is written.
+    shut: bool,
+    /// When a peer that does not close is no longer waited for.
+    over: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I: Connected> Stream<I> {
     pub(super) fn new(io: I, connection: Connection) -> Self {
-        Self { io, connection, first: [0; 24], read: 0, taken: 0 }
+        Self { io, connection, first: [0; 24], read: 0, taken: 0, shut: false, over: None }
     }
 
     pub(super) fn conn(&self) -> &Arc<Conn> {
@@ -61,15 +66,28 @@ impl<I: Connected> Stream<I> {
         }
     }
 
-    /// Reads and forgets what has come by now, and says how much at most.
-    fn discard(&mut self, cx: &mut Context<'_>) {
+    /// Reads and forgets what comes until the peer has closed, too, or the grace is over. A socket closed over
+    /// unread bytes is reset, and so is one that bytes come to after it was closed; a reset can take the last
+    /// answer from a client that has not read it yet. HTTP/2 clients send all the time (windows,
+    /// acknowledgements), those of HTTP/1 may be sending their next request (RFC 9112, 9.6).
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 1024];
         for _ in 0..64 {
             let mut buf = ReadBuf::new(&mut scratch);
-            let read = Pin::new(&mut self.io).poll_read(cx, &mut buf);
-            if !matches!(read, Poll::Ready(Ok(()))) || buf.filled().is_empty() {
-                return;
+            match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let grace = self.connection.0.shared.config.limits.grace;
+                    let over = self.over.get_or_insert_with(|| Box::pin(sleep(grace)));
+                    return over.as_mut().poll(cx);
+                }
             }
+        }
+        cx.waker().wake_by_ref();
+        match &mut self.over {
+            Some(over) => over.as_mut().poll(cx),
+            None => Poll::Pending,
         }
     }
 
@@ -155,11 +173,12 @@ impl<I: Connected> AsyncWrite for Stream<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-        // A socket closed over unread bytes is reset, which can take the last answer from a client that
-        // has not read it yet.
+        if !self.shut {
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            self.shut = true;
+        }
         if !self.connection.0.is_upgraded() {
-            self.discard(cx);
+            ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
     }
