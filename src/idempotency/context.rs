@@ -1,8 +1,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::store::{Fields, Hex, RecordId};
+use crate::store::{Domain, Fields, Hex, RecordId, domain};
 use crate::sync::atomic::{AtomicBool, Ordering};
+
+static DERIVED: Domain = Domain::new(|| domain("buttress/derived/1"));
 
 tokio::task_local! {
     static CURRENT: EffectContext;
@@ -50,7 +52,7 @@ impl EffectContext {
     /// ```
     #[must_use]
     pub fn derive_key(&self, label: &str) -> String {
-        let fields = Fields::new("buttress/derived/1");
+        let fields = Fields::new(&DERIVED);
         Hex(&fields.with(self.id.as_bytes()).with(label.as_bytes()).finish()).to_string()
     }
 

@@ -14,7 +14,7 @@ use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::store::{
-    Attempt, Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, Store,
+    Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, Store,
     StoreError, StoreErrorKind,
 };
 
@@ -310,7 +310,7 @@ impl<S: Store> Idempotency<S> {
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<Begin<S>, StoreError> {
         let settings = &self.shared.settings;
-        let claim = Claim::new(fingerprint, Attempt::new())
+        let claim = Claim::new(fingerprint, self.shared.store.attempt())
             .lease(settings.lease)
             .retention(settings.retention)
             .on_interrupted(policy);

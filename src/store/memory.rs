@@ -408,6 +408,10 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn attempt(&self) -> Attempt {
+        Attempt::in_process()
+    }
+
     async fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
         self.0.begin(id, claim)
     }

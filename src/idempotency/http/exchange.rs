@@ -82,7 +82,6 @@ pub struct Held<B> {
     parts: Parts,
     body: B,
     id: RecordId,
-    fingerprint: FingerprintBuilder,
 }
 
 /// Enough of a request to answer it in its own way.
@@ -126,14 +125,17 @@ impl HttpExchange {
 
     fn fingerprint(&self, parts: &Parts) -> FingerprintBuilder {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut print =
-            Fingerprint::builder().field(parts.method.as_str().as_bytes()).field(path.as_bytes());
+        let mut print = Fingerprint::builder();
+        print.add(parts.method.as_str().as_bytes());
+        print.add(path.as_bytes());
         for name in [CONTENT_TYPE].iter().chain(&self.fingerprinted) {
             let values = parts.headers.get_all(name);
-            let count = values.iter().count() as u64;
-            print = print.field(name.as_str().as_bytes()).field(&count.to_le_bytes());
+            // No message has more.
+            let count = u32::try_from(values.iter().count()).unwrap_or(u32::MAX);
+            print.add(name.as_str().as_bytes());
+            print.add(&count.to_le_bytes());
             for value in values {
-                print = print.field(value.as_bytes());
+                print.add(value.as_bytes());
             }
         }
         print
@@ -175,21 +177,17 @@ where
                 OverSize::Pass => Look::Pass(req),
             };
         }
-        let fingerprint = self.fingerprint(&parts);
-        Look::Gate(Box::new(Held { parts, body, id, fingerprint }))
+        Look::Gate(Box::new(Held { parts, body, id }))
     }
 
     async fn read(&self, held: Box<Held<B>>) -> Asked<Self::Inner> {
-        let Held { parts, body, id, fingerprint } = *held;
+        let Held { parts, body, id } = *held;
+        let mut print = self.fingerprint(&parts);
         // An empty body is a body, so that no way of sending none makes a difference.
-        let mut print = Some(fingerprint.chunk(b""));
-        let see = |data: &[u8]| print = print.take().map(|print| print.chunk(data));
-        let (body, fill) = fill(body, self.max_body, see).await;
+        print.add_chunk(b"");
+        let (body, fill) = fill(body, self.max_body, |data| print.add_chunk(data)).await;
         match (fill, self.over_size) {
-            (Fill::Whole, _) => {
-                let print = print.map_or(Fingerprint::NONE, FingerprintBuilder::finish);
-                Asked::Gate(id, print, Request::from_parts(parts, body))
-            }
+            (Fill::Whole, _) => Asked::Gate(id, print.finish(), Request::from_parts(parts, body)),
             (Fill::TooLong, OverSize::Pass) => Asked::Pass(Request::from_parts(parts, body)),
             (Fill::TooLong, OverSize::Refuse) => {
                 let req = Request::from_parts(parts, body);
