@@ -40,9 +40,9 @@ pub(crate) mod sealed {
     /// What is known when the request has been read.
     #[derive(Debug)]
     pub enum Asked<I> {
-        Pass(I),
-        Refuse(I, Refusal),
-        Gate(RecordId, Fingerprint, I),
+        Pass(Box<I>),
+        Refuse(Box<I>, Refusal),
+        Gate(RecordId, Fingerprint, Box<I>),
     }
 
     pub trait Exchange<Req>: Send + Sync + 'static {
@@ -154,7 +154,7 @@ where
     }
 
     async fn read(&self, (identity, req): Self::Held) -> Asked<Req> {
-        Asked::Gate(identity.id, identity.fingerprint, req)
+        Asked::Gate(identity.id, identity.fingerprint, Box::new(req))
     }
 
     fn tell(&self, _: &mut Req, _: &EffectContext) {}

@@ -297,23 +297,26 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Begin<S>, StoreError> {
-        self.claim_while(pace, id, fingerprint, policy, || true).await
+        self.claim_while(pace, &id, &self.claim_of(fingerprint, policy), || true).await
+    }
+
+    pub(super) fn claim_of(&self, fingerprint: Fingerprint, policy: OnInterrupted) -> Claim {
+        let settings = &self.shared.settings;
+        Claim::new(fingerprint, self.shared.store.attempt())
+            .lease(settings.lease)
+            .retention(settings.retention)
+            .on_interrupted(policy)
     }
 
     /// `go_on` is asked before each pause of waiting for somebody else's run, and may end it.
     pub(super) async fn claim_while<P: Pace>(
         &self,
         pace: P,
-        id: RecordId,
-        fingerprint: Fingerprint,
-        policy: OnInterrupted,
+        id: &RecordId,
+        claim: &Claim,
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<Begin<S>, StoreError> {
         let settings = &self.shared.settings;
-        let claim = Claim::new(fingerprint, self.shared.store.attempt())
-            .lease(settings.lease)
-            .retention(settings.retention)
-            .on_interrupted(policy);
         let started = now();
         let mut asked = started;
         let mut pause = Duration::from_millis(50);
@@ -323,9 +326,10 @@ impl<S: Store> Idempotency<S> {
                     self.shared.emit(EventKind::TakenOver { generation, runs });
                 }
                 let shared = Arc::clone(&self.shared);
-                Permit::new(shared, (id, claim.attempt), (generation, runs), policy, asked)
+                let policy = claim.on_interrupted;
+                Permit::new(shared, (*id, claim.attempt), (generation, runs), policy, asked)
             };
-            let (generation, retry_in) = match self.ask(pace, &id, &claim).await? {
+            let (generation, retry_in) = match self.ask(pace, id, claim).await? {
                 Begun::Run { generation, runs } => {
                     return Ok(Begin::Execute(permit(generation, runs)));
                 }
@@ -348,7 +352,7 @@ impl<S: Store> Idempotency<S> {
             // Woken by the store if it can, and looking again from time to time if it cannot.
             let jittered = Random::of_thread(|random| random.between(75, 100));
             let wait = (pause / 100 * u32::try_from(jittered).unwrap_or(100)).min(left);
-            pace.within(wait, self.shared.store.changed(&id, generation)).await;
+            Box::pin(pace.within(wait, self.shared.store.changed(id, generation))).await;
             pause = (pause * 2).min(Duration::from_secs(1));
             asked = now();
         }

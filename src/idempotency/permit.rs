@@ -461,7 +461,7 @@ where
         if tries == TRIES || !may_help {
             return Err(error);
         }
-        pace.pause((timeout / 10).min(Duration::from_millis(50)) * tries).await;
+        Box::pin(pace.pause((timeout / 10).min(Duration::from_millis(50)) * tries)).await;
         tries += 1;
     }
 }

@@ -71,13 +71,13 @@ impl<S, G, P, R> Job<S, G, P, R> {
             > + Send
             + 'static,
     {
-        let (id, fingerprint, req) = match Box::pin(self.parts.exchange.read(held)).await {
-            Asked::Gate(id, fingerprint, req) => (id, fingerprint, Box::new(req)),
+        let (id, fingerprint, req) = match self.parts.exchange.read(held).await {
+            Asked::Gate(id, fingerprint, req) => (id, fingerprint, req),
             Asked::Refuse(req, why) => {
-                return self.reject.reject(req, refusal(&self.parts, why));
+                return self.reject.reject(*req, refusal(&self.parts, why));
             }
             Asked::Pass(req) => {
-                let called = self.inner.call(req);
+                let called = Box::pin(self.inner.call(*req));
                 drop(self.inner);
                 return called.await.map(P::pass).map_err(R::map_err);
             }
@@ -87,7 +87,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
         self.caller.detach();
 
         let gate = &self.parts.gate;
-        let policy = gate.policy_without_probe();
+        let claim = gate.claim_of(fingerprint, gate.policy_without_probe());
         let mut is_ready = true;
         let inner = &mut self.inner;
         let caller = &self.caller;
@@ -99,7 +99,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
             }
             caller.is_wanted()
         };
-        let admitted = Box::pin(gate.admit_while(Timer, id, fingerprint, policy, go_on)).await;
+        let admitted = gate.admit_while(Timer, &id, &claim, go_on).await;
         let permit = match admitted {
             Ok(Admitted::Run(permit)) => permit,
             Ok(Admitted::Replay(record)) => {

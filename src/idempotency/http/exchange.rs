@@ -10,7 +10,7 @@ use ::http::{Method, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use http_body::Body;
 
-use super::body::{Buffered, Fill, fill};
+use super::body::{Buffered, Fill};
 use super::config::{OverSize, Unsized};
 use super::head::{KeptFields, decode, is_grpc};
 use super::key::{KeyError, KeyRules};
@@ -79,8 +79,7 @@ impl fmt::Debug for HttpExchange {
 /// A request whose body has not been read yet.
 #[derive(Debug)]
 pub struct Held<B> {
-    parts: Parts,
-    body: B,
+    req: Box<Request<Buffered<B>>>,
     id: RecordId,
 }
 
@@ -123,13 +122,13 @@ impl HttpExchange {
         Ok(Some(RecordId::of(scope.as_bytes(), key)))
     }
 
-    fn fingerprint(&self, parts: &Parts) -> FingerprintBuilder {
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    fn fingerprint<B>(&self, req: &Request<B>) -> FingerprintBuilder {
+        let path = req.uri().path_and_query().map_or("/", |path| path.as_str());
         let mut print = Fingerprint::builder();
-        print.add(parts.method.as_str().as_bytes());
+        print.add(req.method().as_str().as_bytes());
         print.add(path.as_bytes());
         for name in [CONTENT_TYPE].iter().chain(&self.fingerprinted) {
-            let values = parts.headers.get_all(name);
+            let values = req.headers().get_all(name);
             // No message has more.
             let count = u32::try_from(values.iter().count()).unwrap_or(u32::MAX);
             print.add(name.as_str().as_bytes());
@@ -149,10 +148,10 @@ where
     B::Error: Into<BoxError>,
 {
     type Inner = Request<Buffered<B>>;
-    type Held = Box<Held<B>>;
+    type Held = Held<B>;
     type Spare = Spare;
 
-    fn look(&self, req: Request<B>) -> Look<Self::Inner, Box<Held<B>>> {
+    fn look(&self, req: Request<B>) -> Look<Self::Inner, Held<B>> {
         let nothing_to_find = || {
             !self.required
                 && self.derived.is_none()
@@ -177,25 +176,26 @@ where
                 OverSize::Pass => Look::Pass(req),
             };
         }
-        Look::Gate(Box::new(Held { parts, body, id }))
+        let req = Request::from_parts(parts, Buffered::passing(body));
+        Look::Gate(Held { req: Box::new(req), id })
     }
 
-    async fn read(&self, held: Box<Held<B>>) -> Asked<Self::Inner> {
-        let Held { parts, body, id } = *held;
-        let mut print = self.fingerprint(&parts);
+    async fn read(&self, held: Held<B>) -> Asked<Self::Inner> {
+        let Held { mut req, id } = held;
+        let mut print = self.fingerprint(&req);
         // An empty body is a body, so that no way of sending none makes a difference.
         print.add_chunk(b"");
-        let (body, fill) = fill(body, self.max_body, |data| print.add_chunk(data)).await;
+        let fill = req.body_mut().fill(self.max_body, |data| print.add_chunk(data)).await;
         match (fill, self.over_size) {
-            (Fill::Whole, _) => Asked::Gate(id, print.finish(), Request::from_parts(parts, body)),
-            (Fill::TooLong, OverSize::Pass) => Asked::Pass(Request::from_parts(parts, body)),
+            (Fill::Whole, _) => Asked::Gate(id, print.finish(), req),
+            (Fill::TooLong, OverSize::Pass) => Asked::Pass(req),
             (Fill::TooLong, OverSize::Refuse) => {
-                let req = Request::from_parts(parts, body);
                 Asked::Refuse(req, refused(RejectionKind::RequestTooLarge))
             }
             (Fill::Failed, _) => {
-                let why = unreadable(body.into_error());
-                Asked::Refuse(Request::from_parts(parts, Buffered::default()), why)
+                let why = unreadable(req.body_mut().take_error());
+                *req.body_mut() = Buffered::default();
+                Asked::Refuse(req, why)
             }
         }
     }
@@ -266,16 +266,16 @@ where
         if response.extensions().get::<NotExecuted>().is_some() || failed && not_applied {
             return Recorded { result: Ok(response.map(Buffered::passing)), keep: Keep::Release };
         }
-        let (parts, body) = response.into_parts();
-        let (body, fill) = self.collect(body, room).await;
-        let head = self.kept.encode(&parts.headers, body.trailers());
+        let mut response = response.map(Buffered::passing);
+        let fill = self.collect(response.body_mut(), room).await;
+        let head = self.kept.encode(response.headers(), response.body().trailers());
         let keep = Keep::Complete(match fill {
-            Some(Fill::Whole) => Outcome::new(status.as_u16(), head, body.data()),
+            Some(Fill::Whole) => Outcome::new(status.as_u16(), head, response.body().data()),
             Some(Fill::TooLong | Fill::Failed) | None => {
                 Outcome::not_retained(status.as_u16(), head)
             }
         });
-        Recorded { result: Ok(Response::from_parts(parts, body)), keep }
+        Recorded { result: Ok(response), keep }
     }
 
     fn mark(&self, answer: &mut Self::Answer, status: Status) {
@@ -313,7 +313,7 @@ where
 
 impl HttpExchange {
     /// Reads a body that can be kept; `None` if it is not even tried.
-    async fn collect<B>(&self, body: B, room: usize) -> (Buffered<B>, Option<Fill>)
+    async fn collect<B>(&self, body: &mut Buffered<B>, room: usize) -> Option<Fill>
     where
         B: Body + Unpin + Send,
         B::Data: Send,
@@ -323,10 +323,9 @@ impl HttpExchange {
         let is_stream = hint.upper().is_none() && self.unsized_answers == Unsized::Stream;
         let fits = usize::try_from(hint.lower()).is_ok_and(|least| least <= room);
         if !body.is_end_stream() && (is_stream || !fits) {
-            return (Buffered::passing(body), None);
+            return None;
         }
-        let (body, fill) = fill(body, room, |_| ()).await;
-        (body, Some(fill))
+        Some(body.fill(room, |_| ()).await)
     }
 }
 
