@@ -351,3 +351,15 @@ async fn who_waits_for_a_change_is_told_of_each() {
         store.changed(&id(0), generation).await;
     }
 }
+
+#[tokio::test]
+async fn within_a_table_the_bits_by_which_its_buckets_are_told_apart_differ() {
+    let store = MemoryStore::default();
+    let bits = store.bits_of_a_table((0..4_000).map(id));
+    // Sixteen to a group, of which a look-up compares those with the same seven bits: were they the same for
+    // all, it would read every record of the group.
+    assert!(bits.len() > 25, "{bits:?}");
+    let mut counts: Vec<_> = bits.values().collect();
+    counts.sort_unstable();
+    assert!(**counts.last().unwrap() < 12, "{bits:?}");
+}

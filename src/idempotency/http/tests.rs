@@ -1,7 +1,7 @@
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::body::{Buffered, Fill, fill};
+use super::body::{Buffered, Fill};
 use super::head::{KeptFields, decode};
 use super::key::{IdempotencyKey, KeyError};
 
@@ -202,7 +202,8 @@ async fn a_body_is_read_up_to_its_bound_and_passed_on_whole() {
     ];
     for (pieces, most, expected) in cases {
         let mut seen = Vec::new();
-        let (read, end) = fill(body(pieces), most, |data| seen.extend_from_slice(data)).await;
+        let mut read = Buffered::passing(body(pieces));
+        let end = read.fill(most, |data| seen.extend_from_slice(data)).await;
         assert_eq!(end, expected, "{pieces:?} up to {most}");
         assert!(seen.len() <= most);
         if end == Fill::Whole {
