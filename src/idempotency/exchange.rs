@@ -91,7 +91,7 @@ pub(crate) mod sealed {
             result: Result<Res, Err>,
             effect: &EffectContext,
             room: usize,
-        ) -> impl Future<Output = Recorded<Self::Answer, Err>> + Send;
+        ) -> impl Future<Output = Box<Recorded<Self::Answer, Err>>> + Send;
         fn mark(&self, answer: &mut Self::Answer, status: Status);
         fn replay(&self, outcome: &Arc<Outcome>) -> Result<Self::Answer, Earlier>;
     }
@@ -186,13 +186,13 @@ where
         result: Result<Res, Err>,
         effect: &EffectContext,
         _: usize,
-    ) -> Recorded<Res, Err> {
+    ) -> Box<Recorded<Res, Err>> {
         let keep = if result.is_err() && effect.is_not_applied() {
             Keep::Release
         } else {
             Keep::Complete(outcome_of(result.as_ref()))
         };
-        Recorded { result, keep }
+        Box::new(Recorded { result, keep })
     }
 
     fn mark(&self, _: &mut Res, _: Status) {}

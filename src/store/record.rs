@@ -21,8 +21,10 @@ use super::id::{Attempt, Fingerprint};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Outcome {
     status: u16,
-    head: Box<[u8]>,
-    body: Option<Box<[u8]>>,
+    is_retained: bool,
+    /// Of the bytes, the body comes after it.
+    head: usize,
+    bytes: Box<[u8]>,
 }
 
 impl Outcome {
@@ -34,7 +36,19 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn new(status: u16, head: impl Into<Box<[u8]>>, body: impl Into<Box<[u8]>>) -> Self {
-        Self { status, head: head.into(), body: Some(body.into()) }
+        let (head, body) = (head.into(), body.into());
+        match head.len() {
+            0 => Self { status, is_retained: true, head: 0, bytes: body },
+            _ => Self::joined(status, head.into_vec(), &body),
+        }
+    }
+
+    /// With everything, and no box more than it needs if the head has room for the body.
+    pub(crate) fn joined(status: u16, mut head: Vec<u8>, body: &[u8]) -> Self {
+        let length = head.len();
+        head.reserve_exact(body.len());
+        head.extend_from_slice(body);
+        Self { status, is_retained: true, head: length, bytes: head.into() }
     }
 
     /// Without a body, because it cannot be kept.
@@ -45,7 +59,8 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn not_retained(status: u16, head: impl Into<Box<[u8]>>) -> Self {
-        Self { status, head: head.into(), body: None }
+        let bytes = head.into();
+        Self { status, is_retained: false, head: bytes.len(), bytes }
     }
 
     /// A copy without the body.
@@ -57,7 +72,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn without_body(&self) -> Self {
-        Self { status: self.status, head: self.head.clone(), body: None }
+        Self::not_retained(self.status, self.head())
     }
 
     /// The number, for HTTP the status.
@@ -77,7 +92,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub const fn head(&self) -> &[u8] {
-        &self.head
+        self.bytes.split_at(self.head).0
     }
 
     /// The answer; `None` if it was not kept.
@@ -87,7 +102,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
-        self.body.as_deref()
+        self.is_retained.then(|| &self.bytes[self.head..])
     }
 
     /// Whether the body was kept.
@@ -97,7 +112,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub const fn is_retained(&self) -> bool {
-        self.body.is_some()
+        self.is_retained
     }
 
     /// Bytes of head and body.
@@ -107,7 +122,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.head.len() + self.body.as_ref().map_or(0, |body| body.len())
+        self.bytes.len()
     }
 
     /// Whether it has neither head nor body.
@@ -126,8 +141,8 @@ impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outcome")
             .field("status", &self.status)
-            .field("head", &self.head.len())
-            .field("body", &self.body.as_ref().map(|body| body.len()))
+            .field("head", &self.head)
+            .field("body", &self.body().map(<[u8]>::len))
             .finish()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 
 use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -247,35 +248,42 @@ where
         res.map(Buffered::passing)
     }
 
-    async fn record(
+    fn record(
         &self,
         result: Result<Response<B>, E>,
         effect: &EffectContext,
         room: usize,
-    ) -> Recorded<Self::Answer, E> {
+    ) -> impl Future<Output = Box<Recorded<Self::Answer, E>>> + Send {
         let not_applied = effect.is_not_applied();
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => {
-                let keep = if not_applied { Keep::Release } else { Keep::Interrupt };
-                return Recorded { result: Err(error), keep };
-            }
+        let is_kept = |response: &Response<B>| {
+            let status = response.status();
+            let failed = status.is_client_error() || status.is_server_error();
+            response.extensions().get::<NotExecuted>().is_none() && !(failed && not_applied)
         };
-        let status = response.status();
-        let failed = status.is_client_error() || status.is_server_error();
-        if response.extensions().get::<NotExecuted>().is_some() || failed && not_applied {
-            return Recorded { result: Ok(response.map(Buffered::passing)), keep: Keep::Release };
-        }
-        let mut response = response.map(Buffered::passing);
-        let fill = self.collect(response.body_mut(), room).await;
-        let head = self.kept.encode(response.headers(), response.body().trailers());
-        let keep = Keep::Complete(match fill {
-            Some(Fill::Whole) => Outcome::new(status.as_u16(), head, response.body().data()),
-            Some(Fill::TooLong | Fill::Failed) | None => {
-                Outcome::not_retained(status.as_u16(), head)
+        let (read, keep) = match &result {
+            Ok(response) => (is_kept(response), Keep::Release),
+            Err(_) if not_applied => (false, Keep::Release),
+            Err(_) => (false, Keep::Interrupt),
+        };
+        // From here on it stays where it is.
+        let result = result.map(|response| response.map(Buffered::passing));
+        let mut recorded = Box::new(Recorded { result, keep });
+        async move {
+            if let Ok(response) = &mut recorded.result
+                && read
+            {
+                let fill = self.collect(response.body_mut(), room).await;
+                let (status, body) = (response.status().as_u16(), response.body());
+                let data = (fill == Some(Fill::Whole)).then(|| body.data());
+                let more = data.map_or(0, <[u8]>::len);
+                let head = self.kept.encode(response.headers(), body.trailers(), more);
+                recorded.keep = Keep::Complete(match data {
+                    Some(data) => Outcome::joined(status, head, data),
+                    None => Outcome::not_retained(status, head),
+                });
             }
-        });
-        Recorded { result: Ok(response), keep }
+            recorded
+        }
     }
 
     fn mark(&self, answer: &mut Self::Answer, status: Status) {

@@ -142,7 +142,7 @@ fn head() -> (HeaderMap, HeaderMap) {
 #[test]
 fn kept_fields_come_back_as_they_were() {
     let (head, trailers) = head();
-    let bytes = KeptFields::default().encode(&head, Some(&trailers));
+    let bytes = KeptFields::default().encode(&head, Some(&trailers), 0);
     let (read, read_trailers) = decode(&bytes).unwrap();
     assert_eq!(read.len(), 4);
     for name in ["content-type", "link", "etag"] {
@@ -157,7 +157,7 @@ fn kept_fields_come_back_as_they_were() {
 #[test]
 fn a_truncated_head_is_never_read_as_something_else() {
     let (head, trailers) = head();
-    let bytes = KeptFields::default().encode(&head, Some(&trailers));
+    let bytes = KeptFields::default().encode(&head, Some(&trailers), 0);
     let mut read_short = 0;
     for end in 0..bytes.len() {
         if let Some((fields, _)) = decode(&bytes[..end]) {
