@@ -14,7 +14,7 @@ use std::time::Duration;
 use tower_service::Service;
 
 use super::config::InFlight;
-use super::detached::Entered;
+use super::detached::Counted;
 use super::exchange::sealed::{Asked, Exchange, Keep, Record, Recorded, Refusal};
 use super::future::Callee;
 use super::layer::{OnPanic, Parts};
@@ -47,7 +47,7 @@ enum Handled<A, E> {
 /// A call that is claimed, executed and recorded.
 pub(super) struct Job<S, G, P, R> {
     pub(super) inner: S,
-    pub(super) parts: Arc<Parts<G, P>>,
+    pub(super) parts: Counted<G, P>,
     pub(super) reject: R,
     pub(super) caller: Callee,
 }
@@ -85,7 +85,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
                 }
             };
             // Before the claim: a process that waits until nothing is under way must not leave one behind.
-            let entered = self.parts.detached.enter();
+            self.parts.enter();
             self.caller.detach();
 
             let gate = &self.parts.gate;
@@ -125,7 +125,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
                 }
                 Err(why) => return self.reject.reject(*req, why),
             };
-            Box::pin(self.execute(id, permit, req, is_ready, entered)).await
+            Box::pin(self.execute(id, permit, req, is_ready)).await
         }
     }
 
@@ -135,7 +135,6 @@ impl<S, G, P, R> Job<S, G, P, R> {
         mut permit: Option<Permit<G>>,
         mut req: Box<<P as Exchange<Req>>::Inner>,
         is_ready: bool,
-        entered: Entered,
     ) -> impl Future<Output = Result<<P as Record<S::Response, S::Error>>::Answer, R::Error>>
     where
         G: Store,
@@ -182,7 +181,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
                         }
                         (permit, _) => drop(permit),
                     }
-                    drop(entered);
+                    drop(parts);
                     resume_unwind(panic)
                 }
                 None => {
@@ -199,7 +198,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
                     let outcome = Arc::new(outcome);
                     let finish = owned.complete_by(Timer, Arc::clone(&outcome)).await;
                     let lease = parts.gate.shared.settings.lease;
-                    Some(status_of(finish, outcome, permit, entered, lease))
+                    Some(status_of(finish, outcome, permit, &parts, lease))
                 }
                 (Some(_), keep) => {
                     Box::pin(give_up(permit, keep)).await;
@@ -224,11 +223,11 @@ async fn give_up<G: Store>(permit: Option<Permit<G>>, keep: Keep) {
 }
 
 /// What the caller is told of the record. If the store did not take it, others go on trying.
-fn status_of<G: Store>(
+fn status_of<G: Store, P: Send + Sync + 'static>(
     finish: Result<Finish, StoreError>,
     outcome: Arc<Outcome>,
     permit: Option<Permit<G>>,
-    entered: Entered,
+    parts: &Counted<G, P>,
     lease: Duration,
 ) -> Status {
     match finish {
@@ -236,12 +235,12 @@ fn status_of<G: Store>(
         Ok(Finish::Applied | Finish::Already | Finish::Trimmed) => Status::NotRetained,
         Ok(Finish::Fenced) => Status::Unconfirmed,
         Err(_) => {
-            if let (Some(permit), Some(entered)) = (permit, entered.unconfirmed()) {
+            if let (Some(permit), Some(counted)) = (permit, parts.unconfirmed()) {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "the caller has its answer and does not wait for the record"
                 )]
-                tokio::spawn(confirm(permit, outcome, entered, lease));
+                tokio::spawn(confirm(permit, outcome, counted, lease));
             }
             Status::Unconfirmed
         }
@@ -250,13 +249,13 @@ fn status_of<G: Store>(
 
 /// The effect is known, but the store did not take the record: goes on trying, and holds the claim as long
 /// as it can, so that duplicates are told to come back.
-async fn confirm<G: Store>(
+async fn confirm<G: Store, P>(
     mut permit: Permit<G>,
     outcome: Arc<Outcome>,
-    entered: Entered,
+    counted: Counted<G, P>,
     lease: Duration,
 ) {
-    let _entered = entered;
+    let _counted = counted;
     let half = lease / 2;
     let start = now();
     let mut pause = Duration::from_millis(200);

@@ -24,8 +24,14 @@ pub struct Outcome {
     is_retained: bool,
     /// Of the bytes, the body comes after it.
     head: usize,
-    bytes: Box<[u8]>,
+    bytes: Bytes,
 }
+
+/// Such as a response's body can share.
+#[cfg(feature = "http")]
+use bytes::Bytes;
+#[cfg(not(feature = "http"))]
+type Bytes = Box<[u8]>;
 
 impl Outcome {
     /// With everything.
@@ -38,7 +44,7 @@ impl Outcome {
     pub fn new(status: u16, head: impl Into<Box<[u8]>>, body: impl Into<Box<[u8]>>) -> Self {
         let (head, body) = (head.into(), body.into());
         match head.len() {
-            0 => Self { status, is_retained: true, head: 0, bytes: body },
+            0 => Self { status, is_retained: true, head: 0, bytes: body.into() },
             _ => Self::joined(status, head.into_vec(), &body),
         }
     }
@@ -60,7 +66,7 @@ impl Outcome {
     #[must_use]
     pub fn not_retained(status: u16, head: impl Into<Box<[u8]>>) -> Self {
         let bytes = head.into();
-        Self { status, is_retained: false, head: bytes.len(), bytes }
+        Self { status, is_retained: false, head: bytes.len(), bytes: bytes.into() }
     }
 
     /// A copy without the body.
@@ -91,8 +97,8 @@ impl Outcome {
     /// assert!(buttress::store::Outcome::new(404, vec![], vec![]).head().is_empty());
     /// ```
     #[must_use]
-    pub const fn head(&self) -> &[u8] {
-        self.bytes.split_at(self.head).0
+    pub fn head(&self) -> &[u8] {
+        &self.bytes[..self.head]
     }
 
     /// The answer; `None` if it was not kept.
@@ -103,6 +109,12 @@ impl Outcome {
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
         self.is_retained.then(|| &self.bytes[self.head..])
+    }
+
+    /// The answer, shared; nothing if it was not kept.
+    #[cfg(feature = "http")]
+    pub(crate) fn shared_body(&self) -> Bytes {
+        self.bytes.slice(self.head..)
     }
 
     /// Whether the body was kept.

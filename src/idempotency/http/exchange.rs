@@ -8,7 +8,6 @@ use std::sync::Arc;
 use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use ::http::request::Parts;
 use ::http::{Method, Request, Response, StatusCode, Version};
-use bytes::Bytes;
 use http_body::Body;
 
 use super::body::{Buffered, Fill};
@@ -303,7 +302,7 @@ where
         let (mut head, trailers) = decode(outcome.head()).ok_or_else(|| unreadable("head"))?;
         let yes = HeaderValue::from_static("true");
         let body = if outcome.is_retained() {
-            Buffered::whole(Bytes::from_owner(BodyOf(Arc::clone(outcome))), trailers)
+            Buffered::whole(outcome.shared_body(), trailers)
         } else {
             if is_grpc(&head) {
                 without_answer(&mut head, trailers);
@@ -354,13 +353,4 @@ fn without_answer(head: &mut HeaderMap, trailers: Option<HeaderMap>) {
     head.insert(GRPC_STATUS, HeaderValue::from_static("6"));
     let message = "executed before, its answer was not kept";
     head.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
-}
-
-/// The body in a record, without a copy.
-struct BodyOf(Arc<Outcome>);
-
-impl AsRef<[u8]> for BodyOf {
-    fn as_ref(&self) -> &[u8] {
-        self.0.body().unwrap_or_default()
-    }
 }
