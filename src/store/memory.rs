@@ -356,7 +356,7 @@ impl Inner {
         &self,
         id: &RecordId,
         outcome: &Arc<Outcome>,
-        operation: impl Fn(&mut Entry, Arc<Outcome>, StoreTime) -> Step<Finish>,
+        operation: impl FnOnce(&mut Entry, Arc<Outcome>, StoreTime) -> Step<Finish>,
     ) -> Finish {
         let mut kept = Arc::clone(outcome);
         let mut reserved = self.reserve_bytes(outcome.len());
@@ -368,7 +368,7 @@ impl Inner {
         let size = kept.len();
         let finish = self.with(id, |entry, now| {
             // The head, which is small and without which the outcome means nothing, is kept all the same.
-            operation(entry, Arc::clone(&kept), now)
+            operation(entry, kept, now)
         });
         let finish = finish.unwrap_or(Finish::Fenced);
         if finish == Finish::Applied {

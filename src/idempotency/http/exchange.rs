@@ -26,6 +26,7 @@ use crate::store::{Fingerprint, FingerprintBuilder, Outcome, RecordId};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+const JSON: &str = "application/json";
 const BODY: HeaderName = HeaderName::from_static("idempotency-body");
 
 /// An extension that a handler puts on its response to say that its effect surely did not happen. The
@@ -205,7 +206,11 @@ where
     }
 
     fn spare(&self, req: &Self::Inner) -> Spare {
-        Spare { version: req.version(), content_type: req.headers().get(CONTENT_TYPE).cloned() }
+        let content_type = req.headers().get(CONTENT_TYPE).map(|value| {
+            // The usual one need not be shared.
+            if value == JSON { HeaderValue::from_static(JSON) } else { value.clone() }
+        });
+        Spare { version: req.version(), content_type }
     }
 
     fn revive(&self, spare: Spare) -> Self::Inner {

@@ -72,8 +72,9 @@ struct Slot {
 
 /// No place.
 const NONE: u32 = u32::MAX;
-/// Places are made by so many, so that a growing table never moves a record.
-const CHUNK: usize = 32;
+/// Places are made by so many, so that a growing table never moves a record: few enough for a box of less
+/// than 1 KiB, since allocators take their time for larger ones.
+const CHUNK: usize = 4;
 
 /// The table that has to be made anew when it grows has sixteen bytes for each record, and is not asked for
 /// the ids to do so.
@@ -81,7 +82,9 @@ const CHUNK: usize = 32;
 pub(super) struct Slab {
     /// The first place of those whose id has this hash.
     index: HashMap<u64, u32, Hashed>,
-    chunks: Vec<Vec<Slot>>,
+    chunks: Vec<Box<[Slot; CHUNK]>>,
+    /// How many places were ever used: those behind are empty.
+    used: usize,
     free: Option<u32>,
     len: usize,
 }
@@ -155,14 +158,12 @@ impl Slab {
 
     /// Behind the last.
     fn new_place(&mut self) -> u32 {
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+        if self.used == self.chunks.len() * CHUNK {
+            self.chunks.push(Box::new([const { Slot { held: None, next: NONE } }; CHUNK]));
         }
-        let before = (self.chunks.len() - 1) * CHUNK;
-        let Some(chunk) = self.chunks.last_mut() else { unreachable!("one was made") };
-        chunk.push(Slot { held: None, next: NONE });
+        self.used += 1;
         // A store has no room for so many records.
-        u32::try_from(before + chunk.len() - 1).unwrap_or(NONE)
+        u32::try_from(self.used - 1).unwrap_or(NONE)
     }
 
     pub(super) fn remove(&mut self, hash: u64, at: u32) -> Held {
