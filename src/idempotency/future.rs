@@ -188,3 +188,30 @@ impl<F, T, M> fmt::Debug for ResponseFuture<F, T, M> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Work that is polled inside of other work, by a layer further in or a body that calls one.
+    #[test]
+    fn each_poll_hears_its_own_work() {
+        let work = Callee(None);
+        for goes_on in [false, true] {
+            let outer = Listening::start();
+            if goes_on {
+                work.detach();
+            }
+            for other_goes_on in [true, false] {
+                let inner = Listening::start();
+                assert!(!inner.has_detached());
+                if other_goes_on {
+                    work.detach();
+                }
+                assert_eq!(inner.has_detached(), other_goes_on);
+                drop(inner);
+                assert_eq!(outer.has_detached(), goes_on);
+            }
+        }
+    }
+}
