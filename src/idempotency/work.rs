@@ -53,7 +53,10 @@ pub(super) struct Job<S, G, P, R> {
 }
 
 impl<S, G, P, R> Job<S, G, P, R> {
-    // Blocks, since a function keeps room for its arguments and for what it makes of them.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "a function keeps room for its arguments and for what it makes of them"
+    )]
     pub(super) fn run<Req>(
         mut self,
         held: <P as Exchange<Req>>::Held,
@@ -198,7 +201,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
                     let outcome = Arc::new(outcome);
                     let finish = owned.complete_by(Timer, Arc::clone(&outcome)).await;
                     let lease = parts.gate.shared.settings.lease;
-                    Some(status_of(finish, outcome, permit, &parts, lease))
+                    Some(status_of(&finish, outcome, permit, &parts, lease))
                 }
                 (Some(_), keep) => {
                     Box::pin(give_up(permit, keep)).await;
@@ -224,7 +227,7 @@ async fn give_up<G: Store>(permit: Option<Permit<G>>, keep: Keep) {
 
 /// What the caller is told of the record. If the store did not take it, others go on trying.
 fn status_of<G: Store, P: Send + Sync + 'static>(
-    finish: Result<Finish, StoreError>,
+    finish: &Result<Finish, StoreError>,
     outcome: Arc<Outcome>,
     permit: Option<Permit<G>>,
     parts: &Counted<G, P>,

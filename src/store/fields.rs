@@ -121,6 +121,7 @@ impl Fields {
 
     /// Where the next byte goes.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "it is less than 64")]
     fn at(&self) -> usize {
         (self.length % BLOCK as u64) as usize
     }

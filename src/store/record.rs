@@ -41,6 +41,10 @@ impl Outcome {
     /// assert_eq!(Outcome::new(200, vec![], vec![1]).body(), Some(&[1][..]));
     /// ```
     #[must_use]
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(clippy::useless_conversion, reason = "a box is what it is then")
+    )]
     pub fn new(status: u16, head: impl Into<Box<[u8]>>, body: impl Into<Box<[u8]>>) -> Self {
         let (head, body) = (head.into(), body.into());
         match head.len() {
@@ -64,6 +68,10 @@ impl Outcome {
     /// assert!(!Outcome::not_retained(200, vec![]).is_retained());
     /// ```
     #[must_use]
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(clippy::useless_conversion, reason = "a box is what it is then")
+    )]
     pub fn not_retained(status: u16, head: impl Into<Box<[u8]>>) -> Self {
         let bytes = head.into();
         Self { status, is_retained: false, head: bytes.len(), bytes: bytes.into() }

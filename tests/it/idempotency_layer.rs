@@ -501,6 +501,7 @@ async fn a_call_goes_on_without_its_caller_whatever_layers_it_calls() {
 
 /// Many that wait until there are none, against calls that end elsewhere: nobody waits for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::disallowed_methods, reason = "callers on other threads")]
 async fn who_waits_for_the_last_call_is_told_of_it() {
     let layer = IdempotencyLayer::new(gate(), by_number);
     let service = layer.layer(service_fn(|n: u64| async move {

@@ -82,6 +82,7 @@ const CHUNK: usize = 4;
 pub(super) struct Slab {
     /// The first place of those whose id has this hash.
     index: HashMap<u64, u32, Hashed>,
+    #[expect(clippy::vec_box, reason = "a record does not move when there are more of them")]
     chunks: Vec<Box<[Slot; CHUNK]>>,
     /// How many places were ever used: those behind are empty.
     used: usize,
