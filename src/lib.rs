@@ -37,6 +37,8 @@ pub mod observe;
 pub mod rate_limit;
 pub mod retry;
 pub mod store;
+#[cfg(feature = "supervise")]
+pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
 

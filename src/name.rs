@@ -108,6 +108,8 @@ pub enum LayerKind {
     Conditioner,
     /// The idempotency layer.
     Idempotency,
+    /// What keeps the process alive: shutdown, heartbeat, watchdog, children, health.
+    Supervise,
     /// A layer of yours that speaks the same vocabulary.
     Custom(&'static str),
 }
@@ -128,6 +130,7 @@ impl LayerKind {
             Self::FailureBudget => "failure_budget",
             Self::Conditioner => "conditioner",
             Self::Idempotency => "idempotency",
+            Self::Supervise => "supervise",
             Self::Custom(name) => name,
         }
     }

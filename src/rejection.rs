@@ -238,13 +238,14 @@ enum Speaker {
     FailureBudget,
     Conditioner,
     Idempotency,
+    Supervise,
     /// Its name is in `More`.
     Custom,
 }
 
 impl Speaker {
     /// In the order of their definition.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Retry,
         Self::RetryBudget,
         Self::CircuitBreaker,
@@ -252,6 +253,7 @@ impl Speaker {
         Self::FailureBudget,
         Self::Conditioner,
         Self::Idempotency,
+        Self::Supervise,
         Self::Custom,
     ];
 }
@@ -267,6 +269,7 @@ enum Detail {
 struct More {
     layer: &'static str,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    advice: Option<Arc<str>>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -289,8 +292,9 @@ impl Rejection {
             LayerKind::FailureBudget => (Speaker::FailureBudget, None),
             LayerKind::Conditioner => (Speaker::Conditioner, None),
             LayerKind::Idempotency => (Speaker::Idempotency, None),
+            LayerKind::Supervise => (Speaker::Supervise, None),
             LayerKind::Custom(layer) => {
-                (Speaker::Custom, Some(Arc::new(More { layer, source: None })))
+                (Speaker::Custom, Some(Arc::new(More { layer, ..More::default() })))
             }
         };
         let name = name.into();
@@ -373,6 +377,37 @@ impl Rejection {
         self
     }
 
+    /// Says what the caller can do about it. It is shown to callers, so it should say nothing of the inside.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::IdempotencyKeyInvalid, LayerKind::Idempotency, "orders")
+    ///     .with_advice("expected 16 to 255 characters");
+    /// assert_eq!(
+    ///     r.to_string(),
+    ///     "idempotency key not valid (idempotency `orders`): expected 16 to 255 characters"
+    /// );
+    /// ```
+    #[must_use]
+    pub fn with_advice(mut self, advice: impl Into<Arc<str>>) -> Self {
+        let mut more = self.more.as_deref().cloned().unwrap_or_default();
+        more.advice = Some(advice.into());
+        self.more = Some(Arc::new(more));
+        self
+    }
+
+    /// What the caller can do about it, if that was said.
+    ///
+    /// ```
+    /// # use buttress::{LayerKind, Rejection, RejectionKind};
+    /// let r = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
+    /// assert_eq!(r.advice(), None);
+    /// ```
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.more.as_ref()?.advice.as_deref()
+    }
+
     /// Why the call was refused.
     ///
     /// ```
@@ -402,6 +437,7 @@ impl Rejection {
             Speaker::FailureBudget => LayerKind::FailureBudget,
             Speaker::Conditioner => LayerKind::Conditioner,
             Speaker::Idempotency => LayerKind::Idempotency,
+            Speaker::Supervise => LayerKind::Supervise,
             Speaker::Custom => LayerKind::Custom(self.more.as_ref().map_or("", |more| more.layer)),
         }
     }
@@ -531,8 +567,11 @@ impl fmt::Display for Rejection {
             let (of_measured, of_threshold) = (digits(measured), digits(threshold));
             write!(f, ", {what} {measured:.of_measured$} against {threshold:.of_threshold$}")?;
         }
-        match self.retry_after() {
-            Some(after) => write!(f, ", retry after {after:?}"),
+        if let Some(after) = self.retry_after() {
+            write!(f, ", retry after {after:?}")?;
+        }
+        match self.advice() {
+            Some(advice) => write!(f, ": {advice}"),
             None => Ok(()),
         }
     }

@@ -98,6 +98,42 @@ async fn a_thousand_duplicates_through_two_pools_run_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn owners_that_go_leave_nothing_behind() {
+    let store = store().await;
+    suite::forgets_who_has_gone(&store).await;
+    suite::takes_claims_back(&store, 200).await;
+}
+
+/// Also where the sequence has forgotten what it gave.
+#[tokio::test(flavor = "multi_thread")]
+async fn generations_do_not_go_back_with_the_sequence() {
+    let store = store().await;
+    let id = RecordId::of(b"", b"k");
+    let mut last = 0;
+    let client = store.pool().get().await.unwrap();
+    let sequence = format!("{}_generation", prefix(&store));
+    for round in 0..4 {
+        let mine = claim();
+        let Begun::Run { generation, .. } = store.begin(&id, &mine).await.unwrap() else {
+            panic!()
+        };
+        assert!(generation > last, "{round}: {generation} after {last}");
+        last = generation;
+        store.release(&id, mine.attempt).await.unwrap();
+        match round {
+            // As after a backup was restored.
+            1 => drop(
+                client.execute("SELECT setval($1::text::regclass, 7)", &[&sequence]).await.unwrap(),
+            ),
+            // As in a logical replica.
+            2 => client.batch_execute(&format!("ALTER SEQUENCE {sequence} RESTART")).await.unwrap(),
+            _ => {}
+        }
+        store.create_schema().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn operations_may_be_dropped_anywhere() {
     let store = store().await;
     suite::may_be_dropped(&store, 150).await;
@@ -258,8 +294,13 @@ async fn what_is_too_large_is_kept_without_its_body() {
     let (id, mine) = (RecordId::of(b"", b"k"), claim());
     store.begin(&id, &mine).await.unwrap();
     let head = std::sync::Arc::new(Outcome::new(200, vec![0; 101], vec![]));
-    let error = store.complete(&id, mine.attempt, &head, HOUR).await.unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::TooLarge);
+    let finish = store.complete(&id, mine.attempt, &head, HOUR).await.unwrap();
+    assert_eq!(finish, Finish::Trimmed);
+    let state = store.get(&id).await.unwrap().unwrap().state;
+    assert_eq!(state, State::Completed(head.status_only().into()));
+
+    let (id, mine) = (RecordId::of(b"", b"l"), claim());
+    store.begin(&id, &mine).await.unwrap();
     let large = outcome(&"x".repeat(97));
     let finish = store.complete(&id, mine.attempt, &large, HOUR).await.unwrap();
     assert_eq!(finish, Finish::Trimmed);

@@ -87,6 +87,13 @@ async fn a_thousand_duplicates_through_two_clients_run_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn owners_that_go_leave_nothing_behind() {
+    let store = store().await;
+    suite::forgets_who_has_gone(&store).await;
+    suite::takes_claims_back(&store, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn operations_may_be_dropped_anywhere() {
     suite::may_be_dropped(&store().await, 300).await;
 }
@@ -214,8 +221,13 @@ async fn what_is_too_large_is_kept_without_its_body() {
     let (id, mine) = (RecordId::of(b"", b"k"), claim());
     store.begin(&id, &mine).await.unwrap();
     let head = std::sync::Arc::new(Outcome::new(200, vec![0; 101], vec![]));
-    let error = store.complete(&id, mine.attempt, &head, HOUR).await.unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::TooLarge);
+    let finish = store.complete(&id, mine.attempt, &head, HOUR).await.unwrap();
+    assert_eq!(finish, Finish::Trimmed);
+    let state = store.get(&id).await.unwrap().unwrap().state;
+    assert_eq!(state, State::Completed(head.status_only().into()));
+
+    let (id, mine) = (RecordId::of(b"", b"l"), claim());
+    store.begin(&id, &mine).await.unwrap();
     let large = outcome(&"x".repeat(97));
     let finish = store.complete(&id, mine.attempt, &large, HOUR).await.unwrap();
     assert_eq!(finish, Finish::Trimmed);
@@ -234,7 +246,10 @@ async fn no_key_of_a_caller_is_in_the_server() {
     let mut bare = connection(server.port).await;
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut bare).await.unwrap();
     assert_eq!(keys, [key(&store, &id)]);
-    let all: Vec<Vec<u8>> = redis::cmd("HVALS").arg(&keys[0]).query_async(&mut bare).await.unwrap();
+    let mut all: Vec<Vec<u8>> =
+        redis::cmd("HVALS").arg(&keys[0]).query_async(&mut bare).await.unwrap();
+    all.push(redis::cmd("DUMP").arg(&keys[0]).query_async(&mut bare).await.unwrap());
+    all.push(keys[0].clone().into_bytes());
     let holds = |text: &[u8]| all.iter().any(|value| value.windows(text.len()).any(|w| w == text));
     assert!(!holds(b"sesame") && holds(b"open"));
 }

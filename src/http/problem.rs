@@ -30,6 +30,8 @@ use crate::rejection::{Rejection, RejectionKind};
 ///  "layer":"circuit_breaker","name":"payments","retry_after":2}
 /// ```
 ///
+/// [Advice](Rejection::advice) is added to the detail, and to `grpc-message`.
+///
 /// A gRPC call (`content-type: application/grpc…`) gets a response without body and trailers: HTTP
 /// 200, `grpc-status`, `grpc-message`, and `grpc-retry-pushback-ms` if the time is known.
 ///
@@ -281,7 +283,11 @@ impl Style {
     fn http<B>(self, why: &Rejection, with_document: bool, req: &mut Request<B>) -> Bytes {
         let draining = why.kind() == RejectionKind::Draining && req.version() < Version::HTTP_2;
         let headers = emptied(req);
-        let document = Facts::of(why, with_document, self.detail).texts().insert(headers);
+        let facts = Facts::of(why, with_document, self.detail);
+        let document = match why.advice() {
+            Some(advice) if self.detail => facts.write(Some(advice)).insert(headers),
+            _ => facts.texts().insert(headers),
+        };
         if draining {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -299,6 +305,10 @@ impl Style {
             sheet.put(b" `");
             percent_encoded(why.name(), &mut sheet);
             sheet.put(b"`)");
+            if let Some(advice) = why.advice() {
+                sheet.put(b": ");
+                percent_encoded(advice, &mut sheet);
+            }
         }
         let end = sheet.len();
         let pushback = match why.retry_after() {
@@ -325,10 +335,18 @@ impl Style {
 
 impl Facts {
     /// Writes the document; the time to come back in it is also the value of `Retry-After`.
-    pub(super) fn document(self, sheet: &mut Paper) -> Option<Number> {
+    pub(super) fn document(self, advice: Option<&str>, sheet: &mut Paper) -> Option<Number> {
         let head = Head::of(self.kind);
         if self.with_detail {
-            sheet.put(head.full.as_bytes());
+            match advice {
+                Some(advice) => {
+                    sheet.put(&head.full.as_bytes()[..head.detail]);
+                    sheet.put(b": ");
+                    json_text(advice, sheet);
+                    sheet.put(&head.full.as_bytes()[head.detail..]);
+                }
+                None => sheet.put(head.full.as_bytes()),
+            }
             match self.layer {
                 LayerKind::Custom(name) => json_text(name, sheet),
                 ours => sheet.put(ours.as_str().as_bytes()),
@@ -354,6 +372,8 @@ struct Head {
     quiet: String,
     /// Up to the name of the layer.
     full: String,
+    /// Where the detail ends in it.
+    detail: usize,
 }
 
 impl Head {
@@ -369,8 +389,9 @@ impl Head {
         let status = status.as_str();
         let quiet = format!(r#"{{"type":"about:blank","title":"{title}","status":{status}"#);
         let (detail, name) = (kind.sentence(), kind.as_str());
-        let full = format!(r#"{quiet},"detail":"{detail}","kind":"{name}","layer":""#);
-        Self { quiet, full }
+        let begin = format!(r#"{quiet},"detail":"{detail}"#);
+        let full = format!(r#"{begin}","kind":"{name}","layer":""#);
+        Self { quiet, full, detail: begin.len() }
     }
 }
 

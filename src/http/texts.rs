@@ -74,7 +74,7 @@ impl Facts {
             let last = &mut *last.try_borrow_mut().ok()?;
             match last {
                 Some((facts, texts)) if *facts == self => {
-                    Some(texts.get_or_insert_with(|| self.write()).clone())
+                    Some(texts.get_or_insert_with(|| self.write(None)).clone())
                 }
                 _ => {
                     *last = Some((self, None));
@@ -82,13 +82,13 @@ impl Facts {
                 }
             }
         });
-        kept.ok().flatten().unwrap_or_else(|| self.write())
+        kept.ok().flatten().unwrap_or_else(|| self.write(None))
     }
 
-    fn write(self) -> Texts {
+    pub(super) fn write(self, advice: Option<&str>) -> Texts {
         let mut sheet = Paper::new();
         let wait = if self.with_document {
-            self.document(&mut sheet)
+            self.document(advice, &mut sheet)
         } else {
             self.wait.map(|seconds| Number::write(seconds, &mut sheet))
         };

@@ -50,6 +50,7 @@ pub(super) struct Settings {
     pub(super) outage: Outage,
     pub(super) store_timeout: Duration,
     pub(super) max_outcome: usize,
+    pub(super) max_pending: Option<usize>,
 }
 
 impl Settings {
@@ -61,6 +62,7 @@ impl Settings {
         outage: Outage::Refuse,
         store_timeout: Duration::from_secs(2),
         max_outcome: 256 * 1024,
+        max_pending: None,
     };
 }
 
@@ -76,6 +78,7 @@ impl Settings {
 /// | [`on_outage`](Self::on_outage) | | [`Outage::Refuse`] |
 /// | [`store_timeout`](Self::store_timeout) | 1 ms to the lease | 2 s, a third of the lease at most |
 /// | [`max_outcome`](Self::max_outcome) | up to 16 MiB | 256 KiB |
+/// | [`max_pending_per_scope`](Self::max_pending_per_scope) | at least 1 | not limited |
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct IdempotencyBuilder<S> {
@@ -212,7 +215,9 @@ impl<S> IdempotencyBuilder<S> {
         self
     }
 
-    /// How large an answer may be to be kept, in bytes. What is larger is recorded without it.
+    /// How large an answer may be to be kept, in bytes. What is larger is recorded without its body; if its head
+    /// (for HTTP: the fields that are replayed) is larger by itself, as its number alone (for HTTP: the status). So
+    /// it never runs again, and who asks again is told that the rest was not kept. A store may take less.
     ///
     /// ```
     /// use buttress::idempotency::{Idempotency, Scope};
@@ -225,6 +230,37 @@ impl<S> IdempotencyBuilder<S> {
     /// ```
     pub fn max_outcome(mut self, bytes: usize) -> Self {
         self.settings.max_outcome = bytes;
+        self
+    }
+
+    /// How many claims one scope (one tenant) may hold at the same time, so that one alone cannot fill the store
+    /// with pending records, or take all that handlers run on. Not limited by default: what is too many depends
+    /// on the service, and a scope may be all there is.
+    ///
+    /// Counted are claims from when the store is asked until they are recorded, released or dropped, in this
+    /// gate, its clones and the layers made of it. So it is a limit of each process: with `k` servers a tenant may
+    /// hold `k` times as many. Records whose owner has gone do not count, nor do duplicates that
+    /// [wait](InFlight::Wait). A call over the limit that would be answered from the record still is; one that
+    /// would have to claim is refused as [`Overloaded`](crate::RejectionKind::Overloaded) and told to come back
+    /// in a second.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use buttress::idempotency::{Begin, Idempotency, Scope};
+    /// use buttress::store::{Fingerprint, MemoryStore};
+    /// let gate = Idempotency::builder("orders", MemoryStore::default())
+    ///     .scope(Scope::tenant("account-7"))
+    ///     .max_pending_per_scope(1)
+    ///     .build()?;
+    /// let first = gate.begin("order-1", Fingerprint::NONE).await?;
+    /// let second = gate.begin("order-2", Fingerprint::NONE).await?;
+    /// assert!(matches!((first, second), (Begin::Execute(_), Begin::Overloaded { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_pending_per_scope(mut self, claims: usize) -> Self {
+        self.settings.max_pending = Some(claims);
         self
     }
 
@@ -282,6 +318,9 @@ impl<S> IdempotencyBuilder<S> {
         }
         if let InFlight::Wait(limit) = settings.in_flight {
             within("in_flight", limit, Duration::ZERO, Duration::from_secs(600))?;
+        }
+        if settings.max_pending == Some(0) {
+            return Err(ConfigError::new("max_pending_per_scope", 0, "at least 1 claim"));
         }
         if settings.max_outcome > 16 << 20 {
             return Err(ConfigError::new("max_outcome", settings.max_outcome, "at most 16 MiB"));

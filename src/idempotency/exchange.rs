@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::context::EffectContext;
+use super::pending::Tag;
 use super::ran::{Earlier, Status};
 use super::run::{outcome_of, value_of};
 use super::scope::Scope;
@@ -19,13 +20,16 @@ pub(crate) mod sealed {
     use std::future::Future;
     use std::sync::Arc;
 
-    use super::{Earlier, EffectContext, Fingerprint, Outcome, RecordId, RejectionKind, Status};
+    use super::{
+        Earlier, EffectContext, Fingerprint, Outcome, RecordId, RejectionKind, Status, Tag,
+    };
 
     /// Why a request is refused before anything is claimed.
     #[derive(Debug)]
     pub struct Refusal {
         pub(crate) kind: RejectionKind,
         pub(crate) source: Option<Arc<dyn StdError + Send + Sync>>,
+        pub(crate) advice: Option<String>,
     }
 
     /// What is known before anything is waited for.
@@ -42,7 +46,8 @@ pub(crate) mod sealed {
     pub enum Asked<I> {
         Pass(Box<I>),
         Refuse(Box<I>, Refusal),
-        Gate(RecordId, Fingerprint, Box<I>),
+        /// The id is that of scope and key; the gate makes it its own.
+        Gate(RecordId, Tag, Fingerprint, Box<I>),
     }
 
     pub trait Exchange<Req>: Send + Sync + 'static {
@@ -58,6 +63,8 @@ pub(crate) mod sealed {
         fn tell(&self, req: &mut Self::Inner, effect: &EffectContext);
         fn spare(&self, req: &Self::Inner) -> Self::Spare;
         fn revive(&self, spare: Self::Spare) -> Self::Inner;
+        /// Whether an answer of which nothing but the number was kept must be one of gRPC.
+        fn is_grpc(&self, req: &Self::Inner) -> bool;
     }
 
     /// What becomes of the claim.
@@ -93,7 +100,7 @@ pub(crate) mod sealed {
             room: usize,
         ) -> impl Future<Output = Box<Recorded<Self::Answer, Err>>> + Send;
         fn mark(&self, answer: &mut Self::Answer, status: Status);
-        fn replay(&self, outcome: &Arc<Outcome>) -> Result<Self::Answer, Earlier>;
+        fn replay(&self, outcome: &Arc<Outcome>, grpc: bool) -> Result<Self::Answer, Earlier>;
     }
 }
 
@@ -107,11 +114,13 @@ pub(crate) mod sealed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     id: RecordId,
+    tag: Tag,
     fingerprint: Fingerprint,
 }
 
 impl Identity {
-    /// Of these. The scope of the gate does not count: each call has its own.
+    /// Of these, among the calls of the layer's gate. The scope of the gate does not count: each call has its
+    /// own.
     ///
     /// ```
     /// use buttress::idempotency::{Identity, Scope};
@@ -121,7 +130,8 @@ impl Identity {
     /// ```
     #[must_use]
     pub fn new(scope: &Scope, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Self {
-        Self { id: RecordId::of(scope.as_bytes(), key.as_ref()), fingerprint }
+        let id = RecordId::of(scope.as_bytes(), key.as_ref());
+        Self { id, tag: Tag::of(scope), fingerprint }
     }
 }
 
@@ -154,7 +164,7 @@ where
     }
 
     async fn read(&self, (identity, req): Self::Held) -> Asked<Req> {
-        Asked::Gate(identity.id, identity.fingerprint, Box::new(req))
+        Asked::Gate(identity.id, identity.tag, identity.fingerprint, Box::new(req))
     }
 
     fn tell(&self, _: &mut Req, _: &EffectContext) {}
@@ -165,6 +175,10 @@ where
 
     fn revive(&self, spare: Req) -> Req {
         spare
+    }
+
+    fn is_grpc(&self, _: &Req) -> bool {
+        false
     }
 }
 
@@ -197,7 +211,7 @@ where
 
     fn mark(&self, _: &mut Res, _: Status) {}
 
-    fn replay(&self, outcome: &Arc<Outcome>) -> Result<Res, Earlier> {
+    fn replay(&self, outcome: &Arc<Outcome>, _: bool) -> Result<Res, Earlier> {
         value_of(outcome)
     }
 }

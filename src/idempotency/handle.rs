@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asking::Asking;
 use super::config::{IdempotencyBuilder, InFlight, Settings};
 use super::pace::{Blocking, Pace, Timer, run};
+use super::pending::{self, Pending, Tag};
 use super::permit::{Permit, TRIES};
 use super::scope::Scope;
 use crate::backoff::Random;
@@ -14,9 +16,10 @@ use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::store::{
-    Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, Store,
+    Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, State, Store,
     StoreError, StoreErrorKind,
 };
+use crate::sync::atomic::AtomicUsize;
 
 /// No refusal says to come back later than this: an owner that is gone may be noticed sooner.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -25,7 +28,12 @@ pub(super) struct Shared<S> {
     pub(super) store: S,
     pub(super) settings: Settings,
     name: Name,
+    /// The name, as far as records are told apart by it.
+    space: RecordId,
     observers: Observers,
+    pending: Option<Pending>,
+    /// Claims that are being taken back.
+    pub(super) taking_back: Arc<AtomicUsize>,
 }
 
 impl<S> Shared<S> {
@@ -86,6 +94,12 @@ impl<S> Clone for Idempotency<S> {
     }
 }
 
+impl<S> Idempotency<S> {
+    pub(super) fn counts_scopes(&self) -> bool {
+        self.shared.pending.is_some()
+    }
+}
+
 /// What the claim of a key came to.
 ///
 /// ```
@@ -122,6 +136,12 @@ pub enum Begin<S: Store> {
     Mismatch,
     /// Somebody was at it, and nobody knows whether the effect happened.
     Interrupted(Record),
+    /// It is nobody's, but the scope holds as many claims as it
+    /// [may](IdempotencyBuilder::max_pending_per_scope).
+    Overloaded {
+        /// When to come back.
+        retry_after: Duration,
+    },
 }
 
 // Derived, it would ask the store for `Debug`.
@@ -136,12 +156,18 @@ impl<S: Store> fmt::Debug for Begin<S> {
             }
             Self::Mismatch => f.write_str("Mismatch"),
             Self::Interrupted(record) => f.debug_tuple("Interrupted").field(record).finish(),
+            Self::Overloaded { retry_after } => {
+                f.debug_struct("Overloaded").field("retry_after", retry_after).finish()
+            }
         }
     }
 }
 
 impl<S: Store> Idempotency<S> {
-    /// A gate with the default settings: a lease of 30 s, records kept for 24 h, interrupted executions not
+    /// A gate with the default settings. The name is part of what a record is found by: all servers of one
+    /// service give it the same, and a gate that is renamed knows none of its records.
+    ///
+    /// A lease of 30 s, records kept for 24 h, interrupted executions not
     /// run again, duplicates of one in flight refused, calls refused while the store does not answer.
     ///
     /// ```
@@ -177,7 +203,11 @@ impl<S: Store> Idempotency<S> {
         settings: Settings,
         observers: Observers,
     ) -> Self {
-        Self { shared: Arc::new(Shared { store, settings, name, observers }), scope }
+        let space = RecordId::space(name.as_str());
+        let pending = settings.max_pending.map(Pending::new);
+        let taking_back = Arc::default();
+        let shared = Shared { store, settings, name, space, observers, pending, taking_back };
+        Self { shared: Arc::new(shared), scope }
     }
 
     /// The same gate for the keys of another scope.
@@ -194,7 +224,8 @@ impl<S: Store> Idempotency<S> {
         Self { shared: Arc::clone(&self.shared), scope }
     }
 
-    /// The name, as in events and refusals.
+    /// The name, as in events and refusals. Also part of what a record is found by: gates of one name on one
+    /// store share their records.
     ///
     /// ```
     /// # use buttress::idempotency::{Idempotency, Scope};
@@ -220,23 +251,32 @@ impl<S: Store> Idempotency<S> {
         &self.shared.store
     }
 
-    /// The record that a key stands for, in this scope.
+    /// The record that a key stands for: of the gate's name, the scope and the key.
     ///
     /// ```
     /// # use buttress::idempotency::{Idempotency, Scope};
     /// # use buttress::store::MemoryStore;
-    /// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
-    /// assert_eq!(gate.id("order-1"), gate.clone().id(b"order-1"));
+    /// let store = MemoryStore::default();
+    /// let gate = |name| Idempotency::new(name, store.clone(), Scope::global());
+    /// assert_eq!(gate("orders").id("7"), gate("orders").id(b"7"));
+    /// assert_ne!(gate("orders").id("7"), gate("refunds").id("7"));
     /// ```
     #[must_use]
     pub fn id(&self, key: impl AsRef<[u8]>) -> RecordId {
-        RecordId::of(self.scope.as_bytes(), key.as_ref())
+        self.own(RecordId::of(self.scope.as_bytes(), key.as_ref()))
+    }
+
+    /// The gate's record of what is known by scope and key.
+    pub(super) fn own(&self, id: RecordId) -> RecordId {
+        id.within(&self.shared.space)
     }
 
     /// Claims a key. The lower half of [`run`](Self::run), for code that does not fit into a closure.
     ///
-    /// Dropping the future while the store is being asked may leave a claim behind that nobody holds. It
-    /// ends with its lease.
+    /// If the future is dropped while the store is being asked, or no answer comes, the claim may have been
+    /// made all the same: it is taken back by a task of the tokio runtime that the code runs in. Outside of one,
+    /// or if the process ends first, it stays until its lease ends, and is then treated like one whose
+    /// owner has gone.
     ///
     /// # Errors
     /// If the store did not do it; lost answers are asked for again before. [`Outage`](super::Outage) does
@@ -297,7 +337,8 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Begin<S>, StoreError> {
-        self.claim_while(pace, &id, &self.claim_of(fingerprint, policy), || true).await
+        self.claim_while(pace, (&id, self.tag()), &self.claim_of(fingerprint, policy), || true)
+            .await
     }
 
     pub(super) fn claim_of(&self, fingerprint: Fingerprint, policy: OnInterrupted) -> Claim {
@@ -308,11 +349,15 @@ impl<S: Store> Idempotency<S> {
             .on_interrupted(policy)
     }
 
+    pub(super) fn tag(&self) -> Tag {
+        if self.counts_scopes() { Tag::of(&self.scope) } else { Tag::default() }
+    }
+
     /// `go_on` is asked before each pause of waiting for somebody else's run, and may end it.
     pub(super) async fn claim_while<P: Pace>(
         &self,
         pace: P,
-        id: &RecordId,
+        (id, tag): (&RecordId, Tag),
         claim: &Claim,
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<Begin<S>, StoreError> {
@@ -321,15 +366,28 @@ impl<S: Store> Idempotency<S> {
         let mut asked = started;
         let mut pause = Duration::from_millis(50);
         loop {
-            let permit = |generation, runs| {
+            let place = self.shared.pending.as_ref().map(|pending| pending.enter(tag));
+            let mut begun = None;
+            if let Some(None) = place {
+                begun = Box::pin(self.look(pace, id, claim)).await?;
+                if begun.is_none() {
+                    return Ok(Begin::Overloaded { retry_after: pending::COME_BACK });
+                }
+            }
+            let mut place = place.flatten();
+            let begun = match begun {
+                Some(begun) => begun,
+                None => self.ask(pace, id, claim).await?,
+            };
+            let mut permit = |generation, runs| {
                 if runs > 1 {
                     self.shared.emit(EventKind::TakenOver { generation, runs });
                 }
                 let shared = Arc::clone(&self.shared);
-                let policy = claim.on_interrupted;
-                Permit::new(shared, (*id, claim.attempt), (generation, runs), policy, asked)
+                let (record, policy) = ((*id, claim.attempt), claim.on_interrupted);
+                Permit::new(shared, record, (generation, runs), policy, asked, place.take())
             };
-            let (generation, retry_in) = match self.ask(pace, id, claim).await? {
+            let (generation, retry_in) = match begun {
                 Begun::Run { generation, runs } => {
                     return Ok(Begin::Execute(permit(generation, runs)));
                 }
@@ -341,6 +399,8 @@ impl<S: Store> Idempotency<S> {
                 Begun::Interrupted(record) => return Ok(Begin::Interrupted(record)),
                 Begun::Busy { generation, retry_in } => (generation, retry_in),
             };
+            // Who waits holds no claim.
+            drop(place);
             let left = match settings.in_flight {
                 InFlight::Reject => Duration::ZERO,
                 InFlight::Wait(limit) => limit.saturating_sub(now().since(started)),
@@ -366,11 +426,16 @@ impl<S: Store> Idempotency<S> {
         claim: &Claim,
     ) -> Result<Begun, StoreError> {
         let mut unknown = None;
+        let mut asking = Asking::new(&self.shared, *id, claim.attempt);
         for _ in 0..TRIES {
             let limit = self.shared.settings.store_timeout;
+            asking.doubtful = true;
             let answer = pace.within(limit, self.shared.store.begin(id, claim)).await;
             let error = match answer {
-                Some(Ok(begun)) => return Ok(begun),
+                Some(Ok(begun)) => {
+                    asking.doubtful = false;
+                    return Ok(begun);
+                }
                 Some(Err(error)) => error,
                 None => StoreErrorKind::Unknown.into(),
             };
@@ -378,10 +443,34 @@ impl<S: Store> Idempotency<S> {
                 StoreErrorKind::Unknown => unknown = Some(error),
                 // The first time may have been applied, though this one was not.
                 StoreErrorKind::Unavailable if unknown.is_some() => {}
-                _ => return Err(unknown.unwrap_or(error)),
+                _ => {
+                    asking.doubtful = unknown.is_some();
+                    return Err(unknown.unwrap_or(error));
+                }
             }
         }
         Err(unknown.unwrap_or_else(|| StoreErrorKind::Unknown.into()))
+    }
+
+    /// What a claim would be answered that must not be made; `None` if it would be made.
+    async fn look<P: Pace>(
+        &self,
+        pace: P,
+        id: &RecordId,
+        claim: &Claim,
+    ) -> Result<Option<Begun>, StoreError> {
+        let Some(record) = self.read(pace, *id).await? else { return Ok(None) };
+        if record.fingerprint != claim.fingerprint {
+            return Ok(Some(Begun::Mismatch));
+        }
+        Ok(match record.state {
+            State::Completed(_) => Some(Begun::Done(record)),
+            State::Interrupted => Some(Begun::Interrupted(record)),
+            State::Pending if record.lease_left.is_zero() => None,
+            State::Pending => {
+                Some(Begun::Busy { generation: record.generation, retry_in: record.lease_left })
+            }
+        })
     }
 
     /// The record of a key, for status pages and operators.

@@ -90,8 +90,8 @@
 //!
 //! # How it decides
 //!
-//! A key is hashed with its [`Scope`] and names a record in a [store](crate::store). Claiming it is one
-//! atomic operation there, and has one winner.
+//! A key is hashed with its [`Scope`] and the name of the gate, and names a record in a [store](crate::store).
+//! Claiming it is one atomic operation there, and has one winner.
 //!
 //! | the record | the caller gets |
 //! |---|---|
@@ -117,7 +117,9 @@
 //!
 //! **Cancellation.** Dropping a run, or a [`Permit`], or a panic, leaves it open whether the effect happened:
 //! the key is then treated like one whose owner has gone, at once if the store can. Spawn what must not
-//! depend on its caller.
+//! depend on its caller. A run that is dropped while it is still asking for its claim has not begun: what the
+//! store may have granted is taken back by a task, so in a tokio runtime only; without one, or if the process
+//! ends first, the claim stays until its lease ends.
 //!
 //! **The layer's calls are detached.** A server drops its handler when the client hangs up, or only closes its
 //! half of the connection, and a timeout further out drops it, too: the effect is then left half done. So from
@@ -136,7 +138,10 @@
 //! record is not confirmed returns its value all the same, with [`Status::Unconfirmed`].
 //!
 //! **Sharing.** Clones share the store and the settings; [`in_scope`](Idempotency::in_scope) changes the
-//! scope only. Two gates on one store share its records where their scopes are the same.
+//! scope only. Gates of the same name on one store share their records, in one process or in many: give the gate
+//! the same name in all servers of a service, and another for each thing that keys stand for, so that key 7 of
+//! the orders is not key 7 of the refunds. A gate that is renamed knows none of its records, and derives other
+//! keys: wait for the retention before, or what is asked for again runs again.
 //!
 //! **Secrets.** Neither keys nor payloads are stored, only hashes; outcomes are stored as they are.
 //!
@@ -166,6 +171,7 @@
 
 #[cfg(feature = "serde")]
 mod action;
+mod asking;
 mod config;
 mod context;
 mod detached;
@@ -178,6 +184,7 @@ mod handle;
 mod http;
 mod layer;
 mod pace;
+mod pending;
 mod permit;
 mod ran;
 mod run;

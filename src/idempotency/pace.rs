@@ -11,6 +11,9 @@ use crate::clock::now;
 /// How a future is given some time and not more. What is ready at once needs no timer, so a store in
 /// memory needs no runtime.
 pub(super) trait Pace: Copy + Send + Sync {
+    /// Whether the lease can be renewed beside what is waited for.
+    const HAS_TIMER: bool;
+
     fn within<F: Future + Send>(
         self,
         limit: Duration,
@@ -31,6 +34,8 @@ pub(super) trait Pace: Copy + Send + Sync {
 pub(super) struct Timer;
 
 impl Pace for Timer {
+    const HAS_TIMER: bool = true;
+
     async fn within<F: Future + Send>(self, limit: Duration, future: F) -> Option<F::Output>
     where
         F::Output: Send,
@@ -49,6 +54,8 @@ impl Pace for Timer {
 pub(super) struct Blocking;
 
 impl Pace for Blocking {
+    const HAS_TIMER: bool = false;
+
     async fn within<F: Future + Send>(self, limit: Duration, future: F) -> Option<F::Output>
     where
         F::Output: Send,

@@ -1,12 +1,15 @@
 //! The right to execute, and what the executed code may know of it.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::EffectContext;
 use super::handle::Shared;
 use super::pace::{Blocking, Pace, Timer, run};
+use super::pending::Place;
+use super::run::attend;
 use crate::backoff::Random;
 use crate::clock::{Tick, now};
 use crate::observe::EventKind;
@@ -51,6 +54,8 @@ pub struct Permit<S: Store> {
     held_until: AtomicU64,
     /// Nothing remains to be told to the store.
     settled: bool,
+    /// Among those of its scope, if they are counted.
+    _place: Option<Place>,
 }
 
 impl<S: Store> Permit<S> {
@@ -60,9 +65,20 @@ impl<S: Store> Permit<S> {
         (generation, runs): (u64, u16),
         policy: OnInterrupted,
         asked: Tick,
+        place: Option<Place>,
     ) -> Self {
         let held_until = AtomicU64::new(held_until(shared.settings.lease, asked));
-        Self { shared, id, attempt, generation, runs, policy, held_until, settled: false }
+        Self {
+            shared,
+            id,
+            attempt,
+            generation,
+            runs,
+            policy,
+            held_until,
+            settled: false,
+            _place: place,
+        }
     }
 
     /// The record it is for.
@@ -279,7 +295,8 @@ impl<S: Store> Permit<S> {
     /// Records what came of it. When this has answered, the store has it, as durably as it can.
     ///
     /// What is larger than [`max_outcome`](super::IdempotencyBuilder::max_outcome) is recorded without its
-    /// body. Lost answers are repeated, three times in all; after an error it can be called again.
+    /// body, and as its status alone if its head is larger by itself, or if the store says that it is too
+    /// large. The lease is renewed until it has answered. Lost answers are repeated, three times in all; after an error it can be called again.
     /// [`Finish::Fenced`] says that the effect has happened and the record is somebody else's.
     ///
     /// # Errors
@@ -303,7 +320,7 @@ impl<S: Store> Permit<S> {
         self.complete_by(Timer, outcome.into()).await
     }
 
-    /// [`complete`](Self::complete), blocking.
+    /// [`complete`](Self::complete), blocking. The lease is not renewed.
     ///
     /// # Errors
     /// As [`complete`](Self::complete).
@@ -330,21 +347,45 @@ impl<S: Store> Permit<S> {
     ) -> Result<Finish, StoreError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
-        let too_large = outcome.is_retained() && outcome.len() > settings.max_outcome;
-        if too_large {
-            outcome = Arc::new(outcome.without_body());
+        let smaller = outcome.trimmed_to(settings.max_outcome);
+        let mut too_large = smaller.is_some();
+        if let Some(smaller) = smaller {
+            outcome = Arc::new(smaller);
         }
         let (id, attempt) = (self.id, self.attempt);
-        let finish = repeated(pace, settings.store_timeout, || {
-            shared.store.complete(&id, attempt, &outcome, settings.retention)
-        })
-        .await
-        .inspect_err(|_| shared.emit(EventKind::Unrecorded { reason: "store" }))?;
+        let permit = &*self;
+        let complete = async |outcome: &Arc<Outcome>| {
+            let completed = repeated(pace, settings.store_timeout, || {
+                shared.store.complete(&id, attempt, outcome, settings.retention)
+            });
+            if P::HAS_TIMER { permit.held(completed).await } else { completed.await }
+        };
+        let mut finish = complete(&outcome).await;
+        if finish.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::TooLarge)
+            && !outcome.is_empty()
+        {
+            // That it ran, and how it ended, has room everywhere.
+            too_large = true;
+            finish = complete(&Arc::new(outcome.status_only())).await;
+        }
+        let finish =
+            finish.inspect_err(|_| shared.emit(EventKind::Unrecorded { reason: "store" }))?;
         self.settled = true;
         if finish == Finish::Fenced {
             shared.emit(EventKind::Unrecorded { reason: "fenced" });
         }
         Ok(if too_large && finish == Finish::Applied { Finish::Trimmed } else { finish })
+    }
+
+    /// `work`, with the lease kept while it is under way: a store that is slow to take the outcome must not make
+    /// others believe that nobody is there. What is ready at once makes no timer.
+    async fn held<F: Future>(&self, work: F) -> F::Output {
+        let mut work = pin!(work);
+        match attend(Some(self), work.as_mut()).await {
+            Some(output) => output,
+            // Whatever has become of the lease, the store says what that means for the outcome.
+            None => work.await,
+        }
     }
 
     /// Gives the key back as if it had never been claimed. Only where the effect has surely not begun: the

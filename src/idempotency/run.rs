@@ -9,6 +9,7 @@ use super::config::Outage;
 use super::context::EffectContext;
 use super::handle::{Begin, Idempotency};
 use super::pace::{Blocking, Pace, Timer, run};
+use super::pending::Tag;
 use super::permit::Permit;
 use super::ran::{Earlier, Probed, Ran, RunError, Status};
 use super::value::Replayable;
@@ -292,24 +293,29 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Admitted<S>, Rejection> {
-        self.admit_while(pace, &id, &self.claim_of(fingerprint, policy), || true).await
+        self.admit_while(pace, (&id, self.tag()), &self.claim_of(fingerprint, policy), || true)
+            .await
     }
 
     /// See [`claim_while`](Self::claim_while) for `go_on`.
     pub(super) async fn admit_while<P: Pace>(
         &self,
         pace: P,
-        id: &RecordId,
+        record: (&RecordId, Tag),
         claim: &Claim,
         go_on: impl FnMut() -> bool + Send,
     ) -> Result<Admitted<S>, Rejection> {
         let refused = |kind| self.shared.refused(self.shared.rejection(kind));
-        match self.claim_while(pace, id, claim, go_on).await {
+        match self.claim_while(pace, record, claim, go_on).await {
             Ok(Begin::Execute(permit)) => Ok(Admitted::Run(Some(permit))),
             Ok(Begin::Probe(permit)) => Ok(Admitted::Probe(permit)),
             Ok(Begin::Replay(record)) => Ok(Admitted::Replay(record)),
             Ok(Begin::InFlight { retry_after }) => {
                 let why = self.shared.rejection(RejectionKind::IdempotencyInFlight);
+                Err(self.shared.refused(why.with_retry_after(retry_after)))
+            }
+            Ok(Begin::Overloaded { retry_after }) => {
+                let why = self.shared.rejection(RejectionKind::Overloaded);
                 Err(self.shared.refused(why.with_retry_after(retry_after)))
             }
             Ok(Begin::Mismatch) => Err(refused(RejectionKind::IdempotencyMismatch)),

@@ -31,7 +31,10 @@ use crate::store::{Finish, Outcome, RecordId, Renewed, Store, StoreError};
 
 pub(super) fn refusal<G, P>(parts: &Parts<G, P>, refusal: Refusal) -> Rejection {
     let gate = &parts.gate.shared;
-    let why = gate.rejection(refusal.kind);
+    let mut why = gate.rejection(refusal.kind);
+    if let Some(advice) = refusal.advice {
+        why = why.with_advice(advice);
+    }
     gate.refused(match refusal.source {
         Some(source) => why.with_source(source),
         None => why,
@@ -76,8 +79,8 @@ impl<S, G, P, R> Job<S, G, P, R> {
             + 'static,
     {
         async move {
-            let (id, fingerprint, req) = match self.parts.exchange.read(held).await {
-                Asked::Gate(id, fingerprint, req) => (id, fingerprint, req),
+            let (id, tag, fingerprint, req) = match self.parts.exchange.read(held).await {
+                Asked::Gate(id, tag, fingerprint, req) => (id, tag, fingerprint, req),
                 Asked::Refuse(req, why) => {
                     return self.reject.reject(*req, refusal(&self.parts, why));
                 }
@@ -92,6 +95,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
             self.caller.detach();
 
             let gate = &self.parts.gate;
+            let id = gate.own(id);
             let claim = gate.claim_of(fingerprint, gate.policy_without_probe());
             let mut is_ready = true;
             let inner = &mut self.inner;
@@ -104,7 +108,7 @@ impl<S, G, P, R> Job<S, G, P, R> {
                 }
                 caller.is_wanted()
             };
-            let admitted = gate.admit_while(Timer, &id, &claim, go_on).await;
+            let admitted = gate.admit_while(Timer, (&id, tag), &claim, go_on).await;
             let permit = match admitted {
                 Ok(Admitted::Run(permit)) => permit,
                 Ok(Admitted::Replay(record)) => {
@@ -112,7 +116,11 @@ impl<S, G, P, R> Job<S, G, P, R> {
                         gate.shared.emit(EventKind::Replayed);
                     }
                     let replayed = match record.state.outcome() {
-                        Some(outcome) => self.parts.exchange.replay(outcome),
+                        Some(outcome) => {
+                            // Mostly the answer itself says it.
+                            let grpc = !outcome.is_retained() && self.parts.exchange.is_grpc(&req);
+                            self.parts.exchange.replay(outcome, grpc)
+                        }
                         None => Err(Earlier::Unreadable("it is not completed".into())),
                     };
                     return replayed.or_else(|earlier| {

@@ -67,7 +67,8 @@ impl Observe for Metrics {
             | EventKind::TableFull { .. }
             | EventKind::Replayed
             | EventKind::TakenOver { .. }
-            | EventKind::Unrecorded { .. } => {}
+            | EventKind::Unrecorded { .. }
+            | EventKind::Supervised { .. } => {}
         }
     }
 }

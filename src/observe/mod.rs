@@ -124,6 +124,32 @@ pub enum EventKind<'a> {
         /// record because the store did not answer.
         reason: &'static str,
     },
+    /// Something happened to the process: a beat was late, a thread froze, a child ended.
+    Supervised {
+        /// How bad it is.
+        severity: Severity,
+        /// What happened, lower-case with underscores: for example `beat_late`, `frozen`, `recovered`.
+        what: &'static str,
+        /// The particulars, for a reader.
+        detail: fmt::Arguments<'a>,
+    },
+}
+
+/// How much an event of the supervision matters.
+///
+/// ```
+/// use buttress::observe::Severity;
+/// assert!(Severity::Error > Severity::Warning);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Severity {
+    /// As planned.
+    Info,
+    /// Not as planned, and dealt with.
+    Warning,
+    /// Somebody should look.
+    Error,
 }
 
 impl EventKind<'_> {
@@ -147,6 +173,7 @@ impl EventKind<'_> {
             Self::Replayed => "replayed",
             Self::TakenOver { .. } => "taken_over",
             Self::Unrecorded { .. } => "unrecorded",
+            Self::Supervised { what, .. } => what,
         }
     }
 }

@@ -1,10 +1,10 @@
 use ::tracing::Level;
 
-use super::{Event, EventKind, Observe};
+use super::{Event, EventKind, Observe, Severity};
 
 /// Writes events as `tracing` records with target `buttress`: refusals, retries, replays and injected
 /// faults at `DEBUG`, waits at `TRACE`, changes of state, full tables and take-overs at `WARN` (a return to `closed` at
-/// `INFO`), effects that could not be recorded at `ERROR`.
+/// `INFO`), effects that could not be recorded at `ERROR`, the supervision's events as severe as they are.
 ///
 /// ```
 /// use buttress::observe::{Observe, Tracing};
@@ -45,6 +45,11 @@ impl Observe for Tracing {
             EventKind::Replayed => record!(Level::DEBUG,),
             EventKind::TakenOver { generation, runs } => record!(Level::WARN, generation, runs),
             EventKind::Unrecorded { reason } => record!(Level::ERROR, reason),
+            EventKind::Supervised { severity, detail, .. } => match severity {
+                Severity::Info => record!(Level::INFO, %detail),
+                Severity::Warning => record!(Level::WARN, %detail),
+                Severity::Error => record!(Level::ERROR, %detail),
+            },
         }
     }
 }

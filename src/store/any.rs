@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Attempt, Begun, Claim, Finish, Outcome, Record, RecordId, Renewed, Resolution, Store,
-    StoreError,
+    Attempt, Begun, Claim, Finish, Outcome, RateStore, Record, RecordId, Renewed, Resolution,
+    Store, StoreError, StoreErrorKind, Taken,
 };
+use crate::quota::Quota;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
@@ -124,6 +125,29 @@ impl<S: Store> Erased for S {
     }
 }
 
+/// [`RateStore`] with boxed futures.
+trait ErasedRates: Send + Sync {
+    fn take<'a>(
+        &'a self,
+        bucket: &'a RecordId,
+        quota: &'a Quota,
+        at_least: u64,
+        at_most: u64,
+    ) -> Boxed<'a, Taken>;
+}
+
+impl<S: RateStore> ErasedRates for S {
+    fn take<'a>(
+        &'a self,
+        bucket: &'a RecordId,
+        quota: &'a Quota,
+        at_least: u64,
+        at_most: u64,
+    ) -> Boxed<'a, Taken> {
+        Box::pin(RateStore::take(self, bucket, quota, at_least, at_most))
+    }
+}
+
 /// A store that is chosen at run time, at the price of a box for each operation. Cheap to clone.
 ///
 /// ```
@@ -135,10 +159,14 @@ impl<S: Store> Erased for S {
 /// };
 /// ```
 #[derive(Clone)]
-pub struct AnyStore(Arc<dyn Erased>);
+pub struct AnyStore {
+    records: Arc<dyn Erased>,
+    rates: Option<Arc<dyn ErasedRates>>,
+}
 
 impl AnyStore {
-    /// This store.
+    /// This store, for records. As a [`RateStore`] it refuses; for both there is
+    /// [`with_rates`](Self::with_rates).
     ///
     /// ```
     /// use buttress::store::{AnyStore, MemoryStore};
@@ -146,7 +174,29 @@ impl AnyStore {
     /// ```
     #[must_use]
     pub fn new(store: impl Store) -> Self {
-        Self(Arc::new(store))
+        Self { records: Arc::new(store), rates: None }
+    }
+
+    /// This store, for records and for shared rate limits: all stores that are here keep both.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use buttress::rate_limit::{RateLimiter, WhenDown};
+    /// use buttress::store::{AnyStore, MemoryStore};
+    /// let store = AnyStore::with_rates(MemoryStore::default());
+    /// let limiter = RateLimiter::shared(store.clone(), "api", WhenDown::Deny)
+    ///     .quota("10/s burst 1".parse()?)
+    ///     .build()?;
+    /// assert!(limiter.try_acquire().await.is_ok());
+    /// assert!(limiter.try_acquire().await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_rates(store: impl Store + RateStore) -> Self {
+        let store = Arc::new(store);
+        Self { records: store.clone(), rates: Some(store) }
     }
 }
 
@@ -158,11 +208,11 @@ impl fmt::Debug for AnyStore {
 
 impl Store for AnyStore {
     fn attempt(&self) -> Attempt {
-        self.0.attempt()
+        self.records.attempt()
     }
 
     async fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
-        self.0.begin(id, claim).await
+        self.records.begin(id, claim).await
     }
 
     async fn renew(
@@ -172,7 +222,7 @@ impl Store for AnyStore {
         lease: Duration,
         retention: Duration,
     ) -> Result<Renewed, StoreError> {
-        self.0.renew(id, attempt, lease, retention).await
+        self.records.renew(id, attempt, lease, retention).await
     }
 
     async fn complete(
@@ -182,11 +232,11 @@ impl Store for AnyStore {
         outcome: &Arc<Outcome>,
         retention: Duration,
     ) -> Result<Finish, StoreError> {
-        self.0.complete(id, attempt, outcome, retention).await
+        self.records.complete(id, attempt, outcome, retention).await
     }
 
     async fn release(&self, id: &RecordId, attempt: Attempt) -> Result<Finish, StoreError> {
-        self.0.release(id, attempt).await
+        self.records.release(id, attempt).await
     }
 
     async fn interrupt(
@@ -195,7 +245,7 @@ impl Store for AnyStore {
         attempt: Attempt,
         retention: Duration,
     ) -> Result<Finish, StoreError> {
-        self.0.interrupt(id, attempt, retention).await
+        self.records.interrupt(id, attempt, retention).await
     }
 
     async fn resolve(
@@ -204,22 +254,40 @@ impl Store for AnyStore {
         generation: u64,
         resolution: Resolution,
     ) -> Result<Finish, StoreError> {
-        self.0.resolve(id, generation, resolution).await
+        self.records.resolve(id, generation, resolution).await
     }
 
     async fn get(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
-        self.0.get(id).await
+        self.records.get(id).await
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
-        self.0.purge(limit).await
+        self.records.purge(limit).await
     }
 
     fn abandon(&self, id: &RecordId, attempt: Attempt) {
-        self.0.abandon(id, attempt);
+        self.records.abandon(id, attempt);
     }
 
     async fn changed(&self, id: &RecordId, generation: u64) -> () {
-        self.0.changed(id, generation).await
+        self.records.changed(id, generation).await
+    }
+}
+
+impl RateStore for AnyStore {
+    async fn take(
+        &self,
+        bucket: &RecordId,
+        quota: &Quota,
+        at_least: u64,
+        at_most: u64,
+    ) -> Result<Taken, StoreError> {
+        match &self.rates {
+            Some(rates) => rates.take(bucket, quota, at_least, at_most).await,
+            None => {
+                let why = "it was not made with `AnyStore::with_rates`";
+                Err(StoreError::new(StoreErrorKind::Refused).with_source(why))
+            }
+        }
     }
 }

@@ -161,7 +161,7 @@ pub enum Begun {
 pub enum Finish {
     /// Done.
     Applied,
-    /// Done, but there was no room for the outcome's body.
+    /// Done, but there was no room for the outcome's body, or for anything but its status.
     Trimmed,
     /// It had been done by this attempt before.
     Already,

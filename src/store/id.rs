@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use super::fields::{Domain, Fields, domain};
 
 static ID: Domain = Domain::new(|| domain("buttress/id/1"));
+static SPACE: Domain = Domain::new(|| domain("buttress/space/1"));
 static FINGERPRINT: Domain = Domain::new(|| domain("buttress/fingerprint/1"));
 
 /// Lower-case hexadecimal.
@@ -42,6 +43,17 @@ impl RecordId {
         fields.add(scope);
         fields.add(key);
         Self(fields.finish())
+    }
+
+    /// The records of everybody who goes by this name. Both sides are as good as random and nobody can choose
+    /// them, so to meet another name's record is as hard as to meet another key's.
+    pub(crate) fn within(self, space: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] ^ space.0[at]))
+    }
+
+    /// What [`within`](Self::within) takes.
+    pub(crate) fn space(name: &str) -> Self {
+        Self(Fields::new(&SPACE).with(name.as_bytes()).finish())
     }
 
     /// From its bytes, as a store keeps them.

@@ -13,12 +13,14 @@ use tokio::sync::Notify;
 
 use self::shard::Shard;
 use self::slab::Spread;
+use super::buckets::Buckets;
 use super::{
-    Attempt, Begun, Claim, Entry, Finish, Outcome, Record, RecordId, Renewed, Resolution, State,
-    Step, Store, StoreError, StoreErrorKind, StoreTime,
+    Attempt, Begun, Claim, Entry, Finish, Outcome, RateStore, Record, RecordId, Renewed,
+    Resolution, State, Step, Store, StoreError, StoreErrorKind, StoreTime, Taken,
 };
 use crate::clock;
 use crate::error::ConfigError;
+use crate::quota::Quota;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, Padded, lock};
 
@@ -32,10 +34,14 @@ const ON_THE_WAY: usize = 2;
 ///
 /// It holds a bounded number of records. None is given up before its retention is over, since that would
 /// let its effect happen again: a store that is full refuses new keys with [`StoreErrorKind::Full`].
-/// Bodies of outcomes have a bound of their own, in bytes; when that is reached the outcome is kept without
-/// its body, which is worse for whoever asks again, but not wrong.
+/// Outcomes have a bound of their own, in bytes of heads and bodies; where an outcome would pass it, its body is
+/// left out, and its head, too, if there is no room even for that. That is worse for whoever asks again, but
+/// not wrong.
 ///
-/// Clones share the records. No operation waits, so it needs no runtime, and its time is tokio's. A record
+/// It also keeps buckets of tokens ([`RateStore`]), as many as records. One that is full again is as good as none
+/// and makes room; a store that has no room refuses with [`StoreErrorKind::Full`].
+///
+/// Clones share all of that. No operation waits, so it needs no runtime, and its time is tokio's. A record
 /// takes about 250 bytes and its outcome.
 ///
 /// ```
@@ -59,6 +65,7 @@ struct Inner {
     full_until: AtomicU64,
     /// Held by who looks for room.
     looking: Mutex<()>,
+    buckets: Buckets,
 }
 
 /// Makes a [`MemoryStore`].
@@ -171,6 +178,7 @@ impl MemoryStore {
             bytes: Padded(AtomicUsize::new(0)),
             full_until: AtomicU64::new(0),
             looking: Mutex::new(()),
+            buckets: Buckets::new(capacity),
         }))
     }
 
@@ -358,29 +366,23 @@ impl Inner {
         outcome: &Arc<Outcome>,
         operation: impl FnOnce(&mut Entry, Arc<Outcome>, StoreTime) -> Step<Finish>,
     ) -> Finish {
+        // Counted before anybody can see it, so that neither the bound is passed nor somebody subtracts what
+        // has not been added yet.
         let mut kept = Arc::clone(outcome);
-        let mut reserved = self.reserve_bytes(outcome.len());
-        let trimmed = !reserved;
-        if trimmed {
+        if !self.reserve_bytes(kept.len()) {
             kept = Arc::new(outcome.without_body());
-            reserved = self.reserve_bytes(kept.len());
-        }
-        let size = kept.len();
-        let finish = self.with(id, |entry, now| {
-            // The head, which is small and without which the outcome means nothing, is kept all the same.
-            operation(entry, kept, now)
-        });
-        let finish = finish.unwrap_or(Finish::Fenced);
-        if finish == Finish::Applied {
-            if !reserved {
-                self.bytes.fetch_add(size, Ordering::Relaxed);
+            if !self.reserve_bytes(kept.len()) {
+                kept = Arc::new(outcome.status_only());
             }
-            return if trimmed && outcome.is_retained() { Finish::Trimmed } else { finish };
         }
-        if reserved {
+        let (size, is_whole) = (kept.len(), Arc::ptr_eq(&kept, outcome));
+        let finish = self.with(id, |entry, now| operation(entry, kept, now));
+        let finish = finish.unwrap_or(Finish::Fenced);
+        if finish != Finish::Applied {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
+            return finish;
         }
-        finish
+        if is_whole { finish } else { Finish::Trimmed }
     }
 
     fn get(&self, id: &RecordId) -> Option<Record> {
@@ -517,5 +519,17 @@ impl Store for MemoryStore {
         if self.0.is_pending(id, generation) {
             change.await;
         }
+    }
+}
+
+impl RateStore for MemoryStore {
+    async fn take(
+        &self,
+        bucket: &RecordId,
+        quota: &Quota,
+        at_least: u64,
+        at_most: u64,
+    ) -> Result<Taken, StoreError> {
+        self.0.buckets.take(bucket, quota, at_least, at_most)
     }
 }

@@ -50,6 +50,14 @@
 //! **Time.** Leases and retention are kept by the store's clock, so that callers whose clocks differ cannot
 //! take each other's leases. Only durations go in and out.
 //!
+//! **A server's clock that is set.** Set forth, leases end early: duplicates are told that nobody knows, until
+//! the owner, who goes on, says how it went (under [`OnInterrupted::Rerun`] one of them runs it beside
+//! him). Retention ends early, too: what is kept for less than the clock was set by is forgotten, and then
+//! it can happen again. Set back, both last longer by as much: of an owner who has gone, duplicates hear for
+//! as long that he is at it, and a record that had expired and was neither claimed again nor removed may be
+//! replayed. A shared bucket is full when the clock was set forth, one burst more each time, and empty
+//! when it was set back. The stores in memory and in a file do not see it while they are open.
+//!
 //! **Fencing.** Each claim has a random [`Attempt`], which later operations must name, and a generation
 //! that grows from claim to claim of the same key, for callees that can refuse stragglers. Fencing protects
 //! the record. It cannot stop an effect outside that a given-up owner still has on the way.
@@ -59,8 +67,9 @@
 //!
 //! # Shared rate limits
 //!
-//! Stores that several processes reach also keep buckets of tokens, see [`RateStore`]: `PostgresStore` and
-//! `RedisStore`.
+//! Stores also keep buckets of tokens, see [`RateStore`]. Those of `PostgresStore` and `RedisStore` are shared by
+//! all that reach them; those of [`MemoryStore`] and `FileStore` are in the memory of one process, so that one
+//! program can be run with any of them.
 //!
 //! # Writing a store
 //!
@@ -69,6 +78,7 @@
 //! `buttress::testing::store` tests what can be tested.
 
 mod any;
+mod buckets;
 mod claim;
 mod codec;
 mod entry;
@@ -195,7 +205,8 @@ pub trait Store: Send + Sync + 'static {
     fn purge(&self, limit: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// The owner has gone without a word, for example in a panic. A hint: the store may end its lease now,
-    /// as [`Entry::abandon`] does, if that takes no waiting. Does nothing by default.
+    /// as [`Entry::abandon`] does, if that takes no waiting; all stores here do, those on other machines by a task,
+    /// if there is a tokio runtime. Does nothing by default.
     fn abandon(&self, id: &RecordId, attempt: Attempt) {
         let _ = (id, attempt);
     }

@@ -17,6 +17,13 @@ pub(super) fn need_runtime() -> Result<(), StoreError> {
     }
 }
 
+/// For what nobody waits for: where there is no runtime it is not done.
+pub(super) fn in_background(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(work);
+    }
+}
+
 /// Asks what has to be asked once, before the first operation. If that fails the next caller asks: those who
 /// came at the same time must not stand in line for it, each for as long as an answer may take.
 pub(super) async fn once<F>(

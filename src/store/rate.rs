@@ -17,7 +17,7 @@ use crate::quota::Quota;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` keeps no buckets that processes can share",
-    note = "use `buttress::store::RedisStore` or `PostgresStore`, or implement `buttress::store::RateStore`"
+    note = "use one of the stores in `buttress::store` or `AnyStore::with_rates`, or implement `buttress::store::RateStore`"
 )]
 pub trait RateStore: Send + Sync + 'static {
     /// Takes as many tokens as there are, from `at_least` to `at_most` of them, or none, in one atomic step.

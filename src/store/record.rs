@@ -9,8 +9,9 @@ use super::id::{Attempt, Fingerprint};
 /// What an execution came to, in the words of whoever ran it: a number, and bytes that the store does not
 /// look into.
 ///
-/// The body may be missing because it was too large to keep: then the execution is known to have
-/// happened, and is not repeated, but its answer cannot be given again in full.
+/// The body may be missing because it was too large to keep, and the head with it, if that was too large even
+/// alone: then the execution is known to have happened, and is not repeated, but its answer cannot be given
+/// again in full.
 ///
 /// ```
 /// use buttress::store::Outcome;
@@ -87,6 +88,30 @@ impl Outcome {
     #[must_use]
     pub fn without_body(&self) -> Self {
         Self::not_retained(self.status, self.head())
+    }
+
+    /// A copy without head and body.
+    ///
+    /// ```
+    /// use buttress::store::Outcome;
+    /// let outcome = Outcome::new(200, vec![1], vec![2]);
+    /// assert_eq!(outcome.status_only(), Outcome::not_retained(200, vec![]));
+    /// ```
+    #[must_use]
+    pub fn status_only(&self) -> Self {
+        Self::not_retained(self.status, [])
+    }
+
+    /// As much of it as fits into so many bytes: all, or all but the body, or the status alone. `None` if it
+    /// fits as it is.
+    pub(crate) fn trimmed_to(&self, room: usize) -> Option<Self> {
+        if self.len() <= room {
+            None
+        } else if self.head <= room {
+            Some(self.without_body())
+        } else {
+            Some(self.status_only())
+        }
     }
 
     /// The number, for HTTP the status.

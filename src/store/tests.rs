@@ -274,19 +274,60 @@ async fn bodies_beyond_the_bound_are_left_out_and_counted_right() {
     }
     use Finish::{Applied, Trimmed};
     assert_eq!(answers, [Applied, Applied, Trimmed, Trimmed]);
-    assert_eq!(store.bytes(), 8 + 8 + 4 + 4, "a head is kept even if there is no room");
-    let kept = store.get(&id(3)).await.unwrap().unwrap();
-    assert_eq!(kept.state.outcome().unwrap().body(), None);
+    assert_eq!(store.bytes(), 8 + 8 + 4, "heads count, too");
+    for (n, expected) in [(2, outcome("body").without_body()), (3, outcome("").status_only())] {
+        let kept = store.get(&id(n)).await.unwrap().unwrap();
+        assert_eq!(**kept.state.outcome().unwrap(), expected);
+    }
     // Refused changes reserve nothing.
     let again = store.complete(&id(0), claims[0].attempt, &outcome(""), SECOND).await.unwrap();
     assert_eq!(again, Finish::Already);
-    assert_eq!(store.bytes(), 24);
+    assert_eq!(store.bytes(), 20);
     advance(SECOND).await;
     // One is claimed again, which drops what it held; the rest is purged.
     store.begin(&id(0), &claim()).await.unwrap();
-    assert_eq!(store.bytes(), 16);
+    assert_eq!(store.bytes(), 12);
     assert_eq!(store.purge(100).await.unwrap(), 3);
     assert_eq!((store.bytes(), store.len()), (0, 1));
+}
+
+/// What is counted late can be removed, and subtracted, by somebody else before it is added.
+#[test]
+fn bytes_are_never_more_than_the_bound_whoever_looks() {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use futures_util::FutureExt;
+    use tokio::time::Instant;
+
+    for (bound, text) in [(16, "twelve bytes"), (3, "")] {
+        let store = MemoryStore::builder().max_bytes(bound).build().unwrap();
+        let end = Instant::now() + Duration::from_millis(200);
+        let newest = AtomicU64::new(0);
+        let forget = async || store.resolve(&id(0), newest.load(Relaxed), Resolution::Forget).await;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    let (id, claim, outcome) = (id(0), claim(), outcome(text));
+                    let begun = store.begin(&id, &claim).now_or_never().unwrap();
+                    if let Begun::Run { generation, .. } = begun.unwrap() {
+                        newest.store(generation, Relaxed);
+                        let done = store.complete(&id, claim.attempt, &outcome, SECOND);
+                        done.now_or_never().unwrap().unwrap();
+                    }
+                }
+            });
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    forget().now_or_never().unwrap().unwrap();
+                }
+            });
+            while Instant::now() < end {
+                assert!(store.bytes() <= bound, "{}", store.bytes());
+            }
+        });
+        forget().now_or_never().unwrap().unwrap();
+        assert_eq!((store.bytes(), store.len()), (0, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]

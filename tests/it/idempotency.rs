@@ -1,5 +1,6 @@
 //! The idempotency gate through its public interface.
 
+mod claims;
 mod faulty;
 mod gate;
 #[cfg(feature = "serde")]
@@ -7,3 +8,4 @@ mod golden;
 mod outage;
 mod races;
 mod retry;
+mod secrets;

@@ -15,6 +15,8 @@ mod conditioner;
 #[cfg(feature = "serde")]
 mod control;
 mod failure_budget;
+#[cfg(feature = "supervise")]
+mod health;
 #[cfg(feature = "http")]
 mod http;
 mod idempotency;

@@ -5,3 +5,4 @@ mod broken;
 #[cfg(feature = "testing")]
 mod conformance;
 mod memory;
+mod rates;

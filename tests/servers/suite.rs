@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use buttress::idempotency::{Begin, Idempotency, Scope};
 use buttress::store::{
     Attempt, Begun, Claim, Fingerprint, Finish, MemoryStore, OnInterrupted, Outcome, Record,
     RecordId, Renewed, Resolution, State, Store, StoreError,
@@ -11,6 +12,7 @@ use buttress::store::{
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
@@ -329,7 +331,7 @@ pub async fn conforms<S: Store + Clone>(store: S) {
 
 /// Through the gate, by several of them on several clients.
 pub async fn gates_run_once<S: Store + Clone>(clients: &[S], callers: usize) {
-    use buttress::idempotency::{Idempotency, InFlight, Scope, Status};
+    use buttress::idempotency::{InFlight, Status};
 
     let key = format!("order-{}", rand::random::<u64>());
     let effects = Arc::new(AtomicUsize::new(0));
@@ -363,4 +365,65 @@ pub async fn gates_run_once<S: Store + Clone>(clients: &[S], callers: usize) {
         stored += usize::from(ran.status == Status::Stored);
     }
     assert_eq!((effects.load(Ordering::SeqCst), stored), (1, 1));
+}
+
+/// A permit that is dropped ends its lease, without being asked for it, and only its own.
+pub async fn forgets_who_has_gone(store: &impl Store) {
+    let (id, mine) = (RecordId::of(b"abandoned", &rand::random::<[u8; 8]>()), claim().lease(HOUR));
+    store.begin(&id, &mine).await.unwrap();
+    store.abandon(&id, claim().attempt);
+    sleep(Duration::from_millis(300)).await;
+    let met = store.begin(&id, &claim()).await.unwrap();
+    assert!(matches!(met, Begun::Busy { .. }), "{met:?}");
+    store.abandon(&id, mine.attempt);
+    // Its time is the server's.
+    let since = Instant::now();
+    loop {
+        match store.begin(&id, &claim()).await.unwrap() {
+            Begun::Interrupted(record) => break assert_eq!(record.attempt, mine.attempt),
+            Begun::Busy { .. } => assert!(since.elapsed() < Duration::from_secs(10), "it is held"),
+            other => panic!("{other:?}"),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    // What is decided stays so.
+    assert!(store.complete(&id, mine.attempt, &outcome("x"), HOUR).await.unwrap().is_recorded());
+    store.abandon(&id, mine.attempt);
+    sleep(Duration::from_millis(100)).await;
+    assert!(matches!(store.begin(&id, &claim()).await.unwrap(), Begun::Done(_)));
+}
+
+/// Callers that hang up while the server is being asked leave no key behind that is taken, and nothing runs
+/// twice.
+pub async fn takes_claims_back<S: Store + Clone>(store: &S, keys: u32) {
+    let gate = Idempotency::new("taken-back", store.clone(), Scope::global());
+    // So that the connection is there.
+    gate.record("warm").await.unwrap();
+    let mut dropped = 0;
+    for n in 0..keys {
+        let key = format!("{n}");
+        let asked = Duration::from_micros(u64::from(n % 50) * 20);
+        match timeout(asked, gate.begin(&key, Fingerprint::NONE)).await {
+            Ok(begun) => match begun.unwrap() {
+                Begin::Execute(permit) => drop(permit.fail_before_effect().await),
+                other => panic!("{other:?}"),
+            },
+            Err(_) => dropped += 1,
+        }
+    }
+    println!("{dropped} of {keys} dropped");
+    assert!(dropped > 0, "the test drops none");
+    let since = Instant::now();
+    for n in 0..keys {
+        loop {
+            match gate.begin(format!("{n}"), Fingerprint::NONE).await.unwrap() {
+                Begin::Execute(permit) => break drop(permit.fail_before_effect().await),
+                Begin::InFlight { .. } => {
+                    assert!(since.elapsed() < Duration::from_secs(15), "{n} is still taken");
+                    sleep(Duration::from_millis(20)).await;
+                }
+                other => panic!("{n}: {other:?}"),
+            }
+        }
+    }
 }

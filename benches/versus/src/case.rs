@@ -46,6 +46,8 @@ pub struct Case {
     pub counted_calls: u64,
     /// Can be made ready under an emulator in reasonable time.
     pub emulated: bool,
+    /// Takes many seconds to be made ready: only where it is asked for by a word of its name.
+    pub slow: bool,
     pub make: Box<dyn Fn() -> Callers>,
 }
 
@@ -64,6 +66,7 @@ impl Case {
             max_batch: u64::MAX,
             counted_calls: 1024,
             emulated: true,
+            slow: false,
             make: Box::new(make),
         }
     }
@@ -95,6 +98,11 @@ impl Case {
 
     pub fn not_emulated(mut self) -> Self {
         self.emulated = false;
+        self
+    }
+
+    pub fn slow(mut self) -> Self {
+        self.slow = true;
         self
     }
 

@@ -270,6 +270,71 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
         AtMost(1.0),
         refusal("us refusing, status only"),
     );
+    let post = "idem/post/identity";
+    goal(
+        "idempotent replay in axum, of a POST behind identity",
+        "ratio",
+        AtMost(1.6),
+        results.times("idem/replay/us", post),
+    );
+    goal(
+        "idempotent fresh key in axum, of the same",
+        "ratio",
+        AtMost(2.6),
+        results.times("idem/fresh@1k/us", post),
+    );
+    goal(
+        "idempotent fresh key, 1M held over 10 held",
+        "ratio",
+        AtMost(1.2),
+        results.times("idem/fresh@1M/us", "idem/fresh@10/us"),
+    );
+    const HELD: [&str; 4] =
+        ["idem/fresh@10/us", "idem/fresh@1k/us", "idem/fresh@10k/us", "idem/fresh@100k/us"];
+    goal(
+        "idempotent fresh key, instructions, 10 to 100k held",
+        "largest/smallest",
+        AtMost(1.2),
+        spread(&HELD),
+    );
+    let without_key =
+        |who: &str| Some(results.counts.get(&format!("idem/post without key/{who}"))?.allocations);
+    goal(
+        "idempotent layer, no key, over an identity layer",
+        "allocations",
+        AtMost(0.0),
+        (|| Some(without_key("us")? - without_key("identity")?))(),
+    );
+    let posted = |mode: &str| {
+        results.posted.iter().find(|served| served.mode == mode).map(|served| served.cpu_to_plain)
+    };
+    goal(
+        "under wrk, replays, of a POST behind identity",
+        "cpu ratio",
+        AtMost(1.6),
+        posted("us replay"),
+    );
+    goal("under wrk, fresh keys, of the same", "cpu ratio", AtMost(2.6), posted("us fresh"));
+    let completed = |of: fn(&crate::stores::Line) -> f64| {
+        let mut lines = results.stores.iter();
+        let wanted = |line: &&crate::stores::Line| {
+            line.store == "file" && line.operation == "complete" && line.callers == 64
+        };
+        lines.find(wanted).map(of)
+    };
+    goal(
+        "file store, 64 callers, durable completions",
+        "1/s",
+        AtLeast(20_000.0),
+        completed(|line| line.per_second),
+    );
+    // Where a disk syncs 6,200 times a second, which is the faster one of those that the goal is from.
+    goal(
+        "file store, 64 callers, completions for one bare fdatasync",
+        "ratio",
+        AtLeast(3.2),
+        completed(|line| line.to_bare),
+    );
     goal(
         "under wrk, the stack, of plain",
         "requests/s ratio",

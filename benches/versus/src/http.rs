@@ -60,7 +60,7 @@ pub fn called(app: Router, request: fn() -> Request<Body>) -> Callers {
 
 /// Wraps without doing anything: what any layer costs in a `Router`.
 #[derive(Clone, Copy, Debug)]
-pub struct Identity<S>(S);
+pub struct Identity<S>(pub S);
 
 impl<S: tower::Service<Req>, Req> tower::Service<Req> for Identity<S> {
     type Response = S::Response;

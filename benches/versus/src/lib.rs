@@ -5,6 +5,7 @@ pub mod counted;
 pub mod floor;
 pub mod goals;
 pub mod http;
+pub mod idem;
 pub mod instructions;
 pub mod load;
 pub mod memory;
@@ -12,6 +13,7 @@ pub mod peers;
 pub mod report;
 pub mod scaling;
 pub mod smoke;
+pub mod stores;
 pub mod timing;
 pub mod us;
 
@@ -20,12 +22,14 @@ pub use case::{Case, Expect};
 /// Every case, peers next to us.
 pub fn cases() -> Vec<Case> {
     let mut all = floor::cases();
+    all.extend(idem::cases());
     all.extend(us::cases());
     all.extend(peers::breaker::cases());
     all.extend(peers::limit::cases());
     all.extend(peers::retry::cases());
     all.extend(peers::fault::cases());
     all.extend(http::cases());
+    all.extend(peers::idem::cases());
     // Neighbours in the table: by area, then by what is done, in the order in which that first came up.
     let key = |case: &Case| {
         let what = case.name.split('/').nth(1).unwrap_or_default();
@@ -38,7 +42,7 @@ pub fn cases() -> Vec<Case> {
             order.push(key);
         }
     }
-    let areas = ["floor", "breaker", "limit", "keyed", "retry", "budget", "fault", "http"];
+    let areas = ["floor", "breaker", "limit", "keyed", "retry", "budget", "fault", "http", "idem"];
     all.sort_by_key(|case| {
         let key = key(case);
         let area = areas.iter().position(|area| *area == key.0);
@@ -47,12 +51,13 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// The cases whose name contains one of the words; all without words.
+/// The cases whose name contains one of the words; without words, all but the slow ones.
 pub fn filtered(words: &[String]) -> Vec<Case> {
     cases()
         .into_iter()
         .filter(|case| {
-            words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()))
+            words.is_empty() && !case.slow
+                || words.iter().any(|word| case.name.contains(word.as_str()))
         })
         .collect()
 }

@@ -3,26 +3,58 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
+use crate::idem::{self, Key, Session};
 use crate::median;
 
-pub const MODES: &[&str] = &[
-    "plain",
-    "identity",
-    "us stack of 3",
-    "us refusing",
-    "us refusing, status only",
-    "tower stack of 3",
-    "tower-resilience breaker",
-    "tower-resilience stack of 4",
-    "tower-resilience limiter refusing",
-    "tower_governor",
-    "tower_governor refusing",
+/// What is asked of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    pub name: &'static str,
+    /// The layers of [`crate::idem::app`], and the key and session of the requests; without, a plain GET to
+    /// [`crate::http::app`].
+    pub post: Option<(&'static str, Key, Session)>,
+}
+
+const fn get(name: &'static str) -> Mode {
+    Mode { name, post: None }
+}
+
+const fn post(name: &'static str, who: &'static str, key: Key, session: Session) -> Mode {
+    Mode { name, post: Some((who, key, session)) }
+}
+
+const IDEMPOTENT: &str = "axum-idempotent";
+const EACH: &str = "axum-idempotent, session each";
+
+/// The first is what the others are compared to.
+pub const POSTS: &[Mode] = &[
+    post("identity", "identity", Key::Fresh, Session::None),
+    post("us without key", "us", Key::None, Session::None),
+    post("us replay", "us", Key::Same, Session::None),
+    post("us fresh", "us", Key::Fresh, Session::None),
+    post("axum-idempotent replay", IDEMPOTENT, Key::Same, Session::One),
+    post("axum-idempotent fresh", IDEMPOTENT, Key::Fresh, Session::One),
+    post("axum-idempotent fresh, session each", EACH, Key::Fresh, Session::Each),
+];
+
+pub const GETS: &[Mode] = &[
+    get("plain"),
+    get("identity"),
+    get("us stack of 3"),
+    get("us refusing"),
+    get("us refusing, status only"),
+    get("tower stack of 3"),
+    get("tower-resilience breaker"),
+    get("tower-resilience stack of 4"),
+    get("tower-resilience limiter refusing"),
+    get("tower_governor"),
+    get("tower_governor refusing"),
 ];
 
 pub struct Served {
     pub mode: &'static str,
     pub per_second: f64,
-    /// Median over the rounds of the ratio to plain in the same round.
+    /// Median over the rounds of the ratio to the first mode in the same round.
     pub to_plain: f64,
     pub not_2xx: f64,
     /// Processor time of the server for one request, in microseconds, and its ratio to plain's: steadier
@@ -34,8 +66,11 @@ pub struct Served {
 /// The server: prints its port, then serves until it is killed.
 pub fn serve(mode: &str) -> Result<(), String> {
     crate::pin(0);
-    let app =
-        crate::http::app(mode).ok_or_else(|| format!("expected one of {MODES:?}, got `{mode}`"))?;
+    let app = match mode.strip_prefix("post ") {
+        Some(who) => idem::app(who, idem::handler()).map(|(app, _)| app),
+        None => crate::http::app(mode),
+    };
+    let app = app.ok_or_else(|| format!("`{mode}` is not a mode of a server"))?;
     crate::runtime()
         .block_on(async {
             let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -55,10 +90,14 @@ impl Drop for Server {
     }
 }
 
-fn start(mode: &str) -> Result<Server, String> {
+fn start(mode: Mode) -> Result<Server, String> {
+    let mode = match mode.post {
+        Some((who, ..)) => format!("post {who}"),
+        None => mode.name.to_owned(),
+    };
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut child = Command::new(this)
-        .args(["serve", mode])
+        .args(["serve", &mode])
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| error.to_string())?;
@@ -90,16 +129,59 @@ struct Seen {
     cpu_us: f64,
 }
 
-fn wrk(server: &Server, seconds: u64) -> Result<Seen, String> {
+/// Makes wrk send POSTs. Every mode formats a request for each, so that this costs all of them the same; runs
+/// differ, or the second one on a server would send the keys of the first.
+fn script(key: Key, session: Session, run: usize) -> String {
+    let number = |same: bool| if same { "0" } else { "number" };
+    let key = match key {
+        Key::None => String::new(),
+        key => {
+            let number = number(key == Key::Same);
+            format!(
+                r#"headers["idempotency-key"] = string.format("8e03978e-40d5-{run:04}-%016d", {number})"#
+            )
+        }
+    };
+    let cookie = match session {
+        Session::None => String::new(),
+        session => {
+            let number = number(session == Session::One);
+            format!(r#"headers["cookie"] = string.format("session={run:04}%017dA", {number})"#)
+        }
+    };
+    let (path, body) = (idem::PATH, idem::ASKED);
+    format!(
+        r#"
+        local number = 0
+        local headers = {{ ["content-type"] = "application/json" }}
+        request = function()
+            number = number + 1
+            {key}
+            {cookie}
+            return wrk.format("POST", "{path}", headers, [[{body}]])
+        end
+        "#
+    )
+}
+
+fn wrk(server: &Server, mode: Mode, run: usize, seconds: u64) -> Result<Seen, String> {
     let port = server.1;
+    let file = std::env::temp_dir().join(format!("versus-{}.lua", std::process::id()));
+    let mut scripted = Vec::new();
+    if let Some((_, key, session)) = mode.post {
+        std::fs::write(&file, script(key, session, run)).map_err(|error| error.to_string())?;
+        scripted = vec!["-s".into(), file.clone().into_os_string()];
+    }
     let before = server.cpu();
     let core = if crate::cores() > 1 { "1" } else { "0" };
     let output = Command::new("taskset")
         .args(["-c", core, "wrk", "-t1", "-c32"])
         .arg(format!("-d{seconds}s"))
+        .args(scripted)
         .arg(format!("http://127.0.0.1:{port}/"))
         .output()
         .map_err(|error| format!("taskset and wrk: {error}"))?;
+    let _ = std::fs::remove_file(file);
     let text = String::from_utf8_lossy(&output.stdout);
     let after = |label: &str| {
         let line = text.lines().find(|line| line.contains(label))?;
@@ -121,16 +203,14 @@ fn wrk(server: &Server, seconds: u64) -> Result<Seen, String> {
 }
 
 /// Modes in another order each round; empty with a note where wrk is missing.
-pub fn run(rounds: usize, seconds: u64) -> Vec<Served> {
-    measure(rounds, seconds).unwrap_or_else(|error| {
+pub fn run(modes: &[Mode], rounds: usize, seconds: u64) -> Vec<Served> {
+    measure(modes, rounds, seconds).unwrap_or_else(|error| {
         eprintln!("load: {error}; the table stays empty");
         Vec::new()
     })
 }
 
-fn measure(rounds: usize, seconds: u64) -> Result<Vec<Served>, String> {
-    let modes: Vec<&'static str> =
-        MODES.iter().copied().filter(|mode| crate::http::app(mode).is_some()).collect();
+fn measure(modes: &[Mode], rounds: usize, seconds: u64) -> Result<Vec<Served>, String> {
     let mut seen: Vec<Vec<Seen>> = vec![Vec::new(); modes.len()];
     for round in 0..rounds {
         for index in 0..modes.len() {
@@ -138,8 +218,8 @@ fn measure(rounds: usize, seconds: u64) -> Result<Vec<Served>, String> {
             let index = (index + round) % modes.len();
             let index = if round % 2 == 1 { modes.len() - 1 - index } else { index };
             let server = start(modes[index])?;
-            wrk(&server, 1)?;
-            seen[index].push(wrk(&server, seconds)?);
+            wrk(&server, modes[index], 0, 1)?;
+            seen[index].push(wrk(&server, modes[index], 1, seconds)?);
         }
         eprintln!("  load: round {} of {rounds}", round + 1);
     }
@@ -152,7 +232,7 @@ fn measure(rounds: usize, seconds: u64) -> Result<Vec<Served>, String> {
             median(&mut ratios.collect::<Vec<_>>())
         };
         Served {
-            mode,
+            mode: mode.name,
             per_second: middle(|seen| seen.per_second),
             to_plain: to_plain(|seen| seen.per_second),
             not_2xx: middle(|seen| seen.not_2xx),

@@ -1,17 +1,20 @@
 //! `versus`: buttress and its peers in one process, one table. See `README.md`.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use buttress_versus::report::Results;
 use buttress_versus::{
-    counted, filtered, goals, instructions, load, memory, report, scaling, smoke, timing,
+    counted, filtered, goals, instructions, load, memory, report, scaling, smoke, stores, timing,
 };
 
 const USAGE: &str = "\
 versus [--filter WORD]... [--rounds N] [--batch-us N] [--core N] [--only PASS]... [--smoke]
 versus macro [--rounds N] [--seconds N]
+versus stores [--filter WORD]... [--rounds N] [--folder PATH]
+versus idempotency [--rounds N] [--seconds N] [--folder PATH]
 versus list [--filter WORD]...
 
   --filter WORD   only cases whose name contains WORD (may be given several times)
@@ -22,6 +25,9 @@ versus list [--filter WORD]...
   --smoke         checks what the cases do, measures nothing; fails if something is wrong
   macro           axum on loopback under wrk
   --seconds N     length of one wrk run, 3 by default
+  stores          durable stores: a file, Redis, PostgreSQL
+  --folder PATH   where the file is, beside this program by default: not in memory, or nothing is durable
+  idempotency     the cases of idempotency, its POSTs under wrk, and the stores, in one run
   list            prints the names of the cases";
 
 #[derive(Default)]
@@ -34,7 +40,17 @@ struct Options {
     batch_us: Option<u64>,
     seconds: Option<u64>,
     core: Option<usize>,
+    folder: Option<PathBuf>,
     smoke: bool,
+}
+
+impl Options {
+    fn folder(&self) -> PathBuf {
+        self.folder.clone().unwrap_or_else(|| {
+            let this = std::env::current_exe().ok();
+            this.and_then(|this| Some(this.parent()?.to_owned())).unwrap_or_else(|| ".".into())
+        })
+    }
 }
 
 fn options() -> Result<Options, String> {
@@ -52,6 +68,7 @@ fn options() -> Result<Options, String> {
             "--batch-us" => options.batch_us = Some(number(&argument, &value()?)?),
             "--seconds" => options.seconds = Some(number(&argument, &value()?)?),
             "--core" => options.core = Some(number(&argument, &value()?)?),
+            "--folder" => options.folder = Some(value()?.into()),
             "--smoke" => options.smoke = true,
             "-h" | "--help" => return Err(String::new()),
             word if !word.starts_with('-') && options.command.is_none() => {
@@ -89,7 +106,14 @@ fn main() -> ExitCode {
         }
     };
     let cases = filtered(&options.filter);
-    if cases.is_empty() {
+    let named = stores::named(&options.filter);
+    let known = match options.command.as_deref() {
+        None if options.smoke => !cases.is_empty() || !named.is_empty(),
+        Some("stores") => !named.is_empty(),
+        Some("idempotency") => true,
+        _ => !cases.is_empty(),
+    };
+    if !known {
         eprintln!(
             "versus: no case has {:?} in its name; `versus list` prints them",
             options.filter
@@ -98,28 +122,54 @@ fn main() -> ExitCode {
     }
     match options.command.as_deref() {
         None if options.smoke => {
-            let wrong = smoke::run(&cases, &options.filter);
+            let mut wrong =
+                if cases.is_empty() { Vec::new() } else { smoke::run(&cases, &options.filter) };
+            wrong.extend(stores::wrong(&named, &options.folder()));
             for line in &wrong {
                 println!("{line}");
             }
-            println!("{} cases, {} wrong", cases.len(), wrong.len());
+            println!("{} cases, {} stores, {} wrong", cases.len(), named.len(), wrong.len());
             ExitCode::from(u8::from(!wrong.is_empty()))
         }
         None => {
-            measure(&options);
+            let results = measure(&options);
+            report::print(&cases, &results);
+            goals::print(&results);
             ExitCode::SUCCESS
         }
         Some("macro") => {
-            let served = load::run(options.rounds.unwrap_or(5), options.seconds.unwrap_or(3));
-            let results = Results { served, ..Results::default() };
-            report::print_served(&results.served);
+            let (rounds, seconds) = (options.rounds.unwrap_or(5), options.seconds.unwrap_or(3));
+            let served = load::run(load::GETS, rounds, seconds);
+            let posted = load::run(load::POSTS, rounds, seconds);
+            let results = Results { served, posted, ..Results::default() };
+            report::print_served(&results);
+            goals::print(&results);
+            ExitCode::SUCCESS
+        }
+        Some("stores") => {
+            let stores = stores::run(&named, store_rounds(&options), &options.folder());
+            let results = Results { stores, ..Results::default() };
+            report::print_stores(&results.stores);
+            goals::print(&results);
+            ExitCode::SUCCESS
+        }
+        Some("idempotency") => {
+            let filter = vec!["floor/".to_owned(), "idem/".to_owned()];
+            let only = ["counts", "instructions", "scaling", "time"].map(str::to_owned).to_vec();
+            let options = Options { filter, only, ..options };
+            let mut results = measure(&options);
+            let seconds = options.seconds.unwrap_or(2);
+            results.posted = load::run(load::POSTS, options.rounds.unwrap_or(5), seconds);
+            results.stores = stores::run(&stores::NAMES, store_rounds(&options), &options.folder());
+            report::print(&filtered(&options.filter), &results);
             goals::print(&results);
             ExitCode::SUCCESS
         }
         Some("list") => {
             let mut out = std::io::stdout().lock();
             // A reader that has seen enough is no error.
-            let _ = cases.iter().try_for_each(|case| writeln!(out, "{}", case.name));
+            let mut names = cases.iter().map(|case| case.name.as_str()).chain(named);
+            let _ = names.try_for_each(|name| writeln!(out, "{name}"));
             ExitCode::SUCCESS
         }
         Some("under-valgrind") => {
@@ -140,7 +190,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(options: &Options) {
+fn store_rounds(options: &Options) -> stores::Rounds {
+    stores::Rounds { rounds: options.rounds.unwrap_or(7), time: Duration::from_millis(400) }
+}
+
+fn measure(options: &Options) -> Results {
     let cases = filtered(&options.filter);
     let pass = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
     let mut results = Results::default();
@@ -175,6 +229,5 @@ fn measure(options: &Options) {
         });
         results.timed = timing.join().unwrap_or_default();
     }
-    report::print(&cases, &results);
-    goals::print(&results);
+    results
 }

@@ -7,6 +7,7 @@ use crate::counted::Counts;
 use crate::load::Served;
 use crate::memory::Line;
 use crate::scaling::Scaled;
+use crate::stores;
 use crate::timing::{Timed, ratio};
 
 #[derive(Default)]
@@ -17,6 +18,9 @@ pub struct Results {
     pub scaled: BTreeMap<String, Scaled>,
     pub memory: Vec<Line>,
     pub served: Vec<Served>,
+    /// POSTs to what is idempotent; the first one is behind an identity layer.
+    pub posted: Vec<Served>,
+    pub stores: Vec<stores::Line>,
 }
 
 impl Results {
@@ -142,10 +146,17 @@ pub fn print(cases: &[Case], results: &Results) {
         println!("{}", table(&["who", "keys", "bytes", "a key"], &rows));
     }
 
-    print_served(&results.served);
+    print_served(results);
+    print_stores(&results.stores);
 }
 
-pub fn print_served(served: &[Served]) {
+pub fn print_served(results: &Results) {
+    print_load("Requests per second over loopback:", "plain", &results.served);
+    let title = "POSTs per second over loopback, idempotent and not:";
+    print_load(title, "identity", &results.posted);
+}
+
+fn print_load(title: &str, floor: &str, served: &[Served]) {
     if served.is_empty() {
         return;
     }
@@ -163,9 +174,32 @@ pub fn print_served(served: &[Served]) {
             ]
         })
         .collect();
-    println!("Requests per second over loopback:\n");
-    println!(
-        "{}",
-        table(&["mode", "", "requests/s", "of plain", "cpu us", "of plain", "not 2xx"], &rows)
-    );
+    let of = format!("of {floor}");
+    println!("{title}\n");
+    println!("{}", table(&["mode", "", "requests/s", &of, "cpu us", &of, "not 2xx"], &rows));
+}
+
+pub fn print_stores(lines: &[stores::Line]) {
+    if lines.is_empty() {
+        return;
+    }
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| {
+            let measured = (line.callers > 0).then_some(());
+            vec![
+                line.store.clone(),
+                line.operation.to_owned(),
+                measured.map_or_else(String::new, |()| line.callers.to_string()),
+                number(measured.map(|()| line.per_second), 0),
+                number(measured.map(|()| line.p50_us), 0),
+                number(measured.map(|()| line.p99_us), 0),
+                number(measured.map(|()| line.to_bare), 2),
+                measured.map_or_else(String::new, |()| line.failed.to_string()),
+            ]
+        })
+        .collect();
+    println!("Stores, operations per second:\n");
+    let head = ["store", "operation", "callers", "ops/s", "p50 us", "p99 us", "of bare", "failed"];
+    println!("{}", table(&head, &rows));
 }

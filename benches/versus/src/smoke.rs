@@ -34,6 +34,13 @@ pub fn run(cases: &[Case], filter: &[String]) -> Vec<String> {
             wrong.push(format!("{name}: {} allocations a call, expected none", counts.allocations));
         }
     }
+    let mut asked = Vec::new();
+    for who in cases.iter().filter_map(idempotent) {
+        if !asked.contains(&who) {
+            asked.push(who);
+            wrong.extend(crate::idem::wrong(who));
+        }
+    }
     for case in cases.iter().filter(|case| case.scales) {
         if let Err(line) = shared(case) {
             // A peer may be as it is; it is named, but only we can be wrong here.
@@ -41,6 +48,12 @@ pub fn run(cases: &[Case], filter: &[String]) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Whose HTTP layer a case of idempotency is about.
+fn idempotent(case: &Case) -> Option<&str> {
+    let what = case.name.strip_prefix("idem/")?;
+    what.split_once('/').filter(|(what, _)| !what.starts_with("gate")).map(|(_, who)| who)
 }
 
 /// Two callers of one object at once do what one does.

@@ -91,8 +91,10 @@ impl<G> IdempotencyLayer<G, HttpExchange, Problem> {
     /// | has a key that is being executed | 409 and `Retry-After`, or what the first gets if the gate [waits](super::super::InFlight::Wait) |
     /// | was executed | status, kept fields and body of then, with `Idempotency-Replayed: true` |
     /// | was executed, but its body was not kept | the same with an empty body and `Idempotency-Body: omitted`; in gRPC `ALREADY_EXISTS` |
+    /// | was executed, but not even its header fields were kept | the status with an empty body, `Idempotency-Body: omitted` and `Idempotency-Head: omitted`; in gRPC `ALREADY_EXISTS` |
     /// | was interrupted, or its handler panicked or returned an error | 500: nobody knows |
     /// | comes while the store is down or full | 503; see [`Outage`](super::super::Outage) |
+    /// | would be one claim of its tenant too many | 503 and `Retry-After`, if that is [limited](super::super::IdempotencyBuilder::max_pending_per_scope) |
     ///
     /// Refusals are problem documents, or gRPC's trailers if the call was gRPC. The error type of the service
     /// stays what it was.
@@ -412,6 +414,7 @@ impl<G> HttpIdempotencyBuilder<G> {
             over_size: self.over_size,
             unsized_answers: self.unsized_answers,
             kept,
+            counts_scopes: self.gate.counts_scopes(),
         };
         Ok(IdempotencyLayer::from_parts(self.gate, exchange, OnPanic::default(), problem()))
     }

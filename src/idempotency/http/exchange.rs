@@ -19,6 +19,7 @@ use crate::idempotency::context::EffectContext;
 use crate::idempotency::exchange::sealed::{
     Asked, Exchange, Keep, Look, Record, Recorded, Refusal,
 };
+use crate::idempotency::pending::Tag;
 use crate::idempotency::ran::{Earlier, Status};
 use crate::idempotency::scope::Scope;
 use crate::rejection::RejectionKind;
@@ -28,6 +29,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 const JSON: &str = "application/json";
 const BODY: HeaderName = HeaderName::from_static("idempotency-body");
+const HEAD: HeaderName = HeaderName::from_static("idempotency-head");
 
 /// An extension that a handler puts on its response to say that its effect surely did not happen. The
 /// answer is then not recorded, and the key is free again: who comes with it next runs the handler.
@@ -65,6 +67,8 @@ pub struct HttpExchange {
     pub(super) over_size: OverSize,
     pub(super) unsized_answers: Unsized,
     pub(super) kept: KeptFields,
+    /// Whether the gate counts the claims of each scope.
+    pub(super) counts_scopes: bool,
 }
 
 impl fmt::Debug for HttpExchange {
@@ -82,6 +86,7 @@ impl fmt::Debug for HttpExchange {
 pub struct Held<B> {
     req: Box<Request<Buffered<B>>>,
     id: RecordId,
+    tag: Tag,
 }
 
 /// Enough of a request to answer it in its own way.
@@ -92,11 +97,20 @@ pub struct Spare {
 }
 
 fn refused(kind: RejectionKind) -> Refusal {
-    Refusal { kind, source: None }
+    Refusal { kind, source: None, advice: None }
 }
 
-fn bad_key(why: KeyError) -> Refusal {
-    Refusal { kind: RejectionKind::IdempotencyKeyInvalid, source: Some(Arc::new(why)) }
+/// Says what a key must be.
+fn bad_key(why: KeyError, rules: &KeyRules) -> Refusal {
+    let kind = RejectionKind::IdempotencyKeyInvalid;
+    let advice = match why {
+        // Whose it is, is not in the key.
+        KeyError::NoTenant => None,
+        // That is said by the rules, too.
+        KeyError::Malformed => Some(rules.to_string()),
+        _ => Some(format!("{why}, {rules}")),
+    };
+    Refusal { kind, source: Some(Arc::new(why)), advice }
 }
 
 /// A key that nobody can send.
@@ -105,8 +119,8 @@ fn derived_key(key: &[u8]) -> Vec<u8> {
 }
 
 impl HttpExchange {
-    fn identify(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
-        let sent = self.keys.find(&parts.headers).map_err(bad_key)?;
+    fn identify(&self, parts: &Parts) -> Result<Option<(RecordId, Tag)>, Refusal> {
+        let sent = self.keys.find(&parts.headers).map_err(|why| bad_key(why, &self.keys))?;
         let derived = match (&sent, &self.derived) {
             (None, Some(derive)) => derive(parts).map(|key| derived_key(&key)),
             _ => None,
@@ -115,12 +129,15 @@ impl HttpExchange {
             (Some(key), _) => key.as_str().as_bytes(),
             (None, Some(key)) => key,
             (None, None) if self.required => {
-                return Err(refused(RejectionKind::IdempotencyKeyMissing));
+                let kind = RejectionKind::IdempotencyKeyMissing;
+                let advice = Some(self.keys.to_string());
+                return Err(Refusal { kind, source: None, advice });
             }
             (None, None) => return Ok(None),
         };
-        let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant))?;
-        Ok(Some(RecordId::of(scope.as_bytes(), key)))
+        let scope = (self.tenant)(parts).ok_or_else(|| bad_key(KeyError::NoTenant, &self.keys))?;
+        let tag = if self.counts_scopes { Tag::of(&scope) } else { Tag::default() };
+        Ok(Some((RecordId::of(scope.as_bytes(), key), tag)))
     }
 
     fn fingerprint<B>(&self, req: &Request<B>) -> FingerprintBuilder {
@@ -162,8 +179,8 @@ where
             return Look::Pass(req.map(Buffered::passing));
         }
         let (parts, body) = req.into_parts();
-        let id = match self.identify(&parts) {
-            Ok(Some(id)) => id,
+        let (id, tag) = match self.identify(&parts) {
+            Ok(Some(identity)) => identity,
             Ok(None) => return Look::Pass(Request::from_parts(parts, Buffered::passing(body))),
             Err(why) => {
                 return Look::Refuse(Request::from_parts(parts, Buffered::passing(body)), why);
@@ -178,17 +195,17 @@ where
             };
         }
         let req = Request::from_parts(parts, Buffered::passing(body));
-        Look::Gate(Held { req: Box::new(req), id })
+        Look::Gate(Held { req: Box::new(req), id, tag })
     }
 
     async fn read(&self, held: Held<B>) -> Asked<Self::Inner> {
-        let Held { mut req, id } = held;
+        let Held { mut req, id, tag } = held;
         let mut print = self.fingerprint(&req);
         // An empty body is a body, so that no way of sending none makes a difference.
         print.add_chunk(b"");
         let fill = req.body_mut().fill(self.max_body, |data| print.add_chunk(data)).await;
         match (fill, self.over_size) {
-            (Fill::Whole, _) => Asked::Gate(id, print.finish(), req),
+            (Fill::Whole, _) => Asked::Gate(id, tag, print.finish(), req),
             (Fill::TooLong, OverSize::Pass) => Asked::Pass(req),
             (Fill::TooLong, OverSize::Refuse) => {
                 Asked::Refuse(req, refused(RejectionKind::RequestTooLarge))
@@ -221,6 +238,10 @@ where
         }
         req
     }
+
+    fn is_grpc(&self, req: &Self::Inner) -> bool {
+        is_grpc(req.headers())
+    }
 }
 
 /// A limit further out that the body went over, or a client that has gone.
@@ -235,7 +256,7 @@ fn unreadable(error: Option<BoxError>) -> Refusal {
         }
         link = error.source();
     }
-    Refusal { kind, source: Some(Arc::from(error)) }
+    Refusal { kind, source: Some(Arc::from(error)), advice: None }
 }
 
 impl<B, E> Record<Response<B>, E> for HttpExchange
@@ -301,7 +322,7 @@ where
         answer.headers_mut().insert(STATUS, HeaderValue::from_static(text));
     }
 
-    fn replay(&self, outcome: &Arc<Outcome>) -> Result<Self::Answer, Earlier> {
+    fn replay(&self, outcome: &Arc<Outcome>, grpc: bool) -> Result<Self::Answer, Earlier> {
         let unreadable = |what: &str| Earlier::Unreadable(format!("its {what} is none of HTTP"));
         let status = StatusCode::from_u16(outcome.status()).map_err(|_| unreadable("status"))?;
         let (mut head, trailers) = decode(outcome.head()).ok_or_else(|| unreadable("head"))?;
@@ -309,6 +330,13 @@ where
         let body = if outcome.is_retained() {
             Buffered::whole(outcome.shared_body(), trailers)
         } else {
+            // Not even a version: it was too large to be kept.
+            if outcome.head().is_empty() {
+                head.insert(HEAD, HeaderValue::from_static("omitted"));
+                if grpc {
+                    head.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                }
+            }
             if is_grpc(&head) {
                 without_answer(&mut head, trailers);
             }

@@ -121,7 +121,8 @@ impl fmt::Debug for IdempotencyKey<'_> {
 ///
 /// ```
 /// use buttress::idempotency::KeyError;
-/// assert_eq!(KeyError::Repeated.to_string(), "there are several idempotency keys");
+/// let text = KeyError::Repeated.to_string();
+/// assert_eq!(text, "there are several idempotency keys");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -146,7 +147,9 @@ impl fmt::Display for KeyError {
         f.write_str(match self {
             Self::Repeated => "there are several idempotency keys",
             Self::Empty => "the idempotency key is empty",
-            Self::Malformed => "the idempotency key is malformed",
+            Self::Malformed => {
+                r#"the idempotency key is neither printable ASCII in double quotes nor, where that is taken, visible ASCII without `"`, `\`, `,` and `;`"#
+            }
             Self::TooShort => "the idempotency key is too short",
             Self::TooLong => "the idempotency key is too long",
             Self::NoTenant => "it is not known whose the idempotency key is",
@@ -162,6 +165,18 @@ pub(super) struct KeyRules {
     pub(super) header: HeaderName,
     pub(super) length: RangeInclusive<usize>,
     pub(super) quoted_only: bool,
+}
+
+/// For callers.
+impl fmt::Display for KeyRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (header, least, most) = (&self.header, self.length.start(), self.length.end());
+        write!(f, "expected one `{header}` field with {least} to {most} characters: ")?;
+        if !self.quoted_only {
+            f.write_str(r#"visible ASCII without `"`, `\`, `,` and `;`, or "#)?;
+        }
+        f.write_str(r#"printable ASCII in double quotes, with `\` before `"` and `\`"#)
+    }
 }
 
 impl KeyRules {

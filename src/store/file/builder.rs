@@ -11,8 +11,10 @@ use super::shared::{End, Shared, Slot, Waiters, Watch, open};
 use super::{FileStore, Handle, reader, writer};
 use crate::error::ConfigError;
 use crate::store::OpenErrorKind;
+use crate::store::buckets::Buckets;
 
 const MAX_QUEUE: usize = 1 << 20;
+const MAX_BUCKETS: usize = 100_000;
 const MIN_CACHE: usize = 1 << 20;
 const TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(600);
@@ -166,7 +168,7 @@ impl FileStoreBuilder {
             end: End::default(),
         });
         // From here on, to drop it is to stop the threads.
-        let store = FileStore(Arc::new(Handle(Arc::clone(&shared))));
+        let store = FileStore(Arc::new(Handle(Arc::clone(&shared), Buckets::new(MAX_BUCKETS))));
         let start = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared))

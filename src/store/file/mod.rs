@@ -26,10 +26,12 @@ use self::lane::Class;
 use self::reader::Read;
 use self::shared::Shared;
 use self::writer::{Finishing, Write};
+use super::buckets::Buckets;
 use super::{
-    Attempt, Begun, Claim, Finish, Outcome, Record, RecordId, Renewed, Resolution, State, Store,
-    StoreError, StoreErrorKind,
+    Attempt, Begun, Claim, Finish, Outcome, RateStore, Record, RecordId, Renewed, Resolution,
+    State, Store, StoreError, Taken,
 };
+use crate::quota::Quota;
 
 /// Records in one file: for one process at a time, and still there when it is killed or the power fails.
 ///
@@ -70,7 +72,7 @@ use super::{
 /// expired records on their way.
 ///
 /// **Damage.** It opens at once after a crash, whatever its size, which means that it is not read as a whole. A
-/// damaged record is [`Corrupt`](StoreErrorKind::Corrupt) when it is read, by its own checksum. A damaged page
+/// damaged record is [`Corrupt`](super::StoreErrorKind::Corrupt) when it is read, by its own checksum. A damaged page
 /// of the index can hide records; who fears for his disk opens with [`verify`](FileStoreBuilder::verify).
 ///
 /// **After a crash.** Nobody else can have had the file open, so an execution that was pending is nobody's:
@@ -82,24 +84,31 @@ use super::{
 /// latest time in the file; if it was set forward, records expire earlier by as much. Not tokio's: a paused
 /// clock does not stop it.
 ///
-/// **A disk that fails.** An operation that finds the disk full is [`Full`](StoreErrorKind::Full), one that
-/// meets another error `Unavailable`, and [`Unknown`](StoreErrorKind::Unknown) if it may be on the disk all the
-/// same. The file is opened again for the next one. After a failed sync it is not, because nobody knows
-/// what the disk holds: everything is `Unavailable` until the program has been started again. A disk that does
-/// not answer is noticed after [`timeout`](FileStoreBuilder::timeout).
+/// **A disk that fails.** An operation that finds the disk full is [`Full`](super::StoreErrorKind::Full), one that
+/// meets another error `Unavailable`, and [`Unknown`](super::StoreErrorKind::Unknown) if it may be on the disk all the
+/// same. The file is opened again for the next one. For that moment its lock is given up, and another process
+/// that waits for the file can get it: to that one, executions of this one are those of an owner who has gone, as
+/// after a crash; this one is `Unavailable`, and should the file come back to it, it is fenced where the other one
+/// has decided. After a failed sync the file is not opened again, because nobody knows what the disk holds:
+/// everything is `Unavailable` until the program has been started again. A disk that does not answer is noticed
+/// after [`timeout`](FileStoreBuilder::timeout).
 ///
 /// **Threads.** Three: one that writes, one that reads, one that watches the others and mostly sleeps. The
 /// futures need no runtime. A begin whose future was dropped before it was taken up is not made.
 ///
 /// **Sharing, dropping.** Clones share the file. When the last one is dropped, everything that was asked for
 /// is written, which blocks for some milliseconds, at most for the timeout; [`close`](Self::close) does the same
-/// and says how it went.
+/// without blocking and says how it went. Async code should call it first: after it, dropping does not block.
+///
+/// **Rate limits.** Its buckets ([`RateStore`]) are in memory, 100 000 of them at most, and not in the file: a
+/// disk's sync for each token would cost more than the limit is worth, and no other process could use them. They
+/// are full after a start, and follow tokio's clock.
 ///
 /// **Rust.** The feature `store-redb` needs Rust 1.90.
 #[derive(Clone)]
 pub struct FileStore(Arc<Handle>);
 
-struct Handle(Arc<Shared>);
+struct Handle(Arc<Shared>, Buckets);
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -109,7 +118,8 @@ impl Drop for Handle {
 }
 
 impl FileStore {
-    /// Larger outcomes are refused with [`StoreErrorKind::TooLarge`]: 256 MiB.
+    /// Larger outcomes are recorded without their body, and as their status alone if the head is larger by itself:
+    /// 256 MiB.
     pub const MAX_OUTCOME: usize = 256 << 20;
 
     /// Opens the file, or makes it, with the default settings. Blocks for some milliseconds.
@@ -202,12 +212,18 @@ impl FileStore {
         self.0.0.writes.call(Class::Owner, operation).await
     }
 
-    fn fits(outcome: &Outcome) -> Result<(), StoreError> {
-        if outcome.len() > Self::MAX_OUTCOME {
-            let why = format!("{} bytes, {} at most", outcome.len(), Self::MAX_OUTCOME);
-            return Err(StoreError::from(StoreErrorKind::TooLarge).with_source(why));
-        }
-        Ok(())
+    /// Records an outcome, or as much of it as fits.
+    async fn decide(
+        &self,
+        id: &RecordId,
+        outcome: &Arc<Outcome>,
+        finishing: impl FnOnce(Arc<Outcome>) -> Finishing,
+    ) -> Result<Finish, StoreError> {
+        let smaller = outcome.trimmed_to(Self::MAX_OUTCOME);
+        let trimmed = smaller.is_some();
+        let outcome = smaller.map_or_else(|| Arc::clone(outcome), Arc::new);
+        let finish = self.finish(id, finishing(outcome)).await?;
+        Ok(if trimmed && finish == Finish::Applied { Finish::Trimmed } else { finish })
     }
 }
 
@@ -240,8 +256,7 @@ impl Store for FileStore {
         outcome: &Arc<Outcome>,
         retention: Duration,
     ) -> Result<Finish, StoreError> {
-        Self::fits(outcome)?;
-        self.finish(id, Finishing::Complete(attempt, Arc::clone(outcome), retention)).await
+        self.decide(id, outcome, |outcome| Finishing::Complete(attempt, outcome, retention)).await
     }
 
     async fn release(&self, id: &RecordId, attempt: Attempt) -> Result<Finish, StoreError> {
@@ -263,10 +278,14 @@ impl Store for FileStore {
         generation: u64,
         resolution: Resolution,
     ) -> Result<Finish, StoreError> {
-        if let Resolution::Completed(outcome) = &resolution {
-            Self::fits(outcome)?;
+        match resolution {
+            Resolution::Completed(outcome) => {
+                let completed =
+                    |outcome| Finishing::Resolve(generation, Resolution::Completed(outcome));
+                self.decide(id, &outcome, completed).await
+            }
+            Resolution::Forget => self.finish(id, Finishing::Resolve(generation, resolution)).await,
         }
-        self.finish(id, Finishing::Resolve(generation, resolution)).await
     }
 
     async fn get(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
@@ -296,5 +315,17 @@ impl Store for FileStore {
             }
             change.await;
         }
+    }
+}
+
+impl RateStore for FileStore {
+    async fn take(
+        &self,
+        bucket: &RecordId,
+        quota: &Quota,
+        at_least: u64,
+        at_most: u64,
+    ) -> Result<Taken, StoreError> {
+        self.0.1.take(bucket, quota, at_least, at_most)
     }
 }

@@ -59,6 +59,12 @@ type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 ///
 /// *Time* is the clock of the server. Nothing that callers' clocks do matters.
 ///
+/// *Generations* come from a sequence that [`create_schema`](Self::create_schema) starts at the present time, in
+/// microseconds. They grow from claim to claim of a key, also when its record has been removed in between, as long
+/// as the sequence does not go back; see there. Two claims of one key that overlap, of which one is released or
+/// forgotten within the time that the other one's statement takes, may get them in the order in which they came
+/// and not in that in which they were granted.
+///
 /// *Durability* is that of the database: `synchronous_commit` must not be off for it, and after a failover to an
 /// asynchronous replica claims can be missing.
 ///
@@ -223,7 +229,7 @@ impl PostgresStore {
         outcome: &Outcome,
         retention: Duration,
     ) -> Result<Finish, StoreError> {
-        let kept = Kept::of(outcome, self.0.max_outcome)?;
+        let kept = Kept::of(outcome, self.0.max_outcome);
         let (id, attempt, retention) =
             (&id.as_bytes()[..], &attempt.as_bytes()[..], micros(retention));
         for _ in 0..TRIES {
@@ -262,13 +268,11 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    fn of(outcome: &'a Outcome, max: usize) -> Result<Self, StoreError> {
-        if outcome.head().len() > max {
-            return Err(StoreErrorKind::TooLarge.into());
-        }
-        let trimmed = outcome.is_retained() && outcome.len() > max;
+    fn of(outcome: &'a Outcome, max: usize) -> Self {
+        let trimmed = outcome.len() > max;
+        let head = if outcome.head().len() > max { &[] } else { outcome.head() };
         let body = outcome.body().filter(|_| !trimmed);
-        Ok(Self { status: i32::from(outcome.status()), head: outcome.head(), body, trimmed })
+        Self { status: i32::from(outcome.status()), head, body, trimmed }
     }
 
     fn finish(&self, code: Code) -> Finish {
@@ -388,7 +392,7 @@ impl Inner {
         outcome: &Outcome,
         retention: Duration,
     ) -> Result<Finish, StoreError> {
-        let kept = Kept::of(outcome, self.max_outcome)?;
+        let kept = Kept::of(outcome, self.max_outcome);
         let (id, attempt, retention) =
             (&id.as_bytes()[..], &attempt.as_bytes()[..], micros(retention));
         let params = kept.after(&id, &attempt, &retention);
@@ -407,7 +411,7 @@ impl Inner {
         match resolution {
             Resolution::Forget => Ok(self.change(&self.statements.forget, &which).await?.finish()),
             Resolution::Completed(outcome) => {
-                let kept = Kept::of(outcome, self.max_outcome)?;
+                let kept = Kept::of(outcome, self.max_outcome);
                 let params = [&which[..], &kept.params()].concat();
                 Ok(kept.finish(self.change(&self.statements.resolve, &params).await?))
             }

@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 use super::row::{self, micros};
 use super::{Code, Param, PostgresStore, TRIES, contended};
 use crate::quota::{Quota, UNITS_PER_NANO};
+use crate::store::net::in_background;
 use crate::store::{
     Attempt, Begun, Claim, Finish, Outcome, RateStore, Record, RecordId, Renewed, Resolution,
     Store, StoreError, Taken,
@@ -89,6 +90,16 @@ impl Store for PostgresStore {
         let rows = self.0.query(&self.0.statements.get, &params).await?;
         let record = |row| Ok(row::entry(row)?.record(row::time(row, 11, "now")?));
         rows.first().map(record).transpose()
+    }
+
+    /// Done by a task, once and within the timeout; if that fails the lease ends by itself.
+    fn abandon(&self, id: &RecordId, attempt: Attempt) {
+        let (inner, id) = (Arc::clone(&self.0), *id);
+        in_background(async move {
+            let params: [Param<'_>; 2] =
+                [(&&id.as_bytes()[..], Type::BYTEA), (&&attempt.as_bytes()[..], Type::BYTEA)];
+            let _ = inner.query(&inner.statements.abandon, &params).await;
+        });
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {

@@ -21,10 +21,12 @@ fn version(rows: &[Row]) -> Result<Option<i32>, StoreError> {
 }
 
 impl PostgresStore {
-    /// Makes the tables, or brings older ones up to date. Does nothing if they are there; may be called by
-    /// several processes at once.
+    /// Makes the tables, or brings older ones up to date. If they are there it only sees to it that the numbers
+    /// of claims ([`Record::generation`](crate::store::Record::generation)) go on from the present time: so call
+    /// it after the database was restored from a backup, or failed over to a replica that may have been behind,
+    /// or the numbers of records that are gone may be given once more. May be called by several processes at once.
     ///
-    /// The role needs the right to create tables. A program whose role must not have it can leave this to
+    /// The role needs the right to create tables, and to own those that are there. A program whose role must not have it can leave this to
     /// another one, such as a migration.
     ///
     /// # Errors
@@ -85,6 +87,7 @@ impl Inner {
             }
             found => return Err(self.unknown(found)),
         }
+        transaction.batch_execute(&sql.catch_up()).await.map_err(error::statement)?;
         transaction.commit().await.map_err(error::statement)
     }
 

@@ -125,6 +125,11 @@ SELECT CASE WHEN EXISTS (SELECT FROM ours) THEN 0 ELSE coalesce((
     SELECT CASE WHEN r.attempt <> $2 OR @expired@ OR r.state = 1 THEN 2 WHEN r.state = 2 THEN 1 ELSE 3 END
     FROM @p@_records r WHERE r.id = $1), 2) END";
 
+/// The lease ends now instead of later.
+const ABANDON: &str = "
+UPDATE @p@_records r SET lease_until = least(r.lease_until, @now@)
+WHERE r.id = $1 AND r.attempt = $2 AND r.state = 0 AND NOT @expired@";
+
 /// The attempt becomes that of nobody: a late owner is fenced off.
 const RESOLVE: &str = "
 WITH ours AS (
@@ -249,6 +254,7 @@ pub(super) struct Statements {
     pub(super) renew: String,
     pub(super) release: String,
     pub(super) interrupt: String,
+    pub(super) abandon: String,
     pub(super) resolve: String,
     pub(super) forget: String,
     pub(super) get: String,
@@ -269,6 +275,7 @@ impl Statements {
             renew: of(RENEW),
             release: of(RELEASE),
             interrupt: of(INTERRUPT),
+            abandon: of(ABANDON),
             resolve: of(RESOLVE),
             forget: of(FORGET),
             get: of(GET),
@@ -287,6 +294,19 @@ impl Statements {
         fill(
             "SELECT pg_advisory_xact_lock(7094142370837983091);
              CREATE TABLE IF NOT EXISTS @p@_schema (version integer NOT NULL);",
+            &self.prefix,
+        )
+    }
+
+    /// A record's next claim has a greater number than the one before. When the record is gone, the sequence alone
+    /// sees to that; but it goes back when the database is restored from a backup, fails over to a replica that was
+    /// behind or to a logical one, which has no sequences, or when the tables are made anew. So it is set to the
+    /// microseconds since 1970, which is ahead of any number it can have given, at less than a million claims a
+    /// second.
+    pub(super) fn catch_up(&self) -> String {
+        fill(
+            "SELECT setval('@p@_generation', t)
+             FROM @p@_generation, (SELECT @now@ AS t) n WHERE last_value < t;",
             &self.prefix,
         )
     }

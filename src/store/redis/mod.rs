@@ -17,7 +17,7 @@ use tokio::time::timeout;
 pub use self::config::RedisStoreBuilder;
 pub use self::error::EvictionPolicyError;
 use self::script::Scripts;
-use super::net::{met, need_runtime, once, reruns};
+use super::net::{in_background, met, need_runtime, once, reruns};
 use super::{
     Attempt, Begun, Claim, Entry, Fingerprint, Finish, Outcome, RateStore, Record, RecordId,
     Renewed, Resolution, State, Store, StoreError, StoreErrorKind, StoreTime, Taken,
@@ -48,7 +48,8 @@ use crate::quota::{Quota, UNITS_PER_NANO};
 /// given it. All go through one connection, which is made again when it breaks. The server removes records
 /// when their retention is over: [`purge`](Store::purge) does nothing.
 ///
-/// *Time* is the clock of the server. *Runtime:* needs tokio's; anywhere else operations are refused.
+/// *Time* is the clock of the server. Generations come from it, too: when it was set back, a claim of a key whose
+/// record was gone can get a smaller one than before. *Runtime:* needs tokio's; anywhere else operations are refused.
 ///
 /// *Waiting.* The client's own defaults wait nine seconds for a server that is away. Ours are 50 ms for an
 /// answer and 100 ms for a connection, tried once. For TLS, or other settings, make the
@@ -278,13 +279,11 @@ impl Inner {
         args: [&[u8]; 2],
         outcome: &Outcome,
     ) -> Result<Finish, StoreError> {
-        if outcome.head().len() > self.max_outcome {
-            return Err(StoreErrorKind::TooLarge.into());
-        }
-        let trimmed = outcome.is_retained() && outcome.len() > self.max_outcome;
+        let smaller = outcome.trimmed_to(self.max_outcome);
+        let (trimmed, outcome) = (smaller.is_some(), smaller.as_ref().unwrap_or(outcome));
         let status = outcome.status().to_string();
         let mut args = vec![args[0], args[1], status.as_bytes(), outcome.head()];
-        args.extend(outcome.body().filter(|_| !trimmed));
+        args.extend(outcome.body());
         let finish = finish(self.change(script, id, &args).await?)?;
         Ok(if trimmed && finish == Finish::Applied { Finish::Trimmed } else { finish })
     }
@@ -381,6 +380,14 @@ impl Store for RedisStore {
 
     async fn purge(&self, _: usize) -> Result<usize, StoreError> {
         Ok(0)
+    }
+
+    /// Done by a task, once and within the timeout; if that fails the lease ends by itself.
+    fn abandon(&self, id: &RecordId, attempt: Attempt) {
+        let (inner, id) = (Arc::clone(&self.0), *id);
+        in_background(async move {
+            let _ = inner.change(&inner.scripts.abandon, &id, &[attempt.as_bytes()]).await;
+        });
     }
 }
 

@@ -117,6 +117,16 @@ keep_until(math.max(tonumber(e), now + ARGV[2]))
 return 0
 ";
 
+/// `attempt`. The lease ends now instead of later.
+const ABANDON: &str = "
+if not there or a ~= ARGV[1] or s ~= '0' then return 2 end
+if tonumber(l) > now then
+    make_way()
+    redis.call('HSET', key, 'l', text(now))
+end
+return 0
+";
+
 /// `generation`, `attempt of nobody`, `status`, `head`, and the body if there is one. The retention stays.
 const RESOLVE: &str = "
 if not there or g ~= ARGV[1] or s == '1' or (s == '0' and tonumber(l) > now) then return 2 end
@@ -178,6 +188,7 @@ pub(super) struct Scripts {
     pub(super) renew: Script,
     pub(super) release: Script,
     pub(super) interrupt: Script,
+    pub(super) abandon: Script,
     pub(super) resolve: Script,
     pub(super) forget: Script,
     pub(super) get: Script,
@@ -193,6 +204,7 @@ impl Scripts {
             renew: of(RENEW),
             release: of(RELEASE),
             interrupt: of(INTERRUPT),
+            abandon: of(ABANDON),
             resolve: of(RESOLVE),
             forget: of(FORGET),
             get: of(GET),

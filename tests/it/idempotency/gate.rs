@@ -308,6 +308,42 @@ async fn tenants_do_not_see_each_others_records() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn gates_of_other_names_have_other_records_on_one_store() {
+    let store = MemoryStore::default();
+    let gate = |name: &'static str| Idempotency::new(name, store.clone(), Scope::tenant("t"));
+    let run = async |gate: Idempotency<MemoryStore>| {
+        let value = gate.name().to_owned();
+        let ran = gate.run("7", Fingerprint::NONE, || async { Ok::<_, &str>(value) }).await;
+        let ran = ran.unwrap();
+        (ran.value, ran.status)
+    };
+    assert_eq!(run(gate("orders")).await, ("orders".into(), Status::Stored));
+    assert_eq!(run(gate("refunds")).await, ("refunds".into(), Status::Stored));
+    // As two servers of one service do it.
+    assert_eq!(run(gate("orders")).await, ("orders".into(), Status::Replayed));
+    assert_eq!(store.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_is_too_large_leaves_the_number() {
+    let gate = builder().max_outcome(10).build().unwrap();
+    for (n, (head, body)) in [(10, 0), (10, 1), (11, 0), (11, 1)].into_iter().enumerate() {
+        let outcome = Outcome::new(201, vec![0; head], vec![0; body]);
+        let key = n.to_string();
+        let Begin::Execute(mut permit) = gate.begin(&key, A).await.unwrap() else { panic!() };
+        let (finish, kept) = match n {
+            0 => (Finish::Applied, outcome.clone()),
+            1 => (Finish::Trimmed, outcome.without_body()),
+            _ => (Finish::Trimmed, Outcome::not_retained(201, [])),
+        };
+        assert_eq!(permit.complete(outcome).await.unwrap(), finish, "{head} {body}");
+        drop(permit);
+        let record = gate.record(&key).await.unwrap().unwrap();
+        assert_eq!(**record.state.outcome().unwrap(), kept, "{head} {body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_too_large_is_recorded_without_it() {
     let gate = builder().max_outcome(10).build().unwrap();
     let run = |length: usize| {

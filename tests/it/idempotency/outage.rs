@@ -279,3 +279,17 @@ async fn a_lost_answer_to_a_claim_of_an_effect_is_asked_for_again() {
     let claim = effects.claim::<u32>("a", "input").await;
     assert!(matches!(claim, Ok(EffectClaim::Yours(_))), "{claim:?}");
 }
+
+/// A store that takes no outcome with bytes in it.
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_for_the_store_is_recorded_as_its_number() {
+    let store = Faulty::default();
+    let gate = Idempotency::new("orders", store.clone(), Scope::global());
+    let Begin::Execute(mut permit) = gate.begin("k", A).await.unwrap() else { panic!() };
+    store.next(On::Complete, &[Fault::Error(StoreErrorKind::TooLarge)]);
+    let finish = permit.complete(Outcome::new(201, [1; 9], [2; 9])).await.unwrap();
+    assert_eq!(finish, Finish::Trimmed);
+    drop(permit);
+    let record = gate.record("k").await.unwrap().unwrap();
+    assert_eq!(**record.state.outcome().unwrap(), Outcome::not_retained(201, []));
+}

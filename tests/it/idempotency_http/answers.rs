@@ -152,6 +152,25 @@ async fn an_answer_that_is_too_large_is_recorded_without_its_body() {
     assert_eq!(runs.count(), 2);
 }
 
+#[tokio::test]
+async fn an_answer_whose_head_is_too_large_is_recorded_as_its_status() {
+    let runs = Runs::default();
+    let gate = Idempotency::builder("payments", MemoryStore::default()).scope(Scope::global());
+    let gate = gate.max_outcome(50).build().unwrap();
+    let layer = IdempotencyLayer::http(gate).single_tenant().build().unwrap();
+    let location = || [("location", format!("/payments/{}", "7".repeat(50)))];
+    let app = answering(&runs, move || (StatusCode::CREATED, location(), "x")).layer(layer);
+    let first = send(&app, post(KEY, "a")).await;
+    assert_eq!((first.status.as_u16(), first.text()), (201, "x"));
+    assert_eq!(first.header("idempotency-status"), Some("not-retained"));
+    let replay = send(&app, post(KEY, "a")).await;
+    assert_eq!((replay.status.as_u16(), replay.text()), (201, ""));
+    assert!(replay.is_replayed() && replay.header("location").is_none());
+    assert_eq!(replay.header("idempotency-head"), Some("omitted"));
+    assert_eq!(replay.header("idempotency-body"), Some("omitted"));
+    assert_eq!(runs.count(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_recorded_without_its_body_and_passed_on_as_it_comes() {
     let runs = Runs::default();

@@ -74,6 +74,23 @@ async fn an_answer_that_was_not_kept_says_that_the_call_was_executed() {
 }
 
 #[tokio::test]
+async fn an_answer_of_which_nothing_was_kept_is_one_of_grpc_all_the_same() {
+    let runs = Runs::default();
+    let counter = runs.clone();
+    let gate = Idempotency::builder("payments", MemoryStore::default()).scope(Scope::global());
+    let gate = gate.max_outcome(0).build().unwrap();
+    let layer = IdempotencyLayer::http(gate).single_tenant().build().unwrap();
+    let service = layer.layer(tower::service_fn(move |_| {
+        std::future::ready(Ok::<_, Infallible>(unary(&counter, "0")))
+    }));
+    ask(&service, call(KEY, "10 EUR")).await;
+    let replay = ask(&service, call(KEY, "10 EUR")).await;
+    assert_eq!(replay.header("content-type"), Some("application/grpc"));
+    assert_eq!(replay.header("grpc-status"), Some("6"), "ALREADY_EXISTS");
+    assert_eq!(runs.count(), 1);
+}
+
+#[tokio::test]
 async fn a_failure_without_a_body_is_replayed() {
     let service = builder().build().unwrap().layer(tower::service_fn(|_| async {
         let response = Response::builder()

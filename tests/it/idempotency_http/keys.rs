@@ -76,6 +76,57 @@ async fn hostile_keys_are_refused_and_never_passed_through() {
     assert_eq!(runs.count(), 0);
 }
 
+/// Whoever reads the answer must be able to mend the call.
+#[tokio::test]
+async fn a_refused_key_is_told_what_a_key_must_be() {
+    let detail = |answer: &Answer| {
+        let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        document["detail"].as_str().unwrap().to_owned()
+    };
+    let rules = r#"expected one `idempotency-key` field with 16 to 255 characters: visible ASCII without `"`, `\`, `,` and `;`, or printable ASCII in double quotes, with `\` before `"` and `\`"#;
+    let app = echo(&Runs::default()).layer(builder().required().build().unwrap());
+    let short = send(&app, post("short", "a")).await;
+    let said = "idempotency key not valid: the idempotency key is too short, ";
+    assert_eq!(detail(&short), format!("{said}{rules}"));
+    let malformed = send(&app, post("\"open", "a")).await;
+    assert_eq!(detail(&malformed), format!("idempotency key not valid: {rules}"));
+    let mut twice = post(KEY, "a");
+    twice.headers_mut().append("idempotency-key", KEY.parse().unwrap());
+    let said = "idempotency key not valid: there are several idempotency keys, ";
+    assert_eq!(detail(&send(&app, twice).await), format!("{said}{rules}"));
+    let mut none = post(KEY, "a");
+    none.headers_mut().clear();
+    assert_eq!(detail(&send(&app, none).await), format!("idempotency key missing: {rules}"));
+
+    // As the layer is set up.
+    let name = HeaderName::from_static("x-key");
+    let layer = builder().header(name).key_length(1..=8).quoted_keys_only().build().unwrap();
+    let app = echo(&Runs::default()).layer(layer);
+    let bare = Request::post("/").header("x-key", "bare").body(Body::empty()).unwrap();
+    let answer = send(&app, bare).await;
+    let rules = r#"expected one `x-key` field with 1 to 8 characters: printable ASCII in double quotes, with `\` before `"` and `\`"#;
+    assert_eq!(detail(&answer), format!("idempotency key not valid: {rules}"));
+
+    // And in gRPC.
+    let mut call = post("short", "a");
+    call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let answer = send(&echo(&Runs::default()).layer(builder().build().unwrap()), call).await;
+    let message = answer.header("grpc-message").unwrap();
+    assert!(message.contains("with 16 to 255 characters"), "{message}");
+}
+
+/// As an error, for those who do not answer in HTTP.
+#[tokio::test]
+async fn a_refused_key_is_told_what_a_key_must_be_by_the_error_too() {
+    let layer = builder().build().unwrap().on_reject(buttress::AsError);
+    let inner =
+        tower::service_fn(|_| async { Ok::<_, std::io::Error>(Response::new(Body::empty())) });
+    let service = tower::Layer::layer(&layer, inner);
+    let error = service.oneshot(post("short", "a")).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("too short, expected one `idempotency-key` field with 16 to"), "{text}");
+}
+
 #[tokio::test]
 async fn two_keys_are_an_error_even_if_they_are_alike() {
     let runs = Runs::default();

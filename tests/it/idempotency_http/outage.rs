@@ -119,3 +119,36 @@ async fn the_record_is_durable_before_the_first_byte_of_the_answer() {
         assert_eq!(record.state.outcome().unwrap().body(), Some(&b"paid"[..]));
     }
 }
+
+#[tokio::test]
+async fn a_tenant_with_too_many_calls_under_way_is_told_to_come_back() {
+    let gate = Idempotency::builder("payments", MemoryStore::default()).scope(Scope::global());
+    let gate = gate.max_pending_per_scope(1).build().unwrap();
+    let tenant = |parts: &axum::http::request::Parts| {
+        Some(Scope::tenant(parts.headers.get("tenant")?.as_bytes()))
+    };
+    let layer = IdempotencyLayer::http(gate).tenant(tenant).build().unwrap();
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let inner = Arc::clone(&go);
+    let app = Router::new().fallback(any(move || {
+        let go = Arc::clone(&inner);
+        async move { go.acquire().await.unwrap().forget() }
+    }));
+    let app = app.layer(layer);
+    let call = |tenant: &'static str, key: String| {
+        let mut request = post(&key, "a");
+        request.headers_mut().insert("tenant", tenant.parse().unwrap());
+        let app = app.clone();
+        async move { send(&app, request).await }
+    };
+    let mut first = Box::pin(call("a", KEY.to_owned()));
+    assert!(futures_util::poll!(first.as_mut()).is_pending());
+    let refused = call("a", format!("{KEY}2")).await;
+    assert_eq!((refused.status.as_u16(), refused.kind()), (503, Some("overloaded")));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let mut other = Box::pin(call("b", format!("{KEY}2")));
+    assert!(futures_util::poll!(other.as_mut()).is_pending(), "of another tenant");
+    go.add_permits(3);
+    assert_eq!((first.await.status, other.await.status), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(call("a", format!("{KEY}2")).await.status, 200);
+}

@@ -2,5 +2,6 @@
 
 pub mod breaker;
 pub mod fault;
+pub mod idem;
 pub mod limit;
 pub mod retry;

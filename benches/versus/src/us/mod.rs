@@ -2,6 +2,7 @@
 
 mod breaker;
 mod fault;
+pub(crate) mod idem;
 mod limit;
 mod retry;
 
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(limit::cases());
     all.extend(retry::cases());
     all.extend(fault::cases());
+    all.extend(idem::cases());
     all.extend([
         case("answer", "us stack of 3", Expect::Allowed, request).against("http/answer/identity"),
         case("answer", "us stack of 3, replaying", Expect::Allowed, request)

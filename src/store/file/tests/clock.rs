@@ -122,6 +122,39 @@ async fn a_clock_set_back_before_reopening_does_not_turn_time_back() {
 }
 
 #[tokio::test]
+async fn a_clock_set_back_before_reopening_brings_nothing_back_and_runs_nothing_again() {
+    let (times, disk) = (fake(), Disk::new(1));
+    let store = open(&disk, &times);
+    let short = || claim().lease(SECOND).retention(10 * SECOND);
+    let complete = async |store: &FileStore, claim: &Claim, what: &str, retention| {
+        store.complete(&id(0), claim.attempt, &outcome(what), retention).await.unwrap()
+    };
+    let (first, second, pending) = (short(), short(), short());
+    let generation = run(&store, &id(0), &first).await;
+    complete(&store, &first, "first", 10 * SECOND).await;
+    run(&store, &id(1), &claim().lease(SECOND).retention(10 * SECOND)).await;
+    times.pass(20 * SECOND);
+    // One has expired and is run anew, the other is only forgotten.
+    assert!(run(&store, &id(0), &second).await > generation);
+    complete(&store, &second, "second", 3 * HOUR).await;
+    assert_eq!(store.get(&id(1)).await.unwrap(), None);
+    run(&store, &id(2), &pending.lease(HOUR).retention(3 * HOUR)).await;
+    drop(store);
+
+    for _ in 0..2 {
+        times.step(false, HOUR);
+        let store = open(&disk, &times);
+        let begun = store.begin(&id(0), &claim()).await.unwrap();
+        let Begun::Done(record) = begun else { panic!("{begun:?}") };
+        assert_eq!(record.state.outcome(), Some(&outcome("second")));
+        assert_eq!(complete(&store, &first, "zombie", HOUR).await, Finish::Fenced);
+        assert_eq!(store.get(&id(1)).await.unwrap(), None);
+        let begun = store.begin(&id(2), &claim()).await.unwrap();
+        assert!(matches!(begun, Begun::Interrupted(_)), "{begun:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_clock_set_forth_before_reopening_only_shortens_retention() {
     let (times, disk) = (fake(), Disk::new(1));
     let store = open(&disk, &times);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use self::disk::Disk;
 use super::*;
-use crate::store::{Fingerprint, OnInterrupted};
+use crate::store::{Fingerprint, OnInterrupted, StoreErrorKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -352,13 +352,13 @@ async fn a_full_queue_refuses_claims_before_completions() {
 }
 
 #[tokio::test]
-async fn too_large_an_outcome_is_refused() {
+async fn too_large_an_outcome_is_recorded_without_its_body() {
     let store = open(&Disk::new(1)).unwrap();
     let claim = claim();
     run(&store, &id(0), &claim).await;
     let large = Arc::new(Outcome::new(200, vec![], vec![0; FileStore::MAX_OUTCOME + 1]));
-    let error = store.complete(&id(0), claim.attempt, &large, SECOND).await.unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::TooLarge);
-    let done = store.complete(&id(0), claim.attempt, &outcome("x"), SECOND).await.unwrap();
-    assert_eq!(done, Finish::Applied);
+    let done = store.complete(&id(0), claim.attempt, &large, SECOND).await.unwrap();
+    assert_eq!(done, Finish::Trimmed);
+    let kept = store.get(&id(0)).await.unwrap().unwrap();
+    assert_eq!(**kept.state.outcome().unwrap(), large.without_body());
 }

@@ -1,0 +1,194 @@
+//! Claims that nobody waits for any more, leases while the record is being made, and how many claims a scope may
+//! hold.
+
+use std::future::pending;
+use std::time::Duration;
+
+use buttress::RejectionKind;
+use buttress::idempotency::{
+    Begin, Idempotency, IdempotencyBuilder, InFlight, RunError, Scope, Status,
+};
+use buttress::store::{
+    Fingerprint, Finish, MemoryStore, OnInterrupted, Outcome, State, Store, StoreErrorKind,
+};
+use tokio::time::{sleep, timeout};
+
+use super::faulty::{Fault, Faulty, On};
+
+const SECOND: Duration = Duration::from_secs(1);
+const A: Fingerprint = Fingerprint::from_bytes([1; 32]);
+const B: Fingerprint = Fingerprint::from_bytes([2; 32]);
+
+fn builder<S: Store + Clone>(store: &S) -> IdempotencyBuilder<S> {
+    Idempotency::builder("orders", store.clone()).scope(Scope::global())
+}
+
+fn outcome() -> Outcome {
+    Outcome::new(200, [], *b"done")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_caller_has_gone_is_taken_back() {
+    for run in [false, true] {
+        let store = Faulty::default();
+        let gate = builder(&store).build().unwrap();
+        store.next(On::Begin, &[Fault::HangAfter]);
+        if run {
+            let run = gate.run("k", A, || async { Ok::<_, &str>(1) });
+            assert!(timeout(SECOND / 10, run).await.is_err());
+        } else {
+            assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+        }
+        sleep(SECOND).await;
+        // As if it had never been claimed: for another payload, too.
+        let next = gate.begin("k", B).await.unwrap();
+        assert!(matches!(next, Begin::Execute(_)), "{next:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_answer_never_came_is_taken_back() {
+    let store = Faulty::default();
+    let gate = builder(&store).build().unwrap();
+    store.next(On::Begin, &[Fault::LostAnswer; 3]);
+    assert!(gate.begin("k", A).await.is_err());
+    sleep(SECOND).await;
+    let next = gate.begin("k", A).await.unwrap();
+    assert!(matches!(next, Begin::Execute(_)), "{next:?}");
+    // A claim that was surely not made is not looked for.
+    store.next(On::Begin, &[Fault::Error(StoreErrorKind::Unavailable)]);
+    assert!(gate.begin("l", A).await.is_err());
+    sleep(SECOND).await;
+    assert_eq!(store.asked(On::Release), 1);
+}
+
+/// What somebody before may have done must not be forgotten with the claim.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_took_over_is_given_up_and_not_taken_back() {
+    let store = Faulty::default();
+    let gate = builder(&store).on_interrupted(OnInterrupted::Probe).build().unwrap();
+    drop(gate.begin("k", A).await.unwrap());
+    store.next(On::Begin, &[Fault::HangAfter]);
+    assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+    sleep(SECOND).await;
+    let record = gate.record("k").await.unwrap().unwrap();
+    assert_eq!((record.runs, record.state), (2, State::Pending));
+    assert!(matches!(gate.begin("k", A).await.unwrap(), Begin::Probe(_)));
+    assert_eq!(store.asked(On::Release), 0);
+}
+
+/// A claim that somebody else has made meanwhile is left alone.
+#[tokio::test(start_paused = true)]
+async fn only_the_claim_of_the_caller_is_taken_back() {
+    let store = Faulty::default();
+    let gate = builder(&store).build().unwrap();
+    let Begin::Execute(mut permit) = gate.begin("k", A).await.unwrap() else { panic!() };
+    store.next(On::Begin, &[Fault::HangAfter]);
+    assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+    sleep(SECOND).await;
+    assert_eq!(permit.complete(outcome()).await.unwrap(), Finish::Applied);
+    assert_eq!(store.asked(On::Release), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_kept_while_the_store_is_slow_to_take_the_outcome() {
+    for policy in [OnInterrupted::Fail, OnInterrupted::Rerun(9)] {
+        let store = Faulty::default();
+        let gate = builder(&store).lease(3 * SECOND).store_timeout(3 * SECOND);
+        let gate = gate.on_interrupted(policy).build().unwrap();
+        let Begin::Execute(mut permit) = gate.begin("k", A).await.unwrap() else { panic!() };
+        store.next(On::Complete, &[Fault::Hang, Fault::Hang]);
+        let others = async {
+            for _ in 0..11 {
+                sleep(SECOND / 2).await;
+                let met = gate.begin("k", A).await.unwrap();
+                assert!(matches!(met, Begin::InFlight { .. }), "{policy:?}: {met:?}");
+            }
+        };
+        let (finish, ()) = tokio::join!(permit.complete(outcome()), others);
+        assert_eq!(finish.unwrap(), Finish::Applied);
+        let renewed = store.asked(On::Renew);
+        assert!((4..=10).contains(&renewed), "{renewed}");
+        sleep(10 * SECOND).await;
+        assert_eq!(store.asked(On::Renew), renewed, "not for longer than that");
+        assert!(matches!(gate.begin("k", A).await.unwrap(), Begin::Replay(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_holds_no_more_claims_than_it_may() {
+    let store = MemoryStore::default();
+    let gate = builder(&store).max_pending_per_scope(2).build().unwrap();
+    let (ours, theirs) = (gate.in_scope(Scope::tenant("a")), gate.in_scope(Scope::tenant("b")));
+    let begin =
+        async |gate: &Idempotency<MemoryStore>, key: &str| gate.begin(key, A).await.unwrap();
+    let Begin::Execute(mut first) = begin(&ours, "1").await else { panic!() };
+    let Begin::Execute(second) = begin(&ours, "2").await else { panic!() };
+    let Begin::Overloaded { retry_after } = begin(&ours, "3").await else { panic!() };
+    assert_eq!(retry_after, SECOND);
+    assert!(ours.record("3").await.unwrap().is_none());
+    // Another tenant, and a clone.
+    assert!(matches!(begin(&theirs, "3").await, Begin::Execute(_)));
+    assert!(matches!(begin(&ours.clone(), "3").await, Begin::Overloaded { .. }));
+    // What needs no claim is answered.
+    assert!(matches!(begin(&ours, "1").await, Begin::InFlight { .. }));
+    assert!(matches!(ours.begin("1", B).await.unwrap(), Begin::Mismatch));
+    first.complete(outcome()).await.unwrap();
+    assert!(matches!(begin(&ours, "1").await, Begin::Replay(_)));
+    assert!(
+        matches!(begin(&ours, "3").await, Begin::Overloaded { .. }),
+        "the permit is still held"
+    );
+    drop(first);
+    let Begin::Execute(third) = begin(&ours, "3").await else { panic!() };
+    assert!(matches!(begin(&ours, "4").await, Begin::Overloaded { .. }));
+    // However it ends.
+    third.fail_before_effect().await.unwrap();
+    let Begin::Execute(fourth) = begin(&ours, "4").await else { panic!() };
+    fourth.interrupt().await.unwrap();
+    drop(second);
+    for key in ["5", "6"] {
+        let Begin::Execute(permit) = begin(&ours, key).await else { panic!() };
+        permit.settled();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_limit_a_run_is_refused_and_a_duplicate_still_waits() {
+    let store = MemoryStore::default();
+    let gate = builder(&store).max_pending_per_scope(1).in_flight(InFlight::Wait(10 * SECOND));
+    let gate = gate.build().unwrap();
+    let slow = || async {
+        sleep(SECOND).await;
+        Ok::<_, &str>(7)
+    };
+    let (first, (duplicate, other)) = tokio::join!(gate.run("k", A, slow), async {
+        sleep(SECOND / 10).await;
+        tokio::join!(gate.run("k", A, slow), gate.run("l", A, slow))
+    });
+    assert_eq!(first.unwrap().status, Status::Stored);
+    assert_eq!(duplicate.unwrap().status, Status::Replayed);
+    let Err(RunError::Rejected(why)) = other else { panic!("{other:?}") };
+    assert_eq!((why.kind(), why.retry_after()), (RejectionKind::Overloaded, Some(SECOND)));
+    assert_eq!(gate.run("l", A, slow).await.unwrap().status, Status::Stored);
+}
+
+/// Neither a claim that was not made nor one that nobody waits for keeps its place.
+#[tokio::test(start_paused = true)]
+async fn a_place_is_given_back_whatever_becomes_of_the_claim() {
+    let store = Faulty::default();
+    let gate = builder(&store).max_pending_per_scope(1).build().unwrap();
+    store.next(On::Begin, &[Fault::Error(StoreErrorKind::Full)]);
+    assert!(gate.begin("k", A).await.is_err());
+    store.next(On::Begin, &[Fault::Hang]);
+    assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+    let run = gate.run("k", A, || async { pending::<Result<u8, &str>>().await });
+    assert!(timeout(SECOND / 10, run).await.is_err());
+    assert!(matches!(gate.begin("l", A).await.unwrap(), Begin::Execute(_)));
+}
+
+#[test]
+fn a_limit_of_none_is_refused() {
+    let error = builder(&MemoryStore::default()).max_pending_per_scope(0).build().unwrap_err();
+    assert_eq!(error.to_string(), "invalid max_pending_per_scope: 0, expected at least 1 claim");
+}
