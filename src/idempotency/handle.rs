@@ -367,18 +367,15 @@ impl<S: Store> Idempotency<S> {
         let mut pause = Duration::from_millis(50);
         loop {
             let place = self.shared.pending.as_ref().map(|pending| pending.enter(tag));
-            let mut begun = None;
-            if let Some(None) = place {
-                begun = Box::pin(self.look(pace, id, claim)).await?;
-                if begun.is_none() {
-                    return Ok(Begin::Overloaded { retry_after: pending::COME_BACK });
+            let begun = if let Some(None) = place {
+                match Box::pin(self.look(pace, id, claim)).await? {
+                    Some(begun) => begun,
+                    None => return Ok(Begin::Overloaded { retry_after: pending::COME_BACK }),
                 }
-            }
-            let mut place = place.flatten();
-            let begun = match begun {
-                Some(begun) => begun,
-                None => self.ask(pace, id, claim).await?,
+            } else {
+                self.ask(pace, id, claim).await?
             };
+            let mut place = place.flatten();
             let mut permit = |generation, runs| {
                 if runs > 1 {
                     self.shared.emit(EventKind::TakenOver { generation, runs });
@@ -426,7 +423,7 @@ impl<S: Store> Idempotency<S> {
         claim: &Claim,
     ) -> Result<Begun, StoreError> {
         let mut unknown = None;
-        let mut asking = Asking::new(&self.shared, *id, claim.attempt);
+        let mut asking = Asking::new(&self.shared, id, claim.attempt);
         for _ in 0..TRIES {
             let limit = self.shared.settings.store_timeout;
             asking.doubtful = true;
