@@ -198,6 +198,19 @@ fn all_three_over_http() {
     });
 }
 
+#[test]
+fn what_idempotency_lets_through_and_what_it_answers_from_memory() {
+    use buttress::idempotency::{Idempotency, IdempotencyLayer, Identity, Scope};
+    use buttress::store::{Fingerprint, MemoryStore};
+    let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    let layer = IdempotencyLayer::new(gate.clone(), |_: &u64| None::<Identity>);
+    service_costs_nothing("without a key", layer.on_reject(AsTyped).layer(service_fn(ok)));
+    costs_nothing("from the record", || {
+        let run = gate.run("order-1", Fingerprint::NONE, || ready(Ok::<_, io::Error>(())));
+        assert!(run.now_or_never().unwrap().is_ok());
+    });
+}
+
 /// The counter counts.
 #[test]
 fn what_allocates_is_seen() {

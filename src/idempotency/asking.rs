@@ -16,13 +16,13 @@ const MOST: usize = 1_000;
 /// task, if there is a runtime: nobody has executed anything for it.
 pub(super) struct Asking<'a, S: Store> {
     shared: &'a Arc<Shared<S>>,
-    id: RecordId,
+    id: &'a RecordId,
     attempt: Attempt,
     pub(super) doubtful: bool,
 }
 
 impl<'a, S: Store> Asking<'a, S> {
-    pub(super) fn new(shared: &'a Arc<Shared<S>>, id: RecordId, attempt: Attempt) -> Self {
+    pub(super) fn new(shared: &'a Arc<Shared<S>>, id: &'a RecordId, attempt: Attempt) -> Self {
         Self { shared, id, attempt, doubtful: false }
     }
 }
@@ -30,7 +30,7 @@ impl<'a, S: Store> Asking<'a, S> {
 impl<S: Store> Drop for Asking<'_, S> {
     fn drop(&mut self) {
         if self.doubtful {
-            spawn(self.shared, self.id, self.attempt);
+            spawn(self.shared, *self.id, self.attempt);
         }
     }
 }

@@ -1,8 +1,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::store::{Fields, Hex, RecordId};
+use crate::store::{Domain, Fields, Hex, RecordId, domain};
 use crate::sync::atomic::{AtomicBool, Ordering};
+
+static DERIVED: Domain = Domain::new(|| domain("buttress/derived/1"));
 
 tokio::task_local! {
     static CURRENT: EffectContext;
@@ -25,16 +27,19 @@ tokio::task_local! {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct EffectContext {
+pub struct EffectContext(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     id: RecordId,
     generation: u64,
     runs: u16,
-    not_applied: Arc<AtomicBool>,
+    not_applied: AtomicBool,
 }
 
 impl EffectContext {
     pub(super) fn new(id: RecordId, generation: u64, runs: u16) -> Self {
-        Self { id, generation, runs, not_applied: Arc::default() }
+        Self(Arc::new(Inner { id, generation, runs, not_applied: AtomicBool::new(false) }))
     }
 
     /// A key for a call further down that drops duplicates: the same for every run of this execution,
@@ -50,8 +55,8 @@ impl EffectContext {
     /// ```
     #[must_use]
     pub fn derive_key(&self, label: &str) -> String {
-        let fields = Fields::new("buttress/derived/1");
-        Hex(&fields.with(self.id.as_bytes()).with(label.as_bytes()).finish()).to_string()
+        let fields = Fields::new(&DERIVED);
+        Hex(&fields.with(self.0.id.as_bytes()).with(label.as_bytes()).finish()).to_string()
     }
 
     /// See [`Permit::generation`](super::Permit::generation).
@@ -65,7 +70,7 @@ impl EffectContext {
     /// ```
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.0.generation
     }
 
     /// See [`Permit::runs`](super::Permit::runs).
@@ -79,7 +84,7 @@ impl EffectContext {
     /// ```
     #[must_use]
     pub fn runs(&self) -> u16 {
-        self.runs
+        self.0.runs
     }
 
     /// Says that the effect surely did not happen, so that a failure is not recorded and the key is free
@@ -102,7 +107,7 @@ impl EffectContext {
     /// # }
     /// ```
     pub fn not_applied(&self) {
-        self.not_applied.store(true, Ordering::Relaxed);
+        self.0.not_applied.store(true, Ordering::Relaxed);
     }
 
     /// Whether that was said.
@@ -116,7 +121,7 @@ impl EffectContext {
     /// ```
     #[must_use]
     pub fn is_not_applied(&self) -> bool {
-        self.not_applied.load(Ordering::Relaxed)
+        self.0.not_applied.load(Ordering::Relaxed)
     }
 
     /// That of the call which the running code is part of: of the handler behind an
@@ -155,7 +160,7 @@ impl EffectContext {
 
     /// For one attempt of several: what it says of itself is not said of the others.
     pub(crate) fn of_attempt(&self) -> Self {
-        Self { not_applied: Arc::default(), ..self.clone() }
+        Self::new(self.0.id, self.0.generation, self.0.runs)
     }
 
     /// For a run that has no record.

@@ -44,10 +44,10 @@ pub(crate) mod sealed {
     /// What is known when the request has been read.
     #[derive(Debug)]
     pub enum Asked<I> {
-        Pass(I),
-        Refuse(I, Refusal),
+        Pass(Box<I>),
+        Refuse(Box<I>, Refusal),
         /// The id is that of scope and key; the gate makes it its own.
-        Gate(RecordId, Tag, Fingerprint, I),
+        Gate(RecordId, Tag, Fingerprint, Box<I>),
     }
 
     pub trait Exchange<Req>: Send + Sync + 'static {
@@ -98,7 +98,7 @@ pub(crate) mod sealed {
             result: Result<Res, Err>,
             effect: &EffectContext,
             room: usize,
-        ) -> impl Future<Output = Recorded<Self::Answer, Err>> + Send;
+        ) -> impl Future<Output = Box<Recorded<Self::Answer, Err>>> + Send;
         fn mark(&self, answer: &mut Self::Answer, status: Status);
         fn replay(&self, outcome: &Arc<Outcome>, grpc: bool) -> Result<Self::Answer, Earlier>;
     }
@@ -164,7 +164,7 @@ where
     }
 
     async fn read(&self, (identity, req): Self::Held) -> Asked<Req> {
-        Asked::Gate(identity.id, identity.tag, identity.fingerprint, req)
+        Asked::Gate(identity.id, identity.tag, identity.fingerprint, Box::new(req))
     }
 
     fn tell(&self, _: &mut Req, _: &EffectContext) {}
@@ -200,13 +200,13 @@ where
         result: Result<Res, Err>,
         effect: &EffectContext,
         _: usize,
-    ) -> Recorded<Res, Err> {
+    ) -> Box<Recorded<Res, Err>> {
         let keep = if result.is_err() && effect.is_not_applied() {
             Keep::Release
         } else {
             Keep::Complete(outcome_of(result.as_ref()))
         };
-        Recorded { result, keep }
+        Box::new(Recorded { result, keep })
     }
 
     fn mark(&self, _: &mut Res, _: Status) {}

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::exchange::sealed::{Exchange, Record};
 use crate::reject::Reject;
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -37,38 +38,54 @@ pin_project! {
     }
 }
 
-const READING: u8 = 0;
-const DETACHED: u8 = 1;
-const GONE: u8 = 2;
+thread_local! {
+    /// Whether the work that is being polled on this thread has said that it goes on without its caller.
+    static DETACHED: Cell<bool> = const { Cell::new(false) };
+}
 
-/// What the work is told of its caller, and says to it.
+/// One poll of the work: what it says meanwhile, whoever else is polled inside of it.
+struct Listening {
+    before: bool,
+}
+
+impl Listening {
+    fn start() -> Self {
+        Self { before: DETACHED.replace(false) }
+    }
+
+    fn has_detached(&self) -> bool {
+        DETACHED.get()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        DETACHED.set(self.before);
+    }
+}
+
+/// What the work is told of its caller, if it asks, and says to it.
 #[derive(Clone, Debug)]
-pub(super) struct Callee(Arc<AtomicU8>);
+pub(super) struct Callee(Option<Arc<AtomicBool>>);
 
 impl Callee {
-    /// From here on the work goes on without its caller.
+    /// From here on the work goes on without its caller: what is left when this poll ends is spawned.
     pub(super) fn detach(&self) {
-        self.0.store(DETACHED, Ordering::Relaxed);
+        DETACHED.set(true);
     }
 
     /// Whether somebody still wants the answer.
     pub(super) fn is_wanted(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != GONE
+        self.0.as_ref().is_none_or(|gone| !gone.load(Ordering::Relaxed))
     }
 }
 
 /// The caller's end.
-struct Caller(Arc<AtomicU8>);
-
-impl Caller {
-    fn is_reading(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == READING
-    }
-}
+struct Caller(Arc<AtomicBool>);
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        self.0.store(GONE, Ordering::Relaxed);
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -87,10 +104,11 @@ impl<F, T, M> ResponseFuture<F, T, M> {
         Self::new(State::Answered { answer: Some(answer) }, None)
     }
 
-    pub(super) fn working(work: impl FnOnce(Callee) -> Work<T>) -> Self {
-        let phase = Arc::new(AtomicU8::new(READING));
-        let work = Some(work(Callee(Arc::clone(&phase))));
-        Self::new(State::Working { work }, Some(Caller(phase)))
+    /// `asks`: whether the work wants to know if its caller has gone.
+    pub(super) fn working(asks: bool, work: impl FnOnce(Callee) -> Work<T>) -> Self {
+        let gone = asks.then(Arc::<AtomicBool>::default);
+        let work = Some(work(Callee(gone.clone())));
+        Self::new(State::Working { work }, gone.map(Caller))
     }
 }
 
@@ -131,10 +149,12 @@ where
                 StateProj::Working { work } => {
                     let Some(working) = work else { panic!("polled after it was ready") };
                     // Here first: what need not wait need not be spawned.
+                    let listening = Listening::start();
                     let polled = working.as_mut().poll(cx);
-                    if polled.is_pending() && this.caller.as_ref().is_some_and(Caller::is_reading) {
+                    if polled.is_pending() && !listening.has_detached() {
                         return Poll::Pending;
                     }
+                    drop(listening);
                     // What it holds is given back now, not when this future is dropped.
                     let Some(working) = work.take() else { return polled };
                     if polled.is_ready() {
@@ -166,5 +186,32 @@ impl<F, T, M> fmt::Debug for ResponseFuture<F, T, M> {
             State::Working { .. } => "ResponseFuture(working)",
             State::Detached { .. } => "ResponseFuture(detached)",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Work that is polled inside of other work, by a layer further in or a body that calls one.
+    #[test]
+    fn each_poll_hears_its_own_work() {
+        let work = Callee(None);
+        for goes_on in [false, true] {
+            let outer = Listening::start();
+            if goes_on {
+                work.detach();
+            }
+            for other_goes_on in [true, false] {
+                let inner = Listening::start();
+                assert!(!inner.has_detached());
+                if other_goes_on {
+                    work.detach();
+                }
+                assert_eq!(inner.has_detached(), other_goes_on);
+                drop(inner);
+                assert_eq!(outer.has_detached(), goes_on);
+            }
+        }
     }
 }

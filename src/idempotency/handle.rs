@@ -16,8 +16,8 @@ use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::store::{
-    Attempt, Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, State,
-    Store, StoreError, StoreErrorKind,
+    Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, State, Store,
+    StoreError, StoreErrorKind,
 };
 use crate::sync::atomic::AtomicUsize;
 
@@ -337,7 +337,16 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Begin<S>, StoreError> {
-        self.claim_while(pace, (id, self.tag()), fingerprint, policy, || true).await
+        self.claim_while(pace, (&id, self.tag()), &self.claim_of(fingerprint, policy), || true)
+            .await
+    }
+
+    pub(super) fn claim_of(&self, fingerprint: Fingerprint, policy: OnInterrupted) -> Claim {
+        let settings = &self.shared.settings;
+        Claim::new(fingerprint, self.shared.store.attempt())
+            .lease(settings.lease)
+            .retention(settings.retention)
+            .on_interrupted(policy)
     }
 
     pub(super) fn tag(&self) -> Tag {
@@ -348,41 +357,32 @@ impl<S: Store> Idempotency<S> {
     pub(super) async fn claim_while<P: Pace>(
         &self,
         pace: P,
-        (id, tag): (RecordId, Tag),
-        fingerprint: Fingerprint,
-        policy: OnInterrupted,
+        (id, tag): (&RecordId, Tag),
+        claim: &Claim,
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<Begin<S>, StoreError> {
         let settings = &self.shared.settings;
-        let claim = Claim::new(fingerprint, Attempt::new())
-            .lease(settings.lease)
-            .retention(settings.retention)
-            .on_interrupted(policy);
         let started = now();
         let mut asked = started;
         let mut pause = Duration::from_millis(50);
         loop {
-            let mut place = None;
-            let begun = match &self.shared.pending {
-                None => self.ask(pace, &id, &claim).await?,
-                Some(pending) => {
-                    place = pending.enter(tag);
-                    if place.is_some() {
-                        self.ask(pace, &id, &claim).await?
-                    } else if let Some(begun) = self.look(pace, &id, &claim).await? {
-                        begun
-                    } else {
-                        return Ok(Begin::Overloaded { retry_after: pending::COME_BACK });
-                    }
+            let place = self.shared.pending.as_ref().map(|pending| pending.enter(tag));
+            let begun = if let Some(None) = place {
+                match Box::pin(self.look(pace, id, claim)).await? {
+                    Some(begun) => begun,
+                    None => return Ok(Begin::Overloaded { retry_after: pending::COME_BACK }),
                 }
+            } else {
+                self.ask(pace, id, claim).await?
             };
+            let mut place = place.flatten();
             let mut permit = |generation, runs| {
                 if runs > 1 {
                     self.shared.emit(EventKind::TakenOver { generation, runs });
                 }
                 let shared = Arc::clone(&self.shared);
-                let (record, claim) = ((id, claim.attempt), (generation, runs));
-                Permit::new(shared, record, claim, policy, asked, place.take())
+                let (record, policy) = ((*id, claim.attempt), claim.on_interrupted);
+                Permit::new(shared, record, (generation, runs), policy, asked, place.take())
             };
             let (generation, retry_in) = match begun {
                 Begun::Run { generation, runs } => {
@@ -409,7 +409,7 @@ impl<S: Store> Idempotency<S> {
             // Woken by the store if it can, and looking again from time to time if it cannot.
             let jittered = Random::of_thread(|random| random.between(75, 100));
             let wait = (pause / 100 * u32::try_from(jittered).unwrap_or(100)).min(left);
-            pace.within(wait, self.shared.store.changed(&id, generation)).await;
+            Box::pin(pace.within(wait, self.shared.store.changed(id, generation))).await;
             pause = (pause * 2).min(Duration::from_secs(1));
             asked = now();
         }
@@ -423,7 +423,7 @@ impl<S: Store> Idempotency<S> {
         claim: &Claim,
     ) -> Result<Begun, StoreError> {
         let mut unknown = None;
-        let mut asking = Asking::new(&self.shared, *id, claim.attempt);
+        let mut asking = Asking::new(&self.shared, id, claim.attempt);
         for _ in 0..TRIES {
             let limit = self.shared.settings.store_timeout;
             asking.doubtful = true;

@@ -146,8 +146,8 @@
 //! **Secrets.** Neither keys nor payloads are stored, only hashes; outcomes are stored as they are.
 //!
 //! **Cost.** In memory, a claim and a record are a SHA-256 of the key and two short locks. A run makes a timer
-//! only if it has to wait. In the layer, a call without a key costs nothing; one with a key costs a box, and a
-//! task if it has to wait.
+//! only if it has to wait. In the layer, a call without a key costs nothing; one with a key costs a box, two if
+//! it is executed, and a task if it has to wait.
 //!
 //! # Order
 //!

@@ -44,7 +44,8 @@ impl Pace for Timer {
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
             return Some(output);
         }
-        tokio::time::timeout(limit, future).await.ok()
+        // Beside, since what is ready at once would have to make room for it.
+        Box::pin(tokio::time::timeout(limit, future)).await.ok()
     }
 }
 

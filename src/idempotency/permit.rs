@@ -345,47 +345,44 @@ impl<S: Store> Permit<S> {
         pace: P,
         mut outcome: Arc<Outcome>,
     ) -> Result<Finish, StoreError> {
-        let shared = Arc::clone(&self.shared);
-        let settings = &shared.settings;
-        let smaller = outcome.trimmed_to(settings.max_outcome);
+        let smaller = outcome.trimmed_to(self.shared.settings.max_outcome);
         let mut too_large = smaller.is_some();
         if let Some(smaller) = smaller {
             outcome = Arc::new(smaller);
         }
-        let (id, attempt) = (self.id, self.attempt);
-        let permit = &*self;
-        let complete = async |outcome: &Arc<Outcome>| {
-            let completed = repeated(pace, settings.store_timeout, || {
-                shared.store.complete(&id, attempt, outcome, settings.retention)
-            });
-            if P::HAS_TIMER { permit.held(completed).await } else { completed.await }
-        };
-        let mut finish = complete(&outcome).await;
+        let mut finish = self.record(pace, &outcome).await;
         if finish.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::TooLarge)
             && !outcome.is_empty()
         {
             // That it ran, and how it ended, has room everywhere.
             too_large = true;
-            finish = complete(&Arc::new(outcome.status_only())).await;
+            outcome = Arc::new(outcome.status_only());
+            finish = Box::pin(self.record(pace, &outcome)).await;
         }
+        let shared = &self.shared;
         let finish =
             finish.inspect_err(|_| shared.emit(EventKind::Unrecorded { reason: "store" }))?;
-        self.settled = true;
         if finish == Finish::Fenced {
             shared.emit(EventKind::Unrecorded { reason: "fenced" });
         }
+        self.settled = true;
         Ok(if too_large && finish == Finish::Applied { Finish::Trimmed } else { finish })
     }
 
-    /// `work`, with the lease kept while it is under way: a store that is slow to take the outcome must not make
-    /// others believe that nobody is there. What is ready at once makes no timer.
-    async fn held<F: Future>(&self, work: F) -> F::Output {
-        let mut work = pin!(work);
-        match attend(Some(self), work.as_mut()).await {
-            Some(output) => output,
-            // Whatever has become of the lease, the store says what that means for the outcome.
-            None => work.await,
+    /// Where there is a timer, the lease is kept while this is under way: a store that is slow to take the outcome
+    /// must not make others believe that nobody is there. What is ready at once makes no timer.
+    async fn record<P: Pace>(&self, pace: P, outcome: &Arc<Outcome>) -> Result<Finish, StoreError> {
+        let (store, settings) = (&self.shared.store, &self.shared.settings);
+        let mut work = pin!(repeated(pace, settings.store_timeout, || {
+            store.complete(&self.id, self.attempt, outcome, settings.retention)
+        }));
+        if P::HAS_TIMER
+            && let Some(output) = attend(Some(self), work.as_mut()).await
+        {
+            return output;
         }
+        // Whatever has become of the lease, the store says what that means for the outcome.
+        work.await
     }
 
     /// Gives the key back as if it had never been claimed. Only where the effect has surely not begun: the
@@ -502,7 +499,7 @@ where
         if tries == TRIES || !may_help {
             return Err(error);
         }
-        pace.pause((timeout / 10).min(Duration::from_millis(50)) * tries).await;
+        Box::pin(pace.pause((timeout / 10).min(Duration::from_millis(50)) * tries)).await;
         tries += 1;
     }
 }

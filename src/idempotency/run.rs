@@ -16,7 +16,7 @@ use super::value::Replayable;
 use crate::observe::EventKind;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::store::{
-    Fingerprint, Finish, OnInterrupted, Outcome, Record, RecordId, State, Store, StoreError,
+    Claim, Fingerprint, Finish, OnInterrupted, Outcome, Record, RecordId, State, Store, StoreError,
     StoreErrorKind,
 };
 
@@ -293,20 +293,20 @@ impl<S: Store> Idempotency<S> {
         fingerprint: Fingerprint,
         policy: OnInterrupted,
     ) -> Result<Admitted<S>, Rejection> {
-        self.admit_while(pace, (id, self.tag()), fingerprint, policy, || true).await
+        self.admit_while(pace, (&id, self.tag()), &self.claim_of(fingerprint, policy), || true)
+            .await
     }
 
     /// See [`claim_while`](Self::claim_while) for `go_on`.
     pub(super) async fn admit_while<P: Pace>(
         &self,
         pace: P,
-        record: (RecordId, Tag),
-        fingerprint: Fingerprint,
-        policy: OnInterrupted,
+        record: (&RecordId, Tag),
+        claim: &Claim,
         go_on: impl FnMut() -> bool + Send,
     ) -> Result<Admitted<S>, Rejection> {
         let refused = |kind| self.shared.refused(self.shared.rejection(kind));
-        match self.claim_while(pace, record, fingerprint, policy, go_on).await {
+        match self.claim_while(pace, record, claim, go_on).await {
             Ok(Begin::Execute(permit)) => Ok(Admitted::Run(Some(permit))),
             Ok(Begin::Probe(permit)) => Ok(Admitted::Probe(permit)),
             Ok(Begin::Replay(record)) => Ok(Admitted::Replay(record)),

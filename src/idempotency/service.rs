@@ -5,6 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
+use super::config::InFlight;
+use super::detached::Counted;
 use super::exchange::sealed::{Exchange, Look, Record};
 use super::future::ResponseFuture;
 use super::layer::Parts;
@@ -84,7 +86,10 @@ where
         // The clone stays here; the ready instance goes with the call.
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let (parts, reject) = (Arc::clone(&self.parts), self.reject.clone());
-        ResponseFuture::working(|caller| Box::pin(Job { inner, parts, reject, caller }.run(held)))
+        let asks = self.parts.gate.shared.settings.in_flight != InFlight::Reject;
+        let (parts, reject) = (Counted::of(&self.parts), self.reject.clone());
+        ResponseFuture::working(asks, |caller| {
+            Box::pin(Job { inner, parts, reject, caller }.run(held))
+        })
     }
 }

@@ -14,6 +14,7 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 
 
 /// [`Store`] with boxed futures.
 trait Erased: Send + Sync {
+    fn attempt(&self) -> Attempt;
     fn begin<'a>(&'a self, id: &'a RecordId, claim: &'a Claim) -> Boxed<'a, Begun>;
     fn renew<'a>(
         &'a self,
@@ -53,6 +54,10 @@ trait Erased: Send + Sync {
 }
 
 impl<S: Store> Erased for S {
+    fn attempt(&self) -> Attempt {
+        Store::attempt(self)
+    }
+
     fn begin<'a>(&'a self, id: &'a RecordId, claim: &'a Claim) -> Boxed<'a, Begun> {
         Box::pin(Store::begin(self, id, claim))
     }
@@ -202,6 +207,10 @@ impl fmt::Debug for AnyStore {
 }
 
 impl Store for AnyStore {
+    fn attempt(&self) -> Attempt {
+        self.records.attempt()
+    }
+
     async fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
         self.records.begin(id, claim).await
     }

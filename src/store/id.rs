@@ -4,33 +4,11 @@ use std::cell::Cell;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-use sha2::{Digest, Sha256};
+use super::fields::{Domain, Fields, domain};
 
-/// A hash over fields: each with its length before it, so that no two lists of fields are alike.
-#[derive(Clone)]
-pub(crate) struct Fields(Sha256);
-
-impl Fields {
-    /// `domain` keeps hashes of different kinds apart.
-    pub(crate) fn new(domain: &str) -> Self {
-        Self(Sha256::new()).with(domain.as_bytes())
-    }
-
-    pub(crate) fn with(mut self, field: &[u8]) -> Self {
-        self.add(field);
-        self
-    }
-
-    pub(crate) fn add(&mut self, field: &[u8]) {
-        // No address space holds more than 2^64 bytes.
-        self.0.update((field.len() as u64).to_le_bytes());
-        self.0.update(field);
-    }
-
-    pub(crate) fn finish(self) -> [u8; 32] {
-        self.0.finalize().into()
-    }
-}
+static ID: Domain = Domain::new(|| domain("buttress/id/1"));
+static SPACE: Domain = Domain::new(|| domain("buttress/space/1"));
+static FINGERPRINT: Domain = Domain::new(|| domain("buttress/fingerprint/1"));
 
 /// Lower-case hexadecimal.
 pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
@@ -61,7 +39,10 @@ impl RecordId {
     /// ```
     #[must_use]
     pub fn of(scope: &[u8], key: &[u8]) -> Self {
-        Self(Fields::new("buttress/id/1").with(scope).with(key).finish())
+        let mut fields = Fields::new(&ID);
+        fields.add(scope);
+        fields.add(key);
+        Self(fields.finish())
     }
 
     /// The records of everybody who goes by this name. Both sides are as good as random and nobody can choose
@@ -72,7 +53,7 @@ impl RecordId {
 
     /// What [`within`](Self::within) takes.
     pub(crate) fn space(name: &str) -> Self {
-        Self(Fields::new("buttress/space/1").with(name.as_bytes()).finish())
+        Self(Fields::new(&SPACE).with(name.as_bytes()).finish())
     }
 
     /// From its bytes, as a store keeps them.
@@ -152,7 +133,7 @@ impl Fingerprint {
     /// assert_eq!(whole, pieces);
     /// ```
     pub fn builder() -> FingerprintBuilder {
-        FingerprintBuilder { fields: Fields::new("buttress/fingerprint/1"), payload: None }
+        FingerprintBuilder { fields: Fields::new(&FINGERPRINT), payload: None }
     }
 
     /// From its bytes, as a store keeps them.
@@ -189,8 +170,8 @@ impl fmt::Debug for Fingerprint {
 #[must_use = "a builder does nothing until `finish` is called"]
 pub struct FingerprintBuilder {
     fields: Fields,
-    /// A hash of its own: the length, which would have to come first, is known last.
-    payload: Option<(Sha256, u64)>,
+    /// How long the payload is so far.
+    payload: Option<u64>,
 }
 
 impl FingerprintBuilder {
@@ -201,9 +182,23 @@ impl FingerprintBuilder {
     /// let ab = Fingerprint::builder().field(b"a").field(b"b").finish();
     /// assert_ne!(ab, Fingerprint::of(b"ab"));
     /// ```
+    #[inline]
     pub fn field(mut self, field: &[u8]) -> Self {
-        self.fields.add(field);
+        self.add(field);
         self
+    }
+
+    #[inline]
+    pub(crate) fn add(&mut self, field: &[u8]) {
+        self.end_payload();
+        self.fields.add(field);
+    }
+
+    #[inline]
+    fn end_payload(&mut self) {
+        if let Some(length) = self.payload.take() {
+            self.fields.end_payload(length);
+        }
     }
 
     /// Adds a piece of the payload. How it is cut does not count.
@@ -212,11 +207,16 @@ impl FingerprintBuilder {
     /// use buttress::store::Fingerprint;
     /// assert_ne!(Fingerprint::builder().chunk(b"a").finish(), Fingerprint::of(b"a"));
     /// ```
+    #[inline]
     pub fn chunk(mut self, chunk: &[u8]) -> Self {
-        let (hash, length) = self.payload.get_or_insert_with(|| (Sha256::new(), 0));
-        hash.update(chunk);
-        *length += chunk.len() as u64;
+        self.add_chunk(chunk);
         self
+    }
+
+    #[inline]
+    pub(crate) fn add_chunk(&mut self, chunk: &[u8]) {
+        self.fields.write(chunk);
+        *self.payload.get_or_insert(0) += chunk.len() as u64;
     }
 
     /// The fingerprint of what was added.
@@ -227,13 +227,7 @@ impl FingerprintBuilder {
     /// ```
     #[must_use]
     pub fn finish(mut self) -> Fingerprint {
-        if let Some((hash, length)) = self.payload {
-            let mut last = [0; 48];
-            last[..8].copy_from_slice(b"payload:");
-            last[8..16].copy_from_slice(&length.to_le_bytes());
-            last[16..].copy_from_slice(&hash.finalize());
-            self.fields.add(&last);
-        }
+        self.end_payload();
         Fingerprint(self.fields.finish())
     }
 }
@@ -263,19 +257,29 @@ impl Attempt {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "each is different: there is no default one")]
     pub fn new() -> Self {
+        // A process that forks gives its child key and number: the two must not draw the same, or both would
+        // be told that the claim is theirs.
+        Self::of_process(process())
+    }
+
+    /// A new one, of which another process may draw the same if it was forked from this one.
+    pub(crate) fn in_process() -> Self {
+        Self::of_process(0)
+    }
+
+    fn of_process(process: u32) -> Self {
         // The standard library's keyed hash of a number that is used once: its key of 128 bits comes from
-        // the operating system, once per thread. A process that forks gives its child key and number: the
-        // two must not draw the same, or both would be told that the claim is theirs.
+        // the operating system, once per thread.
         thread_local! {
             static SOURCE: (RandomState, Cell<u64>) = (RandomState::new(), const { Cell::new(0) });
         }
         let drawn = SOURCE.try_with(|(random, next)| {
             let number = next.get();
             next.set(number.wrapping_add(1));
-            Self::draw(random, number, process())
+            Self::draw(random, number, process)
         });
         // The thread is going down and its generator is gone.
-        drawn.unwrap_or_else(|_| Self::draw(&RandomState::new(), u64::MAX, process()))
+        drawn.unwrap_or_else(|_| Self::draw(&RandomState::new(), u64::MAX, process))
     }
 
     fn draw(random: &RandomState, number: u64, process: u32) -> Self {

@@ -1,6 +1,8 @@
 //! Records in memory: many small tables, each under a lock of its own.
 
+mod expiry;
 mod shard;
+mod slab;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -9,7 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use self::shard::{Shard, Spread};
+use self::shard::Shard;
+use self::slab::Spread;
 use super::buckets::Buckets;
 use super::{
     Attempt, Begun, Claim, Entry, Finish, Outcome, RateStore, Record, RecordId, Renewed,
@@ -165,7 +168,7 @@ impl MemoryStore {
     fn of(capacity: usize, max_bytes: usize) -> Self {
         let random = RandomState::new();
         let spread = Spread([random.hash_one(0), random.hash_one(1)]);
-        let shards = (0..SHARDS).map(|_| Padded(Mutex::new(Shard::new(spread)))).collect();
+        let shards = (0..SHARDS).map(|_| Padded(Mutex::new(Shard::new()))).collect();
         Self(Arc::new(Inner {
             shards,
             spread,
@@ -224,15 +227,33 @@ impl MemoryStore {
         self.0.shards.iter().map(|shard| lock(shard).expiry_entries()).sum()
     }
 
+    /// How often the uppermost seven bits of a hash come in the first table.
+    #[cfg(test)]
+    pub(super) fn bits_of_a_table(
+        &self,
+        ids: impl Iterator<Item = RecordId>,
+    ) -> std::collections::BTreeMap<u64, usize> {
+        let mut counts = std::collections::BTreeMap::new();
+        for id in ids {
+            let (shard, hash) = self.0.shard(&id);
+            if std::ptr::eq(shard, &*self.0.shards[0]) {
+                *counts.entry(hash >> 57).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     fn now() -> StoreTime {
         StoreTime::from_micros(clock::now().0 / 1_000)
     }
 }
 
 impl Inner {
-    fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
-        // The upper bits: the tables use the lower ones.
-        &self.shards[(self.spread.of(id) >> 57) as usize % SHARDS]
+    /// The table that an id belongs to, and its hash.
+    fn shard(&self, id: &RecordId) -> (&Mutex<Shard>, u64) {
+        let hash = self.spread.of(id);
+        // Bits in the middle: the tables look with the lowest and then tell with the uppermost.
+        (&self.shards[(hash >> 40) as usize % SHARDS], hash)
     }
 
     fn settle(&self, after: After) {
@@ -269,19 +290,21 @@ impl Inner {
 
     fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
         let now = MemoryStore::now();
+        let (shard, hash) = self.shard(id);
         let mut looked_everywhere = false;
         loop {
             let mut after = After::default();
-            let mut shard = lock(self.shard(id));
+            let mut shard = lock(shard);
             let generation = shard.next_generation(now);
             let begin = |entry: &mut Entry| entry.begin(claim, now, generation);
-            let mut answer = shard.change(id, &mut after, begin);
+            let mut answer = shard.change(hash, id, &mut after, begin);
             if answer.is_none() {
-                (after.removed, after.freed) = shard.expire(now, ON_THE_WAY);
+                (after.removed, after.freed) =
+                    shard.expire(now, ON_THE_WAY, |id| self.spread.of(id));
                 answer = self.reserve_record().then(|| {
                     let entry = Entry::claimed(claim, now, generation);
                     after.due = Some(entry.expires_at);
-                    shard.insert(*id, entry);
+                    shard.insert(hash, *id, entry);
                     Begun::Run { generation, runs: 1 }
                 });
             }
@@ -314,7 +337,7 @@ impl Inner {
         let mut any = false;
         for shard in &self.shards {
             let mut shard = lock(shard);
-            let (removed, freed) = shard.expire(now, usize::MAX);
+            let (removed, freed) = shard.expire(now, usize::MAX, |id| self.spread.of(id));
             let due = shard.next_expiry();
             drop(shard);
             any |= removed > 0;
@@ -331,7 +354,8 @@ impl Inner {
     ) -> Option<T> {
         let now = MemoryStore::now();
         let mut after = After::default();
-        let answer = lock(self.shard(id)).change(id, &mut after, |entry| operation(entry, now));
+        let (shard, hash) = self.shard(id);
+        let answer = lock(shard).change(hash, id, &mut after, |entry| operation(entry, now));
         self.settle(after);
         answer
     }
@@ -340,7 +364,7 @@ impl Inner {
         &self,
         id: &RecordId,
         outcome: &Arc<Outcome>,
-        operation: impl Fn(&mut Entry, Arc<Outcome>, StoreTime) -> Step<Finish>,
+        operation: impl FnOnce(&mut Entry, Arc<Outcome>, StoreTime) -> Step<Finish>,
     ) -> Finish {
         // Counted before anybody can see it, so that neither the bound is passed nor somebody subtracts what
         // has not been added yet.
@@ -351,20 +375,21 @@ impl Inner {
                 kept = Arc::new(outcome.status_only());
             }
         }
-        let finish = self
-            .with(id, |entry, now| operation(entry, Arc::clone(&kept), now))
-            .unwrap_or(Finish::Fenced);
+        let (size, is_whole) = (kept.len(), Arc::ptr_eq(&kept, outcome));
+        let finish = self.with(id, |entry, now| operation(entry, kept, now));
+        let finish = finish.unwrap_or(Finish::Fenced);
         if finish != Finish::Applied {
-            self.bytes.fetch_sub(kept.len(), Ordering::Relaxed);
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
             return finish;
         }
-        if Arc::ptr_eq(&kept, outcome) { finish } else { Finish::Trimmed }
+        if is_whole { finish } else { Finish::Trimmed }
     }
 
     fn get(&self, id: &RecordId) -> Option<Record> {
         let now = MemoryStore::now();
-        let shard = lock(self.shard(id));
-        shard.entry(id).filter(|entry| !entry.is_expired(now)).map(|entry| entry.record(now))
+        let (shard, hash) = self.shard(id);
+        let shard = lock(shard);
+        shard.entry(hash, id).filter(|entry| !entry.is_expired(now)).map(|entry| entry.record(now))
     }
 
     fn purge(&self, limit: usize) -> usize {
@@ -374,7 +399,7 @@ impl Inner {
             if all >= limit {
                 break;
             }
-            let (removed, freed) = lock(shard).expire(now, limit - all);
+            let (removed, freed) = lock(shard).expire(now, limit - all, |id| self.spread.of(id));
             all += removed;
             self.settle(After { removed, freed, ..After::default() });
         }
@@ -382,13 +407,15 @@ impl Inner {
     }
 
     fn waiters(&self, id: &RecordId, generation: u64) -> Option<Arc<Notify>> {
-        lock(self.shard(id)).waiters(id, generation)
+        let (shard, hash) = self.shard(id);
+        lock(shard).waiters(hash, id, generation)
     }
 
     fn is_pending(&self, id: &RecordId, generation: u64) -> bool {
-        let shard = lock(self.shard(id));
+        let (shard, hash) = self.shard(id);
+        let shard = lock(shard);
         shard
-            .entry(id)
+            .entry(hash, id)
             .is_some_and(|entry| entry.state == State::Pending && entry.generation == generation)
     }
 }
@@ -410,6 +437,10 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn attempt(&self) -> Attempt {
+        Attempt::in_process()
+    }
+
     async fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
         self.0.begin(id, claim)
     }

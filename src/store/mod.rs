@@ -83,6 +83,7 @@ mod claim;
 mod codec;
 mod entry;
 mod error;
+mod fields;
 #[cfg(all(feature = "store-redb", not(buttress_loom)))]
 mod file;
 mod id;
@@ -106,10 +107,11 @@ pub use any::AnyStore;
 pub use claim::{Begun, Claim, Finish, OnInterrupted, Renewed, Resolution};
 pub use entry::{Change, Entry, Step, StoreTime};
 pub use error::{StoreError, StoreErrorKind};
+pub(crate) use fields::{Domain, Fields, domain};
 #[cfg(all(feature = "store-redb", not(buttress_loom)))]
 pub use file::{FileStore, FileStoreBuilder, OpenError, OpenErrorKind};
+pub(crate) use id::Hex;
 pub use id::{Attempt, Fingerprint, FingerprintBuilder, RecordId};
-pub(crate) use id::{Fields, Hex};
 pub use memory::{MemoryStore, MemoryStoreBuilder};
 #[cfg(feature = "store-postgres")]
 pub use postgres::{PostgresStore, PostgresStoreBuilder};
@@ -137,6 +139,13 @@ pub use redis::{EvictionPolicyError, RedisStore, RedisStoreBuilder};
     note = "implement `buttress::store::Store`, or use `MemoryStore`, `AnyStore` or an `Arc` of a store"
 )]
 pub trait Store: Send + Sync + 'static {
+    /// The name of a new claim. [`Attempt::new`] by default, which asks the operating system for the process
+    /// that draws it, so that none forked from it draws the same. A store that no other process reaches
+    /// need not.
+    fn attempt(&self) -> Attempt {
+        Attempt::new()
+    }
+
     /// Claims the record, or says why not. Exactly one of any number of claims gets `Run` (or `Probe`).
     fn begin(
         &self,
@@ -211,6 +220,10 @@ pub trait Store: Send + Sync + 'static {
 }
 
 impl<S: Store> Store for Arc<S> {
+    fn attempt(&self) -> Attempt {
+        (**self).attempt()
+    }
+
     fn begin(
         &self,
         id: &RecordId,

@@ -22,9 +22,17 @@ use super::id::{Attempt, Fingerprint};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Outcome {
     status: u16,
-    head: Box<[u8]>,
-    body: Option<Box<[u8]>>,
+    is_retained: bool,
+    /// Of the bytes, the body comes after it.
+    head: usize,
+    bytes: Bytes,
 }
+
+/// Such as a response's body can share.
+#[cfg(feature = "http")]
+use bytes::Bytes;
+#[cfg(not(feature = "http"))]
+type Bytes = Box<[u8]>;
 
 impl Outcome {
     /// With everything.
@@ -34,8 +42,24 @@ impl Outcome {
     /// assert_eq!(Outcome::new(200, vec![], vec![1]).body(), Some(&[1][..]));
     /// ```
     #[must_use]
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(clippy::useless_conversion, reason = "a box is what it is then")
+    )]
     pub fn new(status: u16, head: impl Into<Box<[u8]>>, body: impl Into<Box<[u8]>>) -> Self {
-        Self { status, head: head.into(), body: Some(body.into()) }
+        let (head, body) = (head.into(), body.into());
+        match head.len() {
+            0 => Self { status, is_retained: true, head: 0, bytes: body.into() },
+            _ => Self::joined(status, head.into_vec(), &body),
+        }
+    }
+
+    /// With everything, and no box more than it needs if the head has room for the body.
+    pub(crate) fn joined(status: u16, mut head: Vec<u8>, body: &[u8]) -> Self {
+        let length = head.len();
+        head.reserve_exact(body.len());
+        head.extend_from_slice(body);
+        Self { status, is_retained: true, head: length, bytes: head.into() }
     }
 
     /// Without a body, because it cannot be kept.
@@ -45,8 +69,13 @@ impl Outcome {
     /// assert!(!Outcome::not_retained(200, vec![]).is_retained());
     /// ```
     #[must_use]
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(clippy::useless_conversion, reason = "a box is what it is then")
+    )]
     pub fn not_retained(status: u16, head: impl Into<Box<[u8]>>) -> Self {
-        Self { status, head: head.into(), body: None }
+        let bytes = head.into();
+        Self { status, is_retained: false, head: bytes.len(), bytes: bytes.into() }
     }
 
     /// A copy without the body.
@@ -58,7 +87,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn without_body(&self) -> Self {
-        Self { status: self.status, head: self.head.clone(), body: None }
+        Self::not_retained(self.status, self.head())
     }
 
     /// A copy without head and body.
@@ -78,7 +107,7 @@ impl Outcome {
     pub(crate) fn trimmed_to(&self, room: usize) -> Option<Self> {
         if self.len() <= room {
             None
-        } else if self.head.len() <= room {
+        } else if self.head <= room {
             Some(self.without_body())
         } else {
             Some(self.status_only())
@@ -101,8 +130,8 @@ impl Outcome {
     /// assert!(buttress::store::Outcome::new(404, vec![], vec![]).head().is_empty());
     /// ```
     #[must_use]
-    pub const fn head(&self) -> &[u8] {
-        &self.head
+    pub fn head(&self) -> &[u8] {
+        &self.bytes[..self.head]
     }
 
     /// The answer; `None` if it was not kept.
@@ -112,7 +141,13 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
-        self.body.as_deref()
+        self.is_retained.then(|| &self.bytes[self.head..])
+    }
+
+    /// The answer, shared; nothing if it was not kept.
+    #[cfg(feature = "http")]
+    pub(crate) fn shared_body(&self) -> Bytes {
+        self.bytes.slice(self.head..)
     }
 
     /// Whether the body was kept.
@@ -122,7 +157,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub const fn is_retained(&self) -> bool {
-        self.body.is_some()
+        self.is_retained
     }
 
     /// Bytes of head and body.
@@ -132,7 +167,7 @@ impl Outcome {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.head.len() + self.body.as_ref().map_or(0, |body| body.len())
+        self.bytes.len()
     }
 
     /// Whether it has neither head nor body.
@@ -151,8 +186,8 @@ impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outcome")
             .field("status", &self.status)
-            .field("head", &self.head.len())
-            .field("body", &self.body.as_ref().map(|body| body.len()))
+            .field("head", &self.head)
+            .field("body", &self.body().map(<[u8]>::len))
             .finish()
     }
 }

@@ -9,6 +9,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the server and what tells it are others'")]
 async fn grpc_clients_are_told_of_a_shutdown() {
     let life = Lifecycle::new();
     let health = Health::new(life.clone());

@@ -467,6 +467,56 @@ async fn what_need_not_wait_is_not_spawned() {
     assert_eq!(answers.join().unwrap(), [7, 7, 8]);
 }
 
+/// What another layer further in says to its own caller is not taken for what this one says.
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_on_without_its_caller_whatever_layers_it_calls() {
+    static DONE: AtomicU32 = AtomicU32::new(0);
+    let go_on = Arc::new(Notify::new());
+    let further_in = IdempotencyLayer::new(gate(), by_number)
+        .layer(service_fn(|n: u64| async move { Ok::<_, io::Error>(n) }));
+    let handler = {
+        let go_on = Arc::clone(&go_on);
+        service_fn(move |n: u64| {
+            let (further_in, go_on) = (further_in.clone(), Arc::clone(&go_on));
+            async move {
+                // Executed, then passed on from the record, both at once.
+                for _ in 0..2 {
+                    further_in.clone().oneshot(n).await.unwrap();
+                }
+                go_on.notified().await;
+                DONE.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, io::Error>(n)
+            }
+        })
+    };
+    let layer = IdempotencyLayer::new(gate(), by_number);
+    let mut call = Box::pin(layer.layer(handler).oneshot(7));
+    assert!(poll!(&mut call).is_pending());
+    drop(call);
+    assert_eq!(layer.detached().count(), 1);
+    go_on.notify_one();
+    layer.detached().idle().await;
+    assert_eq!(DONE.load(Ordering::Relaxed), 1, "it stopped with its caller");
+}
+
+/// Many that wait until there are none, against calls that end elsewhere: nobody waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::disallowed_methods, reason = "callers on other threads")]
+async fn who_waits_for_the_last_call_is_told_of_it() {
+    let layer = IdempotencyLayer::new(gate(), by_number);
+    let service = layer.layer(service_fn(|n: u64| async move {
+        tokio::task::yield_now().await;
+        Ok::<_, io::Error>(n)
+    }));
+    for n in 0..2_000 {
+        let call = tokio::spawn(service.clone().oneshot(n));
+        let executions = layer.detached();
+        let idle = tokio::spawn(async move { executions.idle().await });
+        tokio::time::timeout(20 * SECOND, idle).await.expect("it was never told").unwrap();
+        assert_eq!(call.await.unwrap().unwrap(), n);
+    }
+}
+
 /// What the handler logs belongs to the request's span, also after its caller has gone.
 #[cfg(feature = "tracing")]
 #[tokio::test(start_paused = true)]

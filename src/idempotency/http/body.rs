@@ -66,8 +66,8 @@ impl<B> Buffered<B> {
     }
 
     /// The error that ended it.
-    pub(super) fn into_error(self) -> Option<BoxError> {
-        match self.end.map(|end| *end) {
+    pub(super) fn take_error(&mut self) -> Option<BoxError> {
+        match self.end.take().map(|end| *end) {
             Some(End::Failed(error)) => Some(error),
             Some(End::Trailers(_)) | None => None,
         }
@@ -155,52 +155,52 @@ pub(super) enum Fill {
     Failed,
 }
 
-/// Reads `body` to its end, or until it turns out to be longer than `most`. Data that fits is shown to `see`,
-/// piece by piece.
-pub(super) async fn fill<B>(
-    mut body: B,
-    most: usize,
-    mut see: impl FnMut(&[u8]) + Send,
-) -> (Buffered<B>, Fill)
+impl<B> Buffered<B>
 where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    let mut data = Pieces::default();
-    let mut end = None;
-    let fill = loop {
-        // Known without being asked for the frame after the last.
-        if body.is_end_stream() {
-            break Fill::Whole;
-        }
-        match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            None => break Fill::Whole,
-            Some(Err(error)) => {
-                end = Some(Box::new(End::Failed(error.into())));
-                break Fill::Failed;
+    /// Reads a [passing](Self::passing) body to its end, or until it turns out to be longer than `most`. Data
+    /// that fits is shown to `see`, piece by piece.
+    pub(super) async fn fill(&mut self, most: usize, mut see: impl FnMut(&[u8]) + Send) -> Fill {
+        let mut data = Pieces::default();
+        let fill = loop {
+            // Known without being asked for the frame after the last.
+            let Some(body) = self.rest.as_mut().filter(|body| !body.is_end_stream()) else {
+                break Fill::Whole;
+            };
+            match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+                None => break Fill::Whole,
+                Some(Err(error)) => {
+                    self.end = Some(Box::new(End::Failed(error.into())));
+                    break Fill::Failed;
+                }
+                Some(Ok(frame)) => match as_bytes(frame).into_data() {
+                    Ok(piece) => {
+                        let fits = piece.len() <= most.saturating_sub(data.len());
+                        if fits {
+                            see(&piece);
+                        }
+                        data.push(piece);
+                        if !fits {
+                            break Fill::TooLong;
+                        }
+                    }
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.end = Some(Box::new(End::Trailers(trailers)));
+                            break Fill::Whole;
+                        }
+                    }
+                },
             }
-            Some(Ok(frame)) => match as_bytes(frame).into_data() {
-                Ok(piece) => {
-                    let fits = piece.len() <= most.saturating_sub(data.len());
-                    if fits {
-                        see(&piece);
-                    }
-                    data.push(piece);
-                    if !fits {
-                        break Fill::TooLong;
-                    }
-                }
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        end = Some(Box::new(End::Trailers(trailers)));
-                        break Fill::Whole;
-                    }
-                }
-            },
+        };
+        self.kept = data.finish();
+        if fill != Fill::TooLong {
+            self.rest = None;
         }
-    };
-    let rest = (fill == Fill::TooLong).then_some(body);
-    (Buffered { kept: data.finish(), end, rest }, fill)
+        fill
+    }
 }
 
 /// One piece as it is, several as one.

@@ -2,15 +2,15 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 
 use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use ::http::request::Parts;
 use ::http::{Method, Request, Response, StatusCode, Version};
-use bytes::Bytes;
 use http_body::Body;
 
-use super::body::{Buffered, Fill, fill};
+use super::body::{Buffered, Fill};
 use super::config::{OverSize, Unsized};
 use super::head::{KeptFields, decode, is_grpc};
 use super::key::{KeyError, KeyRules};
@@ -27,6 +27,7 @@ use crate::store::{Fingerprint, FingerprintBuilder, Outcome, RecordId};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+const JSON: &str = "application/json";
 const BODY: HeaderName = HeaderName::from_static("idempotency-body");
 const HEAD: HeaderName = HeaderName::from_static("idempotency-head");
 
@@ -83,11 +84,9 @@ impl fmt::Debug for HttpExchange {
 /// A request whose body has not been read yet.
 #[derive(Debug)]
 pub struct Held<B> {
-    parts: Parts,
-    body: B,
+    req: Box<Request<Buffered<B>>>,
     id: RecordId,
     tag: Tag,
-    fingerprint: FingerprintBuilder,
 }
 
 /// Enough of a request to answer it in its own way.
@@ -141,16 +140,19 @@ impl HttpExchange {
         Ok(Some((RecordId::of(scope.as_bytes(), key), tag)))
     }
 
-    fn fingerprint(&self, parts: &Parts) -> FingerprintBuilder {
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut print =
-            Fingerprint::builder().field(parts.method.as_str().as_bytes()).field(path.as_bytes());
+    fn fingerprint<B>(&self, req: &Request<B>) -> FingerprintBuilder {
+        let path = req.uri().path_and_query().map_or("/", |path| path.as_str());
+        let mut print = Fingerprint::builder();
+        print.add(req.method().as_str().as_bytes());
+        print.add(path.as_bytes());
         for name in [CONTENT_TYPE].iter().chain(&self.fingerprinted) {
-            let values = parts.headers.get_all(name);
-            let count = values.iter().count() as u64;
-            print = print.field(name.as_str().as_bytes()).field(&count.to_le_bytes());
+            let values = req.headers().get_all(name);
+            // No message has more.
+            let count = u32::try_from(values.iter().count()).unwrap_or(u32::MAX);
+            print.add(name.as_str().as_bytes());
+            print.add(&count.to_le_bytes());
             for value in values {
-                print = print.field(value.as_bytes());
+                print.add(value.as_bytes());
             }
         }
         print
@@ -164,10 +166,10 @@ where
     B::Error: Into<BoxError>,
 {
     type Inner = Request<Buffered<B>>;
-    type Held = Box<Held<B>>;
+    type Held = Held<B>;
     type Spare = Spare;
 
-    fn look(&self, req: Request<B>) -> Look<Self::Inner, Box<Held<B>>> {
+    fn look(&self, req: Request<B>) -> Look<Self::Inner, Held<B>> {
         let nothing_to_find = || {
             !self.required
                 && self.derived.is_none()
@@ -192,29 +194,26 @@ where
                 OverSize::Pass => Look::Pass(req),
             };
         }
-        let fingerprint = self.fingerprint(&parts);
-        Look::Gate(Box::new(Held { parts, body, id, tag, fingerprint }))
+        let req = Request::from_parts(parts, Buffered::passing(body));
+        Look::Gate(Held { req: Box::new(req), id, tag })
     }
 
-    async fn read(&self, held: Box<Held<B>>) -> Asked<Self::Inner> {
-        let Held { parts, body, id, tag, fingerprint } = *held;
+    async fn read(&self, held: Held<B>) -> Asked<Self::Inner> {
+        let Held { mut req, id, tag } = held;
+        let mut print = self.fingerprint(&req);
         // An empty body is a body, so that no way of sending none makes a difference.
-        let mut print = Some(fingerprint.chunk(b""));
-        let see = |data: &[u8]| print = print.take().map(|print| print.chunk(data));
-        let (body, fill) = fill(body, self.max_body, see).await;
+        print.add_chunk(b"");
+        let fill = req.body_mut().fill(self.max_body, |data| print.add_chunk(data)).await;
         match (fill, self.over_size) {
-            (Fill::Whole, _) => {
-                let print = print.map_or(Fingerprint::NONE, FingerprintBuilder::finish);
-                Asked::Gate(id, tag, print, Request::from_parts(parts, body))
-            }
-            (Fill::TooLong, OverSize::Pass) => Asked::Pass(Request::from_parts(parts, body)),
+            (Fill::Whole, _) => Asked::Gate(id, tag, print.finish(), req),
+            (Fill::TooLong, OverSize::Pass) => Asked::Pass(req),
             (Fill::TooLong, OverSize::Refuse) => {
-                let req = Request::from_parts(parts, body);
                 Asked::Refuse(req, refused(RejectionKind::RequestTooLarge))
             }
             (Fill::Failed, _) => {
-                let why = unreadable(body.into_error());
-                Asked::Refuse(Request::from_parts(parts, Buffered::default()), why)
+                let why = unreadable(req.body_mut().take_error());
+                *req.body_mut() = Buffered::default();
+                Asked::Refuse(req, why)
             }
         }
     }
@@ -224,7 +223,11 @@ where
     }
 
     fn spare(&self, req: &Self::Inner) -> Spare {
-        Spare { version: req.version(), content_type: req.headers().get(CONTENT_TYPE).cloned() }
+        let content_type = req.headers().get(CONTENT_TYPE).map(|value| {
+            // The usual one need not be shared.
+            if value == JSON { HeaderValue::from_static(JSON) } else { value.clone() }
+        });
+        Spare { version: req.version(), content_type }
     }
 
     fn revive(&self, spare: Spare) -> Self::Inner {
@@ -270,35 +273,42 @@ where
         res.map(Buffered::passing)
     }
 
-    async fn record(
+    fn record(
         &self,
         result: Result<Response<B>, E>,
         effect: &EffectContext,
         room: usize,
-    ) -> Recorded<Self::Answer, E> {
+    ) -> impl Future<Output = Box<Recorded<Self::Answer, E>>> + Send {
         let not_applied = effect.is_not_applied();
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => {
-                let keep = if not_applied { Keep::Release } else { Keep::Interrupt };
-                return Recorded { result: Err(error), keep };
-            }
+        let is_kept = |response: &Response<B>| {
+            let status = response.status();
+            let failed = status.is_client_error() || status.is_server_error();
+            response.extensions().get::<NotExecuted>().is_none() && !(failed && not_applied)
         };
-        let status = response.status();
-        let failed = status.is_client_error() || status.is_server_error();
-        if response.extensions().get::<NotExecuted>().is_some() || failed && not_applied {
-            return Recorded { result: Ok(response.map(Buffered::passing)), keep: Keep::Release };
-        }
-        let (parts, body) = response.into_parts();
-        let (body, fill) = self.collect(body, room).await;
-        let head = self.kept.encode(&parts.headers, body.trailers());
-        let keep = Keep::Complete(match fill {
-            Some(Fill::Whole) => Outcome::new(status.as_u16(), head, body.data()),
-            Some(Fill::TooLong | Fill::Failed) | None => {
-                Outcome::not_retained(status.as_u16(), head)
+        let (read, keep) = match &result {
+            Ok(response) => (is_kept(response), Keep::Release),
+            Err(_) if not_applied => (false, Keep::Release),
+            Err(_) => (false, Keep::Interrupt),
+        };
+        // From here on it stays where it is.
+        let result = result.map(|response| response.map(Buffered::passing));
+        let mut recorded = Box::new(Recorded { result, keep });
+        async move {
+            if let Ok(response) = &mut recorded.result
+                && read
+            {
+                let fill = self.collect(response.body_mut(), room).await;
+                let (status, body) = (response.status().as_u16(), response.body());
+                let data = (fill == Some(Fill::Whole)).then(|| body.data());
+                let more = data.map_or(0, <[u8]>::len);
+                let head = self.kept.encode(response.headers(), body.trailers(), more);
+                recorded.keep = Keep::Complete(match data {
+                    Some(data) => Outcome::joined(status, head, data),
+                    None => Outcome::not_retained(status, head),
+                });
             }
-        });
-        Recorded { result: Ok(Response::from_parts(parts, body)), keep }
+            recorded
+        }
     }
 
     fn mark(&self, answer: &mut Self::Answer, status: Status) {
@@ -318,7 +328,7 @@ where
         let (mut head, trailers) = decode(outcome.head()).ok_or_else(|| unreadable("head"))?;
         let yes = HeaderValue::from_static("true");
         let body = if outcome.is_retained() {
-            Buffered::whole(Bytes::from_owner(BodyOf(Arc::clone(outcome))), trailers)
+            Buffered::whole(outcome.shared_body(), trailers)
         } else {
             // Not even a version: it was too large to be kept.
             if outcome.head().is_empty() {
@@ -343,7 +353,7 @@ where
 
 impl HttpExchange {
     /// Reads a body that can be kept; `None` if it is not even tried.
-    async fn collect<B>(&self, body: B, room: usize) -> (Buffered<B>, Option<Fill>)
+    async fn collect<B>(&self, body: &mut Buffered<B>, room: usize) -> Option<Fill>
     where
         B: Body + Unpin + Send,
         B::Data: Send,
@@ -353,10 +363,9 @@ impl HttpExchange {
         let is_stream = hint.upper().is_none() && self.unsized_answers == Unsized::Stream;
         let fits = usize::try_from(hint.lower()).is_ok_and(|least| least <= room);
         if !body.is_end_stream() && (is_stream || !fits) {
-            return (Buffered::passing(body), None);
+            return None;
         }
-        let (body, fill) = fill(body, room, |_| ()).await;
-        (body, Some(fill))
+        Some(body.fill(room, |_| ()).await)
     }
 }
 
@@ -377,13 +386,4 @@ fn without_answer(head: &mut HeaderMap, trailers: Option<HeaderMap>) {
     head.insert(GRPC_STATUS, HeaderValue::from_static("6"));
     let message = "executed before, its answer was not kept";
     head.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
-}
-
-/// The body in a record, without a copy.
-struct BodyOf(Arc<Outcome>);
-
-impl AsRef<[u8]> for BodyOf {
-    fn as_ref(&self) -> &[u8] {
-        self.0.body().unwrap_or_default()
-    }
 }

@@ -84,7 +84,14 @@ impl KeptFields {
 
     /// Status and details of gRPC are in the head of an answer without a body, and in the trailers of
     /// others.
-    pub(super) fn encode(&self, head: &HeaderMap, trailers: Option<&HeaderMap>) -> Vec<u8> {
+    ///
+    /// There is room for `more` bytes after them.
+    pub(super) fn encode(
+        &self,
+        head: &HeaderMap,
+        trailers: Option<&HeaderMap>,
+        more: usize,
+    ) -> Vec<u8> {
         let grpc = is_grpc(head);
         let fields = || {
             let head = head.iter().filter(|(name, _)| self.is_kept(name, grpc));
@@ -95,7 +102,7 @@ impl KeptFields {
         let length = |(_, (name, value)): (u8, (&HeaderName, &HeaderValue))| {
             7 + name.as_str().len() + value.len()
         };
-        let mut bytes = Vec::with_capacity(1 + fields().map(length).sum::<usize>());
+        let mut bytes = Vec::with_capacity(1 + fields().map(length).sum::<usize>() + more);
         bytes.push(VERSION);
         for (kind, (name, value)) in fields() {
             let (name, value) = (name.as_str().as_bytes(), value.as_bytes());

@@ -49,7 +49,10 @@ impl<'a> IdempotencyKey<'a> {
         let inner = match value {
             [] => return Err(KeyError::Empty),
             [b'"', rest @ ..] => quoted(rest)?,
-            bare if bare.iter().all(|byte| is_bare(*byte)) => text(bare).map(Cow::Borrowed)?,
+            // Without a way out, so that many bytes are looked at at once.
+            bare if bare.iter().fold(true, |all, byte| all & is_bare(*byte)) => {
+                text(bare).map(Cow::Borrowed)?
+            }
             _ => return Err(KeyError::Malformed),
         };
         if inner.is_empty() { Err(KeyError::Empty) } else { Ok(Self(inner)) }
@@ -78,7 +81,7 @@ fn trim_spaces(mut value: &[u8]) -> &[u8] {
 }
 
 const fn is_bare(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b',' | b';')
+    byte.is_ascii_graphic() & (byte != b'"') & (byte != b'\\') & (byte != b',') & (byte != b';')
 }
 
 fn text(ascii: &[u8]) -> Result<&str, KeyError> {

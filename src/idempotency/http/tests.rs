@@ -1,7 +1,7 @@
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::body::{Buffered, Fill, fill};
+use super::body::{Buffered, Fill};
 use super::head::{KeptFields, decode};
 use super::key::{IdempotencyKey, KeyError};
 
@@ -142,7 +142,7 @@ fn head() -> (HeaderMap, HeaderMap) {
 #[test]
 fn kept_fields_come_back_as_they_were() {
     let (head, trailers) = head();
-    let bytes = KeptFields::default().encode(&head, Some(&trailers));
+    let bytes = KeptFields::default().encode(&head, Some(&trailers), 0);
     let (read, read_trailers) = decode(&bytes).unwrap();
     assert_eq!(read.len(), 4);
     for name in ["content-type", "link", "etag"] {
@@ -157,7 +157,7 @@ fn kept_fields_come_back_as_they_were() {
 #[test]
 fn a_truncated_head_is_never_read_as_something_else() {
     let (head, trailers) = head();
-    let bytes = KeptFields::default().encode(&head, Some(&trailers));
+    let bytes = KeptFields::default().encode(&head, Some(&trailers), 0);
     let mut read_short = 0;
     for end in 0..bytes.len() {
         if let Some((fields, _)) = decode(&bytes[..end]) {
@@ -202,7 +202,8 @@ async fn a_body_is_read_up_to_its_bound_and_passed_on_whole() {
     ];
     for (pieces, most, expected) in cases {
         let mut seen = Vec::new();
-        let (read, end) = fill(body(pieces), most, |data| seen.extend_from_slice(data)).await;
+        let mut read = Buffered::passing(body(pieces));
+        let end = read.fill(most, |data| seen.extend_from_slice(data)).await;
         assert_eq!(end, expected, "{pieces:?} up to {most}");
         assert!(seen.len() <= most);
         if end == Fill::Whole {
