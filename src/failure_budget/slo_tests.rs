@@ -205,7 +205,9 @@ fn saved_state_goes_on_and_grows_old_in_between() {
     assert_eq!((is.samples, is.failures), (84_000, 6000));
     assert!((is.alerts[0].long_burn - was.alerts[0].long_burn).abs() < 0.1);
     assert_eq!(is.budget_remaining, was.budget_remaining);
-    assert_eq!(after.totals(at(0)).calls, before.totals(at(8400)).calls);
+    // What passes between saving and restoring is time, too: a second at 10 calls is not held against it.
+    let (calls, were) = (after.totals(at(0)).calls, before.totals(at(8400)).calls);
+    assert!(were >= calls && were - calls <= 20, "{calls} of {were}");
 
     // Half an hour later: the short window is empty, the long one has kept the failures.
     let after = core(one_alert(Severity::Page));
