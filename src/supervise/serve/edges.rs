@@ -243,3 +243,58 @@ async fn half_a_head_found_at_the_last_moment_keeps_the_connection() {
         assert!(answer.ends_with("/b"), "{what}: {answer}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_pipelined_behind_the_last_answer_is_not_served_and_the_client_can_tell() {
+    let mut rig = Rig::new(Server::builder("t"));
+    let mut stream = rig.connect().await;
+    rig.life.advance(Phase::LameDuck, None);
+    let two = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\nGET /b HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(two).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("connection: close") && answer.ends_with("/a"), "{answer}");
+    rig.life.advance(Phase::Draining, None);
+    assert!(rig.report().await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_its_side_is_gone() {
+    let mut rig = Rig::new(Server::builder("t"));
+    let mut stream = rig.connect().await;
+    stream.write_all(b"GET /long HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    rig.life.advance(Phase::Draining, None);
+    stream.shutdown().await.unwrap();
+    assert_eq!(closed_after(&mut stream).await, Duration::ZERO);
+    let report = rig.report().await;
+    assert_eq!((report.requests_broken, report.connections_closed), (1, 1), "{report}");
+}
+
+/// Fails, at first, for a reason that is one connection's.
+struct Flaky(Memory, u32);
+
+impl super::Listener for Flaky {
+    type Stream = Looked<DuplexStream>;
+    type Peer = &'static str;
+
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Self::Stream, Self::Peer)>> {
+        if self.1 > 0 {
+            self.1 -= 1;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        self.0.poll_accept(cx)
+    }
+}
+
+#[tokio::test]
+async fn one_that_gave_up_in_the_queue_does_not_cost_the_others() {
+    let (connect, incoming) = mpsc::channel(4);
+    for _ in 0..3 {
+        connect.send(duplex(64).1).await.unwrap();
+    }
+    assert_eq!(super::Listener::close(Flaky(Memory(incoming), 2), 10).len(), 3);
+}
