@@ -238,14 +238,16 @@ async fn once(sender: &mut Sender, counts: &Counts) -> bool {
     };
     assert!(response.status().is_success() && !response.headers().contains_key("connection"));
     let body = response.into_body().collect().await.map(|body| body.to_bytes());
-    let whole = body.is_ok_and(|body| body == "done");
+    let whole = body.as_ref().is_ok_and(|body| body == "done");
+    if !whole {
+        println!("not whole: {body:?}");
+    }
     count(if whole { &counts.answered } else { &counts.lost });
     true
 }
 
-// On one thread: on several, hyper's client can hand a request to the connection and then find, before it
-// has returned, that another thread has read GOAWAY. It fails the request as one that was never sent, but it is on
-// its way, and the server begins it.
+/// On one thread: on several, hyper's client may fail a request with a GOAWAY that came just after it was sent,
+/// and that covers it.
 #[tokio::test]
 async fn http2_clients_lose_nothing() {
     let _alone = alone().await;
@@ -270,10 +272,7 @@ async fn http2_clients_lose_nothing() {
             assert_eq!(ended.code, Some(0), "{ended:?}");
             tasks.join_all().await;
             let answered = counts.answered.load(Ordering::Relaxed);
-            assert!(
-                ended.report.ends_with(&format!("; {answered} begun")),
-                "{lame} {run} {counts:?} {ended:?}"
-            );
+            assert!(ended.report.ends_with(&format!("; {answered} begun")), "{counts:?} {ended:?}");
             for (sum, count) in [
                 (&total.answered, &counts.answered),
                 (&total.lost, &counts.lost),

@@ -232,10 +232,12 @@ pub trait Listener: Send + 'static {
     {
         let mut cx = Context::from_waker(Waker::noop());
         let mut queued = Vec::new();
-        while queued.len() < most
-            && let Poll::Ready(Ok(connection)) = self.poll_accept(&mut cx)
-        {
-            queued.push(connection);
+        while queued.len() < most {
+            match self.poll_accept(&mut cx) {
+                Poll::Ready(Ok(connection)) => queued.push(connection),
+                Poll::Ready(Err(error)) if is_the_peers(&error) => {}
+                _ => break,
+            }
         }
         queued
     }

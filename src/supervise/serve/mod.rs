@@ -86,8 +86,11 @@
 //!   nothing. None for the service or for the body of a request: that is a layer's business.
 //! - **Readiness**: a clone of the service per request, waited for until ready, as in axum.
 //! - **Cancellation**: dropping the server's future cuts every connection. A client that goes away drops
-//!   the future of its request.
-//! - **Errors** of `accept` that are not about one connection (no descriptors left) are waited out.
+//!   the future of its request; one that closes its sending side is taken to be gone, as in axum.
+//! - **Pipelining**: what a client has sent behind a request whose answer says `Connection: close` is not
+//!   served, which the client can tell from that answer and repeat (RFC 9112, 9.6).
+//! - **Errors** of `accept` that are not about one connection (no descriptors left) are waited out. If there
+//!   are none left when the drain begins, what is in the kernel's queue is lost.
 //! - **Blocked threads**: a handler that blocks its thread cannot be cut. The server returns at the
 //!   deadline even so; the runtime must not be waited for then
 //!   ([`shutdown_timeout`](tokio::runtime::Runtime::shutdown_timeout)).
@@ -133,5 +136,7 @@ pub use report::ServeReport;
 pub use server::{Serve, Server, ServerBuilder, serve};
 pub use signal::DrainSignal;
 
+#[cfg(test)]
+mod edges;
 #[cfg(test)]
 mod tests;

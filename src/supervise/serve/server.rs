@@ -69,7 +69,7 @@ pub fn serve<L: Listener, S>(listener: L, app: S, life: &Lifecycle) -> Serve<L, 
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone)]
-pub struct Server(Config);
+pub struct Server(pub(super) Config);
 
 impl Server {
     /// With default limits.
@@ -164,7 +164,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a client may take nothing of what is written to it. Default: 60 s.
+    /// How long a client may take nothing of what is written to its socket. One that takes frames of HTTP/2 but
+    /// opens no window for an answer is not seen by this. Default: 60 s.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use axum::Router;
 use axum::routing::get;
-use buttress::supervise::serve::serve::serve::{DrainLayer, serve};
+use buttress::supervise::serve::{DrainLayer, serve};
 use buttress::supervise::{Lifecycle, Phase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
