@@ -6,6 +6,8 @@ use crate::supervise::ProcessIdentity;
 pub(super) const OWNER: &str = "BUTTRESS_OWNER";
 /// The supervisor's name.
 pub(super) const APP: &str = "BUTTRESS_APP";
+/// Which of the supervisors of that process.
+pub(super) const SUPERVISOR: &str = "BUTTRESS_SUPERVISOR";
 /// The number of the descriptor to look at: see `Lifeline`.
 pub(super) const LIFELINE: &str = "BUTTRESS_LIFELINE";
 
