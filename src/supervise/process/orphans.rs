@@ -162,6 +162,7 @@ impl OrphanSweep {
     /// # }
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[doc(alias = "kill_orphans")]
     pub fn kill_blocking(&self) -> io::Result<Vec<(Orphan, KillResult)>> {
         Ok(self.kill_found_blocking(self.find()?.orphans))
     }
@@ -180,6 +181,7 @@ impl OrphanSweep {
     /// # }).unwrap()
     /// # }
     /// ```
+    #[doc(alias = "kill_orphans")]
     pub async fn kill(&self) -> io::Result<Vec<(Orphan, KillResult)>> {
         let sweep = self.clone();
         on_thread(move || sweep.kill_blocking()).await?
