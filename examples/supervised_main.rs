@@ -66,6 +66,9 @@ async fn serve(process: Process, directory: PathBuf, smoke: bool) -> Result<(), 
         )
         .build()?;
     workers.start()?;
+    // Restarted too often it is given up: who watches this process restarts all of it.
+    let watched = workers.clone();
+    process.health().live_while("worker", move || !watched.has_given_up());
     // Requests in flight need it, so it is stopped after the drain; the database after that.
     process.on_shutdown(
         CleanupCallback::new("worker", async move || {

@@ -120,6 +120,8 @@ fn be_a_child() {
         "hog" => super::restarts::hog(),
         "thousand" => super::reaping::thousand(),
         "subreaper" => super::reaping::subreaper(),
+        "often" => super::restarts::often(),
+        "neighbours" => super::beside::neighbours(),
         "sweeps" => super::orphans::sweeps(&argument),
         "beats" => super::heartbeat::beats(&argument),
         role => panic!("{role}?"),

@@ -79,3 +79,30 @@ fn nothing_goes_nowhere() {
     let exit = supervisor.status()[0].last_exit.unwrap();
     assert_eq!(exit, buttress::supervise::process::Exit::Code(0));
 }
+
+#[test]
+fn a_closure_that_does_not_return_does_not_hold_up_the_end() {
+    let child = shell("a", "echo there; exec sleep 1000").on_line(|_| super::child::stay());
+    let supervisor = ProcessSupervisor::builder("a").child(child).build().unwrap();
+    supervisor.start().unwrap();
+    assert!(supervisor.ready_blocking(super::LONG));
+    super::pause(std::time::Duration::from_millis(300));
+    supervisor.request_stop(None);
+    let report = supervisor.wait_blocking(std::time::Duration::from_secs(30));
+    assert_eq!(report.expect("it waits for the closure").end, SupervisorEnd::Stopped);
+}
+
+/// The end of a line of just that length comes alone, in the next read.
+#[test]
+fn a_line_of_just_the_longest_length_is_one_line() {
+    let script = "head -c 16384 /dev/zero | tr '\\0' y; sleep 0.5; printf '\\n\\nend\\n'";
+    let lines: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let seen = Arc::clone(&lines);
+    let child = shell("a", script).restart(Restart::Temporary).on_line(move |line| {
+        seen.lock().unwrap().push(line.bytes.len());
+    });
+    let supervisor = ProcessSupervisor::builder("a").child(child).build().unwrap();
+    supervisor.start().unwrap();
+    ended(&supervisor);
+    assert_eq!(*lines.lock().unwrap(), [16_384, 0, 3]);
+}

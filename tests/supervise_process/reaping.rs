@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::child::{Process, say};
 use super::{LONG, shell, sleeper, within};
 
-fn children() -> Vec<u32> {
+pub(super) fn children() -> Vec<u32> {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let lists =
         threads.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());

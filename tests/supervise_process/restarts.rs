@@ -252,7 +252,8 @@ fn a_child_starts_clean_and_marked() {
     let ignored = said[1].strip_prefix("SigIgn:\t").unwrap();
     assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & !(3 << 31), 0, "{ignored}");
     let (boot, started) = (owner.boot_id.unwrap(), owner.started.unwrap());
-    let marks = format!("app={app} owner={boot}:{own}:{started} notify= watchdog= line=");
+    let owner = format!("{boot}:{own}:{started}:{}", owner.pid_namespace.unwrap());
+    let marks = format!("app={app} owner={owner} notify= watchdog= line=");
     assert_eq!(said[2], marks);
     // What any program would have, and the directory that is read: nothing of ours.
     assert_eq!(said[3].trim(), (inheritable + 1).to_string());
@@ -293,4 +294,53 @@ fn a_child_may_become_another_user() {
         command.uid(65_534).gid(65_534);
     });
     assert_eq!(exit_of(child), Exit::Code(0));
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Restarts one with all that costs descriptors, in groups, and says what has become more.
+pub(super) fn often() {
+    let child = |name, script| {
+        shell(name, script)
+            .backoff(Backoff::none())
+            .lifeline()
+            .ready_when(|_| true)
+            .probe_every(Duration::from_millis(1))
+            .on_line(|_| {})
+    };
+    let supervisor = ProcessSupervisor::builder("often")
+        .child(child("fails", "sleep 60 & echo there; exit 1"))
+        .child(child("stays", "exec sleep 1000"))
+        .child(Child::new("none", "/there/is/no/such/program").backoff(Backoff::none()))
+        .strategy(Strategy::OneForAll)
+        .unlimited_restarts()
+        .subreaper()
+        .build()
+        .unwrap();
+    supervisor.start().unwrap();
+    let most = |starts: u64| {
+        within(LONG, "so many starts", || supervisor.stats().starts > starts);
+        let mut most = 0;
+        let until = supervisor.stats().starts + 50;
+        within(LONG, "some more", || {
+            most = most.max(open_descriptors());
+            supervisor.stats().starts > until
+        });
+        most
+    };
+    let (early, late) = (most(20), most(600));
+    supervisor.stop_blocking(None);
+    say(format_args!("descriptors {early} {late} {}", super::reaping::children().len()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn hundreds_of_restarts_leave_no_descriptor_and_no_process() {
+    let mut process = Process::start("often", "");
+    let [early, late, left] = process.numbers("descriptors")[..] else { panic!("three numbers") };
+    // A few more or less are open at any moment.
+    assert!(late <= early + 10, "{early} descriptors became {late}");
+    assert_eq!(left, 0);
 }

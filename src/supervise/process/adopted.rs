@@ -4,7 +4,7 @@
 //! started are theirs. Children are looked up one by one in `/proc`, and only what is known to be left
 //! behind by a child of ours is collected: it carries our mark, or is in the group of one of our children.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,47 +23,41 @@ const EVERY: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(10);
 /// One that has shown nothing for so long has nothing to show.
 const BLANK: Duration = Duration::from_secs(5);
-/// How many groups of earlier runs are remembered.
-const REMEMBERED: usize = 4096;
 /// How long what is left is waited for in the end.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Adopted {
-    /// Whether this process was none before.
-    #[cfg(target_os = "linux")]
-    was_none: bool,
     /// Ours, by number, with something that is readable when it has ended.
     known: HashMap<u32, OwnedFd>,
     /// Seen alive without our mark, by number and start.
     foreign: HashMap<u32, u64>,
-    /// The numbers of our children, which are those of their groups.
+    /// The numbers of our children, which are those of their groups, as long as there is one in it: no
+    /// other process gets the number until then.
     groups: HashSet<u32>,
-    order: VecDeque<u32>,
     owner: String,
+    /// Which supervisor of this process this is. The children of another one are not left behind.
+    supervisor: String,
     /// Have shown nothing since: one that is just becoming another program does that.
     blank: HashMap<u32, Tick>,
 }
 
 impl Adopted {
     #[cfg(target_os = "linux")]
-    pub(super) fn start() -> io::Result<Self> {
-        use rustix::process::{child_subreaper, getpid, set_child_subreaper};
-        let was_none = child_subreaper()?.is_none();
-        set_child_subreaper(Some(getpid()))?;
+    pub(super) fn start(supervisor: &str) -> io::Result<Self> {
+        subreaper::begin()?;
         let owner = marks::Owner::of(&crate::supervise::ProcessIdentity::own());
         Ok(Self {
-            was_none,
             known: HashMap::new(),
             foreign: HashMap::new(),
             groups: HashSet::new(),
-            order: VecDeque::new(),
             owner: owner.map(|owner| owner.to_string()).unwrap_or_default(),
+            supervisor: supervisor.to_owned(),
             blank: HashMap::new(),
         })
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(_: &str) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -78,14 +72,7 @@ impl Adopted {
 
     /// A child has been started.
     pub(super) fn started(&mut self, pid: u32) {
-        if self.groups.insert(pid) {
-            self.order.push_back(pid);
-        }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.groups.remove(&oldest);
-        }
+        self.groups.insert(pid);
     }
 
     /// Looks for new ones, and collects those that have ended. `own`: our children that run.
@@ -109,7 +96,8 @@ impl Adopted {
             {
                 let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
                 let ours = !self.owner.is_empty()
-                    && marks::variable(&environ, marks::OWNER) == Some(&self.owner);
+                    && marks::variable(&environ, marks::OWNER) == Some(&self.owner)
+                    && marks::variable(&environ, marks::SUPERVISOR) == Some(&self.supervisor);
                 if let Some(fd) = sys::pid_of(pid).and_then(sys::end_of).filter(|_| ours) {
                     self.known.insert(pid, fd);
                 } else {
@@ -122,6 +110,7 @@ impl Adopted {
                 }
             }
         }
+        self.groups.retain(|group| own.contains(group) || has_members(*group));
         self.foreign.retain(|pid, _| seen.contains(pid));
         self.blank.retain(|pid, _| seen.contains(pid) && !self.known.contains_key(pid));
         self.known.retain(|pid, _| seen.contains(pid));
@@ -141,11 +130,53 @@ impl Adopted {
             }
             clock::park(Duration::from_millis(5));
         }
-        #[cfg(target_os = "linux")]
-        if self.was_none {
-            let _ = rustix::process::set_child_subreaper(None);
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        subreaper::end();
+    }
+}
+
+/// The process is a subreaper as long as one of its supervisors wants that.
+#[cfg(target_os = "linux")]
+mod subreaper {
+    use std::io;
+    use std::sync::Mutex;
+
+    use rustix::process::{child_subreaper, getpid, set_child_subreaper};
+
+    use crate::sync::lock;
+
+    /// How many want it, and whether it was one before.
+    static WANTED: Mutex<(usize, bool)> = Mutex::new((0, false));
+
+    pub(super) fn begin() -> io::Result<()> {
+        let mut wanted = lock(&WANTED);
+        if wanted.0 == 0 {
+            wanted.1 = child_subreaper()?.is_some();
+            set_child_subreaper(Some(getpid()))?;
+        }
+        wanted.0 += 1;
+        Ok(())
+    }
+
+    pub(super) fn end() {
+        let mut wanted = lock(&WANTED);
+        wanted.0 -= 1;
+        if *wanted == (0, false) {
+            let _ = set_child_subreaper(None);
         }
     }
+}
+
+/// Whether anything, though it has ended, is in the group.
+fn has_members(group: u32) -> bool {
+    sys::pid_of(group).is_some_and(|group| {
+        rustix::process::test_kill_process_group(group) != Err(rustix::io::Errno::SRCH)
+    })
 }
 
 fn reap(pid: u32, shared: &Shared) {

@@ -49,13 +49,27 @@ impl Beats {
 
     pub(super) fn alive(&self, process: &ChildProcess) -> Liveness {
         let state = self.read(process);
+        let traced = ProcessStatus::of(process.pid).is_some_and(|status| status.state == 't');
+        self.judge(process, state, traced, clock::now())
+    }
+
+    fn judge(
+        &self,
+        process: &ChildProcess,
+        state: Option<HeartbeatState>,
+        traced: bool,
+        now: Tick,
+    ) -> Liveness {
         let mut watched = lock(&self.watched);
-        let now = clock::now();
         let watched = watched.get_or_insert_with(|| Watched::new(process.run, now));
         if watched.run != process.run {
             *watched = Watched::new(process.run, now);
         }
-        let passed = now.since(watched.asked).min(process.every * 2);
+        let mut passed = now.since(watched.asked).min(process.every * 2);
+        if traced {
+            // A debugger holds it. When that lets it go it has as long as it had before.
+            passed = Duration::ZERO;
+        }
         watched.asked = now;
         if state.is_some() && state != watched.last {
             watched.last = state;
@@ -70,5 +84,29 @@ impl Beats {
 impl Watched {
     const fn new(run: u64, now: Tick) -> Self {
         Self { run, last: None, silent: Duration::ZERO, asked: now }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_a_debugger_is_no_silence_though_nothing_is_written_when_it_ends() {
+        let second = Duration::from_secs(1);
+        let beats = Beats::new("/nowhere".into(), second * 3);
+        let process = ChildProcess { name: "a".into(), pid: 1, run: 1, every: second };
+        let mut now = Tick(1);
+        let mut ask = |traced| {
+            now = now.after(second);
+            beats.judge(&process, None, traced, now)
+        };
+        for _ in 0..100 {
+            assert_eq!(ask(true), Liveness::Unknown);
+        }
+        for _ in 0..3 {
+            assert_eq!(ask(false), Liveness::Unknown);
+        }
+        assert_eq!(ask(false), Liveness::Frozen);
     }
 }

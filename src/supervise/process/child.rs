@@ -15,6 +15,7 @@ use super::beat::Beats;
 use super::core::Rule;
 use super::output::{Line, Output};
 use super::policy::Restart;
+use super::probe::STRIKES;
 
 /// What a look at a running child came to.
 ///
@@ -476,6 +477,7 @@ impl Child {
             success: self.success.clone(),
             backoff: self.backoff,
             stable_after: self.stable_after,
+            frozen_for: self.max_age.unwrap_or_default() + self.probe_every * STRIKES,
             ready_within: self.ready.is_some().then_some(self.ready_within),
             grace: self.grace,
             kill_wait: self.kill_wait,

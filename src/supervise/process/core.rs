@@ -18,6 +18,8 @@ pub(super) struct Rule {
     pub(super) success: Vec<i32>,
     pub(super) backoff: Backoff,
     pub(super) stable_after: Duration,
+    /// How long one that is found frozen has been so by then.
+    pub(super) frozen_for: Duration,
     /// `None`: it is ready as soon as it exists.
     pub(super) ready_within: Option<Duration>,
     pub(super) grace: Duration,
@@ -71,7 +73,8 @@ enum State {
     Stopping {
         why: Why,
         step: Step,
-        up_since: Option<Tick>,
+        /// How long it was ready until it had to be stopped.
+        up: Option<Duration>,
     },
     /// No process, until the group or all have stopped.
     Stopped,
@@ -88,10 +91,10 @@ impl State {
         matches!(self, Self::Stopping { step: Step::Stuck, .. })
     }
 
-    const fn up_since(self) -> Option<Tick> {
+    fn up(self, now: Tick) -> Option<Duration> {
         match self {
-            Self::Up { since } => Some(since),
-            Self::Stopping { up_since, .. } => up_since,
+            Self::Up { since } => Some(now.since(since)),
+            Self::Stopping { up, .. } => up,
             _ => None,
         }
     }
@@ -278,8 +281,8 @@ impl Core {
             State::Stopping { step: Step::Asked { until }, .. } if now >= until => {
                 self.kill(index, now);
             }
-            State::Stopping { why, step: Step::Killed { until }, up_since } if now >= until => {
-                kid.state = State::Stopping { why, step: Step::Stuck, up_since };
+            State::Stopping { why, step: Step::Killed { until }, up } if now >= until => {
+                kid.state = State::Stopping { why, step: Step::Stuck, up };
                 self.out.push(Out::Unkillable(index));
             }
             _ => {}
@@ -372,9 +375,12 @@ impl Core {
 
     fn stop(&mut self, index: usize, why: Why, now: Tick) {
         let kid = &mut self.kids[index];
-        let up_since = kid.state.up_since();
+        let mut up = kid.state.up(now);
+        if why == Why::Frozen {
+            up = up.map(|up| up.saturating_sub(kid.rule.frozen_for));
+        }
         let until = now.after(kid.rule.grace);
-        kid.state = State::Stopping { why, step: Step::Asked { until }, up_since };
+        kid.state = State::Stopping { why, step: Step::Asked { until }, up };
         if kid.rule.grace.is_zero() {
             self.kill(index, now);
         } else {
@@ -389,8 +395,8 @@ impl Core {
             _ => Why::Shutdown,
         };
         let until = now.after(kid.rule.kill_wait);
-        let up_since = kid.state.up_since();
-        kid.state = State::Stopping { why, step: Step::Killed { until }, up_since };
+        let up = kid.state.up(now);
+        kid.state = State::Stopping { why, step: Step::Killed { until }, up };
         self.totals.kills += 1;
         self.out.push(Out::Kill(index));
     }
@@ -470,12 +476,12 @@ impl Core {
                 kid.state = State::Done;
                 Then::Finished
             }
-            _ => self.failed(index, before.up_since(), now),
+            _ => self.failed(index, before.up(now), now),
         };
         self.out.push(Out::Exited(index, exit, then));
     }
 
-    fn failed(&mut self, index: usize, up_since: Option<Tick>, now: Tick) -> Then {
+    fn failed(&mut self, index: usize, up: Option<Duration>, now: Tick) -> Then {
         if let Some(Intensity { restarts, within }) = self.intensity {
             while self.recent.front().is_some_and(|at| now.since(*at) >= within) {
                 self.recent.pop_front();
@@ -490,8 +496,9 @@ impl Core {
         self.totals.restarts += 1;
         let kid = &mut self.kids[index];
         kid.restarts += 1;
-        // Counted from when it was ready: one that always dies while starting never gets here.
-        if up_since.is_some_and(|since| now.since(since) >= kid.rule.stable_after) {
+        // Counted from when it was ready, and not while it was frozen or stopping: one that always dies while
+        // starting, or freezes at once, never gets here.
+        if up.is_some_and(|up| up >= kid.rule.stable_after) {
             (kid.unstable, kid.previous) = (0, 0);
         }
         kid.unstable = kid.unstable.saturating_add(1);
@@ -547,6 +554,11 @@ impl Core {
             Mode::Ended(end) => Some(end),
             _ => None,
         }
+    }
+
+    pub(super) const fn has_escalated(&self) -> bool {
+        let (Mode::Ending { end, .. } | Mode::Ended(end)) = self.mode else { return false };
+        matches!(end, End::Escalated { .. })
     }
 
     /// Whether all that are to run are up.

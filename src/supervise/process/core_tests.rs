@@ -20,6 +20,7 @@ fn rule(restart: Restart) -> Rule {
         success: vec![0],
         backoff: Backoff::exponential(SECOND, SECOND * 60).jitter(Jitter::None),
         stable_after: SECOND * 10,
+        frozen_for: SECOND * 15,
         ready_within: None,
         grace: SECOND * 5,
         kill_wait: SECOND * 2,
@@ -319,6 +320,37 @@ fn a_frozen_one_is_asked_killed_and_restarted_and_a_verdict_on_an_earlier_run_do
     rig.core.frozen(0, 1, rig.now);
     rig.settle();
     assert!(matches!(rig.seen(0), Seen::Up(_)));
+}
+
+#[test]
+fn time_in_which_it_was_frozen_or_being_stopped_does_not_make_it_stable() {
+    let mut rig = three(Strategy::OneForOne);
+    for run in 1..4 {
+        rig.sleep(SECOND * 20);
+        rig.core.frozen(0, run, rig.now);
+        rig.settle();
+        rig.sleep(SECOND * 6);
+        rig.exit(0, KILLED);
+        assert_eq!(rig.last_delay(), SECOND * 2_u32.pow(u32::try_from(run - 1).unwrap()));
+        rig.sleep(rig.last_delay());
+    }
+    rig.sleep(SECOND * 25);
+    rig.core.frozen(0, 4, rig.now);
+    rig.exit(0, KILLED);
+    assert_eq!(rig.last_delay(), SECOND, "it had been well for ten seconds");
+}
+
+#[test]
+fn it_has_escalated_from_the_decision_on() {
+    let mut rig = Rig::new(vec![rule(Restart::Permanent); 2], Strategy::OneForOne, Some((0, 60)));
+    assert!(!rig.core.has_escalated());
+    rig.fail(0);
+    assert!(rig.core.has_escalated() && rig.core.ended().is_none());
+    rig.exit(1, TERMED);
+    assert!(rig.core.has_escalated() && rig.core.ended().is_some());
+    let mut stopped = three(Strategy::OneForOne);
+    stopped.stop(None);
+    assert!(!stopped.core.has_escalated());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::{Child as Process, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker as TaskWaker};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub(super) struct Engine {
     oom_kills: OomKills,
     /// What children carry. None where a process cannot be told from a later one.
     owner: Option<String>,
+    /// Which supervisor of this process this is.
+    number: String,
     lifeline: Option<(PipeReader, PipeWriter)>,
     reached: Option<Reached>,
     hold: Option<Hold>,
@@ -71,6 +74,8 @@ impl Engine {
         let piped = |output: &Output| !matches!(output, Output::Inherit | Output::Null);
         let drained = children.iter().any(|child| piped(&child.stdout) || piped(&child.stderr));
         let own = ProcessIdentity::own();
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
         let (reached, hold) = match &settings.lifecycle {
             None => (None, None),
             Some((life, at)) => {
@@ -84,9 +89,10 @@ impl Engine {
             running: children.iter().map(|_| None).collect(),
             drain: drained.then(Drain::start).transpose()?,
             probes: wants(Child::has_probes).then(|| Probes::start(shared)).transpose()?,
-            adopted: settings.subreaper.then(Adopted::start).transpose()?,
+            adopted: settings.subreaper.then(|| Adopted::start(&number)).transpose()?,
             oom_kills: OomKills::of_own_group(),
             owner: Owner::of(&own).filter(|_| proc_is_ours()).map(|owner| owner.to_string()),
+            number,
             lifeline: wants(|child| child.lifeline).then(io::pipe).transpose()?,
             reached,
             hold,
@@ -112,7 +118,7 @@ impl Engine {
         };
         // Those of a thread that panicked, and what the dead have left behind.
         let cleanup = catch_unwind(AssertUnwindSafe(|| {
-            if let Some(adopted) = &mut self.adopted {
+            if let Some(mut adopted) = self.adopted.take() {
                 adopted.finish(&shared);
             }
             if let Some(drain) = self.drain.take() {
@@ -290,9 +296,11 @@ impl Engine {
         self.shared.emit(severity, what, format_args!("{child}: {detail}"));
     }
 
-    /// To the whole group. Its leader has not been collected, so the number is its own.
+    /// To the whole group. Its leader has not been collected, by us or by somebody else in this process, so the
+    /// number is its own.
     fn send(&self, index: usize, signal: Signal) {
         if let Some(running) = &self.running[index]
+            && sys::has_ended(running.pid).is_ok()
             && rustix::process::kill_process_group(running.pid, signal).is_err()
         {
             let _ = rustix::process::kill_process(running.pid, signal);
@@ -380,6 +388,7 @@ impl Engine {
             // Not somebody else's, who may have started us.
             None => command.env_remove(marks::OWNER),
         };
+        command.env(marks::SUPERVISOR, &self.number);
         if let Some((reader, _)) = self.lifeline.as_ref().filter(|_| child.lifeline) {
             command.env(marks::LIFELINE, sys::number_of(reader).to_string());
         }

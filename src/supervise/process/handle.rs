@@ -335,6 +335,28 @@ impl ProcessSupervisor {
         self.shared().inner().report.clone()
     }
 
+    /// Whether it has escalated (from that decision on, not only when the last child has stopped) or
+    /// failed: nobody looks after the children any more. Makes a liveness check, if whoever is above
+    /// restarts this process by that.
+    ///
+    /// ```
+    /// use buttress::supervise::{Lifecycle, health::Health, process::{Child, ProcessSupervisor}};
+    ///
+    /// let health = Health::new(Lifecycle::new());
+    /// let supervisor = ProcessSupervisor::builder("a").child(Child::new("b", "true")).build()?;
+    /// let watched = supervisor.clone();
+    /// health.live_while("workers", move || !watched.has_given_up());
+    /// assert!(health.is_live());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[doc(alias = "is_escalated")]
+    #[must_use]
+    pub fn has_given_up(&self) -> bool {
+        let inner = self.shared().inner();
+        let failed = |report: &SupervisorReport| report.end == SupervisorEnd::Failed;
+        inner.core.has_escalated() || inner.report.as_ref().is_some_and(failed)
+    }
+
     /// Stops a child and starts it again, which is no failure. False if there is none of that name or it does
     /// not run.
     ///
@@ -372,9 +394,10 @@ impl ProcessSupervisor {
         let shared = self.shared();
         let index = shared.index(child.into()).ok_or(io::ErrorKind::NotFound)?;
         // Under the lock: the process is collected only after the core has been told, so the number is
-        // still its own.
+        // still its own, unless somebody else in this process has taken its status.
         let inner = shared.inner();
         let pid = inner.core.pid(index).and_then(sys::pid_of).ok_or(io::ErrorKind::NotFound)?;
+        sys::has_ended(pid).map_err(|_| io::ErrorKind::NotFound)?;
         Ok(rustix::process::kill_process(pid, signal)?)
     }
 

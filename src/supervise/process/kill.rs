@@ -219,6 +219,7 @@ fn wait_all<T: Table>(
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[doc(alias = "kill_pid")]
 #[must_use]
 pub fn kill_process_blocking(process: &ProcessIdentity, grace: Duration) -> KillResult {
     if supported().is_err() {
@@ -244,6 +245,7 @@ pub fn kill_process_blocking(process: &ProcessIdentity, grace: Duration) -> Kill
 /// # }).unwrap()
 /// # }
 /// ```
+#[doc(alias = "kill_pid")]
 pub async fn kill_process(process: &ProcessIdentity, grace: Duration) -> io::Result<KillResult> {
     let process = process.clone();
     on_thread(move || kill_process_blocking(&process, grace)).await

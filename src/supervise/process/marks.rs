@@ -2,10 +2,12 @@
 
 use crate::supervise::ProcessIdentity;
 
-/// `<boot id>:<pid>:<start>` of the supervisor's process.
+/// `<boot id>:<pid>:<start>:<namespace of the pid>` of the supervisor's process; the last may be missing.
 pub(super) const OWNER: &str = "BUTTRESS_OWNER";
 /// The supervisor's name.
 pub(super) const APP: &str = "BUTTRESS_APP";
+/// Which of the supervisors of that process.
+pub(super) const SUPERVISOR: &str = "BUTTRESS_SUPERVISOR";
 /// The number of the descriptor to look at: see `Lifeline`.
 pub(super) const LIFELINE: &str = "BUTTRESS_LIFELINE";
 
@@ -15,13 +17,16 @@ pub(super) struct Owner {
     pub(super) boot_id: String,
     pub(super) pid: u32,
     pub(super) started: u64,
+    /// In which `pid` is a number.
+    pub(super) namespace: Option<u64>,
 }
 
 impl Owner {
     /// `None` where a process cannot be told from a later one with its number.
     pub(super) fn of(identity: &ProcessIdentity) -> Option<Self> {
         let boot_id = identity.boot_id.clone()?;
-        Some(Self { boot_id, pid: identity.pid, started: identity.started? })
+        let (pid, namespace) = (identity.pid, identity.pid_namespace);
+        Some(Self { boot_id, pid, started: identity.started?, namespace })
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -29,13 +34,18 @@ impl Owner {
         let boot_id = parts.next().filter(|id| !id.is_empty())?.to_owned();
         let pid = parts.next()?.parse().ok()?;
         let started = parts.next()?.parse().ok()?;
-        parts.next().is_none().then_some(Self { boot_id, pid, started })
+        let namespace = match parts.next() {
+            None => None,
+            Some(number) => Some(number.parse().ok()?),
+        };
+        parts.next().is_none().then_some(Self { boot_id, pid, started, namespace })
     }
 }
 
 impl std::fmt::Display for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}", self.boot_id, self.pid, self.started)
+        write!(f, "{}:{}:{}", self.boot_id, self.pid, self.started)?;
+        self.namespace.map_or(Ok(()), |namespace| write!(f, ":{namespace}"))
     }
 }
 
@@ -53,9 +63,13 @@ mod tests {
 
     #[test]
     fn an_owner_reads_as_it_was_written_and_anything_else_is_none() {
-        let owner = Owner { boot_id: "59d7-2764".into(), pid: 7, started: 99 };
-        assert_eq!(Owner::parse(&owner.to_string()), Some(owner));
-        for text in ["", "a:7", "a:7:99:1", ":7:99", "a:-7:99", "a:7:x", "a:99999999999:1"] {
+        for namespace in [None, Some(4_026_531_836)] {
+            let owner = Owner { boot_id: "59d7-2764".into(), pid: 7, started: 99, namespace };
+            assert_eq!(Owner::parse(&owner.to_string()), Some(owner));
+        }
+        for text in
+            ["", "a:7", "a:7:99:", "a:7:99:1:2", ":7:99", "a:-7:99", "a:7:x", "a:99999999999:1"]
+        {
             assert_eq!(Owner::parse(text), None, "{text:?}");
         }
     }

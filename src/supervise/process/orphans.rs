@@ -64,7 +64,7 @@ pub struct FoundOrphans {
 /// each other's way with the old.
 ///
 /// Every child of a [`ProcessSupervisor`](super::ProcessSupervisor) carries in its environment who started it
-/// (`BUTTRESS_OWNER`, as boot, number and start of the process) and the supervisor's name (`BUTTRESS_APP`), and so
+/// (`BUTTRESS_OWNER`, as boot, number and start of the process, and namespace of the number) and the supervisor's name (`BUTTRESS_APP`), and so
 /// does all that it starts itself, in whatever group or session. An orphan is a process of our own user,
 /// with our name, of this boot of the machine, whose owner does not run: it has ended, is a zombie, or its
 /// number belongs to another process by now. Neither a name that looks alike nor a parent that is process
@@ -75,8 +75,8 @@ pub struct FoundOrphans {
 /// its ancestors, or process 1. One that cannot be ended does not keep the others from it.
 ///
 /// What it does not find: a process that was started with an emptied environment (`env -i`); one whose
-/// environment the system does not show, because it has changed its user or is not dumpable; one in another
-/// namespace of process numbers or of time than this one; and one whose owner has become another program by
+/// environment the system does not show, because it has changed its user or is not dumpable; one that is, or
+/// whose owner was, in another namespace of process numbers (or, itself, of time) than this process; and one whose owner has become another program by
 /// `exec`, which keeps its number. Linux only; elsewhere it is an error.
 ///
 /// ```
@@ -162,6 +162,7 @@ impl OrphanSweep {
     /// # }
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[doc(alias = "kill_orphans")]
     pub fn kill_blocking(&self) -> io::Result<Vec<(Orphan, KillResult)>> {
         Ok(self.kill_found_blocking(self.find()?.orphans))
     }
@@ -180,6 +181,7 @@ impl OrphanSweep {
     /// # }).unwrap()
     /// # }
     /// ```
+    #[doc(alias = "kill_orphans")]
     pub async fn kill(&self) -> io::Result<Vec<(Orphan, KillResult)>> {
         let sweep = self.clone();
         on_thread(move || sweep.kill_blocking()).await?
@@ -240,7 +242,7 @@ impl OrphanSweep {
                     pid: mark.pid,
                     started: Some(mark.started),
                     boot_id: Some(mark.boot_id.clone()),
-                    ..own.clone()
+                    pid_namespace: mark.namespace.or(own.pid_namespace),
                 },
                 app: self.app,
                 mark,
@@ -276,6 +278,8 @@ impl OrphanSweep {
 /// Whether the owner is of this boot and does not run.
 fn is_orphaned(table: &impl Table, own: &ProcessIdentity, mark: &Owner) -> bool {
     own.boot_id.as_ref() == Some(&mark.boot_id)
+        // The number of one outside of our namespace says nothing here.
+        && (mark.namespace.is_none() || mark.namespace == own.pid_namespace)
         && match table.status(mark.pid) {
             Some(status) => status.is_dead() || status.started != mark.started,
             // `/proc` may hide the processes of other users (`hidepid`).

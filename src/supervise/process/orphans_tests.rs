@@ -228,6 +228,11 @@ fn the_innocent_are_not_found() {
             "another namespace, where 40 is somebody else",
             Entry { foreign_namespace: true, ..orphan() },
         ),
+        (
+            80,
+            "its owner lives outside of our namespace, where we cannot see it",
+            Entry { environ: Ok(orphan().environ.unwrap().replace(":7\0", ":7:9\0")), ..orphan() },
+        ),
         (79, "its owner is hidden from us", entry(500, Some(("orders", 60, 7)))),
     ];
     let machine = Machine::new(decoys.iter().map(|(pid, _, entry)| (*pid, entry.clone())));
@@ -237,6 +242,9 @@ fn the_innocent_are_not_found() {
     assert_eq!(found, []);
     // Each differs from one that is found in one thing only.
     assert_eq!(Machine::new([(70, orphan())]).found(), [70]);
+    let same_namespace = orphan().environ.unwrap().replace(":7\0", ":7:4\0");
+    let same_namespace = Entry { environ: Ok(same_namespace), ..orphan() };
+    assert_eq!(Machine::new([(70, same_namespace)]).found(), [70]);
 }
 
 #[test]

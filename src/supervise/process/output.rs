@@ -6,7 +6,10 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -101,7 +104,8 @@ pub enum Output {
 
 impl Output {
     /// Line by line to `sink`, on a thread for the output of all children. It should be quick: while it runs
-    /// nobody reads what the others write. A panic in it is caught, and that line is lost.
+    /// nobody reads what the others write. A panic in it is caught, and that line is lost. When all children
+    /// have ended, one that takes more than two seconds for a line is not waited for.
     ///
     /// ```
     /// let _ = buttress::supervise::process::Output::lines(|line| print!("{}", line.text()));
@@ -147,6 +151,8 @@ impl fmt::Debug for LineSink {
 }
 
 const LONGEST_LINE: usize = 16 * 1024;
+/// A closure that takes so long for one line, when all have ended, is not waited for.
+const HUNG: Duration = Duration::from_secs(2);
 
 struct Source {
     from: std::fs::File,
@@ -156,6 +162,9 @@ struct Source {
     to: Output,
     /// The beginning of a line.
     kept: Vec<u8>,
+    /// A piece of this line has been told before.
+    cut: bool,
+    told: Arc<Shared>,
 }
 
 impl Source {
@@ -181,12 +190,16 @@ impl Source {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.kept.extend_from_slice(&bytes[..end]);
             bytes = &bytes[end + 1..];
-            self.tell();
+            // Not the end alone of a line that has been told.
+            if !std::mem::take(&mut self.cut) || !self.kept.is_empty() {
+                self.tell();
+            }
         }
         for piece in bytes.chunks(LONGEST_LINE) {
             self.kept.extend_from_slice(piece);
             if self.kept.len() >= LONGEST_LINE {
                 self.tell();
+                self.cut = true;
             }
         }
     }
@@ -212,6 +225,7 @@ impl Source {
             }));
             // A lost line; the next one may do better.
             drop(told);
+            self.told.lines.fetch_add(1, Ordering::Relaxed);
         }
         self.kept.clear();
     }
@@ -220,12 +234,15 @@ impl Source {
 /// Reads all streams until [`finish`](Self::finish).
 pub(super) struct Drain {
     shared: Arc<Shared>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    /// Closed when the thread has ended.
+    ended: Receiver<()>,
 }
 
 struct Shared {
     inner: Mutex<Inner>,
     waker: Waker,
+    /// How many have been told.
+    lines: AtomicU64,
 }
 
 #[derive(Default)]
@@ -236,12 +253,17 @@ struct Inner {
 
 impl Drain {
     pub(super) fn start() -> io::Result<Self> {
-        let shared = Arc::new(Shared { inner: Mutex::new(Inner::default()), waker: Waker::new()? });
-        let thread = std::thread::Builder::new().name("buttress-output".into()).spawn({
+        let (inner, lines) = (Mutex::default(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { inner, waker: Waker::new()?, lines });
+        let (alive, ended) = channel::<()>();
+        std::thread::Builder::new().name("buttress-output".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || shared.run()
+            move || {
+                shared.run();
+                drop(alive);
+            }
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, ended })
     }
 
     pub(super) fn add(
@@ -261,19 +283,36 @@ impl Drain {
             stream,
             to: to.clone(),
             kept: Vec::new(),
+            cut: false,
+            told: Arc::clone(&self.shared),
         };
         lock(&self.shared.inner).new.push(source);
         self.shared.waker.wake();
         Ok(())
     }
 
-    /// Tells what can be read now and ends: what a grandchild may write later is nobody's.
-    pub(super) fn finish(mut self) {
+    /// Tells what can be read now and ends: what a grandchild may write later is nobody's. A closure that
+    /// does not return is left behind.
+    pub(super) fn finish(self) {
+        self.end();
+        let mut before = self.shared.lines.load(Ordering::Relaxed);
+        while self.ended.recv_timeout(HUNG) == Err(RecvTimeoutError::Timeout) {
+            let now = self.shared.lines.load(Ordering::Relaxed);
+            if std::mem::replace(&mut before, now) == now {
+                return;
+            }
+        }
+    }
+
+    fn end(&self) {
         lock(&self.shared.inner).finish = true;
         self.shared.waker.wake();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -294,7 +333,10 @@ impl Shared {
                     .collect();
                 let none = Timespec { tv_sec: 0, tv_nsec: 0 };
                 // An interruption is a round with nothing in it.
-                let _ = poll(&mut fds, finish.then_some(&none));
+                let polled = poll(&mut fds, finish.then_some(&none));
+                if polled.is_err_and(|error| error != rustix::io::Errno::INTR) {
+                    crate::clock::park(Duration::from_millis(20));
+                }
                 fds[1..].iter().map(|fd| !fd.revents().is_empty()).collect()
             };
             self.waker.clear();

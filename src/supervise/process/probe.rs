@@ -17,7 +17,7 @@ use super::handle::Shared;
 /// If the thread wakes up so much later than it wanted, it was not only the child that did not run.
 const GAP: Duration = Duration::from_millis(500);
 /// How often in a row a child must be found frozen.
-const STRIKES: u32 = 2;
+pub(super) const STRIKES: u32 = 2;
 
 pub(super) struct Probes(Arc<Queue>);
 

@@ -19,7 +19,8 @@ pub enum SupervisorEnd {
     /// It was asked to.
     Stopped,
     /// There were more restarts than the [`intensity`](super::ProcessSupervisorBuilder::intensity) allows. Whoever
-    /// is above has to decide, commonly by ending the process.
+    /// is above has to decide, commonly by ending the process; see
+    /// [`has_given_up`](super::ProcessSupervisor::has_given_up) for a liveness check.
     Escalated {
         /// Whose failure was one too many.
         child: Name,
