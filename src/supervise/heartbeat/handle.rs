@@ -120,6 +120,12 @@ impl Heartbeat {
         &self.0.0
     }
 
+    /// As if a write were under way, and did not end.
+    #[cfg(test)]
+    pub(super) fn while_writing(&self) -> impl Drop {
+        hold(&self.shared().next)
+    }
+
     /// Makes the first beat, on this thread, and starts the thread that makes the others.
     ///
     /// # Errors
@@ -193,7 +199,7 @@ impl Heartbeat {
     pub fn set_metadata(&self, metadata: &(impl Serialize + ?Sized)) -> Result<(), HeartbeatError> {
         let metadata =
             file::json(metadata).map_err(|error| HeartbeatError::Metadata(error.to_string()))?;
-        hold(&self.shared().next).metadata = metadata;
+        *hold(&self.shared().metadata) = metadata;
         Ok(())
     }
 

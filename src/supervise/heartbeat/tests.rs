@@ -461,3 +461,33 @@ fn every_bad_setting_is_refused_by_name() {
     assert!(builder().interval(ms(1000)).build().is_ok());
     assert!(builder().interval(ms(300_000)).build().is_ok());
 }
+
+// ---- what is in the way --------------------------------------------------------------------------
+
+#[test]
+fn a_write_that_hangs_does_not_hold_up_who_says_something_else() {
+    let heart = Heartbeat::builder("test").build().unwrap();
+    let (told, heard) = mpsc::channel();
+    let _writing = heart.while_writing();
+    let other = heart.clone();
+    std::thread::spawn(move || told.send(other.set_metadata(&1).is_ok()));
+    assert_eq!(heard.recv_timeout(Duration::from_secs(5)), Ok(true));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_the_lock_does_not_hold_up_the_start() {
+    for name in ["beat.json.lock", "beat.json"] {
+        let scratch = Scratch::new();
+        let made = std::process::Command::new("mkfifo").arg(scratch.0.join(name)).status().unwrap();
+        assert!(made.success());
+        let heart = Heartbeat::builder("test").file(scratch.file()).build().unwrap();
+        let (told, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            let started = heart.start().is_ok();
+            told.send(started)
+        });
+        // That of the state is replaced, like any other file.
+        assert_eq!(heard.recv_timeout(Duration::from_secs(5)), Ok(name == "beat.json"), "{name}");
+    }
+}
