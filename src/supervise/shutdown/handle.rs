@@ -268,8 +268,8 @@ impl GracefulShutdown {
         }
     }
 
-    /// Returns when the process is to exit: the shutdown has begun and ended. Dropping the future has no
-    /// effect.
+    /// Returns when the process is to exit: the shutdown has begun and ended, with all callbacks, whoever else
+    /// moves the phases. Dropping the future has no effect.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -280,13 +280,10 @@ impl GracefulShutdown {
     /// # })
     /// ```
     pub async fn wait(&self) -> ShutdownReport {
-        loop {
-            self.0.life.reached(Phase::Exited).await;
-            if let Some(report) = self.report() {
-                return report;
-            }
-            // Somebody else has moved the phases. There is nothing to come.
-            std::future::pending::<()>().await;
+        self.0.ended().await;
+        match self.report() {
+            Some(report) => report,
+            None => unreachable!("it ends after it has begun"),
         }
     }
 
@@ -299,7 +296,7 @@ impl GracefulShutdown {
     /// ```
     #[must_use]
     pub fn wait_blocking(&self, timeout: Duration) -> Option<ShutdownReport> {
-        self.0.life.wait_blocking(Phase::Exited, timeout).then(|| self.report()).flatten()
+        self.0.ended_blocking(timeout).then(|| self.report()).flatten()
     }
 
     /// What it has come to so far. `None` if it has not begun.
