@@ -72,6 +72,7 @@ mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
 pub mod watchdog;
+mod words;
 
 pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};

@@ -5,8 +5,6 @@ use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::channel;
-use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
@@ -18,6 +16,7 @@ use super::shutdown::{
     CleanupCallback, GracefulShutdown, GracefulShutdownBuilder, RegisterError, ShutdownReport,
 };
 use super::watchdog::{RuntimeWatchdog, RuntimeWatchdogBuilder};
+use super::words::last_words;
 use super::{Hold, Lifecycle, Phase, Progress};
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
@@ -25,8 +24,6 @@ use crate::name::Name;
 /// What the runtime's blocking pool gets at the very end. Whatever still runs there has had the whole
 /// shutdown.
 const POOL: Duration = Duration::from_millis(200);
-/// How long writing what went wrong may hold the end.
-const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Runs a whole server process: signals, phases, heartbeat, watchdog, probes and systemd around a `main`
 /// that only has to do its work and to return when that is over.
@@ -495,17 +492,9 @@ fn goes_on_while_live(health: Health) -> impl Progress {
     }
 }
 
-/// On standard error. That may be closed, or a pipe that nobody reads, which must neither hold the end nor change
-/// its exit code.
+/// On standard error.
 fn say(what: String) {
-    let (alive, said) = channel::<()>();
-    let write = move || {
-        let _ = io::stderr().write_all(what.as_bytes());
-        drop(alive);
-    };
-    if thread::Builder::new().name("buttress-last-words".into()).spawn(write).is_ok() {
-        let _ = said.recv_timeout(LAST_WORDS);
-    }
+    last_words(move || drop(io::stderr().write_all(what.as_bytes())));
 }
 
 enum Ended {
