@@ -181,13 +181,18 @@ impl Runner {
             queue.generation += 1;
             queue.has_thread = false;
             queue.running = None;
+            // Who hears of it may be what hangs: not on this thread.
+            let line = Arc::clone(&self.0);
+            let tell = move || {
+                line.tell("callback_overran", format_args!("limit {:?}; left behind", line.limit));
+            };
+            queue.jobs.push_front(Job::Plain(Box::new(tell)));
         }
         // Also where no thread could be had before.
         let _ = self.0.serve(&mut queue);
         drop(queue);
         if over {
             self.0.changed.notify_all();
-            self.0.tell("callback_overran", format_args!("limit {:?}; left behind", self.0.limit));
         }
     }
 

@@ -13,7 +13,7 @@ use crate::clock::Tick;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers, Severity};
 
-use super::super::super::alert::{Alert, Runner};
+use super::super::super::alert::{Alert, Job, Runner};
 use super::super::super::monitor::{self, Checked, Entry};
 use super::super::super::words::last_words;
 use super::super::error::WatchdogError;
@@ -182,47 +182,47 @@ impl Shared {
         if longest.is_none() && !told.iter().any(|told| matches!(told, Told::Gap(_))) {
             self.healthy.fetch_add(1, Ordering::Relaxed);
         }
-        for told in told {
-            self.tell(told);
-        }
         if let (Some(longest), Some(delay)) = (longest, self.abort_after)
             && longest >= self.threshold + delay
         {
             self.abort(longest);
         }
+        for told in told {
+            self.tell(told);
+        }
         true
     }
 
-    fn tell(&self, told: Told) {
+    fn tell(self: &Arc<Self>, told: Told) {
         match told {
             Told::Frozen { who, silent } => self.freeze(who, silent),
             Told::Recovered { who, after } => {
                 let recovery =
                     RuntimeRecovery { watchdog: self.name, worker: index_of(who), after };
                 self.runner.submit(self.hooks.recovered.as_ref().map(|hook| hook.job(recovery)));
-                let detail = format_args!("{}, after {after:.3?}", name_of(who));
-                self.event(Severity::Info, "runtime_recovered", detail);
+                let detail = format!("{}, after {after:.3?}", name_of(who));
+                self.event_beside(Severity::Info, "runtime_recovered", detail);
             }
             Told::Gap(by) => {
                 self.gaps.fetch_add(1, Ordering::Relaxed);
-                let detail = format_args!("the watchdog itself was late by {by:.3?}");
-                self.event(Severity::Info, "observer_gap", detail);
+                let detail = format!("the watchdog itself was late by {by:.3?}");
+                self.event_beside(Severity::Info, "observer_gap", detail);
             }
         }
     }
 
-    fn freeze(&self, who: Who, silent: Duration) {
+    fn freeze(self: &Arc<Self>, who: Who, silent: Duration) {
         let counter = match who {
             Who::Worker(_) => &self.freezes,
             Who::Canary => &self.canary_freezes,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let message = format!("{} is blocked for {silent:.3?}", name_of(who));
-        // The callbacks first: what observes may hang in the lock that is the matter.
+        // The callbacks first: they wait for what observes.
         if self.hooks.alert.is_some() || self.hooks.frozen.is_some() {
             self.call_back(who, silent, message.clone());
         }
-        self.event(Severity::Error, "runtime_frozen", format_args!("{message}"));
+        self.event_beside(Severity::Error, "runtime_frozen", message);
     }
 
     fn call_back(&self, who: Who, silent: Duration, message: String) {
@@ -260,6 +260,13 @@ impl Shared {
             shared.event(Severity::Error, "aborting", detail);
         });
         std::process::abort();
+    }
+
+    /// Where the callbacks are called: an observer may hang in the lock that is the matter, and the looks go on.
+    fn event_beside(self: &Arc<Self>, severity: Severity, what: &'static str, detail: String) {
+        let shared = Arc::clone(self);
+        let tell = move || shared.event(severity, what, format_args!("{detail}"));
+        self.runner.submit([Job::Plain(Box::new(tell))]);
     }
 
     fn event(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
