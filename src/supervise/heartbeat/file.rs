@@ -186,6 +186,7 @@ pub(super) struct Claim {
 }
 
 /// Why there is no claim.
+#[cfg_attr(not(unix), allow(dead_code, reason = "there is no lock there"))]
 pub(super) enum NoClaim {
     Held(String),
     Failed(PathBuf, io::Error),
