@@ -36,7 +36,7 @@
 //!     let life = shutdown.lifecycle().clone();
 //!     let work = || {
 //!         let _hold = life.hold("work"); // the drain waits for it
-//!         life.advance(super::Phase::Ready, None);
+//!         life.advance(Phase::Ready, None);
 //!     };
 //!     let ((), report) = shutdown.run_blocking(work).expect("signals can be handled");
 //!     assert_eq!(report.callbacks.len(), 1);

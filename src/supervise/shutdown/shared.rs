@@ -137,6 +137,9 @@ impl Shared {
 
     /// Starts the driver, which waits until it is told to begin or nobody can tell it any more.
     pub(super) fn let_a_driver_wait(self: &Arc<Self>) -> io::Result<()> {
+        if lock(&self.run).begun.is_some() {
+            return Ok(()); // it drives already
+        }
         let (tell, told) = channel();
         let shared = Arc::clone(self);
         start_thread("buttress-shutdown", move || {
