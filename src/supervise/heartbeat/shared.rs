@@ -346,7 +346,6 @@ struct Overdue {
 impl Checked for Overdue {
     fn check(&self, now: Tick) -> Option<Duration> {
         let shared = &self.shared;
-        shared.runner.tend(now);
         {
             let run = hold(&shared.run);
             if run.phase != Phase::Running || run.generation != self.generation {

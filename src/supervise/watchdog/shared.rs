@@ -153,7 +153,6 @@ impl Shared {
 
     /// False if this watch is over.
     fn check(&self, now: Tick, generation: u64, seen: Seen) -> bool {
-        self.runner.tend(now);
         let mut state = hold(&self.state);
         if !state.running || state.generation != generation {
             return false;

@@ -350,3 +350,22 @@ fn a_waker_may_drop_what_it_wakes() {
     *drops.0.lock().unwrap() = Some(task);
     woken.recv_timeout(LONG).expect("the monitor is in a deadlock");
 }
+
+/// The watch ends with what is guarded, and nobody looks any more.
+#[tokio::test]
+async fn a_callback_that_hangs_does_not_keep_the_next_from_being_called_when_the_watch_is_over() {
+    let (told, heard) = mpsc::channel();
+    let (release, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let dog = Watchdog::builder("test")
+        .timeout(SECOND)
+        .callback_timeout(secs(0.05))
+        .on_alert(move |_| assert!(held.lock().unwrap().recv().is_err()))
+        .on_timeout(move |_| told.send(()).unwrap())
+        .build()
+        .unwrap();
+    dog.guard(std::future::pending::<()>()).unwrap().await.unwrap_err();
+    drop(dog);
+    heard.recv_timeout(LONG).expect("it was never called");
+    drop(release);
+}

@@ -146,7 +146,6 @@ impl Checked for Due {
             }
             Phase::Fired(since) => {
                 drop(state);
-                timer.runner.tend(now);
                 if now.since(since) > CALLBACK_LIMIT {
                     timer.told();
                     return None;

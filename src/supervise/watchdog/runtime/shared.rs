@@ -160,7 +160,6 @@ impl Shared {
     }
 
     fn look(self: &Arc<Self>, now: Tick, generation: u64) -> bool {
-        self.runner.tend(now);
         let samples = self.samples();
         let mut state = hold(&self.state);
         let canary =
