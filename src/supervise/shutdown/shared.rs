@@ -94,7 +94,11 @@ impl Shared {
     /// Begins the shutdown if it has not begun. Whether it did.
     pub(super) fn begin(self: &Arc<Self>, cause: ShutdownCause, runtime_blocked: bool) -> bool {
         let mut run = lock(&self.run);
-        if run.begun.is_some() {
+        if let Some(begun) = &run.begun {
+            let at = begun.at;
+            drop(run);
+            // Nobody may find it begun and the process ready, and whoever began it may not have come so far.
+            self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
             return false;
         }
         run.notice_runtime();
@@ -117,9 +121,9 @@ impl Shared {
         let at = Instant::now();
         run.begun = Some(Begun { at, runtime_blocked, ended: false, report });
         self.life.end_by(at + self.plan.total);
-        // Under the lock: nobody may find it begun and the process ready.
-        self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
         drop(run);
+        // Without the lock: it wakes, and a waker may drop what takes the lock again.
+        self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
         if self.exit_at_deadline {
             guard::start(self);
         }
@@ -153,8 +157,8 @@ impl Shared {
 
     /// Nothing is to come. Nobody may find it ended and the process not.
     pub(super) fn end(&self) {
-        let mut run = lock(&self.run);
         self.life.advance(Phase::Exited, None);
+        let mut run = lock(&self.run);
         if let Some(begun) = &mut run.begun {
             begun.report.took = begun.at.elapsed();
             begun.ended = true;

@@ -371,3 +371,28 @@ fn somebody_else_may_go_on_to_the_end_and_the_callbacks_are_waited_for() {
     shutdown.begin();
     assert!(thread.join().unwrap().is_clean());
 }
+
+/// An executor may drop a task that it is to wake, and with it a scope.
+#[test]
+fn a_waker_may_ask_for_the_shutdown_that_wakes_it() {
+    use std::task::{Context, Wake, Waker};
+
+    struct Asks(GracefulShutdown, std::sync::mpsc::Sender<bool>);
+    impl Wake for Asks {
+        fn wake(self: Arc<Self>) {
+            self.1.send(self.0.begin()).unwrap();
+        }
+    }
+    for phase in [Phase::LameDuck, Phase::Exited] {
+        let shutdown = with(Budget::default());
+        let (told, heard) = std::sync::mpsc::channel();
+        let waker = Waker::from(Arc::new(Asks(shutdown.clone(), told)));
+        let life = shutdown.lifecycle().clone();
+        let mut reached = Box::pin(life.reached(phase));
+        assert!(reached.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let begins = shutdown.clone();
+        thread::spawn(move || begins.begin());
+        assert_eq!(heard.recv_timeout(5 * SECOND), Ok(false), "a deadlock at {phase:?}");
+        assert!(shutdown.wait_blocking(20 * SECOND).is_some());
+    }
+}
