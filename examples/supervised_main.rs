@@ -10,7 +10,6 @@
 //! What a signal does is told as it happens. Kill the worker (`kill -9`) or stop it (`kill -STOP`): it is
 //! started again. Stop the whole process with `kill -9`: the worker dies with it.
 #![allow(clippy::disallowed_methods, reason = "an application spawns its tasks")]
-#![allow(clippy::disallowed_methods, reason = "a program may spawn")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
