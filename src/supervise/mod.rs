@@ -64,6 +64,7 @@ pub mod process;
 mod progress;
 pub mod serve;
 pub mod shutdown;
+mod supervised;
 mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
@@ -74,4 +75,5 @@ pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
-pub use supervisor::{Process, Supervisor, SupervisorBuilder};
+pub use supervised::Process;
+pub use supervisor::{Supervisor, SupervisorBuilder};

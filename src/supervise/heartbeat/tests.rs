@@ -241,6 +241,18 @@ fn a_pipe_in_the_place_of_the_file_keeps_nobody_waiting() {
     assert!(matches!(Heartbeat::verdict(scratch.file(), MAX_AGE), HeartbeatVerdict::Corrupt(_)));
 }
 
+#[cfg(unix)]
+#[test]
+fn devices_and_links_that_lead_nowhere_are_no_beats() {
+    for device in ["/dev/zero", "/dev/null", "/dev/tty"] {
+        assert!(!Heartbeat::is_alive(device, MAX_AGE), "{device}");
+    }
+    let scratch = Scratch::new();
+    std::os::unix::fs::symlink(scratch.file(), scratch.file()).unwrap();
+    let verdict = Heartbeat::verdict(scratch.file(), MAX_AGE);
+    assert!(matches!(verdict, HeartbeatVerdict::Unreadable(_)), "{verdict:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_decoy_with_this_process_number_is_found_out() {
