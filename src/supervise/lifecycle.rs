@@ -92,6 +92,8 @@ struct Shared {
     changed: Condvar,
     told: watch::Sender<Phase>,
     holds: watch::Sender<usize>,
+    /// How many wait for the holds to end, and have to be told by tallies before the drain, too.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -135,6 +137,7 @@ impl Lifecycle {
             changed: Condvar::new(),
             told: watch::Sender::new(Phase::Starting),
             holds: watch::Sender::new(0),
+            waiting: AtomicUsize::new(0),
         }))
     }
 
@@ -281,7 +284,8 @@ impl Lifecycle {
     }
 
     /// As [`hold`](Self::hold), for what is in flight by the thousand: held while more than nothing has
-    /// begun and not ended. Looked at from [`Draining`](Phase::Draining) on; until then nobody locks.
+    /// begun and not ended. Looked at from [`Draining`](Phase::Draining) on, or when somebody waits; until then
+    /// nobody locks.
     pub(crate) fn tally(&self, name: impl Into<Name>) -> Tally {
         let count = Arc::default();
         let mut inner = self.0.inner();
@@ -309,8 +313,9 @@ impl Lifecycle {
     /// # })
     /// ```
     pub async fn released(&self) {
-        self.0.tell_holds(); // somebody may have come so far as to change it, and not to tell
+        let _waiting = Waiting::new(&self.0);
         let mut holds = self.0.holds.subscribe();
+        self.0.tell_holds(); // nobody has told of the tallies until now
         let _ = holds.wait_for(|count| *count == 0).await;
     }
 
@@ -321,6 +326,7 @@ impl Lifecycle {
     /// ```
     #[must_use]
     pub fn released_blocking(&self, timeout: Duration) -> bool {
+        let _waiting = Waiting::new(&self.0);
         let (inner, _) = self
             .0
             .changed
@@ -353,6 +359,23 @@ impl Shared {
             let now = self.inner().held_by().count();
             std::mem::replace(count, now) != now
         });
+    }
+}
+
+/// Has tallies tell while it lives.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    /// Before the holds are looked at: sequentially consistent, as what a `Tally` does.
+    fn new(shared: &'a Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -434,7 +457,10 @@ impl Tally {
     /// From none to some, or back.
     #[inline]
     fn turned(&self) {
-        if self.life.0.phase.load(Ordering::SeqCst) >= Phase::Draining as u8 {
+        let shared = &self.life.0;
+        if shared.phase.load(Ordering::SeqCst) >= Phase::Draining as u8
+            || shared.waiting.load(Ordering::SeqCst) > 0
+        {
             self.tell();
         }
     }
@@ -551,6 +577,23 @@ mod tests {
         tally.end();
         assert_eq!(ended.recv().unwrap(), []);
         thread.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_before_the_drain_waits_for_tallies_too() {
+        let life = Lifecycle::new();
+        let tally = life.tally("requests");
+        tally.begin();
+        let mut waits = Box::pin(life.released());
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        let (waiter, from) = (life.clone(), Instant::now());
+        let patience = Duration::from_secs(20);
+        let thread = std::thread::spawn(move || waiter.released_blocking(patience));
+        crate::clock::park(Duration::from_millis(100));
+        tally.end();
+        waits.await;
+        assert!(thread.join().unwrap());
+        assert!(from.elapsed() < patience, "nobody woke it");
     }
 
     /// Requests end and holds are dropped while the phases move: nobody may sleep through the last of them,

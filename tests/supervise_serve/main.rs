@@ -10,6 +10,7 @@ mod program;
 mod server;
 mod slow;
 mod streams;
+mod supervised;
 
 use std::net::SocketAddr;
 use std::time::Duration;

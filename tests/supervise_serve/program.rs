@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,11 +14,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use buttress::supervise::serve::DrainSignal;
-use buttress::supervise::{Lifecycle, Phase};
+use buttress::supervise::shutdown::Budget;
+use buttress::supervise::{Lifecycle, Phase, Supervisor};
 use bytes::Bytes;
 use futures_util::stream;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::ms;
@@ -33,7 +36,8 @@ fn say(what: &str) {
 }
 
 struct Options {
-    /// `ours`, `axum` (its graceful shutdown), `layer` (the same with our layer).
+    /// `ours`, `axum` (its graceful shutdown), `layer` (the same with our layer), `supervised` (ours, with the
+    /// signals, phases and exit code of a `Supervisor`).
     server: String,
     lame: Duration,
     drain: Duration,
@@ -76,6 +80,9 @@ fn be_a_server() {
     let Ok(options) = std::env::var(OPTIONS) else { return };
     let options = Options::read(&options);
     raise_descriptors();
+    if options.server == "supervised" {
+        return supervised(&options);
+    }
     let mut builder = match options.threads {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -117,6 +124,38 @@ fn be_a_server() {
     runtime.shutdown_background();
 }
 
+/// What a program does: nothing here is about signals.
+fn supervised(options: &Options) {
+    let budget = Budget::new(options.lame + options.drain + ms(1_000));
+    let budget = budget.lame_duck(options.lame).drain(options.drain);
+    let builder = Supervisor::builder("http").shutdown(|shutdown| shutdown.budget(budget));
+    let supervisor = builder.worker_threads(options.threads).build().unwrap();
+    let flip = options.flip;
+    let exit = supervisor.run(move |process| async move {
+        let begun = Arc::<AtomicUsize>::default();
+        let app = App {
+            life: process.lifecycle().clone(),
+            flip,
+            in_flight: Arc::default(),
+            begun: Arc::clone(&begun),
+        };
+        let listener = listen();
+        say(&listener.local_addr()?.to_string());
+        let report = process.serve(listener, routes(app)).await;
+        say(&format!("{report}; {} begun", begun.load(Ordering::SeqCst)));
+        Ok(())
+    });
+    // The harness would make it 0 or 101, and an exit code cannot be asked for its number.
+    let code = (0..=255u8).find(|code| ExitCode::from(*code) == exit).unwrap();
+    std::process::exit(code.into())
+}
+
+fn listen() -> TcpListener {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket.listen(4096).unwrap()
+}
+
 /// One file per connection: as many as the system allows.
 pub(super) fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -126,9 +165,7 @@ pub(super) fn raise_descriptors() {
 }
 
 async fn serve(options: Options, app: App, life: Lifecycle) -> String {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(4096).unwrap();
+    let listener = listen();
     let address = listener.local_addr().unwrap();
     let router = routes(app);
     life.advance(Phase::Ready, None);

@@ -2,11 +2,14 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::layer::Held;
+
 /// Counts something as in flight until it is dropped.
-pub trait InFlight {
+pub(super) trait InFlight {
     /// It came to its end, and was not given up.
     fn complete(&mut self);
 }
@@ -33,31 +36,74 @@ pin_project! {
     /// assert_eq!(layer.in_flight(), 0);
     /// # Ok(()) }
     /// ```
-    pub struct DrainBody<B, G = super::layer::Held> {
+    pub struct DrainBody<B> {
+        #[pin]
+        inner: Counted<B, Held>,
+    }
+}
+
+impl<B: Body> DrainBody<B> {
+    #[inline]
+    pub(super) fn new(inner: B, length: Option<u64>, held: Held) -> Self {
+        Self { inner: Counted::new(inner, length, held) }
+    }
+
+    /// One that nobody counts.
+    pub(super) fn uncounted(inner: B) -> Self {
+        Self { inner: Counted { inner, left: None, guard: None } }
+    }
+}
+
+impl<B: Body> Body for DrainBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> fmt::Debug for DrainBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = self.inner.guard.is_some();
+        f.debug_struct("DrainBody").field("counted", &counted).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// A body whose end ends what is in flight.
+    pub(super) struct Counted<B, G> {
         #[pin]
         inner: B,
+        // What is to come yet, if the answer's head says so and the body does not.
+        left: Option<u64>,
         guard: Option<G>,
     }
 }
 
-impl<B: Body, G: InFlight> DrainBody<B, G> {
+impl<B: Body, G: InFlight> Counted<B, G> {
     #[inline]
-    pub(super) fn new(inner: B, mut guard: G) -> Self {
-        if inner.is_end_stream() {
+    pub(super) fn new(inner: B, length: Option<u64>, mut guard: G) -> Self {
+        if length == Some(0) || inner.is_end_stream() {
             guard.complete();
         }
-        Self { inner, guard: Some(guard) }
+        Self { inner, left: length, guard: Some(guard) }
     }
 }
 
-impl<B, G> DrainBody<B, G> {
-    /// One that nobody counts.
-    pub(super) fn uncounted(inner: B) -> Self {
-        Self { inner, guard: None }
-    }
-}
-
-impl<B: Body, G: InFlight> Body for DrainBody<B, G> {
+impl<B: Body, G: InFlight> Body for Counted<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -68,10 +114,16 @@ impl<B: Body, G: InFlight> Body for DrainBody<B, G> {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        // Hyper does not ask again after a frame at whose end `is_end_stream` says that it was the last.
+        // Hyper does not ask again after a frame at whose end `is_end_stream` says that it was the last, after
+        // trailers, and after as much as `Content-Length` says.
         let over = match &frame {
             None => true,
-            Some(Ok(_)) => this.inner.is_end_stream(),
+            Some(Ok(frame)) => {
+                if let (Some(left), Some(data)) = (&mut *this.left, frame.data_ref()) {
+                    *left = left.saturating_sub(data.remaining() as u64);
+                }
+                frame.is_trailers() || *this.left == Some(0) || this.inner.is_end_stream()
+            }
             Some(Err(_)) => {
                 *this.guard = None;
                 false
@@ -89,11 +141,5 @@ impl<B: Body, G: InFlight> Body for DrainBody<B, G> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-impl<B, G> fmt::Debug for DrainBody<B, G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DrainBody").field("counted", &self.guard.is_some()).finish_non_exhaustive()
     }
 }

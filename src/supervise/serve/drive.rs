@@ -47,6 +47,7 @@ pub(super) async fn drive<I, H, S, B>(
     let Some(http2) = protocol(&mut stream, watch.as_mut()).await else { return };
     let app = App { service, conn: Arc::clone(&conn), peer };
     if http2 {
+        conn.speaks_http2();
         let mut builder = http2::Builder::new(TokioExecutor::new());
         // WebSockets over HTTP/2 need it.
         builder.timer(TokioTimer::new()).enable_connect_protocol();
@@ -94,9 +95,15 @@ async fn protocol<I: Connected>(
             Poll::Ready(End::Cut) => return Poll::Ready(None),
             Poll::Ready(End::Close) => {}
         }
+        let before = stream.has_read();
         stream.conn().ask_to_look();
         match stream.poll_is_http2(cx) {
             Poll::Ready(known) => Poll::Ready(known.ok()),
+            Poll::Pending if stream.has_read() != before => {
+                // The beginning of a head came with the look.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Pending if watch.as_mut().must_stay(cx) => Poll::Pending,
             Poll::Pending => Poll::Ready(None),
         }
@@ -166,6 +173,7 @@ async fn serve<C: Served>(mut served: C, mut watch: Pin<&mut Watch<'_>>) {
             if served.poll(cx).is_ready() {
                 return Poll::Ready(());
             }
+            watch.as_mut().register(cx);
             let conn = watch.conn;
             if C::HTTP2 && ending.is_none() && watch.goaway_due() {
                 // Not an end yet: streams that the client begins before it knows are served.
@@ -176,7 +184,8 @@ async fn serve<C: Served>(mut served: C, mut watch: Pin<&mut Watch<'_>>) {
             if let Some(since) = ending {
                 return watch.as_mut().poll_ending(cx, since, C::HTTP2);
             }
-            let doing = match conn.doing() {
+            let seen = conn.doing();
+            let doing = match seen {
                 // Any frame: there is no telling what its bytes are of.
                 Doing::ReadingHead if C::HTTP2 => Doing::Idle,
                 doing => doing,
@@ -191,6 +200,10 @@ async fn serve<C: Served>(mut served: C, mut watch: Pin<&mut Watch<'_>>) {
                     }
                     if watch.as_mut().must_stay(cx) {
                         return Poll::Pending;
+                    }
+                    if conn.doing() != seen && !conn.shared.config.sabotage.no_peek {
+                        // Bytes came with the look: a request, or the beginning of one.
+                        continue;
                     }
                     served.graceful_shutdown();
                     ending = Some(clock::now());
@@ -281,7 +294,7 @@ impl<'a> Watch<'a> {
         let limits = self.conn.shared.config.limits;
         // An HTTP/2 client has been told and has nothing open: it acknowledges or is gone. What an HTTP/1
         // client has not taken yet is the last answer.
-        let limit = if http2 { limits.grace * 2 } else { limits.write };
+        let limit = if http2 { limits.grace.saturating_mul(2) } else { limits.write };
         let now = clock::now();
         let end = since.max(self.conn.idle_since()).after(limit);
         if now >= end {

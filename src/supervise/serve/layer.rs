@@ -255,7 +255,7 @@ where
 }
 
 /// A request in flight.
-pub struct Held(Ref<Drain>);
+pub(super) struct Held(Ref<Drain>);
 
 impl InFlight for Held {
     #[inline]
@@ -322,7 +322,8 @@ where
                 let held = held.take().expect("just seen");
                 let mut response = answer.map_err(R::map_err)?;
                 this.kind.announce(&mut response, held.0.tally.life());
-                Ok(response.map(|body| DrainBody::new(body, held)))
+                let length = this.kind.length(&response);
+                Ok(response.map(|body| DrainBody::new(body, length, held)))
             }
             StateProj::Refused { answer } => {
                 let answer = answer.take().expect("polled after completion");

@@ -134,4 +134,6 @@ pub use server::{Serve, Server, ServerBuilder, serve};
 pub use signal::DrainSignal;
 
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 mod tests;

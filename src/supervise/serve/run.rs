@@ -26,6 +26,8 @@ use super::shared::{Aborted, Shared};
 const QUEUE: usize = 1 << 16;
 /// After an error that is not about one connection: there are no descriptors or no memory left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// As long as a timer of tokio's can be.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// For cut connections to go, at most.
 const LEAVE: Duration = Duration::from_millis(200);
 
@@ -107,7 +109,9 @@ where
     }
 
     let began = Instant::now();
-    let deadline = life.deadline().unwrap_or(began + shared.config.drain);
+    // A limit beyond what a clock can show is none.
+    let own = began.checked_add(shared.config.drain).unwrap_or(began + FOREVER);
+    let deadline = life.deadline().unwrap_or(own);
     // A little earlier, so that cut connections are gone and the report is made when the phase ends.
     let leave = LEAVE.min(deadline.saturating_duration_since(began) / 10);
     let deadline = deadline - leave;
@@ -121,7 +125,6 @@ where
         }
         report.queued = count as u64;
     }
-    report.connections = shared.live() as u64;
     shared.wake_all();
 
     let over = async {
@@ -149,6 +152,7 @@ where
     report.requests_aborted = aborted.requests;
     report.connections_aborted = aborted.connections;
     report.upgrades_aborted = aborted.upgrades;
+    report.connections = report.connections_closed + report.connections_aborted;
     report.took = began.elapsed();
     shared.tell(&report);
     report

@@ -69,7 +69,7 @@ pub fn serve<L: Listener, S>(listener: L, app: S, life: &Lifecycle) -> Serve<L, 
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone)]
-pub struct Server(Config);
+pub struct Server(pub(super) Config);
 
 impl Server {
     /// With default limits.

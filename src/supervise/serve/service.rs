@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::header::{CONNECTION, Entry, HeaderMap, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, Entry, HeaderMap, HeaderValue};
 use http::{Extensions, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use pin_project_lite::pin_project;
@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use crate::supervise::{Lifecycle, Phase};
 
-use super::body::DrainBody;
+use super::body::Counted;
 use super::shared::{self, Conn};
 use super::signal;
 
@@ -26,7 +26,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone,
     B: Body,
 {
-    type Response = Response<DrainBody<B, shared::Request>>;
+    type Response = Response<Counted<B, shared::Request>>;
     type Error = S::Error;
     type Future = Answer<S>;
 
@@ -50,18 +50,37 @@ where
 pub(super) struct Kind {
     version: Version,
     connect: bool,
+    head: bool,
 }
 
 impl Kind {
     #[inline]
     pub(super) fn of<B>(request: &Request<B>) -> Self {
-        Self { version: request.version(), connect: *request.method() == Method::CONNECT }
+        let (connect, head) = match *request.method() {
+            Method::CONNECT => (true, false),
+            Method::HEAD => (false, true),
+            _ => (false, false),
+        };
+        Self { version: request.version(), connect, head }
     }
 
     /// Whether an answer with this status turns the connection, or the stream, into something else.
     #[inline]
     fn upgrades(self, status: StatusCode) -> bool {
         status == StatusCode::SWITCHING_PROTOCOLS || self.connect && status.is_success()
+    }
+
+    /// How much of the body there will be, if it does not say so itself: hyper asks for no more.
+    #[inline]
+    pub(super) fn length<B: Body>(self, response: &Response<B>) -> Option<u64> {
+        let status = response.status();
+        if self.head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+            return Some(0);
+        }
+        if response.body().size_hint().exact().is_some() {
+            return None;
+        }
+        response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
     /// From the lame duck on, announces that the connection ends with this answer.
@@ -79,7 +98,12 @@ impl Kind {
             Version::HTTP_2 | Version::HTTP_3 => {}
             _ if self.upgrades(response.status()) => {}
             // Hyper adds `keep-alive` to what it answers an older client; not to what is old itself.
-            Version::HTTP_10 | Version::HTTP_09 => *response.version_mut() = Version::HTTP_10,
+            Version::HTTP_10 | Version::HTTP_09 => {
+                *response.version_mut() = Version::HTTP_10;
+                if response.headers().contains_key(CONNECTION) {
+                    close(response.headers_mut());
+                }
+            }
             _ => close(response.headers_mut()),
         }
     }
@@ -125,7 +149,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>>,
     B: Body,
 {
-    type Output = Result<Response<DrainBody<B, shared::Request>>, S::Error>;
+    type Output = Result<Response<Counted<B, shared::Request>>, S::Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -150,7 +174,8 @@ where
                             conn.tunnel()
                         }
                     }
-                    return Poll::Ready(Ok(response.map(|body| DrainBody::new(body, guard))));
+                    let length = this.kind.length(&response);
+                    return Poll::Ready(Ok(response.map(|body| Counted::new(body, length, guard))));
                 }
             }
         }

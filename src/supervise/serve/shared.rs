@@ -86,7 +86,7 @@ impl Shared {
         let conn = Arc::new(Conn {
             shared: Arc::clone(self),
             slot,
-            in_flight: AtomicU32::new(0),
+            state: AtomicU32::new(0),
             idle_since: AtomicU64::new(clock::now().0),
             fresh: AtomicBool::new(true),
             head: AtomicBool::new(false),
@@ -94,7 +94,7 @@ impl Shared {
             stalled: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             tunnels: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
             look: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -114,18 +114,23 @@ impl Shared {
     pub(super) fn cut_all(&self) -> Aborted {
         let mut aborted = Aborted::default();
         for conn in self.all() {
-            if conn.cut.swap(true, Ordering::SeqCst) {
+            let before = conn.state.fetch_or(CUT, Ordering::SeqCst);
+            if before & (CUT | ENDED) != 0 {
                 continue;
             }
             conn.wake();
-            let upgraded = conn.upgraded.load(Ordering::SeqCst);
-            if conn.doing() == Doing::Idle && !upgraded {
+            let upgraded = conn.is_upgraded() || conn.has_tunnels();
+            // Of HTTP/2 there is no telling what the last bytes were of: any frame.
+            let in_a_head =
+                conn.head.load(Ordering::Relaxed) && !conn.http2.load(Ordering::Relaxed);
+            let stalled = conn.stalled.load(Ordering::Relaxed);
+            if before == 0 && !in_a_head && !stalled && !upgraded {
                 // In its grace: nothing is taken from it.
                 self.counts.closed.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
             aborted.connections += 1;
-            aborted.requests += u64::from(conn.in_flight.load(Ordering::SeqCst));
+            aborted.requests += u64::from(before);
             aborted.upgrades += u64::from(upgraded);
         }
         aborted
@@ -136,12 +141,18 @@ impl Shared {
     }
 }
 
+/// Of a connection's state: it was cut at the deadline.
+const CUT: u32 = 1 << 31;
+/// It has ended.
+const ENDED: u32 = 1 << 30;
+
 /// What is known of one connection: written by its stream and its requests, read by whoever decides
 /// whether it may end.
 pub(super) struct Conn {
     pub(super) shared: Arc<Shared>,
     slot: usize,
-    in_flight: AtomicU32,
+    /// The requests in flight, with [`CUT`] and [`ENDED`]: in one, so that each is counted once.
+    state: AtomicU32,
     /// A tick: the end of its last request, or its beginning.
     idle_since: AtomicU64,
     /// No request has come.
@@ -154,7 +165,7 @@ pub(super) struct Conn {
     upgraded: AtomicBool,
     /// HTTP/2 streams carry other protocols.
     tunnels: AtomicBool,
-    cut: AtomicBool,
+    http2: AtomicBool,
     /// Whoever reads next is to look at unread bytes if there is nothing to read.
     look: AtomicBool,
     unread: AtomicBool,
@@ -165,7 +176,7 @@ impl Conn {
     pub(super) fn doing(&self) -> Doing {
         if self.stalled.load(Ordering::Relaxed) {
             Doing::Stalled(self.stalls.load(Ordering::Relaxed))
-        } else if self.in_flight.load(Ordering::Acquire) > 0 {
+        } else if self.busy() {
             Doing::Serving
         } else if self.head.load(Ordering::Relaxed) {
             Doing::ReadingHead
@@ -175,7 +186,7 @@ impl Conn {
     }
 
     pub(super) fn busy(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) > 0
+        self.state.load(Ordering::Acquire) & !(CUT | ENDED) > 0
     }
 
     pub(super) fn idle_since(&self) -> Tick {
@@ -187,7 +198,7 @@ impl Conn {
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+        self.state.load(Ordering::Relaxed) & CUT != 0
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
@@ -204,6 +215,10 @@ impl Conn {
 
     pub(super) fn tunnel(&self) {
         self.tunnels.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn read_some(&self) {
@@ -257,7 +272,7 @@ impl Conn {
 
     #[inline]
     pub(super) fn begin(self: &Arc<Self>) -> Request {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.state.fetch_add(1, Ordering::AcqRel);
         if self.fresh.load(Ordering::Relaxed) {
             self.fresh.store(false, Ordering::Relaxed);
         }
@@ -277,7 +292,8 @@ impl Drop for Connection {
         conns.slots[conn.slot] = None;
         conns.free.push(conn.slot);
         drop(conns);
-        if shared.draining() && !conn.is_cut() {
+        let before = conn.state.fetch_or(ENDED, Ordering::SeqCst);
+        if shared.draining() && before & CUT == 0 {
             shared.counts.closed.fetch_add(1, Ordering::Relaxed);
         }
         shared.live.fetch_sub(1, Ordering::SeqCst);
@@ -304,12 +320,86 @@ impl Drop for Request {
         let conn = &self.conn;
         conn.idle_since.store(clock::now().0, Ordering::Relaxed);
         conn.head.store(false, Ordering::Relaxed);
-        conn.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let before = conn.state.fetch_sub(1, Ordering::AcqRel);
+        if before & !ENDED == 1 && conn.http2.load(Ordering::Relaxed) {
+            // Its task may have looked while another one was dropping this, and wait for nothing.
+            conn.wake();
+        }
         // What was cut has been counted.
-        if conn.shared.draining() && !conn.is_cut() {
+        if conn.shared.draining() && before & CUT == 0 {
             let counts = &conn.shared.counts;
             let count = if self.complete { &counts.drained } else { &counts.broken };
             count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::server::Server;
+    use super::*;
+
+    fn shared() -> Arc<Shared> {
+        let life = Lifecycle::new();
+        life.advance(Phase::Draining, None);
+        Shared::new(&life, Server::new("t").0)
+    }
+
+    /// Its task may be gone to sleep over a request that another one is about to drop.
+    #[test]
+    fn the_last_request_of_an_http2_connection_wakes_its_task() {
+        struct Woken(AtomicBool);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let shared = shared();
+        let connection = shared.connect();
+        connection.0.speaks_http2();
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        connection.0.register(&Arc::clone(&woken).into());
+        let requests = [connection.0.begin(), connection.0.begin()];
+        let mut seen = Vec::new();
+        for request in requests {
+            drop(request);
+            seen.push(woken.0.load(Ordering::SeqCst));
+        }
+        assert_eq!(seen, [false, true]);
+    }
+
+    /// Requests and connections end while they are cut: each is counted once.
+    #[test]
+    fn what_ends_while_it_is_cut_is_counted_once() {
+        for round in 0..1_000 {
+            let shared = shared();
+            let all: Vec<_> = (0..4)
+                .map(|_| {
+                    let connection = shared.connect();
+                    (connection.0.begin(), connection)
+                })
+                .collect();
+            let ready = AtomicBool::new(false);
+            let aborted = std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    ready.store(true, Ordering::SeqCst);
+                    for (mut request, connection) in all {
+                        request.complete();
+                        drop(request);
+                        drop(connection);
+                    }
+                });
+                while !ready.load(Ordering::SeqCst) {
+                    std::hint::spin_loop();
+                }
+                shared.cut_all()
+            });
+            let drained = shared.counts.drained.load(Ordering::SeqCst);
+            let closed = shared.counts.closed.load(Ordering::SeqCst);
+            assert_eq!(drained + aborted.requests, 4, "requests, round {round}");
+            assert_eq!(closed + aborted.connections, 4, "connections, round {round}");
         }
     }
 }

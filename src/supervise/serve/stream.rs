@@ -93,6 +93,9 @@ impl<I: Connected> AsyncRead for Stream<I> {
             this.taken += u8::try_from(count).unwrap_or(0);
             return Poll::Ready(Ok(()));
         }
+        if this.connection.0.is_cut() {
+            return Poll::Ready(Err(Self::cut()));
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         let conn = &this.connection.0;
@@ -104,6 +107,7 @@ impl<I: Connected> AsyncRead for Stream<I> {
                 // Nobody else wakes the one who reads what was upgraded.
                 if conn.is_upgraded() {
                     conn.register(cx.waker());
+                    // Between the look above and this.
                     if conn.is_cut() {
                         return Poll::Ready(Err(Self::cut()));
                     }
@@ -118,9 +122,6 @@ impl<I: Connected> Stream<I> {
     #[inline]
     fn written<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.connection.0.write_stalled(polled.is_pending());
-        if polled.is_pending() && self.connection.0.is_cut() {
-            return Poll::Ready(Err(Self::cut()));
-        }
         polled
     }
 }
@@ -132,6 +133,9 @@ impl<I: Connected> AsyncWrite for Stream<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.connection.0.is_cut() {
+            return Poll::Ready(Err(Self::cut()));
+        }
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.written(polled)
     }
@@ -142,6 +146,9 @@ impl<I: Connected> AsyncWrite for Stream<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.connection.0.is_cut() {
+            return Poll::Ready(Err(Self::cut()));
+        }
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(polled)
     }

@@ -17,12 +17,12 @@ use crate::supervise::{Lifecycle, Phase};
 
 use super::{Listener, Looked, ServeReport, Server, ServerBuilder};
 
-const fn secs(n: u64) -> Duration {
+pub(super) const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
 /// Connections made in memory.
-struct Memory(mpsc::Receiver<DuplexStream>);
+pub(super) struct Memory(pub(super) mpsc::Receiver<DuplexStream>);
 
 impl Listener for Memory {
     type Stream = Looked<DuplexStream>;
@@ -39,14 +39,14 @@ impl Listener for Memory {
     }
 }
 
-struct Rig {
-    life: Lifecycle,
+pub(super) struct Rig {
+    pub(super) life: Lifecycle,
     connect: mpsc::Sender<DuplexStream>,
-    server: JoinSet<ServeReport>,
+    pub(super) server: JoinSet<ServeReport>,
 }
 
 impl Rig {
-    fn new(builder: ServerBuilder) -> Self {
+    pub(super) fn new(builder: ServerBuilder) -> Self {
         let (connect, incoming) = mpsc::channel(64);
         let life = Lifecycle::new();
         life.advance(Phase::Ready, None);
@@ -58,13 +58,13 @@ impl Rig {
         Self { life, connect, server }
     }
 
-    async fn connect(&self) -> DuplexStream {
+    pub(super) async fn connect(&self) -> DuplexStream {
         let (ours, theirs) = duplex(256);
         self.connect.send(theirs).await.unwrap();
         ours
     }
 
-    async fn report(&mut self) -> ServeReport {
+    pub(super) async fn report(&mut self) -> ServeReport {
         self.server.join_next().await.unwrap().unwrap()
     }
 }
@@ -74,10 +74,14 @@ fn endless() -> BoxBody<Bytes, Infallible> {
     http_body_util::StreamBody::new(futures_util::stream::pending()).boxed()
 }
 
-async fn app(
+pub(super) async fn app(
     request: Request<Incoming>,
 ) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     let full = |text: String| Full::from(text).boxed();
+    if *request.method() == http::Method::CONNECT {
+        super::edges::keep(request);
+        return Ok(Response::new(full(String::new())));
+    }
     Ok(match request.uri().path() {
         "/peer" => Response::new(full(request.extensions().get::<String>().unwrap().clone())),
         "/long" => {
@@ -85,6 +89,9 @@ async fn app(
             Response::new(full("long".into()))
         }
         "/big" => Response::new(full("x".repeat(100_000))),
+        "/length" => super::edges::streamed(|answer| answer.header("content-length", 7), false),
+        "/trailers" => super::edges::streamed(|answer| answer, true),
+        "/push" => super::edges::push(request),
         "/endless" => Response::new(endless()),
         "/panic" => panic!("on purpose"),
         "/own" => {
@@ -100,12 +107,12 @@ async fn app(
     })
 }
 
-async fn ask(stream: &mut DuplexStream, path: &str) -> String {
+pub(super) async fn ask(stream: &mut DuplexStream, path: &str) -> String {
     ask_as(stream, path, "HTTP/1.1").await
 }
 
 /// One short answer.
-async fn ask_as(stream: &mut DuplexStream, path: &str, version: &str) -> String {
+pub(super) async fn ask_as(stream: &mut DuplexStream, path: &str, version: &str) -> String {
     let request = format!("GET {path} {version}\r\nhost: x\r\nconnection: keep-alive\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -119,7 +126,7 @@ async fn ask_as(stream: &mut DuplexStream, path: &str, version: &str) -> String 
 }
 
 /// How long until the server closes.
-async fn closed_after(stream: &mut DuplexStream) -> Duration {
+pub(super) async fn closed_after(stream: &mut DuplexStream) -> Duration {
     let begin = Instant::now();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
@@ -219,6 +226,11 @@ async fn the_end_is_announced_from_the_lame_duck_on() {
     let mut old = rig.connect().await;
     let answer = ask_as(&mut old, "/a", "HTTP/1.0").await;
     assert!(!answer.contains("keep-alive"), "{answer}");
+    // Even if the service says so itself.
+    let mut old = rig.connect().await;
+    let answer = ask_as(&mut old, "/own", "HTTP/1.0").await;
+    assert!(!answer.contains("keep-alive"), "{answer}");
+    assert_eq!(closed_after(&mut old).await, Duration::ZERO);
     let mut upgraded = rig.connect().await;
     let request = "GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
     upgraded.write_all(request.as_bytes()).await.unwrap();
@@ -228,7 +240,7 @@ async fn the_end_is_announced_from_the_lame_duck_on() {
 
     rig.life.advance(Phase::Draining, None);
     let report = rig.report().await;
-    assert_eq!((report.accepted, report.connections), (4, 0));
+    assert_eq!((report.accepted, report.connections), (5, 0));
     assert!(rig.life.held_by().is_empty());
 }
 

@@ -1,0 +1,245 @@
+//! What is rare, and has to come out right even so.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, response};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tower::service_fn;
+
+use crate::supervise::{Lifecycle, Phase};
+
+use super::tests::{Memory, Rig, app, ask, closed_after, secs};
+use super::{Connected, Looked, Server, Unread};
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+/// In pieces, whose end is seen only when asked for.
+pub(super) fn streamed(
+    head: impl FnOnce(response::Builder) -> response::Builder,
+    trailers: bool,
+) -> Answer {
+    let mut frames = vec![Ok(Frame::data(Bytes::from("/length")))];
+    if trailers {
+        frames.push(Ok(Frame::trailers(HeaderMap::new())));
+    }
+    let body = StreamBody::new(futures_util::stream::iter(frames)).boxed();
+    head(Response::builder()).body(body).unwrap()
+}
+
+fn detached(task: impl Future<Output = ()> + Send + 'static) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    tasks.detach_all();
+}
+
+/// Keeps a tunnel for ever.
+pub(super) fn keep(request: Request<Incoming>) {
+    detached(async move {
+        let _tunnel = hyper::upgrade::on(request).await.unwrap();
+        std::future::pending().await
+    });
+}
+
+/// An upgrade that never reads.
+pub(super) fn push(request: Request<Incoming>) -> Answer {
+    detached(async move {
+        let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+        while stream.write_all(b"news").await.is_ok() {
+            tokio::time::sleep(secs(1)).await;
+        }
+    });
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header("connection", "upgrade")
+        .header("upgrade", "x")
+        .body(Empty::new().boxed())
+        .unwrap()
+}
+
+async fn connect2(rig: &Rig) -> http2::SendRequest<Empty<Bytes>> {
+    let io = TokioIo::new(rig.connect().await);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    detached(async move {
+        let _ = connection.await;
+    });
+    sender
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_is_not_called_broken() {
+    let mut rig = Rig::new(Server::builder("t"));
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(rig.connect().await);
+    }
+    let mut sender = connect2(&rig).await;
+    rig.life.advance(Phase::Draining, None);
+    for (stream, what) in streams.iter_mut().zip(["GET /length", "GET /trailers", "HEAD /a"]) {
+        let request = format!("{what} HTTP/1.1\r\nhost: x\r\nte: trailers\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let request = Request::get("http://x/trailers").body(Empty::new()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert!(answer.into_body().collect().await.unwrap().trailers().is_some());
+    drop(sender);
+    let report = rig.report().await;
+    assert_eq!((report.requests_drained, report.requests_broken), (4, 0), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_an_idle_http2_connection_nothing_is_taken() {
+    let mut rig = Rig::new(Server::builder("t").grace(secs(100)).drain_timeout(secs(5)));
+    let _sender = connect2(&rig).await;
+    tokio::time::sleep(secs(1)).await;
+    rig.life.advance(Phase::Draining, None);
+    let report = rig.report().await;
+    assert_eq!((report.connections_aborted, report.connections_closed), (0, 1), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_over_http2_is_cut_and_counted() {
+    let mut rig = Rig::new(Server::builder("t").drain_timeout(secs(5)));
+    let mut sender = connect2(&rig).await;
+    let request = Request::builder().method(Method::CONNECT).uri("x:1").body(Empty::new());
+    let answer = sender.send_request(request.unwrap()).await.unwrap();
+    let _tunnel = hyper::upgrade::on(answer).await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    rig.life.advance(Phase::Draining, None);
+    let report = rig.report().await;
+    assert!(report.took > secs(4), "{report}");
+    assert_eq!((report.connections_aborted, report.upgrades_aborted), (1, 1), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgraded_connection_that_only_writes_is_cut_too() {
+    let mut rig = Rig::new(Server::builder("t"));
+    let mut stream = rig.connect().await;
+    let request = b"GET /push HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"news") {
+        stream.read_buf(&mut answer).await.unwrap();
+    }
+    rig.server.shutdown().await;
+    assert!(timeout(secs(10), closed_after(&mut stream)).await.is_ok(), "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_may_be_as_long_as_they_come() {
+    let most = Duration::MAX;
+    let builder = Server::builder("t").header_timeout(most).keep_alive(most).write_timeout(most);
+    let mut rig = Rig::new(builder.grace(most).drain_timeout(most));
+    let mut stream = rig.connect().await;
+    ask(&mut stream, "/a").await;
+    let mut sender = connect2(&rig).await;
+    let request = || Request::get("http://x/a").body(Empty::new()).unwrap();
+    assert!(sender.send_request(request()).await.is_ok());
+    rig.life.advance(Phase::Draining, None);
+    tokio::time::sleep(secs(1)).await;
+    assert!(ask(&mut stream, "/b").await.contains("connection: close"));
+    drop((stream, sender));
+    assert!(rig.report().await.is_clean());
+}
+
+/// Hides what has come from the next reads, as a runtime that does not know of it yet.
+struct Late {
+    stream: Looked<DuplexStream>,
+    hidden: Arc<AtomicU32>,
+    hid: bool,
+}
+
+impl AsyncRead for Late {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let hidden = self.hidden.load(Ordering::SeqCst);
+        self.hid = hidden > 0;
+        if self.hid {
+            self.hidden.store(hidden - 1, Ordering::SeqCst);
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Late {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Connected for Late {
+    fn unread(&self) -> Unread {
+        if self.hid { Unread::Bytes } else { Unread::Nothing }
+    }
+}
+
+/// A request whose head comes in two pieces, the first of which is found by the look before the close. Kept, and
+/// on a connection that has said nothing yet.
+#[tokio::test(start_paused = true)]
+async fn half_a_head_found_at_the_last_moment_keeps_the_connection() {
+    for (hides, kept, first) in (0..6).flat_map(|n| [(n, true, 9), (n, false, 9), (n, false, 1)]) {
+        let (connect, incoming) = mpsc::channel(1);
+        let life = Lifecycle::new();
+        let hidden = Arc::new(AtomicU32::new(0));
+        let late = Arc::clone(&hidden);
+        let served = Server::new("t").serve(Memory(incoming), service_fn(app), &life);
+        let served = served.handshake(move |stream: Looked<DuplexStream>| {
+            let hidden = Arc::clone(&late);
+            async move { Ok(Late { stream, hidden, hid: false }) }
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { served.await });
+        let (mut stream, theirs) = duplex(256);
+        connect.send(theirs).await.unwrap();
+        if kept {
+            ask(&mut stream, "/a").await;
+        }
+        tokio::time::sleep(secs(10)).await;
+        let (one, two) = b"GET /b HTTP/1.1\r\nhost: x\r\n\r\n".split_at(first);
+        hidden.store(hides, Ordering::SeqCst);
+        stream.write_all(one).await.unwrap();
+        life.advance(Phase::Draining, None);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let what = format!("{hides} hidden reads, kept: {kept}, {first} bytes");
+        assert!(stream.write_all(two).await.is_ok(), "{what}");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("/b"), "{what}: {answer}");
+    }
+}
