@@ -5,12 +5,14 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers, Severity};
+
+use super::monitor::{self, Checked};
 
 /// What an `on_alert` callback is told: for a pager, a chat, a log.
 ///
@@ -128,6 +130,7 @@ const GRACE: Duration = Duration::from_millis(50);
 pub(crate) struct Runner(Arc<Line>);
 
 struct Line {
+    this: Weak<Self>,
     name: Name,
     limit: Duration,
     observers: Observers,
@@ -143,12 +146,18 @@ struct Queue {
     has_thread: bool,
     running: Option<Tick>,
     closed: bool,
+    /// The monitor looks whether a call exceeds the limit.
+    watched: bool,
 }
 
 impl Runner {
     pub(crate) fn new(name: Name, limit: Duration, observers: Observers) -> Self {
         let queue = Mutex::new(Queue::default());
-        Self(Arc::new(Line { name, limit, observers, queue, changed: Condvar::new() }))
+        let changed = Condvar::new();
+        Self(Arc::new_cyclic(|this| {
+            let this = this.clone();
+            Line { this, name, limit, observers, queue, changed }
+        }))
     }
 
     /// Has the calls made, in this order, after those that wait already.
@@ -163,6 +172,7 @@ impl Runner {
             }
         }
         let outcome = self.0.serve(&mut queue);
+        self.0.have_watched(&mut queue);
         drop(queue);
         self.0.changed.notify_all();
         if dropped > 0 {
@@ -170,24 +180,6 @@ impl Runner {
         }
         if let Err(error) = outcome {
             self.0.tell("callback_delayed", format_args!("no thread for it: {error}"));
-        }
-    }
-
-    /// Leaves a call behind that exceeds the limit. To be called now and then.
-    pub(crate) fn tend(&self, now: Tick) {
-        let mut queue = self.0.queue();
-        let over = queue.running.is_some_and(|since| now.since(since) > self.0.limit + GRACE);
-        if over {
-            queue.generation += 1;
-            queue.has_thread = false;
-            queue.running = None;
-        }
-        // Also where no thread could be had before.
-        let _ = self.0.serve(&mut queue);
-        drop(queue);
-        if over {
-            self.0.changed.notify_all();
-            self.0.tell("callback_overran", format_args!("limit {:?}; left behind", self.0.limit));
         }
     }
 
@@ -239,6 +231,19 @@ impl Line {
             .spawn(move || line.work(generation))?;
         queue.has_thread = true;
         Ok(())
+    }
+
+    /// Sees to it that calls are watched while there are any: also when whoever submitted them has gone. Without
+    /// a monitor (no thread to be had) one that hangs keeps the others.
+    fn have_watched(self: &Arc<Self>, queue: &mut Queue) {
+        if !queue.watched && (queue.running.is_some() || !queue.jobs.is_empty()) {
+            let watched = Arc::clone(self) as Arc<dyn Checked>;
+            queue.watched = monitor::enroll(watched, self.look()).is_ok();
+        }
+    }
+
+    fn look(&self) -> Duration {
+        ((self.limit + GRACE) / 2).min(Duration::from_secs(1))
     }
 
     fn work(&self, generation: u64) {
@@ -300,6 +305,41 @@ impl Line {
     }
 }
 
+impl Checked for Line {
+    /// Leaves a call behind that exceeds the limit.
+    fn check(&self, now: Tick) -> Option<Duration> {
+        let mut queue = self.queue();
+        let over = queue.running.is_some_and(|since| now.since(since) > self.limit + GRACE);
+        if over {
+            queue.generation += 1;
+            queue.has_thread = false;
+            queue.running = None;
+            // Who hears of it may be what hangs: not on this thread.
+            let line = self.this.clone();
+            let tell = move || {
+                if let Some(line) = line.upgrade() {
+                    line.tell(
+                        "callback_overran",
+                        format_args!("limit {:?}; left behind", line.limit),
+                    );
+                }
+            };
+            queue.jobs.push_front(Job::Plain(Box::new(tell)));
+        }
+        // Also where no thread could be had before.
+        if let Some(line) = self.this.upgrade() {
+            let _ = line.serve(&mut queue);
+        }
+        queue.watched = queue.running.is_some() || !queue.jobs.is_empty();
+        let watched = queue.watched;
+        drop(queue);
+        if over {
+            self.changed.notify_all();
+        }
+        watched.then(|| self.look())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -343,12 +383,8 @@ mod tests {
         let tells = Hook::plain(move |()| told.send(()).unwrap());
         let runner = runner(Duration::from_millis(20));
         runner.submit([hangs.job(()), blocks.job(()), tells.job(())]);
-        let begun = clock::now();
-        while heard.try_recv().is_err() {
-            assert!(clock::now().since(begun) < LONG, "the last call was never made");
-            clock::park(Duration::from_millis(5));
-            runner.tend(clock::now());
-        }
+        drop(runner);
+        heard.recv_timeout(LONG).expect("the last call was never made");
         let _ = release.send(());
     }
 }

@@ -185,11 +185,16 @@ impl Lifecycle {
         inner.deadline = deadline;
         // Sequentially consistent, as what a `Tally` does: either it sees the phase or we see its count.
         self.0.phase.store(to as u8, Ordering::SeqCst);
-        // Under the lock, so that subscribers see the phases in order. Wakers only schedule.
-        self.0.told.send_replace(to);
-        self.0.holds.send_replace(inner.held_by().count());
         drop(inner);
-        self.0.changed.notify_all();
+        // Without the lock: a waker may drop a task, and with it a hold. The count first: whoever waits for the
+        // phase looks at it then.
+        self.0.tell_holds();
+        // Who comes second does not go back.
+        self.0.told.send_if_modified(|told| {
+            let news = *told < to;
+            *told = to.max(*told);
+            news
+        });
         true
     }
 
@@ -273,8 +278,8 @@ impl Lifecycle {
         let id = inner.next_hold;
         inner.next_hold += 1;
         inner.holds.push((id, name));
-        self.0.holds.send_replace(inner.held_by().count());
         drop(inner);
+        self.0.tell_holds();
         Hold { life: self.clone(), id, name }
     }
 
@@ -310,11 +315,7 @@ impl Lifecycle {
     pub async fn released(&self) {
         let _waiting = Waiting::new(&self.0);
         let mut holds = self.0.holds.subscribe();
-        {
-            // Nobody has told of the tallies until now.
-            let inner = self.0.inner();
-            self.0.holds.send_replace(inner.held_by().count());
-        }
+        self.0.tell_holds(); // nobody has told of the tallies until now
         let _ = holds.wait_for(|count| *count == 0).await;
     }
 
@@ -346,6 +347,18 @@ impl Lifecycle {
 impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes who waits. Counts within, so that the last to tell tells the latest; wakers are called without any
+    /// lock.
+    fn tell_holds(&self) {
+        // Whoever has looked at a tally that has changed since waits by now: the count changes without the lock.
+        drop(self.inner());
+        self.changed.notify_all();
+        self.holds.send_if_modified(|count| {
+            let now = self.inner().held_by().count();
+            std::mem::replace(count, now) != now
+        });
     }
 }
 
@@ -405,9 +418,8 @@ impl Drop for Hold {
         let shared = &self.life.0;
         let mut inner = shared.inner();
         inner.holds.retain(|(id, _)| *id != self.id);
-        shared.holds.send_replace(inner.held_by().count());
         drop(inner);
-        shared.changed.notify_all();
+        shared.tell_holds();
     }
 }
 
@@ -455,11 +467,7 @@ impl Tally {
 
     #[cold]
     fn tell(&self) {
-        let shared = &self.life.0;
-        let inner = shared.inner();
-        shared.holds.send_replace(inner.held_by().count());
-        drop(inner);
-        shared.changed.notify_all();
+        self.life.0.tell_holds();
     }
 }
 
@@ -636,5 +644,45 @@ mod tests {
         life.advance(Phase::Cleanup, None);
         thread.join().unwrap();
         assert!(!life.released_blocking(Duration::ZERO));
+    }
+
+    /// An executor may drop a task that it is to wake, and with it what that task holds.
+    #[test]
+    fn a_waker_may_drop_a_hold() {
+        use std::sync::mpsc;
+        use std::task::{Context, Wake, Waker};
+
+        struct Drops(Mutex<Option<Hold>>);
+        impl Wake for Drops {
+            fn wake(self: Arc<Self>) {
+                let hold = self.0.lock().unwrap().take();
+                drop(hold);
+            }
+        }
+        for what in 0..3 {
+            let life = Lifecycle::new();
+            let drops = Arc::new(Drops(Mutex::new(Some(life.hold("task")))));
+            let other = life.hold("other");
+            let (tell, told) = mpsc::channel();
+            std::thread::spawn(move || {
+                let waker = Waker::from(drops);
+                let mut cx = Context::from_waker(&waker);
+                let mut phase = Box::pin(life.reached(Phase::Draining));
+                let mut released = Box::pin(life.released());
+                if what == 0 {
+                    assert!(phase.as_mut().poll(&mut cx).is_pending());
+                } else {
+                    assert!(released.as_mut().poll(&mut cx).is_pending());
+                }
+                match what {
+                    0 => assert!(life.advance(Phase::Draining, None)),
+                    1 => drop(other),
+                    _ => drop(life.hold("a third")),
+                }
+                tell.send(life.held_by()).unwrap();
+            });
+            let left = told.recv_timeout(Duration::from_secs(5)).expect("a deadlock");
+            assert!(!left.contains(&"task".into()), "{what}: {left:?}");
+        }
     }
 }

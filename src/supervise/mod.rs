@@ -51,10 +51,6 @@
 //! | [`Draining`](Phase::Draining) | after the lame duck's time | nothing is accepted, what is in flight is finished |
 //! | [`Cleanup`](Phase::Cleanup) | when nothing is held any more, or the drain's time is over | callbacks, in order of priority |
 //! | [`Exited`](Phase::Exited) | at the end, by the deadline | |
-//! - [`Lifecycle`]: the phases of the process on one deadline; everything else looks at it.
-//! - [`GracefulShutdown`](shutdown::GracefulShutdown): signals, the order of the end, cleanup callbacks, an exit in time.
-//! - [`Progress`] and [`Pulse`]: proof that work goes on, for whoever has to report it.
-//! - [`Heartbeat`](heartbeat::Heartbeat): a file that says so to whoever watches from outside, and its readers.
 
 mod alert;
 mod beside;
@@ -68,13 +64,16 @@ pub mod process;
 mod progress;
 pub mod serve;
 pub mod shutdown;
+mod supervised;
 mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
 pub mod watchdog;
+mod words;
 
 pub use alert::Alert;
 pub use identity::{ProcessIdentity, ProcessStatus};
 pub use lifecycle::{Hold, Lifecycle, Phase};
 pub use progress::{Progress, Pulse};
-pub use supervisor::{Process, Supervisor, SupervisorBuilder};
+pub use supervised::Process;
+pub use supervisor::{Supervisor, SupervisorBuilder};

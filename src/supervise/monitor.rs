@@ -1,4 +1,5 @@
-//! The one thread that looks at everything that has to be looked at: watchdogs, deadlines, overdue beats.
+//! The one thread that looks at everything that has to be looked at: watchdogs, deadlines, overdue beats; and its
+//! deputy, which goes on when a look hangs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{self, Tick};
 
-/// What is looked at. Must not block: others wait for their turn.
+/// What is looked at. Should not block: others wait for their turn, up to a second.
 pub(super) trait Checked: Send + Sync {
     /// How long until the next look, from when this one was due. `None`: no more.
     fn check(&self, now: Tick) -> Option<Duration>;
@@ -18,6 +19,9 @@ pub(super) trait Checked: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry(u64);
 
+/// A look that takes longer than this keeps the others waiting no more: another thread goes on.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 struct Agenda {
     /// What the thread has not seen yet. It reads its own clock: that of the caller may be paused.
     arrivals: BTreeMap<Entry, (Duration, Arc<dyn Checked>)>,
@@ -25,6 +29,10 @@ struct Agenda {
     when: BTreeMap<Entry, Tick>,
     next: u64,
     runs: bool,
+    /// Counts the threads that had the agenda: one that is not the latest has been left behind.
+    shift: u64,
+    /// Since when it takes a look.
+    looking: Option<Tick>,
 }
 
 static AGENDA: Mutex<Agenda> = Mutex::new(Agenda {
@@ -33,8 +41,12 @@ static AGENDA: Mutex<Agenda> = Mutex::new(Agenda {
     when: BTreeMap::new(),
     next: 0,
     runs: false,
+    shift: 0,
+    looking: None,
 });
 static CHANGED: Condvar = Condvar::new();
+/// For the deputy.
+static OVER: Condvar = Condvar::new();
 
 fn agenda() -> MutexGuard<'static, Agenda> {
     AGENDA.lock().unwrap_or_else(PoisonError::into_inner)
@@ -44,8 +56,11 @@ fn agenda() -> MutexGuard<'static, Agenda> {
 pub(super) fn enroll(what: Arc<dyn Checked>, first: Duration) -> io::Result<Entry> {
     let mut agenda = agenda();
     if !agenda.runs {
-        std::thread::Builder::new().name("buttress-monitor".into()).spawn(run)?;
+        let shift = agenda.shift + 1;
+        std::thread::Builder::new().name("buttress-monitor".into()).spawn(move || run(shift))?;
+        agenda.shift = shift;
         agenda.runs = true;
+        appoint_deputy(shift);
     }
     let entry = Entry(agenda.next);
     agenda.next += 1;
@@ -53,6 +68,33 @@ pub(super) fn enroll(what: Arc<dyn Checked>, first: Duration) -> io::Result<Entr
     drop(agenda);
     CHANGED.notify_one();
     Ok(entry)
+}
+
+/// Without one (no thread to be had) a look that hangs is waited for.
+fn appoint_deputy(shift: u64) {
+    let deputy = std::thread::Builder::new().name("buttress-deputy".into());
+    let _ = deputy.spawn(move || stand_by(shift));
+}
+
+/// Takes the agenda over from a thread that does not come back from a look: what the user observes, or counts
+/// as progress, may hang in the very lock that is to be told of.
+fn stand_by(shift: u64) {
+    let mut agenda = agenda();
+    loop {
+        if !agenda.runs || agenda.shift != shift {
+            return;
+        }
+        if agenda.looking.is_some_and(|since| clock::now().since(since) > PATIENCE) {
+            break;
+        }
+        agenda = OVER.wait_timeout(agenda, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    agenda.looking = None;
+    agenda.shift += 1;
+    let shift = agenda.shift;
+    drop(agenda);
+    appoint_deputy(shift);
+    run(shift);
 }
 
 /// Takes it out. A look that is being taken goes on.
@@ -67,9 +109,12 @@ pub(super) fn withdraw(entry: Entry) {
     drop(removed);
 }
 
-fn run() {
+fn run(shift: u64) {
     let mut agenda = agenda();
     loop {
+        if agenda.shift != shift {
+            return;
+        }
         let now = clock::now();
         for (entry, (first, what)) in std::mem::take(&mut agenda.arrivals) {
             let when = now.after(first);
@@ -77,8 +122,15 @@ fn run() {
             agenda.due.insert((when, entry), what);
         }
         let Some((&(when, entry), _)) = agenda.due.first_key_value() else {
-            agenda.runs = false;
-            return;
+            if agenda.when.is_empty() {
+                agenda.runs = false;
+                OVER.notify_all();
+                return;
+            }
+            // The thread before this one is still at it.
+            agenda =
+                CHANGED.wait_timeout(agenda, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+            continue;
         };
         if when > now {
             let wait = when.since(now);
@@ -86,10 +138,17 @@ fn run() {
             continue;
         }
         let Some(what) = agenda.due.remove(&(when, entry)) else { continue };
+        agenda.looking = Some(now);
         drop(agenda);
         // A source of progress is the user's and may panic. It is looked at no more.
         let next = catch_unwind(AssertUnwindSafe(|| what.check(now))).unwrap_or_default();
         agenda = self::agenda();
+        if agenda.shift == shift {
+            agenda.looking = None;
+        } else {
+            // Whoever has taken over does not know yet how long it may sleep.
+            CHANGED.notify_one();
+        }
         // Withdrawn meanwhile?
         let wanted = agenda.when.remove(&entry).is_some();
         if let (Some(next), true) = (next, wanted) {
@@ -147,5 +206,36 @@ mod tests {
         let entry = enroll(what, Duration::from_secs(3600)).unwrap();
         withdraw(entry);
         assert!(heard.recv().is_err());
+    }
+
+    struct Hangs(Mutex<mpsc::Receiver<()>>);
+
+    impl Checked for Hangs {
+        fn check(&self, _: Tick) -> Option<Duration> {
+            let _ = self.0.lock().unwrap().recv();
+            Some(Duration::from_secs(3600))
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_does_not_keep_the_others_from_being_looked_at() {
+        let (release, held) = mpsc::channel();
+        let hangs = Arc::new(Hangs(Mutex::new(held)));
+        let entry = enroll(Arc::clone(&hangs) as Arc<dyn Checked>, Duration::ZERO).unwrap();
+        let (told, heard) = mpsc::channel();
+        let first = Duration::from_millis(50);
+        enroll(Arc::new(Looks(Mutex::new((0, told)))), first).unwrap();
+        for look in 1..=3 {
+            assert_eq!(heard.recv_timeout(Duration::from_secs(20)), Ok(look));
+        }
+        // It comes back and keeps its place, until it is taken out.
+        release.send(()).unwrap();
+        let begun = clock::now();
+        while !agenda().due.keys().any(|(_, due)| *due == entry) {
+            assert!(clock::now().since(begun) < Duration::from_secs(20), "it has lost its place");
+            clock::park(Duration::from_millis(5));
+        }
+        withdraw(entry);
+        assert_eq!(Arc::strong_count(&hangs), 1);
     }
 }

@@ -5,28 +5,22 @@ use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::channel;
-use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
 
 use super::health::{Health, HealthListener};
 use super::heartbeat::HeartbeatBuilder;
-use super::serve::{Listener, Serve, ServeReport, serve};
-use super::shutdown::{
-    CleanupCallback, GracefulShutdown, GracefulShutdownBuilder, RegisterError, ShutdownReport,
-};
+use super::shutdown::{GracefulShutdown, GracefulShutdownBuilder, ShutdownReport};
 use super::watchdog::{RuntimeWatchdog, RuntimeWatchdogBuilder};
-use super::{Hold, Lifecycle, Phase, Progress};
+use super::words::last_words;
+use super::{Hold, Phase, Process, Progress};
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
 
 /// What the runtime's blocking pool gets at the very end. Whatever still runs there has had the whole
 /// shutdown.
 const POOL: Duration = Duration::from_millis(200);
-/// How long writing what went wrong may hold the end.
-const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Runs a whole server process: signals, phases, heartbeat, watchdog, probes and systemd around a `main`
 /// that only has to do its work and to return when that is over.
@@ -296,7 +290,7 @@ impl Supervisor {
     /// ```
     #[must_use]
     pub fn process(&self) -> Process {
-        Process { shutdown: self.shutdown.clone(), health: self.health.clone() }
+        Process::new(self.shutdown.clone(), self.health.clone())
     }
 
     /// Runs `main` on a multi-thread runtime of its own, and the whole shutdown. Call it as the last thing of
@@ -495,17 +489,9 @@ fn goes_on_while_live(health: Health) -> impl Progress {
     }
 }
 
-/// On standard error. That may be closed, or a pipe that nobody reads, which must neither hold the end nor change
-/// its exit code.
+/// On standard error.
 fn say(what: String) {
-    let (alive, said) = channel::<()>();
-    let write = move || {
-        let _ = io::stderr().write_all(what.as_bytes());
-        drop(alive);
-    };
-    if thread::Builder::new().name("buttress-last-words".into()).spawn(write).is_ok() {
-        let _ = said.recv_timeout(LAST_WORDS);
-    }
+    last_words(move || drop(io::stderr().write_all(what.as_bytes())));
 }
 
 enum Ended {
@@ -531,125 +517,5 @@ impl fmt::Debug for Supervisor {
 impl fmt::Debug for SupervisorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SupervisorBuilder").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// The process, as its `main` sees it under a [`Supervisor`]. Clones are the same.
-///
-/// ```
-/// use buttress::supervise::{Process, Supervisor};
-/// let process: Process = Supervisor::builder("orders").build()?.process();
-/// # Ok::<(), buttress::ConfigError>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Process {
-    shutdown: GracefulShutdown,
-    health: Health,
-}
-
-impl Process {
-    /// The phases.
-    ///
-    /// ```
-    /// # use buttress::supervise::{Phase, Supervisor};
-    /// let process = Supervisor::builder("orders").build()?.process();
-    /// assert_eq!(process.lifecycle().phase(), Phase::Starting);
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// ```
-    #[must_use]
-    pub fn lifecycle(&self) -> &Lifecycle {
-        self.shutdown.lifecycle()
-    }
-
-    /// The shutdown, to begin it or to hang it on a failure budget. Do not wait for its end within `main`:
-    /// it waits for the end of `main`.
-    ///
-    /// ```
-    /// # use buttress::supervise::Supervisor;
-    /// use buttress::failure_budget::FailureBudget;
-    /// let process = Supervisor::builder("worker").build()?.process();
-    /// let budget = FailureBudget::builder("jobs").lever(process.shutdown().clone()).build()?;
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// ```
-    #[must_use]
-    pub const fn shutdown(&self) -> &GracefulShutdown {
-        &self.shutdown
-    }
-
-    /// What probes, systemd and the heartbeat are told.
-    ///
-    /// ```
-    /// # use buttress::supervise::Supervisor;
-    /// let process = Supervisor::builder("orders").build()?.process();
-    /// assert!(process.health().is_live());
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// ```
-    #[must_use]
-    pub const fn health(&self) -> &Health {
-        &self.health
-    }
-
-    /// Start-up is over. Readiness may still wait for [gates](Health::gate). False if it was over before.
-    ///
-    /// ```
-    /// # use buttress::supervise::Supervisor;
-    /// let process = Supervisor::builder("worker").build()?.process();
-    /// process.ready();
-    /// assert!(process.health().is_ready());
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// ```
-    #[allow(clippy::must_use_candidate, reason = "most callers do not care who was first")]
-    pub fn ready(&self) -> bool {
-        self.lifecycle().advance(Phase::Ready, None)
-    }
-
-    /// Start-up is over, and `app` is served on `listener` until a shutdown has begun and everything in flight is
-    /// answered. For limits, or for TLS, see [`Server`](super::serve::Server).
-    ///
-    /// ```no_run
-    /// # use buttress::supervise::Process;
-    /// # async fn doc(process: Process, app: axum::Router) -> std::io::Result<()> {
-    /// let listener = tokio::net::TcpListener::bind("0.0.0.0:8080").await?;
-    /// let report = process.serve(listener, app).await;
-    /// println!("{report}");
-    /// # Ok(()) }
-    /// ```
-    pub async fn serve<L: Listener, S>(&self, listener: L, app: S) -> ServeReport
-    where
-        Serve<L, S>: IntoFuture<Output = ServeReport>,
-    {
-        let server = serve(listener, app, self.lifecycle());
-        self.ready();
-        server.await
-    }
-
-    /// Returns when a shutdown has begun: stop taking on work. Dropping the future has no effect.
-    ///
-    /// ```
-    /// # use buttress::supervise::Supervisor;
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let process = Supervisor::builder("worker").build()?.process();
-    /// process.shutdown().begin();
-    /// process.stopping().await;
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// # }).unwrap()
-    /// ```
-    pub async fn stopping(&self) {
-        self.lifecycle().reached(Phase::LameDuck).await;
-    }
-
-    /// Registers a callback for the end, as [`GracefulShutdown::register`].
-    ///
-    /// # Errors
-    /// If there is one of this name, or the shutdown has begun; the error gives the callback back.
-    ///
-    /// ```
-    /// # use buttress::supervise::{Supervisor, shutdown::CleanupCallback};
-    /// let process = Supervisor::builder("orders").build()?.process();
-    /// process.on_shutdown(CleanupCallback::blocking("flush", || ()))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn on_shutdown(&self, callback: CleanupCallback) -> Result<(), RegisterError> {
-        self.shutdown.register(callback)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use buttress::observe::{Event, Observe};
 use buttress::supervise::{
     heartbeat::{Heartbeat, HeartbeatError},
     watchdog::{RuntimeWatchdog, Watchdog},
@@ -98,6 +99,10 @@ impl Process {
         status.unwrap()
     }
 
+    pub(super) fn close_stderr(&mut self) {
+        drop(self.child.stderr.take());
+    }
+
     pub(super) fn stderr(&mut self) -> String {
         let mut text = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
@@ -131,7 +136,14 @@ fn be_a_child() {
             told_to_end();
         }
         "watch" => watch(),
-        "freeze" => freeze(),
+        "freeze" | "freeze without a reader" => freeze(|_: &Event<'_>| ()),
+        "freeze with a full pipe" => {
+            fill_stderr();
+            freeze(|_: &Event<'_>| ());
+        }
+        "freeze, and who hears of it hangs" => {
+            freeze(|_: &Event<'_>| rest(Duration::from_secs(3600)));
+        }
         "no room" => no_room(file),
         other => panic!("{other}"),
     }
@@ -198,18 +210,27 @@ fn watch() {
 }
 
 /// A worker that never comes back, and a watchdog that ends the process for that.
-fn freeze() {
+fn freeze(hears: impl Observe) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let dog = RuntimeWatchdog::builder("aborts", runtime.handle())
         .frozen_after(ms(100))
         .abort_after(ms(200))
+        .observe(hears)
         .build()
         .unwrap();
     dog.start().unwrap();
     runtime.spawn(async { rest(Duration::from_secs(3600)) });
     say("started");
     told_to_end();
+}
+
+/// With what nobody reads.
+fn fill_stderr() {
+    // Not by `stderr`, whose lock this would keep.
+    let mut pipe = std::fs::OpenOptions::new().write(true).open("/proc/self/fd/2").unwrap();
+    std::thread::spawn(move || while pipe.write_all(b"x").is_ok() {});
+    rest(ms(300));
 }
 
 /// May not write a byte, and says what it hears of that.

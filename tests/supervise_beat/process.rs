@@ -140,3 +140,21 @@ fn a_freeze_that_does_not_end_ends_the_process_if_told_to() {
     assert!(text.contains("aborting; threads:"), "{text}");
     assert!(text.contains("tokio-r"), "{text}");
 }
+
+#[test]
+fn neither_a_standard_error_that_nobody_reads_nor_an_observer_that_hangs_holds_the_abort() {
+    let _quiet = quiet();
+    use std::os::unix::process::ExitStatusExt;
+    let roles =
+        ["freeze without a reader", "freeze with a full pipe", "freeze, and who hears of it hangs"];
+    for role in roles {
+        let scratch = Scratch::new();
+        let mut child = Process::start(role, &scratch.beat());
+        if role == "freeze without a reader" {
+            child.close_stderr();
+        }
+        assert_eq!(child.hear(), "started");
+        let status = child.wait();
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{role}");
+    }
+}

@@ -130,6 +130,17 @@ fn the_blocked_worker_is_named_in_time_and_the_others_are_not() {
 }
 
 #[test]
+fn nothing_is_frozen_that_is_not_watched() {
+    let _quiet = quiet();
+    let runtime = workers(2);
+    let (dog, heard) = watch(&runtime, ms(100), ms(25));
+    runtime.spawn(async { rest(ms(800)) });
+    assert!(matches!(heard.recv_timeout(LONG).unwrap(), Heard::Frozen(..)));
+    dog.stop();
+    assert!(!dog.is_frozen() && dog.frozen_workers().is_empty(), "{:?}", dog.frozen_workers());
+}
+
+#[test]
 fn when_all_are_blocked_the_runtime_is_told_too() {
     let _quiet = quiet();
     let runtime = workers(2);

@@ -10,7 +10,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 
 use super::super::Phase;
-use super::super::beside::Beside;
+use super::super::beside::{Beside, OwnRuntime};
 use super::state::Health;
 
 /// Connections at once. Probes are short: when there are more, it is the oldest that is none.
@@ -44,6 +44,7 @@ impl Health {
             .enable_all()
             .event_interval(8) // fewer new connections than `CONNECTIONS` between two looks at the old ones
             .build()?;
+        let runtime = OwnRuntime::new(runtime);
         let health = self.clone();
         let thread = Beside::start("buttress-health", move |stopped| {
             runtime.block_on(async {

@@ -111,7 +111,9 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 #[cfg(unix)]
 fn no_links(options: &mut OpenOptions, mode: u32) {
     use std::os::unix::fs::OpenOptionsExt;
-    options.mode(mode).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    // Nor waits for the other end of a pipe that somebody put there.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    options.mode(mode).custom_flags(flags.bits().cast_signed());
 }
 
 #[cfg(not(unix))]
@@ -184,6 +186,7 @@ pub(super) struct Claim {
 }
 
 /// Why there is no claim.
+#[cfg_attr(not(unix), allow(dead_code, reason = "there is no lock there"))]
 pub(super) enum NoClaim {
     Held(String),
     Failed(PathBuf, io::Error),
@@ -213,6 +216,9 @@ impl Claim {
         reading.read(true);
         no_links(&mut reading, mode);
         let file = reading.open(&lock).map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "not a file")));
+        }
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

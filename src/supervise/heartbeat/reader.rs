@@ -4,7 +4,9 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::super::identity::{ProcessStatus, boot_id, namespace};
+#[cfg(unix)]
+use super::super::identity::ProcessStatus;
+use super::super::identity::{boot_id, namespace};
 use super::place;
 use super::state::{BeatState, CorruptHeartbeat, HeartbeatState};
 
@@ -112,6 +114,7 @@ impl HeartbeatVerdict {
 
 /// What can be said of a process number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "processes are not looked up there"))]
 pub(super) enum Lookup {
     Running {
         started: u64,

@@ -36,8 +36,10 @@ pub(super) struct Shared {
     pub(super) observers: Observers,
     pub(super) hostname: String,
     pub(super) time_namespace: Option<u64>,
-    /// One write at a time, and what the next one says.
+    /// One write at a time.
     pub(super) next: Mutex<Next>,
+    /// Apart: a write may hang, and who says something else must not hang with it.
+    pub(super) metadata: Mutex<String>,
     pub(super) run: Mutex<Run>,
     pub(super) changed: Condvar,
     pub(super) core: Mutex<Core>,
@@ -48,7 +50,6 @@ pub(super) struct Shared {
 pub(super) struct Next {
     pub(super) identity: ProcessIdentity,
     pub(super) sequence: u64,
-    pub(super) metadata: String,
 }
 
 #[derive(Default)]
@@ -79,11 +80,7 @@ impl Shared {
     pub(super) fn new(builder: HeartbeatBuilder) -> Self {
         let observers = builder.observers;
         let late_after = builder.late_after.unwrap_or(builder.interval / 2);
-        let next = Next {
-            identity: ProcessIdentity::own(),
-            sequence: 0,
-            metadata: builder.metadata.unwrap_or_default(),
-        };
+        let next = Next { identity: ProcessIdentity::own(), sequence: 0 };
         Self {
             name: builder.name,
             file: builder.file,
@@ -99,6 +96,7 @@ impl Shared {
             hostname: place::hostname(),
             time_namespace: namespace("time"),
             next: Mutex::new(next),
+            metadata: Mutex::new(builder.metadata.unwrap_or_default()),
             run: Mutex::default(),
             changed: Condvar::new(),
             core: Mutex::new(Core::new(Tick::default(), builder.interval, late_after)),
@@ -171,7 +169,7 @@ impl Shared {
             started: next.identity.started,
             pid_namespace: next.identity.pid_namespace,
             time_namespace: self.time_namespace,
-            metadata: next.metadata.clone(),
+            metadata: hold(&self.metadata).clone(),
         };
         if let Some(path) = &self.file {
             file::replace(path, beat.to_json().as_bytes(), self.mode, self.durability)
@@ -348,7 +346,6 @@ struct Overdue {
 impl Checked for Overdue {
     fn check(&self, now: Tick) -> Option<Duration> {
         let shared = &self.shared;
-        shared.runner.tend(now);
         {
             let run = hold(&shared.run);
             if run.phase != Phase::Running || run.generation != self.generation {

@@ -241,6 +241,18 @@ fn a_pipe_in_the_place_of_the_file_keeps_nobody_waiting() {
     assert!(matches!(Heartbeat::verdict(scratch.file(), MAX_AGE), HeartbeatVerdict::Corrupt(_)));
 }
 
+#[cfg(unix)]
+#[test]
+fn devices_and_links_that_lead_nowhere_are_no_beats() {
+    for device in ["/dev/zero", "/dev/null", "/dev/tty"] {
+        assert!(!Heartbeat::is_alive(device, MAX_AGE), "{device}");
+    }
+    let scratch = Scratch::new();
+    std::os::unix::fs::symlink(scratch.file(), scratch.file()).unwrap();
+    let verdict = Heartbeat::verdict(scratch.file(), MAX_AGE);
+    assert!(matches!(verdict, HeartbeatVerdict::Unreadable(_)), "{verdict:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_decoy_with_this_process_number_is_found_out() {
@@ -460,4 +472,34 @@ fn every_bad_setting_is_refused_by_name() {
     }
     assert!(builder().interval(ms(1000)).build().is_ok());
     assert!(builder().interval(ms(300_000)).build().is_ok());
+}
+
+// ---- what is in the way --------------------------------------------------------------------------
+
+#[test]
+fn a_write_that_hangs_does_not_hold_up_who_says_something_else() {
+    let heart = Heartbeat::builder("test").build().unwrap();
+    let (told, heard) = mpsc::channel();
+    let _writing = heart.while_writing();
+    let other = heart.clone();
+    std::thread::spawn(move || told.send(other.set_metadata(&1).is_ok()));
+    assert_eq!(heard.recv_timeout(Duration::from_secs(5)), Ok(true));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_the_lock_does_not_hold_up_the_start() {
+    for name in ["beat.json.lock", "beat.json"] {
+        let scratch = Scratch::new();
+        let made = std::process::Command::new("mkfifo").arg(scratch.0.join(name)).status().unwrap();
+        assert!(made.success());
+        let heart = Heartbeat::builder("test").file(scratch.file()).build().unwrap();
+        let (told, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            let started = heart.start().is_ok();
+            told.send(started)
+        });
+        // That of the state is replaced, like any other file.
+        assert_eq!(heard.recv_timeout(Duration::from_secs(5)), Ok(name == "beat.json"), "{name}");
+    }
 }

@@ -19,12 +19,7 @@ struct End<'a>(&'a Shared);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        let shared = self.0;
-        if let Some(begun) = &mut lock(&shared.run).begun {
-            begun.report.took = begun.at.elapsed();
-            begun.ended = true;
-        }
-        shared.life.advance(Phase::Exited, None);
+        self.0.end();
     }
 }
 

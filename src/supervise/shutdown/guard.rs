@@ -2,20 +2,16 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::clock::park;
 use crate::observe::Severity;
 
+use super::super::words::last_words;
 use super::report::ForcedExit;
 use super::shared::Shared;
-
-/// How long writing the report may hold the exit: standard error may be a pipe that nobody reads.
-const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Ends the process at the deadline, on a thread of its own.
 pub(super) fn start(shared: &Arc<Shared>) {
@@ -42,21 +38,14 @@ pub(super) fn force(shared: &Arc<Shared>, why: ForcedExit) -> ! {
         ForcedExit::Deadline => shared.codes.forced,
         ForcedExit::Escalated(signal) => signal.exit_code(),
     };
-    // Whatever can block, a lock, a pipe, an observer, does so over there.
-    let (tell, told) = channel::<()>();
     let shared = Arc::clone(shared);
-    let thread = thread::Builder::new().name("buttress-last-words".into());
-    let words = thread.spawn(move || {
+    last_words(move || {
         shared.note(|report| report.forced = Some(why));
         if let Some(report) = shared.report() {
             let _ = std::io::stderr().write_all(format!("{report}\n").as_bytes());
         }
         shared.emit(Severity::Error, "forced_exit", format_args!("{why}"));
-        drop(tell);
     });
-    if words.is_ok() {
-        let _ = told.recv_timeout(LAST_WORDS);
-    }
     exit(code)
 }
 

@@ -35,9 +35,15 @@ impl GracefulShutdown {
         if installed.is_some() {
             return Err(InstallError::AlreadyInstalled);
         }
-        let handlers = sys::install(&self.0).map_err(InstallError::Io)?;
+        // Before the first signal, which may be there already.
         self.0.let_a_driver_wait().map_err(InstallError::Io)?;
-        *installed = Some(handlers);
+        match sys::install(&self.0) {
+            Ok(handlers) => *installed = Some(handlers),
+            Err(error) => {
+                drop(lock(&self.0.waiting).take());
+                return Err(InstallError::Io(error));
+            }
+        }
         drop(installed);
         if std::process::id() == 1 {
             let detail = format_args!("process 1 has to wait for the orphans of its container");
@@ -46,7 +52,8 @@ impl GracefulShutdown {
         Ok(())
     }
 
-    /// Handles the signals no more, and ends the process no more at the deadline. Signals do again what they
+    /// Handles the signals no more, and ends the process no more at the deadline (unless
+    /// [asked for](super::GracefulShutdownBuilder::exit_at_deadline)). Signals do again what they
     /// did before, as far as that can be known: what was ignored is, and what had its default effect
     /// has it, also for those who have come to listen for the signal meanwhile. False if it was
     /// not [installed](Self::install).

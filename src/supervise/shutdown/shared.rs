@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::name::{LayerKind, Name};
@@ -34,6 +35,9 @@ pub(super) struct Shared {
     pub(super) installed: Mutex<Option<Installed>>,
     /// Tells the driver that waits to begin: when a signal comes there may be no thread to be had.
     pub(super) waiting: Mutex<Option<Sender<()>>>,
+    /// Goes with `run`: it has ended. The phases are anybody's to move, and may be there before.
+    over: Condvar,
+    told: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -82,13 +86,19 @@ impl Shared {
             run: Mutex::default(),
             installed: Mutex::new(None),
             waiting: Mutex::new(None),
+            over: Condvar::new(),
+            told: watch::Sender::new(false),
         }
     }
 
     /// Begins the shutdown if it has not begun. Whether it did.
     pub(super) fn begin(self: &Arc<Self>, cause: ShutdownCause, runtime_blocked: bool) -> bool {
         let mut run = lock(&self.run);
-        if run.begun.is_some() {
+        if let Some(begun) = &run.begun {
+            let at = begun.at;
+            drop(run);
+            // Nobody may find it begun and the process ready, and whoever began it may not have come so far.
+            self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
             return false;
         }
         run.notice_runtime();
@@ -111,9 +121,9 @@ impl Shared {
         let at = Instant::now();
         run.begun = Some(Begun { at, runtime_blocked, ended: false, report });
         self.life.end_by(at + self.plan.total);
-        // Under the lock: nobody may find it begun and the process ready.
-        self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
         drop(run);
+        // Without the lock: it wakes, and a waker may drop what takes the lock again.
+        self.life.advance(Phase::LameDuck, Some(at + self.plan.lame_duck));
         if self.exit_at_deadline {
             guard::start(self);
         }
@@ -131,15 +141,47 @@ impl Shared {
 
     /// Starts the driver, which waits until it is told to begin or nobody can tell it any more.
     pub(super) fn let_a_driver_wait(self: &Arc<Self>) -> io::Result<()> {
+        if lock(&self.run).begun.is_some() {
+            return Ok(()); // it drives already
+        }
         let (tell, told) = channel();
         let shared = Arc::clone(self);
-        thread::Builder::new().name("buttress-shutdown".into()).spawn(move || {
+        start_thread("buttress-shutdown", move || {
             if told.recv().is_ok() {
                 driver::drive(&shared);
             }
         })?;
         *lock(&self.waiting) = Some(tell);
         Ok(())
+    }
+
+    /// Nothing is to come. Nobody may find it ended and the process not.
+    pub(super) fn end(&self) {
+        self.life.advance(Phase::Exited, None);
+        let mut run = lock(&self.run);
+        if let Some(begun) = &mut run.begun {
+            begun.report.took = begun.at.elapsed();
+            begun.ended = true;
+        }
+        drop(run);
+        self.over.notify_all();
+        self.told.send_replace(true);
+    }
+
+    /// Returns when it has ended. Dropping the future has no effect.
+    pub(super) async fn ended(&self) {
+        // The sender is in `self`: it cannot be gone.
+        let _ = self.told.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// As [`ended`](Self::ended), for at most `timeout`. Whether it has.
+    pub(super) fn ended_blocking(&self, timeout: Duration) -> bool {
+        let lasts = |run: &mut Run| run.begun.as_ref().is_none_or(|begun| !begun.ended);
+        let (mut run, _) = self
+            .over
+            .wait_timeout_while(lock(&self.run), timeout, lasts)
+            .unwrap_or_else(PoisonError::into_inner);
+        !lasts(&mut run)
     }
 
     /// When it has to be over, if it has begun.
@@ -168,4 +210,15 @@ impl Shared {
         let kind = EventKind::Supervised { severity, what, detail };
         self.observers.emit(LayerKind::Supervise, self.name, kind);
     }
+}
+
+/// Returns when the thread runs: a new one still needs memory for itself, without which the process is ended.
+pub(super) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let (tell, runs) = channel::<()>();
+    thread::Builder::new().name(name.into()).spawn(move || {
+        drop(tell);
+        run();
+    })?;
+    let _ = runs.recv();
+    Ok(())
 }

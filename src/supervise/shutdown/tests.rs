@@ -339,3 +339,60 @@ async fn a_moved_clock_does_not_lengthen_it() {
     let report = shutdown.wait_blocking(20 * SECOND).expect("it has its own clock");
     assert!(report.took < 20 * SECOND, "{report}");
 }
+
+/// The phases are anybody's to move, but the end is when the callbacks have run.
+#[test]
+fn somebody_else_may_go_on_to_the_end_and_the_callbacks_are_waited_for() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    for before in [true, false] {
+        let shutdown = with(Budget::default());
+        let slow = CleanupCallback::blocking("slow", || park(Duration::from_millis(300)));
+        shutdown.register(slow).unwrap();
+        let _hold = shutdown.lifecycle().hold("http");
+        if before {
+            shutdown.lifecycle().advance(Phase::Exited, None);
+            assert!(shutdown.wait_blocking(SHORT).is_none(), "it has not even begun");
+        }
+        shutdown.begin();
+        shutdown.lifecycle().advance(Phase::Exited, None);
+        let report = if before {
+            runtime.block_on(shutdown.wait())
+        } else {
+            shutdown.wait_blocking(20 * SECOND).expect("nothing to wait for")
+        };
+        assert_eq!(outcomes(&report), [("slow", CallbackOutcome::Ok)]);
+    }
+    // Nobody has begun it: whoever waits goes on to.
+    let shutdown = with(Budget::default());
+    shutdown.lifecycle().advance(Phase::Exited, None);
+    let waiter = shutdown.clone();
+    let thread = thread::spawn(move || runtime.block_on(waiter.wait()));
+    park(SHORT);
+    shutdown.begin();
+    assert!(thread.join().unwrap().is_clean());
+}
+
+/// An executor may drop a task that it is to wake, and with it a scope.
+#[test]
+fn a_waker_may_ask_for_the_shutdown_that_wakes_it() {
+    use std::task::{Context, Wake, Waker};
+
+    struct Asks(GracefulShutdown, std::sync::mpsc::Sender<bool>);
+    impl Wake for Asks {
+        fn wake(self: Arc<Self>) {
+            self.1.send(self.0.begin()).unwrap();
+        }
+    }
+    for phase in [Phase::LameDuck, Phase::Exited] {
+        let shutdown = with(Budget::default());
+        let (told, heard) = std::sync::mpsc::channel();
+        let waker = Waker::from(Arc::new(Asks(shutdown.clone(), told)));
+        let life = shutdown.lifecycle().clone();
+        let mut reached = Box::pin(life.reached(phase));
+        assert!(reached.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let begins = shutdown.clone();
+        thread::spawn(move || begins.begin());
+        assert_eq!(heard.recv_timeout(5 * SECOND), Ok(false), "a deadlock at {phase:?}");
+        assert!(shutdown.wait_blocking(20 * SECOND).is_some());
+    }
+}

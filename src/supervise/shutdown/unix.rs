@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +13,7 @@ use signal_hook::{SigId, flag, low_level};
 use crate::sync::lock;
 
 use super::listener::Listener;
-use super::shared::Shared;
+use super::shared::{Shared, start_thread};
 use super::signals::{OnSignal, Signal};
 
 /// The handlers of one shutdown. Dropping it takes them away.
@@ -57,9 +56,7 @@ pub(super) fn install(shared: &Arc<Shared>) -> io::Result<Installed> {
     }
     let theirs = Arc::clone(shared);
     // If what follows fails, the pipes are closed and the thread ends.
-    thread::Builder::new()
-        .name("buttress-signals".into())
-        .spawn(move || listen(Listener::new(theirs), wires))?;
+    start_thread("buttress-signals", move || listen(Listener::new(theirs), wires))?;
     let mut installed = Installed { actions: Vec::new(), signals: Vec::new() };
     for (signal, last_resort, end) in ends {
         let number = signal.number();

@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 use tokio::signal::windows;
 use tokio::sync::oneshot;
 
+use super::super::beside::OwnRuntime;
 use super::listener::Listener;
 use super::shared::Shared;
 use super::signals::{OnSignal, Signal};
@@ -37,7 +38,7 @@ pub(super) fn install(shared: &Arc<Shared>) -> io::Result<Installed> {
     for (signal, does) in shared.signals.iter() {
         sources.push(Source { signal, does, count: 0, next: events(signal)? });
     }
-    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let runtime = OwnRuntime::new(Builder::new_current_thread().enable_time().build()?);
     let (stop, stopped) = oneshot::channel();
     let listener = Listener::new(Arc::clone(shared));
     thread::Builder::new()

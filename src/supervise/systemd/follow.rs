@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::beside::Beside;
+use super::super::beside::{Beside, OwnRuntime};
 use super::super::health::{Health, Probe};
 use super::super::{Phase, Progress};
 use super::notify::Notify;
@@ -145,6 +145,7 @@ impl Systemd {
     /// ```
     pub fn follow(self, health: &Health) -> io::Result<SystemdGuard> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let runtime = OwnRuntime::new(runtime);
         let mut teller = Teller::new(self, health.clone());
         let life = health.lifecycle().clone();
         let thread = Beside::start("buttress-systemd", move |mut stopped| {

@@ -153,7 +153,6 @@ impl Shared {
 
     /// False if this watch is over.
     fn check(&self, now: Tick, generation: u64, seen: Seen) -> bool {
-        self.runner.tend(now);
         let mut state = hold(&self.state);
         if !state.running || state.generation != generation {
             return false;
@@ -181,20 +180,23 @@ impl Shared {
         match told {
             Told::Frozen { cause, silent } => {
                 let freeze = Freeze { watchdog: self.name, cause, silent };
-                for (_, waker) in std::mem::take(&mut hold(&self.waiting).tasks) {
-                    waker.wake();
-                }
-                let detail = format_args!("{} for {silent:.3?}", cause.as_str());
-                self.event(Severity::Error, "frozen", detail);
+                // The callbacks first: what observes may hang in the lock that is the matter.
                 let jobs = [
                     self.hooks.alert.as_ref().map(|hook| hook.job(self.alert(freeze))),
                     self.hooks.timeout.as_ref().map(|hook| hook.job(freeze)),
                 ];
                 self.runner.submit(jobs.into_iter().flatten());
+                // Not within the `for`, which would keep the lock: a waker may drop what waits.
+                let waiting = std::mem::take(&mut hold(&self.waiting).tasks);
+                for (_, waker) in waiting {
+                    waker.wake();
+                }
+                let detail = format_args!("{} for {silent:.3?}", cause.as_str());
+                self.event(Severity::Error, "frozen", detail);
             }
             Told::Recovered { after } => {
-                self.event(Severity::Info, "recovered", format_args!("after {after:.3?}"));
                 self.runner.submit(self.hooks.recovered.as_ref().map(|hook| hook.job(after)));
+                self.event(Severity::Info, "recovered", format_args!("after {after:.3?}"));
             }
             Told::Ended => {
                 self.event(Severity::Info, "target_stopped", format_args!("on purpose"));
@@ -255,16 +257,20 @@ impl Shared {
 
     /// Has the task woken when it fires. `slot` is what the last call returned.
     pub(super) fn wait(&self, slot: Option<u64>, waker: &TaskWaker) -> u64 {
+        // A waker is the user's: cloned before the lock is taken, and dropped after.
+        let waker = waker.clone();
         let mut waiting = hold(&self.waiting);
         if let Some(slot) = slot
             && let Some((_, old)) = waiting.tasks.iter_mut().find(|(id, _)| *id == slot)
         {
-            old.clone_from(waker);
+            let old = std::mem::replace(old, waker);
+            drop(waiting);
+            drop(old);
             return slot;
         }
         let id = waiting.next;
         waiting.next += 1;
-        waiting.tasks.push((id, waker.clone()));
+        waiting.tasks.push((id, waker));
         id
     }
 

@@ -325,3 +325,47 @@ async fn work_in_time_tells_nobody_and_a_hanging_callback_cannot_keep_the_error(
     assert_eq!(calls.load(Ordering::Relaxed), 0);
     assert_eq!(Arc::strong_count(&calls), 1 + 1, "ours and `count`'s");
 }
+
+/// An executor may drop a task that it is to wake, and with it the guarded future.
+#[test]
+fn a_waker_may_drop_what_it_wakes() {
+    use std::task::{Context, Wake, Waker};
+
+    type Task = std::pin::Pin<Box<Guarded<std::future::Pending<()>>>>;
+    struct Drops(std::sync::Mutex<Option<Task>>, mpsc::Sender<()>);
+    impl Wake for Drops {
+        fn wake(self: Arc<Self>) {
+            let task = self.0.lock().unwrap().take();
+            drop(task);
+            let _ = self.1.send(());
+        }
+    }
+    let dog = Watchdog::builder("test").timeout(SECOND).check_interval(secs(0.02)).build().unwrap();
+    dog.start().unwrap();
+    let (told, woken) = mpsc::channel();
+    let drops = Arc::new(Drops(std::sync::Mutex::new(None), told));
+    let mut task = Box::pin(dog.guard(std::future::pending()).unwrap());
+    let waker = Waker::from(Arc::clone(&drops));
+    assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    *drops.0.lock().unwrap() = Some(task);
+    woken.recv_timeout(LONG).expect("the monitor is in a deadlock");
+}
+
+/// The watch ends with what is guarded, and nobody looks any more.
+#[tokio::test]
+async fn a_callback_that_hangs_does_not_keep_the_next_from_being_called_when_the_watch_is_over() {
+    let (told, heard) = mpsc::channel();
+    let (release, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let dog = Watchdog::builder("test")
+        .timeout(SECOND)
+        .callback_timeout(secs(0.05))
+        .on_alert(move |_| assert!(held.lock().unwrap().recv().is_err()))
+        .on_timeout(move |_| told.send(()).unwrap())
+        .build()
+        .unwrap();
+    dog.guard(std::future::pending::<()>()).unwrap().await.unwrap_err();
+    drop(dog);
+    heard.recv_timeout(LONG).expect("it was never called");
+    drop(release);
+}

@@ -146,7 +146,6 @@ impl Checked for Due {
             }
             Phase::Fired(since) => {
                 drop(state);
-                timer.runner.tend(now);
                 if now.since(since) > CALLBACK_LIMIT {
                     timer.told();
                     return None;
@@ -240,10 +239,11 @@ impl<F: Future> Future for WithWatchdog<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let timer = &this.running.timer;
-        let phase = {
+        // A waker is the user's: cloned before the lock is taken, and dropped after.
+        let waker = cx.waker().clone();
+        let (phase, _old) = {
             let mut state = timer.state();
-            state.waker = Some(cx.waker().clone());
-            state.phase
+            (state.phase, state.waker.replace(waker))
         };
         if this.running.entry.is_none() && phase == Phase::Waiting {
             match monitor::enroll(Arc::new(Due(Arc::clone(timer))), *this.timeout) {

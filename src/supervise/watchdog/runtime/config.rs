@@ -11,7 +11,8 @@ use crate::name::Name;
 use crate::observe::{Observe, Observers};
 
 use super::super::super::alert::{Alert, Hook};
-use super::handle::{RuntimeFreeze, RuntimeRecovery, RuntimeWatchdog};
+use super::handle::RuntimeWatchdog;
+use super::report::{RuntimeFreeze, RuntimeRecovery};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

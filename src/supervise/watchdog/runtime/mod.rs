@@ -3,8 +3,11 @@
 mod config;
 mod core;
 mod handle;
+mod report;
+mod shared;
 mod threads;
 
 pub use config::RuntimeWatchdogBuilder;
-pub use handle::{RuntimeFreeze, RuntimeRecovery, RuntimeWatchdog, RuntimeWatchdogStats};
+pub use handle::RuntimeWatchdog;
+pub use report::{RuntimeFreeze, RuntimeRecovery, RuntimeWatchdogStats};
 pub use threads::ThreadState;
