@@ -344,3 +344,25 @@ fn hundreds_of_restarts_leave_no_descriptor_and_no_process() {
     assert!(late <= early + 10, "{early} descriptors became {late}");
     assert_eq!(left, 0);
 }
+
+/// Also while those that take their time to stop still run.
+#[test]
+fn a_supervisor_that_gave_up_fails_liveness_at_once() {
+    use buttress::supervise::{Lifecycle, health::Health};
+    let health = Health::new(Lifecycle::new());
+    let slow = shell("slow", "trap '' TERM; while :; do sleep 0.1; done");
+    let supervisor = ProcessSupervisor::builder("a")
+        .child(slow.grace(Duration::from_secs(3)))
+        .child(shell("fails", "sleep 0.2; exit 1").backoff(SHORT))
+        .intensity(2, Duration::from_secs(60))
+        .build()
+        .unwrap();
+    let watched = supervisor.clone();
+    health.live_while("workers", move || !watched.has_given_up());
+    supervisor.start().unwrap();
+    assert!(supervisor.ready_blocking(LONG) && health.is_live());
+    within(LONG, "it gives up", || supervisor.has_given_up());
+    assert!(!health.is_live() && supervisor.report().is_none(), "the slow one still runs");
+    assert!(matches!(ended(&supervisor).end, SupervisorEnd::Escalated { .. }));
+    assert!(!health.is_live());
+}

@@ -110,10 +110,15 @@ impl Adopted {
                 }
             }
         }
-        self.groups.retain(|group| own.contains(group) || has_members(*group));
+        self.forget_groups(own);
         self.foreign.retain(|pid, _| seen.contains(pid));
         self.blank.retain(|pid, _| seen.contains(pid) && !self.known.contains_key(pid));
         self.known.retain(|pid, _| seen.contains(pid));
+    }
+
+    /// The numbers that anybody may have by now.
+    fn forget_groups(&mut self, own: &HashSet<u32>) {
+        self.groups.retain(|group| own.contains(group) || has_members(*group));
     }
 
     /// Kills what is left, and collects it.
@@ -198,4 +203,33 @@ fn children_of_this_process() -> Vec<u32> {
         all.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
     }
     all
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_group_is_known_until_nobody_is_in_it() {
+        use std::os::unix::process::CommandExt;
+        let mut adopted = Adopted::start("1").unwrap();
+        let mut sleeper = std::process::Command::new("sleep");
+        let mut sleeper = sleeper.arg("60").process_group(0).spawn().unwrap();
+        let number = sleeper.id();
+        adopted.started(number);
+        let none = HashSet::new();
+        adopted.forget_groups(&none);
+        assert!(adopted.groups.contains(&number), "it runs");
+        sleeper.kill().unwrap();
+        while !sys::has_ended(sys::pid_of(number).unwrap()).unwrap() {
+            clock::park(Duration::from_millis(1));
+        }
+        adopted.forget_groups(&none);
+        assert!(adopted.groups.contains(&number), "its status has not been taken");
+        sleeper.wait().unwrap();
+        adopted.forget_groups(&HashSet::from([number]));
+        assert!(adopted.groups.contains(&number), "it is said to be ours");
+        adopted.forget_groups(&none);
+        assert!(adopted.groups.is_empty());
+    }
 }

@@ -127,7 +127,8 @@ impl ProcessSupervisorBuilder {
     /// ends. Linux only (`PR_SET_CHILD_SUBREAPER`).
     ///
     /// It changes the whole process: whatever *any* process below this one leaves behind becomes a child of
-    /// this one. Only what carries the mark of this supervisor, or is in the group of one of its children,
+    /// this one. Only what carries the marks of this supervisor (`BUTTRESS_OWNER`, and
+    /// `BUTTRESS_SUPERVISOR`, its number within this process), or is in the group of one of its children,
     /// is collected: never a child that somebody else in this process has started and waits for. Anything
     /// whose origin cannot be told stays. As process 1 of a container prefer an init made for it (`tini`,
     /// `dumb-init`).
