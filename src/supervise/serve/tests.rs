@@ -226,6 +226,7 @@ async fn the_end_is_announced_from_the_lame_duck_on() {
     let mut old = rig.connect().await;
     let answer = ask_as(&mut old, "/a", "HTTP/1.0").await;
     assert!(!answer.contains("keep-alive"), "{answer}");
+    drop(old);
     // Even if the service says so itself.
     let mut old = rig.connect().await;
     let answer = ask_as(&mut old, "/own", "HTTP/1.0").await;
