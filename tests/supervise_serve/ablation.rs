@@ -60,7 +60,7 @@ async fn compare(habit: Habit) {
     // Clients that were not told in time are refused, which they know and can repeat. And HTTP/1 cannot close a
     // connection that a client is about to use without a moment in which both do (RFC 9112, 9.3): one request of
     // some 360,000 has been seen to hit it in 90 runs.
-    assert!(at_once.lost * 100 <= control.lost, "{at_once:?}, axum {control:?}");
+    assert!(at_once.lost <= 1 + runs() / 30, "{at_once:?}, axum {control:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
