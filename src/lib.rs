@@ -11,6 +11,7 @@ mod backoff;
 mod budget;
 mod classify;
 mod clock;
+mod context;
 mod deadline;
 mod error;
 mod guarantee;
@@ -50,6 +51,7 @@ pub use classify::{
     AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, Typed, classify_fn, error_chain,
     exclude, judge_error,
 };
+pub use context::{Context, Criticality, NoContext, ReadContext};
 pub use deadline::Deadline;
 pub use error::{BoxError, ConfigError, Error};
 pub use key::{Key, KeyFn, key_fn};

@@ -108,6 +108,24 @@ pub enum LayerKind {
     Conditioner,
     /// The idempotency layer.
     Idempotency,
+    /// What is known of one backend: its limit, headroom and state.
+    Backend,
+    /// The limit of calls in flight and its waiting room.
+    Admission,
+    /// Second attempts that race the first.
+    Hedge,
+    /// The learned rate of calls that a backend accepts.
+    Throttle,
+    /// The choice among several endpoints.
+    Endpoints,
+    /// The time limit of a call.
+    Timeout,
+    /// The answer in place of a refusal or failure.
+    Fallback,
+    /// One call for several identical ones.
+    Coalesce,
+    /// Configuration that is read, checked and read again.
+    Config,
     /// What keeps the process alive: shutdown, heartbeat, watchdog, children, health.
     Supervise,
     /// A layer of yours that speaks the same vocabulary.
@@ -118,7 +136,7 @@ impl LayerKind {
     /// Lower-case name, for labels.
     ///
     /// ```
-    /// assert_eq!(buttress::LayerKind::Custom("bulkhead").as_str(), "bulkhead");
+    /// assert_eq!(buttress::LayerKind::Custom("shard").as_str(), "shard");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -130,6 +148,15 @@ impl LayerKind {
             Self::FailureBudget => "failure_budget",
             Self::Conditioner => "conditioner",
             Self::Idempotency => "idempotency",
+            Self::Backend => "backend",
+            Self::Admission => "admission",
+            Self::Hedge => "hedge",
+            Self::Throttle => "throttle",
+            Self::Endpoints => "endpoints",
+            Self::Timeout => "timeout",
+            Self::Fallback => "fallback",
+            Self::Coalesce => "coalesce",
+            Self::Config => "config",
             Self::Supervise => "supervise",
             Self::Custom(name) => name,
         }

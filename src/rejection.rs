@@ -239,13 +239,22 @@ enum Speaker {
     Conditioner,
     Idempotency,
     Supervise,
+    Backend,
+    Admission,
+    Hedge,
+    Throttle,
+    Endpoints,
+    Timeout,
+    Fallback,
+    Coalesce,
+    Config,
     /// Its name is in `More`.
     Custom,
 }
 
 impl Speaker {
     /// In the order of their definition.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 18] = [
         Self::Retry,
         Self::RetryBudget,
         Self::CircuitBreaker,
@@ -254,6 +263,15 @@ impl Speaker {
         Self::Conditioner,
         Self::Idempotency,
         Self::Supervise,
+        Self::Backend,
+        Self::Admission,
+        Self::Hedge,
+        Self::Throttle,
+        Self::Endpoints,
+        Self::Timeout,
+        Self::Fallback,
+        Self::Coalesce,
+        Self::Config,
         Self::Custom,
     ];
 }
@@ -293,6 +311,15 @@ impl Rejection {
             LayerKind::Conditioner => (Speaker::Conditioner, None),
             LayerKind::Idempotency => (Speaker::Idempotency, None),
             LayerKind::Supervise => (Speaker::Supervise, None),
+            LayerKind::Backend => (Speaker::Backend, None),
+            LayerKind::Admission => (Speaker::Admission, None),
+            LayerKind::Hedge => (Speaker::Hedge, None),
+            LayerKind::Throttle => (Speaker::Throttle, None),
+            LayerKind::Endpoints => (Speaker::Endpoints, None),
+            LayerKind::Timeout => (Speaker::Timeout, None),
+            LayerKind::Fallback => (Speaker::Fallback, None),
+            LayerKind::Coalesce => (Speaker::Coalesce, None),
+            LayerKind::Config => (Speaker::Config, None),
             LayerKind::Custom(layer) => {
                 (Speaker::Custom, Some(Arc::new(More { layer, ..More::default() })))
             }
@@ -438,6 +465,15 @@ impl Rejection {
             Speaker::Conditioner => LayerKind::Conditioner,
             Speaker::Idempotency => LayerKind::Idempotency,
             Speaker::Supervise => LayerKind::Supervise,
+            Speaker::Backend => LayerKind::Backend,
+            Speaker::Admission => LayerKind::Admission,
+            Speaker::Hedge => LayerKind::Hedge,
+            Speaker::Throttle => LayerKind::Throttle,
+            Speaker::Endpoints => LayerKind::Endpoints,
+            Speaker::Timeout => LayerKind::Timeout,
+            Speaker::Fallback => LayerKind::Fallback,
+            Speaker::Coalesce => LayerKind::Coalesce,
+            Speaker::Config => LayerKind::Config,
             Speaker::Custom => LayerKind::Custom(self.more.as_ref().map_or("", |more| more.layer)),
         }
     }

@@ -1,0 +1,204 @@
+//! What a request carries along for every layer that it passes.
+
+use crate::deadline::Deadline;
+
+/// How much a request matters, in the four classes of Google's SRE book (chapter 21, "Handling Overload").
+/// Under overload the lowest class is refused first.
+///
+/// ```
+/// use buttress::Criticality;
+/// assert!(Criticality::CriticalPlus > Criticality::Critical);
+/// assert_eq!(Criticality::default(), Criticality::Critical);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "the four classes are the definition")]
+pub enum Criticality {
+    /// Refused first, and often; a retry much later is fine (batch jobs).
+    Sheddable,
+    /// Partial unavailability is expected.
+    SheddablePlus,
+    /// The default: users see it when it fails.
+    #[default]
+    Critical,
+    /// Reserved for what hurts most.
+    CriticalPlus,
+}
+
+impl Criticality {
+    /// From the lowest to the highest.
+    ///
+    /// ```
+    /// assert!(buttress::Criticality::ALL.is_sorted());
+    /// ```
+    pub const ALL: [Self; 4] =
+        [Self::Sheddable, Self::SheddablePlus, Self::Critical, Self::CriticalPlus];
+
+    /// Lower-case name with underscores, for labels and headers.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Criticality::SheddablePlus.as_str(), "sheddable_plus");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sheddable => "sheddable",
+            Self::SheddablePlus => "sheddable_plus",
+            Self::Critical => "critical",
+            Self::CriticalPlus => "critical_plus",
+        }
+    }
+}
+
+/// By when an answer is needed, how much the request matters, and which attempt this is. Small and `Copy`;
+/// an `http::Request` carries it in its extensions, and every layer reads it there.
+///
+/// ```
+/// use buttress::{Context, Criticality, Deadline};
+/// use std::time::Duration;
+/// let context = Context::new()
+///     .with_deadline(Deadline::after(Duration::from_secs(1)))
+///     .with_criticality(Criticality::Sheddable);
+/// assert_eq!(context.attempt(), 1);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    deadline: Option<Deadline>,
+    criticality: Criticality,
+    attempt: u32,
+}
+
+impl Context {
+    /// Without a deadline, [`Critical`](Criticality::Critical), the first attempt.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Context::new(), buttress::Context::default());
+    /// ```
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { deadline: None, criticality: Criticality::Critical, attempt: 1 }
+    }
+
+    /// With this deadline, or the one it has if that is earlier: a deadline is never extended.
+    ///
+    /// ```
+    /// use buttress::{Context, Deadline};
+    /// use std::time::Duration;
+    /// let soon = Deadline::after(Duration::from_secs(1));
+    /// let context = Context::new().with_deadline(soon);
+    /// assert_eq!(context.with_deadline(Deadline::after(Duration::from_secs(9))).deadline(), Some(soon));
+    /// ```
+    #[must_use]
+    pub fn with_deadline(self, deadline: Deadline) -> Self {
+        let deadline = self.deadline.map_or(deadline, |there| there.earliest(deadline));
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// With this criticality.
+    ///
+    /// ```
+    /// use buttress::{Context, Criticality};
+    /// let context = Context::new().with_criticality(Criticality::CriticalPlus);
+    /// assert_eq!(context.criticality(), Criticality::CriticalPlus);
+    /// ```
+    #[must_use]
+    pub const fn with_criticality(self, criticality: Criticality) -> Self {
+        Self { criticality, ..self }
+    }
+
+    /// As this attempt, from 1.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Context::new().with_attempt(2).attempt(), 2);
+    /// ```
+    #[must_use]
+    pub const fn with_attempt(self, attempt: u32) -> Self {
+        Self { attempt, ..self }
+    }
+
+    /// By when the answer is needed.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Context::new().deadline(), None);
+    /// ```
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// How much it matters.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Context::new().criticality(), buttress::Criticality::Critical);
+    /// ```
+    #[must_use]
+    pub const fn criticality(&self) -> Criticality {
+        self.criticality
+    }
+
+    /// Which attempt this is, from 1.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Context::new().attempt(), 1);
+    /// ```
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where a request keeps its [`Context`].
+///
+/// Closures `Fn(&Req) -> Context` implement it, [`NoContext`] (the default of the layers) for every request,
+/// `http::extensions()` for `http::Request`.
+///
+/// ```
+/// use buttress::{Context, Criticality, ReadContext};
+/// struct Job { urgent: bool }
+/// let read = |job: &Job| Context::new().with_criticality(
+///     if job.urgent { Criticality::CriticalPlus } else { Criticality::Sheddable },
+/// );
+/// assert_eq!(read.context(&Job { urgent: true }).criticality(), Criticality::CriticalPlus);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not read the context of requests of type `{Req}`",
+    note = "use a closure `|request: &Request| -> Context`, or `buttress::http::extensions()` for HTTP requests"
+)]
+pub trait ReadContext<Req> {
+    /// What the request carries.
+    fn context(&self, req: &Req) -> Context;
+
+    /// Puts it back changed, for the layers inside. By default it goes nowhere.
+    fn set_context(&self, req: &mut Req, context: Context) {
+        let _ = (req, context);
+    }
+}
+
+impl<Req, F: Fn(&Req) -> Context> ReadContext<Req> for F {
+    #[inline]
+    fn context(&self, req: &Req) -> Context {
+        self(req)
+    }
+}
+
+/// Requests carry no context: no deadline, [`Critical`](Criticality::Critical), the first attempt.
+///
+/// ```
+/// use buttress::{Context, NoContext, ReadContext};
+/// assert_eq!(NoContext.context(&7), Context::new());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a unit: it has nothing to grow")]
+pub struct NoContext;
+
+impl<Req> ReadContext<Req> for NoContext {
+    #[inline]
+    fn context(&self, _: &Req) -> Context {
+        Context::new()
+    }
+}
