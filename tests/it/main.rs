@@ -6,6 +6,7 @@
     allow(dead_code, reason = "used by tests of every room, which differ by feature")
 )]
 mod support;
+mod telemetry;
 
 mod circuit_breaker;
 #[cfg(feature = "testing")]
