@@ -15,6 +15,7 @@ mod circuit_breaker_service;
 mod conditioner;
 #[cfg(feature = "serde")]
 mod control;
+mod dashboard;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
 mod failure_budget;
