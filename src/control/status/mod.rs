@@ -131,9 +131,5 @@ impl Lint {
 
 #[cfg(feature = "serde")]
 fn severity<S: serde::Serializer>(severity: &Severity, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match severity {
-        Severity::Info => "info",
-        Severity::Warning => "warning",
-        Severity::Error => "error",
-    })
+    serializer.serialize_str(severity.as_str())
 }
