@@ -79,6 +79,7 @@ impl Registry {
             uptime_s,
             generation: self.roster.generation.load(Ordering::Relaxed),
             verdict,
+            process: self.process(),
             objects,
             omitted,
             events: self.events_since(0).events,
