@@ -10,7 +10,7 @@ use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
-use crate::managed::{Home, Operation, Roster};
+use crate::managed::{Home, Operation, Roster, epoch_ms};
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
 
@@ -29,6 +29,7 @@ pub struct Registry {
     places: Arc<Mutex<Places>>,
     pub(super) roster: Arc<Roster>,
     pub(super) made: Tick,
+    pub(super) made_ms: u64,
 }
 
 impl Default for Registry {
@@ -58,7 +59,7 @@ impl Registry {
     }
 
     fn of(roster: Arc<Roster>) -> Self {
-        Self { places: Arc::default(), roster, made: clock::now() }
+        Self { places: Arc::default(), roster, made: clock::now(), made_ms: epoch_ms() }
     }
 
     /// The registry of the process: objects that are not told otherwise are in it. Its timeline begins with
