@@ -176,7 +176,7 @@ fn every_order_does_what_it_says() {
     assert!(!pulled.load(std::sync::atomic::Ordering::Relaxed));
 
     let events = registry.events_since(0).events;
-    assert_eq!(events.iter().filter(|event| event.event == "command").count(), 14);
+    assert_eq!(events.iter().filter(|event| event.event == "command").count(), 15);
     assert!(events.iter().all(|event| event.event != "command_refused"));
 }
 
