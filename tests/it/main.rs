@@ -16,6 +16,7 @@ mod conditioner;
 #[cfg(feature = "serde")]
 mod control;
 mod dashboard;
+mod control_status;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
 mod failure_budget;
