@@ -43,6 +43,7 @@ pub mod store;
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod timeout;
 
 pub use backoff::{Backoff, Delays, Jitter};
 pub use budget::{
