@@ -16,13 +16,17 @@
 //! ```
 
 mod lint;
+mod optional;
 mod plan;
+mod stack;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 #[cfg(feature = "serde")]
 mod wire;
 
 pub use lint::{Lint, LintSeverity, Plan, Report, lint, lint_order};
+pub use optional::{Maybe, MaybeFuture, Optional};
 pub use plan::{
     BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
 };
+pub use stack::{ClientLayer, ServerLayer, client, server};

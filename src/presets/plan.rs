@@ -238,8 +238,16 @@ impl Default for BreakerPlan {
 }
 
 impl BreakerPlan {
-    pub(super) fn build(self, name: Name) -> Result<CircuitBreaker, ConfigError> {
+    pub(super) fn build(
+        self,
+        name: Name,
+        attempt: Option<Duration>,
+    ) -> Result<CircuitBreaker, ConfigError> {
         let mut builder = CircuitBreaker::builder(name).open_for(self.open_for);
+        // An attempt that was cut off is a failure, however short its time was.
+        if let Some(attempt) = attempt.filter(|attempt| *attempt < Duration::from_secs(2)) {
+            builder = builder.cancelled_after(attempt / 2);
+        }
         if let Some(n) = self.consecutive_failures {
             builder = builder.consecutive_failures(n);
         }

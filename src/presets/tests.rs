@@ -171,3 +171,50 @@ fn plans_are_what_was_written() {
     assert!(serde_json::from_str::<ClientPlan>(r#"{"retries":3}"#).is_err());
     assert!(serde_json::from_str::<ClientPlan>(r#"{"total_timeout":-1}"#).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clients_services_share_its_objects() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let stack = client_of(|p| p.retry = None);
+    let down = service_fn(|()| async { Err::<(), _>(std::io::Error::other("down")) });
+    for _ in 0..20 {
+        assert!(stack.layer(down).oneshot(()).await.is_err());
+    }
+    let error = stack.layer(down).oneshot(()).await.unwrap_err();
+    let refusal = crate::Rejection::find(&*error).unwrap();
+    assert_eq!(refusal.kind(), crate::RejectionKind::CircuitOpen);
+    assert_eq!(stack.breaker().unwrap().stats().rejected_calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_hang_are_cut_off_tried_again_and_counted() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let hangs = service_fn(|()| std::future::pending::<Result<(), std::io::Error>>());
+    let retried =
+        client_of(|p| (p.attempt_timeout, p.total_timeout) = (Some(ms(300)), Some(ms(5000))));
+    assert!(retried.layer(hangs).oneshot(()).await.is_err());
+    let stats = retried.breaker().unwrap().stats();
+    assert!(stats.failed_calls > 1, "{stats:?}");
+    let once = client_of(|p| (p.attempt_timeout, p.retry) = (Some(ms(300)), None));
+    let start = tokio::time::Instant::now();
+    assert!(once.layer(hangs).oneshot(()).await.is_err());
+    assert_eq!(start.elapsed(), ms(300));
+    assert_eq!(once.breaker().unwrap().stats().failed_calls, 1);
+    let total = client_of(|p| (p.attempt_timeout, p.total_timeout) = (None, Some(ms(2000))));
+    let start = tokio::time::Instant::now();
+    let error = total.layer(hangs).oneshot(()).await.unwrap_err();
+    assert!(crate::Rejection::find(&*error).is_some());
+    assert_eq!(start.elapsed(), ms(2000));
+}
+
+fn client_of(change: impl FnOnce(&mut ClientPlan)) -> ClientLayer {
+    super::client(&client(change)).unwrap()
+}
+
+#[test]
+fn a_plan_that_cannot_work_is_not_built() {
+    let error = super::client(&client(|p| p.attempt_timeout = Some(ms(10_000)))).unwrap_err();
+    assert_eq!(error.field(), "attempt_timeout");
+}
