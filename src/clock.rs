@@ -32,17 +32,16 @@ impl Tick {
 // tick was read can be slightly behind it, and must not fall below zero.
 const ORIGIN: u64 = 1 << 50; // 13 days
 
+#[cfg(not(all(feature = "fast-clock", not(feature = "testing"), not(test))))]
+static BASE: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
+
 /// Tokio's clock, so that paused-time tests see every decision. Also works outside a runtime.
 ///
 /// Not inlined: a call costs a tenth of the read, and callers that only sometimes read a clock stay small.
 #[cfg(not(all(feature = "fast-clock", not(feature = "testing"), not(test))))]
 #[inline(never)]
 pub(crate) fn now() -> Tick {
-    use std::sync::OnceLock;
-    use tokio::time::Instant;
-
-    static BASE: OnceLock<Instant> = OnceLock::new();
-    let now = Instant::now();
+    let now = tokio::time::Instant::now();
     let base = *BASE.get_or_init(|| now);
     match now.checked_duration_since(base) {
         Some(elapsed) => Tick(ORIGIN.saturating_add(nanos(elapsed))),
@@ -64,6 +63,20 @@ pub(crate) fn now() -> Tick {
         (clock, base)
     });
     Tick(ORIGIN.saturating_add(clock.delta_as_nanos(*base, clock.raw())))
+}
+
+/// The instant of a tick for tokio's timers, without another look at the clock.
+#[cfg(not(all(feature = "fast-clock", not(feature = "testing"), not(test))))]
+pub(crate) fn instant(tick: Tick) -> Option<tokio::time::Instant> {
+    let base = *BASE.get()?;
+    let nanos = Duration::from_nanos(tick.0.abs_diff(ORIGIN));
+    if tick.0 < ORIGIN { base.checked_sub(nanos) } else { base.checked_add(nanos) }
+}
+
+/// As above; the processor's counter is not tokio's clock, which has to be read for it.
+#[cfg(all(feature = "fast-clock", not(feature = "testing"), not(test)))]
+pub(crate) fn instant(tick: Tick) -> Option<tokio::time::Instant> {
+    tokio::time::Instant::now().checked_add(tick.since(now()))
 }
 
 /// Blocks the thread. Not `thread::park`, whose wake-ups belong to the caller.

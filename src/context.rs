@@ -144,6 +144,43 @@ impl Context {
     pub const fn attempt(&self) -> u32 {
         self.attempt
     }
+
+    /// What a request carries in its extensions; the default if it carries nothing.
+    ///
+    /// ```
+    /// use buttress::Context;
+    /// assert_eq!(Context::of(http::Request::new(()).extensions()), Context::new());
+    /// ```
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn of(extensions: &http::Extensions) -> Self {
+        extensions.get().copied().unwrap_or_default()
+    }
+
+    /// Puts it into the extensions of a request, in place of the one there, of which an earlier deadline is
+    /// kept.
+    ///
+    /// ```
+    /// use buttress::{Context, Deadline};
+    /// use std::time::Duration;
+    /// let mut request = http::Request::new(());
+    /// let soon = Deadline::after(Duration::from_secs(1));
+    /// soon.put(request.extensions_mut());
+    /// Context::new().with_attempt(2).put(request.extensions_mut());
+    /// let context = Context::of(request.extensions());
+    /// assert_eq!((context.deadline(), context.attempt()), (Some(soon), 2));
+    /// ```
+    #[cfg(feature = "http")]
+    pub fn put(self, extensions: &mut http::Extensions) {
+        match extensions.get_mut::<Self>() {
+            Some(there) => {
+                *there = there.deadline.map_or(self, |deadline| self.with_deadline(deadline));
+            }
+            None => {
+                extensions.insert(self);
+            }
+        }
+    }
 }
 
 impl Default for Context {

@@ -110,7 +110,7 @@ impl Deadline {
         format_grpc_timeout(self.remaining())
     }
 
-    /// The deadline a request carries in its extensions.
+    /// The deadline a request carries in its extensions: that of its [`Context`](crate::Context).
     ///
     /// ```
     /// use buttress::Deadline;
@@ -124,7 +124,7 @@ impl Deadline {
     #[cfg(feature = "http")]
     #[must_use]
     pub fn of(extensions: &http::Extensions) -> Option<Self> {
-        extensions.get().copied()
+        crate::context::Context::of(extensions).deadline()
     }
 
     /// Puts the deadline into the extensions of a request, unless it carries an earlier one.
@@ -140,8 +140,9 @@ impl Deadline {
     /// ```
     #[cfg(feature = "http")]
     pub fn put(self, extensions: &mut http::Extensions) {
-        if Self::of(extensions).is_none_or(|there| self < there) {
-            extensions.insert(self);
+        let context = crate::context::Context::of(extensions);
+        if context.deadline().is_none_or(|there| self < there) {
+            context.with_deadline(self).put(extensions);
         }
     }
 

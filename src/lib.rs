@@ -36,6 +36,7 @@ pub mod failure_budget;
 pub mod http;
 pub mod idempotency;
 pub mod observe;
+pub mod presets;
 pub mod rate_limit;
 pub mod retry;
 pub mod store;
@@ -43,6 +44,7 @@ pub mod store;
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod timeout;
 
 pub use backoff::{Backoff, Delays, Jitter};
 pub use budget::{

@@ -77,6 +77,7 @@
 //! through and only stops keeping it.
 
 mod classify;
+mod context;
 mod forwarded;
 mod grpc;
 mod headers;
@@ -95,6 +96,7 @@ pub(crate) use grpc::{answer_content_type as grpc_content_type, trailers_only};
 pub(crate) use headers::{rate_limit_fields, refusal_fields};
 
 pub use classify::{Standard, Ticket, standard};
+pub use context::{Extensions, extensions};
 pub use forwarded::{ForwardedFor, forwarded, forwarded_for};
 pub use keys::{HeaderText, PeerAddr, PeerIp, UriPath, header, path, peer_ip};
 pub use problem::{Problem, StatusOnly, problem, status_only};

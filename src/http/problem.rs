@@ -174,6 +174,19 @@ impl StatusOnly {
     }
 }
 
+/// For layers that answer when the request is gone, and with it what it was: HTTP's way.
+impl<B2: From<Bytes>, E> Reject<(), Response<B2>, E> for Problem {
+    type Error = E;
+
+    fn reject(&self, (): (), why: Rejection) -> Result<Response<B2>, E> {
+        self.reject(Request::new(()), why)
+    }
+
+    fn map_err(error: E) -> E {
+        error
+    }
+}
+
 impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
     type Error = E;
 
@@ -191,6 +204,19 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
 
     fn reject_sent(&self, why: Rejection) -> Option<Result<Response<B2>, E>> {
         Some(self.reject(Request::new(()), why))
+    }
+
+    fn map_err(error: E) -> E {
+        error
+    }
+}
+
+/// For layers that answer when the request is gone, and with it what it was: HTTP's way.
+impl<B2: Default, E> Reject<(), Response<B2>, E> for StatusOnly {
+    type Error = E;
+
+    fn reject(&self, (): (), why: Rejection) -> Result<Response<B2>, E> {
+        self.reject(Request::new(()), why)
     }
 
     fn map_err(error: E) -> E {

@@ -1,10 +1,12 @@
 use super::RetryOverride;
+#[cfg(feature = "http")]
+use crate::context::Context;
 use crate::deadline::Deadline;
 #[cfg(feature = "http")]
 use crate::http::ReplayBody;
 
-/// The number of an attempt, from 1. Retries (attempts from 2 on) carry it in the extensions of an
-/// `http::Request`; a request without it is a first attempt.
+/// The number of an attempt, from 1. Retries (attempts from 2 on) carry it in the
+/// [`Context`](crate::Context) of an `http::Request`; a request without it is a first attempt.
 ///
 /// ```
 /// # #[cfg(feature = "http")] {
@@ -24,12 +26,24 @@ impl Attempt {
     /// ```
     /// use buttress::retry::Attempt;
     /// let mut request = http::Request::new(());
-    /// request.extensions_mut().insert(Attempt(2));
+    /// Attempt(2).put(request.extensions_mut());
     /// assert_eq!(Attempt::of(request.extensions()), Attempt(2));
     /// ```
     #[must_use]
     pub fn of(extensions: &http::Extensions) -> Self {
-        extensions.get().copied().unwrap_or(Self(1))
+        Self(Context::of(extensions).attempt())
+    }
+
+    /// Writes the number into the [`Context`] of a request.
+    ///
+    /// ```
+    /// use buttress::{Context, retry::Attempt};
+    /// let mut request = http::Request::new(());
+    /// Attempt(3).put(request.extensions_mut());
+    /// assert_eq!(Context::of(request.extensions()).attempt(), 3);
+    /// ```
+    pub fn put(self, extensions: &mut http::Extensions) {
+        Context::of(extensions).with_attempt(self.0).put(extensions);
     }
 }
 
@@ -216,7 +230,7 @@ where
 
 #[cfg(feature = "http")]
 fn put_attempt<B>(header: Option<&http::HeaderName>, req: &mut http::Request<B>, attempt: Attempt) {
-    req.extensions_mut().insert(attempt);
+    attempt.put(req.extensions_mut());
     if let Some(name) = header {
         req.headers_mut().insert(name.clone(), attempt.0.into());
     }

@@ -1,0 +1,89 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+
+use super::handle::Timeout;
+use crate::clock::{self, Tick};
+use crate::reject::Reject;
+
+pin_project! {
+    /// The answer of a [`TimeoutService`](super::TimeoutService): the inner service's, or what its `Reject`
+    /// made of the timeout. Dropping it drops the call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, R> {
+        #[pin]
+        pub(super) state: State<F>,
+        // Made when the call has to wait for the first time.
+        #[pin]
+        pub(super) sleep: Option<Sleep>,
+        pub(super) end: Option<Tick>,
+        pub(super) timeout: Timeout,
+        pub(super) reject: R,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    pub(super) enum State<F> {
+        Called {
+            #[pin]
+            call: F,
+        },
+        // The deadline had passed on arrival.
+        TooLate,
+        Done,
+    }
+}
+
+/// Ready at `end`.
+pub(super) fn poll_end(
+    mut sleep: Pin<&mut Option<Sleep>>,
+    end: Option<Tick>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if sleep.is_none() {
+        // What the clock cannot say does not come.
+        let Some(at) = end.and_then(clock::instant) else { return Poll::Pending };
+        sleep.set(Some(tokio::time::sleep_until(at)));
+    }
+    match sleep.as_pin_mut() {
+        Some(sleep) => sleep.poll(cx),
+        None => Poll::Pending,
+    }
+}
+
+impl<F, R, Res, Err> Future for ResponseFuture<F, R>
+where
+    F: Future<Output = Result<Res, Err>>,
+    R: Reject<(), Res, Err>,
+{
+    type Output = Result<Res, R::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        match this.state.as_mut().project() {
+            StateProj::Called { call } => {
+                if let Poll::Ready(result) = call.poll(cx) {
+                    return Poll::Ready(result.map_err(R::map_err));
+                }
+                ready!(poll_end(this.sleep, *this.end, cx));
+            }
+            StateProj::TooLate => {}
+            StateProj::Done => panic!("polled after completion"),
+        }
+        // The call is gone before its answer is made.
+        this.state.set(State::Done);
+        Poll::Ready(this.reject.reject((), this.timeout.refusal()))
+    }
+}
+
+impl<F, R> fmt::Debug for ResponseFuture<F, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}

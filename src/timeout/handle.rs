@@ -1,0 +1,176 @@
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::layer::TimeoutLayer;
+use crate::clock::{self, Tick};
+use crate::context::Context;
+use crate::deadline::Deadline;
+use crate::error::{ConfigError, Error};
+use crate::name::{LayerKind, Name};
+use crate::rejection::{Rejection, RejectionKind};
+
+/// The longest that a call may take: see the [module](super).
+///
+/// ```
+/// use buttress::timeout::Timeout;
+/// use std::time::Duration;
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+/// let timeout = Timeout::new("db", Duration::from_millis(50))?;
+/// assert_eq!(timeout.run(async { Ok::<_, std::io::Error>(7) }).await.unwrap(), 7);
+/// let late = timeout.run(std::future::pending::<Result<(), std::io::Error>>()).await;
+/// assert!(late.unwrap_err().rejection().is_some());
+/// # Ok::<(), buttress::ConfigError>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout {
+    name: Name,
+    after: Option<Duration>,
+}
+
+impl Timeout {
+    /// Bounds calls by `after` and by their own deadlines.
+    ///
+    /// # Errors
+    /// If `after` is zero.
+    ///
+    /// ```
+    /// use buttress::timeout::Timeout;
+    /// let error = Timeout::new("db", std::time::Duration::ZERO).unwrap_err();
+    /// assert_eq!(error.field(), "timeout");
+    /// ```
+    pub fn new(name: impl Into<Name>, after: Duration) -> Result<Self, ConfigError> {
+        if after.is_zero() {
+            return Err(ConfigError::new("timeout", "0s", "a time above 0"));
+        }
+        Ok(Self { name: name.into(), after: Some(after) })
+    }
+
+    /// Bounds calls by their own deadlines only.
+    ///
+    /// ```
+    /// assert_eq!(buttress::timeout::Timeout::deadlines("db").duration(), None);
+    /// ```
+    #[must_use]
+    pub fn deadlines(name: impl Into<Name>) -> Self {
+        Self { name: name.into(), after: None }
+    }
+
+    /// As a layer.
+    ///
+    /// ```
+    /// let layer = buttress::timeout::Timeout::deadlines("db").layer();
+    /// ```
+    #[must_use]
+    pub fn layer(self) -> TimeoutLayer {
+        TimeoutLayer::new(self)
+    }
+
+    /// The longest that a call may take.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let timeout = buttress::timeout::Timeout::new("db", Duration::from_secs(1))?;
+    /// assert_eq!(timeout.duration(), Some(Duration::from_secs(1)));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub const fn duration(&self) -> Option<Duration> {
+        self.after
+    }
+
+    /// The name in refusals.
+    ///
+    /// ```
+    /// assert_eq!(buttress::timeout::Timeout::deadlines("db").name(), "db");
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name.as_str()
+    }
+
+    /// Makes a call, and drops it when its time is over.
+    ///
+    /// # Errors
+    /// The call's own, or `DeadlineExceeded`.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let timeout = buttress::timeout::Timeout::deadlines("db");
+    /// assert!(timeout.run(async { Err::<(), _>("broken") }).await.is_err());
+    /// # });
+    /// ```
+    pub async fn run<F, T, E>(&self, call: F) -> Result<T, Error<E>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        self.run_until(call, None).await
+    }
+
+    /// As [`run`](Self::run), bounded by a deadline too. Not started if that has passed.
+    ///
+    /// # Errors
+    /// The call's own, or `DeadlineExceeded`.
+    ///
+    /// ```
+    /// use buttress::{Deadline, timeout::Timeout};
+    /// use std::time::Duration;
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let passed = Deadline::after(Duration::ZERO);
+    /// let call = async { Ok::<_, ()>(unreachable!()) as Result<(), ()> };
+    /// assert!(Timeout::deadlines("db").run_until(call, passed).await.is_err());
+    /// # });
+    /// ```
+    pub async fn run_until<F, T, E>(
+        &self,
+        call: F,
+        deadline: impl Into<Option<Deadline>>,
+    ) -> Result<T, Error<E>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let context = deadline.into().map_or(Context::new(), |at| Context::new().with_deadline(at));
+        let Ok(end) = self.end(&context) else { return Err(self.refusal().into()) };
+        // In a block of its own: the call is dropped before its refusal is made.
+        let result = {
+            let mut call = pin!(call);
+            let mut sleep = pin!(None);
+            poll_fn(|cx| {
+                if let Poll::Ready(result) = call.as_mut().poll(cx) {
+                    return Poll::Ready(Some(result));
+                }
+                super::future::poll_end(sleep.as_mut(), end, cx).map(|()| None)
+            })
+            .await
+        };
+        match result {
+            Some(result) => result.map_err(Error::Inner),
+            None => Err(self.refusal().into()),
+        }
+    }
+
+    /// When a call that starts now has to end; `Err` if that has passed.
+    #[inline]
+    pub(super) fn end(&self, context: &Context) -> Result<Option<Tick>, ()> {
+        let inherited = context.deadline().map(Deadline::tick);
+        if inherited.is_none() && self.after.is_none() {
+            return Ok(None);
+        }
+        let now = clock::now();
+        if inherited.is_some_and(|at| at <= now) {
+            return Err(());
+        }
+        let own = self.after.map(|after| now.after(after));
+        Ok(match (own, inherited) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        })
+    }
+
+    #[cold]
+    pub(super) fn refusal(&self) -> Rejection {
+        Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, self.name)
+    }
+}

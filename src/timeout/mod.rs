@@ -1,0 +1,87 @@
+//! Gives up on a call that takes too long, and does not start one that nobody waits for.
+//!
+//! A backend that hangs takes its callers with it: each waits, holds its connection, its memory and its
+//! place, until none is left for the calls that would work. And a server that has fallen behind works for
+//! callers who have long gone, so it never catches up. A timeout bounds the wait; a deadline that travels
+//! with the request lets every layer see what of it is left.
+//!
+//! # Default
+//!
+//! ```
+//! use buttress::timeout::Timeout;
+//! use std::time::Duration;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+//! let service = ServiceBuilder::new()
+//!     .layer(Timeout::new("db", Duration::from_secs(1))?.layer())
+//!     .service(service_fn(|()| std::future::pending::<Result<(), std::io::Error>>()));
+//! let error = service.oneshot(()).await.unwrap_err();
+//! let refusal = buttress::Rejection::find(&*error).unwrap();
+//! assert_eq!(refusal.kind(), buttress::RejectionKind::DeadlineExceeded);
+//! # Ok::<(), buttress::ConfigError>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Customised
+//!
+//! ```
+//! # #[cfg(feature = "http")] {
+//! use axum::{Router, routing::get};
+//! use buttress::http::{extensions, problem};
+//! use buttress::timeout::Timeout;
+//! use std::time::Duration;
+//!
+//! // 504 instead of an error, and never longer than the request's own deadline.
+//! let timeout = Timeout::new("api", Duration::from_secs(30))?;
+//! let app: Router = Router::new()
+//!     .route("/", get(|| async { "hello" }))
+//!     .layer(timeout.layer().context(extensions()).on_reject(problem()));
+//! # let _ = app;
+//! # }
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
+//!
+//! # Semantics
+//!
+//! **Time.** A call ends at the earlier of its duration, counted from `call`, and the deadline in its
+//! [`Context`](crate::Context). A request whose deadline has passed is refused and not sent. The result is
+//! written into the context if it is earlier, so that the layers inside see it. An answer that is there
+//! when the future is polled counts, even if it is late.
+//!
+//! **Readiness.** Ready when the inner service is. Waiting for readiness is not bounded.
+//!
+//! **Cancellation.** At the timeout the inner future is dropped first, then the answer is made. Dropping the
+//! future drops everything.
+//!
+//! **Sharing.** There is no state.
+//!
+//! **Cost.** One look at the clock, and tokio's timer, inside the future, once a call has to wait. A deadline
+//! written into the extensions of a request that has none allocates there. Without a duration and a deadline,
+//! nothing.
+//!
+//! # Order
+//!
+//! A total timeout outside of the retries, one for the attempts inside of the breaker, so that it counts
+//! them.
+//!
+//! # Comparison
+//!
+//! tower's `Timeout` boxes every error, knows no deadline and cannot answer with a response; tower-http's
+//! answers with a status and knows no deadline.
+//!
+//! # Events
+//!
+//! None: the refusal says it, and the breaker and the retry outside of it tell of it.
+
+mod future;
+mod handle;
+mod layer;
+mod service;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
+
+pub use future::ResponseFuture;
+pub use handle::Timeout;
+pub use layer::TimeoutLayer;
+pub use service::TimeoutService;

@@ -1,0 +1,74 @@
+use std::task::{self, Poll};
+
+use tower_service::Service;
+
+use super::future::{ResponseFuture, State};
+use super::handle::Timeout;
+use crate::clock::Tick;
+use crate::context::{NoContext, ReadContext};
+use crate::deadline::Deadline;
+use crate::reject::{AsError, Reject};
+
+/// A service whose calls end in time: see the [module](super).
+///
+/// ```
+/// use tower::Layer;
+/// let service = buttress::timeout::Timeout::deadlines("db").layer().layer(7);
+/// assert_eq!(*service.get_ref(), 7);
+/// ```
+#[derive(Clone, Debug)]
+pub struct TimeoutService<S, C = NoContext, R = AsError> {
+    pub(super) inner: S,
+    pub(super) timeout: Timeout,
+    pub(super) context: C,
+    pub(super) reject: R,
+}
+
+impl<S, C, R> TimeoutService<S, C, R> {
+    /// The inner service.
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// assert_eq!(*buttress::timeout::Timeout::deadlines("db").layer().layer(7).get_ref(), 7);
+    /// ```
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, C, R, Req> Service<Req> for TimeoutService<S, C, R>
+where
+    S: Service<Req>,
+    C: ReadContext<Req>,
+    R: Reject<(), S::Response, S::Error> + Clone,
+{
+    type Response = S::Response;
+    type Error = R::Error;
+    type Future = ResponseFuture<S::Future, R>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(R::map_err)
+    }
+
+    #[inline]
+    fn call(&mut self, mut req: Req) -> Self::Future {
+        let context = self.context.context(&req);
+        let end = self.timeout.end(&context);
+        if let Ok(Some(end)) = end
+            && context.deadline().map(Deadline::tick) != Some(end)
+        {
+            self.context.set_context(&mut req, context.with_deadline(Deadline::at(end)));
+        }
+        ResponseFuture {
+            state: match end {
+                Ok(_) => State::Called { call: self.inner.call(req) },
+                Err(()) => State::TooLate,
+            },
+            sleep: None,
+            end: end.unwrap_or(None::<Tick>),
+            timeout: self.timeout,
+            reject: self.reject.clone(),
+        }
+    }
+}
