@@ -1,11 +1,14 @@
 //! From settings to objects.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ::config_rs::ValueKind;
 use serde_json::{Map, Value as Json, json};
 
 use super::problem::{Problem, ProblemKind};
-use super::settings::Config;
+use super::settings::{Config, Setting};
+use super::value::{origin, shown};
 use crate::budget::RetryBudget;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::{Conditioner, Rule};
@@ -320,18 +323,29 @@ fn policy(b: Block<'_>) -> Result<RetryPolicy, ConfigError> {
     if !changed {
         return base.to_builder().build();
     }
-    let wire: RetryPolicy = serde_json::from_value(Json::Object(wire)).map_err(|error| {
-        // The builder's own words, of which serde made one text.
-        let text = error.to_string();
-        let parts = text.strip_prefix("invalid ").and_then(|text| text.split_once(": "));
-        match parts.and_then(|(field, rest)| Some((field, rest.rsplit_once(", expected ")?))) {
-            Some((field, (value, expected))) => {
-                ConfigError::new(field.to_owned(), value, expected.to_owned())
-            }
-            None => ConfigError::new("retry", text, "a usable policy"),
+    serde_json::from_value(Json::Object(wire)).map_err(|error| {
+        let error = spoken("retry", &error);
+        match error.field() {
+            field @ ("base" | "cap" | "factor" | "jitter") => ConfigError::new(
+                format!("backoff.{field}"),
+                error.value(),
+                error.expected().to_owned(),
+            ),
+            _ => error,
         }
-    })?;
-    Ok(wire)
+    })
+}
+
+/// A builder's own words again, of which serde made one text.
+fn spoken(field: &str, error: &serde_json::Error) -> ConfigError {
+    let text = error.to_string();
+    let parts = text.strip_prefix("invalid ").and_then(|text| text.split_once(": "));
+    match parts.and_then(|(field, rest)| Some((field, rest.split_once(", expected ")?))) {
+        Some((field, (value, expected))) => {
+            ConfigError::new(field.to_owned(), value, expected.to_owned())
+        }
+        None => ConfigError::new(field.to_owned(), text, "complete and consistent keys"),
+    }
 }
 
 fn retry_budget(name: &str, b: Block<'_>) -> Result<RetryBudget, ConfigError> {
@@ -384,7 +398,9 @@ fn conditioner(name: &str, b: Block<'_>) -> Result<Conditioner, ConfigError> {
     let rules = b.get("rules").cloned().unwrap_or_else(|| json!([]));
     for (n, rule) in rules.as_array().into_iter().flatten().enumerate() {
         let rule: Rule = serde_json::from_value(rule.clone()).map_err(|error| {
-            ConfigError::new(format!("rules[{n}]"), error, "a rule that can be used")
+            let error = spoken("fault", &error);
+            let field = format!("rules[{n}].{}", error.field());
+            ConfigError::new(field, error.value(), error.expected().to_owned())
         })?;
         builder = builder.rule(rule);
     }
@@ -407,8 +423,9 @@ fn conditioner(name: &str, b: Block<'_>) -> Result<Conditioner, ConfigError> {
 /// second would only be the first again.
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     let known = problems.clone();
-    let mut one = |path: String, error: Option<ConfigError>| {
+    let mut one = |parts: &[&str], error: Option<ConfigError>| {
         let Some(error) = error else { return };
+        let path = parts.join(".");
         let inside = |key: &str| {
             key.strip_prefix(&path).is_some_and(|k| k.is_empty() || k.starts_with(['.', '[']))
         };
@@ -416,17 +433,23 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             return;
         }
         let key = format!("{path}.{}", error.field());
-        let origin = config.settings.get(&key).or_else(|| {
-            let mut within = config.settings.iter().filter(|(k, _)| inside(k));
-            let parent = |k: &str| k.starts_with(&key) || key.starts_with(k);
-            let all: Vec<_> = within.by_ref().collect();
-            all.iter().find(|(k, _)| parent(k)).or(all.first()).map(|(_, setting)| *setting)
-        });
+        // The key's own origin, or that of something near it, or of the table it is missing in.
+        let near =
+            |(k, _): &(&String, &Setting)| k.starts_with(&key) || key.starts_with(k.as_str());
+        let mut within = config.settings.iter().filter(|(k, _)| inside(k));
+        let setting =
+            config.settings.get(&key).or_else(|| within.find(near).map(|(_, setting)| setting));
+        let mut table = &config.raw;
+        for part in parts {
+            if let ValueKind::Table(entries) = &table.kind {
+                table = entries.get(*part).unwrap_or(table);
+            }
+        }
         problems.push(Problem::new(
             ProblemKind::Contradiction,
             key.clone(),
             error.value(),
-            origin.map_or("default", |setting| setting.origin.as_str()),
+            setting.map_or_else(|| origin(table), |setting| setting.origin.as_str()),
             error.expected(),
         ));
     };
@@ -442,7 +465,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     for (map, check) in checks {
         for name in config.names(map) {
             let block = Block::of(config.tree.get(map).and_then(|map| map.get(name)));
-            one(format!("{map}.{name}"), check(name, block));
+            one(&[map, name], check(name, block));
         }
     }
     let inline = [
@@ -460,7 +483,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
                 if let Some(json) = entry.filter(|json| json.is_object())
                     && let Some((_, check)) = checks.get(n)
                 {
-                    one(format!("{map}.{name}.{key}"), check(name, Block::of(Some(json))));
+                    one(&[map, name, key], check(name, Block::of(Some(json))));
                 }
             }
         }
@@ -470,7 +493,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         && (timeout - other).abs() > 0.0
     {
         one(
-            "resilience.shutdown".to_owned(),
+            &["resilience", "shutdown"],
             Some(ConfigError::new(
                 "default_timeout",
                 other,
@@ -478,4 +501,73 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             )),
         );
     }
+}
+
+/// Lines of `explain` that no table of defaults can have, because they hang on other keys: a breaker's numbers from the
+/// block `resilience`, and what a policy takes from the one it is like.
+pub(super) fn effective(config: &Config, lines: &mut BTreeMap<String, (String, String)>) {
+    for (path, kind, json) in entries(config) {
+        let block = Block::of(Some(json));
+        let mut line = |key: &str, value: String, origin: &str| {
+            lines.insert(format!("{path}.{key}"), (value, origin.to_owned()));
+        };
+        if kind == "breaker" {
+            let rates = block.get("failure_rate").is_some() || block.get("slow_calls").is_some();
+            let seed =
+                |key: &str| config.settings.get(&format!("resilience.circuit_breaker.{key}"));
+            for (key, from, alone, default) in [
+                ("consecutive_failures", "max_failures", true, "5"),
+                ("open_for", "reset_timeout", false, "60"),
+                ("half_open_calls", "half_open_max_calls", false, "1"),
+            ] {
+                if block.get(key).is_some() || (alone && rates) {
+                    continue;
+                }
+                match seed(from) {
+                    Some(from) => line(key, from.value.to_string(), &from.origin),
+                    None => line(key, default.to_owned(), "default"),
+                }
+            }
+            if rates && block.get("window").is_none() && block.get("window_calls").is_none() {
+                line("window", "10".to_owned(), "default");
+            }
+            if !rates {
+                lines.remove(&format!("{path}.min_calls"));
+            }
+        } else if let Ok(Json::Object(wire)) =
+            policy(block).map(|p| serde_json::to_value(p).unwrap_or_default())
+        {
+            let like = block.text("like").unwrap_or("adaptive");
+            let short = ["base_delay", "max_delay", "backoff_factor", "jitter"];
+            for (key, value) in wire {
+                // The short keys are in force as parts of `backoff`, with an origin of their own.
+                if block.get(&key).is_some() || value.is_null() {
+                    continue;
+                }
+                if key == "backoff" && short.iter().any(|key| block.get(key).is_some()) {
+                    line(&key, shown(&key, &value), &format!("from the keys beside it and {like}"));
+                    continue;
+                }
+                line(&key, shown(&key, &value), &format!("default of {like}"));
+            }
+        }
+    }
+}
+
+/// Every breaker and policy, named or inline, by its path.
+fn entries(config: &Config) -> Vec<(String, &'static str, &Json)> {
+    let mut all = Vec::new();
+    for (map, kind) in [("breakers", "breaker"), ("retries", "retry")] {
+        for (name, json) in Block::of(config.tree.get(map)).0.into_iter().flatten() {
+            all.push((format!("{map}.{name}"), kind, json));
+        }
+    }
+    for (name, json) in Block::of(config.tree.get("clients")).0.into_iter().flatten() {
+        for kind in ["breaker", "retry"] {
+            if let Some(json) = json.get(kind).filter(|json| json.is_object()) {
+                all.push((format!("clients.{name}.{kind}"), kind, json));
+            }
+        }
+    }
+    all
 }

@@ -32,6 +32,8 @@ pub fn load<T: DeserializeOwned>() -> Result<T, LoadError> {
     Loader::new().load_as()
 }
 
+const ARGUMENT: &str = "argument";
+
 #[derive(Clone)]
 enum File {
     Path(PathBuf),
@@ -56,12 +58,12 @@ enum File {
 #[derive(Clone)]
 #[must_use]
 pub struct Loader {
-    defaults: Vec<(String, Json)>,
+    defaults: Vec<(String, Value)>,
     search: Vec<PathBuf>,
     files: Vec<File>,
     env: BTreeMap<String, String>,
     prefix: String,
-    arguments: Vec<(String, Json)>,
+    arguments: Vec<(String, Value)>,
     sections: Vec<String>,
     clamp: bool,
 }
@@ -198,7 +200,20 @@ impl Loader {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn set(mut self, key: impl Into<String>, value: impl Into<Json>) -> Self {
-        self.arguments.push((key.into(), value.into()));
+        self.arguments.push((key.into(), from_json(&value.into(), ARGUMENT)));
+        self
+    }
+
+    /// An argument that is a number, also one that JSON does not have: with [`clamp`](Self::clamp) "not a number" is
+    /// forced into its range like any other.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let loader = Loader::empty().set_number("breakers.db.open_for", f64::INFINITY);
+    /// assert!(loader.load().is_err());
+    /// ```
+    pub fn set_number(mut self, key: impl Into<String>, value: f64) -> Self {
+        self.arguments.push((key.into(), Value::new(Some(&ARGUMENT.to_owned()), value)));
         self
     }
 
@@ -211,7 +226,7 @@ impl Loader {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn set_default(mut self, key: impl Into<String>, value: impl Into<Json>) -> Self {
-        self.defaults.push((key.into(), value.into()));
+        self.defaults.push((key.into(), from_json(&value.into(), "default")));
         self
     }
 
@@ -313,7 +328,7 @@ impl Loader {
         }
         let files = merge(&sources);
         sources.push(self.environment(&files, &mut problems));
-        sources.push(self.keyed(&self.arguments, "argument", &mut problems));
+        sources.push(self.keyed(&self.arguments, ARGUMENT, &mut problems));
         let root = merge(&sources);
         // Keys of a user's type are checked against that type.
         let strict = user.is_none();
@@ -331,7 +346,7 @@ impl Loader {
 
     fn keyed(
         &self,
-        values: &[(String, Json)],
+        values: &[(String, Value)],
         origin: &str,
         problems: &mut Vec<Problem>,
     ) -> Map<String, Value> {
@@ -344,7 +359,7 @@ impl Loader {
                 problems.push(Problem::new(kind, path, "not a path", origin, expected));
                 continue;
             }
-            insert(&mut table, &parts, from_json(value, origin));
+            insert(&mut table, &parts, value.clone());
         }
         table
     }

@@ -30,5 +30,27 @@ pub(super) fn merge(sources: &[Map<String, Value>]) -> Value {
         Some(ValueKind::Table(mut table)) => table.remove(ROOT),
         _ => None,
     }
+    .map(|merged| {
+        let roots: Vec<_> = sources.iter().collect();
+        adopt(merged, None, &roots)
+    })
     .unwrap_or_else(|| Value::new(None, ValueKind::Table(Map::new())))
+}
+
+/// Gives tables the origin that `config` keeps for leaves only: that of the strongest source that has the table.
+fn adopt(value: Value, origin: Option<&String>, sources: &[&Map<String, Value>]) -> Value {
+    let ValueKind::Table(table) = value.kind else { return value };
+    let adopted = table.into_iter().map(|(key, value)| {
+        let found: Vec<&Value> = sources.iter().filter_map(|source| source.get(&key)).collect();
+        let origin = found.iter().rev().find_map(|value| value.origin()).map(str::to_owned);
+        let tables: Vec<_> = found
+            .iter()
+            .filter_map(|value| match &value.kind {
+                ValueKind::Table(table) => Some(table),
+                _ => None,
+            })
+            .collect();
+        (key, adopt(value, origin.as_ref(), &tables))
+    });
+    Value::new(origin, ValueKind::Table(adopted.collect()))
 }

@@ -9,10 +9,10 @@ use serde_json::Value as Json;
 
 use super::build;
 use super::fields::ROOT;
-use super::problem::{LoadError, Problem};
+use super::problem::{LoadError, Problem, ProblemKind};
 use super::read::Reader;
 use super::schema::{Field, Kind};
-use super::value::{is_secret, shown};
+use super::value::shown;
 
 #[derive(Clone, PartialEq)]
 pub(super) struct Setting {
@@ -36,7 +36,7 @@ pub(super) struct Setting {
 pub struct Config {
     pub(super) tree: Json,
     pub(super) settings: BTreeMap<String, Setting>,
-    raw: Value,
+    pub(super) raw: Value,
 }
 
 impl PartialEq for Config {
@@ -143,13 +143,9 @@ impl Config {
         let mut merged = Vec::new();
         let mut reader =
             Reader { clamp, problems: &mut merged, names: Some(&names), leaf: &mut leaf };
-        let tree = reader.root(&raw, Some(known.unwrap_or_default()).filter(|_| false));
-        // What the sources did not show: names that are nowhere.
-        for problem in merged {
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
-        }
+        let tree = reader.root(&raw, None);
+        // What single sources do not show: names that are nowhere.
+        problems.extend(merged.into_iter().filter(|p| p.kind == ProblemKind::Missing));
         let config = Self { tree, settings, raw };
         build::check(&config, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(LoadError::new(problems)) }
@@ -259,6 +255,7 @@ impl Config {
     pub fn explain(&self) -> String {
         let mut lines = BTreeMap::new();
         defaults(ROOT, &self.tree, "", &mut lines);
+        build::effective(self, &mut lines);
         for (key, setting) in &self.settings {
             lines.insert(key.clone(), (shown(key, &setting.value), setting.origin.clone()));
         }
@@ -313,7 +310,7 @@ fn defaults(
                     }
                 }
             }
-            (_, None) if !field.default.is_empty() && !is_secret(&path) => {
+            (_, None) if !field.default.is_empty() && !field.default.contains(' ') => {
                 lines.insert(path, (field.default.to_owned(), "default".to_owned()));
             }
             _ => {}

@@ -12,6 +12,8 @@ mod circuit_breaker;
 mod circuit_breaker_contract;
 mod circuit_breaker_service;
 mod conditioner;
+#[cfg(feature = "config")]
+mod config;
 #[cfg(feature = "serde")]
 mod control;
 #[cfg(all(feature = "supervise", feature = "testing"))]

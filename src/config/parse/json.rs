@@ -61,6 +61,17 @@ impl Walk<'_, '_, '_> {
         serde_json::from_str(slice).unwrap_or(Json::Null)
     }
 
+    /// The nearest number to what is written; `serde_json`'s may be the one beside it.
+    fn scalar(&mut self) -> ValueKind {
+        let start = self.at;
+        let leaf = self.leaf();
+        let slice = self.text.get(start..self.at).unwrap_or_default();
+        match leaf {
+            Json::Number(n) if n.is_f64() => ValueKind::Float(slice.parse().unwrap_or(f64::NAN)),
+            leaf => super::super::value::kind_of(&leaf),
+        }
+    }
+
     fn value(&mut self, depth: usize) -> Value {
         let open = self.peek();
         let line = self.line;
@@ -105,8 +116,7 @@ impl Walk<'_, '_, '_> {
                 self.out.value(line, list)
             }
             _ => {
-                let leaf = self.leaf();
-                let kind = super::super::value::kind_of(&leaf);
+                let kind = self.scalar();
                 self.out.value(line, kind)
             }
         }
