@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::problem::{Problem, ProblemKind};
 use super::settings::{Config, Setting};
-use super::value::{origin, shown};
+use super::value::{is_secret, origin, shown};
 use crate::budget::RetryBudget;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::{Conditioner, Rule};
@@ -448,7 +448,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         problems.push(Problem::new(
             ProblemKind::Contradiction,
             key.clone(),
-            error.value(),
+            if is_secret(&key) { "(hidden)" } else { error.value() },
             setting.map_or_else(|| origin(table), |setting| setting.origin.as_str()),
             error.expected(),
         ));

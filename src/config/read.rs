@@ -9,12 +9,15 @@ use super::units;
 use super::value::{origin, shown, sorted, to_json};
 use crate::quota::Quota;
 
+/// Whether the top-level map of the first name has an entry of the second.
+type Known<'a> = &'a dyn Fn(&str, &str) -> bool;
+
 /// One reading of a tree.
 pub(super) struct Reader<'a> {
     pub(super) clamp: bool,
     pub(super) problems: &'a mut Vec<Problem>,
     /// The names of each top-level map; `None` while single sources are read.
-    pub(super) names: Option<&'a dyn Fn(&str, &str) -> bool>,
+    pub(super) names: Option<Known<'a>>,
     /// Path, value and origin of every leaf.
     pub(super) leaf: &'a mut dyn FnMut(&str, &Json, &str),
 }
@@ -160,10 +163,10 @@ impl Reader<'_> {
     fn variant(&mut self, kind: &Kind, of: &[Field], value: &Value, path: &str) -> Option<Json> {
         let find = |key: &str| of.iter().find(|field| field.key == key);
         match &value.kind {
-            ValueKind::String(word) => {
-                if find(word).is_some_and(|field| matches!(field.kind, Kind::Unit)) {
-                    return self.leaf(path, Json::from(word.as_str()), value);
-                }
+            ValueKind::String(word)
+                if find(word).is_some_and(|field| matches!(field.kind, Kind::Unit)) =>
+            {
+                return self.leaf(path, Json::from(word.as_str()), value);
             }
             ValueKind::Table(table) if table.len() == 1 => {
                 let (key, inner) = table.iter().next()?;

@@ -15,7 +15,7 @@ use super::problem::{Problem, ProblemKind};
 use super::read::join;
 use super::schema::nearest;
 use super::units;
-use super::value::{origin, shown, sorted, to_json};
+use super::value::{is_secret, origin, shown, sorted, to_json};
 
 pub(super) fn read<T: DeserializeOwned>(
     value: &Value,
@@ -84,6 +84,10 @@ impl<'a> Node<'a> {
         if fail.0.origin.is_empty() {
             fail.0.origin = origin(self.value).to_owned();
             fail.0.key = self.path.clone();
+            if is_secret(&self.path) && fail.0.kind != ProblemKind::Missing {
+                // The type's own message may quote the value.
+                fail.0.expected = "a value that fits".to_owned();
+            }
             fail.0.value = match (fail.0.kind, &self.value.kind) {
                 (ProblemKind::Missing, _) => "incomplete".to_owned(),
                 (_, ValueKind::Table(_)) => "a table".to_owned(),

@@ -91,10 +91,8 @@ impl Walk<'_, '_, '_> {
                     self.peek();
                     self.at += 1;
                     let value = self.value(depth + 1);
-                    if table.contains_key(&key) {
+                    if table.insert(key.clone(), value).is_some() {
                         self.out.duplicate(line, &key);
-                    } else {
-                        table.insert(key, value);
                     }
                     if self.peek() == b',' {
                         self.at += 1;

@@ -140,10 +140,8 @@ impl<'a> Reader<'a, '_, '_> {
                         _ => return Err((line, "a merge key whose value is no table".to_owned())),
                     }
                 }
-            } else if table.contains_key(&key) {
+            } else if table.insert(key.clone(), value).is_some() {
                 self.out.duplicate(line, &key);
-            } else {
-                table.insert(key, value);
             }
         }
         for (key, value) in merged {

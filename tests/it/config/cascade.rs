@@ -1,4 +1,5 @@
 //! Which source wins, and that its name stays with the value.
+#![expect(clippy::float_cmp, reason = "numbers that are only read and kept")]
 
 use std::path::PathBuf;
 
