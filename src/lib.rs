@@ -37,6 +37,7 @@ pub mod failure_budget;
 pub mod http;
 pub mod idempotency;
 pub mod observe;
+pub mod presets;
 pub mod rate_limit;
 pub mod retry;
 pub mod store;
