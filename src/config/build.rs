@@ -44,34 +44,34 @@ pub struct Limits {
 
 /// One entry's keys.
 #[derive(Clone, Copy)]
-struct Block<'a>(Option<&'a Map<String, Json>>);
+pub(super) struct Block<'a>(pub(super) Option<&'a Map<String, Json>>);
 
 impl<'a> Block<'a> {
-    fn of(json: Option<&'a Json>) -> Self {
+    pub(super) fn of(json: Option<&'a Json>) -> Self {
         Self(json.and_then(Json::as_object))
     }
-    fn get(self, key: &str) -> Option<&'a Json> {
+    pub(super) fn get(self, key: &str) -> Option<&'a Json> {
         self.0?.get(key)
     }
-    fn table(self, key: &str) -> Option<Self> {
+    pub(super) fn table(self, key: &str) -> Option<Self> {
         Some(Self(Some(self.get(key)?.as_object()?)))
     }
-    fn number(self, key: &str) -> Option<f64> {
+    pub(super) fn number(self, key: &str) -> Option<f64> {
         self.get(key)?.as_f64()
     }
-    fn time(self, key: &str) -> Option<Duration> {
+    pub(super) fn time(self, key: &str) -> Option<Duration> {
         Duration::try_from_secs_f64(self.number(key)?).ok()
     }
-    fn int(self, key: &str) -> Option<u64> {
+    pub(super) fn int(self, key: &str) -> Option<u64> {
         self.get(key)?.as_u64()
     }
-    fn count(self, key: &str) -> Option<u32> {
+    pub(super) fn count(self, key: &str) -> Option<u32> {
         u32::try_from(self.int(key)?).ok()
     }
-    fn flag(self, key: &str) -> Option<bool> {
+    pub(super) fn flag(self, key: &str) -> Option<bool> {
         self.get(key)?.as_bool()
     }
-    fn text(self, key: &str) -> Option<&'a str> {
+    pub(super) fn text(self, key: &str) -> Option<&'a str> {
         self.get(key)?.as_str()
     }
 }
@@ -84,7 +84,7 @@ macro_rules! set {
 }
 
 impl Config {
-    fn entry(&self, map: &'static str, name: &str) -> Result<Block<'_>, ConfigError> {
+    pub(super) fn entry(&self, map: &'static str, name: &str) -> Result<Block<'_>, ConfigError> {
         match self.tree.get(map).and_then(|map| map.get(name)) {
             Some(json) => Ok(Block::of(Some(json))),
             None => {
@@ -285,7 +285,7 @@ fn limiter(name: &str, b: Block<'_>) -> Result<RateLimiter, ConfigError> {
     builder.build()
 }
 
-fn policy(b: Block<'_>) -> Result<RetryPolicy, ConfigError> {
+pub(super) fn policy(b: Block<'_>) -> Result<RetryPolicy, ConfigError> {
     let like = b.text("like").unwrap_or("adaptive");
     let base = match like {
         "adaptive" => RetryPolicy::adaptive(),

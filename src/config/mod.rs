@@ -53,6 +53,7 @@ mod fields;
 mod loader;
 mod merge;
 mod parse;
+mod plans;
 mod print;
 mod problem;
 mod read;
