@@ -179,3 +179,31 @@ fn secrets_are_hidden() {
         "{error}"
     );
 }
+
+#[test]
+fn plans_of_stacks() {
+    let text = "
+resilience: {circuit_breaker: {reset_timeout: 20}}
+breakers: {db: {failure_rate: 50%, window: 20s}, slow: {failure_rate: 50%, ramp: 5s}}
+failure_budgets: {api: {threshold: 1%}}
+clients:
+  pay: {total_timeout: 5s, retry: {transient: 2}, breaker: db, rate_limit: 5/s}
+  other: {breaker: slow}
+servers:
+  api: {timeout: 2s, failure_budget: api}
+";
+    let config = Loader::empty().text("a.yml", Format::Yaml, text).load().unwrap();
+    let pay = config.client("pay").unwrap();
+    let breaker = pay.breaker.unwrap();
+    assert_eq!(breaker.failure_rate, Some(0.5));
+    assert_eq!((breaker.window.as_secs(), breaker.open_for.as_secs()), (20, 20));
+    assert_eq!(pay.retry.unwrap().class_budget(FailureClass::Transient), Some(2));
+    assert!(pay.retry_budget.is_none() && pay.attempt_timeout.is_none());
+    let api = config.server("api").unwrap();
+    assert_eq!(api.failure_budget.unwrap().threshold, 0.01);
+    // A plan that leaves out what the file says would be another stack.
+    assert_eq!(config.client("other").unwrap_err().field(), "breaker.ramp");
+    assert_eq!(config.client("nobody").unwrap_err().expected(), "one of other, pay");
+    let open_for = "breakers.db.open_for = 20.0  (a.yml:2)\n";
+    assert!(config.explain().contains(open_for), "{}", config.explain());
+}
