@@ -62,7 +62,12 @@ pub(super) fn sorted(table: &Map<String, Value>) -> Vec<(&String, &Value)> {
 
 /// Whether a value of this key is not to be shown.
 pub(super) fn is_secret(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
+    // Tokens of a bucket are none.
+    let key = key.to_ascii_lowercase().replace("initial_tokens", "");
+    let key = match key.strip_suffix(".tokens") {
+        Some(rest) if rest.contains("retry_budget") => rest,
+        _ => &key,
+    };
     ["token", "password", "passwd", "secret", "api_key", "apikey", "credential", "private_key"]
         .iter()
         .any(|word| key.contains(word))
