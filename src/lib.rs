@@ -30,6 +30,8 @@ mod window;
 
 pub mod circuit_breaker;
 pub mod conditioner;
+#[cfg(feature = "config")]
+pub mod config;
 pub mod control;
 pub mod failure_budget;
 #[cfg(feature = "http")]

@@ -13,6 +13,8 @@ mod circuit_breaker;
 mod circuit_breaker_contract;
 mod circuit_breaker_service;
 mod conditioner;
+#[cfg(feature = "config")]
+mod config;
 #[cfg(feature = "serde")]
 mod control;
 mod dashboard;

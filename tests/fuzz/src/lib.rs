@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use buttress::config::{Format, Loader};
 use buttress::control::{Registry, execute};
 use buttress::idempotency::{
     EffectStore, Idempotency, IdempotencyKey, IdempotencyLayer, KeyError, Scope, compute_action_id,
@@ -106,6 +107,36 @@ pub const TARGETS: &[Target] = &[
             br#"[["LD_install_failure_budget",{"threshold":0.1,"window_seconds":30}]]"#,
             br#"{"commands":[{"command":"install_network_conditioner","latency_ms":50,"loss_rate":0.01}]}"#,
             br#"{"load_density":[["LD_uninstall_network_conditioner"]]}"#,
+        ],
+    },
+    Target {
+        name: "config_yaml",
+        run: config_yaml,
+        seeds: &[
+            b"breakers:\n  db: {failure_rate: 50%, open_for: 1m 30s}\n",
+            b"rate_limits: &a {x: 5/s}\nretries:\n  <<: *a\n  b: FLOW_NODE_DEFAULT\n",
+            b"faults:\n- ? [a]\n  : |\n   x\n  !!str y: 'z'\n",
+            b"resilience:\n  circuit_breaker:\n    max_failures: 5\n  shutdown: {timeout: 30}\n",
+            b"faults: {x: {rules: [{fault: {latency: {fixed: 1ms}}, matching: {not: {path: /a}}}]}}",
+        ],
+    },
+    Target {
+        name: "config_toml",
+        run: config_toml,
+        seeds: &[
+            b"[breakers.db]\nfailure_rate = 0.5\nopen_for = '1m 30s'\n",
+            b"rate_limits.x = '5/s'\nretries = {a.transient = 1}\n",
+            b"[[faults.x.rules]]\nfault = 'loss'\nshare = 0x10\n",
+            b"a = 2020-01-01T00:00:00Z\nb = inf\nc = \"\"\"\n\"\"\"\n",
+        ],
+    },
+    Target {
+        name: "config_json",
+        run: config_json,
+        seeds: &[
+            br#"{"breakers": {"db": {"failure_rate": 0.5, "open_for": "1m 30s"}}}"#,
+            br#"{"faults": {"x": {"rules": [{"fault": "loss", "share": 1e-1}]}}}"#,
+            br#"{"rate_limits": {"\u00e4 \"b\"": "5/s", "b": {"rate": "1/s"}}, "clients": {"a": null}}"#,
         ],
     },
     Target {
@@ -347,5 +378,40 @@ pub fn grpc_timeout(data: &[u8]) {
     if let Ok(deadline) = Deadline::from_grpc_timeout(text) {
         let written = deadline.to_grpc_timeout();
         assert!(Deadline::from_grpc_timeout(&written).is_ok(), "{written}");
+    }
+}
+
+pub fn config_yaml(data: &[u8]) {
+    config(data, Format::Yaml);
+}
+
+pub fn config_toml(data: &[u8]) {
+    config(data, Format::Toml);
+}
+
+pub fn config_json(data: &[u8]) {
+    config(data, Format::Json);
+}
+
+/// Whatever a file says, it is refused with a message or read; what was read is the same when it is printed and read again.
+fn config(data: &[u8], format: Format) {
+    let text = String::from_utf8_lossy(data);
+    for clamp in [false, true] {
+        let loader = Loader::empty().text("f", format, text.clone()).clamp(clamp);
+        match loader.load() {
+            Ok(config) => {
+                assert!(!config.explain().is_empty());
+                for format in [Format::Yaml, Format::Toml, Format::Json] {
+                    let printed = config.print(format);
+                    let again = Loader::empty().text("p", format, printed.clone()).clamp(clamp);
+                    match again.load() {
+                        Ok(again) => assert!(again == config, "{printed}"),
+                        Err(error) => panic!("{error}\n{printed}"),
+                    }
+                }
+            }
+            Err(error) => assert!(!error.problems().is_empty()),
+        }
+        drop(loader.load_as::<BTreeMap<String, Value>>());
     }
 }

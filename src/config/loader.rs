@@ -1,0 +1,480 @@
+//! Where settings come from, and in which order.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ::config_rs::{Map, Value, ValueKind};
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use super::fields::ROOT;
+use super::merge::merge;
+use super::parse::{self, Format};
+use super::problem::{LoadError, Problem, ProblemKind};
+use super::settings::Config;
+use super::value::from_json;
+
+/// The settings of the process as a type of yours: [`Loader::new`] with [`load_as`](Loader::load_as).
+///
+/// # Errors
+/// Every problem of every source.
+///
+/// ```no_run
+/// #[derive(serde::Deserialize)]
+/// struct Settings {
+///     port: u16,
+///     grace: std::time::Duration, // "1m 30s" in the file
+/// }
+/// let settings: Settings = buttress::config::load()?;
+/// # Ok::<(), buttress::config::LoadError>(())
+/// ```
+pub fn load<T: DeserializeOwned>() -> Result<T, LoadError> {
+    Loader::new().load_as()
+}
+
+const ARGUMENT: &str = "argument";
+
+#[derive(Clone)]
+enum File {
+    Path(PathBuf),
+    Text(String, Format, String),
+}
+
+/// Collects the sources, the strongest last: defaults, files that are searched for, files that are named,
+/// the environment, arguments. They are merged key by key.
+///
+/// ```
+/// use buttress::config::{Format, Loader};
+/// let config = Loader::empty()
+///     .text("buttress.yml", Format::Yaml, "breakers: {db: {open_for: 30s, min_calls: 5, failure_rate: 50%}}")
+///     .env_from([("BUTTRESS__BREAKERS__DB__OPEN_FOR", "5s")])
+///     .set("breakers.db.min_calls", 7)
+///     .load()?;
+/// assert_eq!(config.origin("breakers.db.open_for"), Some("variable BUTTRESS__BREAKERS__DB__OPEN_FOR"));
+/// assert_eq!(config.origin("breakers.db.min_calls"), Some("argument"));
+/// assert_eq!(config.origin("breakers.db.failure_rate"), Some("buttress.yml:1"));
+/// # Ok::<(), buttress::config::LoadError>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Loader {
+    defaults: Vec<(String, Value)>,
+    search: Vec<PathBuf>,
+    files: Vec<File>,
+    env: BTreeMap<String, String>,
+    prefix: String,
+    arguments: Vec<(String, Value)>,
+    sections: Vec<String>,
+    clamp: bool,
+}
+
+/// Shows no values: the environment is full of secrets.
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader")
+            .field("search", &self.search)
+            .field("files", &self.files.len())
+            .field("prefix", &self.prefix)
+            .field("clamp", &self.clamp)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Loader {
+    /// Looks in the usual places, and at the environment of the process.
+    ///
+    /// ```no_run
+    /// let config = buttress::config::Loader::new().load()?;
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn new() -> Self {
+        let lossy = |name: std::ffi::OsString| name.to_string_lossy().into_owned();
+        let env = std::env::vars_os().map(|(key, value)| (lossy(key), lossy(value)));
+        let mut loader = Self::empty().env_from(env);
+        loader.search = usual_places(&loader.env);
+        loader
+    }
+
+    /// Nothing yet: no places to look in, no environment.
+    ///
+    /// ```
+    /// assert!(buttress::config::Loader::empty().load().is_ok());
+    /// ```
+    pub fn empty() -> Self {
+        Self {
+            defaults: Vec::new(),
+            search: Vec::new(),
+            files: Vec::new(),
+            env: BTreeMap::new(),
+            prefix: "BUTTRESS__".to_owned(),
+            arguments: Vec::new(),
+            sections: Vec::new(),
+            clamp: false,
+        }
+    }
+
+    /// Looks in these directories instead, the strongest first. Each may have `kstlib.conf.yml`, of which only the block
+    /// `resilience` is read, and one of `buttress.yml`, `.yaml`, `.toml` and `.json`, which is stronger.
+    ///
+    /// ```
+    /// let loader = buttress::config::Loader::empty().search(["/etc/payments"]);
+    /// assert!(loader.load().is_ok());
+    /// ```
+    pub fn search<P: Into<PathBuf>>(mut self, directories: impl IntoIterator<Item = P>) -> Self {
+        self.search = directories.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A file that must be there; later ones are stronger.
+    ///
+    /// ```
+    /// let error = buttress::config::Loader::empty().file("/nowhere/a.yml").load().unwrap_err();
+    /// assert!(error.to_string().contains("/nowhere/a.yml"));
+    /// ```
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files.push(File::Path(path.into()));
+        self
+    }
+
+    /// What a file of this name would say.
+    ///
+    /// ```
+    /// use buttress::config::{Format, Loader};
+    /// let config = Loader::empty().text("a.json", Format::Json, r#"{"breakers": {"db": {}}}"#).load()?;
+    /// assert!(config.names("breakers").eq(["db"]));
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn text(
+        mut self,
+        name: impl Into<String>,
+        format: Format,
+        text: impl Into<String>,
+    ) -> Self {
+        self.files.push(File::Text(name.into(), format, text.into()));
+        self
+    }
+
+    /// This environment instead of the process's. `BUTTRESS__BREAKERS__DB__OPEN_FOR` is `breakers.db.open_for`; a part
+    /// that differs from a key of the files only in case, or in `_` for `-`, means that key. A value that begins with
+    /// `{` or `[` is read as JSON.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let config = Loader::empty().env_from([("BUTTRESS__RATE_LIMITS__API", "5/s")]).load()?;
+    /// assert!(config.rate_limiter("api").is_ok());
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn env_from<K: Into<String>, V: Into<String>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.env = variables.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        self
+    }
+
+    /// Another beginning for the variables' names than `BUTTRESS__`.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let loader = Loader::empty().env_prefix("PAY_").env_from([("PAY_RATE_LIMITS__API", "5/s")]);
+    /// assert!(loader.load()?.rate_limiter("api").is_ok());
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn env_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// An argument: stronger than everything else. The key is a path.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let config = Loader::empty().set("breakers.db.open_for", "5s").load()?;
+    /// assert_eq!(config.value("breakers.db.open_for"), Some("5.0".to_owned()));
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn set(mut self, key: impl Into<String>, value: impl Into<Json>) -> Self {
+        self.arguments.push((key.into(), from_json(&value.into(), ARGUMENT)));
+        self
+    }
+
+    /// An argument that is a number, also one that JSON does not have: with [`clamp`](Self::clamp) "not a number" is
+    /// forced into its range like any other.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let loader = Loader::empty().set_number("breakers.db.open_for", f64::INFINITY);
+    /// assert!(loader.load().is_err());
+    /// ```
+    pub fn set_number(mut self, key: impl Into<String>, value: f64) -> Self {
+        self.arguments.push((key.into(), Value::new(Some(&ARGUMENT.to_owned()), value)));
+        self
+    }
+
+    /// A default: weaker than everything else.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let config = Loader::empty().set_default("breakers.db.open_for", 5).load()?;
+    /// assert_eq!(config.origin("breakers.db.open_for"), Some("default"));
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn set_default(mut self, key: impl Into<String>, value: impl Into<Json>) -> Self {
+        self.defaults.push((key.into(), from_json(&value.into(), "default")));
+        self
+    }
+
+    /// A top-level key of yours, which is no mistake; read it with [`Config::read`].
+    ///
+    /// ```
+    /// use buttress::config::{Format, Loader};
+    /// let config = Loader::empty()
+    ///     .text("a.yml", Format::Yaml, "app: {port: 80}")
+    ///     .section("app")
+    ///     .load()?;
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn section(mut self, key: impl Into<String>) -> Self {
+        self.sections.push(key.into());
+        self
+    }
+
+    /// Compatibility: numbers of the block `resilience` that are out of range are forced into it, and what cannot be read
+    /// there is ignored, silently, as the other tool does.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let key = "resilience.circuit_breaker.max_failures";
+    /// assert!(Loader::empty().set(key, 1000).load().is_err());
+    /// let config = Loader::empty().set(key, 1000).clamp(true).load()?;
+    /// assert_eq!(config.limits().circuit_max_failures, 100);
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub const fn clamp(mut self, on: bool) -> Self {
+        self.clamp = on;
+        self
+    }
+
+    /// Reads, merges and checks everything.
+    ///
+    /// # Errors
+    /// Every problem of every source.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// assert!(Loader::empty().set("breaker.db.open_for", 1).load().is_err());
+    /// ```
+    pub fn load(&self) -> Result<Config, LoadError> {
+        self.collect(None)
+    }
+
+    /// Reads the settings as a type of yours. Its top-level keys and this crate's stand side by side in the same
+    /// files. A key that neither knows is a problem, and so is one that a struct in it does not know; a
+    /// `Duration` is a number of seconds or a text.
+    ///
+    /// # Errors
+    /// Every problem of the crate's own keys and every unknown key. Of the values of your type that do not fit, the first.
+    ///
+    /// ```
+    /// use buttress::config::{Format, Loader};
+    /// #[derive(serde::Deserialize)]
+    /// struct Settings {
+    ///     port: u16,
+    ///     grace: std::time::Duration,
+    /// }
+    /// let loader = Loader::empty().text("a.yml", Format::Yaml, "port: 80\ngrace: 1m 30s\n");
+    /// let settings: Settings = loader.load_as()?;
+    /// assert_eq!((settings.port, settings.grace.as_secs()), (80, 90));
+    ///
+    /// let error = loader.set("port", "many").load_as::<Settings>().err().unwrap();
+    /// assert_eq!(error.problems()[0].key(), "port");
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn load_as<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
+        let mut problems = Vec::new();
+        let mut read = None;
+        let config = self.collect(Some(&mut |root| {
+            read = super::typed::read(root, "", true, &mut problems);
+        }));
+        match (config, read) {
+            (Ok(_), Some(value)) if problems.is_empty() => Ok(value),
+            (config, _) => {
+                let mut all = config.err().map_or_else(Vec::new, |e| e.problems().to_vec());
+                all.extend(problems);
+                Err(LoadError::new(all))
+            }
+        }
+    }
+
+    fn collect(&self, user: Option<&mut dyn FnMut(&Value)>) -> Result<Config, LoadError> {
+        let mut problems = Vec::new();
+        let mut sources = vec![self.keyed(&self.defaults, "default", &mut problems)];
+        for directory in self.search.iter().rev() {
+            searched(directory, &mut sources, &mut problems);
+        }
+        for file in &self.files {
+            match file {
+                File::Path(path) => sources.extend(read_file(path, &mut problems)),
+                File::Text(name, format, text) => {
+                    sources.push(parse::parse(name, *format, text, &mut problems));
+                }
+            }
+        }
+        let files = merge(&sources);
+        sources.push(self.environment(&files, &mut problems));
+        sources.push(self.keyed(&self.arguments, ARGUMENT, &mut problems));
+        let root = merge(&sources);
+        // Keys of a user's type are checked against that type.
+        let strict = user.is_none();
+        if let Some(user) = user {
+            user(&root);
+        }
+        let known: Option<Vec<&str>> = strict.then(|| {
+            ROOT.iter()
+                .map(|field| field.key)
+                .chain(self.sections.iter().map(String::as_str))
+                .collect()
+        });
+        Config::build(&sources, root, known.as_deref(), self.clamp, problems)
+    }
+
+    fn keyed(
+        &self,
+        values: &[(String, Value)],
+        origin: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Map<String, Value> {
+        let mut table = Map::new();
+        for (path, value) in values {
+            let parts: Vec<_> = path.split('.').map(str::to_owned).collect();
+            if parts.iter().any(String::is_empty) {
+                let expected = "a path of keys such as breakers.db.open_for";
+                let kind = ProblemKind::UnknownKey;
+                problems.push(Problem::new(kind, path, "not a path", origin, expected));
+                continue;
+            }
+            insert(&mut table, &parts, value.clone());
+        }
+        table
+    }
+
+    fn environment(&self, files: &Value, problems: &mut Vec<Problem>) -> Map<String, Value> {
+        let mut table = Map::new();
+        for (name, text) in &self.env {
+            let Some(path) = name.strip_prefix(&self.prefix) else { continue };
+            let origin = format!("variable {name}");
+            let mut parts = Vec::new();
+            let mut known = Some(files);
+            for part in path.split("__") {
+                let key = match known.map(|value| &value.kind) {
+                    Some(ValueKind::Table(table)) => {
+                        let fold = |key: &str| key.to_lowercase().replace('-', "_");
+                        let same = table.keys().filter(|key| fold(key) == fold(part)).min();
+                        same.cloned().unwrap_or_else(|| part.to_lowercase())
+                    }
+                    _ => part.to_lowercase(),
+                };
+                known = match known.map(|value| &value.kind) {
+                    Some(ValueKind::Table(table)) => table.get(&key),
+                    _ => None,
+                };
+                parts.push(key);
+            }
+            if parts.iter().any(String::is_empty) {
+                let expected = format!("a name such as {}BREAKERS__DB__OPEN_FOR", self.prefix);
+                let kind = ProblemKind::UnknownKey;
+                problems.push(Problem::new(kind, "", "not a path", origin, expected));
+                continue;
+            }
+            let structure = text.trim_start().starts_with(['{', '[']);
+            let value = match serde_json::from_str::<Json>(text) {
+                Ok(json) if structure => from_json(&json, &origin),
+                _ => Value::new(Some(&origin), text.as_str()),
+            };
+            insert(&mut table, &parts, value);
+        }
+        table
+    }
+}
+
+fn insert(table: &mut Map<String, Value>, path: &[String], value: Value) {
+    let Some((key, rest)) = path.split_first() else { return };
+    if rest.is_empty() {
+        table.insert(key.clone(), value);
+        return;
+    }
+    let origin = value.origin().map(str::to_owned);
+    let entry = table
+        .entry(key.clone())
+        .or_insert_with(|| Value::new(origin.as_ref(), ValueKind::Table(Map::new())));
+    if !matches!(entry.kind, ValueKind::Table(_)) {
+        *entry = Value::new(origin.as_ref(), ValueKind::Table(Map::new()));
+    }
+    if let ValueKind::Table(table) = &mut entry.kind {
+        insert(table, rest, value);
+    }
+}
+
+/// The current directory, `~`, `~/.config`, and `buttress` and `kstlib` in `XDG_CONFIG_DIRS` (`/etc/xdg`).
+fn usual_places(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let mut places = vec![PathBuf::from(".")];
+    if let Some(home) = env.get("HOME").filter(|home| !home.is_empty()) {
+        places.push(PathBuf::from(home));
+        places.push(Path::new(home).join(".config"));
+    }
+    let system = env.get("XDG_CONFIG_DIRS").filter(|dirs| !dirs.is_empty());
+    for directory in system.map_or("/etc/xdg", String::as_str).split(':') {
+        places.push(Path::new(directory).join("buttress"));
+        places.push(Path::new(directory).join("kstlib"));
+    }
+    places
+}
+
+fn searched(directory: &Path, sources: &mut Vec<Map<String, Value>>, problems: &mut Vec<Problem>) {
+    let seed = directory.join("kstlib.conf.yml");
+    if seed.is_file() {
+        let mut table = read_file(&seed, problems).unwrap_or_default();
+        table.retain(|key, _| key == "resilience");
+        sources.push(table);
+    }
+    let names = ["buttress.yml", "buttress.yaml", "buttress.toml", "buttress.json"];
+    let found: Vec<_> =
+        names.iter().map(|name| directory.join(name)).filter(|path| path.is_file()).collect();
+    if let [first, second, ..] = found.as_slice() {
+        problems.push(Problem::new(
+            ProblemKind::Contradiction,
+            "",
+            format!("beside {}", first.display()),
+            second.display().to_string(),
+            "one of them in a directory",
+        ));
+    }
+    for path in found {
+        sources.extend(read_file(&path, problems));
+    }
+}
+
+fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Option<Map<String, Value>> {
+    let name = path.display().to_string();
+    let name = name.strip_prefix("./").unwrap_or(&name);
+    let Some(format) = Format::of(path) else {
+        let expected = "a name that ends in .yml, .yaml, .toml or .json";
+        let kind = ProblemKind::Unreadable;
+        problems.push(Problem::new(kind, "", "unknown format", name, expected));
+        return None;
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Some(parse::parse(name, format, &text, problems)),
+        Err(error) => {
+            let kind = ProblemKind::Unreadable;
+            problems.push(Problem::new(kind, "", format!("cannot be read: {error}"), name, ""));
+            None
+        }
+    }
+}

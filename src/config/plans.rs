@@ -1,0 +1,131 @@
+//! Plans of whole stacks, from `clients` and `servers`.
+
+use serde_json::{Map, Value as Json};
+
+use super::build::{self, Block};
+use super::settings::Config;
+use crate::error::ConfigError;
+use crate::presets::{
+    BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
+};
+
+impl Config {
+    /// The plan of a client's stack as `clients` has it. What its entry does not name is not in the stack. Faults are not part of
+    /// a plan: see [`conditioner`](Self::conditioner).
+    ///
+    /// # Errors
+    /// If there is no such entry, or a block has a key that plans do not have.
+    ///
+    /// ```
+    /// use buttress::config::{Format, Loader};
+    /// let text = "clients: {pay: {total_timeout: 5s, attempt_timeout: 1s, retry: adaptive}}";
+    /// let config = Loader::empty().text("a.yml", Format::Yaml, text).load()?;
+    /// let plan = config.client("pay")?;
+    /// assert_eq!(plan.total_timeout.unwrap().as_secs(), 5);
+    /// assert!(plan.retry.is_some() && plan.breaker.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn client(&self, name: &str) -> Result<ClientPlan, ConfigError> {
+        let block = self.entry("clients", name)?;
+        let mut plan = ClientPlan::new(name);
+        plan.total_timeout = block.time("total_timeout");
+        plan.attempt_timeout = block.time("attempt_timeout");
+        plan.retry = self.part(block, "retry", "retries").map(build::policy).transpose()?;
+        plan.retry_budget = self
+            .part(block, "retry_budget", "retry_budgets")
+            .map(|block| read::<RetryBudgetPlan>("retry_budget", block))
+            .transpose()?;
+        plan.rate_limit = self.limit(block)?;
+        plan.breaker = match self.part(block, "breaker", "breakers") {
+            Some(block) => Some(self.breaker_plan(block)?),
+            None => None,
+        };
+        Ok(plan)
+    }
+
+    /// The plan of a server's stack as `servers` has it. What its entry does not name is not in the stack.
+    ///
+    /// # Errors
+    /// If there is no such entry, or a block has a key that plans do not have.
+    ///
+    /// ```
+    /// use buttress::config::{Format, Loader};
+    /// let text = "servers: {api: {timeout: 5s, rate_limit: 100/s burst 20}}";
+    /// let config = Loader::empty().text("a.yml", Format::Yaml, text).load()?;
+    /// let plan = config.server("api")?;
+    /// assert_eq!(plan.rate_limit.unwrap().quota.capacity(), 20);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn server(&self, name: &str) -> Result<ServerPlan, ConfigError> {
+        let block = self.entry("servers", name)?;
+        let mut plan = ServerPlan::new(name);
+        plan.timeout = block.time("timeout");
+        plan.rate_limit = self.limit(block)?;
+        plan.failure_budget = self
+            .part(block, "failure_budget", "failure_budgets")
+            .map(|block| read::<FailureBudgetPlan>("failure_budget", block))
+            .transpose()?;
+        Ok(plan)
+    }
+
+    /// A part that is written here, or named.
+    fn part<'a>(&'a self, block: Block<'a>, key: &str, map: &str) -> Option<Block<'a>> {
+        match block.get(key)? {
+            Json::String(name) => Some(Block::of(self.tree.get(map)?.get(name))),
+            inline => Some(Block::of(Some(inline))),
+        }
+    }
+
+    fn limit(&self, block: Block<'_>) -> Result<Option<RateLimitPlan>, ConfigError> {
+        let Some(block) = self.part(block, "rate_limit", "rate_limits") else { return Ok(None) };
+        for key in block.0.into_iter().flat_map(Map::keys) {
+            if key != "rate" {
+                return Err(unplanned("rate_limit", key));
+            }
+        }
+        let rate = block.text("rate").unwrap_or_default();
+        Ok(Some(RateLimitPlan::new(rate.parse()?)))
+    }
+
+    /// With the defaults of a breaker, not of a plan: the same block means the same wherever it is used.
+    fn breaker_plan(&self, block: Block<'_>) -> Result<BreakerPlan, ConfigError> {
+        let known = [
+            "consecutive_failures",
+            "failure_rate",
+            "window",
+            "window_calls",
+            "min_calls",
+            "open_for",
+        ];
+        for key in block.0.into_iter().flat_map(Map::keys) {
+            if !known.contains(&key.as_str()) {
+                return Err(unplanned("breaker", key));
+            }
+        }
+        let limits = self.limits();
+        let mut plan = BreakerPlan::default();
+        plan.failure_rate = block.number("failure_rate");
+        plan.consecutive_failures = block
+            .count("consecutive_failures")
+            .or((plan.failure_rate.is_none()).then_some(limits.circuit_max_failures));
+        plan.window = block.time("window").unwrap_or(plan.window);
+        plan.window_calls = block.count("window_calls");
+        plan.min_calls = block.count("min_calls").unwrap_or(plan.min_calls);
+        if let (None, Some(calls)) = (block.count("min_calls"), plan.window_calls) {
+            plan.min_calls = plan.min_calls.min(calls);
+        }
+        let reset = std::time::Duration::try_from_secs_f64(limits.circuit_reset_timeout);
+        plan.open_for = block.time("open_for").or(reset.ok()).unwrap_or(plan.open_for);
+        Ok(plan)
+    }
+}
+
+fn unplanned(part: &str, key: &str) -> ConfigError {
+    ConfigError::new(format!("{part}.{key}"), "set", "only keys that a plan has")
+}
+
+fn read<T: serde::de::DeserializeOwned>(part: &str, block: Block<'_>) -> Result<T, ConfigError> {
+    let json = Json::Object(block.0.cloned().unwrap_or_default());
+    serde_json::from_value(json)
+        .map_err(|error| ConfigError::new(part.to_owned(), error, "only keys that a plan has"))
+}

@@ -1,0 +1,63 @@
+//! Times, shares and how they are printed.
+
+use std::time::Duration;
+
+/// `"1m 30s"`, `"250ms"`, `"1.5h"`; a number without unit is seconds.
+pub(super) fn seconds(text: &str) -> Option<f64> {
+    let text = text.trim();
+    if let Some(number) = number(text) {
+        return Some(number);
+    }
+    let (mut total, mut rest, mut any) = (0.0, text, false);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let amount = number(rest.get(..digits)?)?;
+        rest = rest.get(digits..)?.trim_start();
+        let end = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
+        total += amount * unit(rest.get(..end)?)?;
+        rest = rest.get(end..)?.trim_start();
+        any = true;
+    }
+    any.then_some(total)
+}
+
+fn unit(name: &str) -> Option<f64> {
+    Some(match name {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+        "h" | "hour" | "hours" => 3600.0,
+        "d" | "day" | "days" => 86400.0,
+        _ => return None,
+    })
+}
+
+/// A finite number, and none of the words Rust also reads.
+pub(super) fn number(text: &str) -> Option<f64> {
+    let digits = text.trim_start_matches(['-', '+']).starts_with(|c: char| c.is_ascii_digit());
+    text.parse::<f64>().ok().filter(|n| digits && n.is_finite())
+}
+
+/// `0.05`, `"0.05"`, `"5%"`.
+pub(super) fn ratio(text: &str) -> Option<f64> {
+    match text.trim().strip_suffix('%') {
+        Some(percent) => number(percent.trim_end()).map(|n| n / 100.0),
+        None => number(text.trim()),
+    }
+}
+
+/// For messages: `250ms`, `90s`, `365d`.
+pub(super) fn print(seconds: f64) -> String {
+    let whole = |unit: f64| {
+        let count = seconds / unit;
+        (count >= 1.0 && (count - count.round()).abs() < 1e-9).then(|| count.round())
+    };
+    for (name, unit) in [("d", 86400.0), ("h", 3600.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)] {
+        if let Some(count) = whole(unit) {
+            return format!("{count}{name}");
+        }
+    }
+    format!("{:?}", Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}

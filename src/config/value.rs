@@ -1,0 +1,96 @@
+//! Between the library's values and JSON's.
+
+use ::config_rs::{Map, Value, ValueKind};
+use serde_json::Value as Json;
+
+/// A JSON value with one origin for all of it.
+pub(super) fn from_json(json: &Json, origin: &str) -> Value {
+    let kind = match json {
+        Json::Array(list) => {
+            ValueKind::Array(list.iter().map(|one| from_json(one, origin)).collect())
+        }
+        Json::Object(map) => ValueKind::Table(
+            map.iter().map(|(key, value)| (key.clone(), from_json(value, origin))).collect(),
+        ),
+        leaf => kind_of(leaf),
+    };
+    Value::new(Some(&origin.to_owned()), kind)
+}
+
+/// A leaf; lists and tables are null here.
+pub(super) fn kind_of(leaf: &Json) -> ValueKind {
+    match leaf {
+        Json::Bool(flag) => ValueKind::Boolean(*flag),
+        Json::String(text) => ValueKind::String(text.clone()),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => ValueKind::I64(number),
+            (None, Some(number)) => ValueKind::U64(number),
+            (None, None) => ValueKind::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::Null | Json::Array(_) | Json::Object(_) => ValueKind::Nil,
+    }
+}
+
+/// The value without its origins. A number that is none becomes null.
+pub(super) fn to_json(value: &Value) -> Json {
+    match &value.kind {
+        ValueKind::Nil => Json::Null,
+        ValueKind::Boolean(flag) => Json::Bool(*flag),
+        ValueKind::I64(n) => Json::from(*n),
+        ValueKind::U64(n) => Json::from(*n),
+        ValueKind::I128(n) => i64::try_from(*n).map_or(Json::Null, Json::from),
+        ValueKind::U128(n) => u64::try_from(*n).map_or(Json::Null, Json::from),
+        ValueKind::Float(n) => Json::from(*n),
+        ValueKind::String(text) => Json::String(text.clone()),
+        ValueKind::Array(list) => Json::Array(list.iter().map(to_json).collect()),
+        ValueKind::Table(table) => {
+            Json::Object(table.iter().map(|(key, value)| (key.clone(), to_json(value))).collect())
+        }
+    }
+}
+
+pub(super) fn origin(value: &Value) -> &str {
+    value.origin().unwrap_or("default")
+}
+
+/// The keys of a table in a fixed order.
+pub(super) fn sorted(table: &Map<String, Value>) -> Vec<(&String, &Value)> {
+    let mut all: Vec<_> = table.iter().collect();
+    all.sort_by_key(|(key, _)| *key);
+    all
+}
+
+/// Whether a value of this key is not to be shown.
+pub(super) fn is_secret(key: &str) -> bool {
+    // Tokens of a bucket are none.
+    let key = key.to_ascii_lowercase().replace("initial_tokens", "");
+    let key = match key.strip_suffix(".tokens") {
+        Some(rest) if rest.contains("retry_budget") => rest,
+        _ => &key,
+    };
+    ["token", "password", "passwd", "secret", "api_key", "apikey", "credential", "private_key"]
+        .iter()
+        .any(|word| key.contains(word))
+}
+
+/// What `explain` and errors show: `path` is the whole path, any part of which may make it a secret.
+pub(super) fn shown(path: &str, value: &Json) -> String {
+    if is_secret(path) { "(hidden)".to_owned() } else { redacted(value).to_string() }
+}
+
+/// The same value with every secret below it hidden.
+pub(super) fn redacted(value: &Json) -> Json {
+    match value {
+        Json::Object(map) => Json::Object(
+            map.iter()
+                .map(|(key, value)| {
+                    let value =
+                        if is_secret(key) { Json::from("(hidden)") } else { redacted(value) };
+                    (key.clone(), value)
+                })
+                .collect(),
+        ),
+        Json::Array(list) => Json::Array(list.iter().map(redacted).collect()),
+        leaf => leaf.clone(),
+    }
+}

@@ -1,0 +1,7 @@
+//! Settings from files, environment and arguments.
+
+mod cascade;
+mod golden;
+mod messages;
+mod round_trip;
+mod typed;

@@ -1,0 +1,102 @@
+//! Every message, pinned: whoever changes one sees it here.
+
+use buttress::config::{Format, Loader};
+
+fn yaml(text: &str) -> String {
+    let error = Loader::empty().text("f.yml", Format::Yaml, text).load().unwrap_err();
+    let text = error.to_string();
+    text.split_once('\n').unwrap().1.to_owned()
+}
+
+#[test]
+fn pinned() {
+    let cases = include_str!("messages.txt").trim_end();
+    let mut seen = String::new();
+    for case in cases.split("\n\n") {
+        let (input, _) = case.split_once("\n=> ").unwrap_or((case, ""));
+        let (format, text) = input.split_once(": ").unwrap();
+        // `;;` ends a line.
+        let text = text.replace(";;", "\n");
+        let format = match format {
+            "yaml" => Format::Yaml,
+            "toml" => Format::Toml,
+            "json" => Format::Json,
+            other => panic!("{other}"),
+        };
+        let name = "f";
+        let result = Loader::empty().text(name, format, text).load();
+        let error = result.err().map_or_else(|| "no problem".to_owned(), |error| error.to_string());
+        let lines: Vec<_> = error.lines().skip(1).collect();
+        if !seen.is_empty() {
+            seen.push_str("\n\n");
+        }
+        seen.push_str(input);
+        for line in lines {
+            seen.push_str("\n=> ");
+            seen.push_str(line);
+        }
+    }
+    if std::env::var_os("BUTTRESS_PIN").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/config/messages.txt");
+        std::fs::write(path, format!("{seen}\n")).unwrap();
+    }
+    assert_eq!(seen, cases);
+}
+
+#[test]
+fn all_problems_of_all_sources_at_once() {
+    let error = Loader::empty()
+        .text("a.yml", Format::Yaml, "breakers:\n  db:\n    open_for: soon\n    opn_for: 1\n")
+        .text("b.toml", Format::Toml, "[breakers.db]\nopen_for = -1\n[rate_limits.api]\nrate = 5\n")
+        .text("c.json", Format::Json, "{\"breakers\":")
+        .env_from([("BUTTRESS__BREAKERS__DB__MIN_CALLS", "few")])
+        .set("breakers.other.half_open_for", "1s")
+        .set("breakers.other.probe_lease", "2s")
+        .load()
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "7 problems in the configuration\n\
+         c.json:1: not JSON that can be used: EOF while parsing a value\n\
+         a.yml:3: breakers.db.open_for: \"soon\", expected a time: seconds, or a text such as \"250ms\" or \"1m 30s\"\n\
+         a.yml:4: breakers.db.opn_for: unknown key, expected \"open_for\"\n\
+         b.toml:2: breakers.db.open_for: -1, expected a time from 1ms to 365d\n\
+         b.toml:4: rate_limits.api.rate: 5, expected a rate such as \"100/s burst 20\" or \"5/10s\"\n\
+         variable BUTTRESS__BREAKERS__DB__MIN_CALLS: breakers.db.min_calls: \"few\", \
+         expected a whole number from 1 to 4294967295\n\
+         argument: breakers.other.probe_lease: 2s, expected at least 1ms and at most 1s"
+    );
+}
+
+#[test]
+fn a_billion_laughs_are_refused() {
+    let mut text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for (n, c) in ('b'..='k').enumerate() {
+        let last = char::from(b'a' + u8::try_from(n).unwrap());
+        text += &format!(
+            "{c}: &{c} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n"
+        );
+    }
+    assert!(yaml(&text).contains("more than 100000 values"), "{}", yaml(&text));
+    assert!(yaml(&"[".repeat(10_000)).starts_with("f.yml:1: not YAML"));
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let error = Loader::empty().file("/nowhere/a.yml").file("a.ini").load().unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("\n/nowhere/a.yml: cannot be read: "), "{text}");
+    assert!(
+        text.ends_with(
+            "\na.ini: unknown format, expected a name that ends in .yml, .yaml, .toml or .json"
+        ),
+        "{text}"
+    );
+
+    let root = super::cascade::folder("two");
+    std::fs::write(root.join("buttress.yml"), "").unwrap();
+    std::fs::write(root.join("buttress.json"), "{}").unwrap();
+    let text = Loader::empty().search([&root]).load().unwrap_err().to_string();
+    assert!(text.contains("buttress.json: beside "), "{text}");
+    std::fs::remove_dir_all(root).unwrap();
+}
