@@ -27,6 +27,8 @@ mod slot;
 mod sync;
 mod window;
 
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod circuit_breaker;
 pub mod conditioner;
 pub mod control;
