@@ -12,6 +12,8 @@ use crate::sync::{Mutex, lock};
 
 /// As many as a status has.
 const EVENTS: usize = 500;
+/// How far back an event can still grow, and how many that have grown are kept.
+const GROWING: usize = 64;
 /// Somebody who was woken and takes nothing for this long has gone, or might as well have.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A quiet connection looks broken to what is in between.
@@ -29,6 +31,9 @@ struct State {
     events: VecDeque<(u64, Bytes)>,
     /// The newest one ever taken in.
     newest: u64,
+    /// Events that were changed after they had been sent: one that stands for several refusals grows.
+    changed: VecDeque<(u64, Bytes)>,
+    changes: u64,
     snapshot: Bytes,
     /// Which snapshot; 0 is none.
     version: u64,
@@ -58,6 +63,7 @@ pub(super) struct Ticket {
     beats: u64,
     /// The newest event it has.
     seq: u64,
+    changes: u64,
     /// It came back, so it wants to know what it missed.
     resumed: bool,
 }
@@ -89,7 +95,8 @@ impl Hub {
             // One that is still to come was never sent.
             (instance == state.instance && seq <= state.newest).then_some(seq)
         });
-        let (beats, place) = (state.beats, &mut state.seats[seat]);
+        let (beats, changes) = (state.beats, state.changes);
+        let place = &mut state.seats[seat];
         *place = Seat { generation: place.generation + 1, taken: true, waker: None, asked: now };
         Some(Ticket {
             seat,
@@ -98,6 +105,7 @@ impl Hub {
             version: 0,
             beats,
             seq: known.unwrap_or(0),
+            changes,
             resumed: known.is_some(),
         })
     }
@@ -145,6 +153,11 @@ impl Hub {
             ticket.resumed = true;
             return Poll::Ready(Some(frame.clone()));
         }
+        let next = state.changed.partition_point(|(change, _)| *change <= ticket.changes);
+        if let Some((change, frame)) = state.changed.get(next) {
+            ticket.changes = *change;
+            return Poll::Ready(Some(frame.clone()));
+        }
         if ticket.beats < state.beats {
             ticket.beats = state.beats;
             return Poll::Ready(Some(Bytes::from_static(b": still here\n\n")));
@@ -166,23 +179,14 @@ impl Hub {
             state.instance = instance.chars().filter(|c| !c.is_control()).collect();
         }
         let Some(events) = status.get("events").and_then(Value::as_array) else { return };
-        // The newest are the last, and nearly always known already.
-        let new = events.iter().rev().map_while(|event| {
-            let seq = event.get("seq")?.as_u64()?;
-            (seq > state.newest).then_some((seq, event))
-        });
-        let mut new: Vec<_> = new.take(EVENTS).collect();
-        new.reverse();
-        for (seq, event) in new {
-            if seq <= state.newest {
-                continue; // out of order
-            }
-            let frame = format!("id: {}:{seq}\nevent: event\ndata: {event}\n\n", state.instance);
-            if state.events.len() == EVENTS {
-                state.events.pop_front();
-            }
-            state.events.push_back((seq, frame.into()));
-            state.newest = seq;
+        let known = events.iter().rev().take(GROWING).filter(|event| seq(event) <= state.newest);
+        for event in known.collect::<Vec<_>>().into_iter().rev() {
+            state.amend(event);
+        }
+        // The newest are the last.
+        let new = events.iter().rev().take(EVENTS).take_while(|event| seq(event) > state.newest);
+        for event in new.collect::<Vec<_>>().into_iter().rev() {
+            state.add(event);
         }
     }
 
@@ -216,7 +220,44 @@ impl Hub {
     }
 }
 
+/// Zero is none.
+fn seq(event: &Value) -> u64 {
+    event.get("seq").and_then(Value::as_u64).unwrap_or(0)
+}
+
 impl State {
+    fn frame(&self, event: &Value) -> Bytes {
+        format!("id: {}:{}\nevent: event\ndata: {event}\n\n", self.instance, seq(event)).into()
+    }
+
+    fn add(&mut self, event: &Value) {
+        let seq = seq(event);
+        if seq <= self.newest {
+            return; // out of order
+        }
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back((seq, self.frame(event)));
+        self.newest = seq;
+    }
+
+    /// Who comes later gets it as it is now, who has it already gets it again: without an id, for it is not
+    /// the newest.
+    fn amend(&mut self, event: &Value) {
+        let Ok(at) = self.events.binary_search_by_key(&seq(event), |(seq, _)| *seq) else { return };
+        let frame = self.frame(event);
+        if self.events[at].1 == frame {
+            return;
+        }
+        self.events[at].1 = frame;
+        if self.changed.len() == GROWING {
+            self.changed.pop_front();
+        }
+        self.changes += 1;
+        self.changed.push_back((self.changes, format!("event: event\ndata: {event}\n\n").into()));
+    }
+
     /// Takes the wakers of all, and the seats of those that have not come for what they were woken for.
     fn wake(&mut self, now: Tick) -> Vec<Waker> {
         let mut woken = Vec::new();
@@ -314,6 +355,26 @@ mod tests {
         assert_eq!(text.matches("event: event").count(), EVENTS);
         let state = lock(&hub.state);
         assert_eq!((state.events.len(), state.newest), (EVENTS, 1099));
+    }
+
+    #[test]
+    fn an_event_that_grows_is_sent_again() {
+        let hub = Hub::new(2);
+        let with = |times: u64| json!({"instance": "7-1", "events": [{"seq": 1, "times": times}, {"seq": 2}]});
+        hub.absorb(&with(1));
+        let mut early = hub.enter(None, second(0)).unwrap();
+        assert!(all(&hub, &mut early, second(0)).contains("\"times\":1"));
+        hub.absorb(&with(1));
+        assert_eq!(all(&hub, &mut early, second(0)), "");
+        hub.absorb(&with(9));
+        let again = "event: event\ndata: {\"seq\":1,\"times\":9}\n\n";
+        assert_eq!(all(&hub, &mut early, second(0)), again);
+        let mut late = hub.enter(None, second(0)).unwrap();
+        assert_eq!(all(&hub, &mut late, second(0)).matches("\"times\":9").count(), 1);
+        for times in 10..10_000 {
+            hub.absorb(&with(times));
+        }
+        assert_eq!(lock(&hub.state).changed.len(), GROWING);
     }
 
     #[test]
