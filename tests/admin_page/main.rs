@@ -94,7 +94,7 @@ async fn shows_an_incident_while_it_goes_by() {
     service.model.lock().unwrap().failing = true;
     service.model.lock().unwrap().event("error", "opened", "61 % of 100 calls failed, threshold 50 %");
     page.until(&says(BREAKER, "61 % of 100 calls failed, threshold 50 %")).await;
-    for text in ["open", "probe in", "100 of 100 calls", "61 %, threshold 50 %", "circuit open", "failed"] {
+    for text in ["open", "probe in", "100\u{a0}of 100\u{a0}calls", "61\u{a0}%, threshold 50\u{a0}%", "circuit open", "failed"] {
         page.until(&says(BREAKER, text)).await;
     }
     page.until("document.getElementById('verdict').textContent === '1 breaker open'").await;
@@ -281,6 +281,7 @@ async fn everybody_can_read_it_in_light_and_dark_and_on_a_phone() {
     page.until("document.getElementById('events').children.length === 3").await;
     page.until("document.querySelector('.spark .sf').getAttribute('d').split('M').length > 15").await;
     page.eval(&format!("{}; typeof axe", axe())).await;
+    use_token(&page, TOKEN).await;
 
     for (name, scheme, width, height, mobile) in [
         ("light", "light", 1440, 1000, false),
@@ -298,7 +299,7 @@ async fn everybody_can_read_it_in_light_and_dark_and_on_a_phone() {
         for (state, before, after) in [
             ("page", "0", "0"),
             ("details", "for (const d of document.querySelectorAll('details:not([hidden])')) d.open = true", "0"),
-            ("dialog", "document.getElementById('dialog').showModal()", "document.getElementById('dialog').close()"),
+            ("dialog", "document.querySelector('button.cmd').click()", "document.getElementById('dialog').close()"),
         ] {
             page.eval(before).await;
             let found = page
