@@ -18,6 +18,7 @@ mod guarantee;
 mod injected;
 mod key;
 mod lever;
+mod managed;
 mod name;
 mod outcome;
 mod quota;
@@ -27,6 +28,8 @@ mod slot;
 mod sync;
 mod window;
 
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod circuit_breaker;
 pub mod conditioner;
 pub mod control;

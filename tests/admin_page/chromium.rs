@@ -38,7 +38,9 @@ fn program() -> PathBuf {
         .iter()
         .flat_map(|name| std::env::split_paths(&path).map(move |folder| folder.join(name)))
         .find(|file| file.is_file())
-        .expect("no Chromium here: run `bash tests/run.sh --install`, or name one in BUTTRESS_CHROMIUM")
+        .expect(
+            "no Chromium here: run `bash tests/run.sh --install`, or name one in BUTTRESS_CHROMIUM",
+        )
 }
 
 /// Chromium's sandbox does not work for root, which the user of a container often is.
@@ -93,8 +95,12 @@ impl Page {
             command.arg("--no-sandbox");
         }
         command.arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
-        let mut browser =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut browser = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let stderr = browser.stderr.take().unwrap();
         let (say, hear) = oneshot::channel();
         // The thread reads on, so that the pipe never fills.
@@ -117,7 +123,9 @@ impl Page {
         let hears = heard.clone();
         tokio::spawn(async move {
             while let Some(Ok(message)) = stream.next().await {
-                let Ok(message) = serde_json::from_slice::<Value>(&message.into_data()) else { continue };
+                let Ok(message) = serde_json::from_slice::<Value>(&message.into_data()) else {
+                    continue;
+                };
                 hears.lock().unwrap().take(message);
             }
         });
@@ -175,7 +183,10 @@ impl Page {
         while self.eval(script).await != json!(true) {
             if Instant::now() > end {
                 let text = self.eval("document.body.innerText").await;
-                panic!("never true: {script}\nthe page says: {}", text.as_str().unwrap_or_default());
+                panic!(
+                    "never true: {script}\nthe page says: {}",
+                    text.as_str().unwrap_or_default()
+                );
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -183,7 +194,8 @@ impl Page {
 
     pub async fn size(&self, width: u32, height: u32, mobile: bool) {
         let scale = if mobile { 2 } else { 1 };
-        let params = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile});
+        let params =
+            json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile});
         self.call("Emulation.setDeviceMetricsOverride", params).await;
     }
 
@@ -218,7 +230,11 @@ impl Page {
     pub async fn screenshot(&self, name: &str) -> PathBuf {
         let shot = self.call("Page.captureScreenshot", json!({"format": "png"})).await;
         let image = BASE64.decode(shot["data"].as_str().unwrap().as_bytes()).unwrap();
-        assert!(image.starts_with(b"\x89PNG") && image.len() > 10_000, "{name}: {} bytes", image.len());
+        assert!(
+            image.starts_with(b"\x89PNG") && image.len() > 10_000,
+            "{name}: {} bytes",
+            image.len()
+        );
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots");
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join(name);
@@ -248,7 +264,8 @@ impl Heard {
             }
             Some("Log.entryAdded") => {
                 let entry = &params["entry"];
-                self.complaints.push(format!("{}: {} {}", entry["source"], entry["text"], entry["url"]));
+                self.complaints
+                    .push(format!("{}: {} {}", entry["source"], entry["text"], entry["url"]));
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod chromium;
+mod real;
 mod service;
 
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ async fn use_token(page: &Page, token: &str) {
 
 /// Presses the button of a command with the keyboard and confirms; what came of it.
 async fn command(page: &Page, id: &str, command: &str) -> String {
-    let button = format!("document.getElementById('o:{id}').querySelector('[data-command={command}]')");
+    let button =
+        format!("document.getElementById('o:{id}').querySelector('[data-command={command}]')");
     page.eval(&format!("{button}.focus()")).await;
     page.key("Enter").await;
     page.until("document.getElementById('dialog').open").await;
@@ -66,10 +68,20 @@ fn is_one_small_file_without_anything_inline_that_a_policy_cannot_name() {
     let markup = PAGE.replace(script, "").replace(style, "");
     assert!(!markup.contains(" style=") && !markup.contains("javascript:"));
     for (at, _) in markup.match_indices(" on") {
-        let word: String = markup[at + 1..].chars().take_while(char::is_ascii_alphanumeric).collect();
+        let word: String =
+            markup[at + 1..].chars().take_while(char::is_ascii_alphanumeric).collect();
         assert!(!markup[at + 1 + word.len()..].starts_with('='), "a handler: {word}");
     }
-    for outside in ["src=", "href=\"http", "href=\"//", "@import", "url(", "innerHTML", "insertAdjacentHTML", "eval("] {
+    for outside in [
+        "src=",
+        "href=\"http",
+        "href=\"//",
+        "@import",
+        "url(",
+        "innerHTML",
+        "insertAdjacentHTML",
+        "eval(",
+    ] {
         assert!(!markup.contains(outside) && !style.contains(outside), "{outside}");
         if outside != "url(" {
             assert!(!script.contains(outside), "{outside}");
@@ -92,14 +104,26 @@ async fn shows_an_incident_while_it_goes_by() {
     let drawn = page.eval(spark).await;
 
     service.model.lock().unwrap().failing = true;
-    service.model.lock().unwrap().event("error", "opened", "61 % of 100 calls failed, threshold 50 %");
+    service.model.lock().unwrap().event(
+        "error",
+        "opened",
+        "61 % of 100 calls failed, threshold 50 %",
+    );
     page.until(&says(BREAKER, "61 % of 100 calls failed, threshold 50 %")).await;
-    for text in ["open", "probe in", "100\u{a0}of 100\u{a0}calls", "61\u{a0}%, threshold 50\u{a0}%", "circuit open", "failed"] {
+    for text in [
+        "open",
+        "probe in",
+        "100\u{a0}of 100\u{a0}calls",
+        "61\u{a0}%, threshold 50\u{a0}%",
+        "circuit open",
+        "failed",
+    ] {
         page.until(&says(BREAKER, text)).await;
     }
     page.until("document.getElementById('verdict').textContent === '1 breaker open'").await;
     page.until("document.title === '■ 1 breaker open · orders'").await;
-    page.until("document.querySelector('#causes a').textContent === 'circuit_breaker/payments'").await;
+    page.until("document.querySelector('#causes a').textContent === 'circuit_breaker/payments'")
+        .await;
     page.until("document.getElementById('events').innerText.includes('Opened')").await;
     assert_ne!(page.eval(spark).await, drawn, "the sparkline stands still");
     // Rejects grow.
@@ -110,7 +134,8 @@ async fn shows_an_incident_while_it_goes_by() {
     service.model.lock().unwrap().failing = false;
     service.model.lock().unwrap().event("info", "closed", "5 probes of 5 succeeded");
     page.until(&says(BREAKER, "closed")).await;
-    page.until("document.getElementById('events').innerText.includes('5 probes of 5 succeeded')").await;
+    page.until("document.getElementById('events').innerText.includes('5 probes of 5 succeeded')")
+        .await;
     assert_eq!(page.eval(places).await, before, "rows have moved");
     // An event that came by both ways is there once.
     assert_eq!(page.eval("document.getElementById('events').children.length").await, 2);
@@ -126,7 +151,8 @@ async fn commands_need_the_token_and_a_confirmation() {
     let page = Page::start("commands").await;
     page.open(&format!("{}/", service.url())).await;
     page.until(&says(BREAKER, "closed")).await;
-    page.until("[...document.querySelectorAll('button.cmd')].every(button => button.disabled)").await;
+    page.until("[...document.querySelectorAll('button.cmd')].every(button => button.disabled)")
+        .await;
 
     use_token(&page, "wrong").await;
     let result = command(&page, BREAKER, "force_open").await;
@@ -138,7 +164,9 @@ async fn commands_need_the_token_and_a_confirmation() {
 
     use_token(&page, TOKEN).await;
     // Asked and not confirmed: nothing happens.
-    let button = format!("document.getElementById('o:{BREAKER}').querySelector('[data-command=force_open]')");
+    let button = format!(
+        "document.getElementById('o:{BREAKER}').querySelector('[data-command=force_open]')"
+    );
     page.eval(&format!("{button}.focus()")).await;
     page.key(" ").await;
     page.until("document.getElementById('dialog').open").await;
@@ -162,7 +190,10 @@ async fn commands_need_the_token_and_a_confirmation() {
         document.documentElement.outerHTML, document.getElementById('token').value, location.href].join()";
     assert!(!page.eval(kept).await.as_str().unwrap().contains(TOKEN));
     page.eval("document.getElementById('forget').click()").await;
-    assert_eq!(page.eval("[...document.querySelectorAll('button.cmd')].every(b => b.disabled)").await, true);
+    assert_eq!(
+        page.eval("[...document.querySelectorAll('button.cmd')].every(b => b.disabled)").await,
+        true
+    );
     assert_eq!(page.complaints(), Vec::<String>::new());
 }
 
@@ -191,7 +222,10 @@ async fn says_that_it_is_stale_and_goes_on_after_a_restart() {
     service.model.lock().unwrap().event("error", "opened", "after it");
     page.until("document.getElementById('events').innerText.includes('Opened')").await;
     page.until("document.getElementById('events').innerText.includes('Restarted')").await;
-    assert_eq!(page.eval("document.getElementById('events').innerText.includes('Before')").await, true);
+    assert_eq!(
+        page.eval("document.getElementById('events').innerText.includes('Before')").await,
+        true
+    );
     // Only the browser's own words on connections that failed.
     for complaint in page.complaints() {
         assert!(complaint.contains("\"network\""), "{complaint}");
@@ -216,7 +250,8 @@ async fn filters_and_pauses_by_keyboard() {
     for _ in 0..60 {
         page.key("Tab").await;
         let at = "const a = document.activeElement; a.id || a.className || a.tagName";
-        let Value::String(at) = page.eval(&format!("(() => {{ {} }})()", at.replace("; a.id", "; return a.id"))).await
+        let Value::String(at) =
+            page.eval(&format!("(() => {{ {} }})()", at.replace("; a.id", "; return a.id"))).await
         else {
             continue;
         };
@@ -226,9 +261,23 @@ async fn filters_and_pauses_by_keyboard() {
         reached.push(at);
     }
     let place = |name: &str| reached.iter().position(|at| at == name);
-    let order = ["skip", "find", "trouble", "token", "usetoken", "evfind", "evsev", "pause", "a-status", "a-metrics"];
+    let order = [
+        "skip",
+        "find",
+        "trouble",
+        "token",
+        "usetoken",
+        "evfind",
+        "evsev",
+        "pause",
+        "a-status",
+        "a-metrics",
+    ];
     let places: Vec<_> = order.iter().map(|name| place(name)).collect();
-    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{order:?} are at {places:?} of {reached:?}");
+    assert!(
+        places.iter().all(Option::is_some) && places.is_sorted(),
+        "{order:?} are at {places:?} of {reached:?}"
+    );
 
     page.eval("document.getElementById('pause').focus()").await;
     page.key(" ").await;
@@ -252,13 +301,12 @@ async fn filters_and_pauses_by_keyboard() {
 
 /// axe-core, checked by its hash where it was fetched.
 fn axe() -> String {
-    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     let file = folder.join("test-tools/axe-core-4.14.1.min.js");
-    std::fs::read_to_string(&file)
-        .unwrap_or_else(|error| panic!("{}: {error}; run `bash tests/run.sh --install`", file.display()))
+    std::fs::read_to_string(&file).unwrap_or_else(|error| {
+        panic!("{}: {error}; run `bash tests/run.sh --install`", file.display())
+    })
 }
 
 #[tokio::test]
@@ -269,7 +317,8 @@ async fn everybody_can_read_it_in_light_and_dark_and_on_a_phone() {
     page.open(&service.url()).await;
     page.until(&says(BREAKER, "closed")).await;
     // Some calm and some trouble to look at.
-    page.until("document.querySelector('.spark .bar').getAttribute('d').split('M').length > 20").await;
+    page.until("document.querySelector('.spark .bar').getAttribute('d').split('M').length > 20")
+        .await;
     service.model.lock().unwrap().failing = true;
     {
         let mut model = service.model.lock().unwrap();
@@ -279,7 +328,8 @@ async fn everybody_can_read_it_in_light_and_dark_and_on_a_phone() {
     }
     page.until(&says(BREAKER, "61 % of 100 calls failed")).await;
     page.until("document.getElementById('events').children.length === 3").await;
-    page.until("document.querySelector('.spark .sf').getAttribute('d').split('M').length > 15").await;
+    page.until("document.querySelector('.spark .sf').getAttribute('d').split('M').length > 15")
+        .await;
     page.eval(&format!("{}; typeof axe", axe())).await;
     use_token(&page, TOKEN).await;
 
@@ -291,15 +341,26 @@ async fn everybody_can_read_it_in_light_and_dark_and_on_a_phone() {
     ] {
         page.size(width, height, mobile).await;
         page.scheme(scheme).await;
-        page.until(&format!("matchMedia('(prefers-color-scheme: {scheme})').matches && innerWidth === {width}")).await;
+        page.until(&format!(
+            "matchMedia('(prefers-color-scheme: {scheme})').matches && innerWidth === {width}"
+        ))
+        .await;
         let file = page.screenshot(&format!("admin-{name}.png")).await;
         println!("{}", file.display());
         let wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
         assert_eq!(page.eval(wide).await, 0, "{name}: wider than the screen");
         for (state, before, after) in [
             ("page", "0", "0"),
-            ("details", "for (const d of document.querySelectorAll('details:not([hidden])')) d.open = true", "0"),
-            ("dialog", "document.querySelector('button.cmd').click()", "document.getElementById('dialog').close()"),
+            (
+                "details",
+                "for (const d of document.querySelectorAll('details:not([hidden])')) d.open = true",
+                "0",
+            ),
+            (
+                "dialog",
+                "document.querySelector('button.cmd').click()",
+                "document.getElementById('dialog').close()",
+            ),
         ] {
             page.eval(before).await;
             let found = page
@@ -322,7 +383,10 @@ async fn a_thousand_objects_are_brought_up_to_date_in_place() {
     page.eval("window.kept = document.getElementById('o:timeout/shard-0500')").await;
     let why = page.eval(&row("timeout/shard-0500")).await;
     page.until(&format!("{} !== {why}", row("timeout/shard-0500"))).await;
-    assert_eq!(page.eval("window.kept === document.getElementById('o:timeout/shard-0500')").await, true);
+    assert_eq!(
+        page.eval("window.kept === document.getElementById('o:timeout/shard-0500')").await,
+        true
+    );
     let took: Value = page.eval("Number(document.documentElement.dataset.renderMs)").await;
     println!("one update of 1000 objects: {took} ms");
     // It takes about 30 ms; a page that builds its rows anew takes many times that.

@@ -141,7 +141,8 @@ impl Model {
                     "threshold": 0.25, "unit": "s"}],
                 "counters": [{"id": "calls", "value": self.ok}], "rejects": [], "facts": [], "commands": ["reset"], "spark": self.spark(1)})
         }));
-        let (verdict, text) = if open { ("bad", "1 breaker open") } else { ("warn", "faults are injected") };
+        let (verdict, text) =
+            if open { ("bad", "1 breaker open") } else { ("warn", "faults are injected") };
         json!({"service": "orders", "instance": self.instance, "now_ms": now_ms(), "uptime_s": self.ticks as f64 / 5.0,
             "generation": 3, "omitted": 0,
             "verdict": {"level": verdict, "text": text, "causes": [if open { "circuit_breaker/payments" } else { "conditioner/ledger" }]},
@@ -170,9 +171,13 @@ impl Drop for Service {
 impl Service {
     /// On a port that is free, or on that of a service that was there before.
     pub fn start(instance: &str, port: u16) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let model = Shared::new(Mutex::new(Model { instance: instance.into(), ..Model::default() }));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let model =
+            Shared::new(Mutex::new(Model { instance: instance.into(), ..Model::default() }));
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let at = listener.local_addr().unwrap();
@@ -183,7 +188,12 @@ impl Service {
             .route("/status.json", get(status))
             .route("/events", get(events))
             .route("/commands", post(commands))
-            .route("/config", get(async || ([(header::CONTENT_TYPE, "text/plain")], "payments:\n  max_failures: 5\n")))
+            .route(
+                "/config",
+                get(async || {
+                    ([(header::CONTENT_TYPE, "text/plain")], "payments:\n  max_failures: 5\n")
+                }),
+            )
             .route("/metrics", get(async || "# EOF\n"))
             .with_state(model.clone());
         let app = Router::new().nest("/ops/admin", admin.clone()).route("/ops/admin/", get(page));
@@ -224,13 +234,15 @@ async fn events(State(model): State<Shared>) -> Response {
         };
         Some((Ok::<_, std::convert::Infallible>(text), model))
     });
-    ([(header::CONTENT_TYPE, "text/event-stream")], axum::body::Body::from_stream(stream)).into_response()
+    ([(header::CONTENT_TYPE, "text/event-stream")], axum::body::Body::from_stream(stream))
+        .into_response()
 }
 
 async fn commands(State(model): State<Shared>, headers: HeaderMap, body: String) -> Response {
     let token = headers.get(header::AUTHORIZATION).and_then(|token| token.to_str().ok());
     if token != Some(&format!("Bearer {TOKEN}")) {
-        return (StatusCode::UNAUTHORIZED, r#"{"title":"wrong token","status":401}"#).into_response();
+        return (StatusCode::UNAUTHORIZED, r#"{"title":"wrong token","status":401}"#)
+            .into_response();
     }
     let command: Value = serde_json::from_str(&body).unwrap();
     let mut model = model.lock().unwrap();
@@ -243,7 +255,10 @@ async fn commands(State(model): State<Shared>, headers: HeaderMap, body: String)
             model.forced = false;
             model.event("info", "reset", "by a command");
         }
-        _ => return axum::Json(json!([{"action": command, "error": "no such object"}])).into_response(),
+        _ => {
+            return axum::Json(json!([{"action": command, "error": "no such object"}]))
+                .into_response();
+        }
     }
     axum::Json(json!([{"action": command, "result": null}])).into_response()
 }
