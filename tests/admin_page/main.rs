@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod chromium;
+mod real;
 mod service;
 
 use std::path::{Path, PathBuf};
@@ -109,9 +110,14 @@ async fn shows_an_incident_while_it_goes_by() {
         "61 % of 100 calls failed, threshold 50 %",
     );
     page.until(&says(BREAKER, "61 % of 100 calls failed, threshold 50 %")).await;
-    for text in
-        ["open", "probe in", "100 of 100 calls", "61 %, threshold 50 %", "circuit open", "failed"]
-    {
+    for text in [
+        "open",
+        "probe in",
+        "100\u{a0}of 100\u{a0}calls",
+        "61\u{a0}%, threshold 50\u{a0}%",
+        "circuit open",
+        "failed",
+    ] {
         page.until(&says(BREAKER, text)).await;
     }
     page.until("document.getElementById('verdict').textContent === '1 breaker open'").await;
@@ -325,6 +331,7 @@ async fn everybody_can_read_it_in_light_and_dark_and_on_a_phone() {
     page.until("document.querySelector('.spark .sf').getAttribute('d').split('M').length > 15")
         .await;
     page.eval(&format!("{}; typeof axe", axe())).await;
+    use_token(&page, TOKEN).await;
 
     for (name, scheme, width, height, mobile) in [
         ("light", "light", 1440, 1000, false),
@@ -351,7 +358,7 @@ async fn everybody_can_read_it_in_light_and_dark_and_on_a_phone() {
             ),
             (
                 "dialog",
-                "document.getElementById('dialog').showModal()",
+                "document.querySelector('button.cmd').click()",
                 "document.getElementById('dialog').close()",
             ),
         ] {
