@@ -115,7 +115,7 @@ impl Shared {
     }
 
     fn stats(&self) -> RetryBudgetStats {
-        let Shared { purse, limits, counts } = self;
+        let Self { purse, limits, counts } = self;
         let Balance { tokens, credit } = purse.balance();
         let full = Balance::unpack(limits.full.load(Ordering::Relaxed));
         let whole = |n| u32::try_from(n).unwrap_or(u32::MAX);

@@ -10,7 +10,7 @@ use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
-use crate::managed::{Home, Roster};
+use crate::managed::{Home, Operation, Roster, epoch_ms};
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
 
@@ -29,6 +29,7 @@ pub struct Registry {
     places: Arc<Mutex<Places>>,
     pub(super) roster: Arc<Roster>,
     pub(super) made: Tick,
+    pub(super) made_ms: u64,
 }
 
 impl Default for Registry {
@@ -42,6 +43,8 @@ struct Places {
     failure_budgets: BTreeMap<String, Slot<FailureBudget>>,
     conditioners: BTreeMap<String, Slot<Conditioner>>,
     levers: BTreeMap<String, Arc<dyn Lever>>,
+    #[cfg(feature = "supervise")]
+    lifecycle: Option<crate::supervise::Lifecycle>,
 }
 
 impl Registry {
@@ -56,7 +59,7 @@ impl Registry {
     }
 
     fn of(roster: Arc<Roster>) -> Self {
-        Self { places: Arc::default(), roster, made: clock::now() }
+        Self { places: Arc::default(), roster, made: clock::now(), made_ms: epoch_ms() }
     }
 
     /// The registry of the process: objects that are not told otherwise are in it. Its timeline begins with
@@ -125,6 +128,51 @@ impl Registry {
         drop(before);
     }
 
+    /// Shows the phase of the process, and lets the command `drain` end it.
+    ///
+    /// ```
+    /// use buttress::control::{Command, Operate, Operation, Registry};
+    /// use buttress::supervise::{Lifecycle, Phase};
+    /// let (registry, life) = (Registry::new(), Lifecycle::new());
+    /// registry.set_lifecycle(&life);
+    /// registry.apply(&Operate::on("process", Operation::Drain).into())?;
+    /// assert_eq!(life.phase(), Phase::Draining);
+    /// assert_eq!(registry.status().process.unwrap().phase, "draining");
+    /// # Ok::<(), buttress::control::CommandError>(())
+    /// ```
+    #[cfg(feature = "supervise")]
+    pub fn set_lifecycle(&self, lifecycle: &crate::supervise::Lifecycle) {
+        let before = lock(&self.places).lifecycle.replace(lifecycle.clone());
+        drop(before);
+    }
+
+    #[cfg(feature = "supervise")]
+    pub(super) fn process(&self) -> Option<super::status::ProcessPhase> {
+        let life = lock(&self.places).lifecycle.clone()?;
+        let phase = life.phase().as_str().to_owned();
+        Some(super::status::ProcessPhase { phase, since_s: None, status: None })
+    }
+
+    #[cfg(not(feature = "supervise"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    pub(super) fn process(&self) -> Option<super::status::ProcessPhase> {
+        None
+    }
+
+    /// Nothing, if there is no process to drain.
+    #[cfg(feature = "supervise")]
+    fn drain(&self) -> Option<Done> {
+        let life = lock(&self.places).lifecycle.clone()?;
+        life.advance(crate::supervise::Phase::Draining, None);
+        Some(Done::Operated(1))
+    }
+
+    #[cfg(not(feature = "supervise"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    fn drain(&self) -> Option<Done> {
+        None
+    }
+
     /// Carries out one command.
     ///
     /// # Errors
@@ -159,6 +207,12 @@ impl Registry {
                 .conditioner_at(uninstall.target.as_deref())
                 .map(|(_, slot)| Done::Uninstalled { was_installed: disarm(slot.uninstall()) }),
             Command::KillFaults => Ok(self.kill_faults()),
+            Command::Operate(operate) if operate.operation == Operation::Drain => {
+                self.drain().ok_or_else(|| {
+                    let expected = "a process whose lifecycle the registry has been given";
+                    ConfigError::new("command", "drain", expected)
+                })
+            }
             Command::Operate(operate) => {
                 let lever = operate.target.as_deref().and_then(|name| self.lever(name));
                 self.operate(operate, lever.as_deref())

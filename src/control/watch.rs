@@ -74,11 +74,12 @@ impl Registry {
         objects.truncate(SHOWN);
         let uptime_s = uptime.as_secs_f64();
         Status {
-            instance: format!("{}-{}", std::process::id(), now_ms - (uptime_s * 1e3) as u64),
+            instance: format!("{}-{}", std::process::id(), self.made_ms),
             now_ms,
             uptime_s,
             generation: self.roster.generation.load(Ordering::Relaxed),
             verdict,
+            process: self.process(),
             objects,
             omitted,
             events: self.events_since(0).events,

@@ -217,6 +217,7 @@ pub(crate) struct Observers {
 }
 
 impl Observers {
+    #[cfg(feature = "supervise")]
     /// No observer yet, in the registry of the process.
     pub(crate) const DEFAULT: Self = Self { all: None, home: Home::Global };
     pub(crate) const NONE: Self = Self { all: None, home: Home::Nowhere };

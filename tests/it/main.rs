@@ -14,6 +14,7 @@ mod circuit_breaker_service;
 mod conditioner;
 #[cfg(feature = "serde")]
 mod control;
+mod control_status;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
 mod failure_budget;

@@ -59,7 +59,9 @@ impl Heartbeat {
     }
 
     pub(super) fn from_builder(builder: HeartbeatBuilder) -> Self {
-        Self(Arc::new(Owner(Arc::new(Shared::new(builder)))))
+        let shared = Arc::new(Shared::new(builder));
+        shared.observers.register(&shared);
+        Self(Arc::new(Owner(shared)))
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -82,6 +82,7 @@ mod file;
 #[cfg(test)]
 mod golden_tests;
 mod handle;
+mod managed;
 mod place;
 mod reader;
 mod shared;

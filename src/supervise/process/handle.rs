@@ -149,13 +149,15 @@ impl ProcessSupervisor {
             ConfigError::new("name", settings.name, format!("a free file descriptor: {error}"))
         })?;
         let inner = Inner { core, started: false, report: None, orphans: 0 };
-        Ok(Self(Arc::new(Handle(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             settings,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             told: watch::Sender::new(()),
             waker,
-        })))))
+        });
+        shared.settings.observers.register(&shared);
+        Ok(Self(Arc::new(Handle(shared))))
     }
 
     /// Starts the children, on a thread of its own that lives as long as they do. Returns at once; see
@@ -518,6 +520,17 @@ impl Shared {
     }
 
     /// Something happened: those who wait look again.
+    /// What a registry shows, at one moment; also whether it has given up.
+    pub(super) fn seen(&self) -> (Vec<ChildStatus>, SupervisorStats, bool) {
+        let (inner, now) = (self.inner(), clock::now());
+        let children = self.settings.children.iter().enumerate();
+        let children =
+            children.map(|(index, child)| inner.status(index, child.name(), now)).collect();
+        let failed = |report: &SupervisorReport| report.end == SupervisorEnd::Failed;
+        let gave_up = inner.core.has_escalated() || inner.report.as_ref().is_some_and(failed);
+        (children, inner.stats(), gave_up)
+    }
+
     pub(super) fn tell(&self) {
         self.told.send_replace(());
         self.changed.notify_all();

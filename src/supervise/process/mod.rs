@@ -12,6 +12,7 @@ mod exit;
 mod handle;
 mod kill;
 mod lifeline;
+mod managed;
 mod marks;
 mod orphans;
 #[cfg(test)]

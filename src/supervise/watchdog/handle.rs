@@ -84,8 +84,9 @@ impl Watchdog {
     }
 
     pub(super) fn from_builder(builder: WatchdogBuilder, limits: Limits) -> Self {
-        let shared = Shared::new(builder, limits);
-        Self { pulse: shared.pulse.clone(), owner: Arc::new(Owner(Arc::new(shared))) }
+        let shared = Arc::new(Shared::new(builder, limits));
+        shared.observers.register(&shared);
+        Self { pulse: shared.pulse.clone(), owner: Arc::new(Owner(shared)) }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

@@ -97,6 +97,7 @@ mod file;
 mod golden_tests;
 mod guard;
 mod handle;
+mod managed;
 mod runtime;
 mod shared;
 #[cfg(test)]
