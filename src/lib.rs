@@ -28,6 +28,8 @@ mod slot;
 mod sync;
 mod window;
 
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod circuit_breaker;
 pub mod conditioner;
 #[cfg(feature = "config")]

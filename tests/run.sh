@@ -83,10 +83,52 @@ need_postgres() {
     [ "$(id -u)" -ne 0 ] || have setpriv || apt_install util-linux
 }
 
+# The status page is tried in a real browser; its DevTools protocol is all that is needed of it.
+chromium_is_there() {
+    [ -n "${BUTTRESS_CHROMIUM:-}" ] || have chromium || have chromium-browser || have google-chrome-stable ||
+        have google-chrome || [ -x "/Applications/Chromium.app/Contents/MacOS/Chromium" ] ||
+        [ -x "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ]
+}
+
+need_chromium() {
+    if chromium_is_there; then return; fi
+    if [ "$(uname -s)" = Darwin ]; then
+        die "no Chromium; run: brew install --cask google-chrome (or name one in BUTTRESS_CHROMIUM)"
+    fi
+    # Some font must be there, or there is nothing to read.
+    apt_install chromium fonts-dejavu-core
+}
+
+sha256() {
+    if have sha256sum; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d ' ' -f 1
+}
+
+# What checks that everybody can use the page. Its licence is the MPL, so it is fetched, not kept here.
+need_axe() {
+    local version=4.14.1 wanted=29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c folder file
+    folder="${CARGO_TARGET_DIR:-target}/test-tools"
+    file="$folder/axe-core-$version.min.js"
+    if [ -f "$file" ] && [ "$(sha256 "$file")" = "$wanted" ]; then return; fi
+    say "fetching axe-core $version"
+    mkdir -p "$folder"
+    if have npm; then
+        (cd "$folder" && npm pack --silent "axe-core@$version" >/dev/null)
+    else
+        have curl || apt_install curl ca-certificates
+        curl --proto '=https' --tlsv1.2 -sSf -o "$folder/axe-core-$version.tgz" \
+            "https://registry.npmjs.org/axe-core/-/axe-core-$version.tgz"
+    fi
+    tar -xzOf "$folder/axe-core-$version.tgz" package/axe.min.js >"$file.new"
+    [ "$(sha256 "$file.new")" = "$wanted" ] || die "axe-core $version is not what it was: $file.new"
+    mv "$file.new" "$file"
+}
+
 need_linker
 need_rust
 need_redis
 need_postgres
+need_chromium
+need_axe
 export PATH
 [ "${1:-}" != --install ] || exit 0
 

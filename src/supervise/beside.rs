@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A runtime for such a thread. It may be dropped where there is another, as when no thread is to be had: a
 /// plain one panics there.
-pub(super) struct OwnRuntime(Option<Runtime>);
+pub(crate) struct OwnRuntime(Option<Runtime>);
 
 impl OwnRuntime {
-    pub(super) const fn new(runtime: Runtime) -> Self {
+    pub(crate) const fn new(runtime: Runtime) -> Self {
         Self(Some(runtime))
     }
 
-    pub(super) fn block_on<F: Future<Output = ()>>(&self, future: F) {
+    pub(crate) fn block_on<F: Future<Output = ()>>(&self, future: F) {
         if let Some(runtime) = &self.0 {
             runtime.block_on(future);
         }
@@ -40,14 +40,14 @@ impl Drop for OwnRuntime {
 }
 
 /// Dropped: the thread is told to stop, and has nearly always ended.
-pub(super) struct Beside {
+pub(crate) struct Beside {
     stop: Option<oneshot::Sender<()>>,
     ended: Mutex<Receiver<()>>,
 }
 
 impl Beside {
     /// `run` has to return when it is told to stop.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         run: impl FnOnce(oneshot::Receiver<()>) + Send + 'static,
     ) -> io::Result<Self> {

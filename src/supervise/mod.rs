@@ -53,7 +53,7 @@
 //! | [`Exited`](Phase::Exited) | at the end, by the deadline | |
 
 mod alert;
-mod beside;
+pub(crate) mod beside;
 pub mod health;
 pub mod heartbeat;
 mod identity;
