@@ -3,7 +3,12 @@
 
 mod none;
 mod oracle;
+mod ours;
+mod recloser;
 mod retry;
+mod tower_budget;
+mod tower_hedge;
+mod tower_resilience;
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -144,6 +149,15 @@ pub(crate) fn all() -> Vec<Box<dyn Candidate>> {
         Box::new(none::None),
         Box::new(retry::Naive),
         Box::new(retry::Jittered),
+        Box::new(tower_budget::TowerBudget),
+        Box::new(tower_resilience::Budgeted),
+        Box::new(tower_resilience::Defaults),
+        Box::new(tower_resilience::Tuned),
+        Box::new(recloser::Recloser),
+        Box::new(tower_hedge::TowerHedge),
+        Box::new(ours::Retry),
+        Box::new(ours::Budget),
+        Box::new(ours::Breaker),
         Box::new(oracle::Oracle),
     ]
 }
