@@ -83,10 +83,11 @@ impl Service<Request> for Endpoint {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let (reply, answer) = oneshot::channel();
-        self.backend.lock().expect("no panic under the lock").submit(self.server, &request, reply);
-        let timeout = self.timeout;
+        let this = self.clone();
+        // Sent when first polled: some stacks make the call's future before they know whether they will.
         Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            lock(&this.backend).submit(this.server, &request, reply);
             // A server that drops the reply never answers.
             let answer = async {
                 match answer.await {
@@ -94,7 +95,7 @@ impl Service<Request> for Endpoint {
                     Err(_) => std::future::pending().await,
                 }
             };
-            match timeout {
+            match this.timeout {
                 None => answer.await,
                 Some(limit) => {
                     tokio::time::timeout(limit, answer).await.unwrap_or(Err(Fault::TimedOut))
@@ -102,4 +103,8 @@ impl Service<Request> for Endpoint {
             }
         })
     }
+}
+
+fn lock(backend: &Mutex<dyn Backend>) -> std::sync::MutexGuard<'_, dyn Backend + 'static> {
+    backend.lock().expect("no panic under the lock")
 }

@@ -1,9 +1,10 @@
-//! tower's retry with its own budget, both with defaults: three attempts, at once, each process a budget.
+//! tower's retry with its own budget and backoff, all with defaults: three attempts,
+//! exponential backoff, each process a budget.
 
-use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use tower::Layer;
+use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
 use tower::retry::budget::{Budget, TpsBudget};
 
 use super::{Candidate, Client, Known, Spread, Timed};
@@ -15,10 +16,11 @@ pub(crate) struct TowerBudget;
 struct Attempts {
     left: u32,
     budget: Arc<TpsBudget>,
+    backoff: ExponentialBackoff,
 }
 
 impl tower::retry::Policy<Request, Answer, Fault> for Attempts {
-    type Future = Ready<()>;
+    type Future = <ExponentialBackoff as Backoff>::Future;
 
     fn retry(
         &mut self,
@@ -33,7 +35,7 @@ impl tower::retry::Policy<Request, Answer, Fault> for Attempts {
             return None;
         }
         self.left -= 1;
-        Some(ready(()))
+        Some(self.backoff.next_backoff())
     }
 
     fn clone_request(&mut self, request: &Request) -> Option<Request> {
@@ -47,7 +49,11 @@ impl Candidate for TowerBudget {
     }
 
     fn client(&self, known: &Known, endpoints: Vec<Endpoint>) -> Client {
-        let policy = Attempts { left: known.attempts - 1, budget: Arc::new(TpsBudget::default()) };
+        let policy = Attempts {
+            left: known.attempts - 1,
+            budget: Arc::new(TpsBudget::default()),
+            backoff: ExponentialBackoffMaker::default().make_backoff(),
+        };
         let service = Timed(Spread::new(known, endpoints), known.attempt_timeout);
         Client::of(tower::retry::RetryLayer::new(policy).layer(service))
     }
