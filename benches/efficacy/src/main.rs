@@ -1,117 +1,124 @@
-//! How much goodput a resilience stack keeps while things break.
+//! How much goodput a resilience stack keeps while things break. See README.md.
 
+mod args;
+mod board;
 mod candidates;
+mod chart;
+mod collapse;
 mod oracle;
 mod request;
 mod rng;
 mod run;
 mod scenario;
 mod score;
+mod smoke;
+mod table;
 mod tally;
 mod virtual_time;
 mod world;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use args::Args;
+use board::Board;
 use candidates::Candidate;
+use collapse::Collapse;
 use scenario::{Scenario, Shape};
 
 fn main() {
-    if let Err(why) = virtual_time::simulate(1, async || {
-        // buttress counts its time from the first reading: the same in every run.
-        let _ = buttress::Deadline::after(std::time::Duration::ZERO);
-        virtual_time::check().await
-    }) {
-        eprintln!("std's clock is not virtual here: {why}");
-        std::process::exit(2);
-    }
-    let mut only_scenario = None;
-    let mut only_candidate = None;
-    let mut seeds = 1_u64;
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--scenario" => only_scenario = args.next(),
-            "--candidate" => only_candidate = args.next(),
-            "--seeds" => seeds = args.next().and_then(|s| s.parse().ok()).expect("a number"),
-            other => panic!("unknown option {other}"),
-        }
-    }
-    let shape = Shape::a();
-    let scenarios: Vec<Scenario> = Scenario::ALL
-        .into_iter()
-        .filter(|s| only_scenario.as_deref().is_none_or(|only| s.name() == only))
-        .collect();
-    let all: Vec<Box<dyn Candidate>> = candidates::all()
-        .into_iter()
-        .filter(|c| {
-            only_candidate.as_deref().is_none_or(|only| {
-                c.name().contains(only) || ["none", "ORACLE"].contains(&c.name())
-            })
-        })
-        .collect();
-    let jobs: Vec<(usize, usize, u64)> = (0..all.len())
-        .flat_map(|c| {
-            let n = scenarios.len();
-            (0..n).flat_map(move |s| (1..=seeds).map(move |seed| (c, s, seed)))
-        })
-        .collect();
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<tally::Tally>>> = Mutex::new(vec![None; jobs.len()]);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let job = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&(c, s, seed)) = jobs.get(job) else { break };
-                    let out = run::run(&scenarios[s].plan(&shape), &*all[c], seed);
-                    results.lock().expect("no panic")[job] = Some(out.tally);
-                }
-            });
-        }
-    });
-    let results = results.into_inner().expect("no panic");
-    let find = |c: usize, s: usize, seed: u64| {
-        let job = jobs.iter().position(|j| *j == (c, s, seed)).expect("it ran");
-        results[job].as_ref().expect("it ran")
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(why) => fail(&why),
     };
-    let raw = all.iter().position(|c| c.name() == "none").expect("always there");
-    let best = all.iter().position(|c| c.central()).expect("always there");
-    print!("{:30}", "candidate");
-    for s in &scenarios {
-        print!("{:>7}", s.name());
+    let checked = virtual_time::simulate(1, async || {
+        // buttress counts its time from the first reading: the same in every run.
+        let _ = buttress::Deadline::after(Duration::ZERO);
+        virtual_time::check().await
+    });
+    if let Err(why) = checked {
+        fail(&why);
     }
-    println!("{:>7}{:>7}{:>7}{:>7}{:>7}", "mean", "worst", "att/rq", "peak", "waste");
-    for (c, candidate) in all.iter().enumerate() {
-        print!("{:30}", candidate.name());
-        let (mut sum, mut worst, mut n) = (0.0, 100.0_f64, 0);
-        let (mut attempts, mut offered, mut peak, mut waste) = (0, 0, 0.0_f64, 0.0);
-        for (s, scenario) in scenarios.iter().enumerate() {
-            let plan = scenario.plan(&shape);
-            let mut mean = 0.0;
-            for seed in 1..=seeds {
-                let this = find(c, s, seed);
-                mean += score::score(&plan, this, find(raw, s, seed), find(best, s, seed))
-                    / seeds as f64;
-                let all = this.window((0, plan.seconds));
-                attempts += all.attempts;
-                offered += all.offered;
-                peak = peak.max(this.peak());
-                waste += this.waste() / (seeds as f64 * scenarios.len() as f64);
-            }
-            print!("{mean:7.1}");
-            if *scenario != Scenario::S0 {
-                sum += mean;
-                worst = worst.min(mean);
-                n += 1;
-            }
-        }
-        println!(
-            "{:7.1}{worst:7.1}{:7.2}{peak:7.1}{:7.1}",
-            sum / f64::from(n.max(1)),
-            attempts as f64 / offered as f64,
-            waste * 100.0
-        );
+    if args.smoke {
+        smoke::run(args.threads);
+        return;
+    }
+    if let Err(why) = measure(&args) {
+        fail(&why);
+    }
+}
+
+fn fail(why: &str) -> ! {
+    eprintln!("{why}");
+    std::process::exit(2);
+}
+
+fn measure(args: &Args) -> Result<(), String> {
+    let started = Instant::now();
+    let named =
+        |name: &str| Scenario::ALL.into_iter().find(|one| one.name().eq_ignore_ascii_case(name));
+    let find = |name: &str| named(name).ok_or_else(|| format!("no scenario {name:?}"));
+    let candidates: Vec<Box<dyn Candidate>> = candidates::all()
+        .into_iter()
+        .filter(|one| {
+            let wanted = args.candidate.as_ref().is_none_or(|part| one.name().contains(part));
+            wanted || one.name() == "none" || one.central()
+        })
+        .collect();
+    if let Some(name) = &args.timeline {
+        let part = args.candidate.as_deref().unwrap_or("ours: + breaker");
+        let one = candidates::all().into_iter().find(|one| one.name().contains(part));
+        let one = one.ok_or_else(|| format!("no candidate {part:?}"))?;
+        let collapse = Collapse::ALL
+            .into_iter()
+            .find(|one| one.name().replace(' ', "-").eq_ignore_ascii_case(name));
+        let plan = match collapse {
+            Some(collapse) => collapse.plan(),
+            None => find(name)?.plan(&args.shape),
+        };
+        print!("{}", table::timeline(name, &plan, &*one));
+        return Ok(());
+    }
+    let scenarios = match &args.scenario {
+        Some(name) => vec![find(name)?],
+        None => Scenario::ALL.to_vec(),
+    };
+    println!("{}", table::shape(&args.shape));
+    let board = Board::run(&args.shape, &scenarios, &candidates, args.seeds, args.threads);
+    println!("{}", board.table());
+    println!("{}", table::harm(&board));
+    if args.collapse && args.scenario.is_none() {
+        // The link takes 400 s with 280 requests in each.
+        let seeds = |one| if one == Collapse::Link { args.seeds.min(2) } else { args.seeds * 3 };
+        let all = board::collapses(&candidates, seeds, args.threads);
+        println!("{}", board::collapse_table(&all, seeds));
+    }
+    if args.random_shapes > 0 {
+        print!("{}", table::random_shapes(args, &scenarios, &candidates));
+    }
+    if let Some(dir) = &args.csv {
+        table::csv(dir, &board).map_err(|why| format!("{}: {why}", dir.display()))?;
+    }
+    if let Some(dir) = &args.svg {
+        chart::write(dir, &board).map_err(|why| format!("{}: {why}", dir.display()))?;
+    }
+    eprintln!("{:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// A shape drawn at random, within what the goals name.
+fn random_shape(n: u64) -> Shape {
+    let mut rng = rng::Rng::new(0x5AFE, n);
+    let mut log = |least: f64, most: f64| least * (most / least).powf(rng.unit());
+    let (clients, service, sigma) = (log(1.0, 200.0), log(0.002, 0.2), log(0.3, 1.2));
+    let (deadline, utilisation, burstiness) = (log(5.0, 40.0), log(0.40, 0.85), log(1.0, 4.0));
+    Shape {
+        clients: clients.round() as usize,
+        // Near a thousand requests a second, but workers enough for five servers.
+        workers: ((1000.0 * service).round() as usize).max(5),
+        service: Duration::from_secs_f64(service),
+        sigma,
+        deadline: Duration::from_secs_f64(service * deadline),
+        utilisation,
+        burstiness,
     }
 }

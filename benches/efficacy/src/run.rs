@@ -94,14 +94,17 @@ async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
     let clients = (0..plan.shape.clients)
         .map(|client| {
             let endpoints = (0..plan.servers)
-                .map(|server| Endpoint { backend: Arc::clone(&backend), server, timeout: None })
+                .map(|server| Endpoint {
+                    backend: Arc::clone(&backend),
+                    server,
+                    timeout: plan.transport_timeout,
+                })
                 .collect();
             let known = Known {
-                client,
                 seed: seed.wrapping_mul(1000).wrapping_add(client as u64),
                 deadline: plan.shape.deadline,
-                attempt_timeout: plan.shape.deadline.mul_f64(0.3),
-                attempts: 3,
+                attempt_timeout: plan.attempt_timeout,
+                attempts: plan.attempts,
             };
             Arc::new(candidate.client(&known, endpoints))
         })
@@ -164,11 +167,13 @@ async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
                     loop {
                         tokio::spawn(callers.send(client, plan, arrived));
                         let more = 1.0 - 1.0 / plan.shape.burstiness.max(1.0);
-                        if !gaps[client].chance(more) {
+                        if more == 0.0 || !gaps[client].chance(more) {
                             break;
                         }
                     }
-                    next[client] += gaps[client].exponential(mean_gap);
+                    let gap =
+                        plan.rate_at.map_or(mean_gap, |rate| 1e6 / rate(now as f64 / 1e6).max(0.1));
+                    next[client] += gaps[client].exponential(gap);
                 }
             }
         } else {

@@ -78,7 +78,7 @@ pub(crate) struct Condition {
     pub(crate) capacity: f64,
 }
 
-const WELL: Condition = Condition {
+pub(crate) const WELL: Condition = Condition {
     refused: false,
     silent: false,
     deferred: false,
@@ -111,6 +111,15 @@ pub(crate) struct Plan {
     pub(crate) window: (usize, usize),
     pub(crate) score: Score,
     pub(crate) script: Script,
+    /// What peers are configured with.
+    pub(crate) attempts: u32,
+    pub(crate) attempt_timeout: Duration,
+    /// A time limit on each attempt that even no stack at all has.
+    pub(crate) transport_timeout: Option<Duration>,
+    /// Arrivals at a rate that changes, in requests a second; `rate` otherwise.
+    pub(crate) rate_at: Option<fn(f64) -> f64>,
+    /// A server without workers and queue: an attempt takes 1 s and 10 ms for each that is in work.
+    pub(crate) crowded: bool,
 }
 
 impl Plan {
@@ -271,6 +280,11 @@ impl Scenario {
             window,
             score,
             script: self.script(),
+            attempts: 3,
+            attempt_timeout: shape.deadline.mul_f64(0.3),
+            transport_timeout: None,
+            rate_at: None,
+            crowded: false,
             shape,
         }
     }

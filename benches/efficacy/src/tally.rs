@@ -91,11 +91,11 @@ impl Tally {
     }
 
     /// The most attempts for each offered request in one second, from 5 s on.
-    pub(crate) fn peak(&self) -> f64 {
+    pub(crate) fn peak(&self, least: f64) -> f64 {
         let last = self.seconds.len() - 1;
         self.seconds[5.min(last)..last]
             .iter()
-            .map(|second| second.attempts as f64 / second.offered.max(1) as f64)
+            .map(|second| second.attempts as f64 / (second.offered as f64).max(least))
             .fold(0.0, f64::max)
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! tokio reads the real clock once, when a runtime is built. A simulating thread is switched over before that,
 //! so that this reading is virtual as well.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, unreachable_pub)]
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -23,7 +23,6 @@ pub(crate) enum To {
 }
 
 pub(crate) struct Job {
-    pub(crate) client: usize,
     pub(crate) over_quota: bool,
     pub(crate) to: To,
 }
@@ -57,6 +56,7 @@ pub(crate) struct World {
     seq: u64,
     pub(crate) tally: Tally,
     pub(crate) oracle: Option<Oracle>,
+    in_work: std::sync::Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl World {
@@ -79,6 +79,7 @@ impl World {
             seq: 0,
             tally: Tally::new(plan.seconds),
             oracle: oracle.then(|| Oracle::new(&plan)),
+            in_work: std::sync::Arc::default(),
             plan,
         }
     }
@@ -199,13 +200,29 @@ impl World {
     pub(crate) fn start_for_oracle(&mut self, server: usize, id: u64, client: usize, at: Micros) {
         self.tally.attempt(at);
         let over_quota = !self.take_quota(server, client, at);
-        self.start(server, Job { client, over_quota, to: To::Oracle(id) }, at);
+        self.start(server, Job { over_quota, to: To::Oracle(id) }, at);
+    }
+
+    /// Marc Brooker's server: slower the more it has in work, over a network of 100 ms each way.
+    fn crowd(&mut self, server: usize, reply: oneshot::Sender<Reply>) {
+        let rng = &mut self.servers[server].rng;
+        let [there, back] = [(); 2].map(|()| Duration::from_secs_f64(rng.exponential(0.1)));
+        let in_work = std::sync::Arc::clone(&self.in_work);
+        tokio::spawn(async move {
+            tokio::time::sleep(there).await;
+            let now = in_work.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            tokio::time::sleep(Duration::from_secs_f64(1.0 + 0.01 * now as f64)).await;
+            in_work.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(back).await;
+            let _ = reply.send(Ok(Answer));
+        });
     }
 
     /// Waiting and in work, for the time-line.
     pub(crate) fn load(&self) -> (usize, usize) {
         let sum = |f: fn(&Server) -> usize| self.servers.iter().map(f).sum();
-        (sum(|server| server.queue.len()), sum(|server| server.busy))
+        let crowd = self.in_work.load(std::sync::atomic::Ordering::Relaxed);
+        (sum(|server| server.queue.len()), sum(|server| server.busy) + crowd)
     }
 }
 
@@ -213,6 +230,9 @@ impl Backend for World {
     fn submit(&mut self, server: usize, request: &Request, reply: oneshot::Sender<Reply>) {
         let now = self.now();
         self.tally.attempt(now);
+        if self.plan.crowded {
+            return self.crowd(server, reply);
+        }
         let condition = self.condition(server, now);
         let full = self.servers[server].queue.len() >= self.plan.queue;
         if condition.refused || (full && self.free(server, now) == 0) {
@@ -224,7 +244,7 @@ impl Backend for World {
             return; // the reply is dropped: nobody ever answers
         }
         let over_quota = !self.take_quota(server, request.client, now);
-        let job = Job { client: request.client, over_quota, to: To::Caller(reply) };
+        let job = Job { over_quota, to: To::Caller(reply) };
         if condition.deferred {
             self.servers[server].deferred.push(job);
             return;

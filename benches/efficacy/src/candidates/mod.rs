@@ -20,8 +20,7 @@ use crate::request::{Answer, Boxed, Endpoint, Request};
 /// What a candidate is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    /// Which process this is, for seeds only.
-    pub(crate) client: usize,
+    /// For what this process draws at random.
     pub(crate) seed: u64,
     /// Within which an answer is of use to its caller.
     pub(crate) deadline: Duration,

@@ -52,11 +52,14 @@ impl Service<Request> for Opaque {
 
 fn policy(known: &Known) -> RetryPolicy {
     RetryPolicy::builder()
-        .deadline(known.deadline)
         .attempt_timeout(known.attempt_timeout)
         .jitter_seed(known.seed)
         .build()
         .expect("a valid policy")
+}
+
+fn deadline(request: &Request) -> Option<buttress::Deadline> {
+    request.context.deadline()
 }
 
 /// Retries without the budget: what the budget adds is the difference to the next.
@@ -82,7 +85,8 @@ impl Candidate for Budget {
     }
 
     fn client(&self, known: &Known, endpoints: Vec<Endpoint>) -> Client {
-        let retry = RetryLayer::new(policy(known)).classify(classify_fn(judge_any));
+        let retry =
+            RetryLayer::new(policy(known)).deadlines(deadline).classify(classify_fn(judge_any));
         Client::of(retry.layer(Opaque(Spread::new(known, endpoints))))
     }
 }

@@ -1,0 +1,149 @@
+//! What is printed and written, but for the scores and the charts.
+
+use std::fmt::Write;
+use std::io;
+use std::path::Path;
+
+use crate::args::Args;
+use crate::board::Board;
+use crate::candidates::Candidate;
+use crate::random_shape;
+use crate::run::run;
+use crate::scenario::{Plan, Scenario, Shape};
+
+pub(crate) fn shape(shape: &Shape) -> String {
+    format!(
+        "{} clients, {} workers x {:?} (sigma {:.2}), deadline {:?}, load {:.0} %, burstiness {:.1}",
+        shape.clients,
+        shape.workers,
+        shape.service,
+        shape.sigma,
+        shape.deadline,
+        shape.utilisation * 100.0,
+        shape.burstiness,
+    )
+}
+
+/// Cells in which a candidate is worse than no stack at all.
+pub(crate) fn harm(board: &Board) -> String {
+    let mut out = String::from("worse than none by more than 0.5:\n");
+    let raw = board.names.iter().position(|name| *name == "none").unwrap_or(0);
+    for (c, name) in board.names.iter().enumerate() {
+        let worse: Vec<&str> = board
+            .plans
+            .iter()
+            .enumerate()
+            .filter(|(s, _)| board.cells[c][*s].score < board.cells[raw][*s].score - 0.5)
+            .map(|(_, (scenario, _))| scenario.name())
+            .collect();
+        if !worse.is_empty() {
+            let _ = writeln!(out, "  {name:30}{}", worse.join(" "));
+        }
+    }
+    out
+}
+
+pub(crate) fn timeline(name: &str, plan: &Plan, candidate: &dyn Candidate) -> String {
+    let mut out = format!("{name}, {}\n", candidate.name());
+    if let Some(scenario) = Scenario::ALL.into_iter().find(|one| one.name() == name) {
+        let _ = writeln!(out, "{}", scenario.what());
+    }
+    let _ = writeln!(
+        out,
+        "{:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  {}",
+        "s",
+        "offered",
+        "attempts",
+        "refused",
+        "good",
+        "in flight",
+        "queue",
+        "busy",
+        "client 0 says"
+    );
+    let run = run(plan, candidate, 1);
+    for (at, second) in run.tally.seconds[..plan.seconds].iter().enumerate() {
+        let says = run.said.get(at).map_or("", String::as_str);
+        let line = format!(
+            "{at:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  {says}",
+            second.offered,
+            second.attempts,
+            second.refused,
+            second.good,
+            second.in_flight,
+            second.queue,
+            second.busy,
+        );
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out
+}
+
+/// Mean, tenth percentile and worst over shapes of each candidate's mean over the fault scenarios.
+pub(crate) fn random_shapes(
+    args: &Args,
+    scenarios: &[Scenario],
+    candidates: &[Box<dyn Candidate>],
+) -> String {
+    let mut means: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
+    let mut out = String::from("random shapes\n");
+    for n in 0..args.random_shapes {
+        let drawn = random_shape(n);
+        let _ = writeln!(out, "{n:4}: {}", shape(&drawn));
+        let board = Board::run(&drawn, scenarios, candidates, 1, args.threads);
+        for (c, means) in means.iter_mut().enumerate() {
+            means.push(board.row(c).mean);
+        }
+    }
+    let _ = writeln!(out, "{:30}{:>7}{:>7}{:>7}", "candidate", "mean", "10th %", "worst");
+    for (candidate, mut means) in candidates.iter().zip(means) {
+        means.sort_by(f64::total_cmp);
+        let mean = means.iter().sum::<f64>() / means.len() as f64;
+        let tenth = means[means.len() / 10];
+        let _ = writeln!(out, "{:30}{mean:7.1}{tenth:7.1}{:7.1}", candidate.name(), means[0]);
+    }
+    out
+}
+
+pub(crate) fn csv(dir: &Path, board: &Board) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let mut scores =
+        String::from("candidate,scenario,score,deviation,attempts_per_request,peak,waste\n");
+    let mut seconds = String::from(
+        "candidate,scenario,second,offered,attempts,refused,good,critical,critical_good,in_flight,queue,busy\n",
+    );
+    for (c, name) in board.names.iter().enumerate() {
+        for ((scenario, plan), cell) in board.plans.iter().zip(&board.cells[c]) {
+            let Some(tally) = cell.runs.first() else { continue };
+            let all = tally.window((0, plan.seconds));
+            let _ = writeln!(
+                scores,
+                "\"{name}\",{},{:.3},{:.3},{:.4},{:.3},{:.4}",
+                scenario.name(),
+                cell.score,
+                cell.deviation,
+                all.attempts as f64 / all.offered.max(1) as f64,
+                tally.peak(if plan.users > 0 { plan.rate } else { 1.0 }),
+                tally.waste(),
+            );
+            for (at, second) in tally.seconds[..plan.seconds].iter().enumerate() {
+                let _ = writeln!(
+                    seconds,
+                    "\"{name}\",{},{at},{},{},{},{},{},{},{},{},{}",
+                    scenario.name(),
+                    second.offered,
+                    second.attempts,
+                    second.refused,
+                    second.good,
+                    second.critical,
+                    second.critical_good,
+                    second.in_flight,
+                    second.queue,
+                    second.busy,
+                );
+            }
+        }
+    }
+    std::fs::write(dir.join("scores.csv"), scores)?;
+    std::fs::write(dir.join("seconds.csv"), seconds)
+}
