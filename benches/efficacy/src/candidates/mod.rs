@@ -69,7 +69,6 @@ impl Client {
     }
 
     /// With one line on its state, for the time-line.
-    #[allow(dead_code)]
     pub(crate) fn saying(self, says: impl Fn() -> String + Send + Sync + 'static) -> Self {
         Self { says: Box::new(says), ..self }
     }

@@ -52,6 +52,7 @@ impl Service<Request> for Opaque {
 
 fn policy(known: &Known) -> RetryPolicy {
     RetryPolicy::builder()
+        .deadline(known.deadline)
         .attempt_timeout(known.attempt_timeout)
         .jitter_seed(known.seed)
         .build()
