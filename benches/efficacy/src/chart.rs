@@ -68,6 +68,9 @@ fn drawn(board: &Board) -> Vec<(usize, &'static str)> {
     .collect()
 }
 
+/// Its top, what it shows, and how.
+type Panel = (f64, &'static str, fn(&Second) -> u64);
+
 fn scenario(board: &Board, s: usize) -> String {
     let (scenario, plan) = &board.plans[s];
     let title = format!("{}: {}", scenario.name(), scenario.what().replace('<', "&lt;"));
@@ -88,7 +91,7 @@ fn scenario(board: &Board, s: usize) -> String {
         at += 58.0 + 6.6 * name.len() as f64;
     }
     let all = |c: usize| &board.cells[c][s].runs[0].seconds[..plan.seconds];
-    let panels: [(f64, &str, fn(&Second) -> u64); 2] = [
+    let panels: [Panel; 2] = [
         (FIRST, "Answered in time, per second of arrival", |second| second.good),
         (SECOND, "Attempts sent to the servers, per second", |second| second.attempts),
     ];

@@ -86,6 +86,7 @@ fn measure(args: &Args) -> Result<(), String> {
     let board = Board::run(&args.shape, &scenarios, &candidates, args.seeds, args.threads);
     println!("{}", board.table());
     println!("{}", table::harm(&board));
+    println!("{}", table::goals(&board));
     if args.collapse && args.scenario.is_none() {
         // The link takes 400 s with 280 requests in each.
         let seeds = |one| if one == Collapse::Link { args.seeds.min(2) } else { args.seeds * 3 };

@@ -43,6 +43,40 @@ pub(crate) fn harm(board: &Board) -> String {
     out
 }
 
+/// Shape A, our default configuration: what was set out for, in the order of `Scenario::ALL`.
+const GOALS: [f64; 14] =
+    [100.0, 99.95, 97.0, 99.7, 99.7, 96.0, 99.7, 99.8, 99.0, 99.9, 99.9, 99.9, 99.5, 99.9];
+
+/// Which goals our candidates do not reach.
+pub(crate) fn goals(board: &Board) -> String {
+    let mut out =
+        String::from("goals (set for shape A) not reached, and what healthy traffic lost:\n");
+    for (c, name) in board.names.iter().enumerate().filter(|(_, name)| name.starts_with("ours")) {
+        let mut missed = String::new();
+        for ((scenario, plan), cell) in board.plans.iter().zip(&board.cells[c]) {
+            let goal = GOALS[*scenario as usize];
+            if cell.score < goal {
+                let _ = write!(missed, " {} {:.2} < {goal}", scenario.name(), cell.score);
+            }
+            if *scenario == Scenario::S0 {
+                let sum = |f: fn(&crate::tally::Second) -> u64| -> u64 {
+                    cell.runs.iter().map(|run| f(&run.window(plan.window))).sum()
+                };
+                let (offered, attempts) = (sum(|all| all.offered), sum(|all| all.attempts));
+                let lost = offered - sum(|all| all.good);
+                let ratio = attempts as f64 / offered.max(1) as f64;
+                let _ = write!(missed, " [S0 lost {lost} of {offered}, {ratio:.4} attempts each]");
+            }
+        }
+        let row = board.row(c);
+        if board.plans.len() == Scenario::ALL.len() && (row.mean < 99.0 || row.worst < 96.0) {
+            let _ = write!(missed, " mean {:.1} < 99, worst {:.1} < 96", row.mean, row.worst);
+        }
+        let _ = writeln!(out, "  {name:30}{missed}");
+    }
+    out
+}
+
 pub(crate) fn timeline(name: &str, plan: &Plan, candidate: &dyn Candidate) -> String {
     let mut out = format!("{name}, {}\n", candidate.name());
     if let Some(scenario) = Scenario::ALL.into_iter().find(|one| one.name() == name) {
@@ -50,16 +84,8 @@ pub(crate) fn timeline(name: &str, plan: &Plan, candidate: &dyn Candidate) -> St
     }
     let _ = writeln!(
         out,
-        "{:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  {}",
-        "s",
-        "offered",
-        "attempts",
-        "refused",
-        "good",
-        "in flight",
-        "queue",
-        "busy",
-        "client 0 says"
+        "{:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  client 0 says",
+        "s", "offered", "attempts", "refused", "good", "in flight", "queue", "busy"
     );
     let run = run(plan, candidate, 1);
     for (at, second) in run.tally.seconds[..plan.seconds].iter().enumerate() {

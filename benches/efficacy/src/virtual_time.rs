@@ -107,15 +107,16 @@ pub unsafe extern "C" fn clock_gettime(
             | libc::CLOCK_REALTIME_COARSE
             | libc::CLOCK_BOOTTIME
     );
-    if virtual_id && !out.is_null() {
-        if let Some(now) = virtual_now() {
-            // SAFETY: not null, and the caller promises that it may be written.
-            unsafe {
-                (*out).tv_sec = now.as_secs() as libc::time_t;
-                (*out).tv_nsec = now.subsec_nanos().into();
-            }
-            return 0;
+    if virtual_id
+        && !out.is_null()
+        && let Some(now) = virtual_now()
+    {
+        // SAFETY: not null, and the caller promises that it may be written.
+        unsafe {
+            (*out).tv_sec = now.as_secs() as libc::time_t;
+            (*out).tv_nsec = now.subsec_nanos().into();
         }
+        return 0;
     }
     // SAFETY: the system call with the arguments of the caller, who promised what it asks for.
     unsafe { libc::syscall(libc::SYS_clock_gettime, id, out) as libc::c_int }
