@@ -112,21 +112,33 @@ pub(crate) fn random_shapes(
     candidates: &[Box<dyn Candidate>],
 ) -> String {
     let mut means: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
+    let mut shares = means.clone();
     let mut out = String::from("random shapes\n");
     for n in 0..args.random_shapes {
         let drawn = random_shape(n);
         let _ = writeln!(out, "{n:4}: {}", shape(&drawn));
         let board = Board::run(&drawn, scenarios, candidates, 1, args.threads);
+        let oracle = candidates.iter().position(|one| one.central()).unwrap_or(0);
         for (c, means) in means.iter_mut().enumerate() {
             means.push(board.row(c).mean);
+            shares[c].push(100.0 * board.row(c).mean / board.row(oracle).mean);
         }
     }
-    let _ = writeln!(out, "{:30}{:>7}{:>7}{:>7}", "candidate", "mean", "10th %", "worst");
-    for (candidate, mut means) in candidates.iter().zip(means) {
-        means.sort_by(f64::total_cmp);
-        let mean = means.iter().sum::<f64>() / means.len() as f64;
-        let tenth = means[means.len() / 10];
-        let _ = writeln!(out, "{:30}{mean:7.1}{tenth:7.1}{:7.1}", candidate.name(), means[0]);
+    let _ = writeln!(out, "{:30}{:>26}{:>26}", "", "mean score of a shape", "as % of the oracle's");
+    let _ = write!(out, "{:30}", "candidate");
+    let _ = writeln!(
+        out,
+        "{:>12}{:>7}{:>7}{:>12}{:>7}{:>7}",
+        "mean", "10th", "worst", "mean", "10th", "worst"
+    );
+    for ((candidate, means), shares) in candidates.iter().zip(means).zip(shares) {
+        let _ = write!(out, "{:30}", candidate.name());
+        for mut all in [means, shares] {
+            all.sort_by(f64::total_cmp);
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            let _ = write!(out, "{mean:12.1}{:7.1}{:7.1}", all[all.len() / 10], all[0]);
+        }
+        out.push('\n');
     }
     out
 }
