@@ -85,6 +85,9 @@ fn measure(args: &Args) -> Result<(), String> {
     println!("{}", table::shape(&args.shape));
     let board = Board::run(&args.shape, &scenarios, &candidates, args.seeds, args.threads);
     println!("{}", board.table());
+    if args.scenario.is_none() {
+        println!("{}", table::details(&board));
+    }
     println!("{}", table::harm(&board));
     println!("{}", table::goals(&board));
     if args.collapse && args.scenario.is_none() {

@@ -47,6 +47,55 @@ pub(crate) fn harm(board: &Board) -> String {
 const GOALS: [f64; 14] =
     [100.0, 99.95, 97.0, 99.7, 99.7, 96.0, 99.7, 99.8, 99.0, 99.9, 99.9, 99.9, 99.5, 99.9];
 
+/// What the constraints of the goals are about, from the first seed.
+pub(crate) fn details(board: &Board) -> String {
+    let run = |c: usize, scenario: Scenario| {
+        let s = board.plans.iter().position(|(other, _)| *other == scenario)?;
+        Some((&board.plans[s].1, &board.cells[c][s].runs[0]))
+    };
+    let oracle = board.names.iter().position(|name| *name == "ORACLE").unwrap_or(0);
+    let mut out = String::from(
+        "seconds from the end of the fault until as good as the oracle but for 5 % (first seed); attempts\n\
+         for each request while it is down (S2, 21-30 s); peak; critical and other requests answered, %\n",
+    );
+    let _ = write!(out, "{:30}{:>7}{:>7}{:>7}", "candidate", "S2", "S4", "S5");
+    let _ = writeln!(
+        out,
+        "{:>7}{:>9}{:>9}{:>9}{:>10}{:>9}",
+        "S5c", "down", "peak S3", "peak S5", "critical", "other"
+    );
+    for (c, name) in board.names.iter().enumerate() {
+        let _ = write!(out, "{name:30}");
+        let ends =
+            [(Scenario::S2, 30), (Scenario::S4, 35), (Scenario::S5, 30), (Scenario::S5c, 30)];
+        for (scenario, end) in ends {
+            let took = run(c, scenario)
+                .zip(run(oracle, scenario))
+                .and_then(|((_, this), (_, oracle))| this.recovery(oracle, end));
+            let _ = match took {
+                Some(seconds) => write!(out, "{seconds:7.1}"),
+                None => write!(out, "{:>7}", "-"),
+            };
+        }
+        let down = run(c, Scenario::S2).map_or(0.0, |(_, tally)| {
+            let down = tally.window((21, 30));
+            down.attempts as f64 / down.offered.max(1) as f64
+        });
+        let peak = |scenario| run(c, scenario).map_or(0.0, |(_, tally)| tally.peak(1.0));
+        let (peak3, peak5) = (peak(Scenario::S3), peak(Scenario::S5));
+        let _ = write!(out, "{down:9.2}{peak3:9.2}{peak5:9.2}");
+        if let Some((plan, tally)) = run(c, Scenario::S10) {
+            let all = tally.window(plan.window);
+            let share = |good: u64, of: u64| 100.0 * good as f64 / of.max(1) as f64;
+            let critical = share(all.critical_good, all.critical);
+            let other = share(all.good - all.critical_good, all.offered - all.critical);
+            let _ = write!(out, "{critical:10.2}{other:9.2}");
+        }
+        out.push('\n');
+    }
+    out
+}
+
 /// Which goals our candidates do not reach.
 pub(crate) fn goals(board: &Board) -> String {
     let mut out =

@@ -20,6 +20,8 @@ pub(crate) struct Second {
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) seconds: Vec<Second>,
+    /// Answered in time, by tenth of a second of arrival.
+    tenths: Vec<u32>,
     work: f64,
     wasted: f64,
 }
@@ -31,7 +33,12 @@ fn second(at: Micros) -> usize {
 impl Tally {
     pub(crate) fn new(seconds: usize) -> Self {
         // What comes later lands in the last.
-        Self { seconds: vec![Second::default(); seconds + 1], work: 0.0, wasted: 0.0 }
+        Self {
+            seconds: vec![Second::default(); seconds + 1],
+            tenths: vec![0; seconds * 10 + 1],
+            work: 0.0,
+            wasted: 0.0,
+        }
     }
 
     fn at(&mut self, at: Micros) -> &mut Second {
@@ -49,6 +56,8 @@ impl Tally {
         let this = self.at(arrived);
         this.good += 1;
         this.critical_good += u64::from(critical);
+        let last = self.tenths.len() - 1;
+        self.tenths[((arrived / 100_000) as usize).min(last)] += 1;
     }
 
     pub(crate) fn attempt(&mut self, at: Micros) {
@@ -70,6 +79,19 @@ impl Tally {
         if let Some(this) = self.seconds.get_mut(second) {
             (this.queue, this.busy, this.in_flight) = (queue, busy, in_flight);
         }
+    }
+
+    /// Seconds after `end` until half a second goes as well as for the oracle, but for 5 %; and so does the
+    /// time from there on.
+    pub(crate) fn recovery(&self, oracle: &Self, end: usize) -> Option<f64> {
+        let last = self.tenths.len() - 1;
+        let as_well = |from: usize, to: usize| {
+            let sum = |tally: &Self| f64::from(tally.tenths[from..to].iter().sum::<u32>());
+            sum(self) >= 0.95 * sum(oracle)
+        };
+        (end * 10..last - 5)
+            .find(|&at| as_well(at, at + 5) && as_well(at, last))
+            .map(|at| (at - end * 10) as f64 / 10.0)
     }
 
     pub(crate) fn waste(&self) -> f64 {
