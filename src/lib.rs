@@ -18,6 +18,7 @@ mod guarantee;
 mod injected;
 mod key;
 mod lever;
+mod managed;
 mod name;
 mod outcome;
 mod quota;

@@ -63,9 +63,14 @@ mod error;
 #[cfg(feature = "serde")]
 mod parse;
 mod registry;
+mod status;
 
+pub use crate::managed::{Managed, Operation};
 pub use command::{Command, InstallFailureBudget, InstallNetworkConditioner, Uninstall};
 #[cfg(feature = "serde")]
 pub use document::{Executed, execute};
 pub use error::CommandError;
 pub use registry::{Done, Registry};
+pub use status::{
+    Fact, Gauge, Level, Lint, Next, ObjectStatus, ProcessPhase, Status, Summary, TimelineEvent,
+};

@@ -1,18 +1,14 @@
-use ::metrics::{counter, histogram};
+use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 
+use super::instruments::{
+    EVENTS, INJECTIONS, INSTRUMENTS, InstrumentKind, REJECTIONS, RETRIES, RETRY_DELAY,
+    STATE_CHANGES, WAIT,
+};
 use super::{Event, EventKind, Observe};
 
-/// Counts events through the `metrics` facade. Labels are the layer, the object's name and fixed words,
-/// so their number is bounded by the program, never by its traffic.
-///
-/// | metric | type | labels |
-/// |---|---|---|
-/// | `buttress_events_total` | counter | `layer`, `name`, `event` |
-/// | `buttress_rejections_total` | counter | `layer`, `name`, `kind`, `shadow` |
-/// | `buttress_state_changes_total` | counter | `layer`, `name`, `from`, `to` |
-/// | `buttress_injected_total` | counter | `layer`, `name`, `rule`, `fault` |
-/// | `buttress_retry_delay_seconds` | histogram | `name` |
-/// | `buttress_wait_seconds` | histogram | `layer`, `name` |
+/// Counts events through the `metrics` facade: the instruments of the [table](super#metrics) that are not
+/// pulled. Labels are the layer, the object's name and fixed words, so their number is bounded by the
+/// program, never by its traffic.
 ///
 /// ```
 /// use buttress::circuit_breaker::CircuitBreaker;
@@ -23,42 +19,72 @@ use super::{Event, EventKind, Observe};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Metrics;
 
+impl Metrics {
+    /// Tells the recorder units and descriptions. Call it once, after the recorder is installed.
+    ///
+    /// ```
+    /// buttress::observe::Metrics::describe();
+    /// ```
+    pub fn describe() {
+        for instrument in INSTRUMENTS {
+            let (name, text) = (instrument.name, instrument.description);
+            let unit = if instrument.unit == "s" { Unit::Seconds } else { Unit::Count };
+            match instrument.kind {
+                InstrumentKind::Counter => describe_counter!(name, unit, text),
+                InstrumentKind::Gauge => describe_gauge!(name, unit, text),
+                InstrumentKind::Histogram => describe_histogram!(name, unit, text),
+            }
+        }
+    }
+}
+
 impl Observe for Metrics {
     fn on_event(&self, event: &Event<'_>) {
         let layer = event.layer.as_str();
         let name = event.name.as_str();
-        counter!("buttress_events_total", "layer" => layer, "name" => name, "event" => event.kind.as_str())
-            .increment(1);
+        counter!(
+            EVENTS.name,
+            "layer" => layer,
+            "name" => name,
+            "event" => event.kind.as_str(),
+            "severity" => event.kind.severity().as_str(),
+        )
+        .increment(1);
         match &event.kind {
             EventKind::Rejected(why) | EventKind::WouldReject(why) => {
                 let shadow = matches!(event.kind, EventKind::WouldReject(_));
                 counter!(
-                    "buttress_rejections_total",
+                    REJECTIONS.name,
                     "layer" => layer,
                     "name" => name,
-                    "kind" => why.kind().as_str(),
+                    "reason" => why.kind().as_str(),
                     "shadow" => if shadow { "true" } else { "false" },
                 )
                 .increment(1);
             }
             EventKind::StateChanged { from, to, .. } => {
                 counter!(
-                    "buttress_state_changes_total",
+                    STATE_CHANGES.name,
                     "layer" => layer, "name" => name, "from" => *from, "to" => *to,
                 )
                 .increment(1);
             }
-            EventKind::Retried { delay, .. } => {
-                histogram!("buttress_retry_delay_seconds", "name" => name)
+            EventKind::Retried { delay, outcome, .. } => {
+                counter!(
+                    RETRIES.name,
+                    "layer" => layer, "name" => name, "outcome" => outcome.as_str(),
+                )
+                .increment(1);
+                histogram!(RETRY_DELAY.name, "layer" => layer, "name" => name)
                     .record(delay.as_secs_f64());
             }
             EventKind::Waited { waited } => {
-                histogram!("buttress_wait_seconds", "layer" => layer, "name" => name)
+                histogram!(WAIT.name, "layer" => layer, "name" => name)
                     .record(waited.as_secs_f64());
             }
             EventKind::Injected { rule, fault } => {
                 counter!(
-                    "buttress_injected_total",
+                    INJECTIONS.name,
                     "layer" => layer, "name" => name, "rule" => rule.to_string(), "fault" => *fault,
                 )
                 .increment(1);

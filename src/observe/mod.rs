@@ -25,6 +25,50 @@
 //! assert_eq!(*log.lock().unwrap(), ["forced_open"]);
 //! # Ok::<(), buttress::ConfigError>(())
 //! ```
+//!
+//! # Events
+//!
+//! As `tracing` records they have the target `buttress` and the fields `layer`, `name`, `event` and those below,
+//! at the level of their severity. A system in which nothing is wrong writes nothing above `DEBUG`.
+//!
+//! | `event` | severity | fields |
+//! |---|---|---|
+//! | `rejected`, `would_reject` | debug | `why` |
+//! | `waited` | debug | `waited` |
+//! | `state_changed` | info if all is well again, else warning | `from`, `to`, `reason` |
+//! | `retried` | debug | `attempt`, `delay`, `outcome` |
+//! | `retry_abandoned` | debug | `attempts`, `reason`, `outcome` |
+//! | `injected` | debug | `rule`, `fault` |
+//! | `table_full` | warning | `capacity` |
+//! | `replayed` | debug | |
+//! | `taken_over` | warning | `generation`, `runs` |
+//! | `unrecorded` | error | `reason` |
+//! | those of the supervision | as severe as they are | `detail` |
+//!
+//! A retry runs in a span `retry_attempt` (level `DEBUG`, fields `layer`, `name`, `attempt`); a first attempt
+//! in the span of its caller, and costs none.
+//!
+//! # Metrics
+//!
+//! Named after the conventions of OpenTelemetry; Prometheus has `_` for the dots, the unit and `_total`
+//! behind. What is *pulled* is read from the objects when somebody asks, so that calls pay nothing for it.
+//!
+//! | metric | kind | unit | labels | pulled | what it says |
+//! |---|---|---|---|---|---|
+//! | `buttress.events` | counter | `{event}` | `layer`, `name`, `event`, `severity` |  | Decisions of all objects |
+//! | `buttress.rejections` | counter | `{call}` | `layer`, `name`, `reason`, `shadow` |  | Calls refused, or that would have been in shadow mode |
+//! | `buttress.state_changes` | counter | `{change}` | `layer`, `name`, `from`, `to` |  | Changes of state of breakers, budgets and the like |
+//! | `buttress.injections` | counter | `{fault}` | `layer`, `name`, `rule`, `fault` |  | Faults injected on purpose |
+//! | `buttress.retries` | counter | `{attempt}` | `layer`, `name`, `outcome` |  | Attempts after the first, by what the one before came to |
+//! | `buttress.retry.delay` | histogram | `s` | `layer`, `name` |  | Pauses before retries |
+//! | `buttress.wait.duration` | histogram | `s` | `layer`, `name` |  | Waits of calls that were then let through |
+//! | `buttress.object.state` | gauge | `{object}` | `layer`, `name`, `state` | yes | 1 for the state that an object is in |
+//! | `buttress.object.level` | gauge | `{level}` | `layer`, `name` | yes | 0 if an object is well, 1 if it warns, 2 if it is bad |
+//! | `buttress.object.count` | counter | `{event}` | `layer`, `name`, `counter` | yes | Totals that an object keeps: calls, failures, probes, replays and so on |
+//! | `buttress.object.rejections` | counter | `{call}` | `layer`, `name`, `reason` | yes | Calls that an object has refused |
+//! | `buttress.object.value` | gauge | `{value}` | `layer`, `name`, `gauge` | yes | Levels that an object keeps: window fill, tokens, limits, calls in flight and so on |
+//! | `buttress.object.share` | gauge | `1` | `layer`, `name`, `gauge` | yes | Shares from 0 to 1 that an object keeps: failure rates, what is left of a budget |
+//! | `buttress.object.time` | gauge | `s` | `layer`, `name`, `gauge` | yes | Times that an object keeps: until the next probe, since the last beat |
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,15 +79,19 @@ use crate::name::{LayerKind, Name};
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
 
+mod instruments;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "tracing")]
 mod tracing;
 
+pub use instruments::{INSTRUMENTS, Instrument, InstrumentKind};
 #[cfg(feature = "metrics")]
 pub use metrics::Metrics;
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
+#[cfg(feature = "tracing")]
+pub(crate) use tracing::retry_span;
 
 /// One decision of one object.
 #[derive(Debug)]
@@ -135,7 +183,8 @@ pub enum EventKind<'a> {
     },
 }
 
-/// How much an event of the supervision matters.
+/// How much an event matters. Chosen so that a healthy system is quiet: what happens to single calls in
+/// normal operation is [`Debug`](Self::Debug).
 ///
 /// ```
 /// use buttress::observe::Severity;
@@ -144,6 +193,8 @@ pub enum EventKind<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Severity {
+    /// About one call: expected, and too much to be shown all the time.
+    Debug,
     /// As planned.
     Info,
     /// Not as planned, and dealt with.
@@ -174,6 +225,54 @@ impl EventKind<'_> {
             Self::TakenOver { .. } => "taken_over",
             Self::Unrecorded { .. } => "unrecorded",
             Self::Supervised { what, .. } => what,
+        }
+    }
+
+    /// How much it matters.
+    ///
+    /// ```
+    /// use buttress::observe::{EventKind, Severity};
+    /// assert_eq!(EventKind::Replayed.severity(), Severity::Debug);
+    /// assert_eq!(EventKind::TableFull { capacity: 10 }.severity(), Severity::Warning);
+    /// ```
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Rejected(_)
+            | Self::WouldReject(_)
+            | Self::Waited { .. }
+            | Self::Retried { .. }
+            | Self::RetryAbandoned { .. }
+            | Self::Injected { .. }
+            | Self::Replayed => Severity::Debug,
+            Self::StateChanged { to, .. } if is_good(to) => Severity::Info,
+            Self::StateChanged { .. } | Self::TableFull { .. } | Self::TakenOver { .. } => {
+                Severity::Warning
+            }
+            Self::Unrecorded { .. } => Severity::Error,
+            Self::Supervised { severity, .. } => *severity,
+        }
+    }
+}
+
+/// States that an object is in while nothing is wrong.
+fn is_good(state: &str) -> bool {
+    matches!(state, "closed" | "healthy" | "retired" | "shared" | "up")
+}
+
+impl Severity {
+    /// Lower-case name, for labels.
+    ///
+    /// ```
+    /// assert_eq!(buttress::observe::Severity::Warning.as_str(), "warning");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
         }
     }
 }

@@ -2,9 +2,8 @@ use ::tracing::Level;
 
 use super::{Event, EventKind, Observe, Severity};
 
-/// Writes events as `tracing` records with target `buttress`: refusals, retries, replays and injected
-/// faults at `DEBUG`, waits at `TRACE`, changes of state, full tables and take-overs at `WARN` (a return to `closed` at
-/// `INFO`), effects that could not be recorded at `ERROR`, the supervision's events as severe as they are.
+/// Writes events as `tracing` records with target `buttress`, the fields `layer`, `name` and `event`, and
+/// those of the [table](super#events), each at the level of its [severity](EventKind::severity).
 ///
 /// ```
 /// use buttress::observe::{Observe, Tracing};
@@ -18,38 +17,38 @@ impl Observe for Tracing {
         let layer = event.layer.as_str();
         let name = event.name.as_str();
         let what = event.kind.as_str();
+        let severity = event.kind.severity();
+        // A level is part of the place in the code, so there is one place for each.
         macro_rules! record {
-            ($level:expr, $($field:tt)*) => {
+            (at $level:expr, $($field:tt)*) => {
                 ::tracing::event!(target: "buttress", $level, layer, name, event = what, $($field)*)
             };
+            ($($field:tt)*) => { match severity {
+                Severity::Debug => record!(at Level::DEBUG, $($field)*),
+                Severity::Info => record!(at Level::INFO, $($field)*),
+                Severity::Warning => record!(at Level::WARN, $($field)*),
+                Severity::Error => record!(at Level::ERROR, $($field)*),
+            } };
         }
         match &event.kind {
-            EventKind::Rejected(why) | EventKind::WouldReject(why) => {
-                record!(Level::DEBUG, %why);
-            }
-            EventKind::Waited { waited } => record!(Level::TRACE, ?waited),
-            EventKind::StateChanged { from, to, reason } if *to == "closed" => {
-                record!(Level::INFO, from, to, %reason);
-            }
-            EventKind::StateChanged { from, to, reason } => {
-                record!(Level::WARN, from, to, %reason);
-            }
-            EventKind::Retried { attempt, delay, outcome } => {
-                record!(Level::DEBUG, attempt, ?delay, ?outcome);
-            }
+            EventKind::Rejected(why) | EventKind::WouldReject(why) => record!(%why),
+            EventKind::Waited { waited } => record!(?waited),
+            EventKind::StateChanged { from, to, reason } => record!(from, to, %reason),
+            EventKind::Retried { attempt, delay, outcome } => record!(attempt, ?delay, ?outcome),
             EventKind::RetryAbandoned { attempts, reason, outcome } => {
-                record!(Level::DEBUG, attempts, reason, ?outcome);
+                record!(attempts, reason, ?outcome);
             }
-            EventKind::Injected { rule, fault } => record!(Level::DEBUG, rule, fault),
-            EventKind::TableFull { capacity } => record!(Level::WARN, capacity),
-            EventKind::Replayed => record!(Level::DEBUG,),
-            EventKind::TakenOver { generation, runs } => record!(Level::WARN, generation, runs),
-            EventKind::Unrecorded { reason } => record!(Level::ERROR, reason),
-            EventKind::Supervised { severity, detail, .. } => match severity {
-                Severity::Info => record!(Level::INFO, %detail),
-                Severity::Warning => record!(Level::WARN, %detail),
-                Severity::Error => record!(Level::ERROR, %detail),
-            },
+            EventKind::Injected { rule, fault } => record!(rule, fault),
+            EventKind::TableFull { capacity } => record!(capacity),
+            EventKind::Replayed => record!(),
+            EventKind::TakenOver { generation, runs } => record!(generation, runs),
+            EventKind::Unrecorded { reason } => record!(reason),
+            EventKind::Supervised { detail, .. } => record!(%detail),
         }
     }
+}
+
+/// The span of a retry; a first attempt runs in its caller's.
+pub(crate) fn retry_span(name: &'static str, attempt: u32) -> ::tracing::Span {
+    ::tracing::debug_span!(target: "buttress", "retry_attempt", layer = "retry", name, attempt)
 }

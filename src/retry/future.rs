@@ -102,11 +102,21 @@ pub(super) struct Slow<E> {
     // The error of the attempt before, in case the next cannot be made. A response is not kept: it may
     // hold a connection.
     last: Option<E>,
+    // Of the retry in hand; none during a first attempt.
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
 }
 
 impl<E> Slow<E> {
     fn boxed(progress: Progress) -> Box<Self> {
-        Box::new(Self { progress, timer: None, armed: false, last: None })
+        Box::new(Self {
+            progress,
+            timer: None,
+            armed: false,
+            last: None,
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::none(),
+        })
     }
 
     fn arm(&mut self, after: Duration) {
@@ -164,7 +174,12 @@ where
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
                 StateProj::Calling { call, .. } => {
-                    let result = match call.poll(cx) {
+                    #[cfg(feature = "tracing")]
+                    let entered = this.slow.as_ref().map(|slow| slow.span.enter());
+                    let polled = call.poll(cx);
+                    #[cfg(feature = "tracing")]
+                    drop(entered);
+                    let result = match polled {
                         Poll::Ready(result) => Some(result),
                         Poll::Pending => {
                             if self.as_mut().poll_limit(cx).is_pending() {
@@ -354,7 +369,17 @@ where
                 let last = slow.progress.is_last(terms.policy);
                 let copy = if last { None } else { this.replay.try_replay(&req) };
                 let ticket = Some(this.classifier.start(&req));
+                #[cfg(feature = "tracing")]
+                let span =
+                    crate::observe::retry_span(terms.name.as_str(), slow.progress.attempts());
+                #[cfg(feature = "tracing")]
+                let call = span.in_scope(|| inner.call(req));
+                #[cfg(not(feature = "tracing"))]
                 let call = inner.call(req);
+                #[cfg(feature = "tracing")]
+                {
+                    slow.span = span;
+                }
                 // Only now: a panic on the way here gives the retry back.
                 slow.progress.send();
                 slow.armed = false;
@@ -421,8 +446,11 @@ where
         let StateProj::Calling { call, ticket, .. } = this.state.as_mut().project() else {
             return polled(self.go_on(cx, None));
         };
+        if this.slow.is_some() {
+            return polled(self.go_on(cx, None));
+        }
         let response = match call.poll(cx) {
-            Poll::Ready(Ok(response)) if this.slow.is_none() => response,
+            Poll::Ready(Ok(response)) => response,
             Poll::Ready(result) => return polled(self.poll_ended(cx, result)),
             Poll::Pending if this.deadline.is_none() && !this.plan.has_timeout => {
                 return Poll::Pending;

@@ -404,10 +404,7 @@ fn metrics_count_refusals_and_changes_of_state() {
         .collect();
     names.sort();
     names.dedup();
-    assert_eq!(
-        names,
-        ["buttress_events_total", "buttress_rejections_total", "buttress_state_changes_total"]
-    );
+    assert_eq!(names, ["buttress.events", "buttress.rejections", "buttress.state_changes"]);
 }
 
 #[test]

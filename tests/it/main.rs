@@ -6,6 +6,7 @@
     allow(dead_code, reason = "used by tests of every room, which differ by feature")
 )]
 mod support;
+mod telemetry;
 
 mod circuit_breaker;
 #[cfg(feature = "testing")]
@@ -14,6 +15,7 @@ mod circuit_breaker_service;
 mod conditioner;
 #[cfg(feature = "serde")]
 mod control;
+mod dashboard;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
 mod failure_budget;

@@ -312,7 +312,7 @@ fn metrics_count_what_is_injected() {
         let key = key.key();
         let labels: Vec<_> =
             key.labels().map(|l| (l.key().to_owned(), l.value().to_owned())).collect();
-        (key.name() == "buttress_injected_total").then_some((labels, value))
+        (key.name() == "buttress.injections").then_some((labels, value))
     });
     let (labels, value) = counted.unwrap();
     assert!(matches!(value, DebugValue::Counter(3)), "{value:?}");

@@ -1,0 +1,135 @@
+//! The whole program at one instant, as a document.
+
+pub use crate::managed::{Fact, Gauge, Level, Next, ObjectStatus};
+use crate::observe::Severity;
+
+/// The state of a program: what [`Registry::status`](super::Registry::status) gives.
+///
+/// With the feature `serde` it is the document that the status page shows.
+///
+/// ```
+/// let status = buttress::control::Status::default();
+/// assert!(status.objects.is_empty());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Status {
+    /// The service's name; empty if nobody has set one.
+    pub service: String,
+    /// The process: its number and when it started.
+    pub instance: String,
+    /// Now, in milliseconds of the Unix epoch.
+    pub now_ms: u64,
+    /// For how many seconds the registry has been there.
+    pub uptime_s: f64,
+    /// How often the configuration has been read; 0 if there is none.
+    pub generation: u64,
+    /// How well it all is.
+    pub verdict: Summary,
+    /// The phase of the process, if a `Lifecycle` is registered.
+    pub process: Option<ProcessPhase>,
+    /// By kind, then name. At most 1,000.
+    pub objects: Vec<ObjectStatus>,
+    /// Objects that are not shown.
+    pub omitted: usize,
+    /// What happened, oldest first. At most 500.
+    pub events: Vec<TimelineEvent>,
+    /// What the linter found in the configuration.
+    pub lint: Vec<Lint>,
+}
+
+/// The overall verdict: the worst level and the objects that have it.
+///
+/// ```
+/// use buttress::control::{Level, Summary};
+/// assert_eq!(Summary::default().level, Level::Ok);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Summary {
+    /// The worst level of all objects.
+    pub level: Level,
+    /// One line.
+    pub text: String,
+    /// The `id`s of the objects that are not well, the worst first.
+    pub causes: Vec<String>,
+}
+
+/// Where the process is between start and end.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ProcessPhase {
+    /// The phase, lower-case with underscores.
+    pub phase: String,
+    /// For how many seconds, if known.
+    pub since_s: Option<f64>,
+    /// The status text, if there is one.
+    pub status: Option<String>,
+}
+
+/// One entry of the timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TimelineEvent {
+    /// Rises by one from entry to entry, from 1.
+    pub seq: u64,
+    /// When, in milliseconds of the Unix epoch; of folded entries, the first.
+    pub at_ms: u64,
+    /// How much it matters.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "severity"))]
+    pub severity: Severity,
+    /// The kind of object.
+    pub layer: &'static str,
+    /// Its name.
+    pub name: String,
+    /// What happened, lower-case with underscores.
+    pub event: &'static str,
+    /// The particulars, for a reader; of folded entries also how many there were.
+    pub detail: String,
+}
+
+/// Something in the configuration that cannot be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Lint {
+    /// `Warning` or `Error`.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "severity"))]
+    pub severity: Severity,
+    /// The rule, lower-case with underscores.
+    pub rule: String,
+    /// What is wrong, for a reader.
+    pub text: String,
+    /// The `id`s of the objects concerned.
+    pub objects: Vec<String>,
+}
+
+impl Lint {
+    /// A finding.
+    ///
+    /// ```
+    /// use buttress::control::Lint;
+    /// use buttress::observe::Severity;
+    /// let lint = Lint::new(Severity::Warning, "window_below_min_calls", "never trips", ["circuit_breaker/db"]);
+    /// assert_eq!(lint.objects, ["circuit_breaker/db"]);
+    /// ```
+    #[must_use]
+    pub fn new<O: Into<String>>(
+        severity: Severity,
+        rule: impl Into<String>,
+        text: impl Into<String>,
+        objects: impl IntoIterator<Item = O>,
+    ) -> Self {
+        let objects = objects.into_iter().map(Into::into).collect();
+        Self { severity, rule: rule.into(), text: text.into(), objects }
+    }
+}
+
+#[cfg(feature = "serde")]
+fn severity<S: serde::Serializer>(severity: &Severity, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(severity.as_str())
+}
