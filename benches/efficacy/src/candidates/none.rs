@@ -1,0 +1,16 @@
+//! No stack at all.
+
+use super::{Candidate, Client, Known, Spread};
+use crate::request::Endpoint;
+
+pub(crate) struct None;
+
+impl Candidate for None {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
+    fn client(&self, known: &Known, endpoints: Vec<Endpoint>) -> Client {
+        Client::of(Spread::new(known, endpoints))
+    }
+}

@@ -1,0 +1,236 @@
+//! What is printed and written, but for the scores and the charts.
+
+use std::fmt::Write;
+use std::io;
+use std::path::Path;
+
+use crate::args::Args;
+use crate::board::Board;
+use crate::candidates::Candidate;
+use crate::random_shape;
+use crate::run::run;
+use crate::scenario::{Plan, Scenario, Shape};
+
+pub(crate) fn shape(shape: &Shape) -> String {
+    format!(
+        "{} clients, {} workers x {:?} (sigma {:.2}), deadline {:?}, load {:.0} %, burstiness {:.1}",
+        shape.clients,
+        shape.workers,
+        shape.service,
+        shape.sigma,
+        shape.deadline,
+        shape.utilisation * 100.0,
+        shape.burstiness,
+    )
+}
+
+/// Cells in which a candidate is worse than no stack at all.
+pub(crate) fn harm(board: &Board) -> String {
+    let mut out = String::from("worse than none by more than 0.5:\n");
+    let raw = board.names.iter().position(|name| *name == "none").unwrap_or(0);
+    for (c, name) in board.names.iter().enumerate() {
+        let worse: Vec<&str> = board
+            .plans
+            .iter()
+            .enumerate()
+            .filter(|(s, _)| board.cells[c][*s].score < board.cells[raw][*s].score - 0.5)
+            .map(|(_, (scenario, _))| scenario.name())
+            .collect();
+        if !worse.is_empty() {
+            let _ = writeln!(out, "  {name:30}{}", worse.join(" "));
+        }
+    }
+    out
+}
+
+/// Shape A, our default configuration: what was set out for, in the order of `Scenario::ALL`.
+const GOALS: [f64; 14] =
+    [100.0, 99.95, 97.0, 99.7, 99.7, 96.0, 99.7, 99.8, 99.0, 99.9, 99.9, 99.9, 99.5, 99.9];
+
+/// What the constraints of the goals are about, from the first seed.
+pub(crate) fn details(board: &Board) -> String {
+    let run = |c: usize, scenario: Scenario| {
+        let s = board.plans.iter().position(|(other, _)| *other == scenario)?;
+        Some((&board.plans[s].1, &board.cells[c][s].runs[0]))
+    };
+    let oracle = board.names.iter().position(|name| *name == "ORACLE").unwrap_or(0);
+    let mut out = String::from(
+        "seconds from the end of the fault until as good as the oracle but for 5 % (first seed); attempts\n\
+         for each request while it is down (S2, 21-30 s); peak; critical and other requests answered, %\n",
+    );
+    let _ = write!(out, "{:30}{:>7}{:>7}{:>7}", "candidate", "S2", "S4", "S5");
+    let _ = writeln!(
+        out,
+        "{:>7}{:>9}{:>9}{:>9}{:>10}{:>9}",
+        "S5c", "down", "peak S3", "peak S5", "critical", "other"
+    );
+    for (c, name) in board.names.iter().enumerate() {
+        let _ = write!(out, "{name:30}");
+        let ends =
+            [(Scenario::S2, 30), (Scenario::S4, 35), (Scenario::S5, 30), (Scenario::S5c, 30)];
+        for (scenario, end) in ends {
+            let took = run(c, scenario)
+                .zip(run(oracle, scenario))
+                .and_then(|((_, this), (_, oracle))| this.recovery(oracle, end));
+            let _ = match took {
+                Some(seconds) => write!(out, "{seconds:7.1}"),
+                None => write!(out, "{:>7}", "-"),
+            };
+        }
+        let down = run(c, Scenario::S2).map_or(0.0, |(_, tally)| {
+            let down = tally.window((21, 30));
+            down.attempts as f64 / down.offered.max(1) as f64
+        });
+        let peak = |scenario| run(c, scenario).map_or(0.0, |(_, tally)| tally.peak(1.0));
+        let (peak3, peak5) = (peak(Scenario::S3), peak(Scenario::S5));
+        let _ = write!(out, "{down:9.2}{peak3:9.2}{peak5:9.2}");
+        if let Some((plan, tally)) = run(c, Scenario::S10) {
+            let all = tally.window(plan.window);
+            let share = |good: u64, of: u64| 100.0 * good as f64 / of.max(1) as f64;
+            let critical = share(all.critical_good, all.critical);
+            let other = share(all.good - all.critical_good, all.offered - all.critical);
+            let _ = write!(out, "{critical:10.2}{other:9.2}");
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Which goals our candidates do not reach.
+pub(crate) fn goals(board: &Board) -> String {
+    let mut out =
+        String::from("goals (set for shape A) not reached, and what healthy traffic lost:\n");
+    for (c, name) in board.names.iter().enumerate().filter(|(_, name)| name.starts_with("ours")) {
+        let mut missed = String::new();
+        for ((scenario, plan), cell) in board.plans.iter().zip(&board.cells[c]) {
+            let goal = GOALS[*scenario as usize];
+            if cell.score < goal {
+                let _ = write!(missed, " {} {:.2} < {goal}", scenario.name(), cell.score);
+            }
+            if *scenario == Scenario::S0 {
+                let sum = |f: fn(&crate::tally::Second) -> u64| -> u64 {
+                    cell.runs.iter().map(|run| f(&run.window(plan.window))).sum()
+                };
+                let (offered, attempts) = (sum(|all| all.offered), sum(|all| all.attempts));
+                let lost = offered - sum(|all| all.good);
+                let ratio = attempts as f64 / offered.max(1) as f64;
+                let _ = write!(missed, " [S0 lost {lost} of {offered}, {ratio:.4} attempts each]");
+            }
+        }
+        let row = board.row(c);
+        if board.plans.len() == Scenario::ALL.len() && (row.mean < 99.0 || row.worst < 96.0) {
+            let _ = write!(missed, " mean {:.1} < 99, worst {:.1} < 96", row.mean, row.worst);
+        }
+        let _ = writeln!(out, "  {name:30}{missed}");
+    }
+    out
+}
+
+pub(crate) fn timeline(name: &str, plan: &Plan, candidate: &dyn Candidate) -> String {
+    let mut out = format!("{name}, {}\n", candidate.name());
+    if let Some(scenario) = Scenario::ALL.into_iter().find(|one| one.name() == name) {
+        let _ = writeln!(out, "{}", scenario.what());
+    }
+    let _ = writeln!(
+        out,
+        "{:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  client 0 says",
+        "s", "offered", "attempts", "refused", "good", "in flight", "queue", "busy"
+    );
+    let run = run(plan, candidate, 1);
+    for (at, second) in run.tally.seconds[..plan.seconds].iter().enumerate() {
+        let says = run.said.get(at).map_or("", String::as_str);
+        let line = format!(
+            "{at:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  {says}",
+            second.offered,
+            second.attempts,
+            second.refused,
+            second.good,
+            second.in_flight,
+            second.queue,
+            second.busy,
+        );
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out
+}
+
+/// Mean, tenth percentile and worst over shapes of each candidate's mean over the fault scenarios.
+pub(crate) fn random_shapes(
+    args: &Args,
+    scenarios: &[Scenario],
+    candidates: &[Box<dyn Candidate>],
+) -> String {
+    let mut means: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
+    let mut shares = means.clone();
+    let mut out = String::from("random shapes\n");
+    for n in 0..args.random_shapes {
+        let drawn = random_shape(n);
+        let _ = writeln!(out, "{n:4}: {}", shape(&drawn));
+        let board = Board::run(&drawn, scenarios, candidates, 1, args.threads);
+        let oracle = candidates.iter().position(|one| one.central()).unwrap_or(0);
+        for (c, means) in means.iter_mut().enumerate() {
+            means.push(board.row(c).mean);
+            shares[c].push(100.0 * board.row(c).mean / board.row(oracle).mean);
+        }
+    }
+    let _ = writeln!(out, "{:30}{:>26}{:>26}", "", "mean score of a shape", "as % of the oracle's");
+    let _ = write!(out, "{:30}", "candidate");
+    let _ = writeln!(
+        out,
+        "{:>12}{:>7}{:>7}{:>12}{:>7}{:>7}",
+        "mean", "10th", "worst", "mean", "10th", "worst"
+    );
+    for ((candidate, means), shares) in candidates.iter().zip(means).zip(shares) {
+        let _ = write!(out, "{:30}", candidate.name());
+        for mut all in [means, shares] {
+            all.sort_by(f64::total_cmp);
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            let _ = write!(out, "{mean:12.1}{:7.1}{:7.1}", all[all.len() / 10], all[0]);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+pub(crate) fn csv(dir: &Path, board: &Board) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let mut scores =
+        String::from("candidate,scenario,score,deviation,attempts_per_request,peak,waste\n");
+    let mut seconds = String::from(
+        "candidate,scenario,second,offered,attempts,refused,good,critical,critical_good,in_flight,queue,busy\n",
+    );
+    for (c, name) in board.names.iter().enumerate() {
+        for ((scenario, plan), cell) in board.plans.iter().zip(&board.cells[c]) {
+            let Some(tally) = cell.runs.first() else { continue };
+            let all = tally.window((0, plan.seconds));
+            let _ = writeln!(
+                scores,
+                "\"{name}\",{},{:.3},{:.3},{:.4},{:.3},{:.4}",
+                scenario.name(),
+                cell.score,
+                cell.deviation,
+                all.attempts as f64 / all.offered.max(1) as f64,
+                tally.peak(if plan.users > 0 { plan.rate } else { 1.0 }),
+                tally.waste(),
+            );
+            for (at, second) in tally.seconds[..plan.seconds].iter().enumerate() {
+                let _ = writeln!(
+                    seconds,
+                    "\"{name}\",{},{at},{},{},{},{},{},{},{},{},{}",
+                    scenario.name(),
+                    second.offered,
+                    second.attempts,
+                    second.refused,
+                    second.good,
+                    second.critical,
+                    second.critical_good,
+                    second.in_flight,
+                    second.queue,
+                    second.busy,
+                );
+            }
+        }
+    }
+    std::fs::write(dir.join("scores.csv"), scores)?;
+    std::fs::write(dir.join("seconds.csv"), seconds)
+}
