@@ -28,7 +28,7 @@ pub fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
 fn policy() -> String {
     let hash = |text: &str| format!("'sha256-{}'", BASE64.encode(&Sha256::digest(text)));
     format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; base-uri 'none'; \
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
         hash(between(PAGE, "<script>", "</script>")),
         hash(between(PAGE, "<style>", "</style>")),
