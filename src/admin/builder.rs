@@ -65,7 +65,6 @@ impl Admin {
     /// let admin = Admin::builder(&Registry::new()).build()?;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
-    #[must_use]
     pub fn builder(registry: &Registry) -> AdminBuilder {
         AdminBuilder {
             registry: registry.clone(),

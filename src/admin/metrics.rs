@@ -147,6 +147,11 @@ fn escape(text: &mut String, value: &str) {
     }
 }
 
+/// Which object: its kind, name and id.
+type Of<'a> = [(&'a str, &'a str); 3];
+/// Writes an object's series of a family.
+type Put<'a> = &'a dyn Fn(&mut Series<'_>, Of<'_>, &Value);
+
 pub(super) fn render(status: &Value, format: Format) -> String {
     let mut all = Exposition::new(format);
     process(&mut all, status);
@@ -197,7 +202,7 @@ fn objects(all: &mut Exposition, status: &Value) {
 
     let objects = list(status, "objects");
     // A family is written as a whole, so the objects are gone through once for each.
-    let mut each = |name, kind, help, put: &dyn Fn(&mut Series<'_>, [(&str, &str); 3], &Value)| {
+    let mut each = |name, kind, help, put: Put<'_>| {
         all.family(name, kind, help, |series| {
             for object in objects {
                 let labels = [
@@ -280,7 +285,7 @@ fn objects(all: &mut Exposition, status: &Value) {
 
 fn counted(
     series: &mut Series<'_>,
-    [a, b, c]: [(&str, &str); 3],
+    [a, b, c]: Of<'_>,
     counters: &[Value],
     label: &str,
     field: &str,

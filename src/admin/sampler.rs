@@ -66,12 +66,13 @@ impl Shared {
     /// For somebody who has just come: not older than the interval.
     pub(super) fn refresh(&self, now: Tick) {
         let published = self.hub.published();
-        if published == Tick(0) || now >= published.after(self.interval.min(Duration::from_secs(1)))
-        {
-            if let Some(status) = self.raw_status() {
-                self.hub.absorb(&status);
-                self.publish(status, now);
-            }
+        let fresh = self.interval.min(Duration::from_secs(1));
+        if published != Tick(0) && now < published.after(fresh) {
+            return;
+        }
+        if let Some(status) = self.raw_status() {
+            self.hub.absorb(&status);
+            self.publish(status, now);
         }
     }
 }

@@ -129,9 +129,9 @@ fn counts(object: &Value) -> Counts {
             counters.iter().find(|counter| counter["id"] == **name)?.get("value")?.as_u64()
         })
     };
-    let failed = counter(&["failures", "failed"]);
-    let ok = counter(&["successes", "succeeded", "ok"]).or_else(|| {
-        let calls = counter(&["calls", "admitted", "allowed"])?;
+    let failed = counter(&["failed", "failures"]);
+    let ok = counter(&["succeeded", "successes", "ok"]).or_else(|| {
+        let calls = counter(&["calls", "acquired", "admitted", "allowed", "executed", "seen"])?;
         Some(calls.saturating_sub(failed.unwrap_or(0)))
     });
     let rejected = object

@@ -1,6 +1,7 @@
 use super::core::{Balance, MAX_RETRIES, RETRY};
 use super::{Name, RetryBudget};
 use crate::error::ConfigError;
+use crate::managed::Home;
 
 /// Builds a [`RetryBudget`]; every number has the default named there.
 ///
@@ -23,6 +24,7 @@ pub struct RetryBudgetBuilder {
     initial_tokens: u32,
     pub(super) cost: u32,
     pub(super) throttled_cost: u32,
+    pub(crate) home: Home,
 }
 
 impl RetryBudgetBuilder {
@@ -36,6 +38,7 @@ impl RetryBudgetBuilder {
             initial_tokens: 28,
             cost: 14,
             throttled_cost: 5,
+            home: Home::Global,
         }
     }
 

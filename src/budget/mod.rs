@@ -12,6 +12,7 @@ use crate::sync::Padded;
 
 mod config;
 mod core;
+mod managed;
 
 pub use config::RetryBudgetBuilder;
 
@@ -99,6 +100,41 @@ struct Counts {
     returned: AtomicU64,
 }
 
+impl Shared {
+    fn reset(&self) {
+        self.purse.reset(self.limits.start, self.limits.full.load(Ordering::Relaxed));
+    }
+
+    fn engage(&self) {
+        self.limits.engaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn release(&self) {
+        let engaged = &self.limits.engaged;
+        let _ = engaged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+
+    fn stats(&self) -> RetryBudgetStats {
+        let Shared { purse, limits, counts } = self;
+        let Balance { tokens, credit } = purse.balance();
+        let full = Balance::unpack(limits.full.load(Ordering::Relaxed));
+        let whole = |n| u32::try_from(n).unwrap_or(u32::MAX);
+        // What became of a retry before its grant, which was counted first: then the numbers add up.
+        let succeeded = counts.succeeded.load(Ordering::Acquire);
+        let returned = counts.returned.load(Ordering::Acquire);
+        RetryBudgetStats {
+            tokens: whole(tokens),
+            max_tokens: whole(full.tokens),
+            credit: config::in_retries(credit),
+            burst: whole(full.credit / RETRY),
+            allowed: counts.allowed.load(Ordering::Relaxed),
+            denied: counts.denied.load(Ordering::Relaxed),
+            succeeded,
+            returned,
+        }
+    }
+}
+
 impl RetryBudget {
     /// A budget with the defaults above.
     ///
@@ -153,7 +189,9 @@ impl RetryBudget {
             limits: Padded(limits),
             counts: Padded::default(),
         };
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        config.home.register(&shared);
+        Self { shared }
     }
 
     /// Its name.
@@ -314,8 +352,7 @@ impl RetryBudget {
     /// assert_eq!(budget.stats().tokens, 28);
     /// ```
     pub fn reset(&self) {
-        let Shared { purse, limits, .. } = &*self.shared;
-        purse.reset(limits.start, limits.full.load(Ordering::Relaxed));
+        self.shared.reset();
     }
 
     /// The balances (both read at one moment), their limits and the counters. Never more is told to have
@@ -327,23 +364,7 @@ impl RetryBudget {
     /// ```
     #[must_use]
     pub fn stats(&self) -> RetryBudgetStats {
-        let Shared { purse, limits, counts } = &*self.shared;
-        let Balance { tokens, credit } = purse.balance();
-        let full = Balance::unpack(limits.full.load(Ordering::Relaxed));
-        let whole = |n| u32::try_from(n).unwrap_or(u32::MAX);
-        // What became of a retry before its grant, which was counted first: then the numbers add up.
-        let succeeded = counts.succeeded.load(Ordering::Acquire);
-        let returned = counts.returned.load(Ordering::Acquire);
-        RetryBudgetStats {
-            tokens: whole(tokens),
-            max_tokens: whole(full.tokens),
-            credit: config::in_retries(credit),
-            burst: whole(full.credit / RETRY),
-            allowed: counts.allowed.load(Ordering::Relaxed),
-            denied: counts.denied.load(Ordering::Relaxed),
-            succeeded,
-            returned,
-        }
+        self.shared.stats()
     }
 }
 
@@ -358,12 +379,11 @@ impl RetryBudget {
 /// ```
 impl Lever for RetryBudget {
     fn engage(&self) {
-        self.shared.limits.engaged.fetch_add(1, Ordering::Relaxed);
+        self.shared.engage();
     }
 
     fn release(&self) {
-        let engaged = &self.shared.limits.engaged;
-        let _ = engaged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        self.shared.release();
     }
 }
 

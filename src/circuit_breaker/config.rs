@@ -72,7 +72,7 @@ pub struct CircuitBreakerBuilder {
     windows: (Option<u32>, Option<Duration>),
     config: Config,
     shadow: bool,
-    observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl CircuitBreakerBuilder {
@@ -357,7 +357,8 @@ impl CircuitBreakerBuilder {
     /// ```
     pub fn build(self) -> Result<CircuitBreaker, ConfigError> {
         let config = self.check()?;
-        Ok(CircuitBreaker::from_parts(self.name, config, self.shadow, self.observers, None))
+        Ok(CircuitBreaker::from_parts(self.name, config, self.shadow, self.observers, None)
+            .registered())
     }
 
     pub(super) fn into_parts(self) -> Result<(Name, Config, bool, Observers), ConfigError> {

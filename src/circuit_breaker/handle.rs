@@ -64,7 +64,7 @@ impl CircuitBreaker {
         let builder = Self::builder(name);
         match builder.into_parts() {
             Ok((name, config, shadow, observers)) => {
-                Self::from_parts(name, config, shadow, observers, None)
+                Self::from_parts(name, config, shadow, observers, None).registered()
             }
             Err(error) => unreachable!("the default settings are in range: {error}"),
         }
@@ -87,6 +87,11 @@ impl CircuitBreaker {
     /// ```
     pub fn builder(name: impl Into<Name>) -> CircuitBreakerBuilder {
         CircuitBreakerBuilder::new(name.into())
+    }
+
+    pub(super) fn registered(self) -> Self {
+        self.lease.observers.register(self.lease.shared());
+        self
     }
 
     pub(super) fn from_parts(

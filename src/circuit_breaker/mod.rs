@@ -130,6 +130,7 @@ mod guard;
 mod handle;
 mod keyed;
 mod layer;
+mod managed;
 mod permit;
 mod reopening;
 mod service;

@@ -40,7 +40,7 @@ pub struct ConditionerBuilder {
     opt_in: Option<Matcher>,
     record: Option<usize>,
     replay: Option<Plan>,
-    observers: Observers,
+    pub(crate) observers: Observers,
     /// What `network` found.
     bad: Option<ConfigError>,
 }

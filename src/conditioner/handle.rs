@@ -53,6 +53,26 @@ pub struct Conditioner {
     pub(super) lease: Lease<Shared>,
 }
 
+impl Shared {
+    pub(super) fn arm(&self) -> Result<(), ArmError> {
+        self.permission.check()?;
+        if self.gate.load(Ordering::Relaxed) & DISARMED != 0 {
+            self.armed_at.store(clock::now().0, Ordering::Relaxed);
+        }
+        let armed = |gate: u32| (gate & KILLED == 0).then_some(gate & !DISARMED);
+        // Release: who sees the gate open must not see the time of an earlier arming. The gate is read
+        // relaxed, so this makes it likely, not certain; then a schedule is a moment late.
+        match self.gate.fetch_update(Ordering::Release, Ordering::Relaxed, armed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ArmError::Killed),
+        }
+    }
+
+    pub(super) fn disarm(&self) {
+        let _ = self.set_gate(|gate| Some(gate | DISARMED));
+    }
+}
+
 impl Conditioner {
     /// Rules and limits of your own.
     ///
@@ -121,7 +141,9 @@ impl Conditioner {
             injected: AtomicU64::new(0),
             recorder,
         };
-        Self { lease: Lease::new(Arc::new(shared)) }
+        let shared = Arc::new(shared);
+        shared.observers.register(&shared);
+        Self { lease: Lease::new(shared) }
     }
 
     /// The layer that puts it around a service. The same as `ConditionerLayer::new(self.clone())`.
@@ -152,17 +174,7 @@ impl Conditioner {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn arm(&self) -> Result<(), ArmError> {
-        self.lease.permission.check()?;
-        if self.lease.gate.load(Ordering::Relaxed) & DISARMED != 0 {
-            self.lease.armed_at.store(clock::now().0, Ordering::Relaxed);
-        }
-        let armed = |gate: u32| (gate & KILLED == 0).then_some(gate & !DISARMED);
-        // Release: who sees the gate open must not see the time of an earlier arming. The gate is read
-        // relaxed, so this makes it likely, not certain; then a schedule is a moment late.
-        match self.lease.gate.fetch_update(Ordering::Release, Ordering::Relaxed, armed) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(ArmError::Killed),
-        }
+        self.lease.arm()
     }
 
     /// Stops injecting. Calls that wait because of a fault go on at once, those that hang end with a
@@ -177,7 +189,7 @@ impl Conditioner {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn disarm(&self) {
-        let _ = self.lease.set_gate(|gate| Some(gate | DISARMED));
+        self.lease.disarm();
     }
 
     /// Stops injecting for good, as [`disarm`](Self::disarm) does: it cannot be armed again.

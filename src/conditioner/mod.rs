@@ -143,6 +143,7 @@ mod ignore;
 mod injection;
 mod latency;
 mod layer;
+mod managed;
 mod matcher;
 mod mode;
 mod plan;

@@ -1,4 +1,5 @@
 use crate::failure_budget::BreachAction;
+use crate::managed::Operation;
 
 /// A change to a running stack. In JSON an object whose `command` says which.
 ///
@@ -25,6 +26,11 @@ pub enum Command {
     InstallNetworkConditioner(InstallNetworkConditioner),
     /// Empties a slot of a conditioner.
     UninstallNetworkConditioner(Uninstall),
+    /// Ends the faults of every conditioner of the registry, now.
+    KillFaults,
+    /// Something that one object is to do.
+    #[cfg_attr(feature = "serde", serde(untagged))]
+    Operate(Operate),
 }
 
 impl Command {
@@ -42,6 +48,8 @@ impl Command {
             Self::UninstallFailureBudget(_) => "uninstall_failure_budget",
             Self::InstallNetworkConditioner(_) => "install_network_conditioner",
             Self::UninstallNetworkConditioner(_) => "uninstall_network_conditioner",
+            Self::KillFaults => "kill_faults",
+            Self::Operate(operate) => operate.operation.as_str(),
         }
     }
 }
@@ -116,4 +124,58 @@ pub struct InstallNetworkConditioner {
 pub struct Uninstall {
     /// Which slot; `None` for the only one.
     pub target: Option<String>,
+}
+
+/// Arguments of [`Command::Operate`].
+///
+/// ```
+/// use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
+/// use buttress::control::{Operate, Operation, Registry};
+/// let registry = Registry::new();
+/// let breaker = CircuitBreaker::builder("payments").register_in(&registry).build()?;
+/// registry.apply(&Operate::on("circuit_breaker/payments", Operation::ForceOpen).into())?;
+/// assert_eq!(breaker.state(), CircuitState::ForcedOpen);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Operate {
+    /// Which object: its `id`, its name if that is the only one of the name that takes the order, or for
+    /// `engage` and `release` the name of a lever. `None` for the only object that takes it.
+    pub target: Option<String>,
+    /// What it is to do.
+    pub operation: Operation,
+}
+
+impl Operate {
+    /// An order to one object.
+    ///
+    /// ```
+    /// use buttress::control::{Operate, Operation};
+    /// assert_eq!(Operate::on("db", Operation::Reset).target.as_deref(), Some("db"));
+    /// ```
+    #[must_use]
+    pub fn on(target: impl Into<String>, operation: Operation) -> Self {
+        Self { target: Some(target.into()), operation }
+    }
+}
+
+impl From<Operate> for Command {
+    fn from(operate: Operate) -> Self {
+        Self::Operate(operate)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Operate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("command", self.operation.as_str())?;
+        map.serialize_entry("target", &self.target)?;
+        if let Operation::SetQuota(quota) = &self.operation {
+            map.serialize_entry("quota", quota)?;
+        }
+        map.end()
+    }
 }

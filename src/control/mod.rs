@@ -51,6 +51,26 @@
 //! Each also takes a `target`, by name only: the name of the slot. Without one the registry must have
 //! exactly one slot of the kind.
 //!
+//! Orders to objects take a `target`: an `id` of the status document (`circuit_breaker/payments`), or a name
+//! that only one object which takes the order has.
+//!
+//! | command | object |
+//! |---|---|
+//! | `force_open`, `force_closed`, `reset`, `enable`, `disable` | a breaker |
+//! | `set_quota` with `quota` (`"100/s burst 20"`) | a limiter, one bucket or keyed |
+//! | `reset` | also a limiter, a retry budget, a failure budget |
+//! | `engage`, `release` | a retry budget, a lever of the registry; `engage` also trips a failure budget |
+//! | `disarm`, `enable` | the faults of a conditioner |
+//! | `kill_faults`, without a target | all faults |
+//!
+//! # Status and timeline
+//!
+//! Objects register themselves in [`Registry::global`] when they are built, unless the builder is told
+//! [`register_in`](crate::circuit_breaker::CircuitBreakerBuilder::register_in) or
+//! [`unregistered`](crate::circuit_breaker::CircuitBreakerBuilder::unregistered). A registry holds them weakly.
+//! [`Registry::status`] asks each what it is doing; [`Registry::events_since`] tells what happened, the last
+//! 500 events. Every command is an event.
+//!
 //! Actions run in order, and one that fails does not stop the rest. A document that is not such a list
 //! changes nothing; neither does an action with a wrong argument, or one for a slot that no stack has.
 //! Installing replaces what was there; uninstalling what is not there is no error. A budget that is replaced
@@ -60,13 +80,16 @@ mod command;
 #[cfg(feature = "serde")]
 mod document;
 mod error;
+mod operate;
 #[cfg(feature = "serde")]
 mod parse;
+mod register;
 mod registry;
 mod status;
+mod watch;
 
 pub use crate::managed::{Managed, Operation};
-pub use command::{Command, InstallFailureBudget, InstallNetworkConditioner, Uninstall};
+pub use command::{Command, InstallFailureBudget, InstallNetworkConditioner, Operate, Uninstall};
 #[cfg(feature = "serde")]
 pub use document::{Executed, execute};
 pub use error::CommandError;
@@ -74,3 +97,4 @@ pub use registry::{Done, Registry};
 pub use status::{
     Fact, Gauge, Level, Lint, Next, ObjectStatus, ProcessPhase, Status, Summary, TimelineEvent,
 };
+pub use watch::Events;

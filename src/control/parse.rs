@@ -3,13 +3,17 @@
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::{Map, Value};
 
-use super::command::{Command, InstallFailureBudget, InstallNetworkConditioner, Uninstall};
+use super::command::{
+    Command, InstallFailureBudget, InstallNetworkConditioner, Operate, Uninstall,
+};
 use super::error::CommandError;
 use crate::error::ConfigError;
 use crate::failure_budget::BreachAction;
+use crate::managed::Operation;
 
 const NAMES: &str = "install_failure_budget, uninstall_failure_budget, install_network_conditioner or \
-                     uninstall_network_conditioner, also with LD_ before it";
+                     uninstall_network_conditioner, also with LD_ before it; force_open, force_closed, \
+                     reset, enable, disable, set_quota, drain, disarm, engage, release or kill_faults";
 
 impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -48,6 +52,17 @@ fn read(name: &str, arguments: Arguments<'_>) -> Result<Command, CommandError> {
         "uninstall_network_conditioner" => {
             uninstall(arguments).map(Command::UninstallNetworkConditioner)
         }
+        "kill_faults" => arguments.fields(&[], &[]).map(|_| Command::KillFaults),
+        "force_open" => operate(arguments, Operation::ForceOpen),
+        "force_closed" => operate(arguments, Operation::ForceClosed),
+        "reset" => operate(arguments, Operation::Reset),
+        "enable" => operate(arguments, Operation::Enable),
+        "disable" => operate(arguments, Operation::Disable),
+        "drain" => operate(arguments, Operation::Drain),
+        "disarm" => operate(arguments, Operation::Disarm),
+        "engage" => operate(arguments, Operation::Engage),
+        "release" => operate(arguments, Operation::Release),
+        "set_quota" => set_quota(arguments),
         _ => Err(ConfigError::new("command", format_args!("{name:?}"), NAMES)),
     };
     known.map_err(|error| CommandError::new(name.to_owned(), error))
@@ -95,6 +110,24 @@ fn install_network_conditioner(arguments: Arguments<'_>) -> Result<Command, Conf
 
 fn uninstall(arguments: Arguments<'_>) -> Result<Uninstall, ConfigError> {
     Ok(Uninstall { target: arguments.fields(&[], &["target"])?.text("target")? })
+}
+
+fn operate(arguments: Arguments<'_>, operation: Operation) -> Result<Command, ConfigError> {
+    let target = arguments.fields(&["target"], &[])?.text("target")?;
+    Ok(Command::Operate(Operate { target, operation }))
+}
+
+fn set_quota(arguments: Arguments<'_>) -> Result<Command, ConfigError> {
+    const EXPECTED: &str = "a quota such as \"100/s burst 20\"";
+    let read = arguments.fields(&["target", "quota"], &[])?;
+    let target = read.text("target")?;
+    let Some(text) = read.text("quota")? else {
+        return Err(ConfigError::new("quota", "none", EXPECTED));
+    };
+    let quota = text.parse().map_err(|error| {
+        ConfigError::new("quota", format_args!("{text:?}"), format!("{EXPECTED}: {error}"))
+    })?;
+    Ok(Command::Operate(Operate { target, operation: Operation::SetQuota(quota) }))
 }
 
 #[derive(Clone, Copy)]

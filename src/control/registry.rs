@@ -1,14 +1,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::command::{Command, InstallFailureBudget, InstallNetworkConditioner};
 use super::error::CommandError;
+use crate::clock::{self, Tick};
 use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
+use crate::managed::{Home, Roster};
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
 
@@ -22,9 +24,17 @@ use crate::sync::{Mutex, lock};
 /// let slot = registry.conditioner("backend");
 /// assert!(slot.get().is_none(), "nothing is installed");
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Registry {
     places: Arc<Mutex<Places>>,
+    pub(super) roster: Arc<Roster>,
+    pub(super) made: Tick,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::of(Arc::default())
+    }
 }
 
 #[derive(Default)]
@@ -43,6 +53,34 @@ impl Registry {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn of(roster: Arc<Roster>) -> Self {
+        Self { places: Arc::default(), roster, made: clock::now() }
+    }
+
+    /// The registry of the process: objects that are not told otherwise are in it. Its timeline begins with
+    /// the first call of this, so call it early.
+    ///
+    /// ```
+    /// use buttress::{circuit_breaker::CircuitBreaker, control::Registry};
+    /// let registry = Registry::global();
+    /// let breaker = CircuitBreaker::new("global_example");
+    /// let shown = |registry: &Registry| {
+    ///     registry.status().objects.iter().any(|object| object.name == "global_example")
+    /// };
+    /// assert!(shown(&registry));
+    /// drop(breaker);
+    /// assert!(!shown(&registry));
+    /// ```
+    #[must_use]
+    pub fn global() -> Self {
+        static GLOBAL: LazyLock<Registry> = LazyLock::new(|| Registry::of(Roster::global()));
+        GLOBAL.clone()
+    }
+
+    pub(super) fn home(&self) -> Home {
+        Home::In(Arc::clone(&self.roster))
     }
 
     /// The slot `name` for a failure budget: the one there is, or a new empty one.
@@ -102,7 +140,13 @@ impl Registry {
     /// # Ok::<(), buttress::control::CommandError>(())
     /// ```
     pub fn apply(&self, command: &Command) -> Result<Done, CommandError> {
-        let done = match command {
+        let done = self.carry_out(command);
+        self.note_command(command, done.as_ref().err());
+        done.map_err(|error| CommandError::new(command.as_str(), error))
+    }
+
+    fn carry_out(&self, command: &Command) -> Result<Done, ConfigError> {
+        match command {
             Command::InstallFailureBudget(install) => self.install_failure_budget(install),
             Command::InstallNetworkConditioner(install) => self.install_conditioner(install),
             Command::UninstallFailureBudget(uninstall) => {
@@ -114,14 +158,29 @@ impl Registry {
             Command::UninstallNetworkConditioner(uninstall) => self
                 .conditioner_at(uninstall.target.as_deref())
                 .map(|(_, slot)| Done::Uninstalled { was_installed: disarm(slot.uninstall()) }),
-        };
-        done.map_err(|error| CommandError::new(command.as_str(), error))
+            Command::KillFaults => Ok(self.kill_faults()),
+            Command::Operate(operate) => {
+                let lever = operate.target.as_deref().and_then(|name| self.lever(name));
+                self.operate(operate, lever.as_deref())
+            }
+        }
+    }
+
+    fn lever(&self, name: &str) -> Option<Arc<dyn Lever>> {
+        lock(&self.places).levers.get(name).cloned()
+    }
+
+    /// The conditioners in the slots, which may be registered elsewhere.
+    pub(super) fn installed_faults(&self) -> Vec<Conditioner> {
+        let slots: Vec<_> = lock(&self.places).conditioners.values().cloned().collect();
+        slots.iter().filter_map(Slot::get).collect()
     }
 
     fn install_failure_budget(&self, install: &InstallFailureBudget) -> Result<Done, ConfigError> {
         let (name, slot) = self.failure_budget_at(install.target.as_deref())?;
         let window = span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?;
         let mut builder = FailureBudget::builder(name)
+            .register_in(self)
             .threshold(install.threshold)
             .window(window)
             .min_samples(install.min_samples)
@@ -149,6 +208,7 @@ impl Registry {
             return Err(ConfigError::new("loss_rate", install.loss_rate, "a share from 0 to 1"));
         }
         let conditioner = Conditioner::builder(name)
+            .register_in(self)
             .network(latency, jitter, install.loss_rate, install.name_filter.as_deref())
             .build()
             .map_err(|error| {
@@ -267,6 +327,8 @@ impl fmt::Debug for Registry {
 pub enum Done {
     /// An object of this type is in the slot now.
     Installed(&'static str),
+    /// The order was carried out by so many objects.
+    Operated(usize),
     /// The slot is empty now.
     Uninstalled {
         /// Whether there was something in it.
@@ -289,7 +351,7 @@ impl Done {
     pub const fn installed(self) -> Option<&'static str> {
         match self {
             Self::Installed(what) => Some(what),
-            Self::Uninstalled { .. } => None,
+            Self::Operated(_) | Self::Uninstalled { .. } => None,
         }
     }
 }

@@ -79,11 +79,11 @@ pub(super) type OnAlert = Arc<dyn Fn(&AlertStatus) + Send + Sync>;
 
 /// User code that a budget calls.
 #[derive(Clone, Default)]
-pub(super) struct Hooks {
+pub(crate) struct Hooks {
     pub(super) breach: Vec<OnBreach>,
     pub(super) alert: Vec<OnAlert>,
     pub(super) levers: Vec<Arc<dyn Lever>>,
-    pub(super) observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl fmt::Debug for Hooks {
@@ -121,7 +121,7 @@ pub struct FailureBudgetBuilder {
     recovery: Option<f64>,
     slo: Option<(f64, Duration)>,
     alerts: Option<Vec<BurnAlert>>,
-    hooks: Hooks,
+    pub(crate) hooks: Hooks,
     restore: Option<SavedState>,
 }
 

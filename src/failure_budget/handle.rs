@@ -87,7 +87,9 @@ impl FailureBudget {
         if tripped {
             shared.settle();
         }
-        Self { lease: Lease::new(Arc::new(shared)) }
+        let shared = Arc::new(shared);
+        shared.register(&shared);
+        Self { lease: Lease::new(shared) }
     }
 
     /// The layer that puts this budget around a service. The same as

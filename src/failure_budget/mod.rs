@@ -141,6 +141,7 @@ mod future;
 mod guard;
 mod handle;
 mod layer;
+mod managed;
 mod saved;
 mod service;
 mod shared;

@@ -27,6 +27,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Enters it into its registry.
+    pub(super) fn register(&self, this: &std::sync::Arc<Self>) {
+        self.observers.register(this);
+    }
+
     pub(super) fn new(core: Core, name: Name, hooks: Hooks) -> Self {
         Self {
             core,

@@ -87,7 +87,7 @@ pub struct IdempotencyBuilder<S> {
     scope: Option<Scope>,
     settings: Settings,
     store_timeout: Option<Duration>,
-    observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl<S> IdempotencyBuilder<S> {

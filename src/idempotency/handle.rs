@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::asking::Asking;
 use super::config::{IdempotencyBuilder, InFlight, Settings};
+use super::managed::Tally;
 use super::pace::{Blocking, Pace, Timer, run};
 use super::pending::{self, Pending, Tag};
 use super::permit::{Permit, TRIES};
@@ -34,6 +35,7 @@ pub(super) struct Shared<S> {
     pending: Option<Pending>,
     /// Claims that are being taken back.
     pub(super) taking_back: Arc<AtomicUsize>,
+    pub(super) tally: Tally,
 }
 
 impl<S> Shared<S> {
@@ -42,6 +44,10 @@ impl<S> Shared<S> {
     }
 
     /// Whether anybody would see what happens on a hot path.
+    pub(super) fn object_name(&self) -> Name {
+        self.name
+    }
+
     pub(super) fn is_watched(&self) -> bool {
         self.observers.see_refusals()
     }
@@ -206,8 +212,19 @@ impl<S: Store> Idempotency<S> {
         let space = RecordId::space(name.as_str());
         let pending = settings.max_pending.map(Pending::new);
         let taking_back = Arc::default();
-        let shared = Shared { store, settings, name, space, observers, pending, taking_back };
-        Self { shared: Arc::new(shared), scope }
+        let shared = Shared {
+            store,
+            settings,
+            name,
+            space,
+            observers,
+            pending,
+            taking_back,
+            tally: Tally::default(),
+        };
+        let shared = Arc::new(shared);
+        shared.observers.register(&shared);
+        Self { shared, scope }
     }
 
     /// The same gate for the keys of another scope.
@@ -355,6 +372,18 @@ impl<S: Store> Idempotency<S> {
 
     /// `go_on` is asked before each pause of waiting for somebody else's run, and may end it.
     pub(super) async fn claim_while<P: Pace>(
+        &self,
+        pace: P,
+        of: (&RecordId, Tag),
+        claim: &Claim,
+        go_on: impl FnMut() -> bool + Send,
+    ) -> Result<Begin<S>, StoreError> {
+        let begun = self.claim_uncounted(pace, of, claim, go_on).await?;
+        self.shared.tally.count(&begun);
+        Ok(begun)
+    }
+
+    async fn claim_uncounted<P: Pace>(
         &self,
         pace: P,
         (id, tag): (&RecordId, Tag),

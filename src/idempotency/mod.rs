@@ -183,6 +183,7 @@ mod handle;
 #[cfg(feature = "http")]
 mod http;
 mod layer;
+mod managed;
 mod pace;
 mod pending;
 mod permit;

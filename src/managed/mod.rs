@@ -4,9 +4,16 @@
 use crate::error::ConfigError;
 use crate::name::LayerKind;
 
+mod roster;
 mod status;
+mod timeline;
 
+pub(crate) use roster::{Home, Roster};
 pub use status::{Fact, Gauge, Level, Next, ObjectStatus};
+pub use timeline::TimelineEvent;
+pub(crate) use timeline::epoch_ms;
+#[cfg(feature = "serde")]
+pub(crate) use timeline::severity;
 
 /// An object that a [`Registry`](crate::control::Registry) can show and give orders to.
 ///

@@ -31,6 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::managed::{Home, Managed};
 use crate::name::{LayerKind, Name};
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
@@ -208,21 +209,36 @@ where
     }
 }
 
-/// The listeners of one object. One word when there are none beyond `tracing`.
+/// The listeners of one object, and the registry it belongs to, which listens too.
 #[derive(Clone, Default)]
-pub(crate) struct Observers(Option<Arc<[Arc<dyn Observe>]>>);
+pub(crate) struct Observers {
+    all: Option<Arc<[Arc<dyn Observe>]>>,
+    home: Home,
+}
 
 impl Observers {
-    pub(crate) const NONE: Self = Self(None);
+    /// No observer yet, in the registry of the process.
+    pub(crate) const DEFAULT: Self = Self { all: None, home: Home::Global };
+    pub(crate) const NONE: Self = Self { all: None, home: Home::Nowhere };
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.all.is_none() && !self.home.listens()
+    }
+
+    /// Another registry than that of the process, or none.
+    pub(crate) fn move_to(&mut self, home: Home) {
+        self.home = home;
+    }
+
+    /// Enters an object that has just been made into its registry.
+    pub(crate) fn register<T: Managed>(&self, object: &Arc<T>) {
+        self.home.register(object);
     }
 
     pub(crate) fn add(&mut self, observer: impl Observe) {
-        let mut all: Vec<_> = self.0.as_deref().map(<[_]>::to_vec).unwrap_or_default();
+        let mut all: Vec<_> = self.all.as_deref().map(<[_]>::to_vec).unwrap_or_default();
         all.push(Arc::new(observer));
-        self.0 = Some(all.into());
+        self.all = Some(all.into());
     }
 
     /// Whether anybody would see a refusal: refusing is a hot path, and most programs filter its event.
@@ -232,7 +248,7 @@ impl Observers {
         if ::tracing::level_filters::LevelFilter::current() >= ::tracing::Level::DEBUG {
             return true;
         }
-        self.0.is_some()
+        self.all.is_some() || self.home.listens()
     }
 
     /// Must be called outside all locks: observers are user code.
@@ -244,7 +260,10 @@ impl Observers {
             #[cfg(feature = "tracing")]
             Tracing.on_event(&event);
         }));
-        for observer in self.0.iter().flat_map(|all| all.iter()) {
+        if self.home.listens() {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.home.note(&event)));
+        }
+        for observer in self.all.iter().flat_map(|all| all.iter()) {
             let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(&event)));
         }
     }
@@ -252,6 +271,6 @@ impl Observers {
 
 impl fmt::Debug for Observers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Observers({})", self.0.as_ref().map_or(0, |all| all.len()))
+        write!(f, "Observers({})", self.all.as_ref().map_or(0, |all| all.len()))
     }
 }

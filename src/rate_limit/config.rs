@@ -25,7 +25,7 @@ pub struct RateLimiterBuilder {
     initial: Option<f64>,
     max_waiting: usize,
     shadow: bool,
-    observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl RateLimiterBuilder {

@@ -66,7 +66,9 @@ impl RateLimiter {
     }
 
     pub(crate) fn from_shared(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        shared.ledger.register(&shared);
+        Self { shared }
     }
 
     /// Takes one token, or says exactly when there will be one. Never waits, never allocates.

@@ -44,7 +44,9 @@ pub struct KeyedRateLimiter<K: ?Sized> {
 
 impl<K: ?Sized> KeyedRateLimiter<K> {
     pub(crate) fn from_shared(shared: Keyed) -> Self {
-        Self { shared: Arc::new(shared), key: PhantomData }
+        let shared = Arc::new(shared);
+        shared.ledger().register(&shared);
+        Self { shared, key: PhantomData }
     }
 
     /// A limiter named `rate_limit` with room for `capacity` live keys.

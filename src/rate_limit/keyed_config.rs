@@ -46,7 +46,7 @@ pub struct KeyedRateLimiterBuilder<K: ?Sized> {
     capacity: Option<usize>,
     when_full: WhenFull,
     shadow: bool,
-    observers: Observers,
+    pub(crate) observers: Observers,
     key: PhantomData<fn(&K)>,
 }
 

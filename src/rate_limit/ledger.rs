@@ -64,6 +64,11 @@ impl Ledger {
         Self { name, shadow: AtomicBool::new(shadow), counters, observers }
     }
 
+    /// Enters the object that this is the ledger of into its registry.
+    pub(crate) fn register<T: crate::managed::Managed>(&self, object: &std::sync::Arc<T>) {
+        self.observers.register(object);
+    }
+
     #[inline]
     pub(crate) fn acquired(&self) {
         self.counters.add_one(|stripe| &stripe.acquired);

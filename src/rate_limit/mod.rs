@@ -141,6 +141,7 @@ mod keyed_shared;
 mod layer;
 mod ledger;
 mod limits;
+mod managed;
 mod meter;
 mod print;
 mod queue;

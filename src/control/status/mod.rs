@@ -1,6 +1,10 @@
 //! The whole program at one instant, as a document.
 
-pub use crate::managed::{Fact, Gauge, Level, Next, ObjectStatus};
+pub(super) mod assemble;
+
+#[cfg(feature = "serde")]
+use crate::managed::severity;
+pub use crate::managed::{Fact, Gauge, Level, Next, ObjectStatus, TimelineEvent};
 use crate::observe::Severity;
 
 /// The state of a program: what [`Registry::status`](super::Registry::status) gives.
@@ -70,28 +74,6 @@ pub struct ProcessPhase {
     pub status: Option<String>,
 }
 
-/// One entry of the timeline.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct TimelineEvent {
-    /// Rises by one from entry to entry, from 1.
-    pub seq: u64,
-    /// When, in milliseconds of the Unix epoch; of folded entries, the first.
-    pub at_ms: u64,
-    /// How much it matters.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "severity"))]
-    pub severity: Severity,
-    /// The kind of object.
-    pub layer: &'static str,
-    /// Its name.
-    pub name: String,
-    /// What happened, lower-case with underscores.
-    pub event: &'static str,
-    /// The particulars, for a reader; of folded entries also how many there were.
-    pub detail: String,
-}
-
 /// Something in the configuration that cannot be meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -127,13 +109,4 @@ impl Lint {
         let objects = objects.into_iter().map(Into::into).collect();
         Self { severity, rule: rule.into(), text: text.into(), objects }
     }
-}
-
-#[cfg(feature = "serde")]
-fn severity<S: serde::Serializer>(severity: &Severity, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match severity {
-        Severity::Info => "info",
-        Severity::Warning => "warning",
-        Severity::Error => "error",
-    })
 }

@@ -77,7 +77,7 @@ pub struct SharedRateLimiterBuilder {
     deadline: Duration,
     max_keys: usize,
     shadow: bool,
-    observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl SharedRateLimiterBuilder {

@@ -79,7 +79,9 @@ pub struct SharedRateLimitStats {
 
 impl SharedRateLimiter {
     pub(super) fn from_inner(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        inner.ledger.register(&inner);
+        Self { inner }
     }
 
     /// Takes one token from the bucket for all, or says when there will be one.

@@ -6,6 +6,7 @@ mod handle;
 mod health;
 mod inner;
 mod layer;
+mod managed;
 mod purse;
 mod service;
 mod store;

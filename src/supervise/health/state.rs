@@ -124,7 +124,7 @@ impl Health {
             life,
             started: AtomicBool::new(false),
             inner: Mutex::default(),
-            observers: Mutex::new(Observers::NONE),
+            observers: Mutex::new(Observers::default()),
         }))
     }
 

@@ -87,7 +87,7 @@ impl HeartbeatBuilder {
             sources: Vec::new(),
             target: None,
             hooks: Hooks::default(),
-            observers: Observers::NONE,
+            observers: Observers::default(),
         }
     }
 

@@ -51,7 +51,7 @@ impl ProcessSupervisorBuilder {
             together: false,
             subreaper: false,
             lifecycle: None,
-            observers: Observers::NONE,
+            observers: Observers::DEFAULT,
         }
     }
 

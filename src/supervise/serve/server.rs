@@ -125,7 +125,7 @@ impl Config {
             drain: Duration::from_secs(20),
             max_connections: usize::MAX,
             signal_everywhere: false,
-            observers: Observers::NONE,
+            observers: Observers::default(),
             sabotage: Sabotage::default(),
         }
     }

@@ -45,7 +45,7 @@ impl GracefulShutdownBuilder {
             codes: Codes { forced: FORCED, failed: 0 },
             exit_at_deadline: false,
             lifecycle: Lifecycle::new(),
-            observers: Observers::NONE,
+            observers: Observers::default(),
         }
     }
 

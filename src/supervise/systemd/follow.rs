@@ -67,7 +67,7 @@ impl Systemd {
     /// ```
     #[must_use]
     pub fn new(notify: Notify) -> Self {
-        let (progress, observers) = (Vec::new(), Observers::NONE);
+        let (progress, observers) = (Vec::new(), Observers::default());
         Self { notify, watchdog: None, trigger: false, progress, observers }
     }
 

@@ -74,7 +74,7 @@ impl WatchdogBuilder {
             grace: None,
             callback_timeout: Duration::from_secs(10),
             hooks: Hooks::default(),
-            observers: Observers::NONE,
+            observers: Observers::default(),
         }
     }
 

@@ -1,0 +1,108 @@
+//! Orders to objects: which object is meant, and the note in the timeline.
+
+use super::command::{Command, Operate};
+use super::registry::{Done, Registry};
+use super::status::assemble::{describe, sorted};
+use crate::error::ConfigError;
+use crate::lever::Lever;
+use crate::managed::Operation;
+use crate::name::LayerKind;
+use crate::observe::Severity;
+
+/// As many names are told of in an error.
+const TOLD: usize = 20;
+
+impl Registry {
+    pub(super) fn operate(
+        &self,
+        operate: &Operate,
+        lever: Option<&dyn Lever>,
+    ) -> Result<Done, ConfigError> {
+        let operation = &operate.operation;
+        let all = sorted(self.roster.living());
+        if let Some(target) = operate.target.as_deref()
+            && let Some((_, object)) = all.iter().find(|(id, _)| id == target)
+        {
+            return object.operate(operation).map(|()| Done::Operated(1));
+        }
+        match (operation, lever) {
+            (Operation::Engage, Some(lever)) => lever.engage(),
+            (Operation::Release, Some(lever)) => lever.release(),
+            _ => return self.operate_by_name(operate, all),
+        }
+        Ok(Done::Operated(1))
+    }
+
+    fn operate_by_name(
+        &self,
+        operate: &Operate,
+        all: Vec<(String, std::sync::Arc<dyn crate::managed::Managed>)>,
+    ) -> Result<Done, ConfigError> {
+        let Operate { target, operation } = operate;
+        let takes = all
+            .into_iter()
+            .filter(|entry| describe(entry.clone()).commands.contains(&operation.as_str()));
+        let able: Vec<_> = takes.collect();
+        let named = able.iter().filter(|(_, object)| match target.as_deref() {
+            Some(name) => object.name() == name,
+            None => true,
+        });
+        let named: Vec<_> = named.collect();
+        if let [(_, object)] = named.as_slice() {
+            return object.operate(operation).map(|()| Done::Operated(1));
+        }
+        let ids: Vec<_> = match named.is_empty() {
+            true => able.iter().map(|(id, _)| id.as_str()).take(TOLD).collect(),
+            false => named.iter().map(|(id, _)| id.as_str()).take(TOLD).collect(),
+        };
+        let expected = match ids.as_slice() {
+            [] => format!("an object that takes {}, and there is none", operation.as_str()),
+            ids => format!("one of {}", ids.join(", ")),
+        };
+        Err(match target {
+            Some(name) => ConfigError::new("target", format_args!("{name:?}"), expected),
+            None => ConfigError::new("target", "none", expected),
+        })
+    }
+
+    /// Ends all faults: of conditioners that are registered here or installed in a slot.
+    pub(super) fn kill_faults(&self) -> Done {
+        for conditioner in self.installed_faults() {
+            conditioner.disarm();
+        }
+        let objects = self.roster.living();
+        let faults = objects.iter().filter(|object| object.kind() == LayerKind::Conditioner);
+        Done::Operated(faults.filter(|faults| faults.operate(&Operation::Disarm).is_ok()).count())
+    }
+
+    /// Each command is an event, refused ones too.
+    pub(super) fn note_command(&self, command: &Command, error: Option<&ConfigError>) {
+        let target = match command {
+            Command::InstallFailureBudget(install) => install.target.as_deref(),
+            Command::InstallNetworkConditioner(install) => install.target.as_deref(),
+            Command::UninstallFailureBudget(uninstall)
+            | Command::UninstallNetworkConditioner(uninstall) => uninstall.target.as_deref(),
+            Command::Operate(operate) => operate.target.as_deref(),
+            Command::KillFaults => None,
+        };
+        // A name from outside may be as long as it likes.
+        let name: String = target.unwrap_or_default().chars().take(100).collect();
+        let what = command.as_str();
+        match error {
+            None => self.roster.timeline.tell(
+                Severity::Info,
+                "control",
+                &name,
+                "command",
+                what.to_owned(),
+            ),
+            Some(error) => self.roster.timeline.tell(
+                Severity::Warning,
+                "control",
+                &name,
+                "command_refused",
+                format!("{what}: {error}"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Who is there: weak references to the objects of a program, and their timeline.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::{Managed, timeline::Timeline};
+use crate::observe::Event;
+
+static GLOBAL: LazyLock<Arc<Roster>> = LazyLock::new(Arc::default);
+/// Whether anybody has asked for the global registry: until then nobody reads its timeline.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// The objects and the timeline behind a registry.
+#[derive(Default)]
+pub(crate) struct Roster {
+    objects: Mutex<Objects>,
+    pub(crate) timeline: Timeline,
+    /// The configuration's, for the document.
+    pub(crate) generation: AtomicU64,
+}
+
+#[derive(Default)]
+struct Objects {
+    /// In the order in which they came.
+    entries: Vec<Weak<dyn Managed>>,
+    /// At this many entries the dead ones are taken out.
+    prune_at: usize,
+}
+
+impl Roster {
+    /// The one of the process, from now on with a timeline.
+    pub(crate) fn global() -> Arc<Self> {
+        WATCHED.store(true, Ordering::Relaxed);
+        Arc::clone(&GLOBAL)
+    }
+
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, object: Weak<dyn Managed>) {
+        let mut objects = self.objects();
+        if objects.entries.len() >= objects.prune_at {
+            // A weak reference is dropped here, never an object: no user code under the lock.
+            objects.entries.retain(|entry| entry.strong_count() > 0);
+            // Twice what lives: each entry pays for two looks at most, and no more than half are dead.
+            objects.prune_at = (2 * objects.entries.len()).max(16);
+        }
+        objects.entries.push(object);
+    }
+
+    /// Those that live, in the order in which they came.
+    pub(crate) fn living(&self) -> Vec<Arc<dyn Managed>> {
+        self.objects().entries.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> usize {
+        self.objects().entries.len()
+    }
+}
+
+impl fmt::Debug for Roster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Roster").finish_non_exhaustive()
+    }
+}
+
+/// Where an object is registered and its events are kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Home {
+    /// In the registry of the process.
+    #[default]
+    Global,
+    /// In one of its own.
+    In(Arc<Roster>),
+    /// In none.
+    Nowhere,
+}
+
+impl Home {
+    /// Enters an object that has just been made.
+    pub(crate) fn register<T: Managed>(&self, object: &Arc<T>) {
+        let roster = match self {
+            Self::Global => &GLOBAL,
+            Self::In(roster) => roster,
+            Self::Nowhere => return,
+        };
+        let weak: Weak<T> = Arc::downgrade(object);
+        roster.add(weak);
+    }
+
+    /// Whether somebody may read what happens.
+    #[inline]
+    pub(crate) fn listens(&self) -> bool {
+        match self {
+            Self::Global => WATCHED.load(Ordering::Relaxed),
+            Self::In(_) => true,
+            Self::Nowhere => false,
+        }
+    }
+
+    /// Runs the `Display` of what is in the event.
+    pub(crate) fn note(&self, event: &Event<'_>) {
+        match self {
+            Self::Global if self.listens() => GLOBAL.timeline.note(event),
+            Self::In(roster) => roster.timeline.note(event),
+            Self::Global | Self::Nowhere => {}
+        }
+    }
+}
