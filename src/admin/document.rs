@@ -10,9 +10,9 @@ use crate::control::Registry;
 use crate::sync::lock;
 
 /// What the registry tells.
-pub(super) fn of(_: &Registry) -> Value {
+pub(super) fn of(registry: &Registry) -> Value {
     // Texts and numbers only: it cannot fail.
-    serde_json::to_value(crate::control::Status::default()).unwrap_or_default()
+    serde_json::to_value(registry.status()).unwrap_or_default()
 }
 
 impl Shared {
