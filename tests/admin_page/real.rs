@@ -83,8 +83,17 @@ async fn a_real_breaker_trips_and_is_forced_and_reset_through_the_page() {
         .register_in(&registry)
         .build()
         .unwrap();
+    // Something to look at beside it.
+    let _calm = CircuitBreaker::builder("ledger")
+        .failure_rate(0.5)
+        .window_calls(100)
+        .min_calls(20)
+        .register_in(&registry)
+        .build()
+        .unwrap();
     let listener = admin(&registry).listen("127.0.0.1:0").unwrap();
     let page = Page::start("breaker").await;
+    page.scheme("light").await;
     page.open(&format!("http://{}/", listener.addr())).await;
     page.until(&says(BREAKER, "closed")).await;
     let level = |level: &str| {
@@ -106,6 +115,9 @@ async fn a_real_breaker_trips_and_is_forced_and_reset_through_the_page() {
     page.until("document.getElementById('verdict').className.includes('bad')").await;
     page.until(&format!("document.querySelector('#causes a').textContent === '{BREAKER}'")).await;
     page.until("document.getElementById('events').innerText.includes('payments')").await;
+    page.until("document.getElementById('conn').textContent.startsWith('live')").await;
+    let file = page.screenshot("admin-real.png").await;
+    println!("{}", file.display());
     assert_eq!(page.complaints(), Vec::<String>::new());
 
     use_token(&page, "not-the-token-but-as-long").await;
