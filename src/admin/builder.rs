@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex as StdMutex};
+use std::sync::{Arc, Mutex as StdMutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -51,6 +51,8 @@ pub(super) struct Shared {
     pub(super) max_viewers: usize,
     pub(super) max_body: usize,
     pub(super) body_timeout: Duration,
+    /// As it was told first.
+    pub(super) instance: OnceLock<Value>,
     pub(super) hub: Hub,
     pub(super) history: Mutex<History>,
     /// Dropped: the thread ends.
@@ -331,6 +333,7 @@ impl AdminBuilder {
             max_viewers: self.max_viewers,
             max_body: self.max_body,
             body_timeout: self.body_timeout,
+            instance: OnceLock::new(),
             hub: Hub::new(self.max_viewers),
             history: Mutex::new(History::default()),
             _running: StdMutex::new(running),

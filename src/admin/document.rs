@@ -27,6 +27,10 @@ impl Shared {
                 "viewers": self.hub.viewers(),
             });
             status.insert("admin".into(), admin);
+            // The registry is that of one process: ids of events and what the page knows hang on this.
+            if let Some(instance) = status.get_mut("instance") {
+                instance.clone_from(self.instance.get_or_init(|| instance.clone()));
+            }
         }
         Some(status)
     }

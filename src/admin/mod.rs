@@ -12,8 +12,8 @@
 //! use buttress::admin::Admin;
 //! use buttress::control::Registry;
 //!
-//! let registry = Registry::new();
-//! let admin = Admin::builder(&registry).build()?; // read-only
+//! // Everything in this process that has a name; read-only.
+//! let admin = Admin::builder(&Registry::global()).build()?;
 //! # let _: axum::Router =
 //! axum::Router::new().nest_service("/admin", admin.clone());
 //!

@@ -74,4 +74,4 @@ fn a_thousand_idle_viewers_cost_little_and_the_next_is_refused() {
 }
 
 /// For all of them. What a connection needs, and for those who read nothing what the server has begun to write.
-const MOST: u64 = 600 << 20;
+const MOST: u64 = 300 << 20;

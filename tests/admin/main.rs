@@ -188,6 +188,57 @@ fn no_path_leads_anywhere_else() {
     assert_eq!(nonsense, 400);
 }
 
+/// A real breaker, seen through all of it: its row, its history, its events, a command, its metrics.
+#[test]
+fn a_breaker_is_seen_and_forced_open() {
+    use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
+    let registry = Registry::global();
+    let breaker = CircuitBreaker::new("payments");
+    let admin = Admin::builder(&registry)
+        .token(TOKEN)
+        .interval(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    let page = admin.listen("127.0.0.1:0").unwrap();
+    let at = page.addr();
+    let events =
+        |more: &str| send(at, &format!("GET /events HTTP/1.1\r\nHost: {at}\r\n{more}\r\n"));
+    let (_, _, mut reader) = events("");
+    assert!(until(&mut reader, "status").contains("\"id\":\"circuit_breaker/payments\""));
+    let order = json!({"command": "force_open", "target": "circuit_breaker/payments"}).to_string();
+    let (status, body) = post(at, "/commands", &token(), &order);
+    assert_eq!(status, 200, "{body}");
+    assert!(!body.contains("error"), "{body}");
+    assert_eq!(breaker.state(), CircuitState::ForcedOpen);
+    let event = until(&mut reader, "event");
+    let id = event.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+    assert!(event.contains("payments"), "{event}");
+
+    // Who comes back with that id has it, who comes back with another has not.
+    let ids = |more: &str| {
+        let (_, _, mut reader) = events(more);
+        let (mut text, mut statuses) = (String::new(), 0);
+        while statuses < 3 {
+            let before = text.len();
+            assert_ne!(reader.read_line(&mut text).unwrap(), 0);
+            statuses += usize::from(&text[before..] == "event: status\n");
+        }
+        text.contains(&format!("id: {id}\n"))
+    };
+    assert!(!ids(&format!("Last-Event-ID: {id}\r\n")));
+    assert!(ids("Last-Event-ID: 1-1:1\r\n"));
+    assert!(ids(""));
+
+    let (_, _, body) = get(at, "/status.json", "");
+    let document: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(document["objects"][0]["state"], "forced_open", "{body}");
+    assert_eq!(document["objects"][0]["spark"]["ok"].as_array().unwrap().len(), 60);
+    assert_eq!(document["instance"], id.rsplit_once(':').unwrap().0);
+    let (_, _, body) = get(at, "/metrics", "");
+    let of = "{kind=\"circuit_breaker\",name=\"payments\",object=\"circuit_breaker/payments\",state=\"forced_open\"} 1";
+    assert!(body.contains(&format!("buttress_strategy_state{of}")), "{body}");
+}
+
 #[test]
 fn viewers_of_an_earlier_process_go_on_with_this_one() {
     let (_registry, page) = alone();
