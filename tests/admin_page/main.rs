@@ -1,6 +1,8 @@
 //! The status page in a real browser: what it shows while an incident goes by, what it lets one do, and whether
 //! everybody can use it. Needs Chromium and axe-core, which `tests/run.sh --install` fetches.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_methods, reason = "the rule is for the library")]
+#![expect(unreachable_pub, reason = "a program has no public parts")]
 
 mod chromium;
 mod real;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use buttress::admin::Admin;
+use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
 use buttress::control::Registry;
 use serde_json::json;
 
-use crate::alone;
 use crate::chromium::Page;
 use crate::service::TOKEN;
+use crate::{BREAKER, alone, command, says, use_token};
 
 fn admin(registry: &Registry) -> Admin {
     Admin::builder(registry)
@@ -70,5 +71,68 @@ async fn without_a_token_it_says_that_it_is_read_only() {
     let page = Page::start("read-only").await;
     page.open(&format!("http://{}/", listener.addr())).await;
     page.until("document.getElementById('tokennote').textContent === 'Read-only: this server takes no commands.'").await;
+    assert_eq!(page.complaints(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_real_breaker_trips_and_is_forced_and_reset_through_the_page() {
+    let _alone = alone().await;
+    let registry = Registry::new();
+    let breaker = CircuitBreaker::builder("payments")
+        .consecutive_failures(3)
+        .register_in(&registry)
+        .build()
+        .unwrap();
+    // Something to look at beside it.
+    let _calm = CircuitBreaker::builder("ledger")
+        .failure_rate(0.5)
+        .window_calls(100)
+        .min_calls(20)
+        .register_in(&registry)
+        .build()
+        .unwrap();
+    let listener = admin(&registry).listen("127.0.0.1:0").unwrap();
+    let page = Page::start("breaker").await;
+    page.scheme("light").await;
+    page.open(&format!("http://{}/", listener.addr())).await;
+    page.until(&says(BREAKER, "closed")).await;
+    let level = |level: &str| {
+        format!("document.getElementById('o:{BREAKER}').className.split(' ')[0] === '{level}'")
+    };
+    page.until(&level("ok")).await;
+
+    // The incident.
+    while breaker.state() == CircuitState::Closed {
+        breaker.try_acquire().unwrap().failure();
+    }
+    for _ in 0..17 {
+        assert!(breaker.try_acquire().is_err());
+    }
+    page.until(&level("bad")).await;
+    page.until(&says(BREAKER, "open")).await;
+    page.until(&says(BREAKER, "probe in")).await;
+    page.until("document.querySelector('.rej b').textContent === '17'").await;
+    page.until("document.getElementById('verdict').className.includes('bad')").await;
+    page.until(&format!("document.querySelector('#causes a').textContent === '{BREAKER}'")).await;
+    page.until("document.getElementById('events').innerText.includes('payments')").await;
+    page.until("document.getElementById('conn').textContent.startsWith('live')").await;
+    let file = page.screenshot("admin-real.png").await;
+    println!("{}", file.display());
+    assert_eq!(page.complaints(), Vec::<String>::new());
+
+    use_token(&page, "not-the-token-but-as-long").await;
+    let result = command(&page, BREAKER, "force_open").await;
+    assert!(result.starts_with("Failed: refused (401)"), "{result}");
+    assert_eq!(breaker.state(), CircuitState::Open);
+    assert_eq!(page.complaints().len(), 1);
+
+    use_token(&page, TOKEN).await;
+    assert_eq!(command(&page, BREAKER, "force_open").await, "Done. ");
+    assert_eq!(breaker.state(), CircuitState::ForcedOpen);
+    page.until(&says(BREAKER, "forced open")).await;
+    assert_eq!(command(&page, BREAKER, "reset").await, "Done. ");
+    assert_eq!(breaker.state(), CircuitState::Closed);
+    page.until(&level("ok")).await;
+    page.until("document.getElementById('verdict').className.includes('ok')").await;
     assert_eq!(page.complaints(), Vec::<String>::new());
 }

@@ -28,7 +28,7 @@ pub fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
 fn policy() -> String {
     let hash = |text: &str| format!("'sha256-{}'", BASE64.encode(&Sha256::digest(text)));
     format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; base-uri 'none'; \
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
         hash(between(PAGE, "<script>", "</script>")),
         hash(between(PAGE, "<style>", "</style>")),
@@ -132,7 +132,7 @@ impl Model {
                 "gauges": [{"id": "level", "label": "used", "value": 12.0, "max": 20.0, "threshold": null, "unit": "permits"}],
                 "counters": [{"id": "allowed", "value": 88_123}],
                 "rejects": [{"reason": "rate_limited", "value": 312}, {"reason": "waiting_room_full", "value": 4}],
-                "facts": [], "commands": ["set_rate"], "spark": self.spark(1)}),
+                "facts": [], "commands": ["set_quota"], "spark": self.spark(1)}),
         ];
         objects.extend((0..self.extra).map(|n| {
             json!({"id": format!("timeout/shard-{n:04}"), "kind": "timeout", "name": format!("shard-{n:04}"), "level": "ok",
@@ -247,11 +247,11 @@ async fn commands(State(model): State<Shared>, headers: HeaderMap, body: String)
     let command: Value = serde_json::from_str(&body).unwrap();
     let mut model = model.lock().unwrap();
     match (command["command"].as_str(), command["target"].as_str()) {
-        (Some("force_open"), Some("payments")) => {
+        (Some("force_open"), Some("circuit_breaker/payments")) => {
             model.forced = true;
             model.event("warning", "forced_open", "by a command");
         }
-        (Some("reset"), Some("payments")) => {
+        (Some("reset"), Some("circuit_breaker/payments")) => {
             model.forced = false;
             model.event("info", "reset", "by a command");
         }
