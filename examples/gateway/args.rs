@@ -10,9 +10,9 @@ pub(crate) const HELP: &str = "\
 A reverse proxy that keeps serving while its backend fails.
 
 usage:
-  gateway [--seed N] [--seconds N] [--svg PATH]
+  gateway [--seed N] [--seconds N] [--svg PATH] [--admin ADDR]
         live through a scripted incident on loopback and report on it
-  gateway --backend URL [--listen ADDR]
+  gateway --backend URL [--listen ADDR] [--admin ADDR]
         stand in front of a real service until Ctrl-C, then drain
 
 options:
@@ -21,17 +21,19 @@ options:
   --svg PATH      where the chart goes                       (default: the temporary directory)
   --backend URL   the service to protect, http://host[:port]
   --listen ADDR   address to serve on                        (default 127.0.0.1:8080)
+  --admin ADDR    a status page on this address of the loopback interface (with the feature `admin`)
   --help          this text
 
 environment:
+  BUTTRESS_ADMIN_TOKEN   who knows it may command the policies on the status page (at least 16 characters)
   BUTTRESS_SMOKE=1   an incident of 5 seconds, for continuous integration
 ";
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Help,
-    Incident { seed: u64, seconds: u64, svg: PathBuf },
-    Proxy { backend: Uri, listen: SocketAddr },
+    Incident { seed: u64, seconds: u64, svg: PathBuf, admin: Option<SocketAddr> },
+    Proxy { backend: Uri, listen: SocketAddr, admin: Option<SocketAddr> },
 }
 
 /// Each error is one line that says what was given and what was expected.
@@ -39,7 +41,8 @@ pub(crate) fn parse(
     args: impl IntoIterator<Item = OsString>,
     smoke: bool,
 ) -> Result<Command, String> {
-    let (mut seed, mut seconds, mut svg, mut backend, mut listen) = (None, None, None, None, None);
+    let (mut seed, mut seconds, mut svg) = (None, None, None);
+    let (mut backend, mut listen, mut admin) = (None, None, None);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let Some(text) = arg.to_str() else {
@@ -56,11 +59,11 @@ pub(crate) fn parse(
             "--seconds" => "a whole number from 20 to 3600",
             "--svg" => "the path of the file to write",
             "--backend" => "an address of the form http://host[:port], without a path",
-            "--listen" => "an address of the form IP:PORT, such as 127.0.0.1:8080",
+            "--listen" | "--admin" => "an address of the form IP:PORT, such as 127.0.0.1:8080",
             _ => {
                 return Err(format!(
                     "unknown argument {text:?}, expected --seed, --seconds, --svg, --backend, \
-                     --listen or --help"
+                     --listen, --admin or --help"
                 ));
             }
         };
@@ -75,6 +78,7 @@ pub(crate) fn parse(
             }
             ("--backend", Some(text)) => set(&mut backend, text.parse::<Uri>().ok().filter(origin)),
             ("--listen", Some(text)) => set(&mut listen, text.parse::<SocketAddr>().ok()),
+            ("--admin", Some(text)) => set(&mut admin, text.parse::<SocketAddr>().ok()),
             _ => Set::Unfit,
         };
         match fits {
@@ -94,7 +98,7 @@ pub(crate) fn parse(
                 return Err(format!("{name} belongs to the incident, expected no --backend"));
             }
             let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
-            Ok(Command::Proxy { backend, listen })
+            Ok(Command::Proxy { backend, listen, admin })
         }
         None if listen.is_some() => {
             Err("--listen without a service to protect, expected --backend URL too".into())
@@ -103,6 +107,7 @@ pub(crate) fn parse(
             seed: seed.unwrap_or(7),
             seconds: seconds.unwrap_or(if smoke { 5 } else { 40 }),
             svg: svg.unwrap_or_else(|| std::env::temp_dir().join("buttress-gateway.svg")),
+            admin,
         }),
     }
 }
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn no_arguments_run_the_incident() {
-        let Ok(Command::Incident { seed: 7, seconds: 40, svg }) = parsed("") else {
+        let Ok(Command::Incident { seed: 7, seconds: 40, svg, admin: None }) = parsed("") else {
             panic!("{:?}", parsed(""));
         };
         assert!(svg.ends_with("buttress-gateway.svg"));
@@ -160,19 +165,34 @@ mod tests {
 
     #[test]
     fn values_may_follow_a_space_or_an_equals_sign() {
-        let wanted = Command::Incident { seed: 1, seconds: 30, svg: "/tmp/a.svg".into() };
+        let wanted =
+            Command::Incident { seed: 1, seconds: 30, svg: "/tmp/a.svg".into(), admin: None };
         assert_eq!(parsed("--seed 1 --seconds=30 --svg /tmp/a.svg").as_ref(), Ok(&wanted));
         assert_eq!(parsed("--svg=/tmp/a.svg --seconds 30 --seed=1").as_ref(), Ok(&wanted));
     }
 
     #[test]
     fn a_backend_makes_it_a_proxy() {
-        let Ok(Command::Proxy { backend, listen }) = parsed("--backend http://[::1]:9000") else {
+        let Ok(Command::Proxy { backend, listen, admin }) = parsed("--backend http://[::1]:9000")
+        else {
             panic!("not a proxy");
         };
         assert_eq!(backend.authority().map(|a| a.as_str()), Some("[::1]:9000"));
         assert_eq!(listen.port(), 8080);
         assert!(parsed("--backend http://db.internal --listen [::]:80").is_ok());
+    }
+
+    #[test]
+    fn both_can_have_a_status_page() {
+        let page = Some(SocketAddr::from(([127, 0, 0, 1], 9090)));
+        for line in ["--admin 127.0.0.1:9090", "--backend http://a --admin=127.0.0.1:9090"] {
+            match parsed(line) {
+                Ok(Command::Incident { admin, .. } | Command::Proxy { admin, .. }) => {
+                    assert_eq!(admin, page, "{line}");
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
     }
 
     #[test]
@@ -208,6 +228,7 @@ mod tests {
             "--backend http://a --listen 127.0.0.1:65536",
             "--backend http://a --seed 3",
             "--backend http://a --svg x",
+            "--admin 9090",
             "--frobnicate",
             "backend",
         ] {

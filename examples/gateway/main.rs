@@ -5,11 +5,13 @@
 //! a reverse proxy for a real service.
 //!
 //! The part to read is `policies.rs`: three objects and the two stacks of layers made of them. `proxy.rs`
-//! is a plain reverse proxy between the two.
+//! is a plain reverse proxy between the two. With `--features admin` and `--admin 127.0.0.1:9090` a status page
+//! shows what they decide.
 
 #![allow(clippy::disallowed_methods, reason = "an application spawns its tasks")]
 #![allow(clippy::cast_possible_truncation, reason = "seconds, counts and pixels are small")]
 
+mod admin;
 mod args;
 mod backend;
 mod chart;
@@ -58,10 +60,12 @@ fn run(command: Command) -> Result<(), BoxError> {
     let runtime = tokio::runtime::Runtime::new()?;
     match command {
         Command::Help => print!("{}", args::HELP),
-        Command::Proxy { backend, listen } => {
+        Command::Proxy { backend, listen, admin } => {
+            let _page = admin::listen(admin)?;
             runtime.block_on(proxy::in_front_of(backend, listen))?;
         }
-        Command::Incident { seed, seconds, svg } => {
+        Command::Incident { seed, seconds, svg, admin } => {
+            let _page = admin::listen(admin)?;
             runtime.block_on(incident(seed, seconds, &svg))?;
         }
     }
