@@ -7,6 +7,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(buttress_loom, allow(dead_code, unused_imports))]
 
+mod backend;
 mod backoff;
 mod budget;
 mod classify;
@@ -27,6 +28,7 @@ mod slot;
 mod sync;
 mod window;
 
+pub mod admission;
 pub mod circuit_breaker;
 pub mod conditioner;
 pub mod control;
@@ -38,11 +40,13 @@ pub mod observe;
 pub mod rate_limit;
 pub mod retry;
 pub mod store;
+pub mod storm;
 #[cfg(feature = "supervise")]
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use backend::{Backend, BackendState, BackendStats};
 pub use backoff::{Backoff, Delays, Jitter};
 pub use budget::{
     RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,

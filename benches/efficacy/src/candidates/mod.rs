@@ -3,6 +3,7 @@
 
 mod none;
 mod oracle;
+mod ours;
 mod retry;
 
 use std::sync::Mutex;
@@ -144,6 +145,7 @@ pub(crate) fn all() -> Vec<Box<dyn Candidate>> {
         Box::new(none::None),
         Box::new(retry::Naive),
         Box::new(retry::Jittered),
+        Box::new(ours::Ours),
         Box::new(oracle::Oracle),
     ]
 }

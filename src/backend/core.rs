@@ -1,0 +1,566 @@
+//! Limit, state, waiting room and retry tokens of one backend, without clock and timer. All of it is behind one
+//! short lock: a permit that comes back is handed to the best waiter in the same step.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::task::Waker;
+
+use super::latency::Latency;
+use crate::clock::Tick;
+use crate::context::Criticality;
+
+/// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
+const TARGET: f64 = 2.0;
+/// The smallest limit. Many processes share a backend; what is below one in flight is the probe's.
+const FLOOR: f64 = 1.0;
+const START: f64 = 16.0;
+/// Failures in a row that no success of a later call interrupts. With 70 % errors one in 70 such rows.
+const DOWN_AFTER: u32 = 12;
+const MAX_TOKENS: u32 = 3;
+pub(super) const MAX_LIMIT: u32 = 1_000_000;
+
+/// How a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Up,
+    Congested,
+    Down { silent: bool, next: Tick },
+    Recovering,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Success,
+    Failure,
+    Throttled,
+    /// Says nothing.
+    Ignored,
+    /// Nobody waits for it any longer, the backend may still work on it.
+    Abandoned,
+}
+
+/// Highest class first, then the earliest deadline, then who came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    class: Reverse<Criticality>,
+    deadline: Tick,
+    id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Granted,
+    /// It cannot be answered in time any more.
+    Hopeless,
+    /// Somebody more important needed the place.
+    Displaced,
+}
+
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Admitted,
+    Wait(Key),
+    Expired,
+    Full,
+}
+
+#[derive(Debug)]
+pub(crate) enum Turn {
+    Settled(Settled),
+    /// To be polled again then at the latest.
+    At(Tick),
+}
+
+/// To wake once the lock is gone.
+#[derive(Debug, Default)]
+pub(super) struct Wakers(Vec<Waker>);
+
+impl Wakers {
+    fn add(&mut self, waker: Option<Waker>) {
+        self.0.extend(waker);
+    }
+
+    pub(super) fn wake(self) {
+        self.0.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) admitted: u64,
+    pub(super) waited: u64,
+    pub(super) hopeless: u64,
+    pub(super) full: u64,
+    pub(super) expired: u64,
+    pub(super) probes: u64,
+    pub(super) downs: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    fixed: bool,
+    limit: f64,
+    /// What it was when congestion or an outage began.
+    before: f64,
+    pub(super) in_flight: u32,
+    /// When slots of abandoned calls come back. They count in `in_flight`.
+    zombies: BinaryHeap<Reverse<Tick>>,
+    pub(super) latency: Latency,
+    pub(super) state: State,
+    /// Failures since the last success, and the first of them.
+    failures: u32,
+    failing_since: Tick,
+    /// Since when calls have been out without any answer.
+    quiet_since: Tick,
+    /// The limit was changed for what was seen until then.
+    settled_at: Tick,
+    peak: u32,
+    room: BTreeMap<Key, Option<Waker>>,
+    max_waiting: usize,
+    settled: Vec<(u64, Settled)>,
+    next_id: u64,
+    /// Who wakes for the core's own times, and when.
+    keeper: Option<(u64, Tick)>,
+    /// Mean time between arrivals, mean remaining time at arrival.
+    last_arrival: Tick,
+    gap: f64,
+    patience: f64,
+    tokens: u32,
+    pub(super) counts: Counts,
+}
+
+impl Core {
+    pub(super) fn new(fixed: Option<u32>, max_waiting: usize) -> Self {
+        let limit = fixed.map_or(START, f64::from);
+        Self {
+            fixed: fixed.is_some(),
+            limit,
+            before: limit,
+            in_flight: 0,
+            zombies: BinaryHeap::new(),
+            latency: Latency::default(),
+            state: State::Up,
+            failures: 0,
+            failing_since: Tick(0),
+            quiet_since: Tick(0),
+            settled_at: Tick(0),
+            peak: 0,
+            room: BTreeMap::new(),
+            max_waiting,
+            settled: Vec::new(),
+            next_id: 0,
+            keeper: None,
+            last_arrival: Tick(0),
+            gap: 0.0,
+            patience: 0.0,
+            tokens: MAX_TOKENS,
+            counts: Counts::default(),
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to a million")]
+    pub(super) fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.room.len()
+    }
+
+    fn is_down(&self) -> bool {
+        matches!(self.state, State::Down { .. })
+    }
+
+    /// More could be sent without anybody having to wait longer for it.
+    pub(super) fn has_headroom(&self) -> bool {
+        self.room.is_empty()
+            && self.in_flight < self.limit()
+            && !self.is_down()
+            && self.latency.is_near()
+    }
+
+    /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
+    pub(super) fn take_retry(&mut self) -> bool {
+        if self.is_down() {
+            return true;
+        }
+        if self.has_headroom() && self.tokens > 0 {
+            self.tokens -= 1;
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn give_retry_back(&mut self) {
+        self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+    }
+
+    #[inline]
+    pub(super) fn arrive(
+        &mut self,
+        deadline: Tick,
+        class: Criticality,
+        now: Tick,
+        wakers: &mut Wakers,
+    ) -> Arrival {
+        if deadline <= now {
+            self.counts.expired += 1;
+            return Arrival::Expired;
+        }
+        self.observe_arrival(deadline, now);
+        self.look(now);
+        if self.room.is_empty() && self.admit_one(now) {
+            return Arrival::Admitted;
+        }
+        self.enter(Key { class: Reverse(class), deadline, id: self.next_id }, now, wakers)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
+    fn observe_arrival(&mut self, deadline: Tick, now: Tick) {
+        let remaining = deadline.0.saturating_sub(now.0) as f64;
+        let gap = now.0.saturating_sub(self.last_arrival.0) as f64;
+        if self.patience == 0.0 {
+            self.patience = remaining;
+            self.gap = remaining / 25.0;
+        } else {
+            self.patience += (remaining - self.patience) / 32.0;
+            self.gap += (gap.min(self.patience) - self.gap) / 32.0;
+        }
+        self.last_arrival = now;
+    }
+
+    fn enter(&mut self, key: Key, now: Tick, wakers: &mut Wakers) -> Arrival {
+        if self.room.len() >= self.max_waiting {
+            match self.room.last_key_value() {
+                Some((&last, _)) if last > key => self.settle(last, Settled::Displaced, wakers),
+                _ => {
+                    self.counts.full += 1;
+                    return Arrival::Full;
+                }
+            }
+        }
+        self.next_id += 1;
+        self.counts.waited += 1;
+        self.room.insert(key, None);
+        self.dispatch(now, wakers);
+        Arrival::Wait(key)
+    }
+
+    fn settle(&mut self, key: Key, how: Settled, wakers: &mut Wakers) {
+        if let Some(waker) = self.room.remove(&key) {
+            match how {
+                Settled::Granted => {}
+                Settled::Hopeless => self.counts.hopeless += 1,
+                Settled::Displaced => self.counts.full += 1,
+            }
+            self.settled.push((key.id, how));
+            wakers.add(waker);
+            self.leave_watch(key.id, wakers);
+        }
+    }
+
+    /// Slots of the abandoned come back, and an outage is noticed.
+    fn look(&mut self, now: Tick) {
+        while self.zombies.peek().is_some_and(|Reverse(due)| *due <= now) {
+            self.zombies.pop();
+            self.in_flight -= 1;
+        }
+        if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
+            return;
+        }
+        if now.0.saturating_sub(self.quiet_since.0) >= self.silence() {
+            self.go_down(true, now);
+        }
+    }
+
+    /// Without any answer for so long nothing answers: longer than nearly every answer takes.
+    fn silence(&self) -> u64 {
+        let patience = self.patience_nanos();
+        (self.latency.enough() * 2).clamp(patience / 10, (patience / 2).max(patience / 10))
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
+    fn patience_nanos(&self) -> u64 {
+        self.patience as u64
+    }
+
+    fn go_down(&mut self, silent: bool, now: Tick) {
+        self.before = self.limit;
+        self.counts.downs += 1;
+        self.state = State::Down { silent, next: now };
+    }
+
+    /// Often enough to notice at once, in at most three of ten requests, and at least once in the time that
+    /// callers wait.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
+    fn probe_interval(&self, silent: bool) -> u64 {
+        let share = if silent { 10.0 } else { 25.0 };
+        (self.gap * 3.4).max(self.patience / share).min(self.patience) as u64
+    }
+
+    fn admit_one(&mut self, now: Tick) -> bool {
+        match self.state {
+            State::Down { silent, next } => {
+                if now < next {
+                    return false;
+                }
+                let next = Tick(now.0.saturating_add(self.probe_interval(silent)));
+                self.state = State::Down { silent, next };
+                self.counts.probes += 1;
+            }
+            _ if self.in_flight >= self.limit() => return false,
+            _ => {}
+        }
+        if self.in_flight as usize == self.zombies.len() {
+            self.quiet_since = now;
+        }
+        self.in_flight += 1;
+        self.peak = self.peak.max(self.in_flight);
+        self.counts.admitted += 1;
+        true
+    }
+
+    /// The best waiter: of the highest class the earliest deadline that will probably be met, else the newest.
+    fn best(&self, now: Tick) -> Option<Key> {
+        let (first, _) = self.room.first_key_value()?;
+        let class = first.class;
+        let safe = Tick(now.0.saturating_add(self.latency.enough()));
+        let lowest = Key { class, deadline: safe, id: 0 };
+        let highest = Key { class, deadline: Tick(u64::MAX), id: u64::MAX };
+        let mut safe = self.room.range(lowest..=highest);
+        safe.next().or_else(|| self.room.range(..=highest).next_back()).map(|(key, _)| *key)
+    }
+
+    /// Hands out what is free. Who cannot make it any more is sent away.
+    fn dispatch(&mut self, now: Tick, wakers: &mut Wakers) {
+        self.look(now);
+        self.drop_hopeless(now, wakers);
+        while let Some(key) = self.best(now) {
+            if !self.admit_one(now) {
+                break;
+            }
+            self.settle(key, Settled::Granted, wakers);
+        }
+        self.watch(wakers);
+    }
+
+    fn gives_up_at(&self, key: Key) -> Tick {
+        // No more than half of what callers wait, or a slow backend would get nothing at all.
+        let typical = self.latency.typical().min(self.patience_nanos() / 2);
+        Tick(key.deadline.0.saturating_sub(typical))
+    }
+
+    fn drop_hopeless(&mut self, now: Tick, wakers: &mut Wakers) {
+        for class in Criticality::ALL {
+            let class = Reverse(class);
+            let from = Key { class, deadline: Tick(0), id: 0 };
+            let to = Key { class, deadline: Tick(u64::MAX), id: u64::MAX };
+            while let Some((&key, _)) = self.room.range(from..=to).next() {
+                if self.gives_up_at(key) > now {
+                    break;
+                }
+                self.settle(key, Settled::Hopeless, wakers);
+            }
+        }
+    }
+
+    /// When the core itself has something to do next.
+    fn next_due(&self) -> Tick {
+        let zombie = self.zombies.peek().map_or(Tick(u64::MAX), |Reverse(due)| *due);
+        match self.state {
+            State::Down { next, .. } => next,
+            _ if self.fixed
+                || !self.latency.is_warm()
+                || self.in_flight as usize == self.zombies.len() =>
+            {
+                zombie
+            }
+            _ => zombie.min(Tick(self.quiet_since.0.saturating_add(self.silence()))),
+        }
+    }
+
+    /// Somebody must be awake when it has.
+    fn watch(&mut self, wakers: &mut Wakers) {
+        let due = self.next_due();
+        match self.keeper {
+            Some((_, at)) if at <= due => {}
+            Some((id, _)) => {
+                let found = self.room.iter_mut().find(|(key, _)| key.id == id);
+                wakers.add(found.and_then(|(_, waker)| waker.take()));
+                self.keeper = Some((id, due));
+            }
+            None => {
+                if let Some((key, waker)) = self.room.last_key_value() {
+                    let (id, waker) = (key.id, waker.clone());
+                    self.keeper = Some((id, due));
+                    wakers.add(waker);
+                }
+            }
+        }
+    }
+
+    fn leave_watch(&mut self, id: u64, _: &mut Wakers) {
+        if self.keeper.is_some_and(|(keeper, _)| keeper == id) {
+            self.keeper = None;
+        }
+    }
+
+    /// A waiter asks.
+    pub(super) fn poll(&mut self, key: Key, waker: &Waker, now: Tick, wakers: &mut Wakers) -> Turn {
+        if let Some(slot) = self.room.get_mut(&key) {
+            match slot {
+                Some(there) if there.will_wake(waker) => {}
+                _ => *slot = Some(waker.clone()),
+            }
+            self.dispatch(now, wakers);
+        }
+        if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id) {
+            return Turn::Settled(self.settled.swap_remove(at).1);
+        }
+        let own = self.gives_up_at(key);
+        match self.keeper {
+            Some((id, _)) if id == key.id => {
+                let due = self.next_due();
+                self.keeper = Some((id, due));
+                Turn::At(own.min(due))
+            }
+            _ => Turn::At(own),
+        }
+    }
+
+    /// A waiter has gone, perhaps with a grant that it has not seen.
+    pub(super) fn leave(&mut self, key: Key, now: Tick, wakers: &mut Wakers) {
+        if self.room.remove(&key).is_some() {
+            self.leave_watch(key.id, wakers);
+        } else if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id)
+            && self.settled.swap_remove(at).1 == Settled::Granted
+        {
+            self.in_flight -= 1;
+        }
+        self.dispatch(now, wakers);
+    }
+
+    /// A call that was admitted has ended.
+    #[inline]
+    pub(super) fn finish(&mut self, started: Tick, end: End, now: Tick, wakers: &mut Wakers) {
+        let took = now.0.saturating_sub(started.0);
+        let reached = self.is_reached();
+        if end == End::Abandoned {
+            self.latency.censored(took);
+            // As long as it was waited for it is perhaps still worked on.
+            if took > self.latency.baseline() / 2 && !self.fixed {
+                self.zombies.push(Reverse(Tick(now.0.saturating_add(took))));
+            } else {
+                self.in_flight -= 1;
+            }
+        } else {
+            self.in_flight -= 1;
+            if end != End::Ignored {
+                self.quiet_since = now;
+            }
+        }
+        match end {
+            End::Success => {
+                self.latency.record(took, !reached);
+                self.succeeded(started, now);
+                self.grow(reached);
+            }
+            End::Failure => self.failed(now),
+            End::Throttled | End::Ignored | End::Abandoned => {}
+        }
+        if end != End::Ignored && !self.fixed {
+            self.shrink(now);
+        }
+        if self.has_headroom() {
+            self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+        }
+        if !self.room.is_empty() {
+            self.dispatch(now, wakers);
+        }
+    }
+
+    /// Half of it is in use: what is measured then says something about it.
+    fn is_reached(&self) -> bool {
+        f64::from(self.in_flight) * 2.0 >= self.limit || !self.room.is_empty()
+    }
+
+    fn succeeded(&mut self, started: Tick, now: Tick) {
+        // What was sent before the first failure says nothing about what is after it.
+        if started >= self.failing_since {
+            self.failures = 0;
+        }
+        if let State::Down { silent, .. } = self.state
+            && (silent || started >= self.failing_since)
+        {
+            self.failures = 0;
+            self.state = State::Recovering;
+            self.settled_at = now;
+            if !self.fixed {
+                // What nobody answered is not being worked on either.
+                let gone = u32::try_from(self.zombies.len()).unwrap_or(u32::MAX);
+                self.in_flight -= gone.min(self.in_flight);
+                self.zombies.clear();
+                self.limit = (self.before / 4.0).max(2.0).min(self.before);
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Tick) {
+        if self.failures == 0 {
+            self.failing_since = now;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= DOWN_AFTER && !self.is_down() && !self.fixed {
+            self.go_down(false, now);
+        }
+    }
+
+    fn grow(&mut self, reached: bool) {
+        if self.fixed || self.is_down() || !self.latency.is_near() {
+            return;
+        }
+        if self.state == State::Congested {
+            self.state = State::Up;
+        }
+        if !reached {
+            return;
+        }
+        if self.state == State::Recovering {
+            self.limit += 1.0;
+            if self.limit >= self.before {
+                self.state = State::Up;
+            }
+        } else {
+            self.limit += 1.0 / self.limit.sqrt();
+        }
+        // Never far beyond what was in use.
+        let most = (f64::from(self.peak) * 5.0).max(START).min(f64::from(MAX_LIMIT));
+        self.limit = self.limit.min(most);
+    }
+
+    /// At most once in the time that an answer takes.
+    fn shrink(&mut self, now: Tick) {
+        let ratio = self.latency.ratio();
+        if self.is_down() || ratio <= TARGET {
+            return;
+        }
+        if now.0.saturating_sub(self.settled_at.0) < self.latency.typical() {
+            return;
+        }
+        self.settled_at = now;
+        if self.state == State::Up {
+            self.before = self.limit.min(f64::from(self.peak.max(4)));
+            self.limit = self.before;
+        }
+        self.state = State::Congested;
+        self.peak = self.in_flight;
+        if self.limit <= (self.before / 8.0).max(FLOOR) {
+            // So few cannot be the cause: it is slow by itself.
+            self.latency.rebase();
+            self.limit = (self.before / 2.0).max(FLOOR);
+            return;
+        }
+        self.limit = (self.limit * (TARGET / ratio).max(0.7)).max(FLOOR);
+    }
+}
