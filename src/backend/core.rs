@@ -16,6 +16,9 @@ const FLOOR: f64 = 1.0;
 const START: f64 = 16.0;
 /// Failures in a row that no success of a later call interrupts. With 70 % errors one in 70 such rows.
 const DOWN_AFTER: u32 = 12;
+/// ... and as many as would come by chance, at the rate that was usual before, once in so many rows.
+const CHANCE: f64 = 1e-5;
+const NO_CHANCE: u32 = 100;
 const MAX_TOKENS: u32 = 3;
 pub(super) const MAX_LIMIT: u32 = 1_000_000;
 
@@ -111,11 +114,17 @@ pub(super) struct Core {
     /// Failures since the last success, and the first of them.
     failures: u32,
     failing_since: Tick,
+    /// The share of failures before them.
+    failing: f64,
     /// Since when calls have been out without any answer.
     quiet_since: Tick,
     /// The limit was changed for what was seen until then.
     settled_at: Tick,
     peak: u32,
+    /// In flight on average when nothing was wrong.
+    usual: f64,
+    /// Since when the limit has been at its floor.
+    floored: Option<Tick>,
     room: BTreeMap<Key, Option<Waker>>,
     max_waiting: usize,
     settled: Vec<(u64, Settled)>,
@@ -143,9 +152,12 @@ impl Core {
             state: State::Up,
             failures: 0,
             failing_since: Tick(0),
+            failing: 0.0,
             quiet_since: Tick(0),
             settled_at: Tick(0),
             peak: 0,
+            usual: 2.0,
+            floored: None,
             room: BTreeMap::new(),
             max_waiting,
             settled: Vec::new(),
@@ -180,16 +192,22 @@ impl Core {
             && self.latency.is_near()
     }
 
+    fn earns(&self) -> bool {
+        self.room.is_empty()
+            && self.in_flight < self.limit()
+            && !self.is_down()
+            && self.latency.ratio() < TARGET
+    }
+
     /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
     pub(super) fn take_retry(&mut self) -> bool {
         if self.is_down() {
             return true;
         }
-        if self.has_headroom() && self.tokens > 0 {
-            self.tokens -= 1;
-            return true;
-        }
-        false
+        // They were earned by headroom a moment ago; to ask for more of it than the cap would be in vain.
+        let paid = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        paid
     }
 
     pub(super) fn give_retry_back(&mut self) {
@@ -463,6 +481,9 @@ impl Core {
         match end {
             End::Success => {
                 self.latency.record(took, !reached);
+                if !reached && self.latency.is_near() {
+                    self.usual += (f64::from(self.in_flight) + 1.0 - self.usual) / 64.0;
+                }
                 self.succeeded(started, now);
                 self.grow(reached);
             }
@@ -472,7 +493,7 @@ impl Core {
         if end != End::Ignored && !self.fixed {
             self.shrink(now);
         }
-        if self.has_headroom() {
+        if self.earns() {
             self.tokens = (self.tokens + 1).min(MAX_TOKENS);
         }
         if !self.room.is_empty() {
@@ -488,6 +509,10 @@ impl Core {
     fn succeeded(&mut self, started: Tick, now: Tick) {
         // What was sent before the first failure says nothing about what is after it.
         if started >= self.failing_since {
+            for _ in 0..self.failures.min(NO_CHANCE) {
+                self.failing += (1.0 - self.failing) / 64.0;
+            }
+            self.failing -= self.failing / 64.0;
             self.failures = 0;
         }
         if let State::Down { silent, .. } = self.state
@@ -511,15 +536,22 @@ impl Core {
             self.failing_since = now;
         }
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= DOWN_AFTER && !self.is_down() && !self.fixed {
+        if self.failures >= self.down_after() && !self.is_down() && !self.fixed {
             self.go_down(false, now);
         }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    fn down_after(&self) -> u32 {
+        let row = CHANCE.ln() / self.failing.clamp(1e-9, 0.99).ln();
+        (row.ceil() as u32).clamp(DOWN_AFTER, NO_CHANCE)
     }
 
     fn grow(&mut self, reached: bool) {
         if self.fixed || self.is_down() || !self.latency.is_near() {
             return;
         }
+        self.floored = None;
         if self.state == State::Congested {
             self.state = State::Up;
         }
@@ -555,12 +587,18 @@ impl Core {
         }
         self.state = State::Congested;
         self.peak = self.in_flight;
-        if self.limit <= (self.before / 8.0).max(FLOOR) {
-            // So few cannot be the cause: it is slow by itself.
-            self.latency.rebase();
-            self.limit = (self.before / 2.0).max(FLOOR);
+        let floor = (self.usual * 0.75).max(FLOOR).min(self.before);
+        self.limit = (self.limit * (TARGET / ratio).max(0.7)).max(floor);
+        if self.limit > floor {
+            self.floored = None;
             return;
         }
-        self.limit = (self.limit * (TARGET / ratio).max(0.7)).max(FLOOR);
+        // So few cannot be the cause, once what was sent before is done: it is slow by itself.
+        let since = *self.floored.get_or_insert(now);
+        let long = self.patience_nanos().saturating_add(self.latency.typical().saturating_mul(8));
+        if now.0.saturating_sub(since.0) >= long {
+            self.floored = None;
+            self.latency.rebase();
+        }
     }
 }

@@ -66,6 +66,12 @@ fn main() {
                     let job = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&(c, s, seed)) = jobs.get(job) else { break };
                     let out = run::run(&scenarios[s].plan(&shape), &*all[c], seed);
+                    if std::env::var_os("SAID").is_some() && !out.said.is_empty() {
+                        for (second, line) in out.said.iter().enumerate() {
+                            let one = out.tally.window((second, second + 1));
+                            println!("{second} {one:?} {line}");
+                        }
+                    }
                     results.lock().expect("no panic")[job] = Some(out.tally);
                 }
             });

@@ -34,6 +34,13 @@ impl Candidate for Ours {
             |request: &Request| request.context,
             Spread::new(known, endpoints),
         );
-        Client::of(stack).saying(move || format!("{:?}", backend.stats()))
+        Client::of(stack).saying(move || {
+            let s = backend.stats();
+            format!(
+                "{:?} limit {} in {} wait {} lat {:?} base {:?} adm {} waited {} hopeless {} full {} probes {} downs {}",
+                s.state, s.limit, s.in_flight, s.waiting, s.latency, s.baseline, s.admitted, s.waited, s.hopeless,
+                s.full, s.probes, s.downs
+            )
+        })
     }
 }
