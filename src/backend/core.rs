@@ -304,7 +304,9 @@ impl Core {
     }
 
     fn go_down(&mut self, silent: bool, now: Tick) {
-        self.before = self.limit;
+        if self.state == State::Up {
+            self.before = self.limit;
+        }
         self.counts.downs += 1;
         self.state = State::Down { silent, next: now };
     }
@@ -323,7 +325,10 @@ impl Core {
                 if now < next {
                     return false;
                 }
-                let next = Tick(now.0.saturating_add(self.probe_interval(silent)));
+                // Perhaps it is only slow, and still works on what was sent: not more than is usual.
+                let many = silent && f64::from(self.in_flight) >= self.usual.max(2.0);
+                let pause = if many { self.patience_nanos() } else { self.probe_interval(silent) };
+                let next = Tick(now.0.saturating_add(pause));
                 self.state = State::Down { silent, next };
                 self.counts.probes += 1;
             }
@@ -465,7 +470,10 @@ impl Core {
         let took = now.0.saturating_sub(started.0);
         let reached = self.is_reached();
         if end == End::Abandoned {
-            self.latency.censored(took);
+            // Nothing answers: that says nothing of how long an answer takes.
+            if !self.is_down() {
+                self.latency.censored(took);
+            }
             // As long as it was waited for it is perhaps still worked on.
             if took > self.latency.baseline() / 2 && !self.fixed {
                 self.zombies.push(Reverse(Tick(now.0.saturating_add(took))));
@@ -506,6 +514,7 @@ impl Core {
         f64::from(self.in_flight) * 2.0 >= self.limit || !self.room.is_empty()
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "at most a million")]
     fn succeeded(&mut self, started: Tick, now: Tick) {
         // What was sent before the first failure says nothing about what is after it.
         if started >= self.failing_since {
@@ -522,11 +531,9 @@ impl Core {
             self.state = State::Recovering;
             self.settled_at = now;
             if !self.fixed {
-                // What nobody answered is not being worked on either.
-                let gone = u32::try_from(self.zombies.len()).unwrap_or(u32::MAX);
-                self.in_flight -= gone.min(self.in_flight);
-                self.zombies.clear();
-                self.limit = (self.before / 4.0).max(2.0).min(self.before);
+                // What was abandoned may still be worked on; two more find out.
+                let gone = self.zombies.len() as f64;
+                self.limit = (self.before / 4.0).max(gone + 2.0).min(self.before.max(2.0));
             }
         }
     }

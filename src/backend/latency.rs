@@ -11,6 +11,8 @@ pub(super) struct Latency {
     short: f64,
     spread: f64,
     base: f64,
+    /// The lowest baseline since it began.
+    anchor: f64,
 }
 
 impl Latency {
@@ -30,7 +32,7 @@ impl Latency {
             let off = ln - self.short;
             self.short += off * share;
             self.spread += (off * (ln - self.short) - self.spread) * share;
-            self.base = self.short;
+            (self.base, self.anchor) = (self.short, self.short);
             return;
         }
         let off = ln - self.short;
@@ -43,6 +45,9 @@ impl Latency {
         } else if self.short < self.base - NEAR {
             self.base += (self.short - self.base) / 16.0;
         }
+        // Under steady overload it would follow the queue, each time a little.
+        self.base = self.base.min(self.anchor + DRIFT);
+        self.anchor = self.anchor.min(self.base);
     }
 
     /// At least `nanos` went by without an answer.
@@ -65,6 +70,7 @@ impl Latency {
     /// What is slow now is so without our doing: the baseline starts anew.
     pub(super) fn rebase(&mut self) {
         self.base = self.short;
+        self.anchor = self.base;
     }
 
     pub(super) fn typical(&self) -> u64 {
@@ -83,6 +89,8 @@ impl Latency {
 
 /// Half again as long is still near the baseline: 8 answers of a heavy tail differ by that.
 const NEAR: f64 = 0.4;
+/// A quarter above the lowest.
+const DRIFT: f64 = 0.22;
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
 fn nanos(ln: f64) -> u64 {
