@@ -13,7 +13,9 @@ use crate::context::Criticality;
 const TARGET: f64 = 2.0;
 /// The smallest limit. Many processes share a backend; what is below one in flight is the probe's.
 const FLOOR: f64 = 1.0;
-const START: f64 = 16.0;
+/// Few, so that the first answers show how long one takes without a queue; doubled until answers take longer.
+const START: f64 = 4.0;
+const ALWAYS: f64 = 16.0;
 /// Failures in a row that no success of a later call interrupts. With 70 % errors one in 70 such rows.
 const DOWN_AFTER: u32 = 12;
 /// ... and as many as would come by chance, at the rate that was usual before, once in so many rows.
@@ -106,6 +108,8 @@ pub(super) struct Core {
     limit: f64,
     /// What it was when congestion or an outage began.
     before: f64,
+    /// It has not met congestion yet.
+    starting: bool,
     pub(super) in_flight: u32,
     /// When slots of abandoned calls come back. They count in `in_flight`.
     zombies: BinaryHeap<Reverse<Tick>>,
@@ -146,6 +150,7 @@ impl Core {
             fixed: fixed.is_some(),
             limit,
             before: limit,
+            starting: true,
             in_flight: 0,
             zombies: BinaryHeap::new(),
             latency: Latency::default(),
@@ -308,6 +313,7 @@ impl Core {
             self.before = self.limit;
         }
         self.counts.downs += 1;
+        self.starting = false;
         self.state = State::Down { silent, next: now };
     }
 
@@ -565,7 +571,9 @@ impl Core {
         if !reached {
             return;
         }
-        if self.state == State::Recovering {
+        if self.starting {
+            self.limit += 1.0;
+        } else if self.state == State::Recovering {
             self.limit += 1.0;
             if self.limit >= self.before {
                 self.state = State::Up;
@@ -574,7 +582,7 @@ impl Core {
             self.limit += 1.0 / self.limit.sqrt();
         }
         // Never far beyond what was in use.
-        let most = (f64::from(self.peak) * 5.0).max(START).min(f64::from(MAX_LIMIT));
+        let most = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
         self.limit = self.limit.min(most);
     }
 
@@ -588,6 +596,7 @@ impl Core {
             return;
         }
         self.settled_at = now;
+        self.starting = false;
         if self.state == State::Up {
             self.before = self.limit.min(f64::from(self.peak.max(4)));
             self.limit = self.before;
