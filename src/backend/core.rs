@@ -161,7 +161,7 @@ impl Core {
             quiet_since: Tick(0),
             settled_at: Tick(0),
             peak: 0,
-            usual: 2.0,
+            usual: START,
             floored: None,
             room: BTreeMap::new(),
             max_waiting,
@@ -560,8 +560,16 @@ impl Core {
         (row.ceil() as u32).clamp(DOWN_AFTER, NO_CHANCE)
     }
 
+    /// How many times the baseline answers may take: twice, or a tenth of what callers wait. The second is the
+    /// same for all who share the backend, whatever each has taken for its baseline.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    fn target(&self) -> f64 {
+        let tenth = self.patience / 10.0 / (self.latency.baseline().max(1) as f64);
+        tenth.clamp(1.8, 4.0)
+    }
+
     fn grow(&mut self, reached: bool) {
-        if self.fixed || self.is_down() || !self.latency.is_near() {
+        if self.fixed || self.is_down() || self.latency.ratio() > 0.75 * self.target() {
             return;
         }
         self.floored = None;
@@ -589,7 +597,8 @@ impl Core {
     /// At most once in the time that an answer takes.
     fn shrink(&mut self, now: Tick) {
         let ratio = self.latency.ratio();
-        if self.is_down() || ratio <= TARGET {
+        let target = self.target();
+        if self.is_down() || ratio <= target {
             return;
         }
         if now.0.saturating_sub(self.settled_at.0) < self.latency.typical() {
@@ -604,7 +613,7 @@ impl Core {
         self.state = State::Congested;
         self.peak = self.in_flight;
         let floor = (self.usual * 0.75).max(FLOOR).min(self.before);
-        self.limit = (self.limit * (TARGET / ratio).max(0.7)).max(floor);
+        self.limit = (self.limit * (target / ratio).max(0.7)).max(floor);
         if self.limit > floor {
             self.floored = None;
             return;
