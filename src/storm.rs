@@ -64,7 +64,8 @@ where
     let policy = RetryPolicy::builder().max_attempts(ATTEMPTS).backoff(backoff).build();
     let policy = policy.unwrap_or_default();
     let admission = Admission::of(backend).patience(patience);
-    let admission = AdmissionLayer::new(admission).classify(classify.clone()).context(context.clone());
+    let admission =
+        AdmissionLayer::new(admission).classify(classify.clone()).context(context.clone());
     RetryLayer::new(policy)
         .name(backend.label())
         .budget(backend.retry_budget())

@@ -108,6 +108,9 @@ impl<S, C: Clone, X: Clone, R: Clone> Layer<S> for AdmissionLayer<C, X, R> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let Self { admission, classify, context, reject } = self.clone();
-        AdmissionService::new(inner, Lease::new(Arc::new(Parts { admission, classify, context, reject })))
+        AdmissionService::new(
+            inner,
+            Lease::new(Arc::new(Parts { admission, classify, context, reject })),
+        )
     }
 }

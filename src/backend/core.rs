@@ -176,7 +176,11 @@ impl Core {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to a million")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 1 to a million"
+    )]
     pub(super) fn limit(&self) -> u32 {
         self.limit as u32
     }

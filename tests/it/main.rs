@@ -7,6 +7,7 @@
 )]
 mod support;
 
+mod admission;
 mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;
