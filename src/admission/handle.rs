@@ -55,7 +55,7 @@ impl Admission {
         Backend::fixed(name, in_flight).map(|backend| Self::of(&backend))
     }
 
-    /// How long a request without a deadline waits at most, default 1 s. Zero: it never waits.
+    /// How long a request without a deadline waits at most, default 1 s; at least a millisecond.
     ///
     /// ```
     /// use buttress::admission::Admission;
@@ -64,7 +64,7 @@ impl Admission {
     /// ```
     #[must_use]
     pub fn patience(mut self, longest: Duration) -> Self {
-        self.patience = longest;
+        self.patience = longest.max(Duration::from_millis(1));
         self
     }
 

@@ -14,12 +14,24 @@ const MS: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
 async fn every_property_of_the_contract_holds() {
-    let subject = Subject::new(
-        || AdmissionLayer::new(Admission::new("contract")).on_reject(AsTyped),
-        || 7_u32,
-        |n| Ok::<_, io::Error>(n),
-    )
-    .ready_error(|| io::Error::other("inner broke"));
+    let admission = Admission::new("contract");
+    let seen = admission.backend().clone();
+    let make = move || AdmissionLayer::new(admission.clone()).on_reject(AsTyped);
+    let subject = Subject::new(make, || 7_u32, Ok::<u32, io::Error>)
+        .ready_error(|| io::Error::other("inner broke"))
+        .polls_inner_in_ready(false)
+        .shared_state(move |one, two, _probe| {
+            let seen = seen.clone();
+            async move {
+                let before = seen.stats().admitted;
+                one.oneshot(1).await.map_err(|e| format!("{e:?}"))?;
+                two.oneshot(1).await.map_err(|e| format!("{e:?}"))?;
+                match seen.stats().admitted - before {
+                    2 => Ok(()),
+                    n => Err(format!("{n} of two calls were seen")),
+                }
+            }
+        });
     check_all(&subject).await.unwrap();
 }
 
