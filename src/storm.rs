@@ -43,7 +43,9 @@ pub type Client<S, C, X, E> =
 /// # async fn main() -> Result<(), buttress::BoxError> {
 /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
 /// let backend = Backend::new("double");
-/// let client = storm::client(&backend, Duration::from_secs(1), AnyError, NoContext, double);
+/// // The last of the types is the service's error.
+/// let client: storm::Client<_, _, _, std::io::Error> =
+///     storm::client(&backend, Duration::from_secs(1), AnyError, NoContext, double);
 /// assert_eq!(client.oneshot(4).await?, 8);
 /// # Ok(())
 /// # }
