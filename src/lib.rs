@@ -7,6 +7,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(buttress_loom, allow(dead_code, unused_imports))]
 
+mod backend;
 mod backoff;
 mod budget;
 mod classify;
@@ -30,6 +31,7 @@ mod window;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+pub mod admission;
 pub mod circuit_breaker;
 pub mod conditioner;
 #[cfg(feature = "config")]
@@ -44,12 +46,14 @@ pub mod presets;
 pub mod rate_limit;
 pub mod retry;
 pub mod store;
+pub mod storm;
 #[cfg(feature = "supervise")]
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod timeout;
 
+pub use backend::{Backend, BackendState, BackendStats};
 pub use backoff::{Backoff, Delays, Jitter};
 pub use budget::{
     RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,

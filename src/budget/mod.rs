@@ -5,6 +5,7 @@ use std::sync::Arc;
 // Limits and counters are not part of the loom model: they guard nothing.
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::backend::Backend;
 use crate::error::ConfigError;
 use crate::lever::Lever;
 use crate::name::Name;
@@ -90,6 +91,8 @@ struct Limits {
     throttled_price: u64,
     start: Balance,
     unlimited: bool,
+    /// Pays instead of the purse.
+    backend: Option<Backend>,
 }
 
 #[derive(Default)]
@@ -172,7 +175,17 @@ impl RetryBudget {
         Self::from_builder(&RetryBudgetBuilder::new(name.into()), true)
     }
 
+    /// Grants what the backend's headroom pays for.
+    pub(crate) fn of_backend(backend: Backend) -> Self {
+        let config = RetryBudgetBuilder::new(backend.label());
+        Self::with(&config, true, Some(backend))
+    }
+
     fn from_builder(config: &RetryBudgetBuilder, unlimited: bool) -> Self {
+        Self::with(config, unlimited, None)
+    }
+
+    fn with(config: &RetryBudgetBuilder, unlimited: bool, backend: Option<Backend>) -> Self {
         let start = config.start();
         let limits = Limits {
             name: config.name,
@@ -183,6 +196,7 @@ impl RetryBudget {
             throttled_price: u64::from(config.throttled_cost),
             start,
             unlimited,
+            backend,
         };
         let shared = Shared {
             purse: Padded(Purse::new(start)),
@@ -281,7 +295,8 @@ impl RetryBudget {
             }
             None
         } else if limits.unlimited {
-            Some(Generation::FIRST)
+            let paid = limits.backend.as_ref().is_none_or(Backend::take_retry);
+            paid.then_some(Generation::FIRST)
         } else {
             purse.withdraw(price, deposit, full)
         };
@@ -296,7 +311,12 @@ impl RetryBudget {
 
     fn put_back(&self, taken: Generation, tokens: u64, credit: u64) {
         let Shared { purse, limits, .. } = &*self.shared;
-        if !limits.unlimited {
+        if let Some(backend) = &limits.backend {
+            // What has been sent is paid.
+            if credit > 0 {
+                backend.give_retry_back();
+            }
+        } else if !limits.unlimited {
             purse.put_back(taken, tokens, credit, limits.full.load(Ordering::Relaxed));
         }
     }

@@ -8,6 +8,7 @@
 mod support;
 mod telemetry;
 
+mod admission;
 mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;

@@ -65,7 +65,7 @@ fn measure(args: &Args) -> Result<(), String> {
         })
         .collect();
     if let Some(name) = &args.timeline {
-        let part = args.candidate.as_deref().unwrap_or("ours: + breaker");
+        let part = args.candidate.as_deref().unwrap_or("ours");
         let one = candidates::all().into_iter().find(|one| one.name().contains(part));
         let one = one.ok_or_else(|| format!("no candidate {part:?}"))?;
         let collapse = Collapse::ALL

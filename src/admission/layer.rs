@@ -1,0 +1,116 @@
+use std::fmt;
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::handle::Admission;
+use super::service::AdmissionService;
+use crate::classify::AnyError;
+use crate::context::NoContext;
+use crate::reject::AsError;
+use crate::sync::Lease;
+
+/// Puts an [`Admission`] in front of a service.
+///
+/// ```
+/// use buttress::{Context, Criticality, Deadline, admission::{Admission, AdmissionLayer}};
+/// struct Job { by: Deadline, urgent: bool }
+/// let layer = AdmissionLayer::new(Admission::new("search")).context(|job: &Job| {
+///     let class = if job.urgent { Criticality::Critical } else { Criticality::Sheddable };
+///     Context::new().with_deadline(job.by).with_criticality(class)
+/// });
+/// ```
+pub struct AdmissionLayer<C = AnyError, X = NoContext, R = AsError> {
+    admission: Admission,
+    classify: C,
+    context: X,
+    reject: R,
+}
+
+pub(super) struct Parts<C, X, R> {
+    pub(super) admission: Admission,
+    pub(super) classify: C,
+    pub(super) context: X,
+    pub(super) reject: R,
+}
+
+impl AdmissionLayer {
+    /// Every error is a failure, requests carry no context, a refusal is an error.
+    ///
+    /// ```
+    /// use buttress::admission::{Admission, AdmissionLayer};
+    /// let layer = AdmissionLayer::new(Admission::bulkhead("db", 8)?);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn new(admission: Admission) -> Self {
+        Self { admission, classify: AnyError, context: NoContext, reject: AsError }
+    }
+}
+
+impl<C, X, R> AdmissionLayer<C, X, R> {
+    /// What counts as an answer, a failure, a throttle.
+    ///
+    /// ```
+    /// use buttress::{admission::{Admission, AdmissionLayer}, error_chain, Typed};
+    /// let layer = AdmissionLayer::new(Admission::new("db")).classify(error_chain::<Typed>());
+    /// ```
+    #[must_use]
+    pub fn classify<T>(self, classify: T) -> AdmissionLayer<T, X, R> {
+        let Self { admission, context, reject, .. } = self;
+        AdmissionLayer { admission, classify, context, reject }
+    }
+
+    /// Where requests keep deadline and criticality.
+    ///
+    /// ```
+    /// use buttress::{Context, admission::{Admission, AdmissionLayer}};
+    /// let layer = AdmissionLayer::new(Admission::new("db")).context(|with: &Context| *with);
+    /// ```
+    #[must_use]
+    pub fn context<T>(self, context: T) -> AdmissionLayer<C, T, R> {
+        let Self { admission, classify, reject, .. } = self;
+        AdmissionLayer { admission, classify, context, reject }
+    }
+
+    /// What becomes of a refused call.
+    ///
+    /// ```
+    /// use buttress::{AsTyped, admission::{Admission, AdmissionLayer}};
+    /// let layer = AdmissionLayer::new(Admission::new("db")).on_reject(AsTyped);
+    /// ```
+    #[must_use]
+    pub fn on_reject<T>(self, reject: T) -> AdmissionLayer<C, X, T> {
+        let Self { admission, classify, context, .. } = self;
+        AdmissionLayer { admission, classify, context, reject }
+    }
+}
+
+impl<C: Clone, X: Clone, R: Clone> Clone for AdmissionLayer<C, X, R> {
+    fn clone(&self) -> Self {
+        Self {
+            admission: self.admission.clone(),
+            classify: self.classify.clone(),
+            context: self.context.clone(),
+            reject: self.reject.clone(),
+        }
+    }
+}
+
+impl<C, X, R> fmt::Debug for AdmissionLayer<C, X, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdmissionLayer").field("admission", &self.admission).finish_non_exhaustive()
+    }
+}
+
+impl<S, C: Clone, X: Clone, R: Clone> Layer<S> for AdmissionLayer<C, X, R> {
+    type Service = AdmissionService<S, C, X, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let Self { admission, classify, context, reject } = self.clone();
+        AdmissionService::new(
+            inner,
+            Lease::new(Arc::new(Parts { admission, classify, context, reject })),
+        )
+    }
+}

@@ -1,0 +1,74 @@
+//! Admission: as many calls in flight as a backend can take, and a waiting room that knows deadlines.
+//!
+//! # The failure it prevents
+//!
+//! A backend loses half of its capacity for ten seconds. Requests pile up in its queue until each of them waits
+//! longer there than its caller does. From then on it works at full capacity on requests whose callers have gone,
+//! also after the capacity is back: nobody is answered in time although nothing is broken any more.
+//!
+//! # Default
+//!
+//! ```
+//! use buttress::admission::{Admission, AdmissionLayer};
+//! use tower::ServiceBuilder;
+//! let stack = ServiceBuilder::new().layer(AdmissionLayer::new(Admission::new("search")));
+//! ```
+//!
+//! # Customised
+//!
+//! ```
+//! use buttress::admission::{Admission, AdmissionLayer};
+//! use buttress::{AsTyped, Context};
+//! use std::time::Duration;
+//! // A bulkhead: never more than eight at a time. Who has no deadline waits for 200 ms at most.
+//! let admission = Admission::bulkhead("db", 8)?.patience(Duration::from_millis(200));
+//! let layer = AdmissionLayer::new(admission).context(|with: &Context| *with).on_reject(AsTyped);
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
+//!
+//! # How it decides
+//!
+//! - **Limit.** It starts with 4 in flight and doubles until answers take longer. It grows while it is reached and
+//!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
+//!   usually in flight when they take longer than the target: a tenth of what callers wait, from 1.8 to 4 times the
+//!   baseline. Failures say nothing about latency, and a limit that is not used does not grow.
+//! - **Baseline.** A geometric mean of what answers take while less than half of the limit is used. It stays within
+//!   a quarter of the lowest it has been, so that it cannot follow a queue. If answers stay slow with the limit at
+//!   its floor, what is slow is the service, and the baseline starts anew.
+//! - **Waiting room.** Highest criticality first; within a class the earliest deadline that will probably be met,
+//!   and if none will, the newest. Who could not be answered in time any more is refused unsent.
+//! - **Down.** After a row of failures that chance does not explain at the usual rate of failures, or after no answer
+//!   for longer than nearly all take, requests wait for as long as they can and single ones probe: in at most three
+//!   of ten requests, at least once in the time that callers wait. With the first success the limit starts small.
+//! - **Abandoned calls** keep their place for as long as they were waited for: the backend may still work on them.
+//!
+//! # Semantics
+//!
+//! **Readiness.** Always ready. The inner service is asked when it is a call's turn, with the instance that is called.
+//!
+//! **Cancellation.** A waiter that is dropped leaves no trace; a place that was its own already goes to the next.
+//! A call that is dropped counts as abandoned.
+//!
+//! **Sharing.** Clones of an [`Admission`], and all in front of one [`Backend`](crate::Backend), share everything.
+//!
+//! **Cost.** Two short locks and two readings of the clock for a call that need not wait, and no allocation. Who waits
+//! has a timer.
+//!
+//! # Order
+//!
+//! Inside of retries, so that each attempt is admitted; [`storm::client`](crate::storm::client) puts them together.
+//!
+//! # Events
+//!
+//! `StateChanged` of the backend, to the observers of [`Backend::observe`](crate::Backend::observe). Refusals are
+//! counted in [`BackendStats`](crate::BackendStats).
+
+mod future;
+mod handle;
+mod layer;
+mod service;
+
+pub use future::ResponseFuture;
+pub use handle::Admission;
+pub use layer::AdmissionLayer;
+pub use service::AdmissionService;

@@ -1,0 +1,77 @@
+use std::fmt;
+use std::mem;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::future::ResponseFuture;
+use super::layer::Parts;
+use crate::classify::Classify;
+use crate::context::ReadContext;
+use crate::reject::Reject;
+use crate::sync::Lease;
+
+/// A service behind an [`Admission`](super::Admission).
+///
+/// ```
+/// use buttress::admission::{Admission, AdmissionLayer};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::BoxError> {
+/// let double = service_fn(|n: u32| async move { Ok::<_, buttress::BoxError>(2 * n) });
+/// let service = AdmissionLayer::new(Admission::new("double")).layer(double);
+/// assert_eq!(service.oneshot(4).await?, 8);
+/// # Ok(())
+/// # }
+/// ```
+pub struct AdmissionService<S, C, X, R> {
+    inner: S,
+    parts: Lease<Parts<C, X, R>>,
+}
+
+impl<S, C, X, R> AdmissionService<S, C, X, R> {
+    pub(super) fn new(inner: S, parts: Lease<Parts<C, X, R>>) -> Self {
+        Self { inner, parts }
+    }
+}
+
+impl<S: Clone, C, X, R> Clone for AdmissionService<S, C, X, R> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.parts.clone())
+    }
+}
+
+impl<S: fmt::Debug, C, X, R> fmt::Debug for AdmissionService<S, C, X, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdmissionService")
+            .field("inner", &self.inner)
+            .field("admission", &self.parts.admission)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, Req, C, X, R> Service<Req> for AdmissionService<S, C, X, R>
+where
+    S: Service<Req> + Clone,
+    C: Classify<Req, S::Response, S::Error>,
+    X: ReadContext<Req>,
+    R: Reject<Req, S::Response, S::Error>,
+{
+    type Response = S::Response;
+    type Error = R::Error;
+    type Future = ResponseFuture<S, Req, C, X, R>;
+
+    /// Always ready: who has to wait does so in the future, where a deadline can end it.
+    #[inline]
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn call(&mut self, req: Req) -> Self::Future {
+        let parts = self.parts.for_call();
+        let clone = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, clone);
+        ResponseFuture::new(inner, req, parts)
+    }
+}

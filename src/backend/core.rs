@@ -1,0 +1,633 @@
+//! Limit, state, waiting room and retry tokens of one backend, without clock and timer. All of it is behind one
+//! short lock: a permit that comes back is handed to the best waiter in the same step.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::task::Waker;
+
+use super::latency::Latency;
+use crate::clock::Tick;
+use crate::context::Criticality;
+
+/// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
+const TARGET: f64 = 2.0;
+/// The smallest limit. Many processes share a backend; what is below one in flight is the probe's.
+const FLOOR: f64 = 1.0;
+/// Few, so that the first answers show how long one takes without a queue; doubled until answers take longer.
+const START: f64 = 4.0;
+const ALWAYS: f64 = 16.0;
+/// Failures in a row that no success of a later call interrupts. With 70 % errors one in 70 such rows.
+const DOWN_AFTER: u32 = 12;
+/// ... and as many as would come by chance, at the rate that was usual before, once in so many rows.
+const CHANCE: f64 = 1e-5;
+const NO_CHANCE: u32 = 100;
+const MAX_TOKENS: u32 = 3;
+pub(super) const MAX_LIMIT: u32 = 1_000_000;
+
+/// How a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Up,
+    Congested,
+    Down { silent: bool, next: Tick },
+    Recovering,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Success,
+    Failure,
+    Throttled,
+    /// Says nothing.
+    Ignored,
+    /// Nobody waits for it any longer, the backend may still work on it.
+    Abandoned,
+}
+
+/// Highest class first, then the earliest deadline, then who came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    class: Reverse<Criticality>,
+    deadline: Tick,
+    id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Granted,
+    /// It cannot be answered in time any more.
+    Hopeless,
+    /// Somebody more important needed the place.
+    Displaced,
+}
+
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Admitted,
+    Wait(Key),
+    Expired,
+    Full,
+}
+
+#[derive(Debug)]
+pub(crate) enum Turn {
+    Settled(Settled),
+    /// To be polled again then at the latest.
+    At(Tick),
+}
+
+/// To wake once the lock is gone.
+#[derive(Debug, Default)]
+pub(super) struct Wakers(Vec<Waker>);
+
+impl Wakers {
+    fn add(&mut self, waker: Option<Waker>) {
+        self.0.extend(waker);
+    }
+
+    pub(super) fn wake(self) {
+        self.0.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) admitted: u64,
+    pub(super) waited: u64,
+    pub(super) hopeless: u64,
+    pub(super) full: u64,
+    pub(super) expired: u64,
+    pub(super) probes: u64,
+    pub(super) downs: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    fixed: bool,
+    limit: f64,
+    /// What it was when congestion or an outage began.
+    before: f64,
+    /// It has not met congestion yet.
+    starting: bool,
+    pub(super) in_flight: u32,
+    /// When slots of abandoned calls come back. They count in `in_flight`.
+    zombies: BinaryHeap<Reverse<Tick>>,
+    pub(super) latency: Latency,
+    pub(super) state: State,
+    /// Failures since the last success, and the first of them.
+    failures: u32,
+    failing_since: Tick,
+    /// The share of failures before them.
+    failing: f64,
+    /// Since when calls have been out without any answer.
+    quiet_since: Tick,
+    /// The limit was changed for what was seen until then.
+    settled_at: Tick,
+    peak: u32,
+    /// In flight on average when nothing was wrong.
+    usual: f64,
+    /// Since when the limit has been at its floor.
+    floored: Option<Tick>,
+    room: BTreeMap<Key, Option<Waker>>,
+    max_waiting: usize,
+    settled: Vec<(u64, Settled)>,
+    next_id: u64,
+    /// Who wakes for the core's own times, and when.
+    keeper: Option<(u64, Tick)>,
+    /// Mean time between arrivals, mean remaining time at arrival.
+    last_arrival: Tick,
+    gap: f64,
+    patience: f64,
+    tokens: u32,
+    pub(super) counts: Counts,
+}
+
+impl Core {
+    pub(super) fn new(fixed: Option<u32>, max_waiting: usize) -> Self {
+        let limit = fixed.map_or(START, f64::from);
+        Self {
+            fixed: fixed.is_some(),
+            limit,
+            before: limit,
+            starting: true,
+            in_flight: 0,
+            zombies: BinaryHeap::new(),
+            latency: Latency::default(),
+            state: State::Up,
+            failures: 0,
+            failing_since: Tick(0),
+            failing: 0.0,
+            quiet_since: Tick(0),
+            settled_at: Tick(0),
+            peak: 0,
+            usual: START,
+            floored: None,
+            room: BTreeMap::new(),
+            max_waiting,
+            settled: Vec::new(),
+            next_id: 0,
+            keeper: None,
+            last_arrival: Tick(0),
+            gap: 0.0,
+            patience: 0.0,
+            tokens: MAX_TOKENS,
+            counts: Counts::default(),
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 1 to a million"
+    )]
+    pub(super) fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.room.len()
+    }
+
+    fn is_down(&self) -> bool {
+        matches!(self.state, State::Down { .. })
+    }
+
+    /// More could be sent without anybody having to wait longer for it.
+    pub(super) fn has_headroom(&self) -> bool {
+        self.room.is_empty()
+            && self.in_flight < self.limit()
+            && !self.is_down()
+            && self.latency.is_near()
+    }
+
+    fn earns(&self) -> bool {
+        self.room.is_empty()
+            && self.in_flight < self.limit()
+            && !self.is_down()
+            && self.latency.ratio() < TARGET
+    }
+
+    /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
+    pub(super) fn take_retry(&mut self) -> bool {
+        if self.is_down() {
+            return true;
+        }
+        // They were earned by headroom a moment ago; to ask for more of it than the cap would be in vain.
+        let paid = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        paid
+    }
+
+    pub(super) fn give_retry_back(&mut self) {
+        self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+    }
+
+    #[inline]
+    pub(super) fn arrive(
+        &mut self,
+        deadline: Tick,
+        class: Criticality,
+        now: Tick,
+        wakers: &mut Wakers,
+    ) -> Arrival {
+        if deadline <= now {
+            self.counts.expired += 1;
+            return Arrival::Expired;
+        }
+        self.observe_arrival(deadline, now);
+        self.look(now);
+        if self.room.is_empty() && self.admit_one(now) {
+            return Arrival::Admitted;
+        }
+        self.enter(Key { class: Reverse(class), deadline, id: self.next_id }, now, wakers)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
+    fn observe_arrival(&mut self, deadline: Tick, now: Tick) {
+        let remaining = deadline.0.saturating_sub(now.0) as f64;
+        let gap = now.0.saturating_sub(self.last_arrival.0) as f64;
+        if self.patience == 0.0 {
+            self.patience = remaining;
+            self.gap = remaining / 25.0;
+        } else {
+            self.patience += (remaining - self.patience) / 32.0;
+            self.gap += (gap.min(self.patience) - self.gap) / 32.0;
+        }
+        self.last_arrival = now;
+    }
+
+    fn enter(&mut self, key: Key, now: Tick, wakers: &mut Wakers) -> Arrival {
+        if self.room.len() >= self.max_waiting {
+            match self.room.last_key_value() {
+                Some((&last, _)) if last > key => self.settle(last, Settled::Displaced, wakers),
+                _ => {
+                    self.counts.full += 1;
+                    return Arrival::Full;
+                }
+            }
+        }
+        self.next_id += 1;
+        self.counts.waited += 1;
+        self.room.insert(key, None);
+        self.dispatch(now, wakers);
+        Arrival::Wait(key)
+    }
+
+    fn settle(&mut self, key: Key, how: Settled, wakers: &mut Wakers) {
+        if let Some(waker) = self.room.remove(&key) {
+            match how {
+                Settled::Granted => {}
+                Settled::Hopeless => self.counts.hopeless += 1,
+                Settled::Displaced => self.counts.full += 1,
+            }
+            self.settled.push((key.id, how));
+            wakers.add(waker);
+            self.leave_watch(key.id, wakers);
+        }
+    }
+
+    /// Slots of the abandoned come back, and an outage is noticed.
+    fn look(&mut self, now: Tick) {
+        while self.zombies.peek().is_some_and(|Reverse(due)| *due <= now) {
+            self.zombies.pop();
+            self.in_flight -= 1;
+        }
+        if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
+            return;
+        }
+        if now.0.saturating_sub(self.quiet_since.0) >= self.silence() {
+            self.go_down(true, now);
+        }
+    }
+
+    /// Without any answer for so long nothing answers: longer than nearly every answer takes.
+    fn silence(&self) -> u64 {
+        let patience = self.patience_nanos();
+        (self.latency.enough() * 2).clamp(patience / 10, (patience / 2).max(patience / 10))
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
+    fn patience_nanos(&self) -> u64 {
+        self.patience as u64
+    }
+
+    fn go_down(&mut self, silent: bool, now: Tick) {
+        if self.state == State::Up {
+            self.before = self.limit;
+        }
+        self.counts.downs += 1;
+        self.starting = false;
+        self.state = State::Down { silent, next: now };
+    }
+
+    /// Often enough to notice at once, in at most three of ten requests, and at least once in the time that
+    /// callers wait.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
+    fn probe_interval(&self, silent: bool) -> u64 {
+        let share = if silent { 10.0 } else { 25.0 };
+        (self.gap * 3.4).max(self.patience / share).min(self.patience) as u64
+    }
+
+    fn admit_one(&mut self, now: Tick) -> bool {
+        match self.state {
+            State::Down { silent, next } => {
+                if now < next {
+                    return false;
+                }
+                // Perhaps it is only slow, and still works on what was sent: not more than is usual.
+                let many = silent && f64::from(self.in_flight) >= self.usual.max(2.0);
+                let pause = if many { self.patience_nanos() } else { self.probe_interval(silent) };
+                let next = Tick(now.0.saturating_add(pause));
+                self.state = State::Down { silent, next };
+                self.counts.probes += 1;
+            }
+            _ if self.in_flight >= self.limit() => return false,
+            _ => {}
+        }
+        if self.in_flight as usize == self.zombies.len() {
+            self.quiet_since = now;
+        }
+        self.in_flight += 1;
+        self.peak = self.peak.max(self.in_flight);
+        self.counts.admitted += 1;
+        true
+    }
+
+    /// The best waiter: of the highest class the earliest deadline that will probably be met, else the newest.
+    fn best(&self, now: Tick) -> Option<Key> {
+        let (first, _) = self.room.first_key_value()?;
+        let class = first.class;
+        let safe = Tick(now.0.saturating_add(self.latency.enough()));
+        let lowest = Key { class, deadline: safe, id: 0 };
+        let highest = Key { class, deadline: Tick(u64::MAX), id: u64::MAX };
+        let mut safe = self.room.range(lowest..=highest);
+        safe.next().or_else(|| self.room.range(..=highest).next_back()).map(|(key, _)| *key)
+    }
+
+    /// Hands out what is free. Who cannot make it any more is sent away.
+    fn dispatch(&mut self, now: Tick, wakers: &mut Wakers) {
+        self.look(now);
+        self.drop_hopeless(now, wakers);
+        while let Some(key) = self.best(now) {
+            if !self.admit_one(now) {
+                break;
+            }
+            self.settle(key, Settled::Granted, wakers);
+        }
+        self.watch(wakers);
+    }
+
+    fn gives_up_at(&self, key: Key) -> Tick {
+        // No more than half of what callers wait, or a slow backend would get nothing at all.
+        let typical = self.latency.typical().min(self.patience_nanos() / 2);
+        Tick(key.deadline.0.saturating_sub(typical))
+    }
+
+    fn drop_hopeless(&mut self, now: Tick, wakers: &mut Wakers) {
+        for class in Criticality::ALL {
+            let class = Reverse(class);
+            let from = Key { class, deadline: Tick(0), id: 0 };
+            let to = Key { class, deadline: Tick(u64::MAX), id: u64::MAX };
+            while let Some((&key, _)) = self.room.range(from..=to).next() {
+                if self.gives_up_at(key) > now {
+                    break;
+                }
+                self.settle(key, Settled::Hopeless, wakers);
+            }
+        }
+    }
+
+    /// When the core itself has something to do next.
+    fn next_due(&self) -> Tick {
+        let zombie = self.zombies.peek().map_or(Tick(u64::MAX), |Reverse(due)| *due);
+        match self.state {
+            State::Down { next, .. } => next,
+            _ if self.fixed
+                || !self.latency.is_warm()
+                || self.in_flight as usize == self.zombies.len() =>
+            {
+                zombie
+            }
+            _ => zombie.min(Tick(self.quiet_since.0.saturating_add(self.silence()))),
+        }
+    }
+
+    /// Somebody must be awake when it has.
+    fn watch(&mut self, wakers: &mut Wakers) {
+        let due = self.next_due();
+        match self.keeper {
+            Some((_, at)) if at <= due => {}
+            Some((id, _)) => {
+                let found = self.room.iter_mut().find(|(key, _)| key.id == id);
+                wakers.add(found.and_then(|(_, waker)| waker.take()));
+                self.keeper = Some((id, due));
+            }
+            None => {
+                if let Some((key, waker)) = self.room.last_key_value() {
+                    let (id, waker) = (key.id, waker.clone());
+                    self.keeper = Some((id, due));
+                    wakers.add(waker);
+                }
+            }
+        }
+    }
+
+    fn leave_watch(&mut self, id: u64, _: &mut Wakers) {
+        if self.keeper.is_some_and(|(keeper, _)| keeper == id) {
+            self.keeper = None;
+        }
+    }
+
+    /// A waiter asks.
+    pub(super) fn poll(&mut self, key: Key, waker: &Waker, now: Tick, wakers: &mut Wakers) -> Turn {
+        if let Some(slot) = self.room.get_mut(&key) {
+            match slot {
+                Some(there) if there.will_wake(waker) => {}
+                _ => *slot = Some(waker.clone()),
+            }
+            self.dispatch(now, wakers);
+        }
+        if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id) {
+            return Turn::Settled(self.settled.swap_remove(at).1);
+        }
+        let own = self.gives_up_at(key);
+        match self.keeper {
+            Some((id, _)) if id == key.id => {
+                let due = self.next_due();
+                self.keeper = Some((id, due));
+                Turn::At(own.min(due))
+            }
+            _ => Turn::At(own),
+        }
+    }
+
+    /// A waiter has gone, perhaps with a grant that it has not seen.
+    pub(super) fn leave(&mut self, key: Key, now: Tick, wakers: &mut Wakers) {
+        if self.room.remove(&key).is_some() {
+            self.leave_watch(key.id, wakers);
+        } else if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id)
+            && self.settled.swap_remove(at).1 == Settled::Granted
+        {
+            self.in_flight -= 1;
+        }
+        self.dispatch(now, wakers);
+    }
+
+    /// A call that was admitted has ended.
+    #[inline]
+    pub(super) fn finish(&mut self, started: Tick, end: End, now: Tick, wakers: &mut Wakers) {
+        let took = now.0.saturating_sub(started.0);
+        let reached = self.is_reached();
+        if end == End::Abandoned {
+            // Nothing answers: that says nothing of how long an answer takes.
+            if !self.is_down() {
+                self.latency.censored(took);
+            }
+            // As long as it was waited for it is perhaps still worked on.
+            if took > self.latency.baseline() / 2 && !self.fixed {
+                self.zombies.push(Reverse(Tick(now.0.saturating_add(took))));
+            } else {
+                self.in_flight -= 1;
+            }
+        } else {
+            self.in_flight -= 1;
+            if end != End::Ignored {
+                self.quiet_since = now;
+            }
+        }
+        match end {
+            End::Success => {
+                self.latency.record(took, !reached);
+                if !reached && self.latency.is_near() {
+                    self.usual += (f64::from(self.in_flight) + 1.0 - self.usual) / 64.0;
+                }
+                self.succeeded(started, now);
+                self.grow(reached);
+            }
+            End::Failure => self.failed(now),
+            End::Throttled | End::Ignored | End::Abandoned => {}
+        }
+        if end != End::Ignored && !self.fixed {
+            self.shrink(now);
+        }
+        if self.earns() {
+            self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+        }
+        if !self.room.is_empty() {
+            self.dispatch(now, wakers);
+        }
+    }
+
+    /// Half of it is in use: what is measured then says something about it.
+    fn is_reached(&self) -> bool {
+        f64::from(self.in_flight) * 2.0 >= self.limit || !self.room.is_empty()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "at most a million")]
+    fn succeeded(&mut self, started: Tick, now: Tick) {
+        // What was sent before the first failure says nothing about what is after it.
+        if started >= self.failing_since {
+            for _ in 0..self.failures.min(NO_CHANCE) {
+                self.failing += (1.0 - self.failing) / 64.0;
+            }
+            self.failing -= self.failing / 64.0;
+            self.failures = 0;
+        }
+        if let State::Down { silent, .. } = self.state
+            && (silent || started >= self.failing_since)
+        {
+            self.failures = 0;
+            self.state = State::Recovering;
+            self.settled_at = now;
+            if !self.fixed {
+                // What was abandoned may still be worked on; two more find out.
+                let gone = self.zombies.len() as f64;
+                self.limit = (self.before / 4.0).max(gone + 2.0).min(self.before.max(2.0));
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Tick) {
+        if self.failures == 0 {
+            self.failing_since = now;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= self.down_after() && !self.is_down() && !self.fixed {
+            self.go_down(false, now);
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    fn down_after(&self) -> u32 {
+        let row = CHANCE.ln() / self.failing.clamp(1e-9, 0.99).ln();
+        (row.ceil() as u32).clamp(DOWN_AFTER, NO_CHANCE)
+    }
+
+    /// How many times the baseline answers may take: twice, or a tenth of what callers wait. The second is the
+    /// same for all who share the backend, whatever each has taken for its baseline.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    fn target(&self) -> f64 {
+        let tenth = self.patience / 10.0 / (self.latency.baseline().max(1) as f64);
+        tenth.clamp(1.8, 4.0)
+    }
+
+    fn grow(&mut self, reached: bool) {
+        if self.fixed || self.is_down() || self.latency.ratio() > 0.75 * self.target() {
+            return;
+        }
+        self.floored = None;
+        if self.state == State::Congested {
+            self.state = State::Up;
+        }
+        if !reached {
+            return;
+        }
+        if self.starting {
+            self.limit += 1.0;
+        } else if self.state == State::Recovering {
+            self.limit += 1.0;
+            if self.limit >= self.before {
+                self.state = State::Up;
+            }
+        } else {
+            self.limit += 1.0 / self.limit.sqrt();
+        }
+        // Never far beyond what was in use.
+        let most = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
+        self.limit = self.limit.min(most);
+    }
+
+    /// At most once in the time that an answer takes.
+    fn shrink(&mut self, now: Tick) {
+        let ratio = self.latency.ratio();
+        let target = self.target();
+        if self.is_down() || ratio <= target {
+            return;
+        }
+        if now.0.saturating_sub(self.settled_at.0) < self.latency.typical() {
+            return;
+        }
+        self.settled_at = now;
+        self.starting = false;
+        if self.state == State::Up {
+            self.before = self.limit.min(f64::from(self.peak.max(4)));
+            self.limit = self.before;
+        }
+        self.state = State::Congested;
+        self.peak = self.in_flight;
+        let floor = (self.usual * 0.75).max(FLOOR).min(self.before);
+        self.limit = (self.limit * (target / ratio).max(0.7)).max(floor);
+        if self.limit > floor {
+            self.floored = None;
+            return;
+        }
+        // So few cannot be the cause, once what was sent before is done: it is slow by itself.
+        let since = *self.floored.get_or_insert(now);
+        let long = self.patience_nanos().saturating_add(self.latency.typical().saturating_mul(8));
+        if now.0.saturating_sub(since.0) >= long {
+            self.floored = None;
+            self.latency.rebase();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! How long an answer takes now and how long it takes when nothing is wrong, as geometric means: one answer in
+//! a hundred that takes fifty times as long moves them by 4 %, not by half.
+
+/// Answers until the baseline says something.
+const WARM_UP: u32 = 16;
+
+/// What answers take, in logarithms of nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Latency {
+    seen: u32,
+    short: f64,
+    spread: f64,
+    base: f64,
+    /// The lowest baseline since it began.
+    anchor: f64,
+}
+
+impl Latency {
+    pub(super) const fn is_warm(&self) -> bool {
+        self.seen >= WARM_UP
+    }
+
+    /// An answer after `nanos`. `quiet` means that what it took is not our doing: far fewer in flight than
+    /// allowed, and nobody waiting.
+    #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
+    pub(super) fn record(&mut self, nanos: u64, quiet: bool) {
+        let ln = (nanos.max(1) as f64).ln();
+        self.seen = self.seen.saturating_add(1);
+        if self.seen <= WARM_UP {
+            // Plain means first.
+            let share = 1.0 / f64::from(self.seen);
+            let off = ln - self.short;
+            self.short += off * share;
+            self.spread += (off * (ln - self.short) - self.spread) * share;
+            (self.base, self.anchor) = (self.short, self.short);
+            return;
+        }
+        let off = ln - self.short;
+        self.short += off / 8.0;
+        // An outlier as an outlier: a step of the whole level is not a spread.
+        let off = off.clamp(-2.0, 2.0);
+        self.spread += (off * off - self.spread) / 64.0;
+        if quiet && self.short < self.base + NEAR {
+            self.base += (self.short - self.base) / 64.0;
+        } else if self.short < self.base - NEAR {
+            self.base += (self.short - self.base) / 16.0;
+        }
+        // Under steady overload it would follow the queue, each time a little.
+        self.base = self.base.min(self.anchor + DRIFT);
+        self.anchor = self.anchor.min(self.base);
+    }
+
+    /// At least `nanos` went by without an answer.
+    #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
+    pub(super) fn censored(&mut self, nanos: u64) {
+        if self.is_warm() && (nanos.max(1) as f64).ln() > self.short {
+            self.record(nanos, false);
+        }
+    }
+
+    /// How many times the baseline answers take.
+    pub(super) fn ratio(&self) -> f64 {
+        if self.is_warm() { (self.short - self.base).exp() } else { 1.0 }
+    }
+
+    pub(super) fn is_near(&self) -> bool {
+        self.short < self.base + NEAR || !self.is_warm()
+    }
+
+    /// What is slow now is so without our doing: the baseline starts anew.
+    pub(super) fn rebase(&mut self) {
+        self.base = self.short;
+        self.anchor = self.base;
+    }
+
+    pub(super) fn typical(&self) -> u64 {
+        if self.is_warm() { nanos(self.short) } else { 0 }
+    }
+
+    pub(super) fn baseline(&self) -> u64 {
+        if self.is_warm() { nanos(self.base) } else { 0 }
+    }
+
+    /// Within which about 98 in 100 answers come.
+    pub(super) fn enough(&self) -> u64 {
+        if self.is_warm() { nanos(self.short + 2.0 * self.spread.sqrt().min(1.5)) } else { 0 }
+    }
+}
+
+/// Half again as long is still near the baseline: 8 answers of a heavy tail differ by that.
+const NEAR: f64 = 0.4;
+/// A quarter above the lowest.
+const DRIFT: f64 = 0.22;
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+fn nanos(ln: f64) -> u64 {
+    ln.exp() as u64
+}

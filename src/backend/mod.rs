@@ -1,0 +1,323 @@
+//! What the mechanisms in front of one backend share: how many may be in flight, how long answers take, whether
+//! there is headroom, whether it is up.
+
+mod core;
+mod latency;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use self::core::{Arrival, End, Key, Settled, Turn};
+use self::core::{Core, State, Wakers};
+use crate::budget::RetryBudget;
+use crate::clock::{Tick, now};
+use crate::context::Criticality;
+use crate::error::ConfigError;
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observe, Observers};
+use crate::sync::{Mutex, lock};
+
+/// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
+///
+/// It learns from what passes: how many calls can be in flight before answers take longer, how long they take
+/// when nothing is wrong, whether it is up. Retries that are paid with its [`retry_budget`](Self::retry_budget)
+/// stop when it has no headroom, before they hurt.
+///
+/// ```
+/// use buttress::{Backend, BackendState};
+/// let search = Backend::new("search");
+/// assert_eq!(search.state(), BackendState::Up);
+/// assert!(search.has_headroom());
+/// ```
+#[derive(Clone)]
+pub struct Backend {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: Name,
+    fixed: bool,
+    core: Mutex<Core>,
+    observers: Observers,
+}
+
+/// How a [`Backend`] is.
+///
+/// ```
+/// assert_eq!(buttress::BackendState::Down.as_str(), "down");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum BackendState {
+    /// Answers as usual.
+    Up,
+    /// Answers take more than twice as long as usual.
+    Congested,
+    /// Nothing answers, or everything fails. Single requests probe it.
+    Down,
+    /// It answers again; the limit doubles with what is answered.
+    Recovering,
+}
+
+impl BackendState {
+    /// Lower-case name, for labels.
+    ///
+    /// ```
+    /// assert_eq!(buttress::BackendState::Recovering.as_str(), "recovering");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Congested => "congested",
+            Self::Down => "down",
+            Self::Recovering => "recovering",
+        }
+    }
+
+    const fn of(state: State) -> Self {
+        match state {
+            State::Up => Self::Up,
+            State::Congested => Self::Congested,
+            State::Down { .. } => Self::Down,
+            State::Recovering => Self::Recovering,
+        }
+    }
+}
+
+/// What a [`Backend`] knows and has done, all read at one moment.
+///
+/// ```
+/// let stats = buttress::Backend::new("db").stats();
+/// assert_eq!((stats.in_flight, stats.waiting), (0, 0));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct BackendStats {
+    /// How it is.
+    pub state: BackendState,
+    /// So many may be in flight.
+    pub limit: u32,
+    /// So many are, with abandoned calls that are perhaps still worked on.
+    pub in_flight: u32,
+    /// So many wait.
+    pub waiting: usize,
+    /// What an answer takes now; zero until there are some.
+    pub latency: Duration,
+    /// What an answer takes when nothing is wrong; zero until it is known.
+    pub baseline: Duration,
+    /// Whether more can be sent without anybody waiting longer for it.
+    pub headroom: bool,
+    /// Calls let through.
+    pub admitted: u64,
+    /// Calls that had to wait.
+    pub waited: u64,
+    /// Calls dropped from the room because no answer could come in time any more.
+    pub hopeless: u64,
+    /// Calls refused because the room was full.
+    pub full: u64,
+    /// Calls whose deadline had passed when they came.
+    pub expired: u64,
+    /// Calls sent to see whether it is up again.
+    pub probes: u64,
+    /// How often it went down.
+    pub downs: u64,
+}
+
+const ROOM: usize = 10_000;
+
+impl Backend {
+    /// With a limit that is learned.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Backend::new("db").name(), "db");
+    /// ```
+    #[must_use]
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self::of(name.into(), None)
+    }
+
+    /// With a limit that stays: a bulkhead. It is always up.
+    ///
+    /// # Errors
+    /// If `in_flight` is not from 1 to 1,000,000.
+    ///
+    /// ```
+    /// use buttress::Backend;
+    /// assert_eq!(Backend::fixed("db", 8)?.stats().limit, 8);
+    /// assert_eq!(Backend::fixed("db", 0).unwrap_err().field(), "in_flight");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn fixed(name: impl Into<Name>, in_flight: u32) -> Result<Self, ConfigError> {
+        if !(1..=core::MAX_LIMIT).contains(&in_flight) {
+            return Err(ConfigError::new("in_flight", in_flight, "from 1 to 1000000"));
+        }
+        Ok(Self::of(name.into(), Some(in_flight)))
+    }
+
+    fn of(name: Name, fixed: Option<u32>) -> Self {
+        let core = Mutex::new(Core::new(fixed, ROOM));
+        let observers = Observers::default();
+        Self { shared: Arc::new(Shared { name, fixed: fixed.is_some(), core, observers }) }
+    }
+
+    /// Tells its changes of state to `observer`. A backend that is shared already is left as it is, and a new
+    /// one with the same name and limit returned: call this first.
+    ///
+    /// ```
+    /// use buttress::{Backend, observe::Event};
+    /// let backend = Backend::new("db").observe(|event: &Event<'_>| println!("{event:?}"));
+    /// ```
+    #[must_use]
+    pub fn observe(self, observer: impl Observe) -> Self {
+        let mut observers = self.shared.observers.clone();
+        observers.add(observer);
+        let (name, fixed) = (self.shared.name, self.shared.fixed);
+        let limit = fixed.then(|| lock(&self.shared.core).limit());
+        let core = Mutex::new(Core::new(limit, ROOM));
+        Self { shared: Arc::new(Shared { name, fixed, core, observers }) }
+    }
+
+    /// Its name.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Backend::new("db").name(), "db");
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.shared.name.as_str()
+    }
+
+    pub(crate) fn label(&self) -> Name {
+        self.shared.name
+    }
+
+    /// How it is.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Backend::new("db").state(), buttress::BackendState::Up);
+    /// ```
+    #[must_use]
+    pub fn state(&self) -> BackendState {
+        BackendState::of(lock(&self.shared.core).state)
+    }
+
+    /// Whether more can be sent without anybody waiting longer for it: the limit is not reached, nobody waits,
+    /// answers take about as long as usual, and it is not down.
+    ///
+    /// ```
+    /// assert!(buttress::Backend::new("db").has_headroom());
+    /// ```
+    #[must_use]
+    pub fn has_headroom(&self) -> bool {
+        lock(&self.shared.core).has_headroom()
+    }
+
+    /// A budget for retries and hedges that is paid from headroom: each call that ends while there is some earns
+    /// one, up to three, and none is granted without. While the backend is down retries are granted, for they
+    /// wait with the others and are sent when it is up or as the next probe.
+    ///
+    /// ```
+    /// use buttress::{Backend, RetryCost};
+    /// let budget = Backend::new("db").retry_budget();
+    /// let granted: Vec<_> = (0..9).filter_map(|_| budget.failed(RetryCost::Failed)).collect();
+    /// assert_eq!(granted.len(), 3);
+    /// ```
+    #[must_use]
+    pub fn retry_budget(&self) -> RetryBudget {
+        RetryBudget::of_backend(self.clone())
+    }
+
+    /// What it knows and has done.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Backend::new("db").stats().probes, 0);
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> BackendStats {
+        let core = lock(&self.shared.core);
+        let counts = core.counts;
+        BackendStats {
+            state: BackendState::of(core.state),
+            limit: core.limit(),
+            in_flight: core.in_flight,
+            waiting: core.waiting(),
+            latency: Duration::from_nanos(core.latency.typical()),
+            baseline: Duration::from_nanos(core.latency.baseline()),
+            headroom: core.has_headroom(),
+            admitted: counts.admitted,
+            waited: counts.waited,
+            hopeless: counts.hopeless,
+            full: counts.full,
+            expired: counts.expired,
+            probes: counts.probes,
+            downs: counts.downs,
+        }
+    }
+
+    pub(crate) fn take_retry(&self) -> bool {
+        lock(&self.shared.core).take_retry()
+    }
+
+    pub(crate) fn give_retry_back(&self) {
+        lock(&self.shared.core).give_retry_back();
+    }
+
+    /// One step of the core. Wakers run and changes are told once the lock is gone.
+    #[inline]
+    fn step<T>(&self, f: impl FnOnce(&mut Core, &mut Wakers) -> T) -> T {
+        let mut wakers = Wakers::default();
+        let mut core = lock(&self.shared.core);
+        let before = BackendState::of(core.state);
+        let done = f(&mut core, &mut wakers);
+        let after = BackendState::of(core.state);
+        drop(core);
+        if before != after {
+            self.changed(before, after);
+        }
+        wakers.wake();
+        done
+    }
+
+    #[cold]
+    fn changed(&self, from: BackendState, to: BackendState) {
+        let (from, to) = (from.as_str(), to.as_str());
+        let reason = format_args!("by what was answered");
+        let kind = EventKind::StateChanged { from, to, reason };
+        self.shared.observers.emit(LayerKind::Backend, self.shared.name, kind);
+    }
+
+    pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> Arrival {
+        self.step(|core, wakers| core.arrive(deadline, class, now, wakers))
+    }
+
+    pub(crate) fn poll(&self, key: Key, waker: &std::task::Waker) -> Turn {
+        self.step(|core, wakers| core.poll(key, waker, now(), wakers))
+    }
+
+    pub(crate) fn leave(&self, key: Key) {
+        self.step(|core, wakers| core.leave(key, now(), wakers));
+    }
+
+    pub(crate) fn finish(&self, started: Tick, end: End) {
+        self.step(|core, wakers| core.finish(started, end, now(), wakers));
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = self.stats();
+        f.debug_struct("Backend")
+            .field("name", &self.name())
+            .field("state", &stats.state)
+            .field("limit", &stats.limit)
+            .field("in_flight", &stats.in_flight)
+            .field("waiting", &stats.waiting)
+            .finish_non_exhaustive()
+    }
+}

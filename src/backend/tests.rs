@@ -1,0 +1,327 @@
+use proptest::prelude::*;
+use std::task::Waker;
+
+use super::core::{Arrival, Core, End, Key, Settled, State, Turn, Wakers};
+use crate::clock::Tick;
+use crate::context::Criticality;
+
+const MS: u64 = 1_000_000;
+const CLASS: Criticality = Criticality::Critical;
+
+fn at(ms: u64) -> Tick {
+    Tick((1 << 50) + ms * MS)
+}
+
+fn arrive(core: &mut Core, now: u64, patience: u64) -> Arrival {
+    core.arrive(at(now + patience), CLASS, at(now), &mut Wakers::default())
+}
+
+fn finish(core: &mut Core, started: u64, end: End, now: u64) {
+    core.finish(at(started), end, at(now), &mut Wakers::default());
+}
+
+fn poll(core: &mut Core, key: Key, now: u64) -> Turn {
+    core.poll(key, Waker::noop(), at(now), &mut Wakers::default())
+}
+
+fn wait(core: &mut Core, now: u64, patience: u64) -> Key {
+    match arrive(core, now, patience) {
+        Arrival::Wait(key) => key,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One call after the other, `took` each.
+fn calls(core: &mut Core, from: u64, n: u64, took: u64, end: End) -> u64 {
+    for i in 0..n {
+        let now = from + i * took;
+        assert!(matches!(arrive(core, now, 1000), Arrival::Admitted), "call {i}");
+        finish(core, now, end, now + took);
+    }
+    from + n * took
+}
+
+/// As many as it lets through, over and over, each taking what `took` says for so many.
+fn saturate(core: &mut Core, from: u64, rounds: u64, took: impl Fn(u32) -> u64) -> u64 {
+    let mut now = from;
+    for _ in 0..rounds {
+        let mut n = 0;
+        while n < core.limit() {
+            assert!(matches!(arrive(core, now, 1000), Arrival::Admitted));
+            n += 1;
+        }
+        let took = took(n);
+        for _ in 0..n {
+            finish(core, now, End::Success, now + took);
+        }
+        now += took + 1;
+    }
+    now
+}
+
+#[test]
+fn expired_work_is_refused_at_arrival() {
+    let mut core = Core::new(None, 10);
+    assert!(matches!(arrive(&mut core, 5, 0), Arrival::Expired));
+    assert_eq!((core.in_flight, core.counts.expired), (0, 1));
+}
+
+#[test]
+fn waiters_go_by_class_and_then_by_deadline() {
+    let mut core = Core::new(Some(1), 10);
+    assert!(matches!(arrive(&mut core, 0, 1000), Arrival::Admitted));
+    let late = wait(&mut core, 1, 900);
+    let early = wait(&mut core, 2, 500);
+    let Arrival::Wait(batch) =
+        core.arrive(at(100), Criticality::Sheddable, at(3), &mut Wakers::default())
+    else {
+        panic!("nothing is free")
+    };
+    let mut order = Vec::new();
+    for now in 4..7 {
+        finish(&mut core, 0, End::Success, now);
+        for key in [late, early, batch] {
+            if matches!(poll(&mut core, key, now), Turn::Settled(Settled::Granted)) {
+                order.push(key);
+            }
+        }
+    }
+    assert_eq!(order, [early, late, batch]);
+}
+
+#[test]
+fn a_full_room_keeps_the_most_important() {
+    let mut core = Core::new(Some(1), 1);
+    assert!(matches!(arrive(&mut core, 0, 1000), Arrival::Admitted));
+    let later = wait(&mut core, 1, 900);
+    assert!(matches!(arrive(&mut core, 1, 990), Arrival::Full));
+    let sooner = wait(&mut core, 1, 100);
+    assert!(matches!(poll(&mut core, later, 1), Turn::Settled(Settled::Displaced)));
+    assert!(matches!(poll(&mut core, sooner, 1), Turn::At(_)));
+}
+
+#[test]
+fn what_cannot_be_answered_in_time_is_dropped_unsent() {
+    let mut core = Core::new(Some(1), 10);
+    let now = calls(&mut core, 0, 50, 100, End::Success);
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    let key = wait(&mut core, now, 150);
+    assert!(matches!(poll(&mut core, key, now + 45), Turn::At(_)));
+    assert!(matches!(poll(&mut core, key, now + 55), Turn::Settled(Settled::Hopeless)));
+}
+
+#[test]
+fn while_service_itself_is_slow_the_newest_goes_first() {
+    let mut core = Core::new(Some(1), 10);
+    // Answers take 600 ms, give or take: nobody is sure to get one within a second.
+    let mut now = 0;
+    for took in [300, 1200].repeat(40) {
+        assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+        finish(&mut core, now, End::Success, now + took);
+        now += took;
+    }
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    let old = wait(&mut core, now, 1000);
+    let new = wait(&mut core, now + 10, 1000);
+    finish(&mut core, now, End::Success, now + 20);
+    assert!(matches!(poll(&mut core, new, now + 20), Turn::Settled(Settled::Granted)));
+    assert!(matches!(poll(&mut core, old, now + 20), Turn::At(_)));
+}
+
+#[test]
+fn a_limit_that_is_not_used_does_not_grow() {
+    let mut core = Core::new(None, 10);
+    let before = core.limit();
+    calls(&mut core, 0, 100_000, 10, End::Success);
+    assert_eq!(core.limit(), before);
+}
+
+#[test]
+fn it_grows_while_answers_stay_quick() {
+    let mut core = Core::new(None, 10);
+    saturate(&mut core, 0, 30, |_| 10);
+    assert!(core.limit() >= 50, "{}", core.limit());
+}
+
+#[test]
+fn under_steady_overload_the_limit_does_not_run_away() {
+    let mut core = Core::new(None, 10);
+    // Ten workers of 20 ms: what is beyond them queues.
+    let took = |n: u32| 20 * u64::from(n.div_ceil(10));
+    let now = saturate(&mut core, 0, 200, took);
+    let early = core.limit();
+    // Five minutes.
+    saturate(&mut core, now, 6000, took);
+    assert!(f64::from(core.limit()) <= 1.5 * f64::from(early), "{early}, then {}", core.limit());
+    assert!(core.limit() >= 10, "and the workers have work: {}", core.limit());
+}
+
+#[test]
+fn quick_failures_neither_raise_the_limit_nor_lower_the_baseline() {
+    let mut core = Core::new(None, 10);
+    let mut now = calls(&mut core, 0, 100, 50, End::Success);
+    let (limit, baseline) = (core.limit(), core.latency.baseline());
+    for _ in 0..1000 {
+        now = calls(&mut core, now, 5, 1, End::Failure);
+        now = calls(&mut core, now, 1, 50, End::Success);
+    }
+    assert_eq!(core.limit(), limit);
+    let after = core.latency.baseline();
+    assert!(after.abs_diff(baseline) < baseline / 50, "{baseline}, then {after}");
+}
+
+#[test]
+fn what_is_slow_by_itself_becomes_the_new_baseline() {
+    let mut core = Core::new(None, 10);
+    let now = saturate(&mut core, 0, 50, |_| 10);
+    saturate(&mut core, now, 400, |_| 200);
+    assert_eq!(core.state, State::Up);
+    assert!(core.limit() >= 4, "{}", core.limit());
+}
+
+#[test]
+fn when_everything_fails_one_in_a_while_probes_and_the_others_wait() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    let now = calls(&mut core, now, 12, 1, End::Failure);
+    assert!(matches!(core.state, State::Down { silent: false, .. }));
+    let mut sent = 0;
+    for ms in 0..500 {
+        if let Arrival::Admitted = arrive(&mut core, now + ms, 1000) {
+            sent += 1;
+        }
+        // Whoever is let through fails.
+        while core.in_flight > 0 {
+            finish(&mut core, now + ms, End::Failure, now + ms);
+        }
+    }
+    let probes = core.counts.probes;
+    assert!(sent <= 1, "who comes later waits");
+    assert!((5..=20).contains(&probes), "{probes} probes in half a deadline");
+    assert!(core.waiting() > 300, "{}", core.waiting());
+}
+
+#[test]
+fn after_an_outage_the_limit_starts_small_and_doubles() {
+    let mut core = Core::new(None, 1000);
+    let now = saturate(&mut core, 0, 8, |_| 10);
+    let before = core.limit();
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    finish(&mut core, now, End::Success, now + 10);
+    let now = calls(&mut core, now + 11, 12, 1, End::Failure);
+    assert!(matches!(core.state, State::Down { .. }));
+    assert!(matches!(arrive(&mut core, now + 1, 1000), Arrival::Admitted), "the first probe");
+    finish(&mut core, now + 1, End::Success, now + 11);
+    assert_eq!(core.state, State::Recovering);
+    assert!(core.limit() <= before / 4 + 1, "{before}, then {}", core.limit());
+    // Half of a full round counts as reached.
+    let small = core.limit();
+    let now = saturate(&mut core, now + 12, 3, |_| 10);
+    assert!(core.limit() >= 2 * small, "{small}, then {}", core.limit());
+    saturate(&mut core, now, 8, |_| 10);
+    assert_eq!((core.state, core.limit() >= before), (State::Up, true));
+}
+
+#[test]
+fn silence_is_an_outage_too() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    let _ = arrive(&mut core, now + 90, 1000);
+    assert_eq!(core.state, State::Up);
+    let _ = arrive(&mut core, now + 110, 1000);
+    assert!(matches!(core.state, State::Down { silent: true, .. }));
+}
+
+#[test]
+fn an_abandoned_call_keeps_its_slot_as_long_as_it_was_waited_for() {
+    let mut core = Core::new(None, 10);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    finish(&mut core, now, End::Abandoned, now + 80);
+    assert_eq!(core.in_flight, 1);
+    let now = now + 159;
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    finish(&mut core, now, End::Success, now);
+    assert_eq!(core.in_flight, 1);
+    assert!(matches!(arrive(&mut core, now + 1, 1000), Arrival::Admitted));
+    assert_eq!(core.in_flight, 1, "the abandoned one's is back, the new one has its own");
+}
+
+#[test]
+fn seventy_errors_in_a_hundred_are_not_an_outage_once_they_are_usual() {
+    let mut core = Core::new(None, 1000);
+    let mut now = calls(&mut core, 0, 50, 10, End::Success);
+    for share in [1, 2, 2, 3, 2] {
+        for _ in 0..100 {
+            now = calls(&mut core, now, share, 1, End::Failure);
+            now = calls(&mut core, now, 1, 10, End::Success);
+        }
+    }
+    calls(&mut core, now, 20, 1, End::Failure);
+    assert!(!matches!(core.state, State::Down { .. }), "a row of 20 comes by chance then");
+}
+
+proptest! {
+    #[test]
+    fn no_place_is_lost_or_made_whatever_order_things_end_in(
+        fixed in prop::option::of(1_u32..6),
+        steps in prop::collection::vec((0_u8..8, 0_usize..64, 0_u64..60), 1..400),
+    ) {
+        let mut core = Core::new(fixed, 8);
+        let (mut out, mut waiting): (Vec<u64>, Vec<Key>) = (Vec::new(), Vec::new());
+        let mut now = 0;
+        for (what, which, step) in steps {
+            now += step;
+            match what {
+                0..=2 => match arrive(&mut core, now, 20 + 40 * which as u64) {
+                    Arrival::Admitted => out.push(now),
+                    Arrival::Wait(key) => waiting.push(key),
+                    Arrival::Expired | Arrival::Full => {}
+                },
+                3..=5 if !out.is_empty() => {
+                    let started = out.swap_remove(which % out.len());
+                    let end = [End::Success, End::Failure, End::Abandoned][usize::from(what) - 3];
+                    finish(&mut core, started, end, now);
+                }
+                6 if !waiting.is_empty() => {
+                    let key = waiting.swap_remove(which % waiting.len());
+                    core.leave(key, at(now), &mut Wakers::default());
+                }
+                _ => {}
+            }
+            waiting.retain(|key| match poll(&mut core, *key, now) {
+                Turn::Settled(Settled::Granted) => {
+                    out.push(now);
+                    false
+                }
+                Turn::Settled(_) => false,
+                Turn::At(_) => true,
+            });
+            prop_assert_eq!(core.waiting(), waiting.len());
+            prop_assert!(core.in_flight as usize >= out.len());
+            prop_assert!(core.limit() >= 1);
+            if let Some(fixed) = fixed {
+                prop_assert_eq!(core.limit(), fixed);
+                prop_assert!(core.in_flight <= fixed);
+            }
+        }
+        for key in waiting {
+            core.leave(key, at(now), &mut Wakers::default());
+        }
+        for started in out {
+            finish(&mut core, started, End::Success, now);
+        }
+        // An hour later no abandoned call is worked on any more.
+        let end = now + 3_600_000;
+        let key = match arrive(&mut core, end, 1000) {
+            Arrival::Wait(key) => Some(key),
+            _ => None,
+        };
+        prop_assert_eq!(core.in_flight, u32::from(key.is_none()));
+        if let Some(key) = key {
+            core.leave(key, at(end), &mut Wakers::default());
+        }
+        prop_assert_eq!(core.waiting(), 0);
+    }
+}
