@@ -66,7 +66,10 @@ fn measure(args: &Args) -> Result<(), String> {
         .collect();
     if let Some(name) = &args.timeline {
         let part = args.candidate.as_deref().unwrap_or("ours");
-        let one = candidates::all().into_iter().find(|one| one.name().contains(part));
+        let mut all = candidates::all();
+        let at = all.iter().position(|one| one.name() == part);
+        let at = at.or_else(|| all.iter().position(|one| one.name().contains(part)));
+        let one = at.map(|at| all.swap_remove(at));
         let one = one.ok_or_else(|| format!("no candidate {part:?}"))?;
         let collapse = Collapse::ALL
             .into_iter()

@@ -134,6 +134,7 @@ const RIG: &[(&str, Ranges)] = &[
 
 /// Ours may get better at any time, but not worse. Raised with every improvement.
 const OURS: &[(&str, [f64; 14])] = &[
+    ("ours", [99.99, 99.9, 98.5, 99.0, 98.5, 95.5, 99.0, 99.0, 99.0, 97.5, 55.0, 99.0, -5.0, 94.0]),
     (
         "ours: retry alone",
         [99.0, 98.0, -1.0, 1.0, 87.0, -2.0, -1.0, 2.0, 74.0, 93.0, 94.0, 98.0, 89.0, -1.0],
