@@ -136,3 +136,64 @@ async fn a_real_breaker_trips_and_is_forced_and_reset_through_the_page() {
     page.until("document.getElementById('verdict').className.includes('ok')").await;
     assert_eq!(page.complaints(), Vec::<String>::new());
 }
+
+/// The example, which the tests' own build has not necessarily made.
+fn gateway() -> std::path::PathBuf {
+    let built = std::process::Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--all-features", "--example", "gateway"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(built.success());
+    // tests run from target/<profile>/deps
+    let tests = std::env::current_exe().unwrap();
+    tests.ancestors().nth(2).unwrap().join("examples/gateway")
+}
+
+/// Ends the example with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_shows_its_incident() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let _alone = alone().await;
+    let mut running = Running(
+        Command::new(gateway())
+            .args(["--seconds", "40", "--seed", "7", "--admin", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let url = first.strip_prefix("status page: ").unwrap_or_else(|| panic!("{first}")).to_owned();
+    // A full pipe would stop it.
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+
+    const BACKEND: &str = "circuit_breaker/backend";
+    let page = Page::start("gateway").await;
+    page.scheme("light").await;
+    page.open(&url).await;
+    page.until(&says(BACKEND, "closed")).await;
+    page.until(&says("rate_limit/callers", "")).await;
+    page.until(&says("retry_budget/backend", "")).await;
+    // The outage begins at about 17 s and is long enough to be seen.
+    let begun = std::time::Instant::now();
+    while page.eval(&says(BACKEND, "probe in")).await != true {
+        assert!(begun.elapsed() < Duration::from_secs(35), "the breaker never opened");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    page.until("document.getElementById('verdict').className.includes('bad')").await;
+    let file = page.screenshot("gateway.png").await;
+    println!("{}", file.display());
+    assert_eq!(page.complaints(), Vec::<String>::new());
+}
