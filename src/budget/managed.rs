@@ -40,9 +40,11 @@ impl Managed for Shared {
             status = status
                 .gauge("tokens", "tokens", f64::from(stats.tokens), "tokens", |gauge| {
                     (gauge.max, gauge.threshold) = (Some(f64::from(stats.max_tokens)), Some(price));
+                    gauge.below = true;
                 })
                 .gauge("credit", "credit", stats.credit, "retries", |gauge| {
                     (gauge.max, gauge.threshold) = (Some(f64::from(stats.burst)), Some(1.0));
+                    gauge.below = true;
                 });
         }
         status

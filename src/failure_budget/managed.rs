@@ -62,6 +62,7 @@ impl Managed for Shared {
                         "ratio",
                         |gauge| {
                             (gauge.max, gauge.threshold) = (Some(1.0), Some(0.0));
+                            gauge.below = true;
                         },
                     )
                     .gauge("burn_rate", "burn over the period", burn, "x", |gauge| {

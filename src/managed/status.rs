@@ -98,6 +98,8 @@ pub struct Gauge {
     pub max: Option<f64>,
     /// The value at which the object acts.
     pub threshold: Option<f64>,
+    /// Whether it acts below the threshold, as a budget does, rather than from it on.
+    pub below: bool,
     /// For example `calls`, `ratio`, `s`, `1/s`, `bytes`.
     pub unit: &'static str,
 }
@@ -155,7 +157,7 @@ impl ObjectStatus {
         self
     }
 
-    /// Adds a gauge; `more` may set its `max` and `threshold`.
+    /// Adds a gauge; `more` may set its `max`, `threshold` and `below`.
     #[must_use]
     pub fn gauge(
         mut self,
@@ -165,7 +167,7 @@ impl ObjectStatus {
         unit: &'static str,
         more: impl FnOnce(&mut Gauge),
     ) -> Self {
-        let mut gauge = Gauge { id, label, value, max: None, threshold: None, unit };
+        let mut gauge = Gauge { id, label, value, max: None, threshold: None, below: false, unit };
         more(&mut gauge);
         self.gauges.push(gauge);
         self

@@ -185,7 +185,10 @@ async fn the_gateway_shows_its_incident() {
     page.open(&url).await;
     page.until(&says(BACKEND, "closed")).await;
     page.until(&says("rate_limit/callers", "")).await;
-    page.until(&says("retry_budget/backend", "")).await;
+    page.until(&says("retry_budget/backend", "granting")).await;
+    // A full budget is above its threshold, and that is good.
+    page.until("document.getElementById('o:retry_budget/backend').querySelector('.over') === null")
+        .await;
     // The outage begins at about 17 s and is long enough to be seen.
     let begun = std::time::Instant::now();
     while page.eval(&says(BACKEND, "probe in")).await != true {
