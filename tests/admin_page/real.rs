@@ -190,7 +190,7 @@ async fn the_gateway_shows_its_incident() {
     page.until("document.getElementById('o:retry_budget/backend').querySelector('.over') === null")
         .await;
     // The outage begins at about 17 s and is long enough to be seen.
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     while page.eval(&says(BACKEND, "probe in")).await != true {
         assert!(begun.elapsed() < Duration::from_secs(35), "the breaker never opened");
         tokio::time::sleep(Duration::from_millis(20)).await;
