@@ -32,6 +32,9 @@ pub struct Registry {
     pub(super) made_ms: u64,
 }
 
+/// As many findings of the linter are kept.
+const LINTS: usize = 200;
+
 impl Default for Registry {
     fn default() -> Self {
         Self::of(Arc::default())
@@ -45,6 +48,8 @@ struct Places {
     levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,
+    service: String,
+    lint: Vec<super::status::Lint>,
 }
 
 impl Registry {
@@ -149,8 +154,7 @@ impl Registry {
     #[cfg(feature = "supervise")]
     pub(super) fn process(&self) -> Option<super::status::ProcessPhase> {
         let life = lock(&self.places).lifecycle.clone()?;
-        let phase = life.phase().as_str().to_owned();
-        Some(super::status::ProcessPhase { phase, since_s: None, status: None })
+        Some(super::status::assemble::process(&life))
     }
 
     #[cfg(not(feature = "supervise"))]
@@ -171,6 +175,43 @@ impl Registry {
     #[expect(clippy::unused_self, reason = "as with the feature")]
     fn drain(&self) -> Option<Done> {
         None
+    }
+
+    /// Tells the document the service's name.
+    ///
+    /// ```
+    /// let registry = buttress::control::Registry::new();
+    /// registry.set_service("orders");
+    /// assert_eq!(registry.status().service, "orders");
+    /// ```
+    pub fn set_service(&self, name: impl Into<String>) {
+        let name = name.into();
+        lock(&self.places).service = name;
+    }
+
+    /// Tells the document what the linter has found, in place of what it had before. Of more than 200 findings
+    /// the worst are shown.
+    ///
+    /// ```
+    /// use buttress::control::{Level, Lint, Registry};
+    /// use buttress::observe::Severity;
+    /// let registry = Registry::new();
+    /// registry.set_lint([Lint::new(Severity::Warning, "retry_inside_breaker", "counts twice", ["retry/db"])]);
+    /// assert_eq!(registry.status().lint[0].rule, "retry_inside_breaker");
+    /// registry.set_lint([]);
+    /// assert!(registry.status().lint.is_empty());
+    /// ```
+    pub fn set_lint(&self, findings: impl IntoIterator<Item = super::status::Lint>) {
+        // Before the lock: the iterator is user code.
+        let mut findings: Vec<_> = findings.into_iter().collect();
+        findings.sort_by_key(|lint| std::cmp::Reverse(lint.severity));
+        findings.truncate(LINTS);
+        lock(&self.places).lint = findings;
+    }
+
+    pub(super) fn told(&self) -> (String, Vec<super::status::Lint>) {
+        let places = lock(&self.places);
+        (places.service.clone(), places.lint.clone())
     }
 
     /// Carries out one command.
