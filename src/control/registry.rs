@@ -48,6 +48,8 @@ struct Places {
     levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,
+    #[cfg(feature = "supervise")]
+    shutdown: Option<crate::supervise::shutdown::GracefulShutdown>,
     service: String,
     lint: Vec<super::status::Lint>,
 }
@@ -133,7 +135,9 @@ impl Registry {
         drop(before);
     }
 
-    /// Shows the phase of the process, and lets the command `drain` end it.
+    /// Shows the phase of the process, and lets the command `drain` move it to
+    /// [`Draining`](crate::supervise::Phase::Draining), whoever acts on that. With a shutdown, use
+    /// [`set_shutdown`](Self::set_shutdown): a lifecycle alone runs no callbacks and has no deadline.
     ///
     /// ```
     /// use buttress::control::{Command, Operate, Operation, Registry};
@@ -147,7 +151,30 @@ impl Registry {
     /// ```
     #[cfg(feature = "supervise")]
     pub fn set_lifecycle(&self, lifecycle: &crate::supervise::Lifecycle) {
-        let before = lock(&self.places).lifecycle.replace(lifecycle.clone());
+        let mut places = lock(&self.places);
+        let before = (places.lifecycle.replace(lifecycle.clone()), places.shutdown.take());
+        drop(places);
+        drop(before);
+    }
+
+    /// Shows the phase of the process, and lets the command `drain` begin its shutdown, with lame duck, callbacks and
+    /// deadline.
+    ///
+    /// ```
+    /// use buttress::control::{Command, Operate, Operation, Registry};
+    /// use buttress::supervise::shutdown::GracefulShutdown;
+    /// let (registry, shutdown) = (Registry::new(), GracefulShutdown::new("orders"));
+    /// registry.set_shutdown(&shutdown);
+    /// registry.apply(&Operate::on("process", Operation::Drain).into())?;
+    /// assert!(shutdown.is_shutting_down());
+    /// # Ok::<(), buttress::control::CommandError>(())
+    /// ```
+    #[cfg(feature = "supervise")]
+    pub fn set_shutdown(&self, shutdown: &crate::supervise::shutdown::GracefulShutdown) {
+        let mut places = lock(&self.places);
+        let life = shutdown.lifecycle().clone();
+        let before = (places.lifecycle.replace(life), places.shutdown.replace(shutdown.clone()));
+        drop(places);
         drop(before);
     }
 
@@ -166,9 +193,15 @@ impl Registry {
     /// Nothing, if there is no process to drain.
     #[cfg(feature = "supervise")]
     fn drain(&self) -> Option<Done> {
-        let life = lock(&self.places).lifecycle.clone()?;
-        life.advance(crate::supervise::Phase::Draining, None);
-        Some(Done::Operated(1))
+        let (life, shutdown) = {
+            let places = lock(&self.places);
+            (places.lifecycle.clone()?, places.shutdown.clone())
+        };
+        let begun = match shutdown {
+            Some(shutdown) => shutdown.begin(),
+            None => life.advance(crate::supervise::Phase::Draining, None),
+        };
+        Some(Done::Operated(usize::from(begun)))
     }
 
     #[cfg(not(feature = "supervise"))]
