@@ -407,3 +407,66 @@ fn every_command_in_json_says_what_is_wrong_with_it() {
         Ok(buttress::control::Done::Operated(0))
     );
 }
+
+#[cfg(feature = "metrics")]
+#[test]
+fn a_status_is_published_as_metrics() {
+    use buttress::observe::Metrics;
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let registry = Registry::new();
+    let breaker = CircuitBreaker::builder("db").register_in(&registry).build().unwrap();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let published = || {
+        metrics::with_local_recorder(&recorder, || Metrics::publish(&registry.status()));
+        let mut lines: Vec<_> = snapshotter
+            .snapshot()
+            .into_vec()
+            .into_iter()
+            .map(|(key, _, _, value)| {
+                let labels =
+                    key.key().labels().map(|label| format!("{}={}", label.key(), label.value()));
+                let labels = labels.collect::<Vec<_>>().join(",");
+                let value = match value {
+                    DebugValue::Counter(value) => value.to_string(),
+                    DebugValue::Gauge(value) => value.to_string(),
+                    DebugValue::Histogram(_) => "histogram".into(),
+                };
+                format!("{}{{{labels}}} {value}", key.key().name())
+            })
+            .collect();
+        lines.sort();
+        lines
+    };
+    let of = "layer=circuit_breaker,name=db,object=circuit_breaker/db";
+    breaker.try_acquire().unwrap().success();
+    let lines = published();
+    for line in [
+        format!("buttress.object.state{{{of},state=closed}} 1"),
+        format!("buttress.object.level{{{of}}} 0"),
+        format!("buttress.object.count{{{of},counter=calls}} 1"),
+        format!("buttress.object.count{{{of},counter=succeeded}} 1"),
+        "buttress.verdict{level=ok} 1".into(),
+    ] {
+        assert!(lines.contains(&line), "{line} in {lines:#?}");
+    }
+    let known = |line: &String| {
+        let name = line.split('{').next().unwrap();
+        buttress::observe::INSTRUMENTS.iter().any(|i| i.name == name && i.pulled)
+    };
+    assert!(lines.iter().all(known), "{lines:#?}");
+    breaker.force_open();
+    breaker.try_acquire().unwrap_err();
+    let lines = published();
+    for line in [
+        format!("buttress.object.state{{{of},state=closed}} 0"),
+        format!("buttress.object.state{{{of},state=forced_open}} 1"),
+        format!("buttress.object.level{{{of}}} 2"),
+        format!("buttress.object.rejections{{{of},reason=circuit_open}} 1"),
+        "buttress.verdict{level=bad} 1".into(),
+        "buttress.verdict{level=ok} 0".into(),
+    ] {
+        assert!(lines.contains(&line), "{line} in {lines:#?}");
+    }
+}
