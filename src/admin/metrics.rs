@@ -6,6 +6,13 @@ use std::fmt::Write as _;
 use http::HeaderValue;
 use serde_json::Value;
 
+use crate::observe::instruments::{
+    ADMIN_VIEWERS, GENERATION, INFO, OBJECT_COUNT, OBJECT_IN_STATE, OBJECT_LEVEL, OBJECT_MAX,
+    OBJECT_REJECTIONS, OBJECT_SHARE, OBJECT_STATE, OBJECT_THRESHOLD, OBJECT_TIME, OBJECT_VALUE,
+    OBJECTS_OMITTED, PHASE, SERIES_OMITTED, UPTIME, VERDICT, of_unit,
+};
+use crate::observe::{Instrument, InstrumentKind};
+
 /// Series of one family for one object.
 const PER_OBJECT: usize = 32;
 /// Series of one answer.
@@ -35,13 +42,6 @@ impl Format {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Type {
-    Gauge,
-    /// Its name ends with `_total`.
-    Counter,
-}
-
 /// Writes families one after the other. A series that was written already, whose value is no number, or that
 /// is one too many is left out: a scrape must not fail because of one object.
 pub(super) struct Exposition {
@@ -59,25 +59,19 @@ impl Exposition {
     }
 
     /// `series` writes what belongs to it. Families without series are not mentioned.
-    pub(super) fn family(
-        &mut self,
-        name: &'static str,
-        kind: Type,
-        help: &str,
-        series: impl FnOnce(&mut Series<'_>),
-    ) {
+    pub(super) fn family(&mut self, instrument: &Instrument, series: impl FnOnce(&mut Series<'_>)) {
         let begun = self.text.len();
+        let (name, is_counter) =
+            (instrument.prometheus(), instrument.kind == InstrumentKind::Counter);
         let family = match self.format {
-            Format::OpenMetrics if kind == Type::Counter => {
-                name.strip_suffix("_total").unwrap_or(name)
-            }
-            _ => name,
+            Format::OpenMetrics if is_counter => name.strip_suffix("_total").unwrap_or(&name),
+            _ => &name,
         };
-        let word = if kind == Type::Counter { "counter" } else { "gauge" };
+        let (help, word) = (instrument.description, if is_counter { "counter" } else { "gauge" });
         // Writing to a `String` cannot fail.
         let _ = writeln!(self.text, "# HELP {family} {help}\n# TYPE {family} {word}");
         self.seen.clear();
-        series(&mut Series { all: self, name });
+        series(&mut Series { all: self, name: &name });
         if self.seen.is_empty() {
             self.text.truncate(begun);
         }
@@ -87,14 +81,7 @@ impl Exposition {
         let omitted = self.omitted;
         // This one is never one too many.
         self.in_all = 0;
-        self.family(
-            "buttress_series_omitted",
-            Type::Gauge,
-            "Series this answer left out.",
-            |series| {
-                series.put(&[], omitted as f64);
-            },
-        );
+        self.family(&SERIES_OMITTED, |series| series.put(&[], omitted as f64));
         if self.format == Format::OpenMetrics {
             self.text.push_str("# EOF\n");
         }
@@ -104,7 +91,7 @@ impl Exposition {
 
 pub(super) struct Series<'a> {
     all: &'a mut Exposition,
-    name: &'static str,
+    name: &'a str,
 }
 
 impl Series<'_> {
@@ -160,9 +147,7 @@ pub(super) fn render(status: &Value, format: Format) -> String {
 }
 
 fn process(all: &mut Exposition, status: &Value) {
-    use Type::Gauge;
-
-    all.family("buttress_info", Gauge, "Which process this is.", |series| {
+    all.family(&INFO, |series| {
         let labels = [
             ("service", text(status, "service")),
             ("instance", text(status, "instance")),
@@ -170,27 +155,23 @@ fn process(all: &mut Exposition, status: &Value) {
         ];
         series.put(&labels, 1.0);
     });
-    let mut one = |name, help, value: &Value| {
+    let mut one = |instrument, value: &Value| {
         if let Some(value) = value.as_f64() {
-            all.family(name, Gauge, help, |series| series.put(&[], value));
+            all.family(instrument, |series| series.put(&[], value));
         }
     };
-    one("buttress_uptime_seconds", "Since the registry was made.", &status["uptime_s"]);
-    one(
-        "buttress_config_generation",
-        "How often the configuration was loaded.",
-        &status["generation"],
-    );
-    one("buttress_objects_omitted", "Objects the status left out.", &status["omitted"]);
-    one("buttress_admin_viewers", "Connected to /events.", &status["admin"]["viewers"]);
-    all.family("buttress_verdict", Gauge, "1 for the worst level of all objects.", |series| {
+    one(&UPTIME, &status["uptime_s"]);
+    one(&GENERATION, &status["generation"]);
+    one(&OBJECTS_OMITTED, &status["omitted"]);
+    one(&ADMIN_VIEWERS, &status["admin"]["viewers"]);
+    all.family(&VERDICT, |series| {
         if let Some(verdict) = status["verdict"]["level"].as_str() {
             for level in ["ok", "warn", "bad"] {
                 series.put(&[("level", level)], f64::from(u8::from(level == verdict)));
             }
         }
     });
-    all.family("buttress_process_phase", Gauge, "1 for the phase of the process.", |series| {
+    all.family(&PHASE, |series| {
         if let Some(phase) = status["process"]["phase"].as_str() {
             series.put(&[("phase", phase)], 1.0);
         }
@@ -198,15 +179,13 @@ fn process(all: &mut Exposition, status: &Value) {
 }
 
 fn objects(all: &mut Exposition, status: &Value) {
-    use Type::{Counter, Gauge};
-
     let objects = list(status, "objects");
     // A family is written as a whole, so the objects are gone through once for each.
-    let mut each = |name, kind, help, put: Put<'_>| {
-        all.family(name, kind, help, |series| {
+    let mut each = |instrument, put: Put<'_>| {
+        all.family(instrument, |series| {
             for object in objects {
                 let labels = [
-                    ("kind", text(object, "kind")),
+                    ("layer", text(object, "kind")),
                     ("name", text(object, "name")),
                     ("object", text(object, "id")),
                 ];
@@ -214,73 +193,59 @@ fn objects(all: &mut Exposition, status: &Value) {
             }
         });
     };
-    each(
-        "buttress_strategy_level",
-        Gauge,
-        "How it is: 0 ok, 1 warn, 2 bad.",
-        &|series, of, object| {
-            let level = match text(object, "level") {
-                "ok" => 0.0,
-                "warn" => 1.0,
-                "bad" => 2.0,
-                _ => f64::NAN,
-            };
-            series.put(&of, level);
-        },
-    );
-    each(
-        "buttress_strategy_state",
-        Gauge,
-        "1 for the state it is in.",
-        &|series, [a, b, c], object| {
-            if let Some(state) = object["state"].as_str() {
-                series.put(&[a, b, c, ("state", state)], 1.0);
-            }
-        },
-    );
-    each(
-        "buttress_strategy_state_seconds",
-        Gauge,
-        "How long it has been in its state.",
-        &|series, of, object| {
-            if let Some(since) = object["since_s"].as_f64() {
-                series.put(&of, since);
-            }
-        },
-    );
-    each(
-        "buttress_strategy_events_total",
-        Counter,
-        "What it has counted, by event.",
-        &|series, of, object| {
-            counted(series, of, list(object, "counters"), "event", "id");
-        },
-    );
-    each(
-        "buttress_strategy_rejections_total",
-        Counter,
-        "What it has refused, by reason.",
-        &|series, of, object| {
-            counted(series, of, list(object, "rejects"), "reason", "reason");
-        },
-    );
-    let gauges = [
-        ("buttress_strategy_gauge", "A value of now.", "value"),
-        ("buttress_strategy_gauge_max", "The most that value can be.", "max"),
-        ("buttress_strategy_gauge_threshold", "Where that value makes a difference.", "threshold"),
-    ];
-    for (name, help, field) in gauges {
-        each(name, Gauge, help, &|series, [a, b, c], object| {
-            let gauges = list(object, "gauges");
-            for gauge in gauges.iter().take(PER_OBJECT) {
-                if let Some(value) = gauge[field].as_f64() {
-                    let of = [("gauge", text(gauge, "id")), ("unit", text(gauge, "unit"))];
-                    series.put(&[a, b, c, of[0], of[1]], value);
-                }
-            }
-            series.left_out(gauges.len().saturating_sub(PER_OBJECT));
+    each(&OBJECT_LEVEL, &|series, of, object| {
+        let level = match text(object, "level") {
+            "ok" => 0.0,
+            "warn" => 1.0,
+            "bad" => 2.0,
+            _ => f64::NAN,
+        };
+        series.put(&of, level);
+    });
+    each(&OBJECT_STATE, &|series, [a, b, c], object| {
+        if let Some(state) = object["state"].as_str() {
+            series.put(&[a, b, c, ("state", state)], 1.0);
+        }
+    });
+    each(&OBJECT_IN_STATE, &|series, of, object| {
+        if let Some(since) = object["since_s"].as_f64() {
+            series.put(&of, since);
+        }
+    });
+    each(&OBJECT_COUNT, &|series, of, object| {
+        counted(series, of, list(object, "counters"), "counter", "id");
+    });
+    each(&OBJECT_REJECTIONS, &|series, of, object| {
+        counted(series, of, list(object, "rejects"), "reason", "reason");
+    });
+    for instrument in [&OBJECT_VALUE, &OBJECT_SHARE, &OBJECT_TIME] {
+        each(instrument, &|series, of, object| {
+            gauges(series, of, object, "value", |unit| of_unit(unit).name == instrument.name);
         });
     }
+    each(&OBJECT_MAX, &|series, of, object| gauges(series, of, object, "max", |_| true));
+    each(&OBJECT_THRESHOLD, &|series, of, object| {
+        gauges(series, of, object, "threshold", |_| true);
+    });
+}
+
+/// One number of those gauges of an object that have such a unit.
+fn gauges(
+    series: &mut Series<'_>,
+    [a, b, c]: Of<'_>,
+    object: &Value,
+    field: &str,
+    with: impl Fn(&str) -> bool,
+) {
+    let gauges = list(object, "gauges");
+    for gauge in gauges.iter().take(PER_OBJECT) {
+        let (id, unit) = (text(gauge, "id"), text(gauge, "unit"));
+        if let Some(value) = gauge[field].as_f64().filter(|_| with(unit)) {
+            series.put(&[a, b, c, ("gauge", id), ("unit", unit)], value);
+        }
+    }
+    let over = gauges.iter().skip(PER_OBJECT);
+    series.left_out(over.filter(|gauge| with(text(gauge, "unit"))).count());
 }
 
 fn counted(

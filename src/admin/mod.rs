@@ -79,7 +79,10 @@
 //! kept for one of them: who is slow skips statuses, and who takes nothing for 30 seconds loses its place.
 //!
 //! # Metrics
-#![doc = include_str!("metrics.md")]
+//!
+//! In Prometheus' text format 0.0.4, or OpenMetrics 1.0.0 for who accepts that: what is pulled in the
+//! [table](crate::observe#metrics). At most 32 series per family and object and 20,000 in all; what is over that
+//! is left out and counted. Label values are cut after 128 characters.
 //!
 //! # Semantics
 //!

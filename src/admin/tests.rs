@@ -339,7 +339,10 @@ fn object(name: &str) -> Value {
     json!({
         "id": format!("circuit_breaker/{name}"), "kind": "circuit_breaker", "name": name,
         "level": "bad", "state": "open", "since_s": 3.25,
-        "gauges": [{"id": "window_fill", "value": 40, "max": 100, "threshold": null, "unit": "calls"}],
+        "gauges": [
+            {"id": "window_fill", "value": 40, "max": 100, "threshold": null, "unit": "calls"},
+            {"id": "failure_rate", "value": 0.25, "max": 1, "threshold": 0.5, "unit": "ratio"},
+        ],
         "counters": [{"id": "calls", "value": 1234}],
         "rejects": [{"reason": "circuit_open", "value": 12}],
     })
@@ -355,13 +358,17 @@ fn metrics_keep_to_the_grammar() {
     for format in [Format::Prometheus, Format::OpenMetrics] {
         let text = metrics::render(&status, format);
         let series = parse(&text, format);
-        let of = r#"{kind="circuit_breaker",name="payments",object="circuit_breaker/payments""#;
+        let of = r#"{layer="circuit_breaker",name="payments",object="circuit_breaker/payments""#;
         for line in [
-            format!("buttress_strategy_events_total{of},event=\"calls\"}} 1234"),
-            format!("buttress_strategy_rejections_total{of},reason=\"circuit_open\"}} 12"),
-            format!("buttress_strategy_gauge_max{of},gauge=\"window_fill\",unit=\"calls\"}} 100"),
-            format!("buttress_strategy_state{of},state=\"open\"}} 1"),
-            format!("buttress_strategy_level{of}}} 2"),
+            format!("buttress_object_count_total{of},counter=\"calls\"}} 1234"),
+            format!("buttress_object_rejections_total{of},reason=\"circuit_open\"}} 12"),
+            format!("buttress_object_max{of},gauge=\"window_fill\",unit=\"calls\"}} 100"),
+            format!("buttress_object_value{of},gauge=\"window_fill\",unit=\"calls\"}} 40"),
+            format!("buttress_object_share_ratio{of},gauge=\"failure_rate\",unit=\"ratio\"}} 0.25"),
+            format!("buttress_object_threshold{of},gauge=\"failure_rate\",unit=\"ratio\"}} 0.5"),
+            format!("buttress_object_state_duration_seconds{of}}} 3.25"),
+            format!("buttress_object_state{of},state=\"open\"}} 1"),
+            format!("buttress_object_level{of}}} 2"),
             "buttress_verdict{level=\"warn\"} 1".into(),
             "buttress_uptime_seconds 1.5".into(),
             "buttress_series_omitted 0".into(),
@@ -369,9 +376,16 @@ fn metrics_keep_to_the_grammar() {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");
         }
         assert_eq!(
-            series.iter().filter(|series| series.starts_with("buttress_strategy_level")).count(),
+            series.iter().filter(|series| series.starts_with("buttress_object_level")).count(),
             3
         );
+    }
+    // All that is pulled is there, but for what this status has nothing of.
+    let text = metrics::render(&status, Format::Prometheus);
+    for i in crate::observe::INSTRUMENTS {
+        let absent = ["buttress.admin.viewers", "buttress.object.time"].contains(&i.name);
+        let there = text.contains(&format!("# TYPE {} ", i.prometheus()));
+        assert_eq!(there, i.pulled && !absent, "{}", i.name);
     }
     // Nothing is known, or all of it is something else.
     for odd in [
@@ -409,7 +423,7 @@ fn hostile_names_make_no_more_series_than_allowed() {
     let same = json!({"objects": [object(&format!("{long}1")), object(&format!("{long}2"))]});
     let series = parse(&metrics::render(&same, Format::Prometheus), Format::Prometheus);
     assert_eq!(
-        series.iter().filter(|series| series.starts_with("buttress_strategy_level")).count(),
+        series.iter().filter(|series| series.starts_with("buttress_object_level")).count(),
         1
     );
 }

@@ -37,7 +37,8 @@ use super::state::CircuitState;
 /// set by an operator are never dropped. If there are only such, calls with the new key go through
 /// unguarded, and a [`TableFull`](EventKind::TableFull) event says so: a breaker must not be the reason
 /// that calls fail.
-/// All breakers share one name, so keys do not become labels.
+/// All breakers share one name, so keys do not become labels; a registry shows the table in one row, with
+/// the number of keys whose breaker is open and no key.
 ///
 /// Clones share the table.
 ///
@@ -55,7 +56,7 @@ pub struct KeyedCircuitBreaker<K> {
     table: Arc<Table<K>>,
 }
 
-struct Table<K> {
+pub(super) struct Table<K> {
     name: Name,
     config: Config,
     shadow: bool,
@@ -65,6 +66,8 @@ struct Table<K> {
     filled: AtomicUsize,
     /// When a full table was last reported.
     told: AtomicU64,
+    /// Calls for which there was no room.
+    unguarded: AtomicU64,
     hasher: RandomState,
     shards: Box<[Mutex<Shard<K>>]>,
 }
@@ -93,7 +96,7 @@ impl CircuitBreakerBuilder {
     /// let none: Result<KeyedCircuitBreaker<u32>, _> = CircuitBreaker::builder("hosts").build_keyed(0);
     /// assert_eq!(none.unwrap_err().field(), "capacity");
     /// ```
-    pub fn build_keyed<K: Hash + Eq + Clone>(
+    pub fn build_keyed<K: Hash + Eq + Clone + Send + 'static>(
         self,
         capacity: usize,
     ) -> Result<KeyedCircuitBreaker<K>, ConfigError> {
@@ -111,10 +114,21 @@ impl CircuitBreakerBuilder {
             })
             .collect();
         let (hasher, filled) = (RandomState::new(), AtomicUsize::new(0));
-        let told = AtomicU64::new(0);
-        let table =
-            Table { name, config, shadow, observers, capacity, filled, told, hasher, shards };
-        Ok(KeyedCircuitBreaker { table: Arc::new(table) })
+        let (told, unguarded) = (AtomicU64::new(0), AtomicU64::new(0));
+        let table = Arc::new(Table {
+            name,
+            config,
+            shadow,
+            observers,
+            capacity,
+            filled,
+            told,
+            unguarded,
+            hasher,
+            shards,
+        });
+        table.observers.register(&table);
+        Ok(KeyedCircuitBreaker { table })
     }
 }
 
@@ -263,6 +277,7 @@ impl<K> Table<K> {
 impl<K> Table<K> {
     /// Once a second at most: a full table may refuse room to every call.
     fn tell_full(&self) {
+        self.unguarded.fetch_add(1, Ordering::Relaxed);
         let now = clock::now();
         let told = self.told.load(Ordering::Relaxed);
         if now.since(Tick(told)) >= Duration::from_secs(1)
@@ -271,6 +286,69 @@ impl<K> Table<K> {
             let full = EventKind::TableFull { capacity: self.capacity };
             self.observers.emit(LayerKind::CircuitBreaker, self.name, full);
         }
+    }
+}
+
+/// How many breakers of a table are in which state.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    pub(super) keys: usize,
+    pub(super) open: usize,
+    pub(super) half_open: usize,
+    /// Set by an operator.
+    pub(super) set: usize,
+    /// Not all of them were looked at.
+    pub(super) is_partial: bool,
+}
+
+impl<K> Table<K> {
+    /// Looks at so many breakers at most, and holds up callers only for a few at a time. Keys are not told:
+    /// they may be anything, secrets too.
+    pub(super) fn census(&self) -> Census {
+        const MOST: usize = 1 << 16;
+        const AT_ONCE: usize = 256;
+        let mut census = Census::default();
+        let mut looked = 0;
+        for shard in &self.shards {
+            let mut from = 0;
+            loop {
+                let shard = lock(shard);
+                // Places are handed on, never given up: none is passed over.
+                let to = shard.slots.len().min(from + AT_ONCE.min(MOST - looked));
+                for slot in shard.slots.get(from..to).unwrap_or_default() {
+                    match slot.breaker.lease.core.state() {
+                        CircuitState::Closed => {}
+                        CircuitState::Open => census.open += 1,
+                        CircuitState::HalfOpen => census.half_open += 1,
+                        _ => census.set += 1,
+                    }
+                }
+                looked += to.saturating_sub(from);
+                from = to;
+                if to == shard.slots.len() || looked == MOST {
+                    census.keys += shard.slots.len();
+                    census.is_partial |= to < shard.slots.len();
+                    break;
+                }
+            }
+        }
+        census
+    }
+
+    pub(super) fn name(&self) -> Name {
+        self.name
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(super) fn unguarded_calls(&self) -> u64 {
+        self.unguarded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_shadow(&self) -> bool {
+        self.shadow
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::keyed::Table;
 use super::shared::Shared;
 use super::state::CircuitState;
 use crate::clock;
@@ -95,5 +96,42 @@ impl Managed for Shared {
             self.changed(change);
         }
         Ok(())
+    }
+}
+
+impl<K: Send + 'static> Managed for Table<K> {
+    fn kind(&self) -> LayerKind {
+        LayerKind::CircuitBreaker
+    }
+
+    fn name(&self) -> &str {
+        Table::name(self).as_str()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    fn describe(&self) -> ObjectStatus {
+        let (seen, capacity) = (self.census(), self.capacity());
+        let unwell = seen.open + seen.half_open + seen.set;
+        let full = seen.keys >= capacity;
+        let why = match (unwell, full) {
+            (0, false) => String::new(),
+            (0, true) => format!("all {capacity} places for keys are taken"),
+            (unwell, _) => format!("{unwell} of {} keys are not closed", seen.keys),
+        };
+        let mut status = ObjectStatus::new(if unwell > 0 { "partly_open" } else { "closed" })
+            .level(if unwell > 0 || full { Level::Warn } else { Level::Ok })
+            .why(why)
+            .gauge("keys", "keys", seen.keys as f64, "keys", |gauge| {
+                gauge.max = Some(capacity as f64);
+            })
+            .gauge("open", "keys open", seen.open as f64, "keys", |_| {})
+            .gauge("half_open", "keys half-open", seen.half_open as f64, "keys", |_| {})
+            .gauge("set", "keys set by an operator", seen.set as f64, "keys", |_| {})
+            .counter("unguarded", self.unguarded_calls())
+            .fact("mode", if self.is_shadow() { "shadow" } else { "enforcing" });
+        if seen.is_partial {
+            status = status.fact("counted", "some of the keys only: there are too many");
+        }
+        status
     }
 }

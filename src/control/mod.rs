@@ -83,6 +83,8 @@ mod error;
 mod operate;
 #[cfg(feature = "serde")]
 mod parse;
+#[cfg(feature = "metrics")]
+mod publish;
 mod register;
 mod registry;
 mod status;

@@ -39,6 +39,12 @@ macro_rules! observed {
 }
 
 registered! {
+    [C] crate::retry::Retry<C>:
+        "buttress::retry::Retry::new(buttress::retry::RetryPolicy::default())",
+        |it, home| it.move_to(home);
+    [C, R, J] crate::retry::RetryLayer<C, R, J>:
+        "buttress::retry::RetryLayer::new(buttress::retry::RetryPolicy::default())",
+        |it, home| it.move_to(home);
     [] crate::circuit_breaker::CircuitBreakerBuilder:
         "buttress::circuit_breaker::CircuitBreaker::builder(\"db\")", |it, home| observed!(it, home);
     [] crate::rate_limit::RateLimiterBuilder:
@@ -64,4 +70,19 @@ registered! {
     [] crate::rate_limit::SharedRateLimiterBuilder:
         "buttress::rate_limit::RateLimiter::shared(buttress::store::MemoryStore::new(), \"api\", \
          buttress::rate_limit::WhenDown::Deny)", |it, home| observed!(it, home);
+}
+
+#[cfg(feature = "supervise")]
+registered! {
+    [] crate::supervise::heartbeat::HeartbeatBuilder:
+        "buttress::supervise::heartbeat::Heartbeat::builder(\"worker\")", |it, home| observed!(it, home);
+    [] crate::supervise::watchdog::WatchdogBuilder:
+        "buttress::supervise::watchdog::Watchdog::builder(\"worker\")", |it, home| observed!(it, home);
+}
+
+#[cfg(all(feature = "supervise", unix))]
+registered! {
+    [] crate::supervise::process::ProcessSupervisorBuilder:
+        "buttress::supervise::process::ProcessSupervisor::builder(\"workers\")",
+        |it, home| observed!(it, home);
 }

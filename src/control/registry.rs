@@ -32,6 +32,9 @@ pub struct Registry {
     pub(super) made_ms: u64,
 }
 
+/// As many findings of the linter are kept.
+const LINTS: usize = 200;
+
 impl Default for Registry {
     fn default() -> Self {
         Self::of(Arc::default())
@@ -45,6 +48,10 @@ struct Places {
     levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,
+    #[cfg(feature = "supervise")]
+    shutdown: Option<crate::supervise::shutdown::GracefulShutdown>,
+    service: String,
+    lint: Vec<super::status::Lint>,
 }
 
 impl Registry {
@@ -128,7 +135,9 @@ impl Registry {
         drop(before);
     }
 
-    /// Shows the phase of the process, and lets the command `drain` end it.
+    /// Shows the phase of the process, and lets the command `drain` move it to
+    /// [`Draining`](crate::supervise::Phase::Draining), whoever acts on that. With a shutdown, use
+    /// [`set_shutdown`](Self::set_shutdown): a lifecycle alone runs no callbacks and has no deadline.
     ///
     /// ```
     /// use buttress::control::{Command, Operate, Operation, Registry};
@@ -142,15 +151,37 @@ impl Registry {
     /// ```
     #[cfg(feature = "supervise")]
     pub fn set_lifecycle(&self, lifecycle: &crate::supervise::Lifecycle) {
-        let before = lock(&self.places).lifecycle.replace(lifecycle.clone());
+        let mut places = lock(&self.places);
+        let before = (places.lifecycle.replace(lifecycle.clone()), places.shutdown.take());
+        drop(places);
+        drop(before);
+    }
+
+    /// Shows the phase of the process, and lets the command `drain` begin its shutdown, with lame duck, callbacks and
+    /// deadline.
+    ///
+    /// ```
+    /// use buttress::control::{Command, Operate, Operation, Registry};
+    /// use buttress::supervise::shutdown::GracefulShutdown;
+    /// let (registry, shutdown) = (Registry::new(), GracefulShutdown::new("orders"));
+    /// registry.set_shutdown(&shutdown);
+    /// registry.apply(&Operate::on("process", Operation::Drain).into())?;
+    /// assert!(shutdown.is_shutting_down());
+    /// # Ok::<(), buttress::control::CommandError>(())
+    /// ```
+    #[cfg(feature = "supervise")]
+    pub fn set_shutdown(&self, shutdown: &crate::supervise::shutdown::GracefulShutdown) {
+        let mut places = lock(&self.places);
+        let life = shutdown.lifecycle().clone();
+        let before = (places.lifecycle.replace(life), places.shutdown.replace(shutdown.clone()));
+        drop(places);
         drop(before);
     }
 
     #[cfg(feature = "supervise")]
     pub(super) fn process(&self) -> Option<super::status::ProcessPhase> {
         let life = lock(&self.places).lifecycle.clone()?;
-        let phase = life.phase().as_str().to_owned();
-        Some(super::status::ProcessPhase { phase, since_s: None, status: None })
+        Some(super::status::assemble::process(&life))
     }
 
     #[cfg(not(feature = "supervise"))]
@@ -162,15 +193,58 @@ impl Registry {
     /// Nothing, if there is no process to drain.
     #[cfg(feature = "supervise")]
     fn drain(&self) -> Option<Done> {
-        let life = lock(&self.places).lifecycle.clone()?;
-        life.advance(crate::supervise::Phase::Draining, None);
-        Some(Done::Operated(1))
+        let (life, shutdown) = {
+            let places = lock(&self.places);
+            (places.lifecycle.clone()?, places.shutdown.clone())
+        };
+        let begun = match shutdown {
+            Some(shutdown) => shutdown.begin(),
+            None => life.advance(crate::supervise::Phase::Draining, None),
+        };
+        Some(Done::Operated(usize::from(begun)))
     }
 
     #[cfg(not(feature = "supervise"))]
     #[expect(clippy::unused_self, reason = "as with the feature")]
     fn drain(&self) -> Option<Done> {
         None
+    }
+
+    /// Tells the document the service's name.
+    ///
+    /// ```
+    /// let registry = buttress::control::Registry::new();
+    /// registry.set_service("orders");
+    /// assert_eq!(registry.status().service, "orders");
+    /// ```
+    pub fn set_service(&self, name: impl Into<String>) {
+        let name = name.into();
+        lock(&self.places).service = name;
+    }
+
+    /// Tells the document what the linter has found, in place of what it had before. Of more than 200 findings
+    /// the worst are shown.
+    ///
+    /// ```
+    /// use buttress::control::{Level, Lint, Registry};
+    /// use buttress::observe::Severity;
+    /// let registry = Registry::new();
+    /// registry.set_lint([Lint::new(Severity::Warning, "retry_inside_breaker", "counts twice", ["retry/db"])]);
+    /// assert_eq!(registry.status().lint[0].rule, "retry_inside_breaker");
+    /// registry.set_lint([]);
+    /// assert!(registry.status().lint.is_empty());
+    /// ```
+    pub fn set_lint(&self, findings: impl IntoIterator<Item = super::status::Lint>) {
+        // Before the lock: the iterator is user code.
+        let mut findings: Vec<_> = findings.into_iter().collect();
+        findings.sort_by_key(|lint| std::cmp::Reverse(lint.severity));
+        findings.truncate(LINTS);
+        lock(&self.places).lint = findings;
+    }
+
+    pub(super) fn told(&self) -> (String, Vec<super::status::Lint>) {
+        let places = lock(&self.places);
+        (places.service.clone(), places.lint.clone())
     }
 
     /// Carries out one command.

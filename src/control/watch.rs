@@ -73,7 +73,9 @@ impl Registry {
         let verdict = verdict(&objects);
         objects.truncate(SHOWN);
         let uptime_s = uptime.as_secs_f64();
+        let (service, lint) = self.told();
         Status {
+            service,
             instance: format!("{}-{}", std::process::id(), self.made_ms),
             now_ms,
             uptime_s,
@@ -83,7 +85,7 @@ impl Registry {
             objects,
             omitted,
             events: self.events_since(0).events,
-            ..Status::default()
+            lint,
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::error::ConfigError;
 use crate::name::LayerKind;
 
+mod folds;
 mod roster;
 mod status;
 mod timeline;

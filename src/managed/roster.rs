@@ -110,3 +110,39 @@ impl Home {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::managed::ObjectStatus;
+    use crate::name::LayerKind;
+
+    struct Short;
+
+    impl Managed for Short {
+        fn kind(&self) -> LayerKind {
+            LayerKind::Custom("short")
+        }
+
+        fn name(&self) -> &'static str {
+            "short"
+        }
+
+        fn describe(&self) -> ObjectStatus {
+            ObjectStatus::new("there")
+        }
+    }
+
+    #[test]
+    fn the_dead_take_no_more_room_than_the_living() {
+        let roster = Arc::new(Roster::default());
+        let home = Home::In(Arc::clone(&roster));
+        let kept: Vec<_> = (0..100).map(|_| Arc::new(Short)).collect();
+        kept.iter().for_each(|one| home.register(one));
+        for _ in 0..10_000 {
+            home.register(&Arc::new(Short));
+        }
+        assert_eq!(roster.living().len(), 100);
+        assert!(roster.entries() <= 2 * 100 + 1, "{}", roster.entries());
+    }
+}

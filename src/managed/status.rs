@@ -22,6 +22,22 @@ pub enum Level {
     Bad,
 }
 
+impl Level {
+    /// Lower-case name, for labels.
+    ///
+    /// ```
+    /// assert_eq!(buttress::control::Level::Warn.as_str(), "warn");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Bad => "bad",
+        }
+    }
+}
+
 /// One row of a status: an object, its state and why.
 ///
 /// ```

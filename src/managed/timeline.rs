@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use super::folds::{Counter, Folds};
 use crate::clock::{self, Tick};
 use crate::observe::{Event, EventKind, Severity};
 
@@ -44,9 +45,11 @@ pub(crate) fn severity<S: serde::Serializer>(
     serializer.serialize_str(severity.as_str())
 }
 
-/// A bounded ring. Writers take a mutex for the time of a short search or a push.
+/// A bounded ring. Its mutex is taken for the first event of a kind, object and second; those that are
+/// folded into it count on words of their threads, which readers bring in.
 pub(crate) struct Timeline {
     ring: Mutex<Ring>,
+    folds: Folds,
     /// The last number.
     news: watch::Sender<u64>,
 }
@@ -61,13 +64,15 @@ struct Entry {
     event: TimelineEvent,
     /// The second it was in on the monotonic clock.
     second: u64,
-    /// How often in that second.
+    /// How often in that second, as far as it is brought in.
     times: u64,
+    /// The counters of this mark count for it; 0 if none does.
+    mark: u64,
 }
 
 impl Default for Timeline {
     fn default() -> Self {
-        Self { ring: Mutex::default(), news: watch::Sender::new(0) }
+        Self { ring: Mutex::default(), folds: Folds::default(), news: watch::Sender::new(0) }
     }
 }
 
@@ -79,13 +84,15 @@ impl Timeline {
     pub(crate) fn note(&self, event: &Event<'_>) {
         let second = second(clock::now());
         let (layer, name, what) = (event.layer.as_str(), event.name.as_str(), event.kind.as_str());
-        let folds = folds(&event.kind);
-        if folds && self.ring().fold(second, layer, name, what) {
+        let counter = folds(&event.kind).then(|| self.folds.counter(layer, name, what, second));
+        if let Some(counter) = &counter
+            && (counter.count() || self.ring().fold(second, layer, name, what, counter))
+        {
             return;
         }
         // Outside the lock: it may run a `Display` of the user's.
         let (severity, detail) = (severity_of(&event.kind), detail_of(&event.kind));
-        self.push(second, folds, severity, layer, name, what, detail);
+        self.push(second, counter.as_ref(), severity, layer, name, what, detail);
     }
 
     /// Notes what is no object's event.
@@ -97,14 +104,14 @@ impl Timeline {
         event: &'static str,
         detail: String,
     ) {
-        self.push(second(clock::now()), false, severity, layer, name, event, detail);
+        self.push(second(clock::now()), None, severity, layer, name, event, detail);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of an entry")]
     fn push(
         &self,
         second: u64,
-        folds: bool,
+        counter: Option<&Counter<'_>>,
         severity: Severity,
         layer: &'static str,
         name: &str,
@@ -117,7 +124,9 @@ impl Timeline {
         let (name, at_ms) = (name.to_owned(), epoch_ms());
         let mut ring = self.ring();
         // Another thread may have begun the same entry since.
-        if folds && ring.fold(second, layer, &name, event) {
+        if let Some(counter) = counter
+            && ring.fold(second, layer, &name, event, counter)
+        {
             return;
         }
         ring.last += 1;
@@ -126,7 +135,11 @@ impl Timeline {
         if ring.entries.len() == KEPT {
             ring.entries.pop_front();
         }
-        ring.entries.push_back(Entry { event, second, times: 1 });
+        let mark = counter.map_or(0, Counter::mark);
+        ring.entries.push_back(Entry { event, second, times: 1, mark });
+        if let Some(counter) = counter {
+            ring.bring(counter.begin());
+        }
         drop(ring);
         // Wakers are not run under the ring's lock. Two threads may come in the other order.
         self.news.send_if_modified(|told| {
@@ -138,7 +151,8 @@ impl Timeline {
 
     /// What came after entry `seq`, and how many of those are lost.
     pub(crate) fn since(&self, seq: u64) -> (Vec<TimelineEvent>, u64, u64) {
-        let ring = self.ring();
+        let mut ring = self.ring();
+        self.folds.take(|taken| ring.bring(taken));
         let oldest = ring.last + 1 - ring.entries.len() as u64;
         let missed = oldest.saturating_sub(seq.saturating_add(1));
         let events = ring.entries.iter().filter(|entry| entry.event.seq > seq);
@@ -152,7 +166,14 @@ impl Timeline {
 
 impl Ring {
     /// Counts it to an entry of the same object, kind and second, if there is one.
-    fn fold(&mut self, second: u64, layer: &str, name: &str, event: &str) -> bool {
+    fn fold(
+        &mut self,
+        second: u64,
+        layer: &str,
+        name: &str,
+        event: &str,
+        counter: &Counter<'_>,
+    ) -> bool {
         // Threads read the clock out of order, by less than a second.
         let recent = self.entries.iter_mut().rev().take_while(|entry| entry.second + 1 >= second);
         for entry in recent {
@@ -163,10 +184,24 @@ impl Ring {
                 && told.name == name
             {
                 entry.times += 1;
+                // Else it was begun with another copy of the same words, and only that one's counters are
+                // known to be for it.
+                if entry.mark == counter.mark() {
+                    self.bring(counter.begin());
+                }
                 return true;
             }
         }
         false
+    }
+
+    /// What was counted for an entry, if that is still there.
+    fn bring(&mut self, (mark, count): (u64, u64)) {
+        if count > 0
+            && let Some(entry) = self.entries.iter_mut().rev().find(|entry| entry.mark == mark)
+        {
+            entry.times += count;
+        }
     }
 }
 
@@ -249,5 +284,59 @@ mod tests {
         let (events, missed, _) = timeline.since(last - 2);
         assert_eq!((events.len(), missed), (2, 0));
         assert_eq!(timeline.since(u64::MAX).1, 0);
+    }
+
+    fn times(timeline: &Timeline) -> u64 {
+        let _ = timeline.since(0);
+        timeline.ring().entries.iter().map(|entry| entry.times).sum()
+    }
+
+    #[test]
+    fn threads_that_count_at_once_lose_nothing() {
+        use crate::name::{LayerKind, Name};
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        const EACH: u64 = 40_000;
+        // One object; some; more than there are counters, which then take turns.
+        for objects in [1, 7, 300] {
+            let names: Vec<Name> =
+                (0..objects).map(|n| Name::from(format!("timeline-{n}"))).collect();
+            let timeline = Timeline::default();
+            let (done, names) = (AtomicBool::new(false), &names);
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let _ = timeline.since(0);
+                        std::thread::yield_now();
+                    }
+                });
+                let each = if objects > 100 { EACH / 40 } else { EACH };
+                let threads: Vec<_> = (0..8)
+                    .map(|thread| {
+                        let timeline = &timeline;
+                        scope.spawn(move || {
+                            for n in 0..each {
+                                let at = usize::try_from(n + thread).unwrap() % names.len();
+                                let kind = EventKind::Replayed;
+                                let (layer, name) = (LayerKind::Idempotency, names[at]);
+                                timeline.note(&Event { layer, name, kind });
+                            }
+                        })
+                    })
+                    .collect();
+                threads.into_iter().for_each(|thread| thread.join().unwrap());
+                done.store(true, Ordering::Relaxed);
+                reader.join().unwrap();
+                // Unless some have left the ring.
+                let ring = timeline.ring();
+                let all = ring.last == ring.entries.len() as u64;
+                drop(ring);
+                if all {
+                    assert_eq!(times(&timeline), 8 * each, "{objects} objects");
+                } else {
+                    assert!(objects > 100, "they are few");
+                }
+            });
+        }
     }
 }

@@ -69,6 +69,8 @@ impl Instrument {
 
 const BY_EVENT: &[&str] = &["layer", "name", "event", "severity"];
 const BY_OBJECT: &[&str] = &["layer", "name"];
+const BY_ID: &[&str] = &["layer", "name", "object"];
+const BY_GAUGE: &[&str] = &["layer", "name", "object", "gauge", "unit"];
 
 /// Everything that this crate measures, in the order of the [table](super::observe#metrics).
 ///
@@ -83,13 +85,24 @@ pub const INSTRUMENTS: &[Instrument] = &[
     RETRIES,
     RETRY_DELAY,
     WAIT,
+    INFO,
+    UPTIME,
+    GENERATION,
+    VERDICT,
+    PHASE,
+    OBJECTS_OMITTED,
+    SERIES_OMITTED,
+    ADMIN_VIEWERS,
     OBJECT_STATE,
     OBJECT_LEVEL,
+    OBJECT_IN_STATE,
     OBJECT_COUNT,
     OBJECT_REJECTIONS,
     OBJECT_VALUE,
     OBJECT_SHARE,
     OBJECT_TIME,
+    OBJECT_MAX,
+    OBJECT_THRESHOLD,
 ];
 
 pub(crate) const EVENTS: Instrument = Instrument {
@@ -148,11 +161,75 @@ pub(crate) const WAIT: Instrument = Instrument {
     pulled: false,
     description: "Waits of calls that were then let through",
 };
+pub(crate) const INFO: Instrument = Instrument {
+    name: "buttress.info",
+    kind: InstrumentKind::Gauge,
+    unit: "{process}",
+    labels: &["service", "instance", "version"],
+    pulled: true,
+    description: "1, with which process this is",
+};
+pub(crate) const UPTIME: Instrument = Instrument {
+    name: "buttress.uptime",
+    kind: InstrumentKind::Gauge,
+    unit: "s",
+    labels: &[],
+    pulled: true,
+    description: "Since the registry was made",
+};
+pub(crate) const GENERATION: Instrument = Instrument {
+    name: "buttress.config.generation",
+    kind: InstrumentKind::Gauge,
+    unit: "{generation}",
+    labels: &[],
+    pulled: true,
+    description: "How often the configuration was read",
+};
+pub(crate) const VERDICT: Instrument = Instrument {
+    name: "buttress.verdict",
+    kind: InstrumentKind::Gauge,
+    unit: "{level}",
+    labels: &["level"],
+    pulled: true,
+    description: "1 for the worst level of all objects, 0 for the others",
+};
+pub(crate) const PHASE: Instrument = Instrument {
+    name: "buttress.process.phase",
+    kind: InstrumentKind::Gauge,
+    unit: "{phase}",
+    labels: &["phase"],
+    pulled: true,
+    description: "1 for the phase of the process",
+};
+pub(crate) const OBJECTS_OMITTED: Instrument = Instrument {
+    name: "buttress.objects.omitted",
+    kind: InstrumentKind::Gauge,
+    unit: "{object}",
+    labels: &[],
+    pulled: true,
+    description: "Objects that the status left out",
+};
+pub(crate) const SERIES_OMITTED: Instrument = Instrument {
+    name: "buttress.series.omitted",
+    kind: InstrumentKind::Gauge,
+    unit: "{series}",
+    labels: &[],
+    pulled: true,
+    description: "Series that an answer of `/metrics` left out",
+};
+pub(crate) const ADMIN_VIEWERS: Instrument = Instrument {
+    name: "buttress.admin.viewers",
+    kind: InstrumentKind::Gauge,
+    unit: "{viewer}",
+    labels: &[],
+    pulled: true,
+    description: "Connected to the events of the admin service",
+};
 pub(crate) const OBJECT_STATE: Instrument = Instrument {
     name: "buttress.object.state",
     kind: InstrumentKind::Gauge,
     unit: "{object}",
-    labels: &["layer", "name", "state"],
+    labels: &["layer", "name", "object", "state"],
     pulled: true,
     description: "1 for the state that an object is in",
 };
@@ -160,15 +237,23 @@ pub(crate) const OBJECT_LEVEL: Instrument = Instrument {
     name: "buttress.object.level",
     kind: InstrumentKind::Gauge,
     unit: "{level}",
-    labels: BY_OBJECT,
+    labels: BY_ID,
     pulled: true,
     description: "0 if an object is well, 1 if it warns, 2 if it is bad",
+};
+pub(crate) const OBJECT_IN_STATE: Instrument = Instrument {
+    name: "buttress.object.state.duration",
+    kind: InstrumentKind::Gauge,
+    unit: "s",
+    labels: BY_ID,
+    pulled: true,
+    description: "For how long an object has been in its state",
 };
 pub(crate) const OBJECT_COUNT: Instrument = Instrument {
     name: "buttress.object.count",
     kind: InstrumentKind::Counter,
     unit: "{event}",
-    labels: &["layer", "name", "counter"],
+    labels: &["layer", "name", "object", "counter"],
     pulled: true,
     description: "Totals that an object keeps: calls, failures, probes, replays and so on",
 };
@@ -176,7 +261,7 @@ pub(crate) const OBJECT_REJECTIONS: Instrument = Instrument {
     name: "buttress.object.rejections",
     kind: InstrumentKind::Counter,
     unit: "{call}",
-    labels: &["layer", "name", "reason"],
+    labels: &["layer", "name", "object", "reason"],
     pulled: true,
     description: "Calls that an object has refused",
 };
@@ -184,7 +269,7 @@ pub(crate) const OBJECT_VALUE: Instrument = Instrument {
     name: "buttress.object.value",
     kind: InstrumentKind::Gauge,
     unit: "{value}",
-    labels: &["layer", "name", "gauge"],
+    labels: BY_GAUGE,
     pulled: true,
     description: "Levels that an object keeps: window fill, tokens, limits, calls in flight and so on",
 };
@@ -192,7 +277,7 @@ pub(crate) const OBJECT_SHARE: Instrument = Instrument {
     name: "buttress.object.share",
     kind: InstrumentKind::Gauge,
     unit: "1",
-    labels: &["layer", "name", "gauge"],
+    labels: BY_GAUGE,
     pulled: true,
     description: "Shares from 0 to 1 that an object keeps: failure rates, what is left of a budget",
 };
@@ -200,10 +285,36 @@ pub(crate) const OBJECT_TIME: Instrument = Instrument {
     name: "buttress.object.time",
     kind: InstrumentKind::Gauge,
     unit: "s",
-    labels: &["layer", "name", "gauge"],
+    labels: BY_GAUGE,
     pulled: true,
-    description: "Times that an object keeps: until the next probe, since the last beat",
+    description: "Times that an object keeps: until a budget is spent, since the last beat",
 };
+pub(crate) const OBJECT_MAX: Instrument = Instrument {
+    name: "buttress.object.max",
+    kind: InstrumentKind::Gauge,
+    unit: "{value}",
+    labels: BY_GAUGE,
+    pulled: true,
+    description: "The most that a level, share or time of an object can be",
+};
+pub(crate) const OBJECT_THRESHOLD: Instrument = Instrument {
+    name: "buttress.object.threshold",
+    kind: InstrumentKind::Gauge,
+    unit: "{value}",
+    labels: BY_GAUGE,
+    pulled: true,
+    description: "Where a level, share or time of an object makes a difference",
+};
+
+/// Where a gauge of an object is told.
+#[cfg(any(feature = "admin", feature = "metrics"))]
+pub(crate) fn of_unit(unit: &str) -> &'static Instrument {
+    match unit {
+        "ratio" => &OBJECT_SHARE,
+        "s" => &OBJECT_TIME,
+        _ => &OBJECT_VALUE,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -240,7 +351,10 @@ mod tests {
             assert!(i.name.chars().all(plain), "{}", i.name);
             assert!(!i.name.ends_with("total"), "{}: the exporter adds it", i.name);
             assert!(names.insert(i.prometheus()), "{} twice", i.name);
-            assert!(i.labels.starts_with(&["layer", "name"]), "{}", i.name);
+            // Of an object, or of the whole process and pulled.
+            let of_object = i.labels.starts_with(if i.pulled { BY_ID } else { BY_OBJECT });
+            let of_process = i.pulled && !i.labels.iter().any(|label| BY_ID.contains(label));
+            assert!(of_object || of_process, "{}", i.name);
         }
     }
 }

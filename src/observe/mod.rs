@@ -62,13 +62,29 @@
 //! | `buttress.retries` | counter | `{attempt}` | `layer`, `name`, `outcome` |  | Attempts after the first, by what the one before came to |
 //! | `buttress.retry.delay` | histogram | `s` | `layer`, `name` |  | Pauses before retries |
 //! | `buttress.wait.duration` | histogram | `s` | `layer`, `name` |  | Waits of calls that were then let through |
-//! | `buttress.object.state` | gauge | `{object}` | `layer`, `name`, `state` | yes | 1 for the state that an object is in |
-//! | `buttress.object.level` | gauge | `{level}` | `layer`, `name` | yes | 0 if an object is well, 1 if it warns, 2 if it is bad |
-//! | `buttress.object.count` | counter | `{event}` | `layer`, `name`, `counter` | yes | Totals that an object keeps: calls, failures, probes, replays and so on |
-//! | `buttress.object.rejections` | counter | `{call}` | `layer`, `name`, `reason` | yes | Calls that an object has refused |
-//! | `buttress.object.value` | gauge | `{value}` | `layer`, `name`, `gauge` | yes | Levels that an object keeps: window fill, tokens, limits, calls in flight and so on |
-//! | `buttress.object.share` | gauge | `1` | `layer`, `name`, `gauge` | yes | Shares from 0 to 1 that an object keeps: failure rates, what is left of a budget |
-//! | `buttress.object.time` | gauge | `s` | `layer`, `name`, `gauge` | yes | Times that an object keeps: until the next probe, since the last beat |
+//! | `buttress.info` | gauge | `{process}` | `service`, `instance`, `version` | yes | 1, with which process this is |
+//! | `buttress.uptime` | gauge | `s` |  | yes | Since the registry was made |
+//! | `buttress.config.generation` | gauge | `{generation}` |  | yes | How often the configuration was read |
+//! | `buttress.verdict` | gauge | `{level}` | `level` | yes | 1 for the worst level of all objects, 0 for the others |
+//! | `buttress.process.phase` | gauge | `{phase}` | `phase` | yes | 1 for the phase of the process |
+//! | `buttress.objects.omitted` | gauge | `{object}` |  | yes | Objects that the status left out |
+//! | `buttress.series.omitted` | gauge | `{series}` |  | yes | Series that an answer of `/metrics` left out |
+//! | `buttress.admin.viewers` | gauge | `{viewer}` |  | yes | Connected to the events of the admin service |
+//! | `buttress.object.state` | gauge | `{object}` | `layer`, `name`, `object`, `state` | yes | 1 for the state that an object is in |
+//! | `buttress.object.level` | gauge | `{level}` | `layer`, `name`, `object` | yes | 0 if an object is well, 1 if it warns, 2 if it is bad |
+//! | `buttress.object.state.duration` | gauge | `s` | `layer`, `name`, `object` | yes | For how long an object has been in its state |
+//! | `buttress.object.count` | counter | `{event}` | `layer`, `name`, `object`, `counter` | yes | Totals that an object keeps: calls, failures, probes, replays and so on |
+//! | `buttress.object.rejections` | counter | `{call}` | `layer`, `name`, `object`, `reason` | yes | Calls that an object has refused |
+//! | `buttress.object.value` | gauge | `{value}` | `layer`, `name`, `object`, `gauge`, `unit` | yes | Levels that an object keeps: window fill, tokens, limits, calls in flight and so on |
+//! | `buttress.object.share` | gauge | `1` | `layer`, `name`, `object`, `gauge`, `unit` | yes | Shares from 0 to 1 that an object keeps: failure rates, what is left of a budget |
+//! | `buttress.object.time` | gauge | `s` | `layer`, `name`, `object`, `gauge`, `unit` | yes | Times that an object keeps: until a budget is spent, since the last beat |
+//! | `buttress.object.max` | gauge | `{value}` | `layer`, `name`, `object`, `gauge`, `unit` | yes | The most that a level, share or time of an object can be |
+//! | `buttress.object.threshold` | gauge | `{value}` | `layer`, `name`, `object`, `gauge`, `unit` | yes | Where a level, share or time of an object makes a difference |
+//!
+//! `object` is the id of an object: kind and name, with a `#2` when several share them. The values of labels are
+//! names that the program gives and words of this crate, so the number of series is bounded by the program,
+//! never by its traffic. With the feature `admin`, `/metrics` has all that is pulled; with `metrics`,
+//! `Metrics::publish` sets it.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,7 +96,7 @@ use crate::name::{LayerKind, Name};
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
 
-mod instruments;
+pub(crate) mod instruments;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "tracing")]

@@ -1,17 +1,20 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::RetryPolicy;
 use super::core::Stop;
 use super::future::TURN;
+use super::managed::Tally;
 use super::progress::{Progress, Terms, respect_refusal};
 use crate::budget::RetryBudget;
 use crate::classify::{AnyError, Classify};
 use crate::clock::{Tick, now, park};
 use crate::deadline::Deadline;
 use crate::error::Error;
+use crate::managed::Home;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::rejection::RejectionKind;
@@ -44,6 +47,8 @@ pub struct Retry<C = AnyError> {
     name: Name,
     budget: Option<RetryBudget>,
     observers: Observers,
+    /// For the registry. `None` for a single run.
+    tally: Option<Arc<Tally>>,
 }
 
 impl Retry {
@@ -56,16 +61,30 @@ impl Retry {
     /// ```
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
-        Self { budget: Some(RetryBudget::new("retry")), ..Self::bare(policy) }
+        Self { budget: Some(RetryBudget::new("retry")), ..Self::bare(policy) }.shown()
     }
 
     fn bare(policy: RetryPolicy) -> Self {
         let observers = Observers::default();
-        Self { policy, classifier: AnyError, name: "retry".into(), budget: None, observers }
+        let name = "retry".into();
+        Self { policy, classifier: AnyError, name, budget: None, observers, tally: None }
     }
 }
 
 impl<C> Retry<C> {
+    /// Enters it anew, as it is now.
+    fn shown(mut self) -> Self {
+        let tally = Arc::new(Tally::new(self.name, self.policy, self.budget.as_ref()));
+        self.observers.register(&tally);
+        self.tally = Some(tally);
+        self
+    }
+
+    pub(crate) fn move_to(mut self, home: Home) -> Self {
+        self.observers.move_to(home);
+        self.shown()
+    }
+
     /// Judges results with this classifier. It sees `()` as the request.
     ///
     /// ```
@@ -78,8 +97,8 @@ impl<C> Retry<C> {
     /// ));
     /// ```
     pub fn classify<C2>(self, classifier: C2) -> Retry<C2> {
-        let Self { policy, name, budget, observers, .. } = self;
-        Retry { policy, classifier, name, budget, observers }
+        let Self { policy, name, budget, observers, tally, .. } = self;
+        Retry { policy, classifier, name, budget, observers, tally }
     }
 
     /// Draws from this budget.
@@ -92,7 +111,7 @@ impl<C> Retry<C> {
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
-        self
+        self.shown()
     }
 
     /// Is bounded by the policy only.
@@ -104,7 +123,7 @@ impl<C> Retry<C> {
     #[must_use]
     pub fn without_budget(mut self) -> Self {
         self.budget = None;
-        self
+        self.shown()
     }
 
     /// The name in events and refusals; default `retry`.
@@ -116,7 +135,7 @@ impl<C> Retry<C> {
     #[must_use]
     pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.name = name.into();
-        self
+        self.shown()
     }
 
     /// Adds an observer of its decisions.
@@ -172,6 +191,7 @@ impl<C> Retry<C> {
             name: self.name,
             budget: self.budget.as_ref(),
             observers: &self.observers,
+            tally: self.tally.as_deref(),
         }
     }
 

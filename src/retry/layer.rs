@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::managed::Tally;
 use super::plan::Plan;
 use super::replay::{CloneRequest, WithDeadlines, WithOverrides};
 use super::service::{RetryService, Shared};
@@ -10,6 +11,7 @@ use super::{RetryOverride, RetryPolicy};
 use crate::budget::RetryBudget;
 use crate::classify::AnyError;
 use crate::deadline::Deadline;
+use crate::managed::Home;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::reject::AsError;
@@ -18,6 +20,9 @@ use crate::sync::Lease;
 /// Retries the calls of a tower service; see the [module](super).
 ///
 /// All services made from one layer share its budget: the one it was given, or one of its own.
+///
+/// A registry shows it by its name as long as a service made from it lives; without a budget only a
+/// registry that was there before it.
 ///
 /// Each distinct pair of policy and name is kept for the life of the process (about 150 bytes, at most
 /// 1024 of them), so that calls need not count references to it. Build layers when the program starts.
@@ -38,7 +43,7 @@ pub struct RetryLayer<C = AnyError, R = CloneRequest, J = AsError> {
     reject: J,
     budget: Option<RetryBudget>,
     observers: Observers,
-    // What services share, made anew whenever one of the two above changes. `None` if there is nothing to
+    // What services share and a registry shows, made anew whenever the name or one of the two above changes. `None` if there is nothing to
     // share: then calls count no reference.
     shared: Option<Lease<Shared>>,
 }
@@ -70,9 +75,17 @@ impl<C, R, J> RetryLayer<C, R, J> {
     fn share(mut self) -> Self {
         self.shared = (self.budget.is_some() || !self.observers.is_empty()).then(|| {
             let (budget, observers) = (self.budget.clone(), self.observers.clone());
-            Lease::new(Arc::new(Shared { budget, observers }))
+            let tally = Tally::new(self.plan.name, self.plan.policy, budget.as_ref());
+            let shared = Arc::new(Shared { budget, observers, tally });
+            self.observers.register(&shared);
+            Lease::new(shared)
         });
         self
+    }
+
+    pub(crate) fn move_to(mut self, home: Home) -> Self {
+        self.observers.move_to(home);
+        self.share()
     }
 
     /// Draws from this budget. Give the same one to everything that calls the same backend.
@@ -184,7 +197,7 @@ impl<C, R, J> RetryLayer<C, R, J> {
     #[must_use]
     pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.plan = Plan::new(self.plan.policy, name.into());
-        self
+        self.share()
     }
 
     /// Adds an observer of its decisions: [`Retried`](crate::observe::EventKind::Retried) and

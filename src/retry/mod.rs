@@ -139,6 +139,7 @@ mod core;
 mod future;
 mod handle;
 mod layer;
+mod managed;
 mod named;
 mod overrides;
 mod plan;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::RetryPolicy;
 use super::core::{Run, Stop};
+use super::managed::Tally;
 use crate::budget::{RetryBudget, RetryToken, SentRetry};
 use crate::classify::as_std_error;
 use crate::clock::{Tick, now};
@@ -20,6 +21,7 @@ pub(super) struct Terms<'a> {
     pub(super) name: Name,
     pub(super) budget: Option<&'a RetryBudget>,
     pub(super) observers: &'a Observers,
+    pub(super) tally: Option<&'a Tally>,
 }
 
 impl Terms<'_> {
@@ -42,6 +44,9 @@ impl Terms<'_> {
 
     fn abandoned(&self, attempts: u32, why: Stop, outcome: Outcome) {
         if outcome.is_failure() || outcome == Outcome::Throttled {
+            if let Some(tally) = self.tally {
+                tally.abandoned();
+            }
             let kind = EventKind::RetryAbandoned { attempts, reason: why.as_str(), outcome };
             self.observers.emit(LayerKind::Retry, self.name, kind);
         }
@@ -89,6 +94,9 @@ impl Progress {
                 (None, Some(budget)) if first => budget.succeeded(),
                 _ => {}
             }
+            if let Some(tally) = terms.tally.filter(|_| !first) {
+                tally.recovered();
+            }
             return None;
         }
         // It was a retry and did not work: paid, if the callee has seen it.
@@ -123,6 +131,9 @@ impl Progress {
         match stop {
             Ok(again) => {
                 self.run.go_on(again);
+                if let Some(tally) = terms.tally {
+                    tally.retried();
+                }
                 let kind = EventKind::Retried { attempt: attempts, delay: again.delay, outcome };
                 terms.observers.emit(LayerKind::Retry, terms.name, kind);
                 Some(again.delay)

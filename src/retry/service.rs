@@ -6,6 +6,7 @@ use tower_service::Service;
 
 use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
+use super::managed::Tally;
 use super::plan::Plan;
 use super::{CloneRequest, Replay};
 use crate::budget::RetryBudget;
@@ -20,6 +21,7 @@ use crate::sync::Lease;
 pub(super) struct Shared {
     pub(super) budget: Option<RetryBudget>,
     pub(super) observers: Observers,
+    pub(super) tally: Tally,
 }
 
 /// Made by a [`RetryLayer`](super::RetryLayer).

@@ -145,8 +145,8 @@ where
             (own, inherited) => own.or(inherited),
         };
         let budget = self.budget.as_ref();
-        let terms =
-            Terms { policy: &policy, deadline, name: self.name, budget, observers: &NOBODY };
+        let (name, observers, tally) = (self.name, &NOBODY, None);
+        let terms = Terms { policy: &policy, deadline, name, budget, observers, tally };
         let delay = progress.settle(&terms, judged, self.replay.can_send(req))?;
         // Tower gives no sign when the pause is over and the request sent; dropping the call during
         // the pause pays for the retry.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clock::{self, Tick};
 use crate::name::Name;
 
 /// Where a process is between its start and its end. Later ones are greater.
@@ -96,8 +97,9 @@ struct Shared {
     waiting: AtomicUsize,
 }
 
-#[derive(Default)]
 struct Inner {
+    /// When the phase began.
+    since: Tick,
     deadline: Option<Instant>,
     /// When all of it is to be over.
     end: Option<Instant>,
@@ -133,7 +135,14 @@ impl Lifecycle {
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             phase: AtomicU8::new(0),
-            inner: Mutex::new(Inner::default()),
+            inner: Mutex::new(Inner {
+                since: clock::now(),
+                deadline: None,
+                end: None,
+                holds: Vec::new(),
+                next_hold: 0,
+                tallies: Vec::new(),
+            }),
             changed: Condvar::new(),
             told: watch::Sender::new(Phase::Starting),
             holds: watch::Sender::new(0),
@@ -178,11 +187,12 @@ impl Lifecycle {
     /// ```
     #[allow(clippy::must_use_candidate, reason = "most callers do not care who was first")]
     pub fn advance(&self, to: Phase, deadline: Option<Instant>) -> bool {
+        let now = clock::now();
         let mut inner = self.0.inner();
         if self.phase() >= to {
             return false;
         }
-        inner.deadline = deadline;
+        (inner.since, inner.deadline) = (now, deadline);
         // Sequentially consistent, as what a `Tally` does: either it sees the phase or we see its count.
         self.0.phase.store(to as u8, Ordering::SeqCst);
         drop(inner);
@@ -196,6 +206,17 @@ impl Lifecycle {
             news
         });
         true
+    }
+
+    /// For how long it has been in the present phase.
+    ///
+    /// ```
+    /// use buttress::supervise::Lifecycle;
+    /// assert!(Lifecycle::new().in_phase() < std::time::Duration::from_secs(60));
+    /// ```
+    #[must_use]
+    pub fn in_phase(&self) -> Duration {
+        clock::now().since(self.0.inner().since)
     }
 
     /// When the present phase has to end, if whoever moved it here said so.

@@ -235,8 +235,8 @@ fn a_breaker_is_seen_and_forced_open() {
     assert_eq!(document["objects"][0]["spark"]["ok"].as_array().unwrap().len(), 60);
     assert_eq!(document["instance"], id.rsplit_once(':').unwrap().0);
     let (_, _, body) = get(at, "/metrics", "");
-    let of = "{kind=\"circuit_breaker\",name=\"payments\",object=\"circuit_breaker/payments\",state=\"forced_open\"} 1";
-    assert!(body.contains(&format!("buttress_strategy_state{of}")), "{body}");
+    let of = "{layer=\"circuit_breaker\",name=\"payments\",object=\"circuit_breaker/payments\",state=\"forced_open\"} 1";
+    assert!(body.contains(&format!("buttress_object_state{of}")), "{body}");
 }
 
 #[test]

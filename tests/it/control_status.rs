@@ -303,3 +303,51 @@ fn a_budget_that_is_held_is_shown_with_its_reason() {
     let shown = row(&registry, "retry_budget/db");
     assert_eq!((shown.level, shown.why.as_str()), (Level::Warn, "1 hold it back: no retries"));
 }
+
+#[test]
+fn the_document_has_what_the_program_tells_it() {
+    use buttress::control::Lint;
+    use buttress::observe::Severity;
+
+    let registry = Registry::new();
+    let empty = registry.status();
+    assert_eq!((empty.service.as_str(), empty.generation, empty.lint.len()), ("", 0, 0));
+    registry.set_service("orders");
+    registry.set_generation(3);
+    let warning = Lint::new(Severity::Warning, "w", "may be meant", ["a"]);
+    let error = Lint::new(Severity::Error, "e", "cannot be meant", ["b"]);
+    registry.set_lint(std::iter::repeat_n(warning.clone(), 300).chain([error.clone()]));
+    let status = registry.status();
+    assert_eq!((status.service.as_str(), status.generation), ("orders", 3));
+    assert_eq!((&status.lint[0], &status.lint[1], status.lint.len()), (&error, &warning, 200));
+    registry.set_lint([]);
+    assert!(registry.clone().status().lint.is_empty());
+}
+
+#[cfg(all(feature = "supervise", feature = "testing"))]
+#[tokio::test(start_paused = true)]
+async fn the_process_tells_its_phase_since_when_and_what_holds_it() {
+    use buttress::supervise::{Lifecycle, Phase};
+
+    let (registry, life) = (Registry::new(), Lifecycle::new());
+    assert_eq!(registry.status().process, None);
+    registry.set_lifecycle(&life);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let process = || registry.status().process.unwrap();
+    assert_eq!((process().phase.as_str(), process().since_s), ("starting", Some(2.0)));
+    life.advance(Phase::Ready, None);
+    assert_eq!((process().phase.as_str(), process().since_s), ("ready", Some(0.0)));
+    assert_eq!(process().status, None);
+    let holds: Vec<_> = (0..10).map(|n| life.hold(format!("job {n}"))).collect();
+    let end = tokio::time::Instant::now() + Duration::from_secs(5);
+    life.advance(Phase::Draining, Some(end));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!((process().phase.as_str(), process().since_s), ("draining", Some(1.0)));
+    let told = process().status.unwrap();
+    assert!(told.starts_with("held by job 0, job 1, "), "{told}");
+    assert!(told.ends_with(" and 2 more, ends within 4.0 s"), "{told}");
+    drop(holds);
+    assert_eq!(process().status.unwrap(), "ends within 4.0 s");
+    life.advance(Phase::Exited, None);
+    assert_eq!((process().phase.as_str(), process().status), ("exited", None));
+}

@@ -11,14 +11,15 @@ fn query(i: &Instrument) -> (String, String) {
     let name = i.prometheus();
     let legend: Vec<_> = i.labels.iter().map(|label| format!("{{{{{label}}}}}")).collect();
     let by = i.labels.join(", ");
+    let filter = if i.labels.contains(&"layer") { FILTER } else { "" };
     let expr = match i.kind {
         InstrumentKind::Counter => {
-            format!("sum by ({by}) (rate({name}{{{FILTER}}}[$__rate_interval]))")
+            format!("sum by ({by}) (rate({name}{{{filter}}}[$__rate_interval]))")
         }
         InstrumentKind::Histogram => format!(
-            "histogram_quantile(0.99, sum by ({by}, le) (rate({name}_bucket{{{FILTER}}}[$__rate_interval])))"
+            "histogram_quantile(0.99, sum by ({by}, le) (rate({name}_bucket{{{filter}}}[$__rate_interval])))"
         ),
-        _ => format!("max by ({by}) ({name}{{{FILTER}}})"),
+        _ => format!("max by ({by}) ({name}{{{filter}}})"),
     };
     (expr, legend.join(" "))
 }

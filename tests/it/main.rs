@@ -18,6 +18,7 @@ mod conditioner;
 mod config;
 #[cfg(feature = "serde")]
 mod control;
+mod control_rows;
 mod control_status;
 mod dashboard;
 #[cfg(all(feature = "supervise", feature = "testing"))]

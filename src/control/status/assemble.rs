@@ -66,3 +66,43 @@ pub(in crate::control) fn verdict(objects: &[ObjectStatus]) -> Summary {
     let causes = unwell.iter().map(|object| object.id.clone()).collect();
     Summary { level: worst.level, text, causes }
 }
+
+/// What the process waits for, while it ends.
+#[cfg(feature = "supervise")]
+pub(in crate::control) fn process(life: &crate::supervise::Lifecycle) -> super::ProcessPhase {
+    use crate::supervise::Phase;
+
+    let phase = life.phase();
+    let status = match phase {
+        Phase::Starting | Phase::Ready | Phase::Exited => None,
+        Phase::LameDuck | Phase::Draining | Phase::Cleanup => {
+            let mut parts = Vec::new();
+            let held_by = life.held_by();
+            if phase < Phase::Cleanup && !held_by.is_empty() {
+                parts.push(format!("held by {}", holders(&held_by)));
+            }
+            if let Some(deadline) = life.deadline() {
+                let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+                parts.push(format!("ends within {:.1} s", left.as_secs_f64()));
+            }
+            (!parts.is_empty()).then(|| parts.join(", "))
+        }
+    };
+    super::ProcessPhase {
+        phase: phase.as_str().to_owned(),
+        since_s: Some(life.in_phase().as_secs_f64()),
+        status,
+    }
+}
+
+/// The first names, and how many more there are.
+#[cfg(feature = "supervise")]
+fn holders(names: &[crate::Name]) -> String {
+    const TOLD: usize = 8;
+    let told: Vec<_> = names.iter().take(TOLD).map(|name| name.as_str()).collect();
+    let told = told.join(", ");
+    match names.len().saturating_sub(TOLD) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
+}

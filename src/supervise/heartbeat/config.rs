@@ -60,7 +60,7 @@ pub struct HeartbeatBuilder {
     pub(super) sources: Vec<(Name, Arc<dyn Progress>)>,
     pub(super) target: Option<Target>,
     pub(super) hooks: Hooks,
-    pub(super) observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl fmt::Debug for HeartbeatBuilder {

@@ -38,7 +38,7 @@ pub struct ProcessSupervisorBuilder {
     together: bool,
     subreaper: bool,
     lifecycle: Option<(Lifecycle, Phase)>,
-    observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl ProcessSupervisorBuilder {

@@ -52,7 +52,7 @@ pub struct WatchdogBuilder {
     grace: Option<Duration>,
     pub(super) callback_timeout: Duration,
     pub(super) hooks: Hooks,
-    pub(super) observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 impl fmt::Debug for WatchdogBuilder {

@@ -1,0 +1,97 @@
+//! What a registry shows of a retry.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::RetryPolicy;
+use crate::budget::RetryBudget;
+use crate::managed::{Managed, ObjectStatus};
+use crate::name::{LayerKind, Name};
+
+/// What came of failures. First attempts that work are not counted: they cost nothing here.
+#[derive(Debug)]
+pub(super) struct Tally {
+    name: Name,
+    policy: RetryPolicy,
+    budget: Option<Name>,
+    retried: AtomicU64,
+    recovered: AtomicU64,
+    abandoned: AtomicU64,
+}
+
+impl Tally {
+    pub(super) fn new(name: Name, policy: RetryPolicy, budget: Option<&RetryBudget>) -> Self {
+        Self {
+            name,
+            policy,
+            budget: budget.map(|budget| budget.name().into()),
+            retried: AtomicU64::new(0),
+            recovered: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn retried(&self) {
+        self.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn recovered(&self) {
+        self.recovered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn abandoned(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn describe(&self) -> ObjectStatus {
+        let policy = &self.policy;
+        let attempts = match policy.max_attempts() {
+            Some(most) => format!("at most {most}"),
+            None => "as many as the other limits allow".to_owned(),
+        };
+        let mut status = ObjectStatus::new(if policy.can_retry() { "active" } else { "off" })
+            .counter("retried", self.retried.load(Ordering::Relaxed))
+            .counter("recovered", self.recovered.load(Ordering::Relaxed))
+            .counter("abandoned", self.abandoned.load(Ordering::Relaxed))
+            .fact("attempts", attempts);
+        if let Some(deadline) = policy.deadline() {
+            status = status.fact("deadline", format!("{deadline:?}"));
+        }
+        if let Some(timeout) = policy.attempt_timeout() {
+            status = status.fact("attempt timeout", format!("{timeout:?}"));
+        }
+        let budget = self.budget.map_or("none", |name| name.as_str());
+        status.fact("budget", budget)
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+}
+
+impl Managed for Tally {
+    fn kind(&self) -> LayerKind {
+        LayerKind::Retry
+    }
+
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn describe(&self) -> ObjectStatus {
+        self.describe()
+    }
+}
+
+impl Managed for super::service::Shared {
+    fn kind(&self) -> LayerKind {
+        LayerKind::Retry
+    }
+
+    fn name(&self) -> &str {
+        self.tally.name()
+    }
+
+    fn describe(&self) -> ObjectStatus {
+        self.tally.describe()
+    }
+}
