@@ -168,6 +168,11 @@ const UNITS: [(u8, u64); 6] = [
     (b'H', 3_600_000_000_000),
 ];
 
+#[cfg(feature = "http")]
+pub(crate) fn grpc_timeout(value: &str) -> Option<Duration> {
+    parse_grpc_timeout(value)
+}
+
 fn parse_grpc_timeout(value: &str) -> Option<Duration> {
     let (unit, digits) = value.as_bytes().split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -179,7 +184,7 @@ fn parse_grpc_timeout(value: &str) -> Option<Duration> {
     Some(Duration::from_nanos(amount.saturating_mul(*scale)))
 }
 
-fn format_grpc_timeout(remaining: Duration) -> String {
+pub(crate) fn format_grpc_timeout(remaining: Duration) -> String {
     let left = nanos(remaining);
     for (unit, scale) in UNITS {
         if left / scale <= 99_999_999 {

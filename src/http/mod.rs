@@ -14,6 +14,7 @@
 //! | send a request body again | [`replay_up_to`], [`ReplayBody`] |
 //! | tell callers apart | [`peer_ip`], [`forwarded_for`], [`forwarded`], [`header`](fn@header), [`path`] |
 //! | read `Retry-After` | [`retry_after`](fn@retry_after) |
+//! | hear by when callers need their answers, and tell it to callees | [`ContextLayer`], [`SendContextLayer`] |
 //!
 //! # Default
 //!
@@ -78,6 +79,9 @@
 
 mod classify;
 mod context;
+mod context_future;
+mod context_layer;
+mod context_send;
 mod forwarded;
 mod grpc;
 mod headers;
@@ -97,6 +101,9 @@ pub(crate) use headers::{rate_limit_fields, refusal_fields};
 
 pub use classify::{Standard, Ticket, standard};
 pub use context::{Extensions, extensions};
+pub use context_future::ContextFuture;
+pub use context_layer::{CRITICALITY, ContextLayer, ContextService, TIMEOUT_MS};
+pub use context_send::{SendContextLayer, SendContextService};
 pub use forwarded::{ForwardedFor, forwarded, forwarded_for};
 pub use keys::{HeaderText, PeerAddr, PeerIp, UriPath, header, path, peer_ip};
 pub use problem::{Problem, StatusOnly, problem, status_only};

@@ -62,8 +62,14 @@
 //!
 //! # Order
 //!
-//! A total timeout outside of the retries, one for the attempts inside of the breaker, so that it counts
-//! them.
+//! A total timeout outside of the retries, one for the attempts outside of the breaker and of whatever else
+//! counts failures: a refusal is no failure of the callee and does not count, but a breaker or a failure budget
+//! inside sees its call dropped after some time, and counts that if it was longer than its `cancelled_after`,
+//! which therefore has to be below the timeout. Inside of the breaker a backend that hangs would never open it.
+//!
+//! A refusal is final for a retry outside. To have attempts cut off and tried again, give the time to the
+//! retry ([`attempt_timeout`](crate::retry::RetryPolicyBuilder::attempt_timeout)). The
+//! [presets](crate::presets) do all of this.
 //!
 //! # Comparison
 //!
