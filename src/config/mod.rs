@@ -50,6 +50,8 @@
 
 mod build;
 mod fields;
+mod files;
+mod keys;
 mod loader;
 mod merge;
 mod parse;

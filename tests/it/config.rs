@@ -2,6 +2,8 @@
 
 mod cascade;
 mod golden;
+mod hostile;
+mod hostile_files;
 mod messages;
 mod round_trip;
 mod typed;

@@ -3,7 +3,7 @@
 use ::config_rs::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
-use super::{MAX_DEPTH, Out};
+use super::{MAX_DEPTH, MAX_VALUES, Out};
 
 pub(super) fn parse(text: &str, out: &mut Out<'_>) -> Option<Value> {
     if text.trim().is_empty() {
@@ -79,6 +79,10 @@ impl Walk<'_, '_, '_> {
             self.out.syntax(line, &format!("deeper than {MAX_DEPTH} levels"));
             self.at = self.text.len();
             return self.out.value(line, ValueKind::Nil);
+        }
+        if self.out.values > MAX_VALUES {
+            self.at = self.text.len();
+            return Value::new(None, ValueKind::Nil);
         }
         match open {
             b'{' => {
