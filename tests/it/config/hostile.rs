@@ -74,16 +74,16 @@ fn times() {
 #[test]
 fn shares() {
     let rate = |text: &str| {
-        let loader = yaml(&format!("breakers: {{db: {{failure_rate: {text}}}}}"));
+        let loader = yaml(&format!("breakers:\n  db:\n    failure_rate: {text}"));
         loader.load().map(|config| config.value("breakers.db.failure_rate").unwrap())
     };
     assert_eq!(rate("5%").as_deref(), Ok("0.05"));
     assert_eq!(rate("5 %").as_deref(), Ok("0.05"));
     assert_eq!(rate(".5").as_deref(), Ok("0.5"));
     assert_eq!(rate("1").as_deref(), Ok("1.0"));
-    for text in ["500%", "1.5", "-5%", "50", "5%%", "%", "x%", "NaN", "1e400%", "[5%]"] {
+    for text in ["500%", "1.5", "-5%", "50", "5%%", "'%'", "x%", "NaN", "1e400%", "[5%]"] {
         let error = rate(text).unwrap_err().to_string();
-        assert!(error.contains("f.yml:1: breakers.db.failure_rate: "), "{error}");
+        assert!(error.contains("f.yml:3: breakers.db.failure_rate: "), "{error}");
         assert!(error.contains("a share from 0 to 1"), "{error}");
     }
 }
@@ -403,10 +403,11 @@ fn what_only_sounds_like_a_secret_is_shown() {
             assert!(all[0].contains("\"soon\""), "{all:?}");
         }
     }
-    let tokens = "retry_budgets: {a: {tokens: 5, initial_tokens: 3}}";
+    let tokens = "retry_budgets: {a: {tokens: 5, initial_tokens: 3, cost: 1, throttled_cost: 1}}";
     assert_eq!(value(&yaml(tokens), "retry_budgets.a.tokens").as_deref(), Some("5"));
     assert_eq!(value(&yaml(tokens), "retry_budgets.a.initial_tokens").as_deref(), Some("3"));
-    let inline = "clients: {a: {retry_budget: {tokens: 5}}}";
+    let inline =
+        "clients: {a: {retry_budget: {tokens: 5, cost: 1, throttled_cost: 1, initial_tokens: 5}}}";
     assert_eq!(value(&yaml(inline), "clients.a.retry_budget.tokens").as_deref(), Some("5"));
     for key in ["token", "authToken", "x-api-key", "PASSWORD", "client_secret", "private_key"] {
         let config = Loader::empty().set("app", json!({key: "hunter2"})).section("app").load();

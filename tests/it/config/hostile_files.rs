@@ -70,7 +70,7 @@ fn yaml_in_all_its_glory() {
     }
     for (text, starts) in [
         ("breakers:\n\tdb: {}\n", "f:2: not YAML"),
-        ("a: 1\n--- \nb: 2", "f:2: not YAML that can be used: more than one document"),
+        ("a: 1\n--- \nb: 2", "f:3: not YAML that can be used: more than one document"),
         ("breakers: !ruby/object {db: {}}", "f:1: not YAML that can be used: a tag"),
         ("breakers: !!set {db: }", "f:1: not YAML that can be used: a tag"),
         ("faults: {x: {rules: !!python/tuple []}}", "f:1: not YAML that can be used: a tag"),
