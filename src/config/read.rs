@@ -73,10 +73,11 @@ impl Reader<'_> {
                 }
                 return json;
             }
-            Kind::Table(fields) => match &value.kind {
-                ValueKind::Table(_) => return self.table(fields, value, path),
-                _ => {}
-            },
+            Kind::Table(fields) => {
+                if matches!(value.kind, ValueKind::Table(_)) {
+                    return self.table(fields, value, path);
+                }
+            }
             Kind::Short(key, fields) => match &value.kind {
                 ValueKind::Table(_) => return self.table(fields, value, path),
                 ValueKind::String(_) => {
