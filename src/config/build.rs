@@ -6,6 +6,7 @@ use std::time::Duration;
 use ::config_rs::ValueKind;
 use serde_json::{Map, Value as Json, json};
 
+use super::keys::join;
 use super::problem::{Problem, ProblemKind};
 use super::settings::{Config, Setting};
 use super::value::{is_secret, origin, shown};
@@ -425,7 +426,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     let known = problems.clone();
     let mut one = |parts: &[&str], error: Option<ConfigError>| {
         let Some(error) = error else { return };
-        let path = parts.join(".");
+        let path = parts.iter().fold(String::new(), |path, part| join(&path, part));
         let inside = |key: &str| {
             key.strip_prefix(&path).is_some_and(|k| k.is_empty() || k.starts_with(['.', '[']))
         };
@@ -559,13 +560,13 @@ fn entries(config: &Config) -> Vec<(String, &'static str, &Json)> {
     let mut all = Vec::new();
     for (map, kind) in [("breakers", "breaker"), ("retries", "retry")] {
         for (name, json) in Block::of(config.tree.get(map)).0.into_iter().flatten() {
-            all.push((format!("{map}.{name}"), kind, json));
+            all.push((join(map, name), kind, json));
         }
     }
     for (name, json) in Block::of(config.tree.get("clients")).0.into_iter().flatten() {
         for kind in ["breaker", "retry"] {
             if let Some(json) = json.get(kind).filter(|json| json.is_object()) {
-                all.push((format!("clients.{name}.{kind}"), kind, json));
+                all.push((join(&join("clients", name), kind), kind, json));
             }
         }
     }

@@ -1,16 +1,18 @@
 //! Where settings come from, and in which order.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use ::config_rs::{Map, Value, ValueKind};
+use ::config_rs::Value;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::fields::ROOT;
+use super::files::{read_file, searched, usual_places};
+use super::keys;
 use super::merge::merge;
 use super::parse::{self, Format};
-use super::problem::{LoadError, Problem, ProblemKind};
+use super::problem::LoadError;
 use super::settings::Config;
 use super::value::from_json;
 
@@ -33,6 +35,7 @@ pub fn load<T: DeserializeOwned>() -> Result<T, LoadError> {
 }
 
 const ARGUMENT: &str = "argument";
+const DEFAULT: &str = "default";
 
 #[derive(Clone)]
 enum File {
@@ -162,7 +165,7 @@ impl Loader {
 
     /// This environment instead of the process's. `BUTTRESS__BREAKERS__DB__OPEN_FOR` is `breakers.db.open_for`; a part
     /// that differs from a key of the files only in case, or in `_` for `-`, means that key. A value that begins with
-    /// `{` or `[` is read as JSON.
+    /// `{` or `[` and is JSON is read as such. An empty variable is an empty text, and two for one key are a problem.
     ///
     /// ```
     /// use buttress::config::Loader;
@@ -191,7 +194,7 @@ impl Loader {
         self
     }
 
-    /// An argument: stronger than everything else. The key is a path.
+    /// An argument: stronger than everything else. The key is a path; a part with a dot stands in quotes.
     ///
     /// ```
     /// use buttress::config::Loader;
@@ -226,7 +229,7 @@ impl Loader {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn set_default(mut self, key: impl Into<String>, value: impl Into<Json>) -> Self {
-        self.defaults.push((key.into(), from_json(&value.into(), "default")));
+        self.defaults.push((key.into(), from_json(&value.into(), DEFAULT)));
         self
     }
 
@@ -314,10 +317,8 @@ impl Loader {
 
     fn collect(&self, user: Option<&mut dyn FnMut(&Value)>) -> Result<Config, LoadError> {
         let mut problems = Vec::new();
-        let mut sources = vec![self.keyed(&self.defaults, "default", &mut problems)];
-        for directory in self.search.iter().rev() {
-            searched(directory, &mut sources, &mut problems);
-        }
+        let mut sources = vec![keys::keyed(&self.defaults, DEFAULT, &mut problems)];
+        searched(&self.search, &mut sources, &mut problems);
         for file in &self.files {
             match file {
                 File::Path(path) => sources.extend(read_file(path, &mut problems)),
@@ -326,9 +327,10 @@ impl Loader {
                 }
             }
         }
+        sources.iter_mut().for_each(keys::spell_out);
         let files = merge(&sources);
-        sources.push(self.environment(&files, &mut problems));
-        sources.push(self.keyed(&self.arguments, ARGUMENT, &mut problems));
+        sources.push(keys::environment(&self.env, &self.prefix, &files, &mut problems));
+        sources.push(keys::keyed(&self.arguments, ARGUMENT, &mut problems));
         let root = merge(&sources);
         // Keys of a user's type are checked against that type.
         let strict = user.is_none();
@@ -342,139 +344,5 @@ impl Loader {
                 .collect()
         });
         Config::build(&sources, root, known.as_deref(), self.clamp, problems)
-    }
-
-    fn keyed(
-        &self,
-        values: &[(String, Value)],
-        origin: &str,
-        problems: &mut Vec<Problem>,
-    ) -> Map<String, Value> {
-        let mut table = Map::new();
-        for (path, value) in values {
-            let parts: Vec<_> = path.split('.').map(str::to_owned).collect();
-            if parts.iter().any(String::is_empty) {
-                let expected = "a path of keys such as breakers.db.open_for";
-                let kind = ProblemKind::UnknownKey;
-                problems.push(Problem::new(kind, path, "not a path", origin, expected));
-                continue;
-            }
-            insert(&mut table, &parts, value.clone());
-        }
-        table
-    }
-
-    fn environment(&self, files: &Value, problems: &mut Vec<Problem>) -> Map<String, Value> {
-        let mut table = Map::new();
-        for (name, text) in &self.env {
-            let Some(path) = name.strip_prefix(&self.prefix) else { continue };
-            let origin = format!("variable {name}");
-            let mut parts = Vec::new();
-            let mut known = Some(files);
-            for part in path.split("__") {
-                let key = match known.map(|value| &value.kind) {
-                    Some(ValueKind::Table(table)) => {
-                        let fold = |key: &str| key.to_lowercase().replace('-', "_");
-                        let same = table.keys().filter(|key| fold(key) == fold(part)).min();
-                        same.cloned().unwrap_or_else(|| part.to_lowercase())
-                    }
-                    _ => part.to_lowercase(),
-                };
-                known = match known.map(|value| &value.kind) {
-                    Some(ValueKind::Table(table)) => table.get(&key),
-                    _ => None,
-                };
-                parts.push(key);
-            }
-            if parts.iter().any(String::is_empty) {
-                let expected = format!("a name such as {}BREAKERS__DB__OPEN_FOR", self.prefix);
-                let kind = ProblemKind::UnknownKey;
-                problems.push(Problem::new(kind, "", "not a path", origin, expected));
-                continue;
-            }
-            let structure = text.trim_start().starts_with(['{', '[']);
-            let value = match serde_json::from_str::<Json>(text) {
-                Ok(json) if structure => from_json(&json, &origin),
-                _ => Value::new(Some(&origin), text.as_str()),
-            };
-            insert(&mut table, &parts, value);
-        }
-        table
-    }
-}
-
-fn insert(table: &mut Map<String, Value>, path: &[String], value: Value) {
-    let Some((key, rest)) = path.split_first() else { return };
-    if rest.is_empty() {
-        table.insert(key.clone(), value);
-        return;
-    }
-    let origin = value.origin().map(str::to_owned);
-    let entry = table
-        .entry(key.clone())
-        .or_insert_with(|| Value::new(origin.as_ref(), ValueKind::Table(Map::new())));
-    if !matches!(entry.kind, ValueKind::Table(_)) {
-        *entry = Value::new(origin.as_ref(), ValueKind::Table(Map::new()));
-    }
-    if let ValueKind::Table(table) = &mut entry.kind {
-        insert(table, rest, value);
-    }
-}
-
-/// The current directory, `~`, `~/.config`, and `buttress` and `kstlib` in `XDG_CONFIG_DIRS` (`/etc/xdg`).
-fn usual_places(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
-    let mut places = vec![PathBuf::from(".")];
-    if let Some(home) = env.get("HOME").filter(|home| !home.is_empty()) {
-        places.push(PathBuf::from(home));
-        places.push(Path::new(home).join(".config"));
-    }
-    let system = env.get("XDG_CONFIG_DIRS").filter(|dirs| !dirs.is_empty());
-    for directory in system.map_or("/etc/xdg", String::as_str).split(':') {
-        places.push(Path::new(directory).join("buttress"));
-        places.push(Path::new(directory).join("kstlib"));
-    }
-    places
-}
-
-fn searched(directory: &Path, sources: &mut Vec<Map<String, Value>>, problems: &mut Vec<Problem>) {
-    let seed = directory.join("kstlib.conf.yml");
-    if seed.is_file() {
-        let mut table = read_file(&seed, problems).unwrap_or_default();
-        table.retain(|key, _| key == "resilience");
-        sources.push(table);
-    }
-    let names = ["buttress.yml", "buttress.yaml", "buttress.toml", "buttress.json"];
-    let found: Vec<_> =
-        names.iter().map(|name| directory.join(name)).filter(|path| path.is_file()).collect();
-    if let [first, second, ..] = found.as_slice() {
-        problems.push(Problem::new(
-            ProblemKind::Contradiction,
-            "",
-            format!("beside {}", first.display()),
-            second.display().to_string(),
-            "one of them in a directory",
-        ));
-    }
-    for path in found {
-        sources.extend(read_file(&path, problems));
-    }
-}
-
-fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Option<Map<String, Value>> {
-    let name = path.display().to_string();
-    let name = name.strip_prefix("./").unwrap_or(&name);
-    let Some(format) = Format::of(path) else {
-        let expected = "a name that ends in .yml, .yaml, .toml or .json";
-        let kind = ProblemKind::Unreadable;
-        problems.push(Problem::new(kind, "", "unknown format", name, expected));
-        return None;
-    };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Some(parse::parse(name, format, &text, problems)),
-        Err(error) => {
-            let kind = ProblemKind::Unreadable;
-            problems.push(Problem::new(kind, "", format!("cannot be read: {error}"), name, ""));
-            None
-        }
     }
 }

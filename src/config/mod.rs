@@ -29,27 +29,73 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Default
+//! [`Loader::new`] looks in the usual places and at the variables that begin with `BUTTRESS__`. A key that no source has keeps
+//! the default that the table below names; without any file nothing is an error.
+//!
+//! # Customised
+//! ```
+//! use buttress::config::{Format, Loader};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Settings {
+//!     port: u16,
+//!     grace: std::time::Duration,
+//! }
+//! let settings: Settings = Loader::empty()
+//!     .text("service.toml", Format::Toml, "port = 80\ngrace = \"1m 30s\"\n")
+//!     .env_prefix("SERVICE_")
+//!     .env_from([("SERVICE_PORT", "8080")])
+//!     .load_as()?;
+//! assert_eq!((settings.port, settings.grace.as_secs()), (8080, 90));
+//! # Ok::<(), buttress::config::LoadError>(())
+//! ```
+//!
 //! # Order
 //! Arguments ([`Loader::set`]) are stronger than variables, those than files that are named, those than files that are
-//! found, those than defaults. Tables are merged key by key; lists and single values are replaced. `null` means "as
-//! if no source had said anything". Found are files in the current directory, `~`, `~/.config`, and in `buttress` and `kstlib` below
-//! `$XDG_CONFIG_DIRS` (`/etc/xdg`), in this order of strength; [`Loader::search`] changes the places and says the names.
+//! found, those than defaults. Tables are merged key by key, also those of one source and those that are written short
+//! (`api: 5/s`); lists and single values are replaced. `null` means "as if no source had said anything". Found are files in the
+//! current directory, `~`, `~/.config`, and in `buttress` and `kstlib` below `$XDG_CONFIG_DIRS` (`/etc/xdg`), in this order of
+//! strength; [`Loader::search`] changes the places and says the names.
 //!
 //! # Units
-//! Times are numbers of seconds, or texts such as `250ms`, `1m 30s`, `1.5h`. Rates are `100/s burst 20`. Shares are `0.05` or
-//! `5%`. In variables and arguments numbers and flags may be texts; in files they may not.
+//! Times are numbers of seconds, or texts such as `250ms`, `1m 30s`, `1.5h`: each unit once, the largest first. Rates are
+//! `100/s burst 20`. Shares are `0.05` or `5%`. In variables and arguments numbers and flags may be texts; in files they may not.
+//! A name with a dot stands in quotes where a path is written: `breakers."api.v1".open_for`.
+//!
+//! # Errors
+//! [`LoadError`] has every problem of every source, each with key, value, file and line (or variable) and what was expected.
+//! A key that nobody knows is one of them, and so are a key that is there twice, two variables for one key, values that contradict
+//! each other, a name that is nowhere, a link that leads nowhere and a place that cannot be looked into. The line is
+//! that of the key. A file whose format is broken is judged no further. A file may have 4 MiB, 100,000 values (with its aliases
+//! written out) and 64 levels; YAML tags other than those of plain texts, lists and tables are refused.
 //!
 //! # The block `resilience`
 //! Files of the Python package kstlib are read as they stand. Its breaker's numbers are the defaults of every breaker here; the others are in
 //! [`Config::limits`]. Its documentation calls the shutdown's time `default_timeout`, its code `timeout`: both work. Out of range is
-//! an error, unless [`Loader::clamp`] is on.
+//! an error, unless [`Loader::clamp`] is on: then the block is read as that package reads it, with its silence.
 //!
 //! # Secrets
-//! Values below keys that contain `token`, `secret`, `password`, `api_key`, `credential` or `private_key` are not shown, neither by
-//! `explain` nor in errors nor by `Debug`.
+//! Values of keys one of whose words is, or ends in, `token`, `secret`, `password`, `passphrase`, `api_key`, `credential` or
+//! `private_key` are not shown, neither by `explain` nor in errors nor by `Debug`; nor are those of a table with such a name, or
+//! what stands before the `@` of a URL. `tokenizer` is no such word. [`Config::print`] writes them out.
+//!
+//! # Cost
+//! All of it happens when settings are loaded. What is built from them knows nothing of files.
+//!
+//! # Comparison
+//! The crate `config`, which merges the sources here, and `figment` leave unknown keys to serde: with
+//! `deny_unknown_fields` the first one is an error, without it none is. `figment` says where a value came from, with the file but
+//! without the line. Both stop at the first value that does not fit, and know nothing of times, rates and shares. Spring's resilience4j
+//! binds properties per instance, ignores misspelt ones and shows effective values through an actuator.
+//!
+//! # Keys
+#![doc = include_str!("keys.md")]
 
 mod build;
 mod fields;
+mod files;
+mod keys;
 mod loader;
 mod merge;
 mod parse;
@@ -59,6 +105,8 @@ mod problem;
 mod read;
 mod schema;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod typed;
 mod units;
 mod value;

@@ -10,7 +10,8 @@ use super::schema::{Field, Kind};
 use super::settings::Config;
 
 impl Config {
-    /// The settings as a file that says the same. **With its secrets:** what `explain` hides is written out here.
+    /// The settings as a file that says the same. **With its secrets:** what `explain` hides is written out here. Sections of
+    /// yours are not in it.
     ///
     /// ```
     /// use buttress::config::{Format, Loader};

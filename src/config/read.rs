@@ -3,10 +3,11 @@
 use ::config_rs::{Value, ValueKind};
 use serde_json::{Map, Value as Json};
 
+pub(super) use super::keys::join;
 use super::problem::{Problem, ProblemKind};
 use super::schema::{Field, Kind, nearest};
 use super::units;
-use super::value::{origin, shown, sorted, to_json};
+use super::value::{is_secret, origin, shown, sorted, to_json};
 use crate::quota::Quota;
 
 /// Whether the top-level map of the first name has an entry of the second.
@@ -24,8 +25,20 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     fn bad(&mut self, kind: ProblemKind, path: &str, value: &Value, expected: String) {
-        let shown = shown(path, &to_json(value));
+        if self.lax(path) {
+            return;
+        }
+        let shown = match value.kind {
+            // JSON has no such number.
+            ValueKind::Float(n) if !n.is_finite() && !is_secret(path) => n.to_string(),
+            _ => shown(path, &to_json(value)),
+        };
         self.problems.push(Problem::new(kind, path, shown, origin(value), expected));
+    }
+
+    /// In the block of the other tool, and read as that reads it: nothing there is a problem.
+    fn lax(&self, path: &str) -> bool {
+        self.clamp && (path == "resilience" || path.starts_with("resilience."))
     }
 
     fn leaf(&mut self, path: &str, json: Json, value: &Value) -> Option<Json> {
@@ -41,6 +54,8 @@ impl Reader<'_> {
         match kind {
             Kind::Def(_, kind) => return self.read(kind, value, path),
             Kind::Ignored | Kind::Unit => return None,
+            // The other tool never looks at this one.
+            _ if path == "resilience.shutdown.default_timeout" && self.clamp => return None,
             Kind::Legacy { min, max, whole } if self.clamp => {
                 let number = clamped(value, *whole)?.clamp(*min, *max);
                 return self.leaf(path, Json::from(number), value);
@@ -48,12 +63,21 @@ impl Reader<'_> {
             Kind::Off(word, _) if text(value) == Some(*word) => {
                 return self.leaf(path, Json::from(*word), value);
             }
-            Kind::Off(_, kind) => return self.read(kind, value, path),
-            Kind::Table(fields) => match &value.kind {
-                ValueKind::Table(_) => return self.table(fields, value, path),
-                _ if self.clamp && path.starts_with("resilience") => return None,
-                _ => {}
-            },
+            Kind::Off(word, kind) => {
+                let before = self.problems.len();
+                let json = self.read(kind, value, path);
+                for problem in self.problems.iter_mut().skip(before) {
+                    if problem.key == path && problem.kind == wrong {
+                        problem.expected.push_str(&format!(", or {word:?}"));
+                    }
+                }
+                return json;
+            }
+            Kind::Table(fields) => {
+                if matches!(value.kind, ValueKind::Table(_)) {
+                    return self.table(fields, value, path);
+                }
+            }
             Kind::Short(key, fields) => match &value.kind {
                 ValueKind::Table(_) => return self.table(fields, value, path),
                 ValueKind::String(_) => {
@@ -97,8 +121,13 @@ impl Reader<'_> {
             Kind::List(of) => {
                 if let ValueKind::Array(list) = &value.kind {
                     let all = list.iter().enumerate();
-                    let read =
-                        all.filter_map(|(n, one)| self.read(of, one, &format!("{path}[{n}]")));
+                    let read = all.filter_map(|(n, one)| {
+                        let path = format!("{path}[{n}]");
+                        if matches!(one.kind, ValueKind::Nil) {
+                            self.bad(wrong, &path, one, of.expected());
+                        }
+                        self.read(of, one, &path)
+                    });
                     let list = read.collect::<Vec<_>>();
                     if list.is_empty() {
                         return self.leaf(path, Json::Array(list), value);
@@ -130,7 +159,7 @@ impl Reader<'_> {
                 map.insert(field.key.to_owned(), json);
             }
         }
-        if !(self.clamp && path.starts_with("resilience")) {
+        if !self.lax(path) {
             for (key, value) in sorted(table) {
                 if !fields.iter().any(|field| field.key == key) {
                     self.unknown(
@@ -168,8 +197,20 @@ impl Reader<'_> {
             {
                 return self.leaf(path, Json::from(word.as_str()), value);
             }
+            ValueKind::String(word) if find(word).is_none() => {
+                let known = of.iter().filter(|field| matches!(field.kind, Kind::Unit));
+                if let Some(near) = nearest(word, known.map(|field| field.key)) {
+                    self.bad(ProblemKind::WrongType, path, value, format!("{near:?}"));
+                    return None;
+                }
+            }
             ValueKind::Table(table) if table.len() == 1 => {
                 let (key, inner) = table.iter().next()?;
+                if find(key).is_none() {
+                    let known = of.iter().map(|field| field.key);
+                    self.unknown(&join(path, key), key, inner, known);
+                    return None;
+                }
                 if let Some(field) = find(key).filter(|field| !matches!(field.kind, Kind::Unit)) {
                     let json = self.read(&field.kind, inner, &join(path, key))?;
                     return Some(Json::Object(Map::from_iter([(key.clone(), json)])));
@@ -182,8 +223,13 @@ impl Reader<'_> {
     }
 }
 
-pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+/// A word for true or false, as a text.
+pub(super) fn flag(text: &str) -> Option<bool> {
+    match text {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
 }
 
 fn text(value: &Value) -> Option<&str> {
@@ -222,11 +268,9 @@ fn scalar_of(kind: &Kind, value: &Value) -> Result<Json, Wrong> {
         }
     };
     match kind {
-        Kind::Flag => match (&value.kind, typed) {
-            (ValueKind::Boolean(flag), _) => Ok(Json::from(*flag)),
-            (_, Some("true" | "1" | "yes" | "on")) => Ok(Json::from(true)),
-            (_, Some("false" | "0" | "no" | "off")) => Ok(Json::from(false)),
-            _ => Err(None),
+        Kind::Flag => match &value.kind {
+            ValueKind::Boolean(flag) => Ok(Json::from(*flag)),
+            _ => typed.and_then(flag).map(Json::from).ok_or(None),
         },
         Kind::Count { min, max } => {
             let count = match value.kind {

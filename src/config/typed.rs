@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use ::config_rs::{Map, Value, ValueKind};
+use ::config_rs::{Value, ValueKind};
 use serde::de::value::{MapDeserializer, StrDeserializer};
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer,
@@ -12,10 +12,10 @@ use serde::de::{
 
 use super::fields::ROOT;
 use super::problem::{Problem, ProblemKind};
-use super::read::join;
+use super::read::{flag, join};
 use super::schema::nearest;
 use super::units;
-use super::value::{is_secret, origin, shown, sorted, to_json};
+use super::value::{HIDDEN, is_secret, origin, shown, sorted, to_json};
 
 pub(super) fn read<T: DeserializeOwned>(
     value: &Value,
@@ -84,15 +84,16 @@ impl<'a> Node<'a> {
         if fail.0.origin.is_empty() {
             fail.0.origin = origin(self.value).to_owned();
             fail.0.key = self.path.clone();
-            if is_secret(&self.path) && fail.0.kind != ProblemKind::Missing {
-                // The type's own message may quote the value.
-                fail.0.expected = "a value that fits".to_owned();
-            }
             fail.0.value = match (fail.0.kind, &self.value.kind) {
                 (ProblemKind::Missing, _) => "incomplete".to_owned(),
                 (_, ValueKind::Table(_)) => "a table".to_owned(),
                 _ => shown(&self.path, &to_json(self.value)),
             };
+            let hidden = fail.0.value.contains(HIDDEN) || is_secret(&self.path);
+            if hidden && fail.0.kind != ProblemKind::Missing {
+                // The type's own message may quote the value.
+                fail.0.expected = "a value that fits".to_owned();
+            }
         }
         fail
     }
@@ -120,7 +121,7 @@ impl<'a> Node<'a> {
             ValueKind::Array(list) => {
                 visitor.visit_seq(Seq { node: self, items: list.iter().enumerate() })
             }
-            ValueKind::Table(table) => visitor.visit_map(Entries::new(self, table)),
+            ValueKind::Table(table) => visitor.visit_map(Entries::new(self, sorted(table))),
         };
         result.map_err(|fail| self.named(fail))
     }
@@ -128,9 +129,9 @@ impl<'a> Node<'a> {
 
 /// Numbers and flags that came as text are read as such.
 macro_rules! scalar {
-    ($($method:ident $visit:ident $type:ty),+ $(,)?) => {
+    ($($method:ident $visit:ident $parse:expr),+ $(,)?) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fail> {
-            match self.lenient().and_then(|text| text.parse::<$type>().ok()) {
+            match self.lenient().and_then($parse) {
                 Some(value) => visitor.$visit(value).map_err(|fail| self.named(fail)),
                 None => self.any(visitor),
             }
@@ -146,10 +147,17 @@ impl<'de> Deserializer<'de> for Node<'_> {
     }
 
     scalar! {
-        deserialize_bool visit_bool bool, deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16,
-        deserialize_i32 visit_i32 i32, deserialize_i64 visit_i64 i64, deserialize_u8 visit_u8 u8,
-        deserialize_u16 visit_u16 u16, deserialize_u32 visit_u32 u32, deserialize_u64 visit_u64 u64,
-        deserialize_f32 visit_f32 f32, deserialize_f64 visit_f64 f64,
+        deserialize_bool visit_bool flag,
+        deserialize_i8 visit_i8 |text| text.parse().ok(),
+        deserialize_i16 visit_i16 |text| text.parse().ok(),
+        deserialize_i32 visit_i32 |text| text.parse().ok(),
+        deserialize_i64 visit_i64 |text| text.parse().ok(),
+        deserialize_u8 visit_u8 |text| text.parse().ok(),
+        deserialize_u16 visit_u16 |text| text.parse().ok(),
+        deserialize_u32 visit_u32 |text| text.parse().ok(),
+        deserialize_u64 visit_u64 |text| text.parse().ok(),
+        deserialize_f32 visit_f64 units::number,
+        deserialize_f64 visit_f64 units::number,
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fail> {
@@ -196,7 +204,14 @@ impl<'de> Deserializer<'de> for Node<'_> {
                 }
             }
         }
-        self.any(visitor)
+        // Null is as if nothing had been said.
+        let said = match &self.value.kind {
+            ValueKind::Nil => Vec::new(),
+            ValueKind::Table(table) => sorted(table),
+            _ => return self.any(visitor),
+        };
+        let said = said.into_iter().filter(|(_, value)| !matches!(value.kind, ValueKind::Nil));
+        visitor.visit_map(Entries::new(&self, said.collect())).map_err(|fail| self.named(fail))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -229,6 +244,7 @@ impl Node<'_> {
         #[expect(clippy::cast_precision_loss, reason = "a number of seconds")]
         let seconds = match &self.value.kind {
             ValueKind::I64(n) => Some(*n as f64),
+            ValueKind::U64(n) => Some(*n as f64),
             ValueKind::Float(n) => Some(*n),
             ValueKind::String(text) => units::seconds(text),
             ValueKind::Table(_) => return self.any(visitor),
@@ -269,8 +285,8 @@ struct Entries<'n, 'a> {
 }
 
 impl<'n, 'a> Entries<'n, 'a> {
-    fn new(node: &'n Node<'a>, table: &'a Map<String, Value>) -> Self {
-        Self { node, entries: sorted(table).into_iter(), value: None }
+    fn new(node: &'n Node<'a>, entries: Vec<(&'a String, &'a Value)>) -> Self {
+        Self { node, entries: entries.into_iter(), value: None }
     }
 }
 

@@ -8,23 +8,25 @@ pub(super) fn seconds(text: &str) -> Option<f64> {
     if let Some(number) = number(text) {
         return Some(number);
     }
-    let (mut total, mut rest, mut any) = (0.0, text, false);
+    // Each unit once, the largest first: everything else is a slip of the pen.
+    let (mut total, mut rest, mut last) = (0.0, text, f64::INFINITY);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let amount = number(rest.get(..digits)?)?;
         rest = rest.get(digits..)?.trim_start();
         let end = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
-        total += amount * unit(rest.get(..end)?)?;
+        let unit = unit(rest.get(..end)?).filter(|unit| *unit < last)?;
+        total += amount * unit;
+        last = unit;
         rest = rest.get(end..)?.trim_start();
-        any = true;
     }
-    any.then_some(total)
+    last.is_finite().then_some(total)
 }
 
 fn unit(name: &str) -> Option<f64> {
     Some(match name {
         "ns" => 1e-9,
-        "us" | "µs" => 1e-6,
+        "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
         "ms" => 1e-3,
         "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
         "m" | "min" | "mins" | "minute" | "minutes" => 60.0,

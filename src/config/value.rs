@@ -60,22 +60,57 @@ pub(super) fn sorted(table: &Map<String, Value>) -> Vec<(&String, &Value)> {
     all
 }
 
-/// Whether a value of this key is not to be shown.
-pub(super) fn is_secret(key: &str) -> bool {
-    // Tokens of a bucket are none.
-    let key = key.to_ascii_lowercase().replace("initial_tokens", "");
-    let key = match key.strip_suffix(".tokens") {
-        Some(rest) if rest.contains("retry_budget") => rest,
-        _ => &key,
+/// Whether a value at this path is not to be shown.
+pub(super) fn is_secret(path: &str) -> bool {
+    let mut budget = false;
+    for key in path.split(['.', '[', ']', '"']) {
+        let tokens = key == "initial_tokens" || (budget && key == "tokens");
+        if !tokens && is_secret_key(key) {
+            return true;
+        }
+        budget |= key.starts_with("retry_budget");
+    }
+    false
+}
+
+/// By whole words, or how the last one ends: `dbPassword` is one, `tokenizer` is none.
+fn is_secret_key(key: &str) -> bool {
+    let mut words = String::new();
+    let mut lower = false;
+    for c in key.chars() {
+        if lower && c.is_uppercase() {
+            words.push(' ');
+        }
+        lower = c.is_lowercase() || c.is_numeric();
+        if c.is_alphanumeric() { words.extend(c.to_lowercase()) } else { words.push(' ') }
+    }
+    let ends = ["token", "password", "passwd", "passphrase", "secret", "credential", "apikey"];
+    let secret = |word: &str| {
+        let word = word.strip_suffix('s').unwrap_or(word);
+        word == "pwd" || ends.iter().any(|end| word.ends_with(end))
     };
-    ["token", "password", "passwd", "secret", "api_key", "apikey", "credential", "private_key"]
-        .iter()
-        .any(|word| key.contains(word))
+    let run = words.replace(' ', "");
+    words.split(' ').any(secret) || run.contains("apikey") || run.contains("privatekey")
 }
 
 /// What `explain` and errors show: `path` is the whole path, any part of which may make it a secret.
 pub(super) fn shown(path: &str, value: &Json) -> String {
-    if is_secret(path) { "(hidden)".to_owned() } else { redacted(value).to_string() }
+    if is_secret(path) { HIDDEN.to_owned() } else { redacted(value).to_string() }
+}
+
+/// Instead of a secret.
+pub(super) const HIDDEN: &str = "(hidden)";
+
+/// A text without what is before the `@` of a URL, and without a table that was not read as one.
+fn redacted_text(text: &str) -> String {
+    let structure = text.trim_start().starts_with(['{', '[']);
+    if structure && text.split(|c: char| !c.is_alphanumeric() && c != '_').any(is_secret_key) {
+        return HIDDEN.to_owned();
+    }
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (_, host))) => format!("{scheme}://{HIDDEN}@{host}"),
+        None => text.to_owned(),
+    }
 }
 
 /// The same value with every secret below it hidden.
@@ -85,12 +120,13 @@ pub(super) fn redacted(value: &Json) -> Json {
             map.iter()
                 .map(|(key, value)| {
                     let value =
-                        if is_secret(key) { Json::from("(hidden)") } else { redacted(value) };
+                        if is_secret_key(key) { Json::from(HIDDEN) } else { redacted(value) };
                     (key.clone(), value)
                 })
                 .collect(),
         ),
         Json::Array(list) => Json::Array(list.iter().map(redacted).collect()),
+        Json::String(text) => Json::String(redacted_text(text)),
         leaf => leaf.clone(),
     }
 }

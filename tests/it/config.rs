@@ -1,7 +1,10 @@
 //! Settings from files, environment and arguments.
 
 mod cascade;
+mod example;
 mod golden;
+mod hostile;
+mod hostile_files;
 mod messages;
 mod round_trip;
 mod typed;

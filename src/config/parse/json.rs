@@ -3,7 +3,7 @@
 use ::config_rs::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
-use super::{MAX_DEPTH, Out};
+use super::{MAX_DEPTH, MAX_VALUES, Out};
 
 pub(super) fn parse(text: &str, out: &mut Out<'_>) -> Option<Value> {
     if text.trim().is_empty() {
@@ -17,7 +17,7 @@ pub(super) fn parse(text: &str, out: &mut Out<'_>) -> Option<Value> {
         return None;
     }
     let mut walk = Walk { text, at: 0, line: 1, out };
-    Some(walk.value(0))
+    Some(walk.value(0, None))
 }
 
 struct Walk<'a, 'o, 'p> {
@@ -72,13 +72,18 @@ impl Walk<'_, '_, '_> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Value {
+    /// The line of a value is its key's, if it has one: a value may stand below it.
+    fn value(&mut self, depth: usize, key: Option<usize>) -> Value {
         let open = self.peek();
-        let line = self.line;
+        let line = key.unwrap_or(self.line);
         if depth > MAX_DEPTH && (open == b'{' || open == b'[') {
             self.out.syntax(line, &format!("deeper than {MAX_DEPTH} levels"));
             self.at = self.text.len();
             return self.out.value(line, ValueKind::Nil);
+        }
+        if self.out.values > MAX_VALUES {
+            self.at = self.text.len();
+            return Value::new(None, ValueKind::Nil);
         }
         match open {
             b'{' => {
@@ -90,7 +95,7 @@ impl Walk<'_, '_, '_> {
                     let key = key.as_str().unwrap_or_default().to_owned();
                     self.peek();
                     self.at += 1;
-                    let value = self.value(depth + 1);
+                    let value = self.value(depth + 1, Some(line));
                     if table.insert(key.clone(), value).is_some() {
                         self.out.duplicate(line, &key);
                     }
@@ -105,7 +110,7 @@ impl Walk<'_, '_, '_> {
                 let mut list = Vec::new();
                 self.at += 1;
                 while !matches!(self.peek(), b']' | 0) {
-                    list.push(self.value(depth + 1));
+                    list.push(self.value(depth + 1, None));
                     if self.peek() == b',' {
                         self.at += 1;
                     }

@@ -63,12 +63,17 @@ pub(super) fn parse(
     text: &str,
     problems: &mut Vec<Problem>,
 ) -> Map<String, Value> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut out = Out { name, format, problems, values: 0 };
     let value = match format {
         Format::Yaml => yaml::parse(text, &mut out),
         Format::Toml => toml::parse(text, &mut out),
         Format::Json => json::parse(text, &mut out),
     };
+    if out.values > MAX_VALUES {
+        // Half a file would only give more problems.
+        return Map::new();
+    }
     match value.map(|value| value.kind) {
         Some(ValueKind::Table(table)) => table,
         None | Some(ValueKind::Nil) => Map::new(),
@@ -94,6 +99,9 @@ impl Out<'_> {
 
     fn value(&mut self, line: usize, kind: impl Into<ValueKind>) -> Value {
         self.values += 1;
+        if self.values == MAX_VALUES + 1 && self.format != Format::Yaml {
+            self.syntax(line, &format!("more than {MAX_VALUES} values"));
+        }
         Value::new(Some(&self.origin(line)), kind)
     }
 
@@ -123,7 +131,16 @@ impl Out<'_> {
     }
 }
 
-/// The line, from 1, of a byte of the text.
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
+/// Where the lines of a text end.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line, from 1, of a byte.
+    fn line(&self, at: usize) -> usize {
+        self.0.partition_point(|end| *end < at) + 1
+    }
 }

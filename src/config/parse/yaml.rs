@@ -3,11 +3,18 @@
 use std::collections::HashMap;
 
 use ::config_rs::{Map, Value, ValueKind};
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::{MAX_DEPTH, MAX_VALUES, Out};
+use super::{Lines, MAX_DEPTH, MAX_VALUES, Out};
 
 pub(super) fn parse(text: &str, out: &mut Out<'_>) -> Option<Value> {
+    let odd =
+        |c: char| c == '\0' || (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}'));
+    if let Some(at) = text.find(odd) {
+        // The parser takes the first NUL for the end.
+        out.syntax(Lines::of(text).line(at), "a control character");
+        return None;
+    }
     let mut reader = Reader { parser: Parser::new_from_str(text), out, anchors: HashMap::new() };
     match reader.document() {
         Ok(value) => value,
@@ -23,7 +30,8 @@ type Fail = (usize, String);
 struct Reader<'a, 'o, 'p> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     out: &'o mut Out<'p>,
-    anchors: HashMap<usize, (Value, usize)>,
+    /// With the number of values and of levels.
+    anchors: HashMap<usize, (Value, usize, usize)>,
 }
 
 impl<'a> Reader<'a, '_, '_> {
@@ -63,16 +71,18 @@ impl<'a> Reader<'a, '_, '_> {
         let before = self.out.values;
         let (value, anchor) = match event {
             Event::Alias(id) => {
-                let (value, weight) =
+                let (value, weight, levels) =
                     self.anchors.get(&id).ok_or((line, "an alias without anchor".to_owned()))?;
+                if depth + levels > MAX_DEPTH {
+                    return Err((line, format!("deeper than {MAX_DEPTH} levels")));
+                }
                 self.out.values += weight;
                 return Ok(value.clone());
             }
             Event::Scalar(text, style, anchor, tag) => {
-                if tag.is_some_and(|tag| tag.suffix != "str" || !tag.is_yaml_core_schema()) {
-                    return Err((line, "a tag other than !!str".to_owned()));
-                }
-                let kind = if style == ScalarStyle::Plain {
+                let tagged = tag.is_some();
+                allowed(tag.as_deref(), "str", line)?;
+                let kind = if style == ScalarStyle::Plain && !tagged {
                     plain(&text)
                 } else {
                     ValueKind::String(text.into_owned())
@@ -86,7 +96,8 @@ impl<'a> Reader<'a, '_, '_> {
                 };
                 (value, anchor)
             }
-            Event::SequenceStart(anchor, _) => {
+            Event::SequenceStart(anchor, tag) => {
+                allowed(tag.as_deref(), "seq", line)?;
                 let mut list = Vec::new();
                 loop {
                     let (event, span) = self.next()?;
@@ -97,14 +108,16 @@ impl<'a> Reader<'a, '_, '_> {
                 }
                 (self.out.value(line, list), anchor)
             }
-            Event::MappingStart(anchor, _) => {
+            Event::MappingStart(anchor, tag) => {
+                allowed(tag.as_deref(), "map", line)?;
                 let table = self.mapping(depth)?;
                 (self.out.value(line, ValueKind::Table(table)), anchor)
             }
             _ => return Err((line, "an end without a beginning".to_owned())),
         };
         if anchor != 0 {
-            self.anchors.insert(anchor, (value.clone(), self.out.values - before));
+            let weight = self.out.values - before;
+            self.anchors.insert(anchor, (value.clone(), weight, levels(&value)));
         }
         Ok(value)
     }
@@ -149,6 +162,26 @@ impl<'a> Reader<'a, '_, '_> {
         }
         Ok(table)
     }
+}
+
+/// Whether a tag says no more than what the node is anyway.
+fn allowed(tag: Option<&Tag>, suffix: &str, line: usize) -> Result<(), Fail> {
+    let plain = |tag: &Tag| tag.handle.is_empty() && tag.suffix == "!";
+    match tag {
+        Some(tag) if !plain(tag) && (tag.suffix != suffix || !tag.is_yaml_core_schema()) => {
+            Err((line, "a tag other than !!str, !!seq and !!map".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn levels(value: &Value) -> usize {
+    let below = match &value.kind {
+        ValueKind::Array(list) => list.iter().map(levels).max(),
+        ValueKind::Table(table) => table.values().map(levels).max(),
+        _ => return 0,
+    };
+    below.unwrap_or(0) + 1
 }
 
 /// The core schema.

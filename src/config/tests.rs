@@ -1,0 +1,95 @@
+//! The table of keys in the docs is the table that settings are read with.
+
+use std::fmt::Write as _;
+
+use super::fields::ROOT;
+use super::schema::{Field, Kind};
+
+/// What a cell says of a value.
+fn cell(kind: &Kind) -> String {
+    match kind.plain() {
+        Kind::Off(word, kind) => format!("{}, or `{word}`", cell(kind)),
+        Kind::Named(map, _) => format!("a name in `{map}`, or its keys"),
+        Kind::List(of) => format!("a list of: {}", cell(of)),
+        Kind::Variant(of) => {
+            let keys: Vec<_> = of.iter().map(|field| format!("`{}`", field.key)).collect();
+            format!("one of {}", keys.join(", "))
+        }
+        Kind::Choice(words) => format!("`{}`", words.join("`, `")),
+        Kind::Seconds { .. } => "a time".to_owned(),
+        Kind::Legacy { min, max, whole: false } => format!("a time from {min}s to {max}s"),
+        Kind::Number { min, max, percent: true } => format!("a share from {min} to {max}"),
+        Kind::Count { min, max } if *max >= u64::from(u32::MAX) - 1 => {
+            format!("a whole number from {min}")
+        }
+        Kind::Rate => "a rate".to_owned(),
+        Kind::Table(_) => "keys".to_owned(),
+        kind => kind.expected(),
+    }
+}
+
+fn rows(fields: &[Field], path: &str, out: &mut String) {
+    for field in fields {
+        let path = format!("{path}{}", field.key);
+        let default = match field.default {
+            "" => String::new(),
+            default if default.contains(' ') => default.to_owned(),
+            default => format!("`{default}`"),
+        };
+        match field.kind.plain() {
+            Kind::Table(fields) => rows(fields, &format!("{path}."), out),
+            kind => {
+                _ = writeln!(out, "| `{path}` | {} | {default} | {} |", cell(kind), field.doc);
+                if let Kind::List(of) = kind
+                    && let Kind::Table(fields) = of.plain()
+                {
+                    rows(fields, &format!("{path}[]."), out);
+                }
+            }
+        }
+    }
+}
+
+fn page() -> String {
+    let mut out = String::new();
+    for field in ROOT {
+        let title = |name: &str, out: &mut String| {
+            _ = writeln!(out, "\n## `{name}`\n\n{}", field.doc);
+        };
+        let head = "\n| key | value | default | meaning |\n|---|---|---|---|\n";
+        match field.kind.plain() {
+            Kind::Map(of) => match of.plain() {
+                Kind::Table(fields) => {
+                    title(&format!("{}.NAME", field.key), &mut out);
+                    out.push_str(head);
+                    rows(fields, "", &mut out);
+                }
+                Kind::Short(key, fields) => {
+                    title(&format!("{}.NAME", field.key), &mut out);
+                    _ = writeln!(out, "A text alone is its `{key}`.");
+                    out.push_str(head);
+                    rows(fields, "", &mut out);
+                }
+                _ => title(field.key, &mut out),
+            },
+            Kind::Table(fields) => {
+                title(field.key, &mut out);
+                out.push_str(head);
+                rows(fields, "", &mut out);
+            }
+            _ => title(field.key, &mut out),
+        }
+    }
+    out.trim_start().to_owned()
+}
+
+/// `BUTTRESS_PIN=1` writes the page anew.
+#[test]
+fn the_page_has_every_key() {
+    let page = page();
+    if std::env::var_os("BUTTRESS_PIN").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/keys.md"), &page).unwrap();
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/keys.md");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), page);
+}
