@@ -24,6 +24,7 @@ mod outcome;
 mod quota;
 mod reject;
 mod rejection;
+mod replay;
 mod slot;
 mod sync;
 mod window;
@@ -36,6 +37,7 @@ pub mod conditioner;
 pub mod config;
 pub mod control;
 pub mod failure_budget;
+pub mod hedge;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod idempotency;
