@@ -50,6 +50,7 @@ pub mod store;
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod throttle;
 pub mod timeout;
 
 pub use backoff::{Backoff, Delays, Jitter};

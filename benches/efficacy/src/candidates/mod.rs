@@ -6,6 +6,7 @@ mod oracle;
 mod ours;
 mod recloser;
 mod retry;
+mod throttle;
 mod tower_budget;
 mod tower_hedge;
 mod tower_resilience;
@@ -156,6 +157,7 @@ pub(crate) fn all() -> Vec<Box<dyn Candidate>> {
         Box::new(ours::Retry),
         Box::new(ours::Budget),
         Box::new(ours::Breaker),
+        Box::new(throttle::Throttled),
         Box::new(oracle::Oracle),
     ]
 }
