@@ -25,6 +25,7 @@ mod outcome;
 mod quota;
 mod reject;
 mod rejection;
+mod replay;
 mod slot;
 mod sync;
 mod window;
@@ -38,6 +39,7 @@ pub mod conditioner;
 pub mod config;
 pub mod control;
 pub mod failure_budget;
+pub mod hedge;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod idempotency;
@@ -51,6 +53,7 @@ pub mod storm;
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod throttle;
 pub mod timeout;
 
 pub use backend::{Backend, BackendState, BackendStats};

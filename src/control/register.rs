@@ -51,6 +51,10 @@ registered! {
         "buttress::rate_limit::RateLimiter::builder(\"api\")", |it, home| observed!(it, home);
     [K: ?Sized] crate::rate_limit::KeyedRateLimiterBuilder<K>:
         "buttress::rate_limit::KeyedRateLimiter::<u64>::builder(\"api\")", |it, home| observed!(it, home);
+    [] crate::hedge::HedgeBuilder:
+        "buttress::hedge::Hedge::builder(\"db\")", |it, home| observed!(it, home);
+    [] crate::throttle::ThrottleBuilder:
+        "buttress::throttle::Throttle::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::conditioner::ConditionerBuilder:
         "buttress::conditioner::Conditioner::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::failure_budget::FailureBudgetBuilder:

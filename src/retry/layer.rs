@@ -5,7 +5,6 @@ use tower_layer::Layer;
 
 use super::managed::Tally;
 use super::plan::Plan;
-use super::replay::{CloneRequest, WithDeadlines, WithOverrides};
 use super::service::{RetryService, Shared};
 use super::{RetryOverride, RetryPolicy};
 use crate::budget::RetryBudget;
@@ -15,6 +14,7 @@ use crate::managed::Home;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::reject::AsError;
+use crate::replay::{CloneRequest, WithDeadlines, WithOverrides};
 use crate::sync::Lease;
 
 /// Retries the calls of a tower service; see the [module](super).
