@@ -37,6 +37,7 @@ pub mod conditioner;
 #[cfg(feature = "config")]
 pub mod config;
 pub mod control;
+pub mod endpoints;
 pub mod failure_budget;
 #[cfg(feature = "http")]
 pub mod http;

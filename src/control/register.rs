@@ -45,6 +45,8 @@ registered! {
         "buttress::rate_limit::RateLimiter::builder(\"api\")", |it, home| observed!(it, home);
     [K: ?Sized] crate::rate_limit::KeyedRateLimiterBuilder<K>:
         "buttress::rate_limit::KeyedRateLimiter::<u64>::builder(\"api\")", |it, home| observed!(it, home);
+    [] crate::endpoints::EndpointsBuilder:
+        "buttress::endpoints::Endpoints::<u8>::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::conditioner::ConditionerBuilder:
         "buttress::conditioner::Conditioner::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::failure_budget::FailureBudgetBuilder:
