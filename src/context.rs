@@ -210,6 +210,22 @@ impl Context {
     }
 }
 
+/// A number for a call that no other call of this process has.
+pub(crate) fn next_call() -> u64 {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static THREADS: AtomicU64 = AtomicU64::new(0);
+    thread_local!(static NEXT: Cell<u64> = const { Cell::new(0) });
+    NEXT.with(|next| {
+        // Each thread counts on its own, from where nobody else does.
+        if next.get() & 0xffff_ffff == 0 {
+            next.set(THREADS.fetch_add(1, Ordering::Relaxed) << 32 | 1);
+        }
+        next.replace(next.get() + 1)
+    })
+}
+
 impl Default for Context {
     fn default() -> Self {
         Self::new()

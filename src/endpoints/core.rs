@@ -242,10 +242,6 @@ impl Core {
         self.panic.load(Relaxed) != 0
     }
 
-    pub(super) fn is_any_out(&self) -> bool {
-        self.next_probe.load(Relaxed) != u64::MAX
-    }
-
     pub(super) fn next_probe(&self) -> Option<Tick> {
         let at = self.next_probe.load(Relaxed);
         (at != u64::MAX).then_some(Tick(at))
@@ -461,6 +457,8 @@ impl Core {
         state.out.swap_remove(place);
         health.in_row.store(0, Relaxed);
         health.counted.store(0, Relaxed);
+        // As quick as the others, until more is known.
+        health.latency.store(0, Relaxed);
         // Not 0, which stands for "never".
         health.back.store(now.0.max(1), Relaxed);
         health.state.store(IN, Relaxed);
@@ -472,10 +470,6 @@ impl Core {
     /// Those that are there, in the order in which they came.
     pub(super) fn all(&self) -> Vec<Arc<Health>> {
         lock(&self.state).all.clone()
-    }
-
-    pub(super) fn out(&self) -> usize {
-        lock(&self.state).out.len()
     }
 }
 

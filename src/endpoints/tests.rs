@@ -54,7 +54,9 @@ impl Pool {
     }
 
     fn eject(&self, place: usize) {
-        (0..3).for_each(|_| drop(self.force(place, End::Failure)));
+        for _ in 0..3 {
+            self.force(place, End::Failure);
+        }
         assert!(self.all[place].is_out());
     }
 
