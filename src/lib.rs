@@ -25,6 +25,7 @@ mod outcome;
 mod quota;
 mod reject;
 mod rejection;
+mod replay;
 mod slot;
 mod sync;
 mod window;
@@ -39,6 +40,7 @@ pub mod config;
 pub mod control;
 pub mod endpoints;
 pub mod failure_budget;
+pub mod hedge;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod idempotency;
@@ -52,6 +54,7 @@ pub mod storm;
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod throttle;
 pub mod timeout;
 
 pub use backend::{Backend, BackendState, BackendStats};

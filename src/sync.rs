@@ -228,6 +228,12 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Lease<T> {
 /// What a response future holds of a [`Lease`].
 pub(crate) struct Ref<T>(Arc<Padded<Arc<T>>>);
 
+impl<T> Ref<T> {
+    pub(crate) fn shared(&self) -> &Arc<T> {
+        &self.0
+    }
+}
+
 impl<T> std::ops::Deref for Ref<T> {
     type Target = T;
 

@@ -223,6 +223,7 @@ fn detail_of(kind: &EventKind<'_>) -> String {
         EventKind::RetryAbandoned { attempts, reason, .. } => {
             format!("after {attempts} attempts: {reason}")
         }
+        EventKind::Hedged { after } => format!("second attempt after {after:?}"),
         EventKind::Injected { rule, fault } => format!("{fault} by rule {rule}"),
         EventKind::TableFull { capacity } => format!("capacity {capacity}"),
         EventKind::Replayed => String::new(),

@@ -90,6 +90,7 @@ impl Observe for Metrics {
                 .increment(1);
             }
             EventKind::RetryAbandoned { .. }
+            | EventKind::Hedged { .. }
             | EventKind::TableFull { .. }
             | EventKind::Replayed
             | EventKind::TakenOver { .. }

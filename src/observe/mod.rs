@@ -38,6 +38,7 @@
 //! | `state_changed` | info if all is well again, else warning | `from`, `to`, `reason` |
 //! | `retried` | debug | `attempt`, `delay`, `outcome` |
 //! | `retry_abandoned` | debug | `attempts`, `reason`, `outcome` |
+//! | `hedged` | debug | `after` |
 //! | `injected` | debug | `rule`, `fault` |
 //! | `table_full` | warning | `capacity` |
 //! | `replayed` | debug | |
@@ -146,6 +147,11 @@ pub enum EventKind<'a> {
         /// What the last attempt came to.
         outcome: Outcome,
     },
+    /// A second attempt was made because the first took so long.
+    Hedged {
+        /// So long after the first.
+        after: Duration,
+    },
     /// A fault was injected into a call.
     Injected {
         /// The number of the rule, from 0.
@@ -220,6 +226,7 @@ impl EventKind<'_> {
             Self::StateChanged { .. } => "state_changed",
             Self::Retried { .. } => "retried",
             Self::RetryAbandoned { .. } => "retry_abandoned",
+            Self::Hedged { .. } => "hedged",
             Self::Injected { .. } => "injected",
             Self::TableFull { .. } => "table_full",
             Self::Replayed => "replayed",
@@ -244,6 +251,7 @@ impl EventKind<'_> {
             | Self::Waited { .. }
             | Self::Retried { .. }
             | Self::RetryAbandoned { .. }
+            | Self::Hedged { .. }
             | Self::Injected { .. }
             | Self::Replayed => Severity::Debug,
             Self::StateChanged { to, .. } if is_good(to) => Severity::Info,

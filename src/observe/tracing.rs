@@ -38,6 +38,7 @@ impl Observe for Tracing {
             EventKind::RetryAbandoned { attempts, reason, outcome } => {
                 record!(attempts, reason, ?outcome);
             }
+            EventKind::Hedged { after } => record!(?after),
             EventKind::Injected { rule, fault } => record!(rule, fault),
             EventKind::TableFull { capacity } => record!(capacity),
             EventKind::Replayed => record!(),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::plan::Plan;
-use super::replay::{CloneRequest, WithDeadlines, WithOverrides};
 use super::service::{RetryService, Shared};
 use super::{RetryOverride, RetryPolicy};
 use crate::budget::RetryBudget;
@@ -13,6 +12,7 @@ use crate::deadline::Deadline;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::reject::AsError;
+use crate::replay::{CloneRequest, WithDeadlines, WithOverrides};
 use crate::sync::Lease;
 
 /// Retries the calls of a tower service; see the [module](super).

@@ -143,7 +143,6 @@ mod named;
 mod overrides;
 mod plan;
 mod progress;
-mod replay;
 mod service;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
@@ -152,6 +151,11 @@ mod tower;
 #[cfg(feature = "serde")]
 mod wire;
 
+#[cfg(feature = "http")]
+pub use crate::replay::HttpRequest;
+pub use crate::replay::{
+    Attempt, CloneRequest, Replay, RetryOverride, WithDeadlines, WithOverrides,
+};
 pub use builder::RetryPolicyBuilder;
 pub use classify::{classify_error, classify_error_name, is_retryable_error};
 pub use config::{ExecutionGuarantee, RetryPolicy};
@@ -159,10 +163,6 @@ pub use future::ResponseFuture;
 pub use handle::Retry;
 pub use layer::RetryLayer;
 pub use named::{ResolvePolicy, resolve_retry_policy};
-pub use overrides::RetryOverride;
-#[cfg(feature = "http")]
-pub use replay::HttpRequest;
-pub use replay::{Attempt, CloneRequest, Replay, WithDeadlines, WithOverrides};
 pub use service::RetryService;
 #[cfg(feature = "tower")]
 pub use tower::{Pause, TowerPolicy};

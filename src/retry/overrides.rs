@@ -5,36 +5,7 @@ use super::RetryPolicy;
 use super::config::class_index;
 use crate::backoff::{Backoff, Jitter};
 use crate::outcome::FailureClass;
-
-/// Exceptions to a policy for one request; what is not named stays as in the policy.
-///
-/// An `http::Request` carries it in its extensions (with `HttpRequest`), any other
-/// request is asked by the function given to [`RetryLayer::overrides`](super::RetryLayer::overrides).
-/// With the feature `serde` it is read from the `"retry"` object of a task.
-///
-/// A request that names budgets per class is bounded by them instead of by the policy's number of
-/// attempts, unless it names that too.
-///
-/// ```
-/// use buttress::{FailureClass, retry::{RetryOverride, RetryPolicy}};
-/// let patient = RetryOverride::new().class_budget(FailureClass::Transient, 8);
-/// let policy = patient.apply(RetryPolicy::default());
-/// assert_eq!(policy.class_budget(FailureClass::Transient), Some(8));
-/// assert_eq!(policy.max_attempts(), None);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "serde_json::Value"))]
-pub struct RetryOverride {
-    never: bool,
-    retry_unsafe: Option<bool>,
-    max_attempts: Option<NonZeroU32>,
-    classes: [Option<u32>; 3],
-    base: Option<Duration>,
-    cap: Option<Duration>,
-    factor: Option<f64>,
-    jitter: Option<f64>,
-}
+use crate::replay::RetryOverride;
 
 impl RetryOverride {
     /// Changes nothing.

@@ -1,4 +1,8 @@
-use super::RetryOverride;
+//! How a request is sent again, and what it says about it: the vocabulary of everything that makes extra attempts.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 #[cfg(feature = "http")]
 use crate::context::Context;
 use crate::deadline::Deadline;
@@ -47,6 +51,42 @@ impl Attempt {
     }
 }
 
+/// Exceptions to a policy for one request; what is not named stays as in the policy.
+///
+/// An `http::Request` carries it in its extensions (with `HttpRequest`), any other
+/// request is asked by the function given to [`RetryLayer::overrides`](crate::retry::RetryLayer::overrides).
+/// With the feature `serde` it is read from the `"retry"` object of a task.
+///
+/// A request that names budgets per class is bounded by them instead of by the policy's number of
+/// attempts, unless it names that too.
+///
+/// ```
+/// use buttress::{FailureClass, retry::{RetryOverride, RetryPolicy}};
+/// let patient = RetryOverride::new().class_budget(FailureClass::Transient, 8);
+/// let policy = patient.apply(RetryPolicy::default());
+/// assert_eq!(policy.class_budget(FailureClass::Transient), Some(8));
+/// assert_eq!(policy.max_attempts(), None);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "serde_json::Value"))]
+pub struct RetryOverride {
+    pub(crate) never: bool,
+    pub(crate) retry_unsafe: Option<bool>,
+    pub(crate) max_attempts: Option<NonZeroU32>,
+    pub(crate) classes: [Option<u32>; 3],
+    pub(crate) base: Option<Duration>,
+    pub(crate) cap: Option<Duration>,
+    pub(crate) factor: Option<f64>,
+    pub(crate) jitter: Option<f64>,
+}
+
+impl RetryOverride {
+    pub(crate) const fn is_never(&self) -> bool {
+        self.never
+    }
+}
+
 /// How a request can be sent again, and what it says about its retries.
 ///
 /// `try_replay` runs before each attempt that another could follow, so it should be cheap; a body that
@@ -82,6 +122,12 @@ pub trait Replay<Req> {
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         let _ = req;
         None
+    }
+
+    /// Which attempt this is already.
+    fn attempt(&self, req: &Req) -> Attempt {
+        let _ = req;
+        Attempt(1)
     }
 
     /// Exceptions to the policy for this request.
@@ -133,7 +179,7 @@ impl<Req: Clone> Replay<Req> for CloneRequest {
 
 /// Copies an `http::Request` whose body is `Clone` or a [`ReplayBody`]; reads [`Deadline`] and
 /// [`RetryOverride`] from its extensions and writes [`Attempt`] into them, if told to also into a header.
-/// A deadline of the policy or of [`deadlines`](super::RetryLayer::deadlines) that is earlier than the
+/// A deadline of the policy or of [`deadlines`](crate::retry::RetryLayer::deadlines) that is earlier than the
 /// request's is written there, too, for the layers inside; that costs each call up to three allocations.
 ///
 /// ```
@@ -186,6 +232,10 @@ impl<B: Clone> Replay<http::Request<B>> for HttpRequest {
         Deadline::of(req.extensions())
     }
 
+    fn attempt(&self, req: &http::Request<B>) -> Attempt {
+        Attempt::of(req.extensions())
+    }
+
     fn overrides(&self, req: &http::Request<B>) -> Option<RetryOverride> {
         req.extensions().get().copied()
     }
@@ -220,6 +270,10 @@ where
         Deadline::of(req.extensions())
     }
 
+    fn attempt(&self, req: &http::Request<ReplayBody<B>>) -> Attempt {
+        Attempt::of(req.extensions())
+    }
+
     fn overrides(&self, req: &http::Request<ReplayBody<B>>) -> Option<RetryOverride> {
         req.extensions().get().copied()
     }
@@ -242,11 +296,11 @@ fn put_attempt<B>(header: Option<&http::HeaderName>, req: &mut http::Request<B>,
 }
 
 /// A [`Replay`] whose overrides come from a function: see
-/// [`RetryLayer::overrides`](super::RetryLayer::overrides).
+/// [`RetryLayer::overrides`](crate::retry::RetryLayer::overrides).
 #[derive(Clone, Copy)]
 pub struct WithOverrides<R, F> {
-    pub(super) inner: R,
-    pub(super) f: F,
+    pub(crate) inner: R,
+    pub(crate) f: F,
 }
 
 impl<R: std::fmt::Debug, F> std::fmt::Debug for WithOverrides<R, F> {
@@ -272,6 +326,10 @@ where
         self.inner.deadline(req)
     }
 
+    fn attempt(&self, req: &Req) -> Attempt {
+        self.inner.attempt(req)
+    }
+
     fn overrides(&self, req: &Req) -> Option<RetryOverride> {
         (self.f)(req).or_else(|| self.inner.overrides(req))
     }
@@ -290,11 +348,11 @@ where
 }
 
 /// A [`Replay`] whose deadlines come from a function: see
-/// [`RetryLayer::deadlines`](super::RetryLayer::deadlines).
+/// [`RetryLayer::deadlines`](crate::retry::RetryLayer::deadlines).
 #[derive(Clone, Copy)]
 pub struct WithDeadlines<R, F> {
-    pub(super) inner: R,
-    pub(super) f: F,
+    pub(crate) inner: R,
+    pub(crate) f: F,
 }
 
 impl<R: std::fmt::Debug, F> std::fmt::Debug for WithDeadlines<R, F> {
@@ -321,6 +379,10 @@ where
             (Some(one), Some(other)) => Some(one.earliest(other)),
             (one, other) => one.or(other),
         }
+    }
+
+    fn attempt(&self, req: &Req) -> Attempt {
+        self.inner.attempt(req)
     }
 
     fn overrides(&self, req: &Req) -> Option<RetryOverride> {

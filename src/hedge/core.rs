@@ -1,0 +1,249 @@
+//! How long answers take, and how many hedges there may be, without clock and timer.
+
+use crate::clock::Tick;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, Padded};
+
+/// Below 16 us all is one bucket, above 18 minutes as well; between them eight to each doubling.
+const LOW: u32 = 14;
+const BUCKETS: usize = 208;
+/// What is remembered halves after the longer of so many answers and so many nanoseconds.
+const HALF_CALLS: f64 = 1000.0;
+const HALF_NANOS: f64 = 10e9;
+/// How often the percentile is taken anew: often until there is one.
+const FIRST: u64 = 20_000_000;
+const LATER: u64 = 500_000_000;
+/// One hedge in units of the share.
+const HEDGE: u64 = 1_000_000;
+const NONE: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) percentile: f64,
+    pub(super) min_samples: u32,
+    pub(super) min_delay: u64,
+    pub(super) deposit: u64,
+    pub(super) burst: u32,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "clamped to the number of buckets")]
+fn bucket(nanos: u64) -> usize {
+    let nanos = nanos.max(1 << LOW);
+    let octave = 63 - nanos.leading_zeros();
+    let step = (nanos >> (octave - 3)) & 7;
+    ((u64::from(octave - LOW) * 8 + step) as usize).min(BUCKETS - 1)
+}
+
+fn lower_edge(bucket: usize) -> u64 {
+    let (octave, step) = (bucket as u64 / 8, bucket as u64 % 8);
+    (8 + step) << (octave + u64::from(LOW) - 3)
+}
+
+#[derive(Debug)]
+struct Fresh([AtomicU32; BUCKETS]);
+
+impl Fresh {
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::new(0)))
+    }
+}
+
+/// What has been seen, the old weighing less.
+#[derive(Debug)]
+struct Past {
+    answered: [f64; BUCKETS],
+    censored: [f64; BUCKETS],
+    /// Answers ever.
+    seen: f64,
+    at: Option<Tick>,
+}
+
+impl Past {
+    /// The time that a share `percentile` of answers takes at most: the estimator of Kaplan and Meier. A call
+    /// that was given up says only that its answer takes longer; to count it as an answer would make the
+    /// percentile lower each time a hedge wins.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "within one bucket"
+    )]
+    fn percentile(&self, percentile: f64) -> u64 {
+        let mut at_risk: f64 = self.answered.iter().chain(&self.censored).sum();
+        let mut later = 1.0;
+        let mut last = 0;
+        for (i, (answered, censored)) in self.answered.iter().zip(&self.censored).enumerate() {
+            if *answered > 0.0 && at_risk > 0.0 {
+                let next = later * (1.0 - answered / at_risk).max(0.0);
+                let (from, to) = (lower_edge(i), lower_edge(i + 1));
+                if next <= 1.0 - percentile {
+                    let part = (later - (1.0 - percentile)) / (later - next);
+                    return from + ((to - from) as f64 * part) as u64;
+                }
+                later = next;
+            }
+            if *answered + *censored > 0.0 {
+                last = lower_edge(i + 1);
+            }
+            at_risk -= answered + censored;
+        }
+        last
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) limits: Limits,
+    /// Read by every call, written twice a second.
+    delay: Padded<AtomicU64>,
+    median: AtomicU64,
+    refresh_at: AtomicU64,
+    share: Padded<AtomicU64>,
+    answered: Fresh,
+    censored: Fresh,
+    past: Mutex<Past>,
+}
+
+impl Core {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            delay: Padded(AtomicU64::new(NONE)),
+            median: AtomicU64::new(NONE),
+            refresh_at: AtomicU64::new(0),
+            share: Padded(AtomicU64::new(HEDGE.min(u64::from(limits.burst) * HEDGE))),
+            answered: Fresh::new(),
+            censored: Fresh::new(),
+            past: Mutex::new(Past {
+                answered: [0.0; BUCKETS],
+                censored: [0.0; BUCKETS],
+                seen: 0.0,
+                at: None,
+            }),
+        }
+    }
+
+    /// After how many nanoseconds there is a second attempt; `None` until that is known.
+    #[inline]
+    pub(super) fn delay(&self) -> Option<u64> {
+        Some(self.delay.load(Ordering::Relaxed)).filter(|delay| *delay != NONE)
+    }
+
+    pub(super) fn median(&self) -> Option<u64> {
+        Some(self.median.load(Ordering::Relaxed)).filter(|median| *median != NONE)
+    }
+
+    /// When a call that starts now is to be hedged: not if the second attempt could not answer in time.
+    #[inline]
+    pub(super) fn plan(&self, deadline: Option<Tick>, now: Tick) -> Option<Tick> {
+        let delay = self.delay()?;
+        let median = self.median().unwrap_or(0);
+        let needed = now.0.saturating_add(delay).saturating_add(median);
+        match deadline {
+            Some(deadline) if deadline.0 < needed => None,
+            _ => Some(Tick(now.0.saturating_add(delay))),
+        }
+    }
+
+    /// An answer after `nanos`.
+    #[inline]
+    pub(super) fn answered(&self, nanos: u64, now: Tick) {
+        self.answered.0[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        self.look(now);
+    }
+
+    /// After `nanos` there was none yet, and nobody waited on.
+    pub(super) fn censored(&self, nanos: u64, now: Tick) {
+        self.censored.0[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        self.look(now);
+    }
+
+    #[inline]
+    fn look(&self, now: Tick) {
+        if now.0 >= self.refresh_at.load(Ordering::Relaxed) {
+            self.refresh(now);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refresh(&self, now: Tick) {
+        // Whoever comes second goes on: it is being done.
+        let Ok(mut past) = self.past.try_lock() else { return };
+        let mut fresh = 0.0;
+        let mut take = |from: &Fresh| -> [f64; BUCKETS] {
+            std::array::from_fn(|i| {
+                let n = match from.0[i].load(Ordering::Relaxed) {
+                    0 => 0,
+                    _ => from.0[i].swap(0, Ordering::Relaxed),
+                };
+                fresh += f64::from(n);
+                f64::from(n)
+            })
+        };
+        let (answered, censored) = (take(&self.answered), take(&self.censored));
+        past.seen += answered.iter().sum::<f64>();
+        #[expect(clippy::cast_precision_loss, reason = "a weight")]
+        let passed = past.at.map_or(0.0, |at| now.0.saturating_sub(at.0) as f64);
+        past.at = Some(now);
+        let keep = (-fresh / HALF_CALLS).exp2().max((-passed / HALF_NANOS).exp2());
+        for i in 0..BUCKETS {
+            past.answered[i] = past.answered[i] * keep + answered[i];
+            past.censored[i] = past.censored[i] * keep + censored[i];
+        }
+        let warm = past.seen >= f64::from(self.limits.min_samples);
+        if warm {
+            let delay = past.percentile(self.limits.percentile).max(self.limits.min_delay);
+            self.delay.store(delay, Ordering::Relaxed);
+            self.median.store(past.percentile(0.5), Ordering::Relaxed);
+        }
+        let pause = if warm { LATER } else { FIRST };
+        self.refresh_at.store(now.0.saturating_add(pause), Ordering::Relaxed);
+    }
+
+    /// A first attempt pays its share of a hedge. Only a load while enough is saved up.
+    #[inline]
+    pub(super) fn deposit(&self) {
+        let full = u64::from(self.limits.burst) * HEDGE;
+        if self.share.load(Ordering::Relaxed) < full {
+            let deposit = self.limits.deposit;
+            let _ = self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
+                Some((saved + deposit).min(full))
+            });
+        }
+    }
+
+    pub(super) fn take(&self) -> bool {
+        let taken = self
+            .share
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(HEDGE));
+        taken.is_ok()
+    }
+
+    /// A hedge was not sent after all.
+    pub(super) fn give_back(&self) {
+        let full = u64::from(self.limits.burst) * HEDGE;
+        let _ = self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
+            Some((saved + HEDGE).min(full))
+        });
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    pub(super) fn saved(&self) -> f64 {
+        self.share.load(Ordering::Relaxed) as f64 / HEDGE as f64
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the range is checked"
+)]
+pub(super) fn deposit(share: f64) -> u64 {
+    (share * HEDGE as f64 + 1e-6).floor() as u64
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+#[path = "core_tests.rs"]
+mod tests;

@@ -1,0 +1,160 @@
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+
+fn limits() -> Limits {
+    Limits { percentile: 0.98, min_samples: 100, min_delay: MS, deposit: deposit(0.03), burst: 3 }
+}
+
+/// About lognormal: half of them below `median`, one in fifty above 3.4 times of it.
+fn latency(rng: &mut SmallRng, median: u64) -> u64 {
+    let normal: f64 = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
+    (median as f64 * (0.6 * normal).exp()) as u64
+}
+
+#[test]
+fn buckets_are_in_order_and_narrow() {
+    assert_eq!(bucket(0), 0);
+    assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    for i in 0..BUCKETS {
+        assert_eq!(bucket(lower_edge(i)), i);
+        assert_eq!(bucket(lower_edge(i + 1) - 1), i);
+        assert!(lower_edge(i + 1) * 8 <= lower_edge(i) * 9);
+    }
+}
+
+#[test]
+fn nothing_is_known_before_enough_answers() {
+    let core = Core::new(limits());
+    for n in 1..100 {
+        core.answered(5 * MS, Tick(n * 50 * MS));
+        assert_eq!(core.delay(), None);
+    }
+    // Abandoned calls are no answers.
+    core.censored(5 * MS, Tick(6000 * MS));
+    assert_eq!(core.delay(), None);
+    core.answered(5 * MS, Tick(6050 * MS));
+    assert!(core.delay().is_some());
+}
+
+#[test]
+fn the_delay_is_never_below_its_minimum() {
+    let core = Core::new(limits());
+    for n in 1..=200 {
+        core.answered(1000, Tick(n * 50 * MS));
+    }
+    assert_eq!(core.delay(), Some(MS));
+}
+
+/// Hedged answers are given up at the delay: the percentile must stay where it is. An estimator that counts what
+/// the caller has seen as an answer is shown to drift.
+#[test]
+fn a_percentile_of_hedged_calls_does_not_drift() {
+    let truth = {
+        let mut rng = SmallRng::seed_from_u64(99);
+        let mut all: Vec<u64> = (0..200_000).map(|_| latency(&mut rng, 20 * MS)).collect();
+        all.sort_unstable();
+        all[196_000] as f64
+    };
+    let (mut means, runs) = ([0.0; 2], 8);
+    for seed in 0..runs {
+        for (mean, honest) in means.iter_mut().zip([true, false]) {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let core = Core::new(limits());
+            let (mut sum, mut looks) = (0.0, 0.0);
+            for n in 1..40_000_u64 {
+                let now = Tick(n * 5 * MS);
+                let first = latency(&mut rng, 20 * MS);
+                let second = latency(&mut rng, 20 * MS);
+                let hedged = core.delay().unwrap_or(u64::MAX).saturating_add(second);
+                if first <= hedged {
+                    core.answered(first, now);
+                } else if honest {
+                    core.censored(hedged, now);
+                } else {
+                    core.answered(second, now);
+                }
+                if n > 5000 {
+                    sum += core.delay().unwrap() as f64 / truth;
+                    looks += 1.0;
+                }
+            }
+            *mean += sum / looks / runs as f64;
+        }
+    }
+    let [ours, naive] = means;
+    assert!((0.96..1.04).contains(&ours), "{ours} beside {naive}");
+    assert!(naive < ours - 0.04, "{ours} beside {naive}");
+}
+
+#[test]
+fn it_follows_a_change_within_a_thousand_answers_or_so() {
+    let core = Core::new(limits());
+    let mut rng = SmallRng::seed_from_u64(3);
+    let mut now = 0;
+    for (median, answers) in [(10 * MS, 1000), (100 * MS, 8000)] {
+        for _ in 0..answers {
+            now += 50 * MS;
+            core.answered(latency(&mut rng, median), Tick(now));
+        }
+    }
+    let median = core.median().unwrap();
+    assert!((90 * MS..112 * MS).contains(&median), "{median}");
+}
+
+#[test]
+fn no_hedge_is_planned_that_could_not_answer_in_time() {
+    let core = Core::new(limits());
+    for n in 1..=200 {
+        core.answered(10 * MS, Tick(n * 50 * MS));
+    }
+    let (delay, median) = (core.delay().unwrap(), core.median().unwrap());
+    let now = Tick(1 << 50);
+    let at = |after: u64| Some(Tick(now.0 + after));
+    assert_eq!(core.plan(None, now), at(delay));
+    assert_eq!(core.plan(at(delay + median), now), at(delay));
+    assert_eq!(core.plan(at(delay + median - 1), now), None);
+    assert_eq!(core.plan(Some(Tick(0)), now), None);
+}
+
+proptest! {
+    #[test]
+    fn hedges_never_exceed_their_share_of_any_stretch(
+        calls in proptest::collection::vec(any::<bool>(), 1..2000),
+        share in 0.001..0.5_f64,
+    ) {
+        let core = Core::new(Limits { deposit: deposit(share), ..limits() });
+        let mut hedges: Vec<f64> = Vec::new();
+        for wants in calls {
+            core.deposit();
+            hedges.push(f64::from(u8::from(wants && core.take())));
+        }
+        // The worst stretch: the most that hedges are ahead of what was paid since some moment.
+        let (mut ahead, mut worst) = (0.0_f64, 0.0_f64);
+        for hedge in hedges {
+            ahead = (ahead - share + hedge).max(0.0);
+            worst = worst.max(ahead);
+        }
+        prop_assert!(worst <= 3.0 + 1e-6, "{worst}");
+    }
+
+    #[test]
+    fn without_censored_calls_it_is_the_ordinary_percentile(
+        nanos in proptest::collection::vec(20_000_u64..10_000 * MS, 200..400),
+    ) {
+        let core = Core::new(limits());
+        for nanos in &nanos {
+            core.answered.0[bucket(*nanos)].fetch_add(1, Ordering::Relaxed);
+        }
+        core.refresh(Tick(1));
+        let mut nanos = nanos;
+        nanos.sort_unstable();
+        let exact = nanos[(nanos.len() * 98).div_ceil(100) - 1].max(MS);
+        let found = core.delay().unwrap();
+        prop_assert!(found * 8 <= exact * 9 && exact * 8 <= found * 9, "{found} for {exact}");
+    }
+}

@@ -1,0 +1,386 @@
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{self, Poll};
+use std::time::Duration;
+
+use tower_service::Service;
+
+use super::config::{Gate, HedgeBuilder};
+use super::core::{Core, Limits};
+use super::layer::HedgeLayer;
+use super::service::start;
+use crate::budget::{RetryBudget, RetryCost, RetryToken};
+use crate::classify::AnyError;
+use crate::clock::Tick;
+use crate::deadline::Deadline;
+use crate::lever::Lever;
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers};
+use crate::replay::{Attempt, Replay};
+use crate::sync::Lease;
+
+/// What is known of the latencies of one backend, and how many second attempts it can be asked for: see the
+/// [module](super). Clones are the same object.
+///
+/// ```
+/// use buttress::hedge::Hedge;
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let hedge = Hedge::new("search");
+/// // Called again, with 2, if the first takes longer than 98 in 100 answers.
+/// let answer = hedge.run(|attempt| async move { Ok::<_, std::io::Error>(attempt) }).await.unwrap();
+/// assert_eq!(answer, 1);
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Hedge {
+    pub(super) shared: Lease<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) name: Name,
+    pub(super) core: Core,
+    pub(super) budget: Option<RetryBudget>,
+    gate: Option<Gate>,
+    pub(super) engaged: AtomicU32,
+    observers: Observers,
+    pub(super) counts: Counts,
+}
+
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) sent: AtomicU64,
+    pub(super) won: AtomicU64,
+    pub(super) withheld: [AtomicU64; Withheld::ALL.len()],
+}
+
+/// Why a hedge that was due was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withheld {
+    Engaged,
+    Congested,
+    ExtraLoad,
+    Budget,
+    Unsafe,
+    NotReplayable,
+    NotReady,
+}
+
+impl Withheld {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Engaged,
+        Self::Congested,
+        Self::ExtraLoad,
+        Self::Budget,
+        Self::Unsafe,
+        Self::NotReplayable,
+        Self::NotReady,
+    ];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Engaged => "engaged",
+            Self::Congested => "congested",
+            Self::ExtraLoad => "extra_load",
+            Self::Budget => "budget",
+            Self::Unsafe => "unsafe",
+            Self::NotReplayable => "not_replayable",
+            Self::NotReady => "not_ready",
+        }
+    }
+}
+
+/// A hedge that may be sent. Dropping it gives everything back.
+pub(super) struct Grant {
+    /// `None` once it was sent.
+    shared: Option<Arc<Shared>>,
+    token: Option<RetryToken>,
+}
+
+impl Grant {
+    pub(super) fn send(mut self) -> Option<crate::budget::SentRetry> {
+        self.shared = None;
+        self.token.take().map(RetryToken::send)
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.core.give_back();
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn withhold(&self, why: Withheld) {
+        self.counts.withheld[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the backend can be asked for another attempt.
+    pub(super) fn ask(self: &Arc<Self>) -> Result<Grant, Withheld> {
+        if self.engaged.load(Ordering::Relaxed) != 0 {
+            return Err(Withheld::Engaged);
+        }
+        if self.gate.as_ref().is_some_and(|has_headroom| !has_headroom()) {
+            return Err(Withheld::Congested);
+        }
+        if !self.core.take() {
+            return Err(Withheld::ExtraLoad);
+        }
+        let mut grant = Grant { shared: Some(Arc::clone(self)), token: None };
+        if let Some(budget) = &self.budget {
+            grant.token = Some(budget.withdraw(RetryCost::Failed).ok_or(Withheld::Budget)?);
+        }
+        Ok(grant)
+    }
+
+    pub(super) fn sent(&self, after: Duration) {
+        self.counts.sent.fetch_add(1, Ordering::Relaxed);
+        if self.observers.see_refusals() {
+            self.observers.emit(LayerKind::Hedge, self.name, EventKind::Hedged { after });
+        }
+    }
+}
+
+impl Hedge {
+    /// A hedge with the defaults.
+    ///
+    /// ```
+    /// assert_eq!(buttress::hedge::Hedge::new("db").name(), "db");
+    /// ```
+    ///
+    /// # Panics
+    /// Never: the defaults are valid.
+    #[must_use]
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self::builder(name).build().expect("the defaults are valid")
+    }
+
+    /// A hedge with other numbers.
+    ///
+    /// ```
+    /// use buttress::hedge::Hedge;
+    /// let hedge = Hedge::builder("db").percentile(0.95).extra_load(0.06).build()?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> HedgeBuilder {
+        HedgeBuilder::new(name.into())
+    }
+
+    pub(super) fn from_parts(config: HedgeBuilder, limits: Limits) -> Self {
+        let shared = Arc::new(Shared {
+            name: config.name,
+            core: Core::new(limits),
+            budget: config.budget,
+            gate: config.gate,
+            engaged: AtomicU32::new(0),
+            observers: config.observers,
+            counts: Counts::default(),
+        });
+        shared.observers.register(&shared);
+        Self { shared: Lease::new(shared) }
+    }
+
+    /// Its name.
+    ///
+    /// ```
+    /// assert_eq!(buttress::hedge::Hedge::new("db").name(), "db");
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.shared.name.as_str()
+    }
+
+    /// As a layer.
+    ///
+    /// ```
+    /// let layer = buttress::hedge::Hedge::new("db").layer();
+    /// ```
+    #[must_use]
+    pub fn layer(&self) -> HedgeLayer {
+        HedgeLayer::new(self.clone())
+    }
+
+    /// After how long there is a second attempt now; `None` until enough answers have been seen.
+    ///
+    /// ```
+    /// assert_eq!(buttress::hedge::Hedge::new("db").delay(), None);
+    /// ```
+    #[must_use]
+    pub fn delay(&self) -> Option<Duration> {
+        self.shared.core.delay().map(Duration::from_nanos)
+    }
+
+    /// What it knows and has done.
+    ///
+    /// ```
+    /// assert_eq!(buttress::hedge::Hedge::new("db").stats().sent, 0);
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> HedgeStats {
+        self.shared.stats()
+    }
+
+    /// Makes a call, and a second one if the first takes too long. It is given the number of the attempt,
+    /// from 1; it must do no harm to do it twice.
+    ///
+    /// # Errors
+    /// The call's own: of the second to end, if both fail.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let hedge = buttress::hedge::Hedge::new("db");
+    /// assert!(hedge.run(|_| async { Err::<(), _>(std::fmt::Error) }).await.is_err());
+    /// # });
+    /// ```
+    pub async fn run<F, Fut, T, E>(&self, call: F) -> Result<T, E>
+    where
+        F: Fn(u32) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: 'static,
+    {
+        self.run_until(call, None).await
+    }
+
+    /// As [`run`](Self::run), without a second attempt that could not answer by this deadline. It does not end
+    /// the call: that is a [timeout](crate::timeout)'s.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// use buttress::{Deadline, hedge::Hedge};
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let soon = Deadline::after(std::time::Duration::from_secs(1));
+    /// let answer = Hedge::new("db").run_until(|_| async { Ok::<_, std::fmt::Error>(7) }, soon).await;
+    /// assert_eq!(answer, Ok(7));
+    /// # });
+    /// ```
+    pub async fn run_until<F, Fut, T, E>(
+        &self,
+        call: F,
+        deadline: impl Into<Option<Deadline>>,
+    ) -> Result<T, E>
+    where
+        F: Fn(u32) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: 'static,
+    {
+        let shared = self.shared.clone().for_call();
+        let replay = Numbered { deadline: deadline.into() };
+        start(Calls(&call), 1, shared, &AnyError, &replay).await
+    }
+}
+
+/// Engaged, it sends no hedge. One `release` too many is ignored.
+///
+/// ```
+/// use buttress::{Lever, hedge::Hedge};
+/// let hedge = Hedge::new("db");
+/// hedge.engage();
+/// hedge.release();
+/// ```
+impl Lever for Hedge {
+    fn engage(&self) {
+        self.shared.engage();
+    }
+
+    fn release(&self) {
+        self.shared.release();
+    }
+}
+
+impl fmt::Debug for Hedge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hedge")
+            .field("name", &self.name())
+            .field("delay", &self.delay())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a [`Hedge`] knows and has done.
+///
+/// ```
+/// let stats = buttress::hedge::Hedge::new("db").stats();
+/// assert_eq!(stats.delay, None);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct HedgeStats {
+    /// After how long there is a second attempt; `None` until that is known.
+    pub delay: Option<Duration>,
+    /// What half of the answers take at most; `None` until that is known.
+    pub median: Option<Duration>,
+    /// Hedges that the calls so far have paid for.
+    pub saved: f64,
+    /// Hedges sent.
+    pub sent: u64,
+    /// Hedges whose answer was used.
+    pub won: u64,
+    /// Hedges that were due and not sent.
+    pub withheld: u64,
+}
+
+struct Calls<'a, F>(&'a F);
+
+impl<F, Fut, T, E> Service<u32> for Calls<'_, F>
+where
+    F: Fn(u32) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Response = T;
+    type Error = E;
+    type Future = Fut;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), E>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, attempt: u32) -> Fut {
+        (self.0)(attempt)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Numbered {
+    deadline: Option<Deadline>,
+}
+
+impl Replay<u32> for Numbered {
+    fn try_replay(&self, req: &u32) -> Option<u32> {
+        Some(*req)
+    }
+
+    fn deadline(&self, _: &u32) -> Option<Deadline> {
+        self.deadline
+    }
+
+    fn mark(&self, req: &mut u32, attempt: Attempt) {
+        *req = attempt.0;
+    }
+}
+
+/// A call whose latency is being measured. Dropped before it is told of an answer, it was given up.
+pub(super) struct Watch {
+    pub(super) shared: Option<crate::sync::Ref<Shared>>,
+    pub(super) started: Tick,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            let now = crate::clock::now();
+            shared.core.censored(now.0.saturating_sub(self.started.0), now);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Makes a second attempt when the first takes longer than nearly all answers do, and takes the first answer.
+//!
+//! One answer in a hundred is slow although nothing is wrong: a pause of a collector, a cold page, a busy
+//! neighbour. A page that asks a hundred times nearly always meets one. Another attempt would most likely be
+//! quick; made for every call it would double the load, made for the slowest two in a hundred it costs
+//! two per cent and takes the tail away.
+//!
+//! # Default
+//!
+//! ```
+//! use buttress::hedge::Hedge;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! let service = ServiceBuilder::new()
+//!     .layer(Hedge::new("search").layer())
+//!     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+//! assert_eq!(service.oneshot(1).await.unwrap(), 2);
+//! # });
+//! ```
+//!
+//! # Customised
+//!
+//! ```
+//! # #[cfg(feature = "http")] {
+//! use buttress::{RetryBudget, http::standard, retry::HttpRequest, hedge::Hedge};
+//!
+//! // One budget for all extra attempts to this backend, and no hedge of a POST.
+//! let budget = RetryBudget::new("search");
+//! let hedge = Hedge::builder("search").percentile(0.95).budget(budget.clone()).build()?;
+//! let layer = hedge.layer().classify(standard()).replay(HttpRequest::new());
+//! # }
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
+//!
+//! # How it decides
+//!
+//! **When.** After the 98th percentile of the answers of the last 10 seconds, or of the last thousand if those
+//! took longer; not before 100 answers, not before 1 ms. The time of a first attempt counts whether it
+//! succeeds first or not: one that was given up, because the hedge won or the caller left, counts as "at least
+//! so long" (the estimator of Kaplan and Meier). Otherwise each hedge that wins would make the percentile
+//! lower, and the next hedges more. Failures do not count: they may be quick.
+//!
+//! **Whether.** Only if
+//! - the request can be copied, and may be sent twice: the classifier, asked about a call that was cut
+//!   off, says that it is safe;
+//! - the deadline leaves room for the delay and the median of an answer;
+//! - the [gate](HedgeBuilder::gate) says that there is headroom;
+//! - the calls so far have paid for it, 0.03 of a hedge each, at most 3 saved up: when all calls are slow at
+//!   once, hedges are the last thing that helps;
+//! - the [retry budget](HedgeBuilder::budget), if there is one, grants it;
+//! - a [lever](crate::Lever) does not hold it back.
+//!
+//! **Where.** The second attempt carries its number in the [`Context`](crate::Context); an inner service that
+//! knows several endpoints sends it to another.
+//!
+//! **Which.** The first answer that is not a failure. If one attempt fails while the other is out, that is
+//! waited for; if both fail, the second failure is the answer. The loser is dropped. A failure before there is
+//! a second attempt is the answer: to try again is a retry's.
+//!
+//! # Semantics
+//!
+//! **Readiness.** Ready when the inner service is; never hedges from there. The instance that was found ready
+//! makes the first attempt and is asked again before the second, for as long as the delay was; then there
+//! is none.
+//!
+//! **Cancellation.** Dropping the future drops both attempts. A hedge that was granted and not sent is given
+//! back.
+//!
+//! **Sharing.** All services of all layers of one [`Hedge`] share latencies and budgets.
+//!
+//! **Cost.** Two looks at the clock, two atomic additions and the copy of the request; tokio's timer, inside of
+//! the future, once a call has to wait. No lock, no allocation of its own. Twice a second one call takes the
+//! percentile anew (a few microseconds).
+//!
+//! # Order
+//!
+//! Inside of the retry and its deadline, outside of what chooses an endpoint, so that the hedge goes elsewhere;
+//! outside of the breaker and the limits, which then count both attempts.
+//!
+//! # Comparison
+//!
+//! tower's `Hedge` has no budget (in an overload every call is hedged), counts hedges that win as answers, and is
+//! not `Clone`. tower-resilience's hedges after a fixed time. Neither asks for headroom or knows deadlines.
+//!
+//! # Events
+//!
+//! [`Hedged`](crate::observe::EventKind::Hedged) for each hedge sent. Those withheld are counted, by reason.
+
+mod config;
+mod core;
+mod future;
+mod handle;
+mod layer;
+mod managed;
+mod service;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
+
+pub use config::HedgeBuilder;
+pub use future::ResponseFuture;
+pub use handle::{Hedge, HedgeStats};
+pub use layer::HedgeLayer;
+pub use service::HedgeService;

@@ -1,0 +1,115 @@
+use std::fmt;
+use std::mem;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::future::{ResponseFuture, Spare, Stage};
+use super::handle::{Shared, Watch};
+use crate::classify::{AnyError, Classify};
+use crate::clock;
+use crate::deadline::Deadline;
+use crate::replay::{CloneRequest, Replay};
+use crate::sync::{Lease, Ref};
+
+/// Made by a [`HedgeLayer`](super::HedgeLayer). Ready when the inner service is.
+///
+/// ```
+/// use tower::Layer;
+/// let service = buttress::hedge::Hedge::new("db").layer().layer(7);
+/// assert_eq!(*service.get_ref(), 7);
+/// ```
+#[derive(Clone)]
+pub struct HedgeService<S, C = AnyError, R = CloneRequest> {
+    pub(super) inner: S,
+    pub(super) shared: Lease<Shared>,
+    pub(super) classifier: C,
+    pub(super) replay: R,
+}
+
+impl<S, C, R> HedgeService<S, C, R> {
+    /// The inner service.
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// assert_eq!(*buttress::hedge::Hedge::new("db").layer().layer(7).get_ref(), 7);
+    /// ```
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: fmt::Debug, C, R> fmt::Debug for HedgeService<S, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HedgeService")
+            .field("name", &self.shared.name)
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the first attempt. The instance that was found ready is kept for the second, and asked again before.
+#[inline]
+pub(super) fn start<S, Req, C, R>(
+    mut ready: S,
+    req: Req,
+    shared: Ref<Shared>,
+    classifier: &C,
+    replay: &R,
+) -> ResponseFuture<S, Req, C, R>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error> + Clone,
+    R: Replay<Req> + Clone,
+{
+    let started = clock::now();
+    shared.core.deposit();
+    let deadline = replay.deadline(&req).map(Deadline::tick);
+    let due = shared.core.plan(deadline, started);
+    let due = due.filter(|_| !replay.overrides(&req).is_some_and(|exception| exception.is_never()));
+    let copy = due.and_then(|_| replay.try_replay(&req));
+    let ticket = Some(classifier.start(&req));
+    let watch = Watch { shared: Some(shared), started };
+    let first = Some(ready.call(req));
+    let (spare, stage) = match (due, copy) {
+        (Some(due), Some(copy)) => (Some(Spare { inner: ready, copy }), Stage::Waiting { due }),
+        _ => (None, Stage::Alone),
+    };
+    ResponseFuture {
+        first,
+        second: None,
+        sleep: None,
+        ticket,
+        second_ticket: None,
+        spare,
+        stage,
+        sent: None,
+        classifier: classifier.clone(),
+        replay: replay.clone(),
+        watch,
+    }
+}
+
+impl<S, Req, C, R> Service<Req> for HedgeService<S, C, R>
+where
+    S: Service<Req> + Clone,
+    C: Classify<Req, S::Response, S::Error> + Clone,
+    R: Replay<Req> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, Req, C, R>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, req: Req) -> Self::Future {
+        // The ready instance goes with the call: a clone of it need not be ready.
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        start(ready, req, self.shared.for_call(), &self.classifier, &self.replay)
+    }
+}
