@@ -19,6 +19,7 @@ use crate::context::{ReadContext, next_call};
 use crate::deadline::Deadline;
 use crate::endpoints::{Endpoints, EndpointsService};
 use crate::error::BoxError;
+use crate::hedge::{Hedge, HedgeService};
 use crate::outcome::Verdict;
 use crate::reject::AsError;
 use crate::retry::{Attempt, Replay, RetryLayer, RetryPolicy, RetryService};
@@ -75,14 +76,19 @@ where
 
 /// What [`pool`] makes.
 pub type PoolClient<S, C, X, E> = RetryService<
-    AdmissionService<EndpointsService<S, C, X, AsError>, Inside<C, E>, X, AsError>,
+    HedgeService<
+        AdmissionService<EndpointsService<S, C, X, AsError>, Inside<C, E>, X, AsError>,
+        Inside<C, E>,
+        Carried<X>,
+    >,
     Inside<C, E>,
     Carried<X>,
     AsError,
 >;
 
 /// As [`client`], over several servers that do the same: a retry goes to another one than the attempt before it,
-/// where `context` keeps what is written into it.
+/// where `context` keeps what is written into it, and so does a [hedge](crate::hedge) of a call that takes long
+/// while the backend has headroom.
 ///
 /// ```
 /// use buttress::{AnyError, Backend, NoContext, endpoints::Endpoints, storm};
@@ -116,12 +122,17 @@ where
     let admission = AdmissionLayer::new(Admission::of(backend).patience(patience))
         .classify(classify.clone())
         .context(context.clone());
+    let replay = Carried { context };
+    let headroom = backend.clone();
+    let hedge = Hedge::builder(backend.label()).gate(move || headroom.has_headroom()).build();
+    let hedge = hedge.unwrap_or_else(|_| Hedge::new(backend.label()));
+    let hedge = hedge.layer().classify(classify.clone()).replay(replay.clone());
     RetryLayer::new(policy(patience))
         .name(backend.label())
         .budget(backend.retry_budget())
         .classify(classify)
-        .replay(Carried { context })
-        .layer(admission.layer(service))
+        .replay(replay)
+        .layer(hedge.layer(admission.layer(service)))
 }
 
 fn policy(patience: Duration) -> RetryPolicy {
@@ -205,6 +216,10 @@ impl<Req: Clone, X: ReadContext<Req>> Replay<Req> for Carried<X> {
 
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         self.context.context(req).deadline()
+    }
+
+    fn attempt(&self, req: &Req) -> Attempt {
+        Attempt(self.context.context(req).attempt())
     }
 
     fn begin(&self, req: &mut Req) {
