@@ -76,10 +76,11 @@ where
 
 /// What [`pool`] makes.
 pub type PoolClient<S, C, X, E> = RetryService<
-    HedgeService<
-        AdmissionService<EndpointsService<S, C, X, AsError>, Inside<C, E>, X, AsError>,
+    AdmissionService<
+        HedgeService<EndpointsService<S, C, X, AsError>, Inside<C, E>, Carried<X>>,
         Inside<C, E>,
-        Carried<X>,
+        X,
+        AsError,
     >,
     Inside<C, E>,
     Carried<X>,
@@ -124,7 +125,10 @@ where
         .context(context.clone());
     let replay = Carried { context };
     let headroom = backend.clone();
-    let hedge = Hedge::builder(backend.label()).gate(move || headroom.has_headroom()).build();
+    let hedge = Hedge::builder(backend.label())
+        .gate(move || headroom.has_headroom())
+        .budget(backend.retry_budget())
+        .build();
     let hedge = hedge.unwrap_or_else(|_| Hedge::new(backend.label()));
     let hedge = hedge.layer().classify(classify.clone()).replay(replay.clone());
     RetryLayer::new(policy(patience))
@@ -132,7 +136,7 @@ where
         .budget(backend.retry_budget())
         .classify(classify)
         .replay(replay)
-        .layer(hedge.layer(admission.layer(service)))
+        .layer(admission.layer(hedge.layer(service)))
 }
 
 fn policy(patience: Duration) -> RetryPolicy {
