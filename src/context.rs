@@ -1,5 +1,7 @@
 //! What a request carries along for every layer that it passes.
 
+use std::num::NonZeroU64;
+
 use crate::deadline::Deadline;
 
 /// How much a request matters, in the four classes of Google's SRE book (chapter 21, "Handling Overload").
@@ -65,6 +67,7 @@ pub struct Context {
     deadline: Option<Deadline>,
     criticality: Criticality,
     attempt: u32,
+    call: Option<NonZeroU64>,
 }
 
 impl Context {
@@ -75,7 +78,7 @@ impl Context {
     /// ```
     #[must_use]
     pub const fn new() -> Self {
-        Self { deadline: None, criticality: Criticality::Critical, attempt: 1 }
+        Self { deadline: None, criticality: Criticality::Critical, attempt: 1, call: None }
     }
 
     /// With this deadline, or the one it has if that is earlier: a deadline is never extended.
@@ -115,6 +118,17 @@ impl Context {
         Self { attempt, ..self }
     }
 
+    /// As an attempt of this call. All attempts of one call carry the same number, so that one of them can go
+    /// elsewhere than the one before. 0 is none.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Context::new().with_call(7).call(), Some(7));
+    /// ```
+    #[must_use]
+    pub const fn with_call(self, call: u64) -> Self {
+        Self { call: NonZeroU64::new(call), ..self }
+    }
+
     /// By when the answer is needed.
     ///
     /// ```
@@ -143,6 +157,19 @@ impl Context {
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// The number that all attempts of one call share, if they have one.
+    ///
+    /// ```
+    /// assert_eq!(buttress::Context::new().call(), None);
+    /// ```
+    #[must_use]
+    pub const fn call(&self) -> Option<u64> {
+        match self.call {
+            Some(call) => Some(call.get()),
+            None => None,
+        }
     }
 
     /// What a request carries in its extensions; the default if it carries nothing.
@@ -181,6 +208,22 @@ impl Context {
             }
         }
     }
+}
+
+/// A number for a call that no other call of this process has.
+pub(crate) fn next_call() -> u64 {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static THREADS: AtomicU64 = AtomicU64::new(0);
+    thread_local!(static NEXT: Cell<u64> = const { Cell::new(0) });
+    NEXT.with(|next| {
+        // Each thread counts on its own, from where nobody else does.
+        if next.get() & 0xffff_ffff == 0 {
+            next.set(THREADS.fetch_add(1, Ordering::Relaxed) << 32 | 1);
+        }
+        next.replace(next.get() + 1)
+    })
 }
 
 impl Default for Context {

@@ -38,6 +38,7 @@ pub mod conditioner;
 #[cfg(feature = "config")]
 pub mod config;
 pub mod control;
+pub mod endpoints;
 pub mod failure_budget;
 pub mod hedge;
 #[cfg(feature = "http")]

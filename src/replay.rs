@@ -143,6 +143,11 @@ pub trait Replay<Req> {
         let _ = (req, deadline);
     }
 
+    /// Called once, before the first attempt is made and copied.
+    fn begin(&self, req: &mut Req) {
+        let _ = req;
+    }
+
     /// Marks a retry with its number. Not called for first attempts.
     fn mark(&self, req: &mut Req, attempt: Attempt) {
         let _ = (req, attempt);
@@ -333,6 +338,10 @@ where
         self.inner.set_deadline(req, deadline);
     }
 
+    fn begin(&self, req: &mut Req) {
+        self.inner.begin(req);
+    }
+
     fn mark(&self, req: &mut Req, attempt: Attempt) {
         self.inner.mark(req, attempt);
     }
@@ -382,6 +391,10 @@ where
 
     fn set_deadline(&self, req: &mut Req, deadline: Deadline) {
         self.inner.set_deadline(req, deadline);
+    }
+
+    fn begin(&self, req: &mut Req) {
+        self.inner.begin(req);
     }
 
     fn mark(&self, req: &mut Req, attempt: Attempt) {

@@ -15,9 +15,11 @@ use crate::admission::{Admission, AdmissionLayer, AdmissionService};
 use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::classify::{Classify, judge_error};
-use crate::context::ReadContext;
+use crate::context::{ReadContext, next_call};
 use crate::deadline::Deadline;
+use crate::endpoints::{Endpoints, EndpointsService};
 use crate::error::BoxError;
+use crate::hedge::{Hedge, HedgeService};
 use crate::outcome::Verdict;
 use crate::reject::AsError;
 use crate::retry::{Attempt, Replay, RetryLayer, RetryPolicy, RetryService};
@@ -61,19 +63,87 @@ where
     C: Clone,
     X: Clone,
 {
-    // Shares of what callers wait: the first retry at once where answers are quick.
-    let backoff = Backoff::exponential(patience / 200, patience / 20);
-    let policy = RetryPolicy::builder().max_attempts(ATTEMPTS).backoff(backoff).build();
-    let policy = policy.unwrap_or_default();
     let admission = Admission::of(backend).patience(patience);
     let admission =
         AdmissionLayer::new(admission).classify(classify.clone()).context(context.clone());
-    RetryLayer::new(policy)
+    RetryLayer::new(policy(patience))
         .name(backend.label())
         .budget(backend.retry_budget())
         .classify(Inside { classify, marker: PhantomData })
         .replay(Carried { context })
         .layer(admission.layer(service))
+}
+
+/// What [`pool`] makes.
+pub type PoolClient<S, C, X, E> = RetryService<
+    AdmissionService<
+        HedgeService<EndpointsService<S, C, X, AsError>, Inside<C, E>, Carried<X>>,
+        Inside<C, E>,
+        X,
+        AsError,
+    >,
+    Inside<C, E>,
+    Carried<X>,
+    AsError,
+>;
+
+/// As [`client`], over several servers that do the same: a retry goes to another one than the attempt before it,
+/// where `context` keeps what is written into it, and so does a [hedge](crate::hedge) of a call that takes long
+/// while the backend has headroom.
+///
+/// ```
+/// use buttress::{AnyError, Backend, NoContext, endpoints::Endpoints, storm};
+/// use std::time::Duration;
+/// use tower::{ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::BoxError> {
+/// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+/// let pool = Endpoints::new("double");
+/// pool.extend([("one", double), ("two", double)]);
+/// let backend = Backend::new("double");
+/// let client: storm::PoolClient<_, _, _, std::io::Error> =
+///     storm::pool(&backend, Duration::from_secs(1), AnyError, NoContext, &pool);
+/// assert_eq!(client.oneshot(4).await?, 8);
+/// # Ok(())
+/// # }
+/// ```
+pub fn pool<S, C, X, E>(
+    backend: &Backend,
+    patience: Duration,
+    classify: C,
+    context: X,
+    endpoints: &Endpoints<S>,
+) -> PoolClient<S, C, X, E>
+where
+    C: Clone,
+    X: Clone,
+{
+    let service = endpoints.service().classify(classify.clone()).context(context.clone());
+    let classify = Inside { classify, marker: PhantomData };
+    let admission = AdmissionLayer::new(Admission::of(backend).patience(patience))
+        .classify(classify.clone())
+        .context(context.clone());
+    let replay = Carried { context };
+    let headroom = backend.clone();
+    let hedge = Hedge::builder(backend.label())
+        .gate(move || headroom.has_headroom())
+        .budget(backend.retry_budget())
+        .build();
+    let hedge = hedge.unwrap_or_else(|_| Hedge::new(backend.label()));
+    let hedge = hedge.layer().classify(classify.clone()).replay(replay.clone());
+    RetryLayer::new(policy(patience))
+        .name(backend.label())
+        .budget(backend.retry_budget())
+        .classify(classify)
+        .replay(replay)
+        .layer(admission.layer(hedge.layer(service)))
+}
+
+fn policy(patience: Duration) -> RetryPolicy {
+    // Shares of what callers wait: the first retry at once where answers are quick.
+    let backoff = Backoff::exponential(patience / 200, patience / 20);
+    let policy = RetryPolicy::builder().max_attempts(ATTEMPTS).backoff(backoff).build();
+    policy.unwrap_or_default()
 }
 
 /// More than a deadline leaves time for.
@@ -150,6 +220,17 @@ impl<Req: Clone, X: ReadContext<Req>> Replay<Req> for Carried<X> {
 
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         self.context.context(req).deadline()
+    }
+
+    fn attempt(&self, req: &Req) -> Attempt {
+        Attempt(self.context.context(req).attempt())
+    }
+
+    fn begin(&self, req: &mut Req) {
+        let context = self.context.context(req);
+        if context.call().is_none() {
+            self.context.set_context(req, context.with_call(next_call()));
+        }
     }
 
     fn mark(&self, req: &mut Req, Attempt(attempt): Attempt) {

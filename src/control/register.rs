@@ -51,6 +51,8 @@ registered! {
         "buttress::rate_limit::RateLimiter::builder(\"api\")", |it, home| observed!(it, home);
     [K: ?Sized] crate::rate_limit::KeyedRateLimiterBuilder<K>:
         "buttress::rate_limit::KeyedRateLimiter::<u64>::builder(\"api\")", |it, home| observed!(it, home);
+    [] crate::endpoints::EndpointsBuilder:
+        "buttress::endpoints::Endpoints::<u8>::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::hedge::HedgeBuilder:
         "buttress::hedge::Hedge::builder(\"db\")", |it, home| observed!(it, home);
     [] crate::throttle::ThrottleBuilder:

@@ -92,6 +92,7 @@ where
         if let Some(deadline) = deadline {
             self.replay.set_deadline(&mut req, Deadline::at(deadline));
         }
+        self.replay.begin(&mut req);
         let shared = self.shared.as_mut().map(Lease::for_call);
         // Each value is made in the place it is to have: the compiler does not see through a move of the
         // request, its copy or the inner future, which are hundreds of bytes.

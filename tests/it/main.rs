@@ -23,6 +23,7 @@ mod control_status;
 mod dashboard;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
+mod endpoints;
 mod failure_budget;
 #[cfg(feature = "supervise")]
 #[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]

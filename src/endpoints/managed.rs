@@ -1,0 +1,70 @@
+//! What a registry shows of a pool, and the order it takes.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::shared::Shared;
+use crate::clock;
+use crate::error::ConfigError;
+use crate::managed::{Level, Managed, ObjectStatus, Operation, unknown};
+use crate::name::LayerKind;
+
+const COMMANDS: &[&str] = &["reset"];
+
+impl Managed for Shared {
+    fn kind(&self) -> LayerKind {
+        LayerKind::Endpoints
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    fn describe(&self) -> ObjectStatus {
+        let core = &self.core;
+        let all = core.all();
+        let out: Vec<_> = all.iter().filter(|one| one.is_out()).map(|one| &*one.label).collect();
+        let (state, level) = match (all.len(), out.len()) {
+            (0, _) => ("empty", Level::Bad),
+            _ if core.in_panic() => ("uses_all", Level::Bad),
+            (_, 0) => ("ok", Level::Ok),
+            _ => ("ejecting", Level::Warn),
+        };
+        let why = match out.len() {
+            0 => String::new(),
+            n => format!("{n} of {} ejected", all.len()),
+        };
+        let in_flight: u32 = all.iter().map(|one| one.in_flight.load(Relaxed)).sum();
+        let total = |of: fn(&super::core::Health) -> u64| all.iter().map(|one| of(one)).sum();
+        let most = (core.config.max_ejected * all.len() as f64).floor();
+        let mut status = ObjectStatus::new(state)
+            .level(level)
+            .why(why)
+            .gauge("endpoints", "endpoints", all.len() as f64, "endpoints", |_| ())
+            .gauge("ejected", "ejected", out.len() as f64, "endpoints", |gauge| {
+                (gauge.max, gauge.threshold) = (Some(all.len() as f64), Some(most));
+            })
+            .gauge("in_flight", "in flight", f64::from(in_flight), "calls", |_| ())
+            .counter("calls", total(|one| one.calls.load(Relaxed)))
+            .counter("failed", total(|one| one.failed.load(Relaxed)))
+            .counter("ejections", core.ejections.load(Relaxed))
+            .counter("returns", core.returns.load(Relaxed))
+            .counter("probes", core.probes.load(Relaxed))
+            .commands(COMMANDS);
+        if !out.is_empty() {
+            status = status.fact("ejected", out.join(", "));
+        }
+        if let Some(at) = core.next_probe() {
+            status = status.next("probe", at.since(clock::now()));
+        }
+        status
+    }
+
+    fn operate(&self, operation: &Operation) -> Result<(), ConfigError> {
+        match operation {
+            Operation::Reset => self.reset(),
+            other => return Err(unknown(other, COMMANDS)),
+        }
+        Ok(())
+    }
+}

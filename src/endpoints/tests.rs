@@ -1,0 +1,224 @@
+//! The core under a clock of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::Config;
+use super::core::{Asked, Core, End, Health, Why};
+use crate::clock::Tick;
+
+const FIRST: Asked = Asked { attempt: 1, call: 0 };
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+struct Pool {
+    core: Core,
+    all: Vec<Arc<Health>>,
+    now: Tick,
+}
+
+impl Pool {
+    fn new(count: usize, config: Config) -> Self {
+        let core = Core::new(config, 42);
+        let all = (0..count).map(|n| core.insert(n.to_string().into())).collect();
+        Self { core, all, now: Tick(1 << 50) }
+    }
+
+    fn pick(&self, asked: Asked) -> usize {
+        self.core.pick(self.all.len(), |n| &self.all[n], asked, self.now).unwrap()
+    }
+
+    fn end(&self, place: usize, started: Tick, end: End) -> Option<super::core::Change> {
+        self.core.end(&self.all[place], started, end, self.now)
+    }
+
+    /// One call after another, `took` and `end` by the endpoint. How many each got.
+    fn run(&mut self, calls: usize, how: impl Fn(usize) -> (u64, End)) -> Vec<u32> {
+        let mut got = vec![0; self.all.len()];
+        for _ in 0..calls {
+            let (place, started) = (self.pick(FIRST), self.now);
+            let (took, end) = how(place);
+            self.now = self.now.after(ms(took));
+            self.end(place, started, end);
+            got[place] += 1;
+        }
+        got
+    }
+
+    /// A call there, wherever the choice would have gone.
+    fn force(&self, place: usize, end: End) -> Option<super::core::Change> {
+        self.all[place].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.end(place, self.now, end)
+    }
+
+    fn eject(&self, place: usize) {
+        for _ in 0..3 {
+            self.force(place, End::Failure);
+        }
+        assert!(self.all[place].is_out());
+    }
+
+    fn out(&self) -> Vec<usize> {
+        (0..self.all.len()).filter(|&n| self.all[n].is_out()).collect()
+    }
+}
+
+fn all_well(_: usize) -> (u64, End) {
+    (10, End::Success)
+}
+
+fn first_fails(n: usize) -> (u64, End) {
+    if n == 0 { (1, End::Failure) } else { (10, End::Success) }
+}
+
+#[test]
+fn equals_get_equal_shares() {
+    let mut pool = Pool::new(5, Config::default());
+    let got = pool.run(10_000, all_well);
+    for n in got {
+        // 2000 expected, standard deviation 40.
+        assert!((1800..2200).contains(&n), "{n}");
+    }
+}
+
+#[test]
+fn one_that_fails_at_once_attracts_nothing_and_is_ejected() {
+    let mut pool = Pool::new(5, Config::default());
+    pool.run(1000, all_well);
+    // 10 s.
+    let got = pool.run(1000, first_fails);
+    assert!(got[0] <= 6, "{got:?}");
+}
+
+#[test]
+fn failures_in_a_row_eject_and_a_probe_takes_back() {
+    let mut pool = Pool::new(3, Config::default());
+    pool.run(100, all_well);
+    assert_eq!(pool.force(0, End::Failure), None);
+    assert_eq!(pool.force(0, End::Failure), None);
+    let change = pool.force(0, End::Failure).unwrap();
+    assert!(change.out);
+    assert_eq!(change.why, Why::InRow(3));
+    assert_eq!(pool.out(), [0]);
+    // Nothing for a second, then one probe, which fails, then none for two.
+    let start = pool.now;
+    let mut probed = Vec::new();
+    while pool.now.since(start) < ms(8500) {
+        let started = pool.now;
+        let place = pool.pick(FIRST);
+        pool.now = pool.now.after(ms(10));
+        pool.end(place, started, if place == 0 { End::Failure } else { End::Success });
+        if place == 0 {
+            probed.push(started.since(start).as_millis());
+        }
+    }
+    assert_eq!(probed, [1000, 3000, 7000]);
+    // The next one answers.
+    let got = pool.run(1000, all_well);
+    assert!(pool.out().is_empty());
+    assert!(got[0] > 50, "{got:?}");
+}
+
+#[test]
+fn retries_are_no_probes_and_go_elsewhere() {
+    let mut pool = Pool::new(2, Config::default());
+    pool.run(100, all_well);
+    for call in 1..1000 {
+        let first = pool.pick(Asked { attempt: 1, call });
+        pool.end(first, pool.now, End::Ignored);
+        let second = pool.pick(Asked { attempt: 2, call });
+        pool.end(second, pool.now, End::Ignored);
+        let third = pool.pick(Asked { attempt: 3, call });
+        pool.end(third, pool.now, End::Ignored);
+        assert_ne!(first, second);
+        assert_ne!(second, third);
+    }
+    pool.eject(0);
+    pool.now = pool.now.after(ms(5000));
+    assert_eq!(pool.pick(Asked { attempt: 2, call: 0 }), 1);
+    assert_eq!(pool.pick(FIRST), 0);
+}
+
+#[test]
+fn when_more_than_half_have_failed_all_are_used() {
+    let mut pool = Pool::new(4, Config::default());
+    pool.run(100, all_well);
+    pool.eject(0);
+    pool.eject(1);
+    assert!(!pool.core.in_panic());
+    let got = pool.run(90, all_well);
+    assert_eq!(got[..2], [0, 0], "nothing before the probe");
+    pool.eject(2);
+    assert!(pool.core.in_panic());
+    let down = |_: usize| (1, End::Failure);
+    pool.run(1000, down);
+    assert_eq!(pool.out().len(), 4);
+    let got = pool.run(400, down);
+    assert!(got.iter().all(|&n| n > 20), "{got:?}");
+    pool.run(100, all_well);
+    assert!(pool.out().is_empty() && !pool.core.in_panic());
+}
+
+#[test]
+fn a_share_of_failures_that_chance_does_not_explain_ejects() {
+    // Every third call of the first fails: never three in a row.
+    let mut pool = Pool::new(5, Config::default());
+    let mut change = None;
+    for n in 0..30 {
+        pool.now = pool.now.after(ms(10));
+        for other in 1..5 {
+            assert_eq!(pool.force(other, End::Success), None);
+        }
+        let end = if n % 3 == 0 { End::Failure } else { End::Success };
+        change = change.or(pool.force(0, end));
+    }
+    assert!(matches!(change.unwrap().why, Why::Share { .. }), "{change:?}");
+}
+
+#[test]
+fn failures_of_all_alike_eject_few() {
+    let mut pool = Pool::new(5, Config { failures_in_row: 100, ..Config::default() });
+    let n = std::cell::Cell::new(7_u64);
+    pool.run(20_000, |_| {
+        n.set(
+            n.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407),
+        );
+        if n.get() >> 33 & 3 == 0 { (10, End::Failure) } else { (10, End::Success) }
+    });
+    assert_eq!(pool.core.ejections.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[test]
+fn one_that_hangs_gets_no_more() {
+    let mut pool = Pool::new(3, Config::default());
+    pool.run(100, all_well);
+    let mut hung = 0;
+    for _ in 0..1000 {
+        let (place, started) = (pool.pick(FIRST), pool.now);
+        pool.now = pool.now.after(ms(10));
+        if place == 0 {
+            hung += 1;
+        } else {
+            pool.end(place, started, End::Success);
+        }
+    }
+    assert!(hung <= 3, "{hung}");
+}
+
+#[test]
+fn a_returned_endpoint_starts_slowly() {
+    let mut pool = Pool::new(2, Config::default());
+    pool.run(100, all_well);
+    pool.eject(0);
+    while !pool.out().is_empty() {
+        pool.run(1, all_well);
+    }
+    let early = pool.run(40, all_well)[0];
+    pool.now = pool.now.after(ms(2000));
+    pool.run(200, all_well);
+    let late = pool.run(400, all_well)[0];
+    assert!(early <= 16, "{early}");
+    assert!(late >= 120, "{late}");
+}

@@ -1,0 +1,191 @@
+//! A pool of endpoints: the contract, who is ejected and comes back, what is in flight.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use buttress::endpoints::{Endpoints, EndpointsService};
+use buttress::observe::{Event, EventKind};
+use buttress::{AsTyped, Error, RejectionKind};
+use tower::{Service, ServiceExt, service_fn};
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Says its number after 10 ms, or fails at once while `ill` is its number.
+fn server(
+    me: u32,
+    ill: &Arc<AtomicU32>,
+) -> impl Service<u32, Response = u32, Error = io::Error, Future: Send> + Clone + Send + Sync + use<>
+{
+    let ill = Arc::clone(ill);
+    service_fn(move |_: u32| {
+        let down = ill.load(Ordering::Relaxed) == me;
+        async move {
+            if down {
+                return Err(io::Error::other("500"));
+            }
+            tokio::time::sleep(ms(10)).await;
+            Ok(me)
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_endpoint_is_ejected_told_and_returns() {
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let pool = Endpoints::<u8>::builder("search")
+        .seed(7)
+        .observe(move |event: &Event<'_>| {
+            if let EventKind::StateChanged { to, reason, .. } = event.kind {
+                sink.lock().unwrap().push(format!("{to} {reason}"));
+            }
+        })
+        .build()
+        .unwrap();
+    let ill = Arc::new(AtomicU32::new(99));
+    for me in 0..3 {
+        pool.insert(me.to_string(), server(me, &ill));
+    }
+    let mut client = pool.service();
+    for _ in 0..100 {
+        client.ready().await.unwrap().call(1).await.unwrap();
+    }
+    ill.store(0, Ordering::Relaxed);
+    let mut failed = 0;
+    for _ in 0..3000 {
+        failed += u32::from(client.ready().await.unwrap().call(1).await.is_err());
+    }
+    // 30 s: before it is ejected, and five probes.
+    assert!((3..=12).contains(&failed), "{failed}");
+    assert!(pool.stats()[0].ejected);
+    ill.store(99, Ordering::Relaxed);
+    for _ in 0..3200 {
+        client.ready().await.unwrap().call(1).await.unwrap();
+    }
+    assert!(!pool.stats()[0].ejected);
+    let told = told.lock().unwrap();
+    assert_eq!(*told, ["ejected 0: 3 failures in a row", "in 0: answered"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_becomes_of_calls_none_stays_in_flight() {
+    let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    let mut random = seed | 1;
+    let mut draw = move |below: u64| {
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let ill = Arc::new(AtomicU32::new(1));
+    let pool = Endpoints::new("search");
+    for me in 0..4 {
+        pool.insert(me.to_string(), server(me, &ill));
+    }
+    let mut client = pool.service();
+    let mut calls = Vec::new();
+    for n in 0..2000 {
+        match draw(6) {
+            0 if !calls.is_empty() => drop(calls.swap_remove(draw(calls.len() as u64) as usize)),
+            1 if !calls.is_empty() => {
+                let call: std::pin::Pin<Box<_>> =
+                    calls.swap_remove(draw(calls.len() as u64) as usize);
+                let _: Result<u32, _> = call.await;
+            }
+            2 if !calls.is_empty() => {
+                let place = draw(calls.len() as u64) as usize;
+                if futures_util::poll!(&mut calls[place]).is_ready() {
+                    drop(calls.swap_remove(place));
+                }
+            }
+            3 if n % 50 == 0 => {
+                pool.remove("2");
+                pool.insert("2", server(2, &ill));
+            }
+            _ => calls.push(Box::pin(client.ready().await.unwrap().call(n))),
+        }
+        let in_flight: u32 = pool.stats().iter().map(|one| one.in_flight).sum();
+        assert!(in_flight as usize <= calls.len());
+    }
+    drop(calls);
+    assert!(pool.stats().iter().all(|one| one.in_flight == 0), "{:?}", pool.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_endpoints_calls_are_refused_and_changes_are_seen_by_clones() {
+    let ill = Arc::new(AtomicU32::new(99));
+    let pool = Endpoints::new("search");
+    let client = pool.service().on_reject(AsTyped);
+    match client.clone().oneshot(1).await {
+        Err(Error::Rejected(why)) => assert_eq!(why.kind(), RejectionKind::Overloaded),
+        other => panic!("{other:?}"),
+    }
+    pool.insert("a", server(1, &ill));
+    assert_eq!(client.clone().oneshot(1).await.unwrap(), 1);
+    assert!(pool.remove("a"));
+    pool.insert("b", server(2, &ill));
+    assert_eq!(client.oneshot(1).await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_counts_as_failure_and_leaves_nothing_behind() {
+    let pool = Endpoints::new("search");
+    pool.insert(
+        "a",
+        service_fn(|n: u32| async move {
+            assert!(n > 0, "zero");
+            Ok::<_, io::Error>(n)
+        }),
+    );
+    let client = pool.service();
+    let call = tokio::spawn(client.clone().oneshot(0));
+    assert!(call.await.unwrap_err().is_panic());
+    let stats = &pool.stats()[0];
+    assert_eq!((stats.in_flight, stats.calls, stats.failed), (0, 1, 1));
+    assert_eq!(client.oneshot(1).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_shows_it_and_resets_it() {
+    use buttress::control::Registry;
+    let registry = Registry::new();
+    let pool = Endpoints::<u8>::builder("search").register_in(&registry).build().unwrap();
+    let ill = Arc::new(AtomicU32::new(0));
+    for me in 0..2 {
+        pool.insert(me.to_string(), server(me, &ill));
+    }
+    let mut client = pool.service();
+    while !pool.stats()[0].ejected {
+        let _ = client.ready().await.unwrap().call(1).await;
+    }
+    let status = registry.status();
+    let row = &status.objects[0];
+    assert_eq!((row.id.as_str(), row.state.as_str()), ("endpoints/search", "ejecting"));
+    assert_eq!(row.why, "1 of 2 ejected");
+    pool.reset();
+    assert!(!pool.stats()[0].ejected);
+}
+
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn every_property_of_the_contract_holds() {
+    use buttress::testing::{Subject, check_all};
+    use tower::layer::layer_fn;
+
+    type Pooled<S> = EndpointsService<S>;
+    let make = || {
+        layer_fn(|inner| -> Pooled<_> {
+            let pool = Endpoints::new("contract");
+            pool.insert("only", inner);
+            pool.service()
+        })
+    };
+    let subject = Subject::new(make, || 7_u32, Ok::<u32, io::Error>)
+        .ready_error(|| io::Error::other("inner broke"))
+        .polls_inner_in_ready(false);
+    check_all(&subject).await.unwrap();
+}
