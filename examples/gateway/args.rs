@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_backend_makes_it_a_proxy() {
-        let Ok(Command::Proxy { backend, listen, admin }) = parsed("--backend http://[::1]:9000")
+        let Ok(Command::Proxy { backend, listen, admin: None }) =
+            parsed("--backend http://[::1]:9000")
         else {
             panic!("not a proxy");
         };
