@@ -14,11 +14,15 @@ const GROW: f64 = 100.0;
 const BURST: f64 = 3.0;
 /// Answers of a kind before a rate is set.
 const ENOUGH: u32 = 16;
+/// ... and so long, lest it be one batch.
+const SOON: f64 = 100e6;
 /// What is remembered fades over the longer of so many nanoseconds and so many calls.
 const MEMORY: f64 = 5e9;
 const MEMORY_CALLS: f64 = 50.0;
-/// Below this share of accepted calls the rate is wrong.
-const WRONG: f64 = 0.75;
+/// Below this share of the last calls accepted the rate is wrong. Refusals come sooner than answers, and in
+/// batches: not of a few.
+const WRONG: f64 = 0.6;
+const SHARE: f64 = 48.0;
 /// Throttled in a row, with a rate: nothing is accepted at all.
 const ROW: u32 = 8;
 /// Once in so long the callee is asked, whatever it has said.
@@ -107,8 +111,9 @@ impl Core {
         now.0.saturating_sub((self.interval() as f64 * (BURST - 1.0)) as u64)
     }
 
-    /// A call that can wait for `patience`.
-    pub(super) fn admit(&mut self, patience: u64, now: Tick) -> Admit {
+    /// A call that has `left`. It waits for a tenth of that, or for two turns if they are further apart, but not
+    /// for more than half of it: the rest is the callee's.
+    pub(super) fn admit(&mut self, left: u64, max_wait: u64, now: Tick) -> Admit {
         if self.phase != Phase::Limiting {
             return Admit::After(0);
         }
@@ -122,6 +127,8 @@ impl Core {
             self.span_idle = true;
         }
         let wait = self.next.saturating_sub(now.0);
+        let patience = (left / 10).max(self.interval().saturating_mul(2).min(left / 2));
+        let patience = patience.min(max_wait);
         if wait > 0 {
             self.needed_at = now;
         }
@@ -153,7 +160,7 @@ impl Core {
                 self.in_a_row += 1.0;
                 if sent >= self.changed_at {
                     self.row = 0;
-                    self.share += (1.0 - self.share) / 16.0;
+                    self.share += (1.0 - self.share) / SHARE;
                 }
             }
         }
@@ -190,10 +197,12 @@ impl Core {
     }
 
     fn measure(&mut self, hint: Option<u64>, now: Tick) {
-        if self.span_accepted < f64::from(ENOUGH) && self.span_throttled < ENOUGH {
+        let span = self.span(now);
+        let accepted = self.span_accepted >= f64::from(ENOUGH) && span >= SOON;
+        let none = self.span_accepted == 0.0 && self.span_throttled >= ENOUGH;
+        if !accepted && !none && self.span_throttled < 4 * ENOUGH {
             return;
         }
-        let span = self.span(now);
         // Rather too much: what is throttled corrects it at once, what is not sent is lost.
         let many = self.span_accepted + 2.0 * self.span_accepted.sqrt();
         self.accepted_rate = many / span * SECOND;
@@ -221,8 +230,15 @@ impl Core {
     /// Whenever a call is throttled the callee has nothing left. So what it took since the last one that was is
     /// what it allows in that time, to the call, whatever was saved up before.
     fn learn(&mut self, sent: Tick, hint: Option<u64>, now: Tick) {
-        if !self.span_idle {
-            let span = self.span(now);
+        let before = self.rate();
+        let span = self.span(now);
+        let seen = self.span_accepted / span * SECOND;
+        if self.span_idle {
+            if seen > self.accepted_rate {
+                self.accepted_rate = seen;
+                self.sums = (seen, SECOND);
+            }
+        } else {
             let memory = MEMORY.max(MEMORY_CALLS * SECOND / self.accepted_rate.max(1e-3));
             let keep = (-span / memory).exp();
             self.sums = (self.sums.0 * keep + self.span_accepted, self.sums.1 * keep + span);
@@ -232,7 +248,14 @@ impl Core {
         if sent < self.changed_at {
             return;
         }
-        self.share -= self.share / 16.0;
+        if self.rate() < 0.95 * before {
+            // It has been lowered for all that was sent until now.
+            let row = self.row + 1;
+            self.change(now);
+            self.row = row;
+            return;
+        }
+        self.share -= self.share / SHARE;
         self.row += 1;
         if self.share < WRONG {
             self.accepted_rate *= self.share;

@@ -54,7 +54,7 @@ pub struct ThrottleBuilder {
 }
 
 impl ThrottleBuilder {
-    /// The longest that a call waits for its turn: default 1 s, and never more than a tenth of what its deadline
+    /// The longest that a call waits for its turn: default 1 s, and never more than half of what its deadline
     /// leaves. Zero refuses at once.
     ///
     /// ```
@@ -258,8 +258,8 @@ impl Shared {
         if !self.active.load(Ordering::Relaxed) {
             return Ok((permit(false), 0));
         }
-        let tenth = deadline.map_or(u64::MAX, |at| nanos(at.remaining_at(now)) / 10);
-        let admit = self.change(|core| core.admit(self.max_wait.min(tenth), now));
+        let left = deadline.map_or(u64::MAX, |at| nanos(at.remaining_at(now)));
+        let admit = self.change(|core| core.admit(left, self.max_wait, now));
         match admit {
             Admit::After(wait) => Ok((permit(true), wait)),
             Admit::Refused(wait) => {

@@ -42,11 +42,11 @@
 //!
 //! **Sending.** 3 % more than that, so that the quota is always used and a change of it seen. The more is
 //! accepted in a row the faster that grows: a quota ten times as large is found after some hundred calls. If
-//! less than three quarters of what is sent are accepted, the rate follows at once. If nothing is, it waits for
+//! less than six tenths of what is sent are accepted, the rate follows at once. If nothing is, it waits for
 //! the `Retry-After`, 30 s at most, and sends single calls then.
 //!
-//! **Waiting.** A call whose turn comes within a tenth of its remaining time, and within `max_wait`, waits for it;
-//! any other is refused at once, with the time. Places are handed out in order of arrival; the wait is known
+//! **Waiting.** A call whose turn comes within a tenth of its remaining time (or within two turns, if they are
+//! further apart, but not half of that time), and within `max_wait`, waits for it; any other is refused at once, with the time. Places are handed out in order of arrival; the wait is known
 //! from the start and does not grow when the rate falls.
 //!
 //! **Ending.** If nothing had to wait and nothing was throttled for 30 s, everything passes again.
