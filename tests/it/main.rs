@@ -17,8 +17,8 @@ mod conditioner;
 mod config;
 #[cfg(feature = "serde")]
 mod control;
-mod dashboard;
 mod control_status;
+mod dashboard;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
 mod failure_budget;
