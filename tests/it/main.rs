@@ -32,6 +32,8 @@ mod idempotency;
 mod idempotency_http;
 mod idempotency_layer;
 mod let_go;
+#[cfg(feature = "testing")]
+mod presets;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
