@@ -72,7 +72,7 @@ async fn the_servers_stack_keeps_the_contract() {
             refused(two.ready().await.map_err(|e| e.to_string())?.call(1).await)
         },
     );
-    // A rate limit makes the service ready only when it is a call's turn.
+    // With a rate limit the service is always ready: waiting is part of the call.
     check_all(&subject.polls_inner_in_ready(false)).await.unwrap();
     let free = || server(&ServerPlan::new("contract")).unwrap();
     let subject = Subject::new(free, || 1_u32, add).ready_error(broke).stateless();
