@@ -225,6 +225,7 @@ fn the_timeout_and_the_presets() {
     service_costs_nothing("client", stack.layer(service_fn(ok)));
     let mut plan = ServerPlan::new("api");
     plan.rate_limit = Some(RateLimitPlan::new(quota));
+    plan.failure_budget = None;
     service_costs_nothing("server", server(&plan).unwrap().layer(service_fn(ok)));
 }
 
