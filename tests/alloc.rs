@@ -211,6 +211,24 @@ fn what_idempotency_lets_through_and_what_it_answers_from_memory() {
     });
 }
 
+#[test]
+fn the_timeout_and_the_presets() {
+    use buttress::presets::{ClientPlan, RateLimitPlan, ServerPlan, client, server};
+    use buttress::timeout::Timeout;
+    let timeout = Timeout::new("db", Duration::from_secs(1)).unwrap();
+    service_costs_nothing("timeout", timeout.layer().layer(service_fn(ok)));
+    let quota = Quota::per_second(1_000_000).unwrap().burst(1_000_000).unwrap();
+    let mut plan = ClientPlan::new("db");
+    plan.rate_limit = Some(RateLimitPlan::new(quota));
+    let slot = buttress::Slot::<buttress::conditioner::Conditioner>::new();
+    let stack = client(&plan).unwrap().conditioner(slot);
+    service_costs_nothing("client", stack.layer(service_fn(ok)));
+    let mut plan = ServerPlan::new("api");
+    plan.rate_limit = Some(RateLimitPlan::new(quota));
+    plan.failure_budget = None;
+    service_costs_nothing("server", server(&plan).unwrap().layer(service_fn(ok)));
+}
+
 /// The counter counts.
 #[test]
 fn what_allocates_is_seen() {

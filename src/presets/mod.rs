@@ -14,6 +14,42 @@
 //! assert_eq!(report.lints[0].severity, LintSeverity::Error);
 //! println!("{report}");
 //! ```
+//!
+//! # The stacks
+//!
+//! From the outside in:
+//!
+//! | [`client`] | why there |
+//! |---|---|
+//! | total timeout | bounds the retries and their pauses, too |
+//! | retry, with a budget | each attempt below is one call |
+//! | rate limit | retries are limited like first attempts |
+//! | attempt timeout | outside of the breaker, which sees a call that was given up and counts it |
+//! | breaker | judges attempts; a refusal of it ends the retries |
+//! | conditioner, if it [has one](ClientLayer::conditioner) | everything else sees the faults |
+//!
+//! With retries it is the retry that ends an attempt, since a refusal of a timeout would be final; the wait for
+//! the rate limit is then part of the attempt.
+//!
+//! | [`server`] | why there |
+//! |---|---|
+//! | rate limit | refuses before anything was done |
+//! | timeout | outside of the failure budget, for the same reason |
+//! | failure budget | does not count what the limit refuses |
+//! | idempotency, if it [has one](ServerLayer::idempotency) | refusals are not recorded; a call goes on when its caller has gone |
+//! | conditioner, if it [has one](ServerLayer::conditioner) | everything else sees the faults |
+//!
+//! For HTTP a `http::ContextLayer` goes outside of a server's stack, a `http::SendContextLayer` inside of a
+//! client's.
+//!
+//! # Semantics
+//!
+//! Each layer keeps its own: see [`timeout`](crate::timeout), [`retry`](crate::retry),
+//! [`rate_limit`](crate::rate_limit), [`circuit_breaker`](crate::circuit_breaker),
+//! [`failure_budget`](crate::failure_budget), [`idempotency`](crate::idempotency),
+//! [`conditioner`](crate::conditioner). *Readiness.* As ready as the inner service; with a rate limit always,
+//! since that waits inside of the call. *Sharing.* All services of one layer and its clones share its objects.
+//! *Cost.* That of the layers; a part that is absent costs a branch.
 
 mod client;
 #[cfg(feature = "http")]

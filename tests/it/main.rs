@@ -36,6 +36,8 @@ mod idempotency_http;
 mod idempotency_layer;
 mod let_go;
 mod live;
+#[cfg(feature = "testing")]
+mod presets;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;
