@@ -3,6 +3,8 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use buttress::circuit_breaker::CircuitBreaker;
+
 use super::*;
 
 /// The memory of this process, in bytes.
@@ -32,12 +34,18 @@ fn a_thousand_idle_viewers_cost_little_and_the_next_is_refused() {
     raise_descriptors(3000);
     let registry = Registry::new();
     // Many objects, so that a status is long: kept for each viewer, it would show.
-    for n in 0..1000 {
-        registry.conditioner(&format!("backend-{n}"));
-    }
+    let breakers: Vec<_> = (0..1000)
+        .map(|n| {
+            let breaker = CircuitBreaker::builder(format!("backend-{n}"));
+            breaker.register_in(&registry).build().unwrap()
+        })
+        .collect();
     let admin = Admin::builder(&registry).interval(Duration::from_millis(500)).build().unwrap();
     let page = admin.listen("127.0.0.1:0").unwrap();
     let at = page.addr();
+    let (_, _, body) = get(at, "/status.json", "");
+    assert!(body.len() > 1 << 20, "{} bytes", body.len());
+    println!("a status has {} bytes", body.len());
     let before = resident();
     let look = || {
         let (status, head, reader) =
@@ -58,6 +66,7 @@ fn a_thousand_idle_viewers_cost_little_and_the_next_is_refused() {
     for _ in 0..10 {
         std::thread::park_timeout(Duration::from_millis(500));
         grown = grown.max(resident().saturating_sub(before));
+        breakers.iter().for_each(|breaker| drop(breaker.try_acquire()));
         assert_eq!(get(at, "/metrics", "").0, 200, "others are answered");
     }
     println!("{} KiB for each viewer", grown / 1000 / 1024);
