@@ -50,6 +50,7 @@
 
 mod build;
 mod fields;
+mod findings;
 mod loader;
 mod merge;
 mod parse;
@@ -59,13 +60,16 @@ mod problem;
 mod read;
 mod schema;
 mod settings;
+mod stacks;
 mod typed;
 mod units;
 mod value;
 
 pub use build::Limits;
+pub use findings::Finding;
 pub use loader::{Loader, load};
 pub use parse::Format;
 pub use print::schema;
 pub use problem::{LoadError, Problem, ProblemKind};
 pub use settings::{Change, Config};
+pub use stacks::Stacks;

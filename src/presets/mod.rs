@@ -30,3 +30,5 @@ pub use plan::{
     BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
 };
 pub use stack::{ClientLayer, ServerLayer, client, server};
+#[cfg(feature = "config")]
+pub(crate) use stack::{ClientParts, ServerParts};

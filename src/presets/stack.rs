@@ -326,3 +326,56 @@ where
         Stack::new(Optional::new(timeout), outer).layer(inner)
     }
 }
+
+/// The objects of a client that were made elsewhere.
+#[cfg(feature = "config")]
+pub(crate) struct ClientParts {
+    pub(crate) name: Name,
+    pub(crate) total: Option<Timeout>,
+    pub(crate) policy: Option<RetryPolicy>,
+    pub(crate) budget: Option<RetryBudget>,
+    pub(crate) limiter: Option<RateLimiter>,
+    pub(crate) breaker: Option<CircuitBreaker>,
+    pub(crate) attempt: Option<Timeout>,
+}
+
+#[cfg(feature = "config")]
+impl From<ClientParts> for ClientLayer {
+    fn from(parts: ClientParts) -> Self {
+        Self {
+            name: parts.name,
+            total: parts.total,
+            policy: parts.policy,
+            budget: parts.budget,
+            limiter: parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO)),
+            breaker: parts.breaker,
+            attempt: parts.attempt,
+            classify: AnyError,
+            replay: CloneRequest,
+            context: NoContext,
+            reject: AsError,
+        }
+    }
+}
+
+/// The objects of a server that were made elsewhere.
+#[cfg(feature = "config")]
+pub(crate) struct ServerParts {
+    pub(crate) limiter: Option<RateLimiter>,
+    pub(crate) budget: Option<FailureBudget>,
+    pub(crate) timeout: Option<Timeout>,
+}
+
+#[cfg(feature = "config")]
+impl From<ServerParts> for ServerLayer {
+    fn from(parts: ServerParts) -> Self {
+        Self {
+            limiter: parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO)),
+            budget: parts.budget,
+            timeout: parts.timeout,
+            classify: AnyError,
+            context: NoContext,
+            reject: AsError,
+        }
+    }
+}
