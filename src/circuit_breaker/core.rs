@@ -13,16 +13,16 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::clock::{Tick, nanos};
+use crate::clock::Tick;
 use crate::outcome::Outcome;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, Striped, lock};
-use crate::window::Mark;
+use crate::window::{Mark, Totals};
 
-use super::config::{Config, MAX_CONSECUTIVE};
-use super::counter::Counter;
+use super::config::{Config, MAX_CONSECUTIVE, Window};
+use super::counter::{Counter, Counters, Place, Rule};
 use super::state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripReason};
-use super::transitions::least;
+use super::trip::Trip;
 
 // The word: generation (41 bits) | failures in a row (20 bits) | state (3 bits).
 pub(super) const STATE: u64 = 7;
@@ -96,32 +96,29 @@ pub(super) struct Change {
     pub(super) version: u64,
 }
 
-type Threshold = Option<(&'static str, f64)>;
-
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) word: AtomicU64,
     /// Open: when probes may try. Ramping: when the ramp ends. Written before the word that needs it.
     pub(super) until: AtomicU64,
-    times_successes: bool,
-    /// Nanoseconds; `u64::MAX` where slow calls do not count.
-    slow_after: u64,
+    /// What of the settings is read without the lock. Written under it.
+    pub(super) rule: AtomicU64,
+    /// Length of the ramp that ends at `until`, in nanoseconds.
+    pub(super) ramp: AtomicU64,
     /// Sum of the shares at which calls asked during the ramp; wraps around.
     pub(super) ramped: AtomicU64,
-    /// The measured value behind the latest trip, as bits of an `f64`, and which threshold it crossed.
-    pub(super) measured: AtomicU64,
-    pub(super) crossed: AtomicU64,
-    /// By the codes that `crossed` takes.
-    thresholds: [Threshold; 5],
-    pub(super) counter: Counter,
+    pub(super) trip: Trip,
+    pub(super) counters: Counters,
     pub(super) refused: Striped<AtomicU64>,
     pub(super) machine: Mutex<Machine>,
-    pub(super) config: Config,
 }
 
 /// What only changes under the lock.
 #[derive(Debug)]
 pub(super) struct Machine {
+    pub(super) config: Config,
+    /// What the counter in use counts.
+    pub(super) window: Option<Window>,
     pub(super) since: Tick,
     pub(super) reason: TripReason,
     pub(super) version: u64,
@@ -154,19 +151,19 @@ pub(super) struct Probe {
 impl Core {
     /// `stripes` is a power of two: more of them scale better and take more memory.
     pub(super) fn new(config: Config, stripe_count: usize, seed: u64, now: Tick) -> Self {
-        let counter = Counter::new(&config, stripe_count);
+        let counters = Counters::new(config.window, stripe_count);
         Self {
             word: AtomicU64::new(1 << GENERATION | CircuitState::Closed.to_bits()),
             until: AtomicU64::new(0),
-            times_successes: matches!(counter, Counter::Time(_)) || config.slow.is_some(),
-            slow_after: config.slow.map_or(u64::MAX, |slow| nanos(slow.after)),
+            rule: AtomicU64::new(Rule::new(&config, &counters, Place::FIRST).0),
+            ramp: AtomicU64::new(0),
             ramped: AtomicU64::new(0),
-            measured: AtomicU64::new(0),
-            crossed: AtomicU64::new(0),
-            thresholds: thresholds(&config),
-            counter,
+            trip: Trip::default(),
+            counters,
             refused: Striped::new(stripe_count),
             machine: Mutex::new(Machine {
+                config,
+                window: config.window,
                 since: now,
                 reason: TripReason::None,
                 version: 0,
@@ -186,26 +183,17 @@ impl Core {
                 slow: 0,
                 changes: 0,
             }),
-            config,
         }
     }
 
-    /// Whether recording a plain success needs the time.
     #[inline]
-    pub(super) fn times_successes(&self) -> bool {
-        self.times_successes
+    pub(super) fn rule(&self) -> Rule {
+        Rule(self.rule.load(Ordering::Acquire))
     }
 
-    /// Whether a call from `start` to `now` was slow; false where that is not asked.
-    #[inline]
-    pub(super) fn is_slow(&self, start: Tick, now: Tick) -> bool {
-        self.slow_after != u64::MAX && now.0.saturating_sub(start.0) > self.slow_after
-    }
-
-    /// Whether a call has to be timed from its very start.
-    #[inline]
-    pub(super) fn times_calls(&self) -> bool {
-        self.slow_after != u64::MAX
+    /// The counter in use. Who does not hold the lock takes it from a rule that it has read.
+    pub(super) fn counter(&self) -> &Counter {
+        self.counters.at(self.rule().place())
     }
 
     /// The way of every call while all is well: one load, no clock.
@@ -258,7 +246,7 @@ impl Core {
         let machine = lock(&self.machine);
         let in_flight = machine.probes.iter().filter(|p| p.lease_until > now).count();
         self.state() == CircuitState::HalfOpen
-            && in_flight + machine.probe_results() >= self.config.half_open_calls as usize
+            && in_flight + machine.probe_results() >= machine.config.half_open_calls as usize
     }
 
     pub(super) fn count_refusal(&self) {
@@ -274,7 +262,7 @@ impl Core {
     /// a call with which the sum reaches a whole number passes: evenly spread, without a random draw,
     /// and no more and no fewer than they add up to, however fast the share grows between two calls.
     fn ramp(&self, word: u64, now: Tick, until: Tick) -> Result<Ticket, Refusal> {
-        let ramp = nanos(self.config.ramp.unwrap_or_default()).max(1);
+        let ramp = self.ramp.load(Ordering::Acquire).max(1);
         let left = until.0.saturating_sub(now.0).min(ramp);
         let missing = u128::from(left) * u128::from(RAMP_WHOLE * 9 / 10) / u128::from(ramp);
         let share = RAMP_WHOLE - u64::try_from(missing).unwrap_or(RAMP_WHOLE);
@@ -304,21 +292,23 @@ impl Core {
 
     fn take_probe(&self, machine: &mut Machine, word: u64, now: Tick) -> Result<Ticket, Refusal> {
         machine.probes.retain(|probe| probe.lease_until > now);
-        if machine.probes.len() + machine.probe_results() < self.config.half_open_calls as usize {
+        if machine.probes.len() + machine.probe_results() < machine.config.half_open_calls as usize
+        {
             machine.probes_given = (machine.probes_given + 1) % (1 << GENERATION);
             let id = machine.probes_given.max(1);
-            machine.probes.push(Probe { id, lease_until: now.after(self.config.probe_lease) });
+            let lease_until = now.after(machine.config.probe_lease);
+            machine.probes.push(Probe { id, lease_until });
             return Ok(Ticket::of(word).for_probe(id));
         }
         let next = machine.probes.iter().map(|probe| probe.lease_until).min();
-        let end = machine.since.after(self.config.half_open_for);
+        let end = machine.since.after(machine.config.half_open_for);
         let until = next.map_or(end, |next| next.min(end));
         Err(self.refuse(Refusal::until(until, now).or_soon()))
     }
 
     /// Records a plain success the fast way. False: it needs [`record`](Self::record).
     #[inline]
-    pub(super) fn succeed(&self, made: Ticket, now: Tick) -> bool {
+    pub(super) fn succeed(&self, rule: Rule, made: Ticket, now: Tick) -> bool {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
             if !CircuitState::counts(word) || Ticket::of(word) != made {
@@ -339,7 +329,7 @@ impl Core {
                 Err(current) => word = current,
             }
         }
-        self.counter.record(now, Mark::SUCCESS);
+        self.counters.at(rule.place()).record(now, Mark::SUCCESS);
         true
     }
 
@@ -355,11 +345,13 @@ impl Core {
         if ticket == Ticket::UNCOUNTED {
             return None;
         }
-        let slow = self.config.slow.is_some_and(|slow| elapsed > slow.after);
+        // The settings are read once the lock is held: all of this goes by the same ones.
+        let mut machine = lock(&self.machine);
+        let slow = machine.config.slow.is_some_and(|slow| elapsed > slow.after);
         let failed = match outcome {
             Outcome::Failure(_) => true,
             Outcome::Cancelled { elapsed } => {
-                self.config.cancelled_after.is_some_and(|after| elapsed > after)
+                machine.config.cancelled_after.is_some_and(|after| elapsed > after)
             }
             _ => false,
         };
@@ -368,7 +360,6 @@ impl Core {
         // A cancelled call is no success, but having waited long it tells that the callee is slow.
         let neutral = !(failed || succeeded || gave_up && slow);
 
-        let mut machine = lock(&self.machine);
         machine.slow += u64::from(slow);
         machine.failures += u64::from(failed);
         machine.neutral += u64::from(!failed && !succeeded);
@@ -386,14 +377,14 @@ impl Core {
                 if failed || succeeded {
                     self.count_in_a_row(failed);
                 }
-                self.counter.record(now, Mark { failed, slow });
+                self.counter().record(now, Mark { failed, slow });
                 // The counter takes what is not failed for a success.
                 machine.given_up += u64::from(gave_up && !failed);
                 if state == CircuitState::ForcedClosed {
                     return None;
                 }
-                let reason = self.judge(now)?;
-                self.remember(reason);
+                let reason = self.judge(&machine, now)?;
+                self.trip.remember(&machine.config, reason);
                 Some(self.enter(&mut machine, CircuitState::Open, reason, now))
             }
             CircuitState::HalfOpen => {
@@ -456,7 +447,8 @@ impl Core {
             CircuitState::Closed => true,
             CircuitState::Open | CircuitState::Ramping => now >= until,
             CircuitState::HalfOpen => {
-                now >= lock(&self.machine).since.after(self.config.half_open_for)
+                let machine = lock(&self.machine);
+                now >= machine.since.after(machine.config.half_open_for)
             }
             CircuitState::ForcedOpen | CircuitState::ForcedClosed | CircuitState::Disabled => false,
         }
@@ -471,17 +463,9 @@ impl Core {
         u32::try_from((word & FAILURES) >> 3).unwrap_or(u32::MAX)
     }
 
-    /// What tripped it: which number, measured, against which threshold.
-    #[inline]
-    pub(super) fn crossed(&self) -> Option<(&'static str, f64, f64)> {
-        let code = usize::try_from(self.crossed.load(Ordering::Relaxed)).ok()?;
-        let (what, threshold) = (*self.thresholds.get(code)?)?;
-        Some((what, f64::from_bits(self.measured.load(Ordering::Relaxed)), threshold))
-    }
-
     fn stats_locked(&self, machine: &MutexGuard<'_, Machine>) -> CircuitBreakerStats {
         let successful_calls =
-            (self.counter.successes_ever() + machine.successes).saturating_sub(machine.given_up);
+            (self.counters.successes_ever() + machine.successes).saturating_sub(machine.given_up);
         let failed_calls = machine.failures;
         let rejected_calls = self.refused.sum(|count| count);
         CircuitBreakerStats {
@@ -500,12 +484,20 @@ impl Core {
     }
 
     pub(super) fn snapshot(&self, now: Tick) -> CircuitBreakerSnapshot {
+        self.describe(now).0
+    }
+
+    /// With the settings that it goes by.
+    pub(super) fn describe(&self, now: Tick) -> (CircuitBreakerSnapshot, Config) {
         let machine = lock(&self.machine);
-        let totals = self.counter.totals(now);
+        let totals = match machine.config.window {
+            Some(_) => self.counter().totals(now),
+            None => Totals::default(),
+        };
         let state = self.state();
         let until = Tick(self.until.load(Ordering::Acquire));
         let in_flight = machine.probes.iter().filter(|probe| probe.lease_until > now).count();
-        CircuitBreakerSnapshot {
+        let snapshot = CircuitBreakerSnapshot {
             state,
             in_state: now.since(machine.since),
             reason: machine.reason,
@@ -516,20 +508,9 @@ impl Core {
             slow_rate: totals.slow_rate(),
             probes_in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             stats: self.stats_locked(&machine),
-        }
+        };
+        (snapshot, machine.config)
     }
-}
-
-fn thresholds(config: &Config) -> [Threshold; 5] {
-    let probes = config.half_open_calls;
-    let least = config.failure_rate.map_or(1, |rate| least(rate, probes));
-    [
-        None,
-        config.consecutive.map(|count| ("consecutive_failures", f64::from(count))),
-        config.failure_rate.map(|rate| ("failure_rate", rate)),
-        config.slow.map(|slow| ("slow_rate", slow.rate)),
-        Some(("probe_failures", f64::from(least))),
-    ]
 }
 
 impl Machine {

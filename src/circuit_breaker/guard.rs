@@ -39,8 +39,11 @@ pub(super) struct Guard<D: Deref<Target = Shared>> {
 impl<D: Deref<Target = Shared>> Guard<D> {
     #[inline]
     pub(super) fn new(shared: D, ticket: Ticket) -> Self {
-        let start =
-            if shared.core.times_calls() { Tick(clock::now().0 | UNPOLLED) } else { Tick(0) };
+        let start = if shared.core.rule().times_calls() {
+            Tick(clock::now().0 | UNPOLLED)
+        } else {
+            Tick(0)
+        };
         Self { shared, ticket, start }
     }
 
@@ -105,8 +108,9 @@ impl<D: Deref<Target = Shared>> Drop for Bomb<'_, D> {
 #[inline(never)]
 fn succeed(shared: &Shared, ticket: Ticket, start: Tick) {
     let core = &shared.core;
-    let now = if core.times_successes() { clock::now() } else { Tick(0) };
-    if core.is_slow(began(start), now) || !core.succeed(ticket, now) {
+    let rule = core.rule();
+    let now = if rule.times_successes() { clock::now() } else { Tick(0) };
+    if rule.is_slow(began(start), now) || !core.succeed(rule, ticket, now) {
         record(shared, ticket, start, &Outcome::Success);
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::classify::{AnyError, Classify};
 use crate::clock;
-use crate::error::Error;
+use crate::error::{ConfigError, Error};
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::rejection::Rejection;
@@ -377,6 +377,56 @@ impl CircuitBreaker {
     /// ```
     pub fn reset(&self) {
         self.operate(CircuitState::Closed);
+    }
+
+    /// Goes by other settings from now on, and keeps what it knows.
+    ///
+    /// A call is judged by the settings that are in force when its result is recorded; no call sees some
+    /// of the old ones and some of the new. What stays: the name, the state (an open circuit stays open, and
+    /// so does what an operator forced), the generation, the failures in a row, shadow mode, observers, the
+    /// seed and all totals. The name, [`shadow`](CircuitBreakerBuilder::shadow),
+    /// [`seed`](CircuitBreakerBuilder::seed) and observers of `settings` are not looked at, and neither is
+    /// its registry.
+    ///
+    /// - The window keeps its calls if its kind and length are the same; otherwise it starts empty.
+    /// - An open circuit keeps what is left of its open time, but no more than the longest that the new
+    ///   settings would give it: [`open_for_max`](CircuitBreakerBuilder::open_for_max), or else
+    ///   [`open_for`](CircuitBreakerBuilder::open_for).
+    /// - Half-open, the probes in flight keep their places and leases, and results so far count. If they are
+    ///   already the verdict that is now asked for, it falls at once.
+    /// - A ramp that has begun ends as it would have.
+    /// - Nothing else is judged by the change itself: a threshold that has been passed already trips with
+    ///   the next call that would have been judged anyway.
+    /// - A call that began while no slow calls were asked for is timed from when it was first found pending.
+    ///
+    /// Takes the mutex that changes of state take; calls that succeed go on without one. Memory: a window of
+    /// another kind, and of each power of two of calls, is kept once it has been used.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] naming the first setting that is out of range or contradicts another. Then nothing
+    /// has changed.
+    ///
+    /// ```
+    /// use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
+    /// use std::time::Duration;
+    ///
+    /// let settings = || CircuitBreaker::builder("db").consecutive_failures(1);
+    /// let breaker = settings().open_for(Duration::from_secs(60)).build()?;
+    /// breaker.try_acquire().unwrap().failure();
+    /// assert_eq!(breaker.state(), CircuitState::Open);
+    ///
+    /// breaker.reconfigure(settings().open_for(Duration::from_secs(5)))?;
+    /// assert_eq!(breaker.state(), CircuitState::Open);
+    /// assert!(breaker.snapshot().next_probe.unwrap() <= Duration::from_secs(5));
+    ///
+    /// let error = breaker.reconfigure(settings().open_for(Duration::ZERO)).unwrap_err();
+    /// assert_eq!(error.field(), "open_for");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self, settings: CircuitBreakerBuilder) -> Result<(), ConfigError> {
+        let (_, config, ..) = settings.into_parts()?;
+        self.lease.reconfigure(config);
+        Ok(())
     }
 
     /// Switches shadow mode, in which the breaker does everything but refuse.

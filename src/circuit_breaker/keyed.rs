@@ -58,7 +58,9 @@ pub struct KeyedCircuitBreaker<K> {
 
 pub(super) struct Table<K> {
     name: Name,
-    config: Config,
+    config: Mutex<Config>,
+    /// Held over all of a change: two must not overtake each other on their way through the keys.
+    changing: Mutex<()>,
     shadow: bool,
     observers: Observers,
     capacity: usize,
@@ -117,7 +119,8 @@ impl CircuitBreakerBuilder {
         let (told, unguarded) = (AtomicU64::new(0), AtomicU64::new(0));
         let table = Arc::new(Table {
             name,
-            config,
+            config: Mutex::new(config),
+            changing: Mutex::new(()),
             shadow,
             observers,
             capacity,
@@ -220,6 +223,48 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
         found
     }
 
+    /// Goes by other settings from now on: those of all keys, and of keys that come later. For each it is as
+    /// [`CircuitBreaker::reconfigure`]; the capacity stays.
+    ///
+    /// It goes from key to key: there is a moment in which one key has the new settings and another the old
+    /// ones, but none has some of each.
+    ///
+    /// # Errors
+    /// As [`CircuitBreaker::reconfigure`]. Then no key has changed.
+    ///
+    /// ```
+    /// use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
+    /// let breakers = CircuitBreaker::builder("tenants").build_keyed::<u64>(1000)?;
+    /// let one = breakers.get(&1);
+    /// breakers.reconfigure(CircuitBreaker::builder("tenants").consecutive_failures(1))?;
+    /// for breaker in [one, breakers.get(&2)] {
+    ///     breaker.try_acquire().unwrap().failure();
+    ///     assert_eq!(breaker.state(), CircuitState::Open);
+    /// }
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self, settings: CircuitBreakerBuilder) -> Result<(), ConfigError> {
+        let (_, config, ..) = settings.into_parts()?;
+        let table = &*self.table;
+        let mut changes = Vec::new();
+        {
+            let _changing = lock(&table.changing);
+            // First: a key that comes while the others are changed is a new one already.
+            *lock(&table.config) = config;
+            for shard in &table.shards {
+                for slot in &lock(shard).slots {
+                    let change = slot.breaker.lease.core.reconfigure(config, clock::now());
+                    changes.push((slot.breaker.clone(), change));
+                }
+            }
+        }
+        // Observers run under no lock.
+        for (breaker, change) in changes {
+            breaker.lease.reconfigured(change);
+        }
+        Ok(())
+    }
+
     /// The layer that guards each request with the breaker of its [`Key`]. Requests without one are let
     /// through unguarded.
     ///
@@ -251,13 +296,15 @@ impl<K> Table<K> {
     /// One stripe each: many small breakers, each used by few threads at a time.
     fn make(&self) -> CircuitBreaker {
         let observers = self.observers.clone();
-        CircuitBreaker::from_parts(self.name, self.config, self.shadow, observers, Some(1))
+        let config = *lock(&self.config);
+        CircuitBreaker::from_parts(self.name, config, self.shadow, observers, Some(1))
     }
 
     /// Lets everything through, and is no news: nobody has switched anything off. Made anew each time,
     /// since its operator must not command everybody's; therefore without a window.
     fn unguarded(&self) -> CircuitBreaker {
-        let config = Config { failure_rate: None, slow: None, window: None, ..self.config };
+        let config = *lock(&self.config);
+        let config = Config { failure_rate: None, slow: None, window: None, ..config };
         let (name, nobody) = (self.name, Observers::default());
         let unguarded = CircuitBreaker::from_parts(name, config, self.shadow, nobody, Some(1));
         let _ = unguarded.lease.core.operate(CircuitState::Disabled, clock::now());
@@ -399,8 +446,8 @@ impl<K> Shard<K> {
 
 // A panicking `Hash` or `Eq` of a key can at worst leave a slot that no key leads to; it is used again when
 // the hand comes by.
-fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<K> Clone for KeyedCircuitBreaker<K> {

@@ -10,7 +10,7 @@ use crate::outcome::Outcome;
 
 use super::CircuitBreaker;
 use super::core::Core;
-use super::state::CircuitState;
+use super::state::{CircuitState, TripReason};
 
 const NOW: Tick = Tick(1 << 50);
 const LATER: Tick = Tick((1 << 50) + 61_000_000_000);
@@ -47,7 +47,7 @@ fn loom_a_straggler_never_decides() {
         let probe = core.admit(LATER).0.unwrap();
         let other = Arc::clone(&core);
         let straggler = thread::spawn(move || {
-            if !other.succeed(stale, LATER) {
+            if !other.succeed(other.rule(), stale, LATER) {
                 other.record(stale, Outcome::Success, Duration::ZERO, LATER);
             }
         });
@@ -67,7 +67,7 @@ fn loom_a_success_ends_a_run_of_failures_or_comes_too_late() {
         let (good, bad) = (core.pass().unwrap(), core.pass().unwrap());
         let other = Arc::clone(&core);
         let success = thread::spawn(move || {
-            if !other.succeed(good, NOW) {
+            if !other.succeed(other.rule(), good, NOW) {
                 other.record(good, Outcome::Success, Duration::ZERO, NOW);
             }
         });
@@ -124,7 +124,7 @@ fn loom_the_end_of_a_ramp_keeps_what_a_success_did() {
         core.record(bad, Outcome::FAILURE, Duration::ZERO, nearly);
         let other = Arc::clone(&core);
         let success = thread::spawn(move || {
-            if !other.succeed(good, nearly) {
+            if !other.succeed(other.rule(), good, nearly) {
                 other.record(good, Outcome::Success, Duration::ZERO, nearly);
             }
         });
@@ -132,5 +132,48 @@ fn loom_the_end_of_a_ramp_keeps_what_a_success_did() {
         success.join().unwrap();
         assert_eq!(core.state(), CircuitState::Closed);
         assert_eq!(core.failure_count(), 0);
+    });
+}
+
+/// A success beside a change of the window counts in the old one or in the new one, as a whole.
+#[test]
+fn loom_a_success_beside_a_change_is_counted_once() {
+    loom::model(|| {
+        let settings = |calls| {
+            let builder = CircuitBreaker::builder("t").failure_rate(1.0).window_calls(calls);
+            builder.into_parts().unwrap().1
+        };
+        let core = Arc::new(Core::new(settings(1), 1, 1, NOW));
+        let other = Arc::clone(&core);
+        let success = thread::spawn(move || {
+            let ticket = other.pass().unwrap();
+            assert!(other.succeed(other.rule(), ticket, NOW));
+        });
+        core.reconfigure(settings(2), NOW);
+        success.join().unwrap();
+        assert_eq!(core.stats().successful_calls, 1);
+        assert!(core.snapshot(NOW).window_calls <= 1);
+        core.record(core.pass().unwrap(), Outcome::Success, Duration::ZERO, NOW);
+        assert!(core.snapshot(NOW).window_calls >= 1, "what comes after counts in the new one");
+    });
+}
+
+/// A refusal explains itself with the numbers of one trip.
+#[test]
+fn loom_the_numbers_of_two_trips_are_not_mixed() {
+    loom::model(|| {
+        let core = core(1, 1);
+        core.record(core.pass().unwrap(), Outcome::FAILURE, Duration::ZERO, NOW);
+        let other = Arc::clone(&core);
+        let reader = thread::spawn(move || match other.trip.read() {
+            None | Some(("consecutive_failures", 1.0, 1.0) | ("failure_rate", 0.75, 0.5)) => {}
+            torn => panic!("{torn:?}"),
+        });
+        let builder = CircuitBreaker::builder("t").failure_rate(0.5);
+        let (_, config, ..) = builder.into_parts().unwrap();
+        let reason = TripReason::FailureRate { rate: 0.75, threshold: 0.5, calls: 4 };
+        core.trip.remember(&config, reason);
+        reader.join().unwrap();
+        assert_eq!(core.trip.read(), Some(("failure_rate", 0.75, 0.5)));
     });
 }

@@ -23,8 +23,7 @@ impl Managed for Shared {
 
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn describe(&self) -> ObjectStatus {
-        let now = self.core.snapshot(clock::now());
-        let config = &self.core.config;
+        let (now, config) = self.core.describe(clock::now());
         let level = match now.state {
             CircuitState::Closed => Level::Ok,
             CircuitState::Open | CircuitState::ForcedOpen if !self.is_shadow() => Level::Bad,

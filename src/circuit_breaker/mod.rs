@@ -98,6 +98,9 @@
 //! one state, also where a framework calls `layer()` for every connection. For separate states make
 //! separate breakers, or one per key with a [`KeyedCircuitBreaker`].
 //!
+//! *Change.* [`reconfigure`](CircuitBreaker::reconfigure) gives a running breaker other settings: it keeps
+//! its state and, where the window is the same, what it has counted.
+//!
 //! *Cost.* While closed: one load to admit and one to record, plus the count itself. No lock, no
 //! allocation; no clock unless a time window or slow calls need it. Failures, probes and changes of state
 //! take a mutex.
@@ -137,6 +140,7 @@ mod service;
 mod shared;
 mod state;
 mod transitions;
+mod trip;
 
 pub use config::CircuitBreakerBuilder;
 pub use future::ResponseFuture;
@@ -151,5 +155,7 @@ pub use state::{CircuitBreakerSnapshot, CircuitBreakerStats, CircuitState, TripR
 mod loom_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod reconfigure_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;

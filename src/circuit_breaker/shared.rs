@@ -8,6 +8,7 @@ use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::rejection::{Rejection, RejectionDetail, RejectionKind};
 
+use super::config::Config;
 use super::core::{Change, Core, Refusal, Ticket};
 use super::state::CircuitState;
 
@@ -81,7 +82,7 @@ impl Shared {
         if let Some(after) = refusal.retry_after() {
             why = why.with_retry_after(after);
         }
-        if let Some((what, measured, threshold)) = self.core.crossed() {
+        if let Some((what, measured, threshold)) = self.core.trip.read() {
             why = why.with_detail(RejectionDetail::Threshold { what, measured, threshold });
         }
         why
@@ -105,6 +106,18 @@ impl Shared {
                 reason: format_args!("{}", change.reason),
             },
         );
+    }
+
+    pub(super) fn reconfigure(&self, config: Config) {
+        self.reconfigured(self.core.reconfigure(config, clock::now()));
+    }
+
+    pub(super) fn reconfigured(&self, change: Option<Change>) {
+        match change {
+            Some(change) => self.changed(change),
+            // Who waits for an open circuit may have less to wait for.
+            None => self.states.send_modify(|_| ()),
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<(u64, CircuitState)> {

@@ -27,7 +27,7 @@ fn admit(core: &Core, now: f64) -> Option<Ticket> {
 }
 
 fn record(core: &Core, ticket: Ticket, outcome: Outcome, took: f64, now: f64) -> Option<Change> {
-    if outcome == Outcome::Success && took == 0.0 && core.succeed(ticket, at(now)) {
+    if outcome == Outcome::Success && took == 0.0 && core.succeed(core.rule(), ticket, at(now)) {
         return None;
     }
     core.record(ticket, outcome, Duration::from_secs_f64(took), at(now))

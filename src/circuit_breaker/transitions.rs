@@ -9,7 +9,9 @@ use crate::clock::{Tick, nanos};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 
+use super::config::Config;
 use super::core::{Change, Core, FAILURES, GENERATION, Machine, STATE};
+use super::counter::Rule;
 use super::state::{CircuitState, TripReason};
 
 impl Core {
@@ -20,7 +22,7 @@ impl Core {
             CircuitState::Open if now >= until => {
                 Some(self.enter(machine, CircuitState::HalfOpen, TripReason::OpenTimePassed, now))
             }
-            CircuitState::HalfOpen if now >= machine.since.after(self.config.half_open_for) => {
+            CircuitState::HalfOpen if now >= machine.since.after(machine.config.half_open_for) => {
                 Some(self.enter(machine, CircuitState::Open, TripReason::NoVerdict, now))
             }
             CircuitState::Ramping if now >= until => {
@@ -31,24 +33,28 @@ impl Core {
     }
 
     /// Whether what has been counted trips the breaker.
-    pub(super) fn judge(&self, now: Tick) -> Option<TripReason> {
+    pub(super) fn judge(&self, machine: &Machine, now: Tick) -> Option<TripReason> {
+        let config = &machine.config;
         let count = self.failure_count();
-        if let Some(threshold) = self.config.consecutive
+        if let Some(threshold) = config.consecutive
             && count >= threshold
         {
             return Some(TripReason::ConsecutiveFailures { count, threshold });
         }
-        let totals = self.counter.totals(now);
-        if totals.calls < u64::from(self.config.min_calls) || totals.calls == 0 {
+        if config.window.is_none() {
+            return None;
+        }
+        let totals = self.counter().totals(now);
+        if totals.calls < u64::from(config.min_calls) || totals.calls == 0 {
             return None;
         }
         let calls = totals.calls;
-        if let Some(threshold) = self.config.failure_rate
+        if let Some(threshold) = config.failure_rate
             && totals.failure_rate() >= threshold
         {
             return Some(TripReason::FailureRate { rate: totals.failure_rate(), threshold, calls });
         }
-        if let Some(slow) = self.config.slow
+        if let Some(slow) = config.slow
             && totals.slow_rate() >= slow.rate
         {
             let threshold = slow.rate;
@@ -59,14 +65,15 @@ impl Core {
 
     /// Ends half-open as soon as the outstanding probes cannot change the result.
     pub(super) fn decide(&self, machine: &mut Machine, now: Tick) -> Option<Change> {
-        let probes = self.config.half_open_calls;
+        let config = machine.config;
+        let probes = config.half_open_calls;
         let needed = |share: f64| least(share, probes);
-        let failures_to_open = self.config.failure_rate.map_or(1, needed);
-        let slow_to_open = self.config.slow.map_or(u32::MAX, |slow| needed(slow.rate));
+        let failures_to_open = config.failure_rate.map_or(1, needed);
+        let slow_to_open = config.slow.map_or(u32::MAX, |slow| needed(slow.rate));
         if machine.probe_failures >= failures_to_open || machine.probe_slow >= slow_to_open {
             let failures = machine.probe_failures.max(machine.probe_slow);
             let reason = TripReason::ProbesFailed { failures, probes };
-            self.remember(reason);
+            self.trip.remember(&config, reason);
             return Some(self.enter(machine, CircuitState::Open, reason, now));
         }
         let outstanding = probes.saturating_sub(machine.probe_successes + machine.probe_failures);
@@ -75,7 +82,7 @@ impl Core {
         if !certain {
             return None;
         }
-        let to = match self.config.ramp {
+        let to = match config.ramp {
             Some(_) => CircuitState::Ramping,
             None => CircuitState::Closed,
         };
@@ -112,10 +119,11 @@ impl Core {
             }
             CircuitState::Closed if ramped => {}
             CircuitState::Closed | CircuitState::Ramping | CircuitState::ForcedClosed => {
-                self.counter.clear();
+                self.counter().clear();
                 failures = 0;
                 machine.closed_at = now;
-                let ramp = self.config.ramp.unwrap_or_default();
+                let ramp = machine.config.ramp.unwrap_or_default();
+                self.ramp.store(nanos(ramp), Ordering::Release);
                 self.until.store(now.after(ramp).0, Ordering::Release);
                 self.ramped.store(0, Ordering::Relaxed);
             }
@@ -140,8 +148,8 @@ impl Core {
     }
 
     fn open_for(&self, machine: &mut Machine, from: CircuitState, now: Tick) -> Duration {
-        let base = self.config.open_for;
-        let Some(max) = self.config.open_for_max else { return base };
+        let base = machine.config.open_for;
+        let Some(max) = machine.config.open_for_max else { return base };
         let relapse = match from {
             CircuitState::HalfOpen => true,
             _ => now.since(machine.closed_at) < machine.last_open,
@@ -168,22 +176,36 @@ impl Core {
             machine.openings = 0;
             machine.last_open = Duration::ZERO;
             machine.reason = TripReason::None;
-            self.crossed.store(0, Ordering::Relaxed);
+            self.trip.forget();
         }
         (from != to).then_some(change)
     }
 
-    /// Keeps the numbers behind a trip where a refusal finds them without the lock.
-    pub(super) fn remember(&self, reason: TripReason) {
-        let (code, measured) = match reason {
-            TripReason::ConsecutiveFailures { count, .. } => (1, f64::from(count)),
-            TripReason::FailureRate { rate, .. } => (2, rate),
-            TripReason::SlowCallRate { rate, .. } => (3, rate),
-            TripReason::ProbesFailed { failures, .. } => (4, f64::from(failures)),
-            _ => (0, 0.0),
-        };
-        self.measured.store(measured.to_bits(), Ordering::Relaxed);
-        self.crossed.store(code, Ordering::Relaxed);
+    /// Goes by other settings from now on. What is counted stays if the window is the same; the state
+    /// stays in any case, unless the probes have already given the verdict that is now asked for.
+    pub(super) fn reconfigure(&self, config: Config, now: Tick) -> Option<Change> {
+        let mut machine = lock(&self.machine);
+        machine.config = config;
+        let mut place = self.rule().place();
+        if config.window != machine.window {
+            place = self.counters.change_to(config.window, place);
+            if config.window.is_some() || !self.counters.at(place).is_window() {
+                machine.window = config.window;
+            }
+        }
+        // Release: publishes the counter.
+        self.rule.store(Rule::new(&config, &self.counters, place).0, Ordering::Release);
+        match self.state() {
+            CircuitState::Open => {
+                let latest = now.after(config.open_for_max.unwrap_or(config.open_for)).0;
+                if self.until.load(Ordering::Relaxed) > latest {
+                    self.until.store(latest, Ordering::Release);
+                }
+                None
+            }
+            CircuitState::HalfOpen => self.decide(&mut machine, now),
+            _ => None,
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct CountWindow {
     slow: AtomicI64,
     /// Failures ever recorded.
     failed_ever: AtomicU64,
+    /// How many places are in use.
+    len: AtomicU64,
     ring: Box<[AtomicU8]>,
 }
 
@@ -31,14 +33,31 @@ impl CountWindow {
             failures: AtomicI64::new(0),
             slow: AtomicI64::new(0),
             failed_ever: AtomicU64::new(0),
+            len: AtomicU64::new(u64::from(calls.max(1))),
             ring: (0..calls.max(1)).map(|_| AtomicU8::new(0)).collect(),
         }
+    }
+
+    /// Whether it can hold that many.
+    pub(crate) fn has_room_for(&self, calls: u32) -> bool {
+        calls as usize <= self.ring.len()
+    }
+
+    /// Holds the last `calls` from now on, of which there are none yet. For one caller at a time, who has
+    /// asked whether there [is room](Self::has_room_for).
+    ///
+    /// A call that has taken its place by the old length and not marked it yet may mark one that another
+    /// has by the new: where all such calls are plain successes, that takes back one mark at most.
+    pub(crate) fn resize(&self, calls: u32) {
+        let len = u64::from(calls.max(1)).min(self.ring.len() as u64);
+        self.len.store(len, Relaxed);
+        self.clear();
     }
 
     #[inline]
     pub(crate) fn record(&self, mark: Mark) {
         let code = if mark.failed { FAILED } else { 0 } | if mark.slow { SLOW } else { 0 };
-        let place = self.next.fetch_add(1, Relaxed) % self.ring.len() as u64;
+        let place = self.next.fetch_add(1, Relaxed) % self.len.load(Relaxed);
         #[expect(clippy::cast_possible_truncation, reason = "below the length of a slice")]
         let cell = &self.ring[place as usize];
         if mark.failed {
@@ -53,7 +72,7 @@ impl CountWindow {
 
     pub(crate) fn totals(&self) -> Totals {
         let calls = self.next.load(Relaxed).saturating_sub(self.base.load(Relaxed));
-        let calls = calls.min(self.ring.len() as u64);
+        let calls = calls.min(self.len.load(Relaxed));
         // An eviction can overtake the record it evicts: below zero for an instant.
         let failures = u64::try_from(self.failures.load(Relaxed)).unwrap_or(0);
         let slow = u64::try_from(self.slow.load(Relaxed)).unwrap_or(0);

@@ -21,7 +21,8 @@ const SLOTS: usize = 11;
 /// adds up stripes x buckets, a fixed number of loads.
 #[derive(Debug)]
 pub(crate) struct TimeWindow {
-    width: u64,
+    /// Changes while all stripes are locked.
+    width: AtomicU64,
     stripes: Box<[Padded<Stripe>]>,
 }
 
@@ -52,20 +53,20 @@ impl TimeWindow {
     pub(crate) fn new(window: Duration, stripes: usize) -> Self {
         debug_assert!(stripes.is_power_of_two());
         Self {
-            width: (nanos(window) / BUCKETS).max(1),
+            width: AtomicU64::new(width(window)),
             stripes: (0..stripes).map(|_| Padded::default()).collect(),
         }
     }
 
     #[inline]
     pub(crate) fn record(&self, now: Tick, mark: Mark) {
-        let interval = now.0 / self.width;
+        let interval = now.0 / self.width.load(Ordering::Relaxed);
         let stripe = &self.stripes[thread_number() & (self.stripes.len() - 1)];
-        let bucket = &stripe.buckets[slot(interval)];
+        let mut bucket = &stripe.buckets[slot(interval)];
         // A clock read before another thread's may be an interval late: its call then counts in the
         // newer interval, which is when it is being recorded.
         if bucket.interval.load(Ordering::Acquire) < interval {
-            stripe.turn_over(bucket, interval);
+            bucket = stripe.turn_over(now, &self.width);
         }
         bucket.calls.fetch_add(1, Ordering::Relaxed);
         if mark.failed {
@@ -77,9 +78,10 @@ impl TimeWindow {
     }
 
     pub(crate) fn totals(&self, now: Tick) -> Totals {
-        let interval = now.0 / self.width;
+        let width = self.width.load(Ordering::Relaxed);
+        let interval = now.0 / width;
         // The share of the leaving bucket that is still inside, in 1/1024.
-        let left = 1024 - (u128::from(now.0 % self.width) * 1024 / u128::from(self.width));
+        let left = 1024 - (u128::from(now.0 % width) * 1024 / u128::from(width));
         let mut sum = Totals::default();
         let mut leaving = Totals::default();
         for bucket in self.stripes.iter().flat_map(|stripe| &stripe.buckets) {
@@ -111,6 +113,20 @@ impl TimeWindow {
         }
     }
 
+    /// Covers another stretch of time from now on, with nothing in it yet.
+    pub(crate) fn resize(&self, window: Duration) {
+        let mut stripes: Vec<_> =
+            self.stripes.iter().map(|stripe| (stripe, lock(&stripe.retired))).collect();
+        self.width.store(width(window), Ordering::Relaxed);
+        for (stripe, retired) in &mut stripes {
+            for bucket in &stripe.buckets {
+                bucket.retire(retired);
+                // Intervals have other numbers now.
+                bucket.interval.store(0, Ordering::Release);
+            }
+        }
+    }
+
     /// Successes ever recorded, cleared ones included.
     pub(crate) fn successes_ever(&self) -> u64 {
         let mut calls = 0_u64;
@@ -131,13 +147,17 @@ impl TimeWindow {
 
 impl Stripe {
     #[cold]
-    fn turn_over(&self, bucket: &Bucket, interval: u64) {
+    fn turn_over(&self, now: Tick, width: &AtomicU64) -> &Bucket {
         let mut retired = lock(&self.retired);
+        // Read again: by another width this interval may lie far in the future.
+        let interval = now.0 / width.load(Ordering::Relaxed);
+        let bucket = &self.buckets[slot(interval)];
         if bucket.interval.load(Ordering::Relaxed) < interval {
             bucket.retire(&mut retired);
             // Release: whoever sees the new interval sees the emptied counts.
             bucket.interval.store(interval, Ordering::Release);
         }
+        bucket
     }
 }
 
@@ -149,6 +169,10 @@ impl Bucket {
         retired.failures += self.failures.swap(0, Ordering::Relaxed);
         self.slow.store(0, Ordering::Relaxed);
     }
+}
+
+fn width(window: Duration) -> u64 {
+    (nanos(window) / BUCKETS).max(1)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a remainder below 11")]
