@@ -33,6 +33,8 @@ pub fn load<T: DeserializeOwned>() -> Result<T, LoadError> {
 }
 
 const ARGUMENT: &str = "argument";
+const SEED_FILE: &str = "kstlib.conf.yml";
+const NAMES: [&str; 4] = ["buttress.yml", "buttress.yaml", "buttress.toml", "buttress.json"];
 
 #[derive(Clone)]
 enum File {
@@ -312,6 +314,18 @@ impl Loader {
         }
     }
 
+    /// Every file that is read if it is there.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let found = self.search.iter().flat_map(|directory| {
+            std::iter::once(SEED_FILE).chain(NAMES).map(|name| directory.join(name))
+        });
+        let named = self.files.iter().filter_map(|file| match file {
+            File::Path(path) => Some(path.clone()),
+            File::Text(..) => None,
+        });
+        found.chain(named).collect()
+    }
+
     fn collect(&self, user: Option<&mut dyn FnMut(&Value)>) -> Result<Config, LoadError> {
         let mut problems = Vec::new();
         let mut sources = vec![self.keyed(&self.defaults, "default", &mut problems)];
@@ -437,15 +451,14 @@ fn usual_places(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
 }
 
 fn searched(directory: &Path, sources: &mut Vec<Map<String, Value>>, problems: &mut Vec<Problem>) {
-    let seed = directory.join("kstlib.conf.yml");
+    let seed = directory.join(SEED_FILE);
     if seed.is_file() {
         let mut table = read_file(&seed, problems).unwrap_or_default();
         table.retain(|key, _| key == "resilience");
         sources.push(table);
     }
-    let names = ["buttress.yml", "buttress.yaml", "buttress.toml", "buttress.json"];
     let found: Vec<_> =
-        names.iter().map(|name| directory.join(name)).filter(|path| path.is_file()).collect();
+        NAMES.iter().map(|name| directory.join(name)).filter(|path| path.is_file()).collect();
     if let [first, second, ..] = found.as_slice() {
         problems.push(Problem::new(
             ProblemKind::Contradiction,

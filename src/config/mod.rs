@@ -44,6 +44,14 @@
 //! [`Config::limits`]. Its documentation calls the shutdown's time `default_timeout`, its code `timeout`: both work. Out of range is
 //! an error, unless [`Loader::clamp`] is on.
 //!
+//! # Stacks
+//! [`Config::stacks`] makes whole clients and servers, in the order of [`presets`](crate::presets), each object once.
+//! [`Config::lint`] says what in them contradicts itself, with file and line.
+//!
+//! # Reload
+//! A [`Reloader`] reads the files again on SIGHUP, when they change, or when it is told to. Objects that run go by the
+//! new values and keep their state; settings with a problem change nothing. See there for what waits for a restart.
+//!
 //! # Secrets
 //! Values below keys that contain `token`, `secret`, `password`, `api_key`, `credential` or `private_key` are not shown, neither by
 //! `explain` nor in errors nor by `Debug`.
@@ -51,6 +59,7 @@
 mod build;
 mod fields;
 mod findings;
+mod live;
 mod loader;
 mod merge;
 mod parse;
@@ -58,12 +67,14 @@ mod plans;
 mod print;
 mod problem;
 mod read;
+mod reload;
 mod schema;
 mod settings;
 mod stacks;
 mod typed;
 mod units;
 mod value;
+mod watch;
 
 pub use build::Limits;
 pub use findings::Finding;
@@ -71,5 +82,7 @@ pub use loader::{Loader, load};
 pub use parse::Format;
 pub use print::schema;
 pub use problem::{LoadError, Problem, ProblemKind};
+pub use reload::{Reloaded, Reloader};
 pub use settings::{Change, Config};
 pub use stacks::Stacks;
+pub use watch::Watch;

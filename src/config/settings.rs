@@ -221,6 +221,18 @@ impl Config {
             .collect()
     }
 
+    /// Whether what is not the crate's own is the same in both.
+    pub(super) fn same_sections(&self, other: &Self) -> bool {
+        let theirs = |config: &Self| match super::value::to_json(&config.raw) {
+            Json::Object(mut all) => {
+                all.retain(|key, _| !ROOT.iter().any(|field| field.key == key));
+                all
+            }
+            _ => serde_json::Map::new(),
+        };
+        theirs(self) == theirs(other)
+    }
+
     /// A section of yours; see [`Loader::section`](super::Loader::section).
     ///
     /// # Errors

@@ -56,8 +56,7 @@ pub(super) struct Made {
     pub(super) registry: Option<Registry>,
     /// How often a configuration has come into force.
     pub(super) generation: u64,
-    /// By the path of the block it was made from.
-    pub(super) objects: BTreeMap<String, Object>,
+    pub(super) objects: BTreeMap<Place, Object>,
     pub(super) clients: BTreeMap<String, ClientLayer>,
     pub(super) servers: BTreeMap<String, ServerLayer>,
 }
@@ -71,9 +70,12 @@ pub(super) enum Object {
     Conditioner(Conditioner),
 }
 
-/// Where an object is written: the path of its block, and the name it gets.
+/// The keys that lead to the block of an object; the second is the object's name.
+pub(super) type Place = Vec<String>;
+
+/// Where an object is written, and the name it gets.
 pub(super) struct Written<'a> {
-    pub(super) path: String,
+    pub(super) place: Place,
     pub(super) name: &'a str,
     pub(super) block: Block<'a>,
 }
@@ -88,7 +90,29 @@ impl fmt::Debug for Stacks {
     }
 }
 
+fn place<const N: usize>(keys: [&str; N]) -> Place {
+    keys.map(str::to_owned).to_vec()
+}
+
 impl Config {
+    /// The object at a place, if the configuration still has one there.
+    pub(super) fn at<'a>(&'a self, place: &'a Place) -> Option<Written<'a>> {
+        let mut json = &self.tree;
+        for key in place {
+            let Some(next) = json.get(key) else {
+                // The breaker of a name that only the block `resilience` knows.
+                let entry = (place.len() == 2).then(|| place.first().zip(place.last()))??;
+                let (_, name) = (entry.0 == "breakers").then_some(entry)?;
+                let block = self.breaker_entry(name).ok()?;
+                return Some(Written { place: place.clone(), name, block });
+            };
+            json = next;
+        }
+        let name = place.get(1)?;
+        json.as_object()?;
+        Some(Written { place: place.clone(), name, block: Block::of(Some(json)) })
+    }
+
     /// The stacks that it describes. Each call of this begins anew, with other objects: keep the result.
     ///
     /// ```
@@ -123,10 +147,10 @@ impl Config {
             Json::String(name) => {
                 let map = map_of(part);
                 let block = Block::of(self.tree.get(map)?.get(name));
-                Some(Written { path: format!("{map}.{name}"), name, block })
+                Some(Written { place: place([map, name]), name, block })
             }
             inline => Some(Written {
-                path: format!("{top}.{stack}.{part}"),
+                place: place([top, stack, part]),
                 name: stack,
                 block: Block::of(Some(inline)),
             }),
@@ -134,10 +158,11 @@ impl Config {
     }
 
     /// The shortest time after which an attempt that this breaker sees is cut off.
-    fn attempt_of(&self, path: &str) -> Option<Duration> {
+    pub(super) fn attempt_of(&self, place: &Place) -> Option<Duration> {
         self.names("clients")
             .filter(|name| {
-                self.written("clients", name, "breaker").is_some_and(|written| written.path == path)
+                self.written("clients", name, "breaker")
+                    .is_some_and(|written| written.place == *place)
             })
             .filter_map(|name| {
                 let client = Block::of(self.tree.get("clients")?.get(name));
@@ -159,7 +184,7 @@ impl Config {
         let mut builder = self.breaker(written.name, written.block)?;
         // An attempt that was cut off is a failure, however short its time was.
         if written.block.get("cancelled_after").is_none()
-            && let Some(attempt) = self.attempt_of(&written.path)
+            && let Some(attempt) = self.attempt_of(&written.place)
             && attempt < Duration::from_secs(2)
         {
             builder = builder.cancelled_after(attempt / 2);
@@ -193,24 +218,24 @@ impl Made {
         at: &Written<'_>,
         config: &Config,
     ) -> Result<CircuitBreaker, ConfigError> {
-        object!(self, &at.path, Breaker, config.breaker_at(at))
+        object!(self, &at.place, Breaker, config.breaker_at(at))
     }
 
     fn limiter(&mut self, at: &Written<'_>) -> Result<RateLimiter, ConfigError> {
-        object!(self, &at.path, Limiter, build::limiter(at.name, at.block))
+        object!(self, &at.place, Limiter, build::limiter(at.name, at.block))
     }
 
     fn retry_budget(&mut self, at: &Written<'_>) -> Result<RetryBudget, ConfigError> {
-        object!(self, &at.path, RetryBudget, build::retry_budget(at.name, at.block))
+        object!(self, &at.place, RetryBudget, build::retry_budget(at.name, at.block))
     }
 
     fn failure_budget(&mut self, at: &Written<'_>) -> Result<FailureBudget, ConfigError> {
-        object!(self, &at.path, FailureBudget, build::failure_budget(at.name, at.block))
+        object!(self, &at.place, FailureBudget, build::failure_budget(at.name, at.block))
     }
 
     fn conditioner(&mut self, at: &Written<'_>) -> Result<Conditioner, ConfigError> {
-        let new = !self.objects.contains_key(&at.path);
-        let made = object!(self, &at.path, Conditioner, build::conditioner(at.name, at.block))?;
+        let new = !self.objects.contains_key(&at.place);
+        let made = object!(self, &at.place, Conditioner, build::conditioner(at.name, at.block))?;
         if new {
             // Outside of its environments it stays disarmed, which its status says.
             let _ = made.arm();
@@ -379,7 +404,7 @@ impl Stacks {
         let mut made = self.made();
         let config = Arc::clone(&made.config);
         let block = config.entry(map, name)?;
-        make(&mut made, &Written { path: format!("{map}.{name}"), name, block }, &config)
+        make(&mut made, &Written { place: place([map, name]), name, block }, &config)
     }
 
     /// The breaker of an entry of `breakers`. With the block `resilience`, every name has one.
@@ -398,7 +423,7 @@ impl Stacks {
         let mut made = self.made();
         let config = Arc::clone(&made.config);
         let block = config.breaker_entry(name)?;
-        made.breaker(&Written { path: format!("breakers.{name}"), name, block }, &config)
+        made.breaker(&Written { place: place(["breakers", name]), name, block }, &config)
     }
 
     /// The limiter of an entry of `rate_limits`.
