@@ -127,24 +127,31 @@ impl RateLimiterBuilder {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn build(self) -> Result<RateLimiter, ConfigError> {
-        let quota = self.quota.ok_or_else(missing_quota)?;
-        let rule = Rule::from(quota);
+        let quota = self.check()?;
         let bucket = match self.initial {
             None => Bucket::full(),
-            #[expect(clippy::cast_precision_loss, reason = "a bound to compare with")]
-            Some(tokens) if (0.0..=quota.capacity() as f64).contains(&tokens) => {
-                Bucket::at(rule.tat_holding(tokens, now()))
-            }
-            Some(tokens) => {
-                return Err(ConfigError::new(
-                    "initial_tokens",
-                    tokens,
-                    format!("a number from 0 to the capacity, {}", quota.capacity()),
-                ));
-            }
+            Some(tokens) => Bucket::at(Rule::from(quota).tat_holding(tokens, now())),
         };
-        let ledger = Ledger::new(self.name, self.shadow, self.observers);
-        Ok(RateLimiter::from_shared(Shared::new(quota, bucket, ledger, self.max_waiting)))
+        let ledger = Ledger::new(self.name, self.observers);
+        let shared = Shared::new(quota, self.shadow, bucket, ledger, self.max_waiting);
+        Ok(RateLimiter::from_shared(shared))
+    }
+
+    fn check(&self) -> Result<Quota, ConfigError> {
+        let quota = self.quota.ok_or_else(missing_quota)?;
+        match self.initial {
+            #[expect(clippy::cast_precision_loss, reason = "a bound to compare with")]
+            Some(tokens) if !(0.0..=quota.capacity() as f64).contains(&tokens) => {
+                let expected = format!("a number from 0 to the capacity, {}", quota.capacity());
+                Err(ConfigError::new("initial_tokens", tokens, expected))
+            }
+            _ => Ok(quota),
+        }
+    }
+
+    pub(crate) fn apply(&self, running: &Shared) -> Result<(), ConfigError> {
+        running.reconfigure(self.check()?, self.shadow, self.max_waiting);
+        Ok(())
     }
 }
 

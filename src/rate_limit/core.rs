@@ -41,12 +41,14 @@ pub(crate) struct Rule {
     /// `burst * interval`, at most 2^62.
     pub(crate) tolerance: u64,
     pub(crate) burst: u64,
+    /// Whether what it refuses is let through all the same.
+    pub(crate) shadow: bool,
 }
 
 impl From<Quota> for Rule {
     fn from(quota: Quota) -> Self {
         let (interval, burst) = (quota.interval_units(), quota.capacity());
-        Self { interval, tolerance: interval.saturating_mul(burst), burst }
+        Self { interval, tolerance: interval.saturating_mul(burst), burst, shadow: false }
     }
 }
 
@@ -75,6 +77,10 @@ impl Denied {
 }
 
 impl Rule {
+    pub(crate) fn in_shadow(self, shadow: bool) -> Self {
+        Self { shadow, ..self }
+    }
+
     #[inline]
     pub(crate) fn cost(self, n: u64) -> u64 {
         self.interval.saturating_mul(n)
@@ -259,7 +265,7 @@ impl Receipt {
     }
 }
 
-/// A rule that can be exchanged while it is read: a sequence lock over two words.
+/// A rule that can be exchanged while it is read: a sequence lock over its words.
 ///
 /// Readers take no lock. The version is odd while a writer is between the two words, and moves on with
 /// every change, so a receipt can tell whether its rule is still in force.
@@ -268,8 +274,11 @@ pub(crate) struct RuleCell {
     version: AtomicU64,
     interval: AtomicU64,
     tolerance: AtomicU64,
+    /// The highest bit is `shadow`. A burst is at most the tolerance, so it does not need that bit.
     burst: AtomicU64,
 }
+
+const SHADOW: u64 = 1 << 63;
 
 impl RuleCell {
     pub(crate) fn new(rule: Rule) -> Self {
@@ -277,8 +286,12 @@ impl RuleCell {
             version: AtomicU64::new(0),
             interval: AtomicU64::new(rule.interval),
             tolerance: AtomicU64::new(rule.tolerance),
-            burst: AtomicU64::new(rule.burst),
+            burst: AtomicU64::new(Self::last_word(rule)),
         }
+    }
+
+    fn last_word(rule: Rule) -> u64 {
+        if rule.shadow { rule.burst | SHADOW } else { rule.burst }
     }
 
     /// The rule and its version; `None` while a writer is at work.
@@ -291,7 +304,8 @@ impl RuleCell {
         let tolerance = self.tolerance.load(Ordering::Acquire);
         let burst = self.burst.load(Ordering::Acquire);
         let same = self.version.load(Ordering::Relaxed) == version;
-        (same && version & 1 == 0).then_some((Rule { interval, tolerance, burst }, version))
+        let (burst, shadow) = (burst & !SHADOW, burst & SHADOW != 0);
+        (same && version & 1 == 0).then_some((Rule { interval, tolerance, burst, shadow }, version))
     }
 
     /// Whether the rule read with this version is still the one in force.
@@ -306,12 +320,19 @@ impl RuleCell {
         self.version.store(version.wrapping_add(1), Ordering::Release);
     }
 
+    /// Switches shadow mode, under the same version: what has been charged can still be given back. For one
+    /// writer at a time.
+    pub(crate) fn set_shadow(&self, on: bool) {
+        let burst = self.burst.load(Ordering::Relaxed) & !SHADOW;
+        self.burst.store(if on { burst | SHADOW } else { burst }, Ordering::Release);
+    }
+
     /// Publishes `rule` under a new version.
     pub(crate) fn end(&self, rule: Rule) {
         let version = self.version.load(Ordering::Relaxed);
         self.interval.store(rule.interval, Ordering::Release);
         self.tolerance.store(rule.tolerance, Ordering::Release);
-        self.burst.store(rule.burst, Ordering::Release);
+        self.burst.store(Self::last_word(rule), Ordering::Release);
         self.version.store(version.wrapping_add(1), Ordering::Release);
     }
 }

@@ -7,6 +7,7 @@ use super::core::{Bucket, duration};
 use super::ledger::{Ledger, RateLimitStats, Refusal};
 use super::shared::{Shared, now};
 use super::wait::{Acquire, block};
+use crate::error::ConfigError;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::quota::Quota;
@@ -47,8 +48,9 @@ impl RateLimiter {
     /// ```
     #[must_use]
     pub fn new(quota: Quota) -> Self {
-        let ledger = Ledger::new(Name::from("rate_limit"), false, Observers::default());
-        Self::from_shared(Shared::new(quota, Bucket::full(), ledger, DEFAULT_MAX_WAITING))
+        let ledger = Ledger::new(Name::from("rate_limit"), Observers::default());
+        let shared = Shared::new(quota, false, Bucket::full(), ledger, DEFAULT_MAX_WAITING);
+        Self::from_shared(shared)
     }
 
     /// A limiter with a name of its own and everything adjustable.
@@ -340,6 +342,34 @@ impl RateLimiter {
         self.shared.set_quota(quota);
     }
 
+    /// Gives a running limiter all the settings of `builder`: quota, `max_waiting` and shadow mode.
+    ///
+    /// They change at one point in time: no call is decided by some of the old and some of the new. The
+    /// bucket, the counters and those who wait are kept, as by [`set_quota`](Self::set_quota); more than
+    /// `max_waiting` may then be waiting for a while. A setting that the builder was not given has its
+    /// default. The name stays, and so do observers and the place in a registry: the builder's are not
+    /// looked at. Its `initial_tokens` are checked, and not used.
+    ///
+    /// # Errors
+    /// As [`RateLimiterBuilder::build`]; then nothing has changed.
+    ///
+    /// ```
+    /// use buttress::rate_limit::RateLimiter;
+    /// let limiter = RateLimiter::builder("maps").quota("10/min".parse()?).build()?;
+    /// limiter.try_acquire_n(6).unwrap();
+    /// limiter.reconfigure(RateLimiter::builder("maps").quota("100/min".parse()?).max_waiting(5))?;
+    /// assert!((4.0..4.1).contains(&limiter.tokens()));
+    /// assert_eq!(limiter.stats().acquired, 1);
+    ///
+    /// let error = limiter.reconfigure(RateLimiter::builder("maps")).unwrap_err();
+    /// assert_eq!((error.field(), limiter.quota().capacity()), ("quota", 100));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "as `build` takes it")]
+    pub fn reconfigure(&self, builder: RateLimiterBuilder) -> Result<(), ConfigError> {
+        builder.apply(&self.shared)
+    }
+
     /// The quota in force.
     ///
     /// ```
@@ -361,7 +391,7 @@ impl RateLimiter {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn set_shadow(&self, on: bool) {
-        self.shared.ledger.set_shadow(on);
+        self.shared.set_shadow(on);
     }
 
     /// Its name in events and refusals.

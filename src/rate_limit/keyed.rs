@@ -237,6 +237,35 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
         self.shared.set_quota(quota);
     }
 
+    /// Gives a running limiter all the settings of `builder`: quota, [`WhenFull`](super::WhenFull) and shadow
+    /// mode.
+    ///
+    /// They change at one point in time: no call is decided by some of the old and some of the new. The
+    /// buckets of all keys and the counters are kept, as by [`set_quota`](Self::set_quota). A setting that
+    /// the builder was not given has its default. The capacity cannot change: leave it out, or give the one
+    /// that it has. The name stays, and so do observers and the place in a registry: the builder's are not
+    /// looked at.
+    ///
+    /// # Errors
+    /// No quota, or another capacity; then nothing has changed.
+    ///
+    /// ```
+    /// use buttress::rate_limit::KeyedRateLimiter;
+    /// let builder = || KeyedRateLimiter::<u64>::builder("clients");
+    /// let limiter = builder().quota("10/min".parse()?).capacity(100).build()?;
+    /// limiter.try_acquire_n(&7, 6).unwrap();
+    /// limiter.reconfigure(builder().quota("100/min".parse()?))?;
+    /// assert!((4.0..4.1).contains(&limiter.tokens(&7)));
+    ///
+    /// let larger = builder().quota("1/s".parse()?).capacity(200);
+    /// assert_eq!(limiter.reconfigure(larger).unwrap_err().field(), "capacity");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "as `build` takes it")]
+    pub fn reconfigure(&self, builder: KeyedRateLimiterBuilder<K>) -> Result<(), ConfigError> {
+        builder.apply(&self.shared)
+    }
+
     /// The quota in force.
     ///
     /// ```
@@ -295,7 +324,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn set_shadow(&self, on: bool) {
-        self.shared.ledger().set_shadow(on);
+        self.shared.set_shadow(on);
     }
 
     /// Its name in events and refusals.

@@ -30,6 +30,24 @@ pub enum WhenFull {
     ShareOne,
 }
 
+impl WhenFull {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Reject => 0,
+            Self::Allow => 1,
+            Self::ShareOne => 2,
+        }
+    }
+
+    pub(crate) fn of(code: u8) -> Self {
+        match code {
+            1 => Self::Allow,
+            2 => Self::ShareOne,
+            _ => Self::Reject,
+        }
+    }
+}
+
 /// Makes a [`KeyedRateLimiter`]; see [`KeyedRateLimiter::builder`].
 ///
 /// | setter | range | default |
@@ -140,7 +158,19 @@ impl<K: ?Sized> KeyedRateLimiterBuilder<K> {
         if !(1..=MAX_CAPACITY).contains(&capacity) {
             return Err(ConfigError::new("capacity", capacity, EXPECTED));
         }
-        let ledger = Ledger::new(self.name, self.shadow, self.observers);
-        Ok(KeyedRateLimiter::from_shared(Keyed::new(quota, capacity, self.when_full, ledger)))
+        let ledger = Ledger::new(self.name, self.observers);
+        let keyed = Keyed::new(quota, self.shadow, capacity, self.when_full, ledger);
+        Ok(KeyedRateLimiter::from_shared(keyed))
+    }
+
+    pub(crate) fn apply(&self, running: &Keyed) -> Result<(), ConfigError> {
+        let quota = self.quota.ok_or_else(missing_quota)?;
+        let room = running.capacity();
+        if let Some(capacity) = self.capacity.filter(|capacity| *capacity != room) {
+            let expected = format!("{room}, as it was built with: the table does not grow");
+            return Err(ConfigError::new("capacity", capacity, expected));
+        }
+        running.reconfigure(quota, self.shadow, self.when_full);
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use super::shared::{now, wind_up};
 use super::table::{Miss, Print, Table};
 use crate::observe::EventKind;
 use crate::quota::Quota;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, Padded, lock};
 
 /// A full table is reported at most this often.
@@ -22,7 +22,8 @@ pub(crate) struct Keyed {
     table: Table,
     seeds: Seeds,
     rule: RuleCell,
-    when_full: WhenFull,
+    /// A [`WhenFull`].
+    when_full: AtomicU8,
     capacity: usize,
     ledger: Ledger,
     /// The bucket of `WhenFull::ShareOne`.
@@ -45,13 +46,19 @@ pub(crate) enum Charged {
 }
 
 impl Keyed {
-    pub(crate) fn new(quota: Quota, capacity: usize, when_full: WhenFull, ledger: Ledger) -> Self {
+    pub(crate) fn new(
+        quota: Quota,
+        shadow: bool,
+        capacity: usize,
+        when_full: WhenFull,
+        ledger: Ledger,
+    ) -> Self {
         wind_up();
         Self {
             table: Table::new(capacity),
             seeds: Seeds::random(),
-            rule: RuleCell::new(Rule::from(quota)),
-            when_full,
+            rule: RuleCell::new(Rule::from(quota).in_shadow(shadow)),
+            when_full: AtomicU8::new(when_full.code()),
             capacity,
             ledger,
             overflow: Padded(Bucket::full()),
@@ -63,6 +70,15 @@ impl Keyed {
 
     pub(crate) fn quota(&self) -> Quota {
         *lock(&self.quota)
+    }
+
+    pub(crate) fn is_shadow(&self) -> bool {
+        self.rule().0.shadow
+    }
+
+    pub(crate) fn set_shadow(&self, on: bool) {
+        let _one_at_a_time = lock(&self.quota);
+        self.rule.set_shadow(on);
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -201,7 +217,12 @@ impl Keyed {
         {
             self.ledger.emit(EventKind::TableFull { capacity: self.capacity });
         }
-        match self.when_full {
+        let when_full = WhenFull::of(self.when_full.load(Ordering::Acquire));
+        // Read before this is asked: it is the one that belongs to the rule.
+        if !in_force() {
+            return Err(None);
+        }
+        match when_full {
             WhenFull::Allow => Ok((self.at(rule, 0, now), false)),
             WhenFull::ShareOne => match self.overflow.charge_while(in_force, rule, now, cost) {
                 Ok(tat) => Ok((self.at(rule, tat, now), true)),
@@ -252,10 +273,22 @@ impl Keyed {
     }
 
     pub(crate) fn set_quota(&self, quota: Quota) {
+        self.change(quota, None);
+    }
+
+    pub(crate) fn reconfigure(&self, quota: Quota, shadow: bool, when_full: WhenFull) {
+        self.change(quota, Some((shadow, when_full)));
+    }
+
+    fn change(&self, quota: Quota, rest: Option<(bool, WhenFull)>) {
         let mut shown = lock(&self.quota);
         if let Some((old, _)) = self.rule.read() {
-            let new = Rule::from(quota);
+            let new = Rule::from(quota).in_shadow(rest.map_or(old.shadow, |(shadow, _)| shadow));
             self.rule.begin();
+            if let Some((_, when_full)) = rest {
+                // `Release`: who sees it also sees that the old rule is no longer in force.
+                self.when_full.store(when_full.code(), Ordering::Release);
+            }
             let now = now();
             let change = |tat| old.rescale(new, tat, now);
             self.table.rebuild(now, change);

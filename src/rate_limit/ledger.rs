@@ -10,7 +10,7 @@ use crate::observe::{EventKind, Observers};
 #[cfg(feature = "http")]
 use crate::rejection::RejectionDetail;
 use crate::rejection::{Rejection, RejectionKind};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::AtomicU64;
 use crate::sync::{Striped, stripe_count};
 
 #[derive(Debug, Default)]
@@ -53,15 +53,13 @@ pub struct RateLimitStats {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) name: Name,
-    shadow: AtomicBool,
     counters: Striped<Stripe>,
     observers: Observers,
 }
 
 impl Ledger {
-    pub(crate) fn new(name: Name, shadow: bool, observers: Observers) -> Self {
-        let counters = Striped::new(stripe_count());
-        Self { name, shadow: AtomicBool::new(shadow), counters, observers }
+    pub(crate) fn new(name: Name, observers: Observers) -> Self {
+        Self { name, counters: Striped::new(stripe_count()), observers }
     }
 
     /// Enters the object that this is the ledger of into its registry.
@@ -72,15 +70,6 @@ impl Ledger {
     #[inline]
     pub(crate) fn acquired(&self) {
         self.counters.add_one(|stripe| &stripe.acquired);
-    }
-
-    #[inline]
-    pub(crate) fn is_shadow(&self) -> bool {
-        self.shadow.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_shadow(&self, on: bool) {
-        self.shadow.store(on, Ordering::Relaxed);
     }
 
     pub(crate) fn emit(&self, kind: EventKind<'_>) {
@@ -164,7 +153,7 @@ impl<'a> Refusal<'a> {
     /// Inlined, so that a caller who only asks whether it was refused does not pay for the explanation.
     #[inline(always)]
     pub(crate) fn answer(self) -> Result<(), Rejection> {
-        if self.ledger.is_shadow() || self.ledger.observers.see_refusals() {
+        if self.denied.rule.shadow || self.ledger.observers.see_refusals() {
             return self.answer_aloud();
         }
         self.ledger.counters.add_one(|stripe| &stripe.rejected);
@@ -173,7 +162,7 @@ impl<'a> Refusal<'a> {
 
     #[cold]
     fn answer_aloud(self) -> Result<(), Rejection> {
-        if self.ledger.is_shadow() {
+        if self.denied.rule.shadow {
             self.pass();
             return Ok(());
         }

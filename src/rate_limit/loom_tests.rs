@@ -12,7 +12,7 @@ use super::table::{Miss, Print, Table};
 const NOW: u64 = 1 << 54;
 
 fn rule(burst: u64) -> Rule {
-    Rule { interval: 100, tolerance: 100 * burst, burst }
+    Rule { interval: 100, tolerance: 100 * burst, burst, shadow: false }
 }
 
 /// Two calls, one token.
@@ -86,12 +86,12 @@ fn loom_a_rule_is_read_whole() {
         let other = Arc::clone(&cell);
         let handle = thread::spawn(move || {
             other.begin();
-            other.end(Rule { interval: 7, tolerance: 77, burst: 11 });
+            other.end(Rule { interval: 7, tolerance: 77, burst: 11, shadow: true });
         });
         if let Some((rule, version)) = cell.read() {
             match version {
-                0 => assert_eq!((rule.interval, rule.tolerance, rule.burst), (100, 100, 1)),
-                2 => assert_eq!((rule.interval, rule.tolerance, rule.burst), (7, 77, 11)),
+                0 => assert_eq!((rule.interval, rule.tolerance, rule.burst, rule.shadow), (100, 100, 1, false)),
+                2 => assert_eq!((rule.interval, rule.tolerance, rule.burst, rule.shadow), (7, 77, 11, true)),
                 other => panic!("version {other}"),
             }
         }
@@ -230,7 +230,7 @@ fn loom_a_changed_quota_is_not_paired_with_an_old_price() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
-        let ledger = Ledger::new("t".into(), false, crate::observe::Observers::NONE);
+        let ledger = Ledger::new("t".into(), crate::observe::Observers::NONE);
         let slow = "1/d burst 10".parse().unwrap();
         let shared = Arc::new(Shared::new(slow, Bucket::full(), ledger, 0));
         let other = Arc::clone(&shared);
@@ -253,7 +253,7 @@ fn loom_a_changed_quota_is_not_paired_with_an_old_price_of_a_key() {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(1);
         model.check(move || {
-            let ledger = Ledger::new("t".into(), false, crate::observe::Observers::NONE);
+            let ledger = Ledger::new("t".into(), crate::observe::Observers::NONE);
             let slow = "1/d burst 10".parse().unwrap();
             let keyed = Arc::new(Keyed::new(slow, 1, WhenFull::Reject, ledger));
             let print = keyed.print(&7);

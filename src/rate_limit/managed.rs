@@ -1,7 +1,7 @@
 //! What a registry shows of limiters, and the orders they take.
 
 use super::keyed_shared::Keyed;
-use super::ledger::{Ledger, RateLimitStats};
+use super::ledger::RateLimitStats;
 use super::shared::{Shared, now};
 use crate::error::ConfigError;
 use crate::managed::{Level, Managed, ObjectStatus, Operation, unknown};
@@ -40,7 +40,7 @@ impl Managed for Shared {
             .gauge("waiting", "waiting", waiting as f64, "calls", |_| {})
             .counter("waited", stats.waits)
             .commands(COMMANDS);
-        common(status, quota, stats, &self.ledger)
+        common(status, quota, stats, level.rule.shadow)
     }
 
     fn operate(&self, operation: &Operation) -> Result<(), ConfigError> {
@@ -75,7 +75,7 @@ impl Managed for Keyed {
             })
             .gauge("keys", "keys", live as f64, "keys", |gauge| gauge.max = Some(capacity as f64))
             .commands(KEYED);
-        common(status, self.quota(), self.ledger().stats(), self.ledger())
+        common(status, self.quota(), self.ledger().stats(), self.is_shadow())
     }
 
     fn operate(&self, operation: &Operation) -> Result<(), ConfigError> {
@@ -91,7 +91,7 @@ pub(super) fn common(
     status: ObjectStatus,
     quota: Quota,
     stats: RateLimitStats,
-    ledger: &Ledger,
+    shadow: bool,
 ) -> ObjectStatus {
     status
         .gauge("rate", "rate", quota.rate_per_second(), "1/s", |_| {})
@@ -99,5 +99,5 @@ pub(super) fn common(
         .counter("would_reject", stats.would_reject)
         .reject("rate_limited", stats.rejected)
         .fact("quota", quota.to_string())
-        .fact("mode", if ledger.is_shadow() { "shadow" } else { "enforcing" })
+        .fact("mode", if shadow { "shadow" } else { "enforcing" })
 }

@@ -199,7 +199,7 @@ impl sealed::Meter for RateLimiter {
 
     fn probe(&self, n: u64, now: u64) -> Result<(), Refusal<'_>> {
         match self.shared.probe(n, now) {
-            Err(denied) if !self.shared.ledger.is_shadow() => {
+            Err(denied) if !denied.rule.shadow => {
                 Err(Refusal::quota(&self.shared.ledger, denied))
             }
             _ => Ok(()),
@@ -244,7 +244,7 @@ impl sealed::Meter for RateLimiter {
 /// half a dozen words written to the stack and copied from there cost more than making them.
 #[inline(always)]
 fn shadowed(refusal: Refusal<'_>) -> Result<Level, Refusal<'_>> {
-    if refusal.ledger.is_shadow() {
+    if refusal.denied.rule.shadow {
         refusal.pass();
         Ok(refusal.level())
     } else {
@@ -287,7 +287,7 @@ impl sealed::Meter for KeyBucket<'_> {
     fn probe(&self, n: u64, now: u64) -> Result<(), Refusal<'_>> {
         let Some(print) = self.print else { return Ok(()) };
         match self.shared.probe(print, n, now) {
-            Err(refusal) if !refusal.ledger.is_shadow() => Err(refusal),
+            Err(refusal) if !refusal.denied.rule.shadow => Err(refusal),
             _ => Ok(()),
         }
     }

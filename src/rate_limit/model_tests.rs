@@ -48,7 +48,7 @@ impl Slow {
 }
 
 pub(super) fn rule(interval: u64, burst: u64) -> Rule {
-    Rule { interval, tolerance: interval * burst, burst }
+    Rule { interval, tolerance: interval * burst, burst, shadow: false }
 }
 
 fn rules() -> impl Strategy<Value = Rule> {

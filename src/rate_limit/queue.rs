@@ -88,6 +88,8 @@ impl Wakers {
 
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
+    /// How many may wait at a time.
+    pub(crate) max_waiting: usize,
     entries: VecDeque<Entry>,
     /// TAT without the entries, as of the last one that was settled.
     front: u64,
@@ -101,6 +103,10 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    pub(crate) fn of(max_waiting: usize) -> Self {
+        Self { max_waiting, ..Self::default() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -20,7 +20,6 @@ pub(crate) struct Shared {
     /// the bucket: who reads it before charging counts too much rather than too little.
     refunded: AtomicU64,
     pub(crate) ledger: Ledger,
-    max_waiting: usize,
     queue: Mutex<Queue>,
     /// What was asked for; `rule` is what is enforced.
     quota: Mutex<Quota>,
@@ -34,6 +33,8 @@ pub(crate) enum Joined {
     Queued {
         id: u64,
     },
+    /// The quota refuses it, and is on trial.
+    Shadow(Denied),
     /// It cannot be granted in time.
     TooLate(Denied),
     /// Too many wait already.
@@ -52,15 +53,20 @@ pub(crate) fn wind_up() {
 }
 
 impl Shared {
-    pub(crate) fn new(quota: Quota, bucket: Bucket, ledger: Ledger, max_waiting: usize) -> Self {
+    pub(crate) fn new(
+        quota: Quota,
+        shadow: bool,
+        bucket: Bucket,
+        ledger: Ledger,
+        max_waiting: usize,
+    ) -> Self {
         wind_up();
         Self {
             bucket: Padded(bucket),
-            rule: RuleCell::new(Rule::from(quota)),
+            rule: RuleCell::new(Rule::from(quota).in_shadow(shadow)),
             refunded: AtomicU64::new(0),
             ledger,
-            max_waiting,
-            queue: Mutex::new(Queue::default()),
+            queue: Mutex::new(Queue::of(max_waiting)),
             quota: Mutex::new(quota),
         }
     }
@@ -223,10 +229,13 @@ impl Shared {
             let after = base.saturating_add(cost);
             let due = after.saturating_sub(rule.tolerance);
             let denied = Denied { rule, tat, now, cost };
+            if rule.shadow && due > now {
+                return Joined::Shadow(denied);
+            }
             if denied.never() || (due > now && due > deadline) {
                 return Joined::TooLate(denied);
             }
-            if due > now && queue.len() >= self.max_waiting {
+            if due > now && queue.len() >= queue.max_waiting {
                 return Joined::Full(denied);
             }
             if self.bucket.replace(tat, after).is_err() {
@@ -299,9 +308,21 @@ impl Shared {
     pub(crate) fn set_quota(&self, quota: Quota) {
         // Held over both, so that what is shown is what is enforced.
         let mut shown = lock(&self.quota);
-        let new = Rule::from(quota);
-        self.rebuild(Some(new), |old, tat, now| old.rescale(new, tat, now));
+        self.rebuild(|old| Rule::from(quota).in_shadow(old.shadow), None, Rule::rescale);
         *shown = quota;
+    }
+
+    /// The same with everything else that can change, at one point in time.
+    pub(crate) fn reconfigure(&self, quota: Quota, shadow: bool, max_waiting: usize) {
+        let mut shown = lock(&self.quota);
+        let new = Rule::from(quota).in_shadow(shadow);
+        self.rebuild(|_| new, Some(max_waiting), Rule::rescale);
+        *shown = quota;
+    }
+
+    pub(crate) fn set_shadow(&self, on: bool) {
+        let _one_at_a_time = lock(&self.queue);
+        self.rule.set_shadow(on);
     }
 
     pub(crate) fn quota(&self) -> Quota {
@@ -310,17 +331,22 @@ impl Shared {
 
     /// Fills the bucket. Those who wait are served from it first.
     pub(crate) fn reset(&self) {
-        self.rebuild(None, |_, _, now| now);
+        self.rebuild(|old| old, None, |_, _, _, now| now);
     }
 
-    /// `new`: `None` keeps the rule. `level`: the TAT of the bucket afterwards, from the old rule and TAT,
-    /// without those who wait.
-    fn rebuild(&self, new: Option<Rule>, level: impl Fn(Rule, u64, u64) -> u64) {
+    /// `change`: the new rule, from the old one. `level`: the TAT of the bucket afterwards, from the old rule,
+    /// the new one and the TAT, without those who wait.
+    fn rebuild(
+        &self,
+        change: impl FnOnce(Rule) -> Rule,
+        max_waiting: Option<usize>,
+        level: impl Fn(Rule, Rule, u64, u64) -> u64,
+    ) {
         let mut wakers = Wakers::default();
         {
             let mut queue = lock(&self.queue);
             let (old, version) = self.rule_locked(&queue);
-            let new = new.unwrap_or(old);
+            let new = change(old);
             let refunded = self.refunded.load(Ordering::Relaxed);
             // From here to `end` direct calls wait for the lock, so none pairs one rule with the TAT of
             // the other. One that has read the old rule before finds that it is no longer in force,
@@ -331,9 +357,9 @@ impl Shared {
                 let now = now();
                 queue.settle(old, version, refunded, now, &mut wakers);
                 let (plan, after) = if queue.is_empty() {
-                    (None, level(old, tat, now))
+                    (None, level(old, new, tat, now))
                 } else {
-                    let plan = queue.plan(old, new, level(old, queue.front(), now), now);
+                    let plan = queue.plan(old, new, level(old, new, queue.front(), now), now);
                     let behind = scale(tat.saturating_sub(queue.tail()), old, new);
                     let after = plan.tail.saturating_add(behind);
                     (Some(plan), after)
@@ -348,6 +374,7 @@ impl Shared {
                 }
                 break;
             }
+            queue.max_waiting = max_waiting.unwrap_or(queue.max_waiting);
             self.rule.end(new);
             let (_, version) = self.rule_locked(&queue);
             queue.settle(new, version, refunded, now(), &mut wakers);

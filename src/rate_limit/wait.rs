@@ -55,7 +55,7 @@ impl<H: AsRef<Shared>> Place<H> {
             }
             Err(denied) => denied,
         };
-        if shared.ledger.is_shadow() {
+        if denied.rule.shadow {
             Refusal::quota(&shared.ledger, denied).pass();
             return Poll::Ready(Ok(None));
         }
@@ -69,6 +69,10 @@ impl<H: AsRef<Shared>> Place<H> {
             Joined::Queued { id } => {
                 self.queued = Some(id);
                 Poll::Pending
+            }
+            Joined::Shadow(denied) => {
+                Refusal::quota(&shared.ledger, denied).pass();
+                Poll::Ready(Ok(None))
             }
             Joined::TooLate(denied) => Poll::Ready(Err(refuse(shared, denied, false))),
             Joined::Full(denied) => Poll::Ready(Err(refuse(shared, denied, true))),
@@ -92,6 +96,12 @@ impl<H: AsRef<Shared>> Place<H> {
                 let waited = clock::now().since(self.since);
                 shared.ledger.emit(EventKind::Waited { waited });
                 Ok(Ok(Some(receipt)))
+            }
+            // By a quota that came while it waited, and that is on trial.
+            Turn::Refused(denied) if denied.rule.shadow => {
+                self.queued = None;
+                Refusal::quota(&shared.ledger, denied).pass();
+                Ok(Ok(None))
             }
             Turn::Refused(denied) => {
                 self.queued = None;

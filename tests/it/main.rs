@@ -32,6 +32,7 @@ mod idempotency;
 mod idempotency_http;
 mod idempotency_layer;
 mod let_go;
+mod live;
 mod rate_limit;
 mod rate_limit_golden;
 mod rate_limit_service;

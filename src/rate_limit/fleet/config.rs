@@ -237,7 +237,8 @@ impl SharedRateLimiterBuilder {
         crate::rate_limit::shared::wind_up();
         Ok(SharedRateLimiter::from_inner(Inner::new(
             self.store,
-            Ledger::new(self.name, self.shadow, self.observers),
+            Ledger::new(self.name, self.observers),
+            self.shadow,
             quota,
             advance,
             share,
@@ -280,5 +281,5 @@ fn share(quota: Quota, of: u32) -> Result<Rule, ConfigError> {
     let burst = (quota.capacity() / u64::from(of)).max(1);
     let interval = quota.interval_units().checked_mul(u64::from(of)).ok_or_else(bad)?;
     let tolerance = interval.checked_mul(burst).filter(|fill| *fill <= 1 << 62).ok_or_else(bad)?;
-    Ok(Rule { interval, tolerance, burst })
+    Ok(Rule { interval, tolerance, burst, shadow: false })
 }

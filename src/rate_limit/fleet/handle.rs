@@ -180,7 +180,7 @@ impl SharedRateLimiter {
     /// # }
     /// ```
     pub fn set_shadow(&self, on: bool) {
-        self.inner.ledger.set_shadow(on);
+        self.inner.shadow.store(on, Ordering::Relaxed);
     }
 
     /// Its name in events, refusals, and in what the store keeps: limiters with different names share

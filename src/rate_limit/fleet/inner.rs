@@ -25,6 +25,7 @@ use crate::sync::lock;
 pub(super) struct Inner {
     store: StoreRef,
     pub(super) ledger: Ledger,
+    pub(super) shadow: AtomicBool,
     pub(super) quota: Quota,
     rule: Rule,
     advance: Advance,
@@ -58,6 +59,7 @@ impl Inner {
     pub(super) fn new(
         store: StoreRef,
         ledger: Ledger,
+        shadow: bool,
         quota: Quota,
         advance: Advance,
         share: Rule,
@@ -68,6 +70,7 @@ impl Inner {
         let mut inner = Self {
             store,
             ledger,
+            shadow: AtomicBool::new(shadow),
             quota,
             rule: Rule::from(quota),
             advance,
@@ -348,14 +351,14 @@ impl Inner {
         match refused {
             Refused::Denied(denied) => {
                 let refusal = Refusal::quota(&self.ledger, denied);
-                if self.ledger.is_shadow() {
+                if self.shadow.load(Ordering::Relaxed) {
                     refusal.pass();
                     return Ok(refusal.level());
                 }
                 Err(refusal.finish())
             }
             Refused::Down(rejection) => {
-                if self.ledger.is_shadow() {
+                if self.shadow.load(Ordering::Relaxed) {
                     self.ledger.would_refuse(&rejection);
                     return Ok(self.level(self.rule, 0, clock::now()));
                 }

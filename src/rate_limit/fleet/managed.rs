@@ -24,6 +24,6 @@ impl Managed for Inner {
             .counter("questions", self.questions.load(Ordering::Relaxed))
             .counter("errors", self.errors.load(Ordering::Relaxed))
             .counter("without_store", self.without_store.load(Ordering::Relaxed));
-        common(status, self.quota, self.ledger.stats(), &self.ledger)
+        common(status, self.quota, self.ledger.stats(), self.shadow.load(Ordering::Relaxed))
     }
 }

@@ -13,7 +13,7 @@ use crate::store::{RecordId, Taken};
 const MS: u64 = 1_000_000 * UNITS_PER_NANO;
 
 fn rule(interval: u64, burst: u64) -> Rule {
-    Rule { interval, tolerance: interval * burst, burst }
+    Rule { interval, tolerance: interval * burst, burst, shadow: false }
 }
 
 const NONE: Advance = Advance { tokens: 0, hold: 0 };
