@@ -91,6 +91,13 @@ impl<T> Slot<T> {
     }
 }
 
+/// A slot with that in it.
+impl<T> From<T> for Slot<T> {
+    fn from(object: T) -> Self {
+        Self::with(object)
+    }
+}
+
 impl<T: Clone> Slot<T> {
     /// A clone of what is there.
     ///

@@ -33,17 +33,12 @@ impl Live for crate::circuit_breaker::CircuitBreaker {
 }
 
 impl Live for crate::rate_limit::RateLimiter {
-    const FIXED: &'static [&'static str] = &["initial_tokens", "max_waiting"];
+    const FIXED: &'static [&'static str] = &["initial_tokens"];
 
     fn prepare(&self, _: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
-        let quota = build::limiter(at.name, at.block)?.unregistered().build()?.quota();
-        let shadow = at.block.flag("shadow").unwrap_or(false);
-        let limiter = self.clone();
-        Ok(Box::new(move || {
-            limiter.set_quota(quota);
-            limiter.set_shadow(shadow);
-            Ok(())
-        }))
+        build::limiter(at.name, at.block)?.unregistered().build()?;
+        let (limiter, builder) = (self.clone(), build::limiter(at.name, at.block)?);
+        Ok(Box::new(move || limiter.reconfigure(builder)))
     }
 }
 

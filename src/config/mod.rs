@@ -84,5 +84,5 @@ pub use print::schema;
 pub use problem::{LoadError, Problem, ProblemKind};
 pub use reload::{Reloaded, Reloader};
 pub use settings::{Change, Config};
-pub use stacks::Stacks;
+pub use stacks::{ClientStack, ServerStack, Stacks};
 pub use watch::Watch;

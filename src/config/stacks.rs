@@ -12,12 +12,17 @@ use super::findings::{Finding, map_of};
 use super::settings::Config;
 use crate::budget::RetryBudget;
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
+use crate::classify::AnyError;
 use crate::conditioner::Conditioner;
+use crate::context::NoContext;
 use crate::control::Registry;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
-use crate::presets::{ClientLayer, ClientParts, ServerLayer, ServerParts};
+use crate::presets::{Absent, ClientLayer, ClientParts, Faults, ServerLayer, ServerParts};
 use crate::rate_limit::RateLimiter;
+use crate::reject::AsError;
+use crate::retry::CloneRequest;
+use crate::slot::Slot;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::timeout::Timeout;
 
@@ -51,14 +56,20 @@ pub struct Stacks {
     pub(super) made: Arc<Mutex<Made>>,
 }
 
+/// The layers of a client, with a place for faults.
+pub type ClientStack = ClientLayer<AnyError, CloneRequest, NoContext, AsError, Faults>;
+
+/// The layers of a server, with a place for faults.
+pub type ServerStack = ServerLayer<AnyError, NoContext, AsError, Absent, Faults>;
+
 pub(super) struct Made {
     pub(super) config: Arc<Config>,
     pub(super) registry: Option<Registry>,
     /// How often a configuration has come into force.
     pub(super) generation: u64,
     pub(super) objects: BTreeMap<Place, Object>,
-    pub(super) clients: BTreeMap<String, ClientLayer>,
-    pub(super) servers: BTreeMap<String, ServerLayer>,
+    pub(super) clients: BTreeMap<String, ClientStack>,
+    pub(super) servers: BTreeMap<String, ServerStack>,
 }
 
 #[derive(Clone)]
@@ -243,7 +254,7 @@ impl Made {
         Ok(made)
     }
 
-    fn client(&mut self, name: &str) -> Result<ClientLayer, ConfigError> {
+    fn client(&mut self, name: &str) -> Result<ClientStack, ConfigError> {
         let config = Arc::clone(&self.config);
         refuse(&config, "clients", name)?;
         let block = config.entry("clients", name)?;
@@ -270,21 +281,24 @@ impl Made {
             breaker: part("breaker").map(|at| self.breaker(&at, &config)).transpose()?,
             attempt: timeout(attempt)?,
         };
-        Ok(parts.into())
+        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
+        Ok(ClientLayer::from(parts).conditioner(faults.map_or_else(Slot::new, Slot::with)))
     }
 
-    fn server(&mut self, name: &str) -> Result<ServerLayer, ConfigError> {
+    fn server(&mut self, name: &str) -> Result<ServerStack, ConfigError> {
         let config = Arc::clone(&self.config);
         refuse(&config, "servers", name)?;
         let block = config.entry("servers", name)?;
         let part = |part| config.written("servers", name, part);
         let after = block.time("timeout");
         let parts = ServerParts {
+            name: name.to_owned().into(),
             limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
             budget: part("failure_budget").map(|at| self.failure_budget(&at)).transpose()?,
             timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
         };
-        Ok(parts.into())
+        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
+        Ok(ServerLayer::from(parts).conditioner(faults.map_or_else(Slot::new, Slot::with)))
     }
 }
 
@@ -364,7 +378,7 @@ impl Stacks {
     /// assert!(stacks.client("pay").is_ok() && stacks.client("ship").is_err());
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
-    pub fn client(&self, name: &str) -> Result<ClientLayer, ConfigError> {
+    pub fn client(&self, name: &str) -> Result<ClientStack, ConfigError> {
         let mut made = self.made();
         if let Some(layer) = made.clients.get(name) {
             return Ok(layer.clone());
@@ -385,7 +399,7 @@ impl Stacks {
     /// assert!(stacks.server("api").is_ok());
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
-    pub fn server(&self, name: &str) -> Result<ServerLayer, ConfigError> {
+    pub fn server(&self, name: &str) -> Result<ServerStack, ConfigError> {
         let mut made = self.made();
         if let Some(layer) = made.servers.get(name) {
             return Ok(layer.clone());

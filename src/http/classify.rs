@@ -132,7 +132,7 @@ impl<M> Standard<M> {
         self
     }
 
-    fn finish<B>(
+    pub(crate) fn judge<B>(
         self,
         ticket: Ticket,
         result: Result<&Response<B>, &(dyn StdError + 'static)>,
@@ -193,7 +193,7 @@ where
 
     #[inline]
     fn finish(&self, ticket: Ticket, result: Result<&Response<B2>, &E>) -> Verdict {
-        (*self).finish(ticket, result.map_err(|error| error as _))
+        (*self).judge(ticket, result.map_err(|error| error as _))
     }
 
     fn expired(&self, ticket: Ticket) -> Verdict {
@@ -211,7 +211,7 @@ impl<B1, B2> Classify<Request<B1>, Response<B2>, BoxError> for Standard<Boxed> {
 
     #[inline]
     fn finish(&self, ticket: Ticket, result: Result<&Response<B2>, &BoxError>) -> Verdict {
-        (*self).finish(ticket, result.map_err(|error| &**error as _))
+        (*self).judge(ticket, result.map_err(|error| &**error as _))
     }
 
     fn expired(&self, ticket: Ticket) -> Verdict {
@@ -287,7 +287,7 @@ impl Ticket {
         self.grpc
     }
 
-    pub(super) const fn hint(self, after: Option<Duration>) -> RetryHint {
+    pub(crate) const fn hint(self, after: Option<Duration>) -> RetryHint {
         if self.idempotent { RetryHint::Safe { after } } else { RetryHint::Unknown { after } }
     }
 

@@ -15,20 +15,33 @@
 //! println!("{report}");
 //! ```
 
+mod client;
+#[cfg(feature = "http")]
+mod http;
 mod lint;
 mod optional;
+mod part;
 mod plan;
-mod stack;
+mod server;
+mod shared;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 #[cfg(feature = "serde")]
 mod wire;
 
+#[cfg(feature = "config")]
+pub(crate) use client::ClientParts;
+pub use client::{ClientLayer, client};
+#[cfg(feature = "http")]
+pub use http::AnyHttp;
 pub use lint::{Lint, LintSeverity, Plan, Report, lint, lint_order};
 pub use optional::{Maybe, MaybeFuture, Optional};
+#[cfg(feature = "http")]
+pub use part::ForHttp;
+pub use part::{Absent, Faults, Gate, Part};
 pub use plan::{
     BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
 };
-pub use stack::{ClientLayer, ServerLayer, client, server};
 #[cfg(feature = "config")]
-pub(crate) use stack::{ClientParts, ServerParts};
+pub(crate) use server::ServerParts;
+pub use server::{ServerLayer, server};

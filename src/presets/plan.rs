@@ -245,8 +245,8 @@ impl BreakerPlan {
     ) -> Result<CircuitBreaker, ConfigError> {
         let mut builder = CircuitBreaker::builder(name).open_for(self.open_for);
         // An attempt that was cut off is a failure, however short its time was.
-        if let Some(attempt) = attempt.filter(|attempt| *attempt < Duration::from_secs(2)) {
-            builder = builder.cancelled_after(attempt / 2);
+        if let Some(after) = cancelled_after(attempt) {
+            builder = builder.cancelled_after(after);
         }
         if let Some(n) = self.consecutive_failures {
             builder = builder.consecutive_failures(n);
@@ -260,6 +260,11 @@ impl BreakerPlan {
         }
         builder.build()
     }
+}
+
+/// Half of a time after which a call is given up, if that is below what the layers have without it.
+fn cancelled_after(given_up: Option<Duration>) -> Option<Duration> {
+    given_up.filter(|time| *time < Duration::from_secs(2)).map(|time| time / 2)
 }
 
 /// A [`FailureBudget`].
@@ -295,8 +300,16 @@ impl Default for FailureBudgetPlan {
 }
 
 impl FailureBudgetPlan {
-    pub(super) fn build(self, name: Name) -> Result<FailureBudget, ConfigError> {
-        FailureBudget::builder(name)
+    pub(super) fn build(
+        self,
+        name: Name,
+        timeout: Option<Duration>,
+    ) -> Result<FailureBudget, ConfigError> {
+        let mut builder = FailureBudget::builder(name);
+        if let Some(after) = cancelled_after(timeout) {
+            builder = builder.cancelled_after(after);
+        }
+        builder
             .threshold(self.threshold)
             .window(self.window)
             .min_samples(self.min_samples)

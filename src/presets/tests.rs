@@ -218,3 +218,151 @@ fn a_plan_that_cannot_work_is_not_built() {
     let error = super::client(&client(|p| p.attempt_timeout = Some(ms(10_000)))).unwrap_err();
     assert_eq!(error.field(), "attempt_timeout");
 }
+
+/// What the breaker counts of a call that hangs.
+async fn failed_of_one_that_hangs(change: impl FnOnce(&mut ClientPlan)) -> u64 {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let stack = client_of(change);
+    let hangs = service_fn(|()| std::future::pending::<Result<(), std::io::Error>>());
+    assert!(stack.layer(hangs).oneshot(()).await.is_err());
+    stack.breaker().unwrap().stats().failed_calls.into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_cuts_an_attempt_off_the_breaker_counts_it() {
+    let own =
+        |time| Some(RetryPolicy::builder().max_attempts(1).attempt_timeout(time).build().unwrap());
+    assert_eq!(failed_of_one_that_hangs(|p| p.retry = own(ms(300))).await, 1, "the policy's own");
+    let only = failed_of_one_that_hangs(|p| (p.retry, p.attempt_timeout) = (own(ms(300)), None));
+    assert_eq!(only.await, 1, "only the policy's own");
+    let total = failed_of_one_that_hangs(|p| {
+        (p.retry, p.attempt_timeout, p.total_timeout) = (None, None, Some(ms(500)));
+    });
+    assert_eq!(total.await, 1, "the whole call's");
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn a_servers_budget_counts_handlers_that_hang() {
+    use ::http::{Request, Response};
+    use tower::{Layer, ServiceExt, service_fn};
+
+    for time in [ms(200), ms(5_000)] {
+        let mut plan = ServerPlan::default();
+        plan.timeout = Some(time);
+        let stack = server(&plan).unwrap().http();
+        let hangs = service_fn(|_: Request<()>| {
+            std::future::pending::<Result<Response<axum::body::Body>, std::convert::Infallible>>()
+        });
+        let Ok(answer) = stack.layer(hangs).oneshot(Request::new(())).await;
+        assert_eq!(answer.status(), 504);
+        let stats = stack.failure_budget().unwrap().stats();
+        assert_eq!(stats.failures, 1, "{stats:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_come_and_go_inside_of_everything() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    use crate::conditioner::Conditioner;
+
+    let slot = crate::Slot::new();
+    let stack = client_of(|p| p.retry = None).conditioner(slot.clone()).on_reject(crate::AsTyped);
+    let service = stack.layer(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n) }));
+    assert_eq!(service.clone().oneshot(1).await.unwrap(), 1);
+    slot.install(Conditioner::network(ms(0), ms(0), 1.0, None).unwrap());
+    assert!(service.clone().oneshot(1).await.is_err());
+    slot.uninstall();
+    assert_eq!(service.oneshot(1).await.unwrap(), 1);
+    let stats = stack.breaker().unwrap().stats();
+    assert_eq!((stats.successful_calls, stats.failed_calls), (2, 1), "the breaker saw the loss");
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn a_server_executes_a_key_once_and_longer_than_its_caller_waits() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use ::http::{Request, Response};
+    use axum::body::Body;
+    use tower::{Layer, ServiceExt, service_fn};
+
+    use crate::conditioner::Conditioner;
+    use crate::idempotency::Scope;
+    use crate::store::MemoryStore;
+
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let slot = crate::Slot::<Conditioner>::new();
+    let mut plan = ServerPlan::new("pay");
+    plan.timeout = Some(ms(100));
+    let stack = server(&plan)
+        .unwrap()
+        .http()
+        .idempotent(MemoryStore::default(), |_| Some(Scope::global()))
+        .unwrap()
+        .conditioner(slot.clone());
+    let service = stack.layer(service_fn(|_: Request<_>| async {
+        tokio::time::sleep(ms(300)).await;
+        RUNS.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, std::convert::Infallible>(Response::new(Body::from("paid")))
+    }));
+    let call = |key: &str| {
+        let body = Body::empty();
+        Request::post("/").header("idempotency-key", format!("key-of-a-payment-{key}")).body(body)
+    };
+    let Ok(late) = service.clone().oneshot(call("1").unwrap()).await;
+    assert_eq!(late.status(), 504);
+    tokio::time::sleep(ms(300)).await;
+    let Ok(answer) = service.clone().oneshot(call("1").unwrap()).await;
+    assert_eq!((answer.status().as_u16(), RUNS.load(Ordering::Relaxed)), (200, 1));
+    assert_eq!(answer.headers()["idempotency-replayed"], "true");
+    // After `http()` a conditioner is for HTTP, with statuses.
+    let faulty = Conditioner::builder("pay")
+        .rule(crate::conditioner::Rule::new(crate::conditioner::Fault::status(418)))
+        .build()
+        .unwrap();
+    faulty.arm().unwrap();
+    slot.install(faulty);
+    let Ok(answer) = service.oneshot(call("2").unwrap()).await;
+    assert_eq!(answer.status(), 418);
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http_judges_statuses_and_keeps_to_the_requests_deadline() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use ::http::{Request, Response};
+    use tower::{Layer, ServiceExt, service_fn};
+
+    use crate::Deadline;
+    use crate::conditioner::Conditioner;
+
+    let calls = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&calls);
+    let down = service_fn(move |req: Request<String>| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if req.uri() == "/hangs" {
+                std::future::pending::<()>().await;
+            }
+            let status = if req.uri() == "/down" { 503 } else { 200 };
+            Response::builder().status(status).body(axum::body::Body::empty())
+        }
+    });
+    let get = |path: &str| Request::get(path).body(String::new()).unwrap();
+    // Faults first or HTTP first is the same.
+    let stack = client_of(|_| ()).conditioner(crate::Slot::<Conditioner>::new()).http();
+    let service = stack.layer(down);
+    assert_eq!(service.clone().oneshot(get("/down")).await.unwrap().status(), 503);
+    assert_eq!(calls.swap(0, Ordering::Relaxed), 3, "tried again");
+    assert_eq!(service.clone().oneshot(get("/")).await.unwrap().status(), 200);
+    let mut hangs = get("/hangs");
+    Deadline::after(ms(70)).put(hangs.extensions_mut());
+    let start = tokio::time::Instant::now();
+    assert!(service.oneshot(hangs).await.is_err());
+    assert_eq!(start.elapsed(), ms(70));
+}

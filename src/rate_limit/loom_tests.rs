@@ -90,8 +90,14 @@ fn loom_a_rule_is_read_whole() {
         });
         if let Some((rule, version)) = cell.read() {
             match version {
-                0 => assert_eq!((rule.interval, rule.tolerance, rule.burst, rule.shadow), (100, 100, 1, false)),
-                2 => assert_eq!((rule.interval, rule.tolerance, rule.burst, rule.shadow), (7, 77, 11, true)),
+                0 => assert_eq!(
+                    (rule.interval, rule.tolerance, rule.burst, rule.shadow),
+                    (100, 100, 1, false)
+                ),
+                2 => assert_eq!(
+                    (rule.interval, rule.tolerance, rule.burst, rule.shadow),
+                    (7, 77, 11, true)
+                ),
                 other => panic!("version {other}"),
             }
         }

@@ -199,9 +199,7 @@ impl sealed::Meter for RateLimiter {
 
     fn probe(&self, n: u64, now: u64) -> Result<(), Refusal<'_>> {
         match self.shared.probe(n, now) {
-            Err(denied) if !denied.rule.shadow => {
-                Err(Refusal::quota(&self.shared.ledger, denied))
-            }
+            Err(denied) if !denied.rule.shadow => Err(Refusal::quota(&self.shared.ledger, denied)),
             _ => Ok(()),
         }
     }

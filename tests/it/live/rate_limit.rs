@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use buttress::observe::{Event, EventKind};
-use buttress::rate_limit::{KeyedRateLimiter, RateLimiter, WhenFull};
 use buttress::rate_limit::RateLimiterBuilder;
+use buttress::rate_limit::{KeyedRateLimiter, RateLimiter, WhenFull};
 use buttress::{Quota, Rejection, RejectionDetail, RejectionKind};
 use tokio::time::{Instant, advance};
 
@@ -69,7 +69,8 @@ fn a_bad_value_changes_nothing() {
         assert_eq!(limiter.quota().capacity(), 5);
         limiter.try_acquire().expect("still in shadow mode");
     }
-    let keyed = KeyedRateLimiter::<u8>::builder("api").quota(quota("1/d")).capacity(8).build().unwrap();
+    let keyed =
+        KeyedRateLimiter::<u8>::builder("api").quota(quota("1/d")).capacity(8).build().unwrap();
     let builder = || KeyedRateLimiter::<u8>::builder("api").quota(quota("5/d"));
     assert_eq!(keyed.reconfigure(builder().capacity(9)).unwrap_err().field(), "capacity");
     assert_eq!(keyed.quota().capacity(), 1);

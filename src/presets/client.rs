@@ -1,0 +1,397 @@
+use tower_layer::{Layer, Stack};
+
+use super::optional::Optional;
+#[cfg(feature = "http")]
+use super::part::ForHttp;
+use super::part::{Absent, Faults, Part};
+use super::plan::ClientPlan;
+use super::shared::{Limited, checked, limited};
+use crate::budget::RetryBudget;
+use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
+use crate::classify::AnyError;
+use crate::conditioner::Conditioner;
+use crate::context::NoContext;
+use crate::error::ConfigError;
+use crate::name::Name;
+use crate::rate_limit::RateLimiter;
+use crate::reject::AsError;
+use crate::retry::{CloneRequest, RetryLayer, RetryPolicy};
+use crate::slot::Slot;
+use crate::timeout::{Timeout, TimeoutLayer};
+
+type Client<C, P, X, R, F> = Stack<
+    F,
+    Stack<
+        Optional<CircuitBreakerLayer<C, R>, R>,
+        Stack<
+            Optional<TimeoutLayer<X, R>, R>,
+            Stack<
+                Limited<R>,
+                Stack<Optional<RetryLayer<C, P, R>, R>, Optional<TimeoutLayer<X, R>, R>>,
+            >,
+        >,
+    >,
+>;
+
+/// A client's layers as one, from the outside in: total timeout, retry, rate limit, attempt timeout, breaker,
+/// conditioner.
+/// Made by [`client`]; every service it wraps shares its objects.
+///
+/// With retries it is the retry that ends an attempt: a refusal of a timeout would be final, an attempt
+/// that it cut off itself is tried again. Either way the breaker inside sees a call that was given up, and
+/// counts it.
+#[derive(Clone, Debug)]
+pub struct ClientLayer<C = AnyError, P = CloneRequest, X = NoContext, R = AsError, F = Absent> {
+    name: Name,
+    total: Option<Timeout>,
+    policy: Option<RetryPolicy>,
+    budget: Option<RetryBudget>,
+    limiter: Option<(RateLimiter, std::time::Duration)>,
+    breaker: Option<CircuitBreaker>,
+    attempt: Option<Timeout>,
+    classify: C,
+    replay: P,
+    context: X,
+    reject: R,
+    faults: F,
+}
+
+/// The layers of a plan.
+///
+/// # Errors
+/// If a value is out of range, or the plan has a lint that is an error.
+///
+/// ```
+/// use buttress::presets::{ClientPlan, client};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let stack = client(&ClientPlan::new("db"))?;
+/// let service = ServiceBuilder::new()
+///     .layer(stack.clone())
+///     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+/// assert_eq!(service.oneshot(1).await.unwrap(), 2);
+/// assert_eq!(stack.breaker().unwrap().stats().successful_calls, 1);
+/// # Ok::<(), buttress::ConfigError>(())
+/// # }).unwrap();
+/// ```
+pub fn client(plan: &ClientPlan) -> Result<ClientLayer, ConfigError> {
+    checked(plan)?;
+    let name = Name::from(plan.name.clone());
+    let limiter = plan.rate_limit.map(|limit| limit.build(name).map(|made| (made, limit.max_wait)));
+    let own = plan.retry.and_then(|policy| policy.attempt_timeout());
+    // What ends an attempt at the latest.
+    let end = [own, plan.attempt_timeout, plan.total_timeout].into_iter().flatten().min();
+    let (policy, attempt) = match (plan.retry, plan.attempt_timeout) {
+        (Some(policy), Some(after)) => {
+            let after = policy.attempt_timeout().map_or(after, |own| own.min(after));
+            (Some(policy.to_builder().attempt_timeout(after).build()?), None)
+        }
+        (policy, attempt) => (policy, attempt),
+    };
+    Ok(ClientLayer {
+        name,
+        total: plan.total_timeout.map(|after| Timeout::new(name, after)).transpose()?,
+        policy,
+        budget: plan.retry_budget.map(|budget| budget.build(name)).transpose()?,
+        limiter: limiter.transpose()?,
+        breaker: plan.breaker.map(|breaker| breaker.build(name, end)).transpose()?,
+        attempt: attempt.map(|after| Timeout::new(name, after)).transpose()?,
+        classify: AnyError,
+        replay: CloneRequest,
+        context: NoContext,
+        reject: AsError,
+        faults: Absent::new(),
+    })
+}
+
+impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
+    /// The breaker, if the plan has one.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// assert_eq!(client(&ClientPlan::new("db"))?.breaker().unwrap().name(), "db");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub const fn breaker(&self) -> Option<&CircuitBreaker> {
+        self.breaker.as_ref()
+    }
+
+    /// The retry budget, if the plan has one.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// assert!(client(&ClientPlan::new("db"))?.retry_budget().is_some());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub const fn retry_budget(&self) -> Option<&RetryBudget> {
+        self.budget.as_ref()
+    }
+
+    /// The rate limiter, if the plan has one.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// assert!(client(&ClientPlan::new("db"))?.rate_limiter().is_none());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn rate_limiter(&self) -> Option<&RateLimiter> {
+        self.limiter.as_ref().map(|(limiter, _)| limiter)
+    }
+
+    /// For `http::Request` and `http::Response`: judged by status, copied with their extensions, bounded by
+    /// the deadline in them. Refusals stay errors.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// let stack = client(&ClientPlan::new("db"))?.http();
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn http(
+        self,
+    ) -> ClientLayer<
+        super::http::AnyHttp,
+        crate::retry::HttpRequest,
+        crate::http::Extensions,
+        R,
+        F::Http,
+    >
+    where
+        F: ForHttp,
+    {
+        self.classify(super::http::AnyHttp::default())
+            .replay(crate::retry::HttpRequest::new())
+            .context(crate::http::extensions())
+            .with_faults(F::for_http)
+    }
+
+    /// What the retry and the breaker make of answers, a [`Classify`](crate::Classify).
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// use buttress::{FailureClass, Verdict, classify_fn};
+    /// let stack = client(&ClientPlan::new("db"))?.classify(classify_fn(
+    ///     |result: Result<&u32, &std::io::Error>| match result {
+    ///         Ok(_) => Verdict::success(),
+    ///         Err(_) => Verdict::failure(FailureClass::Permanent),
+    ///     },
+    /// ));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn classify<C2>(self, classify: C2) -> ClientLayer<C2, P, X, R, F> {
+        ClientLayer {
+            name: self.name,
+            total: self.total,
+            policy: self.policy,
+            budget: self.budget,
+            limiter: self.limiter,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify,
+            replay: self.replay,
+            context: self.context,
+            reject: self.reject,
+            faults: self.faults,
+        }
+    }
+
+    /// How a request is sent again, a [`Replay`](crate::retry::Replay).
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// let small = |upload: &Vec<u8>| (upload.len() <= 1024).then(|| upload.clone());
+    /// let stack = client(&ClientPlan::new("db"))?.replay(small);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn replay<P2>(self, replay: P2) -> ClientLayer<C, P2, X, R, F> {
+        ClientLayer {
+            name: self.name,
+            total: self.total,
+            policy: self.policy,
+            budget: self.budget,
+            limiter: self.limiter,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify: self.classify,
+            replay,
+            context: self.context,
+            reject: self.reject,
+            faults: self.faults,
+        }
+    }
+
+    /// Where requests carry their deadline, a [`ReadContext`](crate::ReadContext).
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// use buttress::{Context, Deadline};
+    /// struct Query { by: Deadline }
+    /// let read = |query: &Query| Context::new().with_deadline(query.by);
+    /// let stack = client(&ClientPlan::new("db"))?.context(read);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn context<X2>(self, context: X2) -> ClientLayer<C, P, X2, R, F> {
+        ClientLayer {
+            name: self.name,
+            total: self.total,
+            policy: self.policy,
+            budget: self.budget,
+            limiter: self.limiter,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify: self.classify,
+            replay: self.replay,
+            context,
+            reject: self.reject,
+            faults: self.faults,
+        }
+    }
+
+    /// What becomes of calls that the stack refuses, a [`Reject`](crate::Reject) for the request and, where it
+    /// is gone, for `()`.
+    ///
+    /// The default box errors, so that each layer recognises the refusals of those inside. With
+    /// [`AsTyped`](crate::AsTyped) they are nested in types that only
+    /// [`error_chain`](crate::error_chain), or for HTTP `standard`, looks through: give the stack one of them.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// use buttress::{AsTyped, Typed, error_chain};
+    /// let stack = client(&ClientPlan::new("db"))?.classify(error_chain::<Typed>()).on_reject(AsTyped);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn on_reject<R2>(self, reject: R2) -> ClientLayer<C, P, X, R2, F> {
+        ClientLayer {
+            name: self.name,
+            total: self.total,
+            policy: self.policy,
+            budget: self.budget,
+            limiter: self.limiter,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify: self.classify,
+            replay: self.replay,
+            context: self.context,
+            reject,
+            faults: self.faults,
+        }
+    }
+
+    fn with_faults<F2>(self, change: impl FnOnce(F) -> F2) -> ClientLayer<C, P, X, R, F2> {
+        ClientLayer {
+            name: self.name,
+            total: self.total,
+            policy: self.policy,
+            budget: self.budget,
+            limiter: self.limiter,
+            breaker: self.breaker,
+            attempt: self.attempt,
+            classify: self.classify,
+            replay: self.replay,
+            context: self.context,
+            reject: self.reject,
+            faults: change(self.faults),
+        }
+    }
+}
+
+impl<C, P, X, R, M> ClientLayer<C, P, X, R, Absent<M>> {
+    /// Faults, inside of everything else: a [`Conditioner`], or a [`Slot`] in which one comes and goes. For
+    /// HTTP bodies become [`FaultyBody`](crate::conditioner::FaultyBody)s.
+    ///
+    /// ```
+    /// use buttress::Slot;
+    /// use buttress::conditioner::Conditioner;
+    /// use buttress::presets::{ClientPlan, client};
+    /// use std::time::Duration;
+    /// let slot = Slot::<Conditioner>::new();
+    /// let stack = client(&ClientPlan::new("db"))?.conditioner(slot.clone());
+    /// slot.install(Conditioner::network(Duration::from_millis(80), Duration::ZERO, 0.1, None)?);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn conditioner(
+        self,
+        conditioner: impl Into<Slot<Conditioner>>,
+    ) -> ClientLayer<C, P, X, R, Faults<M>> {
+        self.with_faults(|_| Faults::new(conditioner.into()))
+    }
+}
+
+impl<S, C, P, X, R, F> Layer<S> for ClientLayer<C, P, X, R, F>
+where
+    C: Clone,
+    P: Clone,
+    X: Clone,
+    R: Clone,
+    F: Part<R>,
+    Client<C, P, X, R, F::Layer>: Layer<S>,
+{
+    type Service = <Client<C, P, X, R, F::Layer> as Layer<S>>::Service;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let timeout = |timeout: Option<Timeout>| {
+            Optional::new(timeout.map(|timeout| {
+                timeout.layer().context(self.context.clone()).on_reject(self.reject.clone())
+            }))
+        };
+        let retry = self.policy.map(|policy| {
+            let layer = RetryLayer::new(policy).name(self.name);
+            let layer = match &self.budget {
+                Some(budget) => layer.budget(budget.clone()),
+                None => layer.without_budget(),
+            };
+            let layer = layer.classify(self.classify.clone()).replay(self.replay.clone());
+            layer.on_reject(self.reject.clone())
+        });
+        let breaker = self.breaker.clone().map(|breaker| {
+            let layer = CircuitBreakerLayer::new(breaker).classify(self.classify.clone());
+            layer.on_reject(self.reject.clone())
+        });
+        let outer = Stack::new(Optional::new(retry), timeout(self.total));
+        let outer = Stack::new(limited(self.limiter.as_ref(), &self.reject), outer);
+        let outer = Stack::new(timeout(self.attempt), outer);
+        let outer = Stack::new(Optional::new(breaker), outer);
+        Stack::new(self.faults.layer(&self.reject), outer).layer(inner)
+    }
+}
+
+/// The objects of a client that were made elsewhere.
+#[cfg(feature = "config")]
+pub(crate) struct ClientParts {
+    pub(crate) name: Name,
+    pub(crate) total: Option<Timeout>,
+    pub(crate) policy: Option<RetryPolicy>,
+    pub(crate) budget: Option<RetryBudget>,
+    pub(crate) limiter: Option<RateLimiter>,
+    pub(crate) breaker: Option<CircuitBreaker>,
+    pub(crate) attempt: Option<Timeout>,
+}
+
+#[cfg(feature = "config")]
+impl From<ClientParts> for ClientLayer {
+    fn from(parts: ClientParts) -> Self {
+        Self {
+            name: parts.name,
+            total: parts.total,
+            policy: parts.policy,
+            budget: parts.budget,
+            limiter: parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO)),
+            breaker: parts.breaker,
+            attempt: parts.attempt,
+            classify: AnyError,
+            replay: CloneRequest,
+            context: NoContext,
+            reject: AsError,
+            faults: Absent::new(),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The parts that a stack gets after its plan.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use tower_layer::Identity;
+
+use crate::conditioner::{Conditioner, ConditionerLayer, Plain, Unnamed};
+use crate::idempotency::IdempotencyLayer;
+use crate::slot::Slot;
+
+/// A part that is not there. `M` is what a conditioner in its place would be for.
+///
+/// ```
+/// use buttress::presets::{Absent, ClientLayer, ClientPlan, client};
+/// let plain: ClientLayer<_, _, _, _, Absent> = client(&ClientPlan::new("db"))?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Absent<M = Plain> {
+    marker: PhantomData<fn() -> M>,
+}
+
+impl<M> Absent<M> {
+    pub(super) const fn new() -> Self {
+        Self { marker: PhantomData }
+    }
+}
+
+/// What a stack has for its conditioner: a slot, innermost.
+#[derive(Clone, Debug)]
+pub struct Faults<M = Plain> {
+    pub(super) slot: Slot<Conditioner>,
+    marker: PhantomData<fn() -> M>,
+}
+
+impl<M> Faults<M> {
+    pub(super) fn new(slot: Slot<Conditioner>) -> Self {
+        Self { slot, marker: PhantomData }
+    }
+}
+
+/// What a server has for its idempotency: a layer, outside of the conditioner only.
+pub struct Gate<G, P> {
+    pub(super) layer: IdempotencyLayer<G, P>,
+}
+
+impl<G, P> Clone for Gate<G, P> {
+    fn clone(&self) -> Self {
+        Self { layer: self.layer.clone() }
+    }
+}
+
+impl<G, P> fmt::Debug for Gate<G, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gate").field(&self.layer).finish()
+    }
+}
+
+/// A part of a stack: [`Absent`], [`Faults`], [`Gate`]. Sealed.
+pub trait Part<R>: sealed::Sealed {
+    /// Its layer, with refusals by `R`.
+    type Layer;
+
+    #[doc(hidden)]
+    fn layer(&self, reject: &R) -> Self::Layer;
+}
+
+/// A part that can be had for HTTP. Sealed.
+#[cfg(feature = "http")]
+pub trait ForHttp: sealed::Sealed {
+    /// The same part for HTTP.
+    type Http;
+
+    #[doc(hidden)]
+    fn for_http(self) -> Self::Http;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<M> Sealed for super::Absent<M> {}
+    impl<M> Sealed for super::Faults<M> {}
+    impl<G, P> Sealed for super::Gate<G, P> {}
+}
+
+impl<M, R> Part<R> for Absent<M> {
+    type Layer = Identity;
+
+    fn layer(&self, _: &R) -> Identity {
+        Identity::new()
+    }
+}
+
+impl<R: Clone> Part<R> for Faults<Plain> {
+    type Layer = ConditionerLayer<Unnamed, R>;
+
+    fn layer(&self, reject: &R) -> Self::Layer {
+        ConditionerLayer::from_slot(self.slot.clone()).on_reject(reject.clone())
+    }
+}
+
+#[cfg(feature = "http")]
+impl<R: Clone> Part<R> for Faults<crate::conditioner::Http> {
+    type Layer = ConditionerLayer<crate::conditioner::HttpCalls, R, crate::conditioner::Http>;
+
+    fn layer(&self, reject: &R) -> Self::Layer {
+        ConditionerLayer::from_slot(self.slot.clone()).http().on_reject(reject.clone())
+    }
+}
+
+impl<G, P, R: Clone> Part<R> for Gate<G, P> {
+    type Layer = IdempotencyLayer<G, P, R>;
+
+    fn layer(&self, reject: &R) -> Self::Layer {
+        self.layer.clone().on_reject(reject.clone())
+    }
+}
+
+#[cfg(feature = "http")]
+impl<M> ForHttp for Absent<M> {
+    type Http = Absent<crate::conditioner::Http>;
+
+    fn for_http(self) -> Self::Http {
+        Absent::new()
+    }
+}
+
+#[cfg(feature = "http")]
+impl<M> ForHttp for Faults<M> {
+    type Http = Faults<crate::conditioner::Http>;
+
+    fn for_http(self) -> Self::Http {
+        Faults::new(self.slot)
+    }
+}
