@@ -166,7 +166,6 @@ impl Rule {
 
     #[inline]
     pub(super) fn place(self) -> Place {
-        #[expect(clippy::cast_possible_truncation, reason = "five bits")]
         Place((self.0 >> PLACE & 31) as usize)
     }
 

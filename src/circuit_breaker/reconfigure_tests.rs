@@ -1,6 +1,7 @@
 //! Live changes of the settings: what stays, and that nobody sees half of one.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::float_cmp, reason = "numbers that are passed on as they are")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -41,9 +41,7 @@ impl Core {
         {
             return Some(TripReason::ConsecutiveFailures { count, threshold });
         }
-        if config.window.is_none() {
-            return None;
-        }
+        config.window?;
         let totals = self.counter().totals(now);
         if totals.calls < u64::from(config.min_calls) || totals.calls == 0 {
             return None;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::{Tick, nanos};
+use crate::error::ConfigError;
 use crate::window::{Ledger, Totals};
 
 use super::slo::{AlertStatus, Slo, SloStatus};
@@ -136,6 +137,37 @@ impl Burn {
             of_alert,
             period,
         }
+    }
+
+    /// The objective, factors and severities may change. The windows may not: alerts that fire are known by
+    /// their places.
+    pub(super) fn reconfigure(
+        &mut self,
+        slo: Slo,
+        min_samples: u64,
+        recovery: f64,
+    ) -> Result<(), ConfigError> {
+        if slo.period != self.slo.period {
+            let (new, old) = (slo.period, self.slo.period);
+            return Err(ConfigError::new(
+                "slo.period",
+                format_args!("{new:?}"),
+                format!("{old:?}, as it was built"),
+            ));
+        }
+        let spans = |slo: &Slo| slo.alerts.iter().map(|a| (a.long, a.short)).collect::<Vec<_>>();
+        let (new, old) = (spans(&slo), spans(&self.slo));
+        if new != old {
+            return Err(ConfigError::new(
+                "burn_alerts",
+                format_args!("windows {new:?}"),
+                format!("windows {old:?}, as it was built"),
+            ));
+        }
+        self.slo = slo;
+        self.min_samples = min_samples;
+        self.recovery = recovery;
+        Ok(())
     }
 
     /// How often [`bring`](Self::bring) must be called while there are calls, in nanoseconds.

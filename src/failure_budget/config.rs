@@ -457,6 +457,11 @@ impl FailureBudgetBuilder {
         Ok(Parts { name: self.name, config, hooks: self.hooks, restore: self.restore })
     }
 
+    /// Only the numbers.
+    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
+        self.check()
+    }
+
     fn check(&self) -> Result<Config, ConfigError> {
         let mut config = self.config.clone();
         share("threshold", config.threshold)?;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::clock::{Tick, nanos};
+use crate::error::ConfigError;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, Padded, lock};
 use crate::window::{Ledger, Totals};
@@ -14,6 +15,7 @@ use crate::window::{Ledger, Totals};
 use super::burn::Burn;
 use super::config::{BreachAction, Config};
 use super::saved::SavedState;
+use super::settings::{Measured, Settings, Words};
 use super::slo::{AlertStatus, SloStatus};
 use super::state::{
     ACTING, Breach, BreachReason, BudgetState, FailureBudgetSnapshot, FailureBudgetStats,
@@ -23,9 +25,6 @@ use super::state::{
 const FIRING: u32 = 3;
 const FIRING_MASK: u64 = 0xffff;
 const GENERATION: u32 = 19;
-
-/// The longest time between two looks at the window while there are calls.
-const LONGEST: u64 = 10_000_000_000;
 
 /// While there are failures among no more calls than this, every call is judged; among more, successes
 /// only every so often: one of so many moves the rate little.
@@ -38,9 +37,9 @@ pub(super) struct Core {
     hot: Padded<Hot>,
     ledger: Ledger,
     burn: Option<Mutex<Burn>>,
-    /// Between two judgements that no failure asks for.
-    interval: u64,
-    config: Config,
+    settings: Words<8>,
+    /// Held over all of a change of the settings.
+    changing: Mutex<()>,
     heat: Padded<Heat>,
     refused: Padded<AtomicU64>,
     story: Mutex<Story>,
@@ -60,10 +59,8 @@ struct Heat {
     /// Numbers the calls of which a share is refused.
     drawn: AtomicU64,
     since: AtomicU64,
-    /// How long what is measured now stays in its window.
-    horizon: AtomicU64,
-    measured: AtomicU64,
-    threshold: AtomicU64,
+    /// Written under the story's lock.
+    measured: Words<3>,
     /// Whether the latest breach was made by hand, so that there is nothing measured.
     by_hand: AtomicBool,
 }
@@ -110,42 +107,101 @@ fn word_after(word: u64, state: BudgetState, firing: u64) -> u64 {
 }
 
 impl Core {
-    /// `stripes` must be a power of two.
-    pub(super) fn config(&self) -> &Config {
-        &self.config
+    /// All as it was before a change or all as it was after.
+    pub(super) fn settings(&self) -> Settings {
+        loop {
+            if let Some(words) = self.settings.read() {
+                return Settings::from_words(words);
+            }
+            // The writer holds it for longer than the settings cannot be read.
+            drop(lock(&self.changing));
+        }
     }
 
+    fn measured(&self) -> Measured {
+        loop {
+            if let Some(words) = self.heat.measured.read() {
+                return Measured::from_words(words);
+            }
+            drop(lock(&self.story));
+        }
+    }
+
+    /// `stripes` must be a power of two.
     pub(super) fn new(config: Config, stripes: usize, now: Tick) -> Self {
+        let mut settings = Settings::new(&config);
         let burn = config
             .slo
-            .clone()
-            .map(|slo| Burn::new(slo, config.min_samples, config.recovery, stripes, now));
-        let interval = match &burn {
-            Some(burn) => burn.interval(),
-            None => (nanos(config.window) / 100).clamp(1, LONGEST),
-        };
+            .map(|slo| Burn::new(slo, settings.min_samples, settings.recovery, stripes, now));
+        if let Some(burn) = &burn {
+            settings.interval = burn.interval();
+        }
+        let horizon = nanos(config.window);
+        let measured = Measured { value: 0.0, threshold: config.threshold, horizon };
         Self {
             hot: Padded(Hot { word: AtomicU64::new(0), due: AtomicU64::new(0) }),
             ledger: Ledger::new(config.window, stripes),
             burn: burn.map(Mutex::new),
-            interval,
+            settings: Words::new(settings.to_words()),
+            changing: Mutex::new(()),
             heat: Padded(Heat {
                 share: AtomicU64::new(0),
                 drawn: AtomicU64::new(0),
                 since: AtomicU64::new(now.0),
-                horizon: AtomicU64::new(nanos(config.window)),
-                measured: AtomicU64::new(0),
-                threshold: AtomicU64::new(config.threshold.to_bits()),
+                measured: Words::new(measured.to_words()),
                 by_hand: AtomicBool::new(true),
             }),
-            config,
             refused: Padded(AtomicU64::new(0)),
             story: Mutex::new(Story::default()),
         }
     }
 
     pub(super) fn cancelled_after(&self) -> Option<Duration> {
-        self.config.cancelled_after
+        self.settings().cancelled_after
+    }
+
+    /// Goes by other settings from now on, and judges by them at once.
+    ///
+    /// The generation ends only when all is in place: what is judged by the old settings until then
+    /// changes nothing.
+    pub(super) fn reconfigure(
+        &self,
+        config: Config,
+        now: Tick,
+    ) -> Result<Option<Change>, ConfigError> {
+        {
+            let _changing = lock(&self.changing);
+            let old = self.settings();
+            let mut new = Settings::new(&config);
+            match (&self.burn, config.slo) {
+                (Some(burn), Some(slo)) => {
+                    let mut burn = lock(burn);
+                    burn.reconfigure(slo, new.min_samples, new.recovery)?;
+                    new.interval = burn.interval();
+                }
+                (None, None) => {}
+                (Some(_), None) => {
+                    return Err(ConfigError::new(
+                        "slo",
+                        "not set",
+                        "an objective, as it was built",
+                    ));
+                }
+                (None, Some(_)) => {
+                    return Err(ConfigError::new("slo", "set", "no objective, as it was built"));
+                }
+            }
+            if new.window != old.window {
+                self.ledger.resize(new.window, now);
+            }
+            self.settings.write(new.to_words());
+            let story = lock(&self.story);
+            let another = |word| Some(word_after(word, state_of(word), firing_of(word)));
+            let _ = self.hot.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, another);
+            drop(story);
+            self.hot.due.store(0, Ordering::Relaxed);
+        }
+        Ok(self.poll(now))
     }
 
     pub(super) fn has_slo(&self) -> bool {
@@ -193,7 +249,7 @@ impl Core {
         if now.0 < due {
             return false;
         }
-        let next = now.0.saturating_add(self.interval);
+        let next = now.0.saturating_add(self.settings().interval);
         let Some(burn) = &self.burn else {
             return self
                 .hot
@@ -222,24 +278,21 @@ impl Core {
         }
     }
 
-    fn exceeds(&self, totals: Totals) -> bool {
-        totals.calls >= self.config.min_samples && totals.failure_rate() > self.config.threshold
-    }
-
     fn judge_rate(&self, now: Tick, word: u64, state: BudgetState) -> Option<Change> {
+        let settings = self.settings();
         let totals = self.ledger.totals(now);
         if totals.failures > 0 && totals.calls <= FEW {
             self.hot.due.store(0, Ordering::Relaxed);
         }
         let rate = totals.failure_rate();
         let was = state == BudgetState::Breached;
-        let is = if was { rate > self.config.recovery } else { self.exceeds(totals) };
+        let is = if was { rate > settings.recovery } else { settings.exceeded_by(totals) };
         if !is {
             let recovered = || self.enter(word, BudgetState::Healthy, 0, now, None);
             return was.then(recovered).flatten();
         }
-        let (threshold, window) = (self.config.threshold, self.config.window);
-        self.set_heat(rate, threshold, window);
+        let Settings { threshold, window, .. } = settings;
+        self.set_heat(word, &settings, rate, threshold, window);
         if was {
             return None;
         }
@@ -250,7 +303,7 @@ impl Core {
             samples: totals.calls,
             window,
         };
-        self.enter(word, self.acting(), 0, now, Some(breach))
+        self.enter(word, settings.acting(), 0, now, Some(breach))
     }
 
     fn judge_burn(
@@ -261,18 +314,20 @@ impl Core {
         state: BudgetState,
     ) -> Option<Change> {
         let firing = firing_of(word);
+        let settings = self.settings();
         let found = lock(burn).judge(now, firing);
         let acting = found
             .alerts
             .iter()
-            .filter(|alert| alert.firing && alert.alert.severity >= self.config.act_on);
+            .filter(|alert| alert.firing && alert.alert.severity >= settings.act_on);
         let hottest = acting.max_by(|a, b| {
             (a.short_burn / a.alert.factor).total_cmp(&(b.short_burn / b.alert.factor))
         });
         let to = match hottest {
             Some(hottest) => {
-                self.set_heat(hottest.short_burn, hottest.alert.factor, hottest.alert.short);
-                self.acting()
+                let alert = hottest.alert;
+                self.set_heat(word, &settings, hottest.short_burn, alert.factor, alert.short);
+                settings.acting()
             }
             None if found.firing != 0 => BudgetState::Warned,
             None => BudgetState::Healthy,
@@ -292,10 +347,6 @@ impl Core {
         let alerts = found.alerts.iter().enumerate().filter(|(n, _)| turned >> n & 1 == 1);
         change.alerts = alerts.map(|(_, alert)| *alert).collect();
         Some(change)
-    }
-
-    fn acting(&self) -> BudgetState {
-        if self.config.latch { BudgetState::Tripped } else { BudgetState::Breached }
     }
 
     /// What was measured changes the state, unless somebody else has since `word` was read.
@@ -348,23 +399,24 @@ impl Core {
         Some(Change { from, to, breach, by_hand, alerts: Vec::new() })
     }
 
-    fn set_heat(&self, measured: f64, threshold: f64, horizon: Duration) {
-        self.heat.measured.store(measured.to_bits(), Ordering::Relaxed);
-        self.heat.threshold.store(threshold.to_bits(), Ordering::Relaxed);
-        self.heat.horizon.store(nanos(horizon), Ordering::Relaxed);
-        self.heat.share.store(fraction(self.share(measured / threshold)), Ordering::Relaxed);
-    }
-
-    /// The share of calls refused at a burn.
-    fn share(&self, burn: f64) -> f64 {
-        let most = 1.0 - self.config.probes;
-        match self.config.action {
-            BreachAction::Notify => 0.0,
-            BreachAction::Reject => most,
-            // Not a number: a threshold of zero and nothing failing.
-            BreachAction::Shed if burn > 1.0 => (1.0 - 1.0 / burn).min(most),
-            BreachAction::Shed => 0.0,
+    /// Keeps what was judged for those who are refused, unless the generation has ended since `word` was
+    /// read.
+    fn set_heat(
+        &self,
+        word: u64,
+        settings: &Settings,
+        value: f64,
+        threshold: f64,
+        horizon: Duration,
+    ) {
+        let _story = lock(&self.story);
+        if self.hot.word.load(Ordering::Relaxed) != word {
+            return;
         }
+        let measured = Measured { value, threshold, horizon: nanos(horizon) };
+        self.heat.measured.write(measured.to_words());
+        let share = settings.refused_share(value / threshold);
+        self.heat.share.store(fraction(share), Ordering::Relaxed);
     }
 
     /// Whether calls pass without being looked at: the way of all while all is well.
@@ -375,7 +427,8 @@ impl Core {
 
     /// Decides about a call while the budget acts. Who refuses the call counts it.
     pub(super) fn admit(&self, now: Tick) -> (Result<(), Refusal>, Option<Change>) {
-        if self.config.action == BreachAction::Notify {
+        let settings = self.settings();
+        if settings.action == BreachAction::Notify {
             return (Ok(()), None);
         }
         let state = self.state();
@@ -388,23 +441,30 @@ impl Core {
             BudgetState::Breached => {
                 let number = self.heat.drawn.fetch_add(1, Ordering::Relaxed);
                 let share = self.heat.share.load(Ordering::Relaxed);
-                if number.wrapping_mul(GOLDEN) < share { Err(self.refusal(now)) } else { Ok(()) }
+                if number.wrapping_mul(GOLDEN) < share {
+                    Err(self.refusal(&settings, now))
+                } else {
+                    Ok(())
+                }
             }
-            BudgetState::Tripped => Err(Refusal { retry_after: None, ..self.refusal(now) }),
+            BudgetState::Tripped => {
+                Err(Refusal { retry_after: None, ..self.refusal(&settings, now) })
+            }
             BudgetState::Healthy | BudgetState::Warned | BudgetState::Retired => Ok(()),
         };
         (result, change)
     }
 
-    fn refusal(&self, now: Tick) -> Refusal {
-        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let wait = match self.config.action {
+    fn refusal(&self, settings: &Settings, now: Tick) -> Refusal {
+        let measured = self.measured();
+        let wait = match settings.action {
             // The share is looked at again then, and the next call may be one that passes anyway.
-            BreachAction::Shed | BreachAction::Notify => self.interval,
+            BreachAction::Shed | BreachAction::Notify => settings.interval,
             // When what failed before the breach has left the window; if it goes on, soon again.
             BreachAction::Reject => {
-                let end = load(&self.heat.since).saturating_add(load(&self.heat.horizon));
-                end.saturating_sub(now.0).max(self.interval)
+                let since = self.heat.since.load(Ordering::Relaxed);
+                let end = since.saturating_add(measured.horizon);
+                end.saturating_sub(now.0).max(settings.interval)
             }
         };
         Refusal {
@@ -416,8 +476,8 @@ impl Core {
             } else {
                 BreachReason::FailureRate
             },
-            measured: f64::from_bits(load(&self.heat.measured)),
-            threshold: f64::from_bits(load(&self.heat.threshold)),
+            measured: measured.value,
+            threshold: measured.threshold,
         }
     }
 
@@ -433,13 +493,13 @@ impl Core {
             if matches!(from, BudgetState::Tripped | BudgetState::Retired) {
                 return None;
             }
-            let totals = self.ledger.totals(now);
+            let (settings, totals) = (self.settings(), self.ledger.totals(now));
             let breach = (!from.is_acting()).then(|| Breach {
                 reason: BreachReason::Operator,
                 measured: totals.failure_rate(),
-                threshold: self.config.threshold,
+                threshold: settings.threshold,
                 samples: totals.calls,
-                window: self.config.window,
+                window: settings.window,
             });
             let to = BudgetState::Tripped;
             let change = self.change(word, to, firing_of(word), now, breach, true);
@@ -482,7 +542,14 @@ impl Core {
     /// Whether the window is over the threshold now, whatever the state.
     pub(super) fn is_breached(&self, now: Tick) -> bool {
         match &self.burn {
-            None => self.exceeds(self.ledger.totals(now)),
+            None => loop {
+                let word = self.hot.word.load(Ordering::Acquire);
+                let exceeded = self.settings().exceeded_by(self.ledger.totals(now));
+                // Not settings and a window that do not belong together.
+                if self.hot.word.load(Ordering::Acquire) == word {
+                    return exceeded;
+                }
+            },
             Some(_) => self.state().is_acting(),
         }
     }
@@ -528,12 +595,12 @@ impl Core {
             (self.hot.word.load(Ordering::Acquire), load(&self.heat.since), *story)
         };
         let state = state_of(word);
-        let totals = self.ledger.totals(now);
+        let (settings, totals) = (self.settings(), self.ledger.totals(now));
         let refused_share = match state {
-            BudgetState::Tripped if self.config.action != BreachAction::Notify => 1.0,
+            BudgetState::Tripped if settings.action != BreachAction::Notify => 1.0,
             BudgetState::Breached => {
-                let number = |word: &AtomicU64| f64::from_bits(load(word));
-                self.share(number(&self.heat.measured) / number(&self.heat.threshold))
+                let measured = self.measured();
+                settings.refused_share(measured.value / measured.threshold)
             }
             _ => 0.0,
         };

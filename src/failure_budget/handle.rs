@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::classify::{AnyError, Classify};
 use crate::clock;
-use crate::error::Error;
+use crate::error::{ConfigError, Error};
 use crate::name::Name;
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
@@ -327,7 +327,7 @@ impl FailureBudget {
     /// ```
     #[must_use]
     pub fn threshold(&self) -> f64 {
-        self.lease.core.config().threshold
+        self.lease.core.settings().threshold
     }
 
     /// How far back it looks.
@@ -338,7 +338,7 @@ impl FailureBudget {
     /// ```
     #[must_use]
     pub fn window(&self) -> Duration {
-        self.lease.core.config().window
+        self.lease.core.settings().window
     }
 
     /// With fewer calls than this in the window it is never spent.
@@ -349,7 +349,7 @@ impl FailureBudget {
     /// ```
     #[must_use]
     pub fn min_samples(&self) -> u64 {
-        self.lease.core.config().min_samples
+        self.lease.core.settings().min_samples
     }
 
     /// The name, as in events and errors.
@@ -419,6 +419,50 @@ impl FailureBudget {
     #[must_use]
     pub fn time_to_exhaustion(&self) -> Option<Duration> {
         self.lease.core.slo(clock::now())?.time_to_exhaustion
+    }
+
+    /// Goes by other settings from now on, and keeps what it knows. Judges by them at once: a breach may begin
+    /// or end with the change.
+    ///
+    /// No call sees some of the old settings and some of the new. What stays: the name, callbacks, levers,
+    /// observers, totals, and a budget that is tripped or retired until it is [`reset`](Self::reset). Those of
+    /// `settings` are not looked at, and neither are its registry and what it would
+    /// [`restore`](FailureBudgetBuilder::restore). A breach that has begun does not become latched by
+    /// [`latch`](FailureBudgetBuilder::latch); the next one does.
+    ///
+    /// The window keeps its calls. If it becomes longer, those that have left it already do not come back: it
+    /// fills up as time passes. If it becomes shorter, calls that are too old leave at once, and some that
+    /// are younger by up to a 128th of the longer window with them.
+    ///
+    /// In SLO mode the objective and the alerts' factors and severities can change.
+    ///
+    /// Takes a mutex; calls go on without one.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] naming the first setting that is out of range or contradicts another, or that a
+    /// budget cannot change: whether there is an `slo`, its `slo.period`, and the windows of its
+    /// `burn_alerts`. Then nothing has changed.
+    ///
+    /// ```
+    /// use buttress::failure_budget::FailureBudget;
+    /// let settings = || FailureBudget::builder("checkout").min_samples(10);
+    /// let budget = settings().threshold(0.5).build()?;
+    /// for n in 0..10 {
+    ///     budget.record(n < 3);
+    /// }
+    /// assert!(!budget.tripped());
+    /// budget.reconfigure(settings().threshold(0.2))?;
+    /// assert!(budget.tripped(), "three of ten are more than a fifth");
+    ///
+    /// let error = budget.reconfigure(settings().threshold(2.0)).unwrap_err();
+    /// assert_eq!((error.field(), budget.threshold()), ("threshold", 0.2));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self, settings: FailureBudgetBuilder) -> Result<(), ConfigError> {
+        let config = settings.into_config()?;
+        let change = self.lease.core.reconfigure(config, clock::now())?;
+        self.lease.tell(change);
+        Ok(())
     }
 
     /// Acts, whatever the calls do, until [`reset`](Self::reset). The layer measures no more meanwhile.

@@ -9,6 +9,7 @@ use crate::clock::Tick;
 use super::FailureBudget;
 use super::config::Parts;
 use super::core::Core;
+use super::settings::Words;
 use super::shared::Levers;
 use super::state::BudgetState;
 
@@ -93,5 +94,47 @@ fn loom_levers_end_as_the_last_change_wants() {
         let end = u32::from(wanted.load(Ordering::SeqCst));
         assert_eq!(held.load(Ordering::SeqCst), end);
         assert!(!twice.load(Ordering::SeqCst));
+    });
+}
+
+/// What is read while it is written is one thing or the other.
+#[test]
+fn loom_settings_are_read_as_a_whole() {
+    loom::model(|| {
+        let words = Arc::new(Words::new([1, 1]));
+        let other = Arc::clone(&words);
+        let reader = thread::spawn(move || match other.read() {
+            None | Some([1, 1] | [2, 2]) => {}
+            torn => panic!("{torn:?}"),
+        });
+        words.write([2, 2]);
+        reader.join().unwrap();
+        assert_eq!(words.read(), Some([2, 2]));
+    });
+}
+
+/// A failure that is judged beside a change goes by the old settings or by the new; if either of them makes
+/// a breach of what there is in the end, there is one.
+#[test]
+fn loom_a_failure_beside_a_change_is_judged_by_one_or_the_other() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let core = core(2);
+        let other = Arc::clone(&core);
+        let thread = thread::spawn(move || other.record(NOW, true, true));
+        let builder = FailureBudget::builder("t").min_samples(1).threshold(0.5);
+        let config = builder.into_config().unwrap();
+        let here = core.reconfigure(config, NOW).unwrap();
+        let there = thread.join().unwrap();
+        let breaches: Vec<_> = [here, there].into_iter().flatten().collect();
+        if breaches.is_empty() {
+            // Both were too early for the other: the next call looks.
+            assert!(core.record(NOW, false, true).is_some());
+        } else {
+            assert_eq!(breaches.len(), 1);
+            assert_eq!(breaches[0].breach.unwrap().threshold, 0.5, "one of two says nothing");
+        }
+        assert_eq!(core.state(), BudgetState::Breached);
     });
 }

@@ -24,7 +24,7 @@ impl Managed for Shared {
         // Time alone ends a breach: what is shown must not be older than what a call would see.
         self.tell(self.core.poll(at));
         let now = self.core.snapshot(at);
-        let config = self.core.config();
+        let config = self.core.settings();
         let level = match now.state {
             BudgetState::Healthy => Level::Ok,
             BudgetState::Breached | BudgetState::Tripped => Level::Bad,

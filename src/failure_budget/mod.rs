@@ -144,6 +144,7 @@ mod layer;
 mod managed;
 mod saved;
 mod service;
+mod settings;
 mod shared;
 mod slo;
 mod state;
@@ -159,6 +160,8 @@ pub use state::{Breach, BreachReason, BudgetState, FailureBudgetSnapshot, Failur
 
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod reconfigure_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod slo_tests;
 #[cfg(all(test, not(buttress_loom)))]

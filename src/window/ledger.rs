@@ -35,9 +35,9 @@ const FULL: u64 = 1 << 30;
 /// late to look at the page is counted on the next one, and none is lost or counted twice.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    window: u64,
+    window: AtomicU64,
     /// Length of a page when there are many.
-    width: u64,
+    width: AtomicU64,
     stripes: Box<[Padded<Stripe>]>,
 }
 
@@ -95,8 +95,8 @@ impl Ledger {
         debug_assert!(stripes.is_power_of_two());
         let window = nanos(window);
         Self {
-            window,
-            width: (window / DENSE).max(1),
+            window: AtomicU64::new(window),
+            width: AtomicU64::new((window / DENSE).max(1)),
             stripes: (0..stripes).map(|_| Padded(Stripe::new())).collect(),
         }
     }
@@ -115,7 +115,7 @@ impl Ledger {
 
     /// What began before this has left.
     fn since(&self, now: Tick) -> u64 {
-        now.with_past().saturating_sub(self.window)
+        now.with_past().saturating_sub(self.window.load(Ordering::Relaxed))
     }
 
     /// What the window holds now.
@@ -158,6 +158,22 @@ impl Ledger {
         sum
     }
 
+    /// Looks back as far as `window` from now on. Calls that it has let go of do not come back, so a longer
+    /// one fills up as time passes; of a shorter one calls that shared a page leave together.
+    pub(crate) fn resize(&self, window: Duration, now: Tick) {
+        let window = nanos(window);
+        self.window.store(window, Ordering::Relaxed);
+        self.width.store((window / DENSE).max(1), Ordering::Relaxed);
+        for stripe in &self.stripes {
+            let mut pages = lock(&stripe.pages);
+            let change = stripe.change();
+            stripe.carry(&mut pages);
+            // The open page may be longer than all of a shorter window.
+            stripe.open(&mut pages, now, 1);
+            drop(change);
+        }
+    }
+
     pub(crate) fn clear(&self, now: Tick) {
         for stripe in &self.stripes {
             let mut pages = lock(&stripe.pages);
@@ -189,7 +205,7 @@ impl Ledger {
     /// Puts in what [`pages`](Self::pages) gave, `older` ago. For a ledger that nobody writes to yet.
     pub(crate) fn put(&self, now: Tick, older: Duration, saved: &[(Duration, u64, u64)]) {
         let Some(stripe) = self.stripes.first() else { return };
-        let since = self.since(now);
+        let (since, width) = (self.since(now), self.width.load(Ordering::Relaxed));
         let mut pages = lock(&stripe.pages);
         let change = stripe.change();
         let mut last: Option<Page> = None;
@@ -201,7 +217,7 @@ impl Ledger {
             stripe.calls.fetch_add(calls, Ordering::Relaxed);
             stripe.failures.fetch_add(failures, Ordering::Relaxed);
             match &mut last {
-                Some(page) if start < page.start.saturating_add(self.width) => {
+                Some(page) if start < page.start.saturating_add(width) => {
                     page.calls += calls;
                     page.failures += failures;
                 }
@@ -261,7 +277,7 @@ impl Stripe {
         let since = ledger.since(now);
         while pages.live.front().is_some_and(|page| page.start < since) && self.pop(&mut pages) {}
         let sparse = pages.live.len() < SPARSE;
-        self.open(&mut pages, now, if sparse { 1 } else { ledger.width });
+        self.open(&mut pages, now, if sparse { 1 } else { ledger.width.load(Ordering::Relaxed) });
         drop(change);
     }
 
