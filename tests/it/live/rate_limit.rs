@@ -136,7 +136,10 @@ fn none_of_ten_thousand_calls_is_lost_or_torn_over_fifty_changes() {
     };
     let limiter = settings(0).observe(observer).build().unwrap();
     let (granted, refused, left) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    // For the timers of those who wait.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let call = |number: usize| {
+        let _entered = runtime.enter();
         let counter = if number.is_multiple_of(2) {
             if limiter.try_acquire().is_ok() { &granted } else { &refused }
         } else {
