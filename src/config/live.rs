@@ -59,11 +59,12 @@ impl Live for crate::budget::RetryBudget {
 }
 
 impl Live for crate::failure_budget::FailureBudget {
-    const FIXED: &'static [&'static str] = &[""];
+    const FIXED: &'static [&'static str] = &[];
 
     fn prepare(&self, _: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
         build::failure_budget(at.name, at.block)?.unregistered().build()?;
-        Ok(Box::new(|| Ok(())))
+        let (budget, builder) = (self.clone(), build::failure_budget(at.name, at.block)?);
+        Ok(Box::new(move || budget.reconfigure(builder)))
     }
 }
 

@@ -3,5 +3,7 @@
 mod cascade;
 mod golden;
 mod messages;
+mod reload;
 mod round_trip;
+mod stacks;
 mod typed;
