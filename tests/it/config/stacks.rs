@@ -73,7 +73,7 @@ breakers:
         [
             "a.yml:5: clients.pay.attempt_timeout: error [attempt_not_below_total] 6s for an attempt, 5s for the whole call",
             "a.yml:7: clients.pay.hedge_after: error [hedge_above_attempt] after 7s, when an attempt ends after 6s",
-            "a.yml:6: clients.pay.retry_budget: warning [retry_without_budget] 7 attempts for each call while the backend is down",
+            "a.yml:3: clients.pay.retry_budget: warning [retry_without_budget] 8 attempts for each call while the backend is down",
             "a.yml:12: breakers.db.window: warning [breaker_window_short] 3s, an attempt takes up to 6s",
         ]
     );
