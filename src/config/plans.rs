@@ -40,10 +40,8 @@ impl Config {
         plan.retry_budget = match self.part(block, "retry_budget", "retry_budgets") {
             Some(block) => {
                 known("retry_budget", block, &["ratio"], strict)?;
-                let mut plan = RetryBudgetPlan::default();
                 // The default of a budget, not of a plan: the same block means the same wherever it is used.
-                plan.ratio = block.number("ratio").unwrap_or(0.2);
-                Some(plan)
+                Some(RetryBudgetPlan { ratio: block.number("ratio").unwrap_or(0.2) })
             }
             None => None,
         };
