@@ -1,4 +1,5 @@
 use super::core::{Balance, MAX_RETRIES, RETRY};
+use super::terms::Terms;
 use super::{Name, RetryBudget};
 use crate::error::ConfigError;
 use crate::managed::Home;
@@ -22,8 +23,8 @@ pub struct RetryBudgetBuilder {
     floor: u32,
     tokens: u32,
     initial_tokens: u32,
-    pub(super) cost: u32,
-    pub(super) throttled_cost: u32,
+    cost: u32,
+    throttled_cost: u32,
     pub(crate) home: Home,
 }
 
@@ -134,6 +135,11 @@ impl RetryBudgetBuilder {
     /// assert!(buttress::RetryBudget::builder("db").build().is_ok());
     /// ```
     pub fn build(self) -> Result<RetryBudget, ConfigError> {
+        self.check()?;
+        Ok(RetryBudget::from_builder(&self, false))
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         check_ratio(self.ratio)?;
         check_retries("burst", self.burst)?;
         check_retries("tokens", self.tokens)?;
@@ -151,7 +157,7 @@ impl RetryBudgetBuilder {
                 return Err(ConfigError::new(field, value, expected));
             }
         }
-        Ok(RetryBudget::from_builder(&self, false))
+        Ok(())
     }
 
     pub(super) fn start(&self) -> Balance {
@@ -159,12 +165,18 @@ impl RetryBudgetBuilder {
         Balance { tokens: u64::from(self.initial_tokens), credit }
     }
 
-    pub(super) fn full(&self) -> Balance {
-        Balance { tokens: u64::from(self.tokens), credit: u64::from(self.burst) * RETRY }
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            full: self.full().pack(),
+            deposit: deposit(self.ratio),
+            price: u64::from(self.cost),
+            throttled_price: u64::from(self.throttled_cost),
+            start: self.start(),
+        }
     }
 
-    pub(super) fn deposit(&self) -> u64 {
-        deposit(self.ratio)
+    fn full(&self) -> Balance {
+        Balance { tokens: u64::from(self.tokens), credit: u64::from(self.burst) * RETRY }
     }
 }
 

@@ -65,10 +65,8 @@ impl Balance {
     }
 }
 
-/// The word. `full` and `deposit` are passed in: they may change at run time, and a change that races
-/// with an operation may be seen by the next one only.
-///
-/// Relaxed everywhere: the word guards no other memory.
+/// The word. `full` and `deposit` are passed in: they may change at run time. Who changes them
+/// [cuts](Self::cut) afterwards, and who finds after an operation that they have changed cuts again.
 #[derive(Debug)]
 pub(super) struct Purse(AtomicU64);
 
@@ -100,19 +98,16 @@ impl Purse {
             if next == word {
                 return answer;
             }
-            match self.0.compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.0.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return answer,
                 Err(now) => word = now,
             }
         }
     }
 
-    /// A first attempt worked. Only a load when both balances are full.
     #[inline]
-    pub(super) fn earn(&self, deposit: u64, full: u64) {
-        if self.0.load(Ordering::Relaxed) & BALANCE_MASK != full {
-            self.add(1, deposit, full);
-        }
+    pub(super) fn is_full(&self, full: u64) -> bool {
+        self.0.load(Ordering::Relaxed) & BALANCE_MASK == full
     }
 
     /// Puts tokens and credit in, each up to its limit.
@@ -146,7 +141,11 @@ impl Purse {
     }
 
     /// Lowers what exceeds a new limit.
+    ///
+    /// Writes in any case: an operation that writes later has then read (as all of them do, with acquire)
+    /// what follows from this, and sees what was stored before it: that the limits have changed.
     pub(super) fn cut(&self, full: u64) {
+        self.0.fetch_add(0, Ordering::AcqRel);
         self.add(0, 0, full);
     }
 
@@ -189,7 +188,7 @@ mod loom_tests {
             let other = {
                 let purse = purse.clone();
                 thread::spawn(move || {
-                    purse.earn(RETRY / 4, FULL);
+                    purse.add(1, RETRY / 4, FULL);
                     purse.withdraw(14, RETRY / 4, FULL)
                 })
             };

@@ -18,9 +18,9 @@ impl Managed for Shared {
 
     fn describe(&self) -> ObjectStatus {
         let (stats, limits) = (self.stats(), &self.limits);
+        let price = limits.terms.read().0.price;
         let engaged = limits.engaged.load(Ordering::Relaxed);
-        let spent =
-            !limits.unlimited && (u64::from(stats.tokens) < limits.price || stats.credit < 1.0);
+        let spent = !limits.unlimited && (u64::from(stats.tokens) < price || stats.credit < 1.0);
         let (state, level, why) = match () {
             () if engaged > 0 => {
                 ("engaged", Level::Warn, format!("{engaged} hold it back: no retries"))
@@ -36,7 +36,7 @@ impl Managed for Shared {
         let mut status = ObjectStatus::new(state).level(level).why(why).commands(COMMANDS);
         if !limits.unlimited {
             #[expect(clippy::cast_precision_loss, reason = "at most 2^32")]
-            let price = limits.price as f64;
+            let price = price as f64;
             status = status
                 .gauge("tokens", "tokens", f64::from(stats.tokens), "tokens", |gauge| {
                     (gauge.max, gauge.threshold) = (Some(f64::from(stats.max_tokens)), Some(price));

@@ -13,10 +13,12 @@ use crate::sync::Padded;
 mod config;
 mod core;
 mod managed;
+mod terms;
 
 pub use config::RetryBudgetBuilder;
 
 use self::core::{Balance, Generation, Purse, RETRY};
+use self::terms::{Terms, TermsCell};
 
 /// What made another attempt necessary; it decides the price.
 ///
@@ -82,13 +84,9 @@ struct Shared {
 /// Read by every call, written almost never.
 struct Limits {
     name: Name,
-    full: AtomicU64,
-    deposit: AtomicU64,
+    terms: TermsCell,
     /// How many failure budgets hold it back.
     engaged: AtomicU32,
-    price: u64,
-    throttled_price: u64,
-    start: Balance,
     unlimited: bool,
 }
 
@@ -102,7 +100,31 @@ struct Counts {
 
 impl Shared {
     fn reset(&self) {
-        self.purse.reset(self.limits.start, self.limits.full.load(Ordering::Relaxed));
+        self.under_terms(|purse, terms| purse.reset(terms.start, terms.full));
+    }
+
+    /// Does something to the balances, by one set of terms. If these were exchanged meanwhile, their
+    /// successors' limits hold when it returns.
+    fn under_terms<T>(&self, op: impl FnOnce(&Purse, Terms) -> T) -> T {
+        let (terms, version) = self.limits.terms.read();
+        let answer = op(&self.purse, terms);
+        // What was written before the change is cut by who makes it; who writes after it sees it here:
+        // see `Purse::cut`.
+        if !self.limits.terms.is(version) {
+            self.limits.terms.steady(|full| self.purse.cut(full));
+        }
+        answer
+    }
+
+    /// A first attempt worked, and there is room for what it earns.
+    #[cold]
+    fn earn(&self) {
+        self.under_terms(|purse, terms| purse.add(1, terms.deposit, terms.full));
+    }
+
+    #[cold]
+    fn exchange(&self, change: impl FnOnce(Terms) -> Terms) {
+        self.limits.terms.change(change, |full| self.purse.cut(full));
     }
 
     fn engage(&self) {
@@ -116,8 +138,16 @@ impl Shared {
 
     fn stats(&self) -> RetryBudgetStats {
         let Self { purse, limits, counts } = self;
-        let Balance { tokens, credit } = purse.balance();
-        let full = Balance::unpack(limits.full.load(Ordering::Relaxed));
+        let (balance, full) = loop {
+            let (terms, version) = limits.terms.read();
+            let balance = purse.balance();
+            if limits.terms.is(version) {
+                break (balance, Balance::unpack(terms.full));
+            }
+        };
+        // A call that overlaps a change may not yet have cut what it wrote.
+        let tokens = balance.tokens.min(full.tokens);
+        let credit = balance.credit.min(full.credit);
         let whole = |n| u32::try_from(n).unwrap_or(u32::MAX);
         // What became of a retry before its grant, which was counted first: then the numbers add up.
         let succeeded = counts.succeeded.load(Ordering::Acquire);
@@ -176,12 +206,8 @@ impl RetryBudget {
         let start = config.start();
         let limits = Limits {
             name: config.name,
-            full: AtomicU64::new(config.full().pack()),
-            deposit: AtomicU64::new(config.deposit()),
+            terms: TermsCell::new(config.terms()),
             engaged: AtomicU32::new(0),
-            price: u64::from(config.cost),
-            throttled_price: u64::from(config.throttled_cost),
-            start,
             unlimited,
         };
         let shared = Shared {
@@ -217,8 +243,9 @@ impl RetryBudget {
         if limits.unlimited {
             return;
         }
-        let full = limits.full.load(Ordering::Relaxed);
-        self.shared.purse.earn(limits.deposit.load(Ordering::Relaxed), full);
+        if !self.shared.purse.is_full(limits.terms.full()) {
+            self.shared.earn();
+        }
     }
 
     /// A first attempt failed and will not be retried whatever the budget says: only the deposit.
@@ -229,10 +256,8 @@ impl RetryBudget {
     /// assert_eq!(budget.stats().credit, 3.2);
     /// ```
     pub fn failed_for_good(&self) {
-        let limits = &self.shared.limits;
-        if !limits.unlimited {
-            let full = limits.full.load(Ordering::Relaxed);
-            self.shared.purse.add(0, limits.deposit.load(Ordering::Relaxed), full);
+        if !self.shared.limits.unlimited {
+            self.shared.under_terms(|purse, terms| purse.add(0, terms.deposit, terms.full));
         }
     }
 
@@ -250,7 +275,7 @@ impl RetryBudget {
     /// ```
     #[must_use]
     pub fn failed(&self, cost: RetryCost) -> Option<RetryToken> {
-        self.take(cost, self.shared.limits.deposit.load(Ordering::Relaxed))
+        self.take(cost, |terms| terms.deposit)
     }
 
     /// One more attempt that no first attempt pays for: a retry of a retry, or a hedge. `None` if the
@@ -265,27 +290,29 @@ impl RetryBudget {
     /// ```
     #[must_use]
     pub fn withdraw(&self, cost: RetryCost) -> Option<RetryToken> {
-        self.take(cost, 0)
+        self.take(cost, |_| 0)
     }
 
-    fn take(&self, cost: RetryCost, deposit: u64) -> Option<RetryToken> {
-        let Shared { purse, limits, counts } = &*self.shared;
-        let price = match cost {
-            RetryCost::Failed => limits.price,
-            RetryCost::Throttled => limits.throttled_price,
-        };
-        let full = limits.full.load(Ordering::Relaxed);
-        let taken = if limits.engaged.load(Ordering::Relaxed) != 0 {
-            if !limits.unlimited {
-                purse.add(0, deposit, full);
-            }
-            None
-        } else if limits.unlimited {
-            Some(Generation::FIRST)
+    fn take(&self, cost: RetryCost, deposit: impl FnOnce(Terms) -> u64) -> Option<RetryToken> {
+        let Shared { limits, counts, .. } = &*self.shared;
+        let engaged = limits.engaged.load(Ordering::Relaxed) != 0;
+        let taken = if limits.unlimited {
+            (!engaged).then_some((Generation::FIRST, 0))
         } else {
-            purse.withdraw(price, deposit, full)
+            self.shared.under_terms(|purse, terms| {
+                let deposit = deposit(terms);
+                let price = match cost {
+                    RetryCost::Failed => terms.price,
+                    RetryCost::Throttled => terms.throttled_price,
+                };
+                if engaged {
+                    purse.add(0, deposit, terms.full);
+                    return None;
+                }
+                purse.withdraw(price, deposit, terms.full).map(|taken| (taken, price))
+            })
         };
-        if let Some(taken) = taken {
+        if let Some((taken, price)) = taken {
             counts.allowed.fetch_add(1, Ordering::Relaxed);
             Some(RetryToken { held: Some(Held { budget: self.clone(), price, taken }) })
         } else {
@@ -295,9 +322,9 @@ impl RetryBudget {
     }
 
     fn put_back(&self, taken: Generation, tokens: u64, credit: u64) {
-        let Shared { purse, limits, .. } = &*self.shared;
-        if !limits.unlimited {
-            purse.put_back(taken, tokens, credit, limits.full.load(Ordering::Relaxed));
+        if !self.shared.limits.unlimited {
+            self.shared
+                .under_terms(|purse, terms| purse.put_back(taken, tokens, credit, terms.full));
         }
     }
 
@@ -314,7 +341,8 @@ impl RetryBudget {
     /// ```
     pub fn set_ratio(&self, ratio: f64) -> Result<(), ConfigError> {
         config::check_ratio(ratio)?;
-        self.shared.limits.deposit.store(config::deposit(ratio), Ordering::Relaxed);
+        let deposit = config::deposit(ratio);
+        self.shared.exchange(|terms| Terms { deposit, ..terms });
         Ok(())
     }
 
@@ -332,11 +360,45 @@ impl RetryBudget {
     /// ```
     pub fn set_burst(&self, retries: u32) -> Result<(), ConfigError> {
         config::check_retries("burst", retries)?;
-        let Shared { purse, limits, .. } = &*self.shared;
-        let tokens = Balance::unpack(limits.full.load(Ordering::Relaxed)).tokens;
-        let full = Balance { tokens, credit: u64::from(retries) * RETRY }.pack();
-        limits.full.store(full, Ordering::Relaxed);
-        purse.cut(full);
+        let credit = u64::from(retries) * RETRY;
+        self.shared.exchange(|terms| {
+            let full = Balance { credit, ..Balance::unpack(terms.full) }.pack();
+            Terms { full, ..terms }
+        });
+        Ok(())
+    }
+
+    /// Gives a running budget all the settings of `builder`.
+    ///
+    /// They change at one point in time: no call is decided by some of the old and some of the new. Tokens
+    /// and credit are kept, and cut to the new limits; none are added, so `floor` and `initial_tokens` count
+    /// from the next [`reset`](Self::reset). A retry that was granted before gives back what it was charged
+    /// then. Counters and levers stay. A setting that the builder was not given has its default. The name
+    /// stays, and so does the place in a registry: the builder's are not looked at.
+    ///
+    /// # Errors
+    /// As [`RetryBudgetBuilder::build`], and for a budget without limits, which has no settings; then nothing
+    /// has changed.
+    ///
+    /// ```
+    /// use buttress::RetryBudget;
+    /// let budget = RetryBudget::new("db");
+    /// budget.reconfigure(RetryBudget::builder("db").tokens(20).initial_tokens(20).burst(50))?;
+    /// let stats = budget.stats();
+    /// assert_eq!((stats.tokens, stats.max_tokens), (20, 20), "it had 28");
+    /// assert_eq!((stats.credit, stats.burst), (3.0, 50));
+    ///
+    /// let error = budget.reconfigure(RetryBudget::builder("db").burst(0)).unwrap_err();
+    /// assert_eq!((error.field(), budget.stats().burst), ("burst", 50));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "as `build` takes it")]
+    pub fn reconfigure(&self, builder: RetryBudgetBuilder) -> Result<(), ConfigError> {
+        builder.check()?;
+        if self.shared.limits.unlimited {
+            return Err(ConfigError::new("budget", "unlimited", "a budget that has limits"));
+        }
+        self.shared.exchange(|_| builder.terms());
         Ok(())
     }
 

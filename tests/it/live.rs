@@ -1,6 +1,7 @@
 //! Settings of running objects that are changed while calls are made: none is lost, and none is decided by
 //! half of the old and half of the new.
 
+mod budget;
 mod rate_limit;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
