@@ -1,6 +1,7 @@
 //! Settings files from the command line.
 //!
-//! `cargo run --all-features --example config -- check FILE`: every problem, with line; exit code 1 if there is one.
+//! `cargo run --all-features --example config -- check FILE`: every problem, with line, what the linter says of the
+//! stacks, and what a call can cost at worst; exit code 1 if there is a problem, or a part that can never do what it is for.
 //! `… -- explain FILE`: what holds (with this process's environment), and where each value came from.
 //! `… -- schema`: a JSON Schema for editors.
 //!
@@ -8,7 +9,8 @@
 
 use std::process::ExitCode;
 
-use buttress::config::{self, Format, Loader};
+use buttress::config::{self, Config, Format, Loader};
+use buttress::presets::LintSeverity;
 
 const USAGE: &str = "usage: config check [--clamp] FILE | explain [--clamp] FILE | schema";
 
@@ -32,10 +34,10 @@ fn main() -> ExitCode {
     }
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["check", file] => {
-            let loaded = Loader::empty().file(*file).clamp(clamp.is_some()).load();
-            loaded.map(|_| println!("{file}: no problem"))
-        }
+        ["check", file] => match Loader::empty().file(*file).clamp(clamp.is_some()).load() {
+            Ok(config) => return checked(file, &config),
+            Err(error) => Err(error),
+        },
         ["explain", file] => {
             let loader = Loader::new().search::<&str>([]).file(*file).clamp(clamp.is_some());
             loader.load().map(|config| print!("{}", config.explain()))
@@ -57,6 +59,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn checked(file: &str, config: &Config) -> ExitCode {
+    let found = config.lint();
+    for finding in &found {
+        println!("{finding}");
+    }
+    for (stack, mut report) in config.reports() {
+        report.lints.clear();
+        println!("{stack}: {report}");
+    }
+    let errors = found.iter().filter(|found| found.lint.severity == LintSeverity::Error).count();
+    if errors > 0 {
+        return ExitCode::FAILURE;
+    }
+    match found.len() {
+        0 => println!("{file}: no problem"),
+        n => println!("{file}: {n} warnings"),
+    }
+    ExitCode::SUCCESS
 }
 
 /// Without arguments: a good text, and a bad one.

@@ -10,12 +10,12 @@ use super::keys::join;
 use super::problem::{Problem, ProblemKind};
 use super::settings::{Config, Setting};
 use super::value::{is_secret, origin, shown};
-use crate::budget::RetryBudget;
-use crate::circuit_breaker::CircuitBreaker;
-use crate::conditioner::{Conditioner, Rule};
+use crate::budget::{RetryBudget, RetryBudgetBuilder};
+use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
+use crate::conditioner::{Conditioner, ConditionerBuilder, Rule};
 use crate::error::ConfigError;
-use crate::failure_budget::{BreachAction, FailureBudget};
-use crate::rate_limit::RateLimiter;
+use crate::failure_budget::{BreachAction, FailureBudget, FailureBudgetBuilder};
+use crate::rate_limit::{RateLimiter, RateLimiterBuilder};
 use crate::retry::{RetryOverride, RetryPolicy};
 
 /// The numbers of the seed's block, with its defaults. Times are seconds.
@@ -99,6 +99,25 @@ impl Config {
         }
     }
 
+    /// The key's own origin, or that of something near it below `parts`, or of the table it is missing in.
+    pub(super) fn near(&self, parts: &[&str], key: &str) -> &str {
+        let path = parts.join(".");
+        let inside = |key: &str| {
+            key.strip_prefix(&path).is_some_and(|k| k.is_empty() || k.starts_with(['.', '[']))
+        };
+        let near = |(k, _): &(&String, &Setting)| k.starts_with(key) || key.starts_with(k.as_str());
+        let mut within = self.settings.iter().filter(|(k, _)| inside(k));
+        let setting =
+            self.settings.get(key).or_else(|| within.find(near).map(|(_, setting)| setting));
+        let mut table = &self.raw;
+        for part in parts {
+            if let ValueKind::Table(entries) = &table.kind {
+                table = entries.get(*part).unwrap_or(table);
+            }
+        }
+        setting.map_or_else(|| origin(table), |setting| setting.origin.as_str())
+    }
+
     fn legacy(&self, section: &str, key: &str) -> Option<f64> {
         self.tree.get("resilience")?.get(section)?.get(key)?.as_f64()
     }
@@ -143,15 +162,22 @@ impl Config {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn circuit_breaker(&self, name: &str) -> Result<CircuitBreaker, ConfigError> {
-        let seed = self.tree.get("resilience").and_then(|seed| seed.get("circuit_breaker"));
-        let block = match (self.entry("breakers", name), seed) {
-            (Err(_), Some(_)) => Block(None),
-            (block, _) => block?,
-        };
-        self.breaker(name, block)
+        self.breaker(name, self.breaker_entry(name)?)?.build()
     }
 
-    fn breaker(&self, name: &str, b: Block<'_>) -> Result<CircuitBreaker, ConfigError> {
+    pub(super) fn breaker_entry(&self, name: &str) -> Result<Block<'_>, ConfigError> {
+        let seed = self.tree.get("resilience").and_then(|seed| seed.get("circuit_breaker"));
+        match (self.entry("breakers", name), seed) {
+            (Err(_), Some(_)) => Ok(Block(None)),
+            (block, _) => block,
+        }
+    }
+
+    pub(super) fn breaker(
+        &self,
+        name: &str,
+        b: Block<'_>,
+    ) -> Result<CircuitBreakerBuilder, ConfigError> {
         let mut builder = CircuitBreaker::builder(name.to_owned());
         let rates = b.get("failure_rate").is_some() || b.get("slow_calls").is_some();
         let limits = self.limits();
@@ -188,7 +214,7 @@ impl Config {
         if b.text("cancelled_after").is_some() {
             builder = builder.ignore_cancelled();
         }
-        builder.build()
+        Ok(builder)
     }
 
     /// A new limiter as `rate_limits` has it.
@@ -203,7 +229,7 @@ impl Config {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn rate_limiter(&self, name: &str) -> Result<RateLimiter, ConfigError> {
-        limiter(name, self.entry("rate_limits", name)?)
+        limiter(name, self.entry("rate_limits", name)?)?.build()
     }
 
     /// A policy as `retries` has it.
@@ -234,7 +260,7 @@ impl Config {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn retry_budget(&self, name: &str) -> Result<RetryBudget, ConfigError> {
-        retry_budget(name, self.entry("retry_budgets", name)?)
+        retry_budget(name, self.entry("retry_budgets", name)?)?.build()
     }
 
     /// A new budget as `failure_budgets` has it.
@@ -249,7 +275,7 @@ impl Config {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn failure_budget(&self, name: &str) -> Result<FailureBudget, ConfigError> {
-        failure_budget(name, self.entry("failure_budgets", name)?)
+        failure_budget(name, self.entry("failure_budgets", name)?)?.build()
     }
 
     /// A new conditioner as `faults` has it.
@@ -265,7 +291,7 @@ impl Config {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn conditioner(&self, name: &str) -> Result<Conditioner, ConfigError> {
-        conditioner(name, self.entry("faults", name)?)
+        conditioner(name, self.entry("faults", name)?)?.build()
     }
 }
 
@@ -273,7 +299,7 @@ fn missing(field: &'static str, expected: &'static str) -> ConfigError {
     ConfigError::new(field, "missing", expected)
 }
 
-fn limiter(name: &str, b: Block<'_>) -> Result<RateLimiter, ConfigError> {
+pub(super) fn limiter(name: &str, b: Block<'_>) -> Result<RateLimiterBuilder, ConfigError> {
     let rate =
         b.text("rate").ok_or_else(|| missing("rate", "a rate such as \"100/s burst 20\""))?;
     let mut builder = RateLimiter::builder(name.to_owned()).quota(rate.parse()?);
@@ -283,7 +309,7 @@ fn limiter(name: &str, b: Block<'_>) -> Result<RateLimiter, ConfigError> {
         waiting => max_waiting,
         b.flag("shadow") => shadow,
     );
-    builder.build()
+    Ok(builder)
 }
 
 pub(super) fn policy(b: Block<'_>) -> Result<RetryPolicy, ConfigError> {
@@ -349,7 +375,7 @@ fn spoken(field: &str, error: &serde_json::Error) -> ConfigError {
     }
 }
 
-fn retry_budget(name: &str, b: Block<'_>) -> Result<RetryBudget, ConfigError> {
+pub(super) fn retry_budget(name: &str, b: Block<'_>) -> Result<RetryBudgetBuilder, ConfigError> {
     let mut builder = RetryBudget::builder(name.to_owned());
     set!(builder,
         b.number("ratio") => ratio,
@@ -360,10 +386,13 @@ fn retry_budget(name: &str, b: Block<'_>) -> Result<RetryBudget, ConfigError> {
         b.count("cost") => cost,
         b.count("throttled_cost") => throttled_cost,
     );
-    builder.build()
+    Ok(builder)
 }
 
-fn failure_budget(name: &str, b: Block<'_>) -> Result<FailureBudget, ConfigError> {
+pub(super) fn failure_budget(
+    name: &str,
+    b: Block<'_>,
+) -> Result<FailureBudgetBuilder, ConfigError> {
     let mut builder = FailureBudget::builder(name.to_owned());
     let action = b.text("action").map(|word| match word {
         "reject" => BreachAction::Reject,
@@ -391,10 +420,10 @@ fn failure_budget(name: &str, b: Block<'_>) -> Result<FailureBudget, ConfigError
         let period = slo.time("period").ok_or_else(|| missing("slo.period", "a time"))?;
         builder = builder.slo(objective, period);
     }
-    builder.build()
+    Ok(builder)
 }
 
-fn conditioner(name: &str, b: Block<'_>) -> Result<Conditioner, ConfigError> {
+pub(super) fn conditioner(name: &str, b: Block<'_>) -> Result<ConditionerBuilder, ConfigError> {
     let mut builder = Conditioner::builder(name.to_owned());
     let rules = b.get("rules").cloned().unwrap_or_else(|| json!([]));
     for (n, rule) in rules.as_array().into_iter().flatten().enumerate() {
@@ -417,7 +446,7 @@ fn conditioner(name: &str, b: Block<'_>) -> Result<Conditioner, ConfigError> {
         b.text("environment") => environment,
         b.text("environment_from") => environment_from,
     );
-    builder.build()
+    Ok(builder)
 }
 
 /// Builds everything once, for what only the builders can judge. What has a problem already is left out: the
@@ -434,34 +463,33 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             return;
         }
         let key = format!("{path}.{}", error.field());
-        // The key's own origin, or that of something near it, or of the table it is missing in.
-        let near =
-            |(k, _): &(&String, &Setting)| k.starts_with(&key) || key.starts_with(k.as_str());
-        let mut within = config.settings.iter().filter(|(k, _)| inside(k));
-        let setting =
-            config.settings.get(&key).or_else(|| within.find(near).map(|(_, setting)| setting));
-        let mut table = &config.raw;
-        for part in parts {
-            if let ValueKind::Table(entries) = &table.kind {
-                table = entries.get(*part).unwrap_or(table);
-            }
-        }
+        let origin = config.near(parts, &key).to_owned();
         problems.push(Problem::new(
             ProblemKind::Contradiction,
             key.clone(),
             if is_secret(&key) { "(hidden)" } else { error.value() },
-            setting.map_or_else(|| origin(table), |setting| setting.origin.as_str()),
+            origin,
             error.expected(),
         ));
     };
     type Check<'a> = (&'static str, &'a dyn Fn(&str, Block<'_>) -> Option<ConfigError>);
     let checks: [Check<'_>; 6] = [
-        ("breakers", &|name, block| config.breaker(name, block).err()),
-        ("rate_limits", &|name, block| limiter(name, block).err()),
+        ("breakers", &|name, block| {
+            config.breaker(name, block).and_then(|b| b.unregistered().build()).err()
+        }),
+        ("rate_limits", &|name, block| {
+            limiter(name, block).and_then(|b| b.unregistered().build()).err()
+        }),
         ("retries", &|_, block| policy(block).err()),
-        ("retry_budgets", &|name, block| retry_budget(name, block).err()),
-        ("failure_budgets", &|name, block| failure_budget(name, block).err()),
-        ("faults", &|name, block| conditioner(name, block).err()),
+        ("retry_budgets", &|name, block| {
+            retry_budget(name, block).and_then(|b| b.unregistered().build()).err()
+        }),
+        ("failure_budgets", &|name, block| {
+            failure_budget(name, block).and_then(|b| b.unregistered().build()).err()
+        }),
+        ("faults", &|name, block| {
+            conditioner(name, block).and_then(|b| b.unregistered().build()).err()
+        }),
     ];
     for (map, check) in checks {
         for name in config.names(map) {

@@ -396,6 +396,12 @@ pub(super) static CLIENT_FIELDS: &[Field] = &[
     ),
     field("breaker", Kind::Named("breakers", &BREAKER), "", "Circuit breaker, of each attempt."),
     field("attempt_timeout", SPAN, "", "Longest time for one attempt."),
+    field(
+        "hedge_after",
+        SPAN,
+        "",
+        "A second attempt is sent beside a first one that takes longer. Checked only: stacks do not hedge.",
+    ),
     field("faults", Kind::Named("faults", &FAULTS), "", "Fault plan, for each attempt."),
 ];
 pub(super) static SERVER: Kind = Kind::Def("server", &Kind::Table(SERVER_FIELDS));

@@ -45,16 +45,21 @@ pub(super) fn searched(
     }
 }
 
+/// The seed's file, of which only `resilience` is read.
+pub(super) const SEED_FILE: &str = "kstlib.conf.yml";
+/// Ours beside it.
+pub(super) const NAMES: [&str; 4] =
+    ["buttress.yml", "buttress.yaml", "buttress.toml", "buttress.json"];
+
 fn place(directory: &Path, sources: &mut Vec<Map<String, Value>>, problems: &mut Vec<Problem>) {
-    let seed = directory.join("kstlib.conf.yml");
+    let seed = directory.join(SEED_FILE);
     if present(&seed) {
         let mut table = read_file(&seed, problems).unwrap_or_default();
         table.retain(|key, _| key == "resilience");
         sources.push(table);
     }
-    let names = ["buttress.yml", "buttress.yaml", "buttress.toml", "buttress.json"];
     let found: Vec<_> =
-        names.iter().map(|name| directory.join(name)).filter(|path| present(path)).collect();
+        NAMES.iter().map(|name| directory.join(name)).filter(|path| present(path)).collect();
     if let [first, second, ..] = found.as_slice() {
         problems.push(Problem::new(
             ProblemKind::Contradiction,

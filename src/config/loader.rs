@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::fields::ROOT;
-use super::files::{read_file, searched, usual_places};
+use super::files::{self, read_file, searched, usual_places};
 use super::keys;
 use super::merge::merge;
 use super::parse::{self, Format};
@@ -313,6 +313,18 @@ impl Loader {
                 Err(LoadError::new(all))
             }
         }
+    }
+
+    /// Every file that is read if it is there.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let found = self.search.iter().flat_map(|directory| {
+            std::iter::once(files::SEED_FILE).chain(files::NAMES).map(|name| directory.join(name))
+        });
+        let named = self.files.iter().filter_map(|file| match file {
+            File::Path(path) => Some(path.clone()),
+            File::Text(..) => None,
+        });
+        found.chain(named).collect()
     }
 
     fn collect(&self, user: Option<&mut dyn FnMut(&Value)>) -> Result<Config, LoadError> {

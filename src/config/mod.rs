@@ -75,6 +75,14 @@
 //! [`Config::limits`]. Its documentation calls the shutdown's time `default_timeout`, its code `timeout`: both work. Out of range is
 //! an error, unless [`Loader::clamp`] is on: then the block is read as that package reads it, with its silence.
 //!
+//! # Stacks
+//! [`Config::stacks`] makes whole clients and servers, in the order of [`presets`](crate::presets), each object once.
+//! [`Config::lint`] says what in them contradicts itself, with file and line.
+//!
+//! # Reload
+//! A [`Reloader`] reads the files again on SIGHUP, when they change, or when it is told to. Objects that run go by the
+//! new values and keep their state; settings with a problem change nothing. See there for what waits for a restart.
+//!
 //! # Secrets
 //! Values of keys one of whose words is, or ends in, `token`, `secret`, `password`, `passphrase`, `api_key`, `credential` or
 //! `private_key` are not shown, neither by `explain` nor in errors nor by `Debug`; nor are those of a table with such a name, or
@@ -95,7 +103,9 @@
 mod build;
 mod fields;
 mod files;
+mod findings;
 mod keys;
+mod live;
 mod loader;
 mod merge;
 mod parse;
@@ -103,17 +113,24 @@ mod plans;
 mod print;
 mod problem;
 mod read;
+mod reload;
 mod schema;
 mod settings;
+mod stacks;
 #[cfg(test)]
 mod tests;
 mod typed;
 mod units;
 mod value;
+mod watch;
 
 pub use build::Limits;
+pub use findings::Finding;
 pub use loader::{Loader, load};
 pub use parse::Format;
 pub use print::schema;
 pub use problem::{LoadError, Problem, ProblemKind};
+pub use reload::{Reloaded, Reloader};
 pub use settings::{Change, Config};
+pub use stacks::{ClientStack, ServerStack, Stacks};
+pub use watch::Watch;

@@ -26,18 +26,28 @@ impl Config {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn client(&self, name: &str) -> Result<ClientPlan, ConfigError> {
+        self.client_plan(name, true)
+    }
+
+    /// Not `strict`: what plans do not have is left out, for the linter.
+    pub(super) fn client_plan(&self, name: &str, strict: bool) -> Result<ClientPlan, ConfigError> {
         let block = self.entry("clients", name)?;
         let mut plan = ClientPlan::new(name);
         plan.total_timeout = block.time("total_timeout");
         plan.attempt_timeout = block.time("attempt_timeout");
         plan.retry = self.part(block, "retry", "retries").map(build::policy).transpose()?;
-        plan.retry_budget = self
-            .part(block, "retry_budget", "retry_budgets")
-            .map(|block| read::<RetryBudgetPlan>("retry_budget", block))
-            .transpose()?;
-        plan.rate_limit = self.limit(block)?;
+        plan.hedge_after = block.time("hedge_after");
+        plan.retry_budget = match self.part(block, "retry_budget", "retry_budgets") {
+            Some(block) => {
+                known("retry_budget", block, &["ratio"], strict)?;
+                // The default of a budget, not of a plan: the same block means the same wherever it is used.
+                Some(RetryBudgetPlan { ratio: block.number("ratio").unwrap_or(0.2) })
+            }
+            None => None,
+        };
+        plan.rate_limit = self.limit(block, strict)?;
         plan.breaker = match self.part(block, "breaker", "breakers") {
-            Some(block) => Some(self.breaker_plan(block)?),
+            Some(block) => Some(self.breaker_plan(block, strict)?),
             None => None,
         };
         Ok(plan)
@@ -57,14 +67,22 @@ impl Config {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn server(&self, name: &str) -> Result<ServerPlan, ConfigError> {
+        self.server_plan(name, true)
+    }
+
+    pub(super) fn server_plan(&self, name: &str, strict: bool) -> Result<ServerPlan, ConfigError> {
         let block = self.entry("servers", name)?;
         let mut plan = ServerPlan::new(name);
         plan.timeout = block.time("timeout");
-        plan.rate_limit = self.limit(block)?;
-        plan.failure_budget = self
-            .part(block, "failure_budget", "failure_budgets")
-            .map(|block| read::<FailureBudgetPlan>("failure_budget", block))
-            .transpose()?;
+        plan.rate_limit = self.limit(block, strict)?;
+        plan.failure_budget = match self.part(block, "failure_budget", "failure_budgets") {
+            Some(block) => {
+                let keys = ["threshold", "window", "min_samples", "action"];
+                known("failure_budget", block, &keys, strict)?;
+                Some(read::<FailureBudgetPlan>("failure_budget", block, &keys)?)
+            }
+            None => None,
+        };
         Ok(plan)
     }
 
@@ -76,20 +94,16 @@ impl Config {
         }
     }
 
-    fn limit(&self, block: Block<'_>) -> Result<Option<RateLimitPlan>, ConfigError> {
+    fn limit(&self, block: Block<'_>, strict: bool) -> Result<Option<RateLimitPlan>, ConfigError> {
         let Some(block) = self.part(block, "rate_limit", "rate_limits") else { return Ok(None) };
-        for key in block.0.into_iter().flat_map(Map::keys) {
-            if key != "rate" {
-                return Err(unplanned("rate_limit", key));
-            }
-        }
+        known("rate_limit", block, &["rate"], strict)?;
         let rate = block.text("rate").unwrap_or_default();
         Ok(Some(RateLimitPlan::new(rate.parse()?)))
     }
 
     /// With the defaults of a breaker, not of a plan: the same block means the same wherever it is used.
-    fn breaker_plan(&self, block: Block<'_>) -> Result<BreakerPlan, ConfigError> {
-        let known = [
+    fn breaker_plan(&self, block: Block<'_>, strict: bool) -> Result<BreakerPlan, ConfigError> {
+        let keys = [
             "consecutive_failures",
             "failure_rate",
             "window",
@@ -97,11 +111,7 @@ impl Config {
             "min_calls",
             "open_for",
         ];
-        for key in block.0.into_iter().flat_map(Map::keys) {
-            if !known.contains(&key.as_str()) {
-                return Err(unplanned("breaker", key));
-            }
-        }
+        known("breaker", block, &keys, strict)?;
         let limits = self.limits();
         let mut plan = BreakerPlan::default();
         plan.failure_rate = block.number("failure_rate");
@@ -120,12 +130,23 @@ impl Config {
     }
 }
 
-fn unplanned(part: &str, key: &str) -> ConfigError {
-    ConfigError::new(format!("{part}.{key}"), "set", "only keys that a plan has")
+fn known(part: &str, block: Block<'_>, keys: &[&str], strict: bool) -> Result<(), ConfigError> {
+    let mut all = block.0.into_iter().flat_map(Map::keys);
+    match all.find(|key| strict && !keys.contains(&key.as_str())) {
+        Some(key) => {
+            Err(ConfigError::new(format!("{part}.{key}"), "set", "only keys that a plan has"))
+        }
+        None => Ok(()),
+    }
 }
 
-fn read<T: serde::de::DeserializeOwned>(part: &str, block: Block<'_>) -> Result<T, ConfigError> {
-    let json = Json::Object(block.0.cloned().unwrap_or_default());
-    serde_json::from_value(json)
+fn read<T: serde::de::DeserializeOwned>(
+    part: &str,
+    block: Block<'_>,
+    keys: &[&str],
+) -> Result<T, ConfigError> {
+    let mut json = block.0.cloned().unwrap_or_default();
+    json.retain(|key, _| keys.contains(&key.as_str()));
+    serde_json::from_value(Json::Object(json))
         .map_err(|error| ConfigError::new(part.to_owned(), error, "only keys that a plan has"))
 }

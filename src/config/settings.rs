@@ -143,7 +143,14 @@ impl Config {
         let mut merged = Vec::new();
         let mut reader =
             Reader { clamp, problems: &mut merged, names: Some(&names), leaf: &mut leaf };
-        let tree = reader.root(&raw, None);
+        let mut tree = reader.root(&raw, None);
+        if clamp {
+            // The other tool does not know this name.
+            if let Some(shutdown) = tree.pointer_mut("/resilience/shutdown") {
+                shutdown.as_object_mut().and_then(|keys| keys.remove("default_timeout"));
+            }
+            settings.remove("resilience.shutdown.default_timeout");
+        }
         // What single sources do not show: names that are nowhere.
         problems.extend(merged.into_iter().filter(|p| p.kind == ProblemKind::Missing));
         let config = Self { tree, settings, raw };
@@ -212,6 +219,18 @@ impl Config {
             .filter(|key| value(self, key) != value(old, key))
             .map(|key| Change { key: key.clone(), old: old.value(key), new: self.value(key) })
             .collect()
+    }
+
+    /// Whether what is not the crate's own is the same in both.
+    pub(super) fn same_sections(&self, other: &Self) -> bool {
+        let theirs = |config: &Self| match super::value::to_json(&config.raw) {
+            Json::Object(mut all) => {
+                all.retain(|key, _| !ROOT.iter().any(|field| field.key == key));
+                all
+            }
+            _ => serde_json::Map::new(),
+        };
+        theirs(self) == theirs(other)
     }
 
     /// A section of yours; see [`Loader::section`](super::Loader::section).

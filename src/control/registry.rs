@@ -89,7 +89,7 @@ impl Registry {
         GLOBAL.clone()
     }
 
-    pub(super) fn home(&self) -> Home {
+    pub(crate) fn home(&self) -> Home {
         Home::In(Arc::clone(&self.roster))
     }
 

@@ -363,3 +363,35 @@ where
         Stack::new(self.faults.layer(&self.reject), outer).layer(inner)
     }
 }
+
+/// The objects of a client that were made elsewhere.
+#[cfg(feature = "config")]
+pub(crate) struct ClientParts {
+    pub(crate) name: Name,
+    pub(crate) total: Option<Timeout>,
+    pub(crate) policy: Option<RetryPolicy>,
+    pub(crate) budget: Option<RetryBudget>,
+    pub(crate) limiter: Option<RateLimiter>,
+    pub(crate) breaker: Option<CircuitBreaker>,
+    pub(crate) attempt: Option<Timeout>,
+}
+
+#[cfg(feature = "config")]
+impl From<ClientParts> for ClientLayer {
+    fn from(parts: ClientParts) -> Self {
+        Self {
+            name: parts.name,
+            total: parts.total,
+            policy: parts.policy,
+            budget: parts.budget,
+            limiter: parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO)),
+            breaker: parts.breaker,
+            attempt: parts.attempt,
+            classify: AnyError,
+            replay: CloneRequest,
+            context: NoContext,
+            reject: AsError,
+            faults: Absent::new(),
+        }
+    }
+}

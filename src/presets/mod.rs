@@ -65,6 +65,8 @@ mod tests;
 #[cfg(feature = "serde")]
 mod wire;
 
+#[cfg(feature = "config")]
+pub(crate) use client::ClientParts;
 pub use client::{ClientLayer, client};
 #[cfg(feature = "http")]
 pub use http::AnyHttp;
@@ -76,4 +78,6 @@ pub use part::{Absent, Faults, Gate, Part};
 pub use plan::{
     BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
 };
+#[cfg(feature = "config")]
+pub(crate) use server::ServerParts;
 pub use server::{ServerLayer, server};

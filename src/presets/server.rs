@@ -332,3 +332,29 @@ where
         Stack::new(self.faults.layer(&self.reject), outer).layer(inner)
     }
 }
+
+/// The objects of a server that were made elsewhere.
+#[cfg(feature = "config")]
+pub(crate) struct ServerParts {
+    pub(crate) name: Name,
+    pub(crate) limiter: Option<RateLimiter>,
+    pub(crate) budget: Option<FailureBudget>,
+    pub(crate) timeout: Option<Timeout>,
+}
+
+#[cfg(feature = "config")]
+impl From<ServerParts> for ServerLayer {
+    fn from(parts: ServerParts) -> Self {
+        Self {
+            name: parts.name,
+            limiter: parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO)),
+            budget: parts.budget,
+            timeout: parts.timeout,
+            classify: AnyError,
+            context: NoContext,
+            reject: AsError,
+            idempotency: Absent::new(),
+            faults: Absent::new(),
+        }
+    }
+}

@@ -238,7 +238,7 @@ fn loom_a_changed_quota_is_not_paired_with_an_old_price() {
     model.check(|| {
         let ledger = Ledger::new("t".into(), crate::observe::Observers::NONE);
         let slow = "1/d burst 10".parse().unwrap();
-        let shared = Arc::new(Shared::new(slow, Bucket::full(), ledger, 0));
+        let shared = Arc::new(Shared::new(slow, false, Bucket::full(), ledger, 0));
         let other = Arc::clone(&shared);
         let call = thread::spawn(move || assert!(other.charge(1, now()).is_ok()));
         shared.set_quota("1/s burst 10".parse().unwrap());
@@ -261,7 +261,7 @@ fn loom_a_changed_quota_is_not_paired_with_an_old_price_of_a_key() {
         model.check(move || {
             let ledger = Ledger::new("t".into(), crate::observe::Observers::NONE);
             let slow = "1/d burst 10".parse().unwrap();
-            let keyed = Arc::new(Keyed::new(slow, 1, WhenFull::Reject, ledger));
+            let keyed = Arc::new(Keyed::new(slow, false, 1, WhenFull::Reject, ledger));
             let print = keyed.print(&7);
             match before {
                 // Long ago, so that it is dead.

@@ -6,5 +6,7 @@ mod golden;
 mod hostile;
 mod hostile_files;
 mod messages;
+mod reload;
 mod round_trip;
+mod stacks;
 mod typed;

@@ -1,0 +1,514 @@
+//! The objects of a configuration, each made once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use super::build::{self, Block};
+use super::findings::{Finding, map_of};
+use super::settings::Config;
+use crate::budget::RetryBudget;
+use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
+use crate::classify::AnyError;
+use crate::conditioner::Conditioner;
+use crate::context::NoContext;
+use crate::control::Registry;
+use crate::error::ConfigError;
+use crate::failure_budget::FailureBudget;
+use crate::presets::{Absent, ClientLayer, ClientParts, Faults, ServerLayer, ServerParts};
+use crate::rate_limit::RateLimiter;
+use crate::reject::AsError;
+use crate::retry::CloneRequest;
+use crate::slot::Slot;
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::timeout::Timeout;
+
+/// Whole stacks from a configuration. Every object is made once: two calls with one name give the same breaker, and two clients
+/// that name the same entry of `rate_limits` share its bucket. An object that is written out in a client or
+/// server has that one's name.
+///
+/// Clones are the same stacks.
+///
+/// ```
+/// use buttress::config::{Format, Loader};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let file = "
+/// breakers:
+///   db: {failure_rate: 50%, open_for: 5s}
+/// clients:
+///   payments: {total_timeout: 5s, attempt_timeout: 1s, breaker: db}
+/// ";
+/// let stacks = Loader::empty().text("buttress.yml", Format::Yaml, file).load()?.stacks();
+/// let service = ServiceBuilder::new()
+///     .layer(stacks.client("payments")?)
+///     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+/// assert_eq!(service.oneshot(1).await.unwrap(), 2);
+/// assert_eq!(stacks.circuit_breaker("db")?.stats().successful_calls, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Stacks {
+    pub(super) made: Arc<Mutex<Made>>,
+}
+
+/// The layers of a client, with a place for faults.
+pub type ClientStack = ClientLayer<AnyError, CloneRequest, NoContext, AsError, Faults>;
+
+/// The layers of a server, with a place for faults.
+pub type ServerStack = ServerLayer<AnyError, NoContext, AsError, Absent, Faults>;
+
+pub(super) struct Made {
+    pub(super) config: Arc<Config>,
+    pub(super) registry: Option<Registry>,
+    /// How often a configuration has come into force.
+    pub(super) generation: u64,
+    pub(super) objects: BTreeMap<Place, Object>,
+    pub(super) clients: BTreeMap<String, ClientStack>,
+    pub(super) servers: BTreeMap<String, ServerStack>,
+}
+
+#[derive(Clone)]
+pub(super) enum Object {
+    Breaker(CircuitBreaker),
+    Limiter(RateLimiter),
+    RetryBudget(RetryBudget),
+    FailureBudget(FailureBudget),
+    Conditioner(Conditioner),
+}
+
+/// The keys that lead to the block of an object; the second is the object's name.
+pub(super) type Place = Vec<String>;
+
+/// Where an object is written, and the name it gets.
+pub(super) struct Written<'a> {
+    pub(super) place: Place,
+    pub(super) name: &'a str,
+    pub(super) block: Block<'a>,
+}
+
+impl fmt::Debug for Stacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let made = self.made();
+        f.debug_struct("Stacks")
+            .field("generation", &made.generation)
+            .field("objects", &made.objects.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+fn place<const N: usize>(keys: [&str; N]) -> Place {
+    keys.map(str::to_owned).to_vec()
+}
+
+impl Config {
+    /// The object at a place, if the configuration still has one there.
+    pub(super) fn at<'a>(&'a self, place: &'a Place) -> Option<Written<'a>> {
+        let mut json = &self.tree;
+        for key in place {
+            let Some(next) = json.get(key) else {
+                // The breaker of a name that only the block `resilience` knows.
+                let entry = (place.len() == 2).then(|| place.first().zip(place.last()))??;
+                let (_, name) = (entry.0 == "breakers").then_some(entry)?;
+                let block = self.breaker_entry(name).ok()?;
+                return Some(Written { place: place.clone(), name, block });
+            };
+            json = next;
+        }
+        let name = place.get(1)?;
+        json.as_object()?;
+        Some(Written { place: place.clone(), name, block: Block::of(Some(json)) })
+    }
+
+    /// The stacks that it describes. Each call of this begins anew, with other objects: keep the result.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("servers.api.rate_limit", "100/s").load()?.stacks();
+    /// let layer = stacks.server("api")?;
+    /// assert_eq!(layer.rate_limiter().unwrap().name(), "api");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn stacks(&self) -> Stacks {
+        let made = Made {
+            config: Arc::new(self.clone()),
+            registry: None,
+            generation: 1,
+            objects: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            servers: BTreeMap::new(),
+        };
+        Stacks { made: Arc::new(Mutex::new(made)) }
+    }
+
+    /// A part of a stack that is written there, or named.
+    pub(super) fn written<'a>(
+        &'a self,
+        top: &str,
+        stack: &'a str,
+        part: &str,
+    ) -> Option<Written<'a>> {
+        let json = self.tree.get(top)?.get(stack)?.get(part)?;
+        match json {
+            Json::String(name) => {
+                let map = map_of(part);
+                let block = Block::of(self.tree.get(map)?.get(name));
+                Some(Written { place: place([map, name]), name, block })
+            }
+            inline => Some(Written {
+                place: place([top, stack, part]),
+                name: stack,
+                block: Block::of(Some(inline)),
+            }),
+        }
+    }
+
+    /// The shortest time after which an attempt that this breaker sees is cut off.
+    pub(super) fn attempt_of(&self, place: &Place) -> Option<Duration> {
+        self.names("clients")
+            .filter(|name| {
+                self.written("clients", name, "breaker")
+                    .is_some_and(|written| written.place == *place)
+            })
+            .filter_map(|name| {
+                let client = Block::of(self.tree.get("clients")?.get(name));
+                let retry = self.written("clients", name, "retry");
+                let own =
+                    retry.and_then(|retry| build::policy(retry.block).ok()?.attempt_timeout());
+                match (client.time("attempt_timeout"), own) {
+                    (Some(one), Some(other)) => Some(one.min(other)),
+                    (one, other) => one.or(other),
+                }
+            })
+            .min()
+    }
+
+    pub(super) fn breaker_at(
+        &self,
+        written: &Written<'_>,
+    ) -> Result<CircuitBreakerBuilder, ConfigError> {
+        let mut builder = self.breaker(written.name, written.block)?;
+        // An attempt that was cut off is a failure, however short its time was.
+        if written.block.get("cancelled_after").is_none()
+            && let Some(attempt) = self.attempt_of(&written.place)
+            && attempt < Duration::from_secs(2)
+        {
+            builder = builder.cancelled_after(attempt / 2);
+        }
+        Ok(builder)
+    }
+}
+
+/// `object!(made, path, Kind, build)`: the object there is, or a new one.
+macro_rules! object {
+    ($made:expr, $path:expr, $kind:ident, $builder:expr) => {{
+        match $made.objects.get($path) {
+            Some(Object::$kind(object)) => Ok(object.clone()),
+            _ => {
+                let builder = $builder?;
+                let built = match &$made.registry {
+                    Some(registry) => builder.register_in(registry).build(),
+                    None => builder.build(),
+                };
+                built.inspect(|object| {
+                    $made.objects.insert($path.clone(), Object::$kind(object.clone()));
+                })
+            }
+        }
+    }};
+}
+
+impl Made {
+    fn breaker(
+        &mut self,
+        at: &Written<'_>,
+        config: &Config,
+    ) -> Result<CircuitBreaker, ConfigError> {
+        object!(self, &at.place, Breaker, config.breaker_at(at))
+    }
+
+    fn limiter(&mut self, at: &Written<'_>) -> Result<RateLimiter, ConfigError> {
+        object!(self, &at.place, Limiter, build::limiter(at.name, at.block))
+    }
+
+    fn retry_budget(&mut self, at: &Written<'_>) -> Result<RetryBudget, ConfigError> {
+        object!(self, &at.place, RetryBudget, build::retry_budget(at.name, at.block))
+    }
+
+    fn failure_budget(&mut self, at: &Written<'_>) -> Result<FailureBudget, ConfigError> {
+        object!(self, &at.place, FailureBudget, build::failure_budget(at.name, at.block))
+    }
+
+    fn conditioner(&mut self, at: &Written<'_>) -> Result<Conditioner, ConfigError> {
+        let new = !self.objects.contains_key(&at.place);
+        let made = object!(self, &at.place, Conditioner, build::conditioner(at.name, at.block))?;
+        if new {
+            // Outside of its environments it stays disarmed, which its status says.
+            let _ = made.arm();
+        }
+        Ok(made)
+    }
+
+    fn client(&mut self, name: &str) -> Result<ClientStack, ConfigError> {
+        let config = Arc::clone(&self.config);
+        refuse(&config, "clients", name)?;
+        let block = config.entry("clients", name)?;
+        let part = |part| config.written("clients", name, part);
+        let attempt = block.time("attempt_timeout");
+        let policy = part("retry").map(|at| build::policy(at.block)).transpose()?;
+        let (policy, attempt) = match (policy, attempt) {
+            // It is the retry that ends an attempt, so that it may try again.
+            (Some(policy), Some(after)) => {
+                let after = policy.attempt_timeout().map_or(after, |own| own.min(after));
+                (Some(policy.to_builder().attempt_timeout(after).build()?), None)
+            }
+            other => other,
+        };
+        let timeout = |after: Option<Duration>| {
+            after.map(|after| Timeout::new(name.to_owned(), after)).transpose()
+        };
+        let parts = ClientParts {
+            name: name.to_owned().into(),
+            total: timeout(block.time("total_timeout"))?,
+            policy,
+            budget: part("retry_budget").map(|at| self.retry_budget(&at)).transpose()?,
+            limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
+            breaker: part("breaker").map(|at| self.breaker(&at, &config)).transpose()?,
+            attempt: timeout(attempt)?,
+        };
+        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
+        Ok(ClientLayer::from(parts).conditioner(faults.map_or_else(Slot::new, Slot::with)))
+    }
+
+    fn server(&mut self, name: &str) -> Result<ServerStack, ConfigError> {
+        let config = Arc::clone(&self.config);
+        refuse(&config, "servers", name)?;
+        let block = config.entry("servers", name)?;
+        let part = |part| config.written("servers", name, part);
+        let after = block.time("timeout");
+        let parts = ServerParts {
+            name: name.to_owned().into(),
+            limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
+            budget: part("failure_budget").map(|at| self.failure_budget(&at)).transpose()?,
+            timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
+        };
+        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
+        Ok(ServerLayer::from(parts).conditioner(faults.map_or_else(Slot::new, Slot::with)))
+    }
+}
+
+/// The first lint of a stack that is an error.
+fn refuse(config: &Config, map: &str, name: &str) -> Result<(), ConfigError> {
+    let stack = format!("{map}.{name}");
+    let found = config.lint().into_iter().find(|found| found.stack == stack && found.is_error());
+    match found {
+        Some(found) => {
+            let expected = format!("no {}", found.lint.rule);
+            Err(ConfigError::new(found.key, found.lint.text, expected))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Stacks {
+    pub(super) fn made(&self) -> MutexGuard<'_, Made> {
+        lock(&self.made)
+    }
+
+    /// Registers what is made from now on in this registry instead of [`Registry::global`], and tells it what the
+    /// linter says.
+    ///
+    /// ```
+    /// use buttress::{config::Loader, control::Registry};
+    /// let registry = Registry::new();
+    /// let config = Loader::empty().set("breakers.db.consecutive_failures", 3).load()?;
+    /// let stacks = config.stacks().register_in(&registry);
+    /// let breaker = stacks.circuit_breaker("db")?;
+    /// assert_eq!(registry.status().objects[0].id, "circuit_breaker/db");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn register_in(self, registry: &Registry) -> Self {
+        let mut made = self.made();
+        made.registry = Some(registry.clone());
+        made.tell();
+        drop(made);
+        self
+    }
+
+    /// The configuration in force. A call that reads two values from one of these sees values that belong together,
+    /// whatever is loaded meanwhile.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("app.port", 80).section("app").load()?.stacks();
+    /// let config = stacks.config();
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.made().config)
+    }
+
+    /// How often a configuration has come into force: 1 before the first reload.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// assert_eq!(Loader::empty().load()?.stacks().generation(), 1);
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.made().generation
+    }
+
+    /// The layers of a client as `clients` has it.
+    ///
+    /// # Errors
+    /// If there is no such entry, or the linter says that a part of it can never do what it is for.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("clients.pay.total_timeout", "5s").load()?.stacks();
+    /// assert!(stacks.client("pay").is_ok() && stacks.client("ship").is_err());
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn client(&self, name: &str) -> Result<ClientStack, ConfigError> {
+        let mut made = self.made();
+        if let Some(layer) = made.clients.get(name) {
+            return Ok(layer.clone());
+        }
+        let layer = made.client(name)?;
+        made.clients.insert(name.to_owned(), layer.clone());
+        Ok(layer)
+    }
+
+    /// The layers of a server as `servers` has it.
+    ///
+    /// # Errors
+    /// As [`client`](Self::client).
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("servers.api.timeout", "5s").load()?.stacks();
+    /// assert!(stacks.server("api").is_ok());
+    /// # Ok::<(), buttress::config::LoadError>(())
+    /// ```
+    pub fn server(&self, name: &str) -> Result<ServerStack, ConfigError> {
+        let mut made = self.made();
+        if let Some(layer) = made.servers.get(name) {
+            return Ok(layer.clone());
+        }
+        let layer = made.server(name)?;
+        made.servers.insert(name.to_owned(), layer.clone());
+        Ok(layer)
+    }
+
+    fn named<T>(
+        &self,
+        map: &'static str,
+        name: &str,
+        make: impl FnOnce(&mut Made, &Written<'_>, &Config) -> Result<T, ConfigError>,
+    ) -> Result<T, ConfigError> {
+        let mut made = self.made();
+        let config = Arc::clone(&made.config);
+        let block = config.entry(map, name)?;
+        make(&mut made, &Written { place: place([map, name]), name, block }, &config)
+    }
+
+    /// The breaker of an entry of `breakers`. With the block `resilience`, every name has one.
+    ///
+    /// # Errors
+    /// If there is no such entry.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("breakers.db.consecutive_failures", 3).load()?.stacks();
+    /// stacks.circuit_breaker("db")?.force_open();
+    /// assert_eq!(stacks.circuit_breaker("db")?.state().as_str(), "forced_open");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn circuit_breaker(&self, name: &str) -> Result<CircuitBreaker, ConfigError> {
+        let mut made = self.made();
+        let config = Arc::clone(&made.config);
+        let block = config.breaker_entry(name)?;
+        made.breaker(&Written { place: place(["breakers", name]), name, block }, &config)
+    }
+
+    /// The limiter of an entry of `rate_limits`.
+    ///
+    /// # Errors
+    /// If there is no such entry.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("rate_limits.api", "5/h").load()?.stacks();
+    /// stacks.rate_limiter("api")?.try_acquire_n(5).unwrap();
+    /// assert!(stacks.rate_limiter("api")?.try_acquire().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn rate_limiter(&self, name: &str) -> Result<RateLimiter, ConfigError> {
+        self.named("rate_limits", name, |made, at, _| made.limiter(at))
+    }
+
+    /// The budget of an entry of `retry_budgets`.
+    ///
+    /// # Errors
+    /// If there is no such entry.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("retry_budgets.pay.ratio", "10%").load()?.stacks();
+    /// assert_eq!(stacks.retry_budget("pay")?.name(), "pay");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry_budget(&self, name: &str) -> Result<RetryBudget, ConfigError> {
+        self.named("retry_budgets", name, |made, at, _| made.retry_budget(at))
+    }
+
+    /// The budget of an entry of `failure_budgets`.
+    ///
+    /// # Errors
+    /// If there is no such entry.
+    ///
+    /// ```
+    /// use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("failure_budgets.api.threshold", "5%").load()?.stacks();
+    /// assert_eq!(stacks.failure_budget("api")?.name(), "api");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn failure_budget(&self, name: &str) -> Result<FailureBudget, ConfigError> {
+        self.named("failure_budgets", name, |made, at, _| made.failure_budget(at))
+    }
+
+    /// The conditioner of an entry of `faults`, armed if its environment allows it.
+    ///
+    /// # Errors
+    /// If there is no such entry.
+    ///
+    /// ```
+    /// use buttress::config::{Format, Loader};
+    /// let text = "faults: {slow: {rules: [{fault: {latency: {fixed: 50ms}}, share: 10%}]}}";
+    /// let stacks = Loader::empty().text("a.yml", Format::Yaml, text).load()?.stacks();
+    /// assert!(stacks.conditioner("slow")?.is_injecting());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn conditioner(&self, name: &str) -> Result<Conditioner, ConfigError> {
+        self.named("faults", name, |made, at, _| made.conditioner(at))
+    }
+}
+
+impl Made {
+    /// What the status document says of the configuration.
+    pub(super) fn tell(&self) {
+        if let Some(registry) = &self.registry {
+            registry.set_generation(self.generation);
+            registry.set_lint(self.config.lint().iter().map(Finding::told));
+        }
+    }
+}

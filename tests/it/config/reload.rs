@@ -1,0 +1,254 @@
+//! Settings that are read again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use buttress::Quota;
+use buttress::circuit_breaker::CircuitState;
+use buttress::config::{Loader, Reloader, Stacks};
+use buttress::control::{Registry, TimelineEvent};
+use buttress::observe::Severity;
+use serde::Deserialize;
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+
+struct File(PathBuf);
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let name = format!("buttress-reload-{name}-{}.yml", std::process::id());
+        let file = Self(std::env::temp_dir().join(name));
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).unwrap();
+    }
+}
+
+fn setup(file: &File) -> (Stacks, Reloader, Registry) {
+    let loader = Loader::empty().file(&file.0).section("app");
+    let registry = Registry::new();
+    let stacks = loader.load().unwrap().stacks().register_in(&registry);
+    let reloader = Reloader::new(loader, &stacks);
+    (stacks, reloader, registry)
+}
+
+fn told(registry: &Registry) -> Vec<TimelineEvent> {
+    let mut events = registry.events_since(0).events;
+    events.retain(|event| event.layer == "config");
+    events
+}
+
+#[derive(Deserialize)]
+struct App {
+    first: u64,
+    second: u64,
+}
+
+fn numbered(n: u64) -> String {
+    // Rate and burst belong together, and so do the two numbers of `app`.
+    let (rate, burst) = (1_000_000 + n, 500_000 + n);
+    format!(
+        "app: {{first: {n}, second: {n}}}
+clients:
+  pay:
+    total_timeout: 60s
+    attempt_timeout: 20s
+    retry: adaptive
+    retry_budget: {{ratio: {n}%}}
+    rate_limit: {rate}/s burst {burst}
+    breaker: {{failure_rate: 50%, window: {n}s, min_calls: {n}, open_for: 30s}}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_thousand_requests_across_fifty_reloads() {
+    let file = File::new("load", &numbered(50));
+    let (stacks, reloader, registry) = setup(&file);
+    let layer = stacks.client("pay").unwrap();
+    let limiter = layer.rate_limiter().unwrap().clone();
+    let (served, torn) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (stop, generations) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let inner = {
+        let (stacks, served, torn, seen) =
+            (stacks.clone(), served.clone(), torn.clone(), generations.clone());
+        service_fn(move |n: u64| {
+            let (stacks, served, torn, seen) =
+                (stacks.clone(), served.clone(), torn.clone(), seen.clone());
+            let limiter = limiter.clone();
+            async move {
+                let app: App = stacks.config().read("app").unwrap();
+                let quota: Quota = limiter.quota();
+                let rate = quota.rate_per_second().round() as u64;
+                if app.first != app.second || rate - 1_000_000 != quota.capacity() - 500_000 {
+                    torn.fetch_add(1, Ordering::Relaxed);
+                }
+                seen.fetch_max(app.first, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                served.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, std::io::Error>(n + app.first - app.second)
+            }
+        })
+    };
+    let service = ServiceBuilder::new().layer(layer).service(inner);
+    let tasks: Vec<_> = (0..8u64)
+        .map(|task| {
+            let (mut service, stop) = (service.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut made = 0;
+                // At least the 10,000 in all, and until the last reload.
+                while made < 1_250 || !stop.load(Ordering::Relaxed) {
+                    let n = task * 1_000_000 + made;
+                    assert_eq!(service.ready().await.unwrap().call(n).await.unwrap(), n);
+                    made += 1;
+                }
+                made
+            })
+        })
+        .collect();
+    let reloads = tokio::task::spawn_blocking(move || {
+        for n in 51..=100 {
+            file.write(&numbered(n));
+            let done = reloader.reload().unwrap();
+            assert!(done.waiting().is_empty(), "{done}");
+            assert_eq!(done.applied().len(), 4, "{done}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    reloads.await.unwrap();
+    let mut made = 0;
+    for task in tasks {
+        made += task.await.unwrap();
+    }
+    assert!(made >= 10_000);
+    assert_eq!((served.load(Ordering::Relaxed), torn.load(Ordering::Relaxed)), (made, 0));
+    assert!(generations.load(Ordering::Relaxed) > 51, "calls ran while it was reloaded");
+    let pay = stacks.client("pay").unwrap();
+    assert_eq!(pay.breaker().unwrap().stats().successful_calls, made, "no count is lost");
+    assert_eq!(pay.rate_limiter().unwrap().stats().acquired, made);
+    assert_eq!((stacks.generation(), registry.status().generation), (51, 51));
+    assert_eq!(told(&registry).len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_keeps_its_state() {
+    let text = |open: u64, rate: u64| {
+        format!(
+            "breakers: {{db: {{consecutive_failures: 1, open_for: {open}s}}}}
+rate_limits: {{api: {rate}/h}}
+"
+        )
+    };
+    let file = File::new("state", &text(600, 100));
+    let (stacks, reloader, registry) = setup(&file);
+    let breaker = stacks.circuit_breaker("db").unwrap();
+    let limiter = stacks.rate_limiter("api").unwrap();
+    breaker.try_acquire().unwrap().failure();
+    limiter.try_acquire_n(70).unwrap();
+
+    file.write(&text(60, 1000));
+    reloader.reload().unwrap();
+    assert_eq!(breaker.state(), CircuitState::Open);
+    assert!(breaker.snapshot().next_probe.unwrap() <= Duration::from_secs(60));
+    assert_eq!(limiter.quota().capacity(), 1000);
+    assert!((29.0..31.0).contains(&limiter.tokens()), "{}", limiter.tokens());
+
+    let event = &told(&registry)[0];
+    assert_eq!((event.event, event.severity), ("reloaded", Severity::Info));
+    assert_eq!(
+        event.detail,
+        "generation 2: changed: breakers.db.open_for 600.0 -> 60.0, \
+         rate_limits.api.rate \"100/h\" -> \"1000/h\""
+    );
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert!(breaker.try_acquire().is_ok(), "the probe, after the new time");
+}
+
+#[test]
+fn an_invalid_file_changes_nothing() {
+    let good = "
+rate_limits: {api: 100/h}
+retry_budgets: {pay: {ratio: 10%}}
+clients: {pay: {total_timeout: 5s, attempt_timeout: 1s, retry: adaptive, retry_budget: pay}}
+";
+    let file = File::new("invalid", good);
+    let (stacks, reloader, registry) = setup(&file);
+    let limiter = stacks.rate_limiter("api").unwrap();
+    stacks.client("pay").unwrap();
+    let before = stacks.config();
+    // The first object is fine in each, and must not change.
+    for (bad, problem) in [
+        (
+            good.replace("100/h", "200/h").replace("10%", "5000%"),
+            "retry_budgets.pay.ratio: \"5000%\"",
+        ),
+        (
+            good.replace("100/h", "200/h").replace("ratio", "ration"),
+            "unknown key, expected \"ratio\"",
+        ),
+        (good.replace("100/h", "200/h") + "}", ":5"),
+        // Something that only the linter sees.
+        (good.replace("100/h", "200/h").replace("1s", "7s"), "no attempt_not_below_total"),
+    ] {
+        file.write(&bad);
+        let error = reloader.reload().unwrap_err();
+        assert!(error.to_string().contains(problem), "{error}");
+        assert_eq!(limiter.quota().capacity(), 100);
+        assert!(Arc::ptr_eq(&stacks.config(), &before));
+        let event = told(&registry).pop().unwrap();
+        assert_eq!((event.event, event.severity), ("reload_refused", Severity::Warning));
+        assert!(event.detail.contains(problem), "{}", event.detail);
+    }
+    assert_eq!(stacks.generation(), 1);
+    file.write(&good.replace("100/h", "200/h"));
+    reloader.reload().unwrap();
+    assert_eq!(limiter.quota().capacity(), 200);
+}
+
+#[test]
+fn what_cannot_change_is_kept_and_told() {
+    let file = File::new(
+        "waits",
+        "clients: {pay: {total_timeout: 5s, attempt_timeout: 1s, breaker: {seed: 1}, rate_limit: 5/h}}
+servers: {idle: {timeout: 5s}}",
+    );
+    let (stacks, reloader, registry) = setup(&file);
+    let pay = stacks.client("pay").unwrap();
+    file.write(
+        "clients: {pay: {total_timeout: 6s, attempt_timeout: 1s, breaker: {seed: 2}, rate_limit: 9/h}}
+servers: {idle: {timeout: 6s}, more: {timeout: 7s}}",
+    );
+    let done = reloader.reload().unwrap();
+    let keys = |changes: &[buttress::config::Change]| {
+        changes.iter().map(|change| change.key().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(done.waiting()), ["clients.pay.breaker.seed", "clients.pay.total_timeout"]);
+    assert_eq!(
+        keys(done.applied()),
+        ["clients.pay.rate_limit.rate", "servers.idle.timeout", "servers.more.timeout"]
+    );
+    assert_eq!(pay.rate_limiter().unwrap().quota().capacity(), 9);
+    assert!(stacks.server("more").is_ok(), "what is new is there");
+    let event = told(&registry).pop().unwrap();
+    assert_eq!(event.severity, Severity::Warning);
+    assert!(
+        event.detail.contains("waits for a restart: clients.pay.breaker.seed 1 -> 2, clients.pay.total_timeout 5.0 -> 6.0"),
+        "{}",
+        event.detail
+    );
+    // An entry that is gone: its objects stay as they are.
+    file.write("clients: {pay: {total_timeout: 6s, attempt_timeout: 1s}}");
+    let done = reloader.reload().unwrap();
+    assert!(keys(done.waiting()).contains(&"clients.pay.rate_limit.rate".to_owned()), "{done}");
+    assert_eq!(pay.rate_limiter().unwrap().quota().capacity(), 9);
+}
