@@ -72,9 +72,9 @@ impl World {
                     self.core.throttled(Tick(sent), Some(hint), Tick(at));
                 }
             }
-            match self.core.admit(u64::MAX, 100 * MS, Tick(now)) {
+            match self.core.admit(1000 * MS, 1000 * MS, Tick(now)) {
                 Admit::After(wait) => {
-                    assert!(wait <= 100 * MS);
+                    assert!(wait <= 500 * MS);
                     self.sending.push(std::cmp::Reverse((now + wait, 0, 0, false)));
                 }
                 Admit::Refused(wait) => seen.longest = seen.longest.max(wait),
@@ -137,7 +137,7 @@ fn a_callee_that_takes_nothing_is_asked_when_it_said_and_believed_when_it_does_a
     world.callee.quota = 100.0;
     world.run(200.0, 20.0, HINT);
     let seen = world.run(200.0, 10.0, HINT);
-    assert!(seen.accepted > 950.0, "{seen:?}");
+    assert!(seen.accepted > 850.0, "{seen:?}");
 }
 
 #[test]

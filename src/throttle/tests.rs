@@ -101,11 +101,7 @@ async fn retries_do_not_get_around_it() {
         count.fetch_add(1, Ordering::Relaxed);
         std::future::ready(Err::<u32, u16>(500))
     });
-    let policy = RetryPolicy::builder()
-        .max_attempts(100)
-        .backoff(Backoff::none())
-        .build()
-        .unwrap();
+    let policy = RetryPolicy::builder().max_attempts(100).backoff(Backoff::none()).build().unwrap();
     let layer = throttle.layer().classify(classify_fn(judge)).on_reject(AsTyped);
     let retry = RetryLayer::new(policy).without_budget().on_reject(AsTyped);
     let service = retry.layer(layer.layer(inner));
