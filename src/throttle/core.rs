@@ -25,6 +25,8 @@ const WRONG: f64 = 0.6;
 const SHARE: f64 = 48.0;
 /// Throttled in a row, with a rate: nothing is accepted at all.
 const ROW: u32 = 8;
+/// ... and for so long.
+const QUARTER: u64 = 250_000_000;
 /// Once in so long the callee is asked, whatever it has said.
 const LONGEST: u64 = 30_000_000_000;
 /// Nothing held back for so long: no rate is needed any more.
@@ -63,9 +65,13 @@ pub(super) struct Core {
     in_a_row: f64,
     /// When the next call goes.
     next: u64,
+    paused_until: u64,
     /// Of what was sent at this rate.
     share: f64,
     row: u32,
+    /// What was accepted before the row.
+    before_row: f64,
+    accepted_at: Tick,
     changed_at: Tick,
     needed_at: Tick,
 }
@@ -82,8 +88,11 @@ impl Core {
             span_idle: false,
             in_a_row: 0.0,
             next: 0,
+            paused_until: 0,
             share: 1.0,
             row: 0,
+            before_row: 0.0,
+            accepted_at: Tick(0),
             changed_at: Tick(0),
             needed_at: Tick(0),
         }
@@ -126,9 +135,12 @@ impl Core {
             self.next = earliest;
             self.span_idle = true;
         }
+        let interval = self.interval();
+        let patience = (left / 10).max(interval.saturating_mul(2).min(left / 2)).min(max_wait);
+        // A turn that was far away when the rate was low is not, once it is not.
+        let line = patience.max(interval).saturating_add(interval);
+        self.next = self.next.min(self.paused_until.max(now.0.saturating_add(line)));
         let wait = self.next.saturating_sub(now.0);
-        let patience = (left / 10).max(self.interval().saturating_mul(2).min(left / 2));
-        let patience = patience.min(max_wait);
         if wait > 0 {
             self.needed_at = now;
         }
@@ -158,7 +170,14 @@ impl Core {
             Phase::Limiting => {
                 self.span_accepted += 1.0;
                 self.in_a_row += 1.0;
+                self.accepted_at = now;
                 if sent >= self.changed_at {
+                    if self.row >= ROW {
+                        // It takes calls again: as before, to begin with half of it.
+                        self.accepted_rate = self.accepted_rate.max(self.before_row / 2.0);
+                        self.sums = (self.accepted_rate, SECOND);
+                        self.change(now);
+                    }
                     self.row = 0;
                     self.share += (1.0 - self.share) / SHARE;
                 }
@@ -224,13 +243,17 @@ impl Core {
 
     fn pause(&mut self, hint: Option<u64>, now: Tick) {
         let pause = hint.unwrap_or_else(|| self.interval()).min(LONGEST);
-        self.next = self.next.max(now.0.saturating_add(pause));
+        self.paused_until = now.0.saturating_add(pause);
+        self.next = self.next.max(self.paused_until);
     }
 
     /// Whenever a call is throttled the callee has nothing left. So what it took since the last one that was is
     /// what it allows in that time, to the call, whatever was saved up before.
     fn learn(&mut self, sent: Tick, hint: Option<u64>, now: Tick) {
         let before = self.rate();
+        if self.row == 0 {
+            self.before_row = self.accepted_rate;
+        }
         let span = self.span(now);
         let seen = self.span_accepted / span * SECOND;
         if self.span_idle {
@@ -244,6 +267,8 @@ impl Core {
             self.sums = (self.sums.0 * keep + self.span_accepted, self.sums.1 * keep + span);
             self.accepted_rate = self.sums.0 / self.sums.1 * SECOND;
         }
+        // A row that nothing interrupts is for the pause: from nothing no rate grows again.
+        self.accepted_rate = self.accepted_rate.max(self.before_row / 20.0);
         self.begin_span(now);
         if sent < self.changed_at {
             return;
@@ -258,13 +283,16 @@ impl Core {
         self.share -= self.share / SHARE;
         self.row += 1;
         if self.share < WRONG {
-            self.accepted_rate *= self.share;
+            // What was sent, times the share of it that was accepted.
+            self.accepted_rate = self.accepted_rate.min(before * self.share);
             self.sums = (self.accepted_rate, SECOND);
             let row = self.row;
             self.change(now);
             self.row = row;
         }
-        if self.row >= ROW {
+        // Refusals come sooner than answers: not before those had time to come.
+        let silent = now.0.saturating_sub(self.accepted_at.0);
+        if self.row >= ROW && silent >= QUARTER {
             self.pause(hint, now);
         }
     }

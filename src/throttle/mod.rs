@@ -51,6 +51,9 @@
 //!
 //! **Ending.** If nothing had to wait and nothing was throttled for 30 s, everything passes again.
 //!
+//! **Not yet good.** A quota below ten calls a second is used to four fifths only; after one that falls sharply the
+//! rate can stay far too low for long.
+//!
 //! # Semantics
 //!
 //! **Readiness.** Ready when the inner service is; waits after that, with the instance that was found ready.

@@ -28,6 +28,8 @@ mod failure_budget;
 #[cfg(feature = "supervise")]
 #[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]
 mod health;
+#[cfg(feature = "testing")]
+mod hedge_throttle;
 #[cfg(feature = "http")]
 mod http;
 mod idempotency;
