@@ -43,18 +43,12 @@ impl Live for crate::rate_limit::RateLimiter {
 }
 
 impl Live for crate::budget::RetryBudget {
-    const FIXED: &'static [&'static str] =
-        &["floor", "tokens", "initial_tokens", "cost", "throttled_cost"];
+    const FIXED: &'static [&'static str] = &["floor", "initial_tokens"];
 
     fn prepare(&self, _: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
         build::retry_budget(at.name, at.block)?.unregistered().build()?;
-        let ratio = at.block.number("ratio").unwrap_or(0.2);
-        let burst = at.block.count("burst").unwrap_or(10);
-        let budget = self.clone();
-        Ok(Box::new(move || {
-            budget.set_ratio(ratio)?;
-            budget.set_burst(burst)
-        }))
+        let (budget, builder) = (self.clone(), build::retry_budget(at.name, at.block)?);
+        Ok(Box::new(move || budget.reconfigure(builder)))
     }
 }
 
