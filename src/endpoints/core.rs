@@ -1,4 +1,5 @@
 //! Who is well and who gets the next call. Sans-IO: time comes in as a [`Tick`].
+#![expect(clippy::cast_possible_truncation, reason = "places below a length, and estimates")]
 
 use std::sync::Arc;
 use std::time::Duration;

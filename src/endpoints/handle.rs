@@ -142,7 +142,6 @@ impl<S> Endpoints<S> {
     }
 
     /// The old list comes along, to be dropped by the caller.
-    #[expect(clippy::type_complexity, reason = "what was there")]
     fn change(
         &self,
         change: impl FnOnce(&mut Vec<Member<S>>) -> Option<Member<S>>,

@@ -25,6 +25,7 @@ impl Shared {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::InRow(1) => f.write_str("1 failure in a row"),
             Self::InRow(failures) => write!(f, "{failures} failures in a row"),
             Self::Share { failed, others } => {
                 write!(f, "{:.0} % failed, of the others {:.0} %", failed * 100.0, others * 100.0)
