@@ -54,7 +54,6 @@ pub mod storm;
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
-pub mod throttle;
 pub mod timeout;
 
 pub use backend::{Backend, BackendState, BackendStats};

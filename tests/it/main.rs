@@ -29,7 +29,7 @@ mod failure_budget;
 #[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]
 mod health;
 #[cfg(feature = "testing")]
-mod hedge_throttle;
+mod hedge;
 #[cfg(feature = "http")]
 mod http;
 mod idempotency;

@@ -7,7 +7,6 @@ mod ours;
 mod recloser;
 mod retry;
 mod storm;
-mod throttle;
 mod tower_budget;
 mod tower_hedge;
 mod tower_resilience;
@@ -159,7 +158,6 @@ pub(crate) fn all() -> Vec<Box<dyn Candidate>> {
         Box::new(ours::Budget),
         Box::new(ours::Breaker),
         Box::new(storm::Storm),
-        Box::new(throttle::Throttled),
         Box::new(oracle::Oracle),
     ]
 }
