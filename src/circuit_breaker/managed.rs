@@ -104,7 +104,7 @@ impl<K: Send + 'static> Managed for Table<K> {
     }
 
     fn name(&self) -> &str {
-        Table::name(self).as_str()
+        Self::name(self).as_str()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "for people")]

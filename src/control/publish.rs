@@ -52,7 +52,7 @@ impl Metrics {
         for object in &status.objects {
             publish(object, &mut words);
         }
-        turn(status, words);
+        turn(status, &words);
     }
 }
 
@@ -94,14 +94,14 @@ fn publish(object: &ObjectStatus, words: &mut HashSet<Word>) {
 }
 
 /// Sets the words that hold to 1, and to 0 those that held the last time and do not any more.
-fn turn(status: &Status, words: HashSet<Word>) {
-    for (name, labels) in &words {
+fn turn(status: &Status, words: &HashSet<Word>) {
+    for (name, labels) in words {
         gauge!(*name, labels).set(1.0);
     }
     let mut all = WORDS.lock().unwrap_or_else(PoisonError::into_inner);
     let before = all.insert(status.instance.clone(), words.clone());
     drop(all);
-    for (name, labels) in before.unwrap_or_default().difference(&words) {
+    for (name, labels) in before.unwrap_or_default().difference(words) {
         gauge!(*name, labels).set(0.0);
     }
 }

@@ -11,6 +11,7 @@ macro_rules! registered {
             /// ```
             #[doc = concat!("let builder = ", $make, ".unregistered();")]
             /// ```
+            #[must_use = "a builder builds nothing before `build`"]
             pub fn unregistered(self) -> Self {
                 let ($it, $home) = (self, Home::Nowhere);
                 $move
@@ -22,6 +23,7 @@ macro_rules! registered {
             /// let registry = buttress::control::Registry::new();
             #[doc = concat!("let builder = ", $make, ".register_in(&registry);")]
             /// ```
+            #[must_use = "a builder builds nothing before `build`"]
             pub fn register_in(self, registry: &Registry) -> Self {
                 let ($it, $home) = (self, registry.home());
                 $move

@@ -1,5 +1,6 @@
 //! Live changes of the settings: what stays, and that nobody sees half of one.
 
+#![expect(clippy::disallowed_methods, reason = "real threads race with real time")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::float_cmp, reason = "numbers that are passed on as they are")]
 

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "times are short")]
+
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

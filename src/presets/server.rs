@@ -269,6 +269,7 @@ impl<C, X, R, F> ServerLayer<C, X, R, Absent, F> {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[cfg(feature = "http")]
+    #[expect(clippy::type_complexity, reason = "the parts that it has")]
     pub fn idempotent<G: crate::store::Store>(
         self,
         store: G,

@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::time::Duration;
 
 use super::*;
@@ -226,7 +228,7 @@ async fn failed_of_one_that_hangs(change: impl FnOnce(&mut ClientPlan)) -> u64 {
     let stack = client_of(change);
     let hangs = service_fn(|()| std::future::pending::<Result<(), std::io::Error>>());
     assert!(stack.layer(hangs).oneshot(()).await.is_err());
-    stack.breaker().unwrap().stats().failed_calls.into()
+    stack.breaker().unwrap().stats().failed_calls
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,8 +251,7 @@ async fn a_servers_budget_counts_handlers_that_hang() {
     use tower::{Layer, ServiceExt, service_fn};
 
     for time in [ms(200), ms(5_000)] {
-        let mut plan = ServerPlan::default();
-        plan.timeout = Some(time);
+        let plan = ServerPlan { timeout: Some(time), ..ServerPlan::default() };
         let stack = server(&plan).unwrap().http();
         let hangs = service_fn(|_: Request<()>| {
             std::future::pending::<Result<Response<axum::body::Body>, std::convert::Infallible>>()
