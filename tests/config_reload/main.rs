@@ -1,4 +1,6 @@
 //! A real process that reads its settings again: on SIGHUP, and when the file changes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Lines};

@@ -1,5 +1,8 @@
 //! What each kind of object shows in a registry, and what it can be ordered to do there.
 
+#![allow(clippy::float_cmp, reason = "they are copied, not computed")]
+#![allow(clippy::disallowed_methods, reason = "heartbeats and children go by real time")]
+
 use std::time::Duration;
 
 use buttress::Backoff;

@@ -193,6 +193,7 @@ mod http {
     #[tokio::test(start_paused = true)]
     async fn what_a_request_says_is_read_and_capped() {
         let ms = Duration::from_millis;
+        #[expect(clippy::type_complexity, reason = "a table")]
         let cases: &[(&[(&'static str, &str)], Option<u64>, Criticality)] = &[
             (&[], None, Criticality::Critical),
             (&[("x-request-timeout-ms", "70")], Some(70), Criticality::Critical),

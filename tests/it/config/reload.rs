@@ -1,5 +1,8 @@
 //! Settings that are read again.
 
+#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
+#![expect(clippy::cast_possible_truncation, reason = "rates are small")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,7 @@
 //! Whole stacks and what the linter says of them.
 
+#![expect(clippy::float_cmp, reason = "they are copied, not computed")]
+
 use buttress::config::{Format, Loader};
 use buttress::control::Registry;
 

@@ -14,7 +14,6 @@ fn balances(budget: &RetryBudget) -> (u32, f64) {
 }
 
 #[test]
-#[expect(clippy::float_cmp, reason = "the numbers are exact")]
 fn balances_are_kept_and_cut_and_the_start_counts_from_the_next_reset() {
     let budget = builder().floor(5).build().unwrap();
     let early = budget.withdraw(RetryCost::Failed).unwrap();

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
+#![expect(clippy::cast_possible_truncation, reason = "counts are small")]
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
