@@ -24,9 +24,11 @@ pub(crate) fn listen(
 }
 
 #[cfg(not(feature = "admin"))]
-pub(crate) fn listen(addr: Option<SocketAddr>) -> Result<(), BoxError> {
+pub(crate) fn listen(
+    addr: Option<SocketAddr>,
+) -> Result<Option<std::convert::Infallible>, BoxError> {
     match addr {
         Some(_) => Err("--admin is there only with `cargo run --features admin`".into()),
-        None => Ok(()),
+        None => Ok(None),
     }
 }

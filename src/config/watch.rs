@@ -56,8 +56,9 @@ impl fmt::Debug for Watch {
 pub(super) fn start(inner: &Arc<Inner>, every: Duration) -> io::Result<Watch> {
     let (wire, mut ear) = wire::pair(every)?;
     let inner = Arc::clone(inner);
+    // Here, not in the thread, which may begin late: what is written after this call is a change.
+    let mut before = Stamp::of(&inner.paths());
     thread::Builder::new().name("buttress-config".into()).spawn(move || {
-        let mut before = Stamp::of(&inner.paths());
         loop {
             let now = Stamp::of(&inner.paths());
             // While somebody writes, half a file would be read.

@@ -8,6 +8,7 @@
 mod support;
 mod telemetry;
 
+#[cfg(feature = "testing")]
 mod admission;
 mod circuit_breaker;
 #[cfg(feature = "testing")]
@@ -23,6 +24,7 @@ mod control_status;
 mod dashboard;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
+#[cfg(feature = "testing")]
 mod endpoints;
 mod failure_budget;
 #[cfg(feature = "supervise")]
