@@ -72,7 +72,7 @@ const BY_OBJECT: &[&str] = &["layer", "name"];
 const BY_ID: &[&str] = &["layer", "name", "object"];
 const BY_GAUGE: &[&str] = &["layer", "name", "object", "gauge", "unit"];
 
-/// Everything that this crate measures, in the order of the [table](super::observe#metrics).
+/// Everything that this crate measures, in the order of the [table](super#metrics).
 ///
 /// ```
 /// assert!(buttress::observe::INSTRUMENTS.iter().all(|i| i.name.starts_with("buttress.")));
