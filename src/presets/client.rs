@@ -305,7 +305,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
 
 impl<C, P, X, R, M> ClientLayer<C, P, X, R, Absent<M>> {
     /// Faults, inside of everything else: a [`Conditioner`], or a [`Slot`] in which one comes and goes. For
-    /// HTTP bodies become [`FaultyBody`](crate::conditioner::FaultyBody)s.
+    /// HTTP bodies become `conditioner::FaultyBody`s.
     ///
     /// ```
     /// use buttress::Slot;

@@ -288,7 +288,7 @@ impl<C, X, R, F> ServerLayer<C, X, R, Absent, F> {
 
 impl<C, X, R, I, M> ServerLayer<C, X, R, I, Absent<M>> {
     /// Faults, inside of everything else: a [`Conditioner`], or a [`Slot`] in which one comes and goes. For
-    /// HTTP bodies become [`FaultyBody`](crate::conditioner::FaultyBody)s.
+    /// HTTP bodies become `conditioner::FaultyBody`s.
     ///
     /// ```
     /// use buttress::Slot;
