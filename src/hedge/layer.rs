@@ -37,7 +37,7 @@ impl<C, R> HedgeLayer<C, R> {
     ///
     /// ```
     /// # #[cfg(feature = "http")] {
-    /// let layer = buttress::hedge::Hedge::new("db").layer().classify(buttress::http::standard());
+    /// let layer = buttress::hedge::Hedge::new("db").layer().classify(buttress::http::standard::<buttress::Typed>());
     /// # }
     /// ```
     pub fn classify<C2>(self, classifier: C2) -> HedgeLayer<C2, R> {

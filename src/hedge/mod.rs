@@ -28,7 +28,7 @@
 //! // One budget for all extra attempts to this backend, and no hedge of a POST.
 //! let budget = RetryBudget::new("search");
 //! let hedge = Hedge::builder("search").percentile(0.95).budget(budget.clone()).build()?;
-//! let layer = hedge.layer().classify(standard()).replay(HttpRequest::new());
+//! let layer = hedge.layer().classify(standard::<buttress::Typed>()).replay(HttpRequest::new());
 //! # }
 //! # Ok::<(), buttress::ConfigError>(())
 //! ```
