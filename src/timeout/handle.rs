@@ -119,8 +119,9 @@ impl Timeout {
     /// use std::time::Duration;
     /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
     /// let passed = Deadline::after(Duration::ZERO);
-    /// let call = async { Ok::<_, ()>(unreachable!()) as Result<(), ()> };
-    /// assert!(Timeout::deadlines("db").run_until(call, passed).await.is_err());
+    /// let call = async { panic!("it is not started") };
+    /// let answer: Result<(), buttress::Error<()>> = Timeout::deadlines("db").run_until(call, passed).await;
+    /// assert!(answer.is_err());
     /// # });
     /// ```
     pub async fn run_until<F, T, E>(
