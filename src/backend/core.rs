@@ -10,6 +10,8 @@ use crate::clock::Tick;
 use crate::context::Criticality;
 
 /// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
+/// After an answer that asks for less, so many successes pass before extra attempts are sent again.
+const THROTTLED: u32 = 100;
 const TARGET: f64 = 2.0;
 /// The smallest limit. Many processes share a backend; what is below one in flight is the probe's.
 const FLOOR: f64 = 1.0;
@@ -122,6 +124,8 @@ pub(super) struct Core {
     failing: f64,
     /// Since when calls have been out without any answer.
     quiet_since: Tick,
+    /// Successes that it takes until the backend is not taken to ask for less any more.
+    throttled: u32,
     /// The limit was changed for what was seen until then.
     settled_at: Tick,
     peak: u32,
@@ -159,6 +163,7 @@ impl Core {
             failing_since: Tick(0),
             failing: 0.0,
             quiet_since: Tick(0),
+            throttled: 0,
             settled_at: Tick(0),
             peak: 0,
             usual: START,
@@ -199,6 +204,7 @@ impl Core {
             && self.in_flight < self.limit()
             && !self.is_down()
             && self.latency.is_near()
+            && self.throttled == 0
     }
 
     fn earns(&self) -> bool {
@@ -498,6 +504,7 @@ impl Core {
         }
         match end {
             End::Success => {
+                self.throttled = self.throttled.saturating_sub(1);
                 self.latency.record(took, !reached);
                 if !reached && self.latency.is_near() {
                     self.usual += (f64::from(self.in_flight) + 1.0 - self.usual) / 64.0;
@@ -506,7 +513,8 @@ impl Core {
                 self.grow(reached);
             }
             End::Failure => self.failed(now),
-            End::Throttled | End::Ignored | End::Abandoned => {}
+            End::Throttled => self.throttled = THROTTLED,
+            End::Ignored | End::Abandoned => {}
         }
         if end != End::Ignored && !self.fixed {
             self.shrink(now);
