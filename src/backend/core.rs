@@ -580,8 +580,14 @@ impl Core {
         tenth.clamp(1.8, 4.0)
     }
 
+    /// Answers take longer than this share of the target, and a queue can be the cause.
+    fn is_slower_than(&self, share: f64) -> bool {
+        let target = self.target();
+        self.latency.ratio() > share * target && self.latency.queue() > share * (target - 1.0)
+    }
+
     fn grow(&mut self, reached: bool) {
-        if self.fixed || self.is_down() || self.latency.ratio() > 0.75 * self.target() {
+        if self.fixed || self.is_down() || self.is_slower_than(0.75) {
             return;
         }
         self.floored = None;
@@ -608,11 +614,10 @@ impl Core {
 
     /// At most once in the time that an answer takes.
     fn shrink(&mut self, now: Tick) {
-        let ratio = self.latency.ratio();
-        let target = self.target();
-        if self.is_down() || ratio <= target {
+        if self.is_down() || !self.is_slower_than(1.0) {
             return;
         }
+        let (ratio, target) = (self.latency.ratio(), self.target());
         if now.0.saturating_sub(self.settled_at.0) < self.latency.typical() {
             return;
         }
