@@ -152,6 +152,11 @@ fn a_limiter_per_key() {
 #[test]
 fn a_call_that_needs_no_retry() {
     service_costs_nothing("default", RetryLayer::new(RetryPolicy::DEFAULT).layer(service_fn(ok)));
+    let slot = buttress::Slot::with(RetryPolicy::DEFAULT);
+    let live = RetryLayer::from_slot(slot.clone()).layer(service_fn(ok));
+    service_costs_nothing("from a slot", live.clone());
+    slot.install(RetryPolicy::FLOW_NODE_DEFAULT);
+    service_costs_nothing("from a slot, after a change", live);
     let retry = Retry::new(RetryPolicy::DEFAULT);
     costs_nothing("direct", || {
         assert_eq!(retry.run(|_| ok(1)).now_or_never().unwrap().unwrap(), 1);
