@@ -206,9 +206,7 @@ impl Burn {
                 found.turned.push(status);
             }
             let hotter = |than: AlertStatus| heat(&status).total_cmp(&heat(&than)).is_ge();
-            if status.firing
-                && status.alert.severity >= act_on
-                && found.hottest.is_none_or(hotter)
+            if status.firing && status.alert.severity >= act_on && found.hottest.is_none_or(hotter)
             {
                 found.hottest = Some(status);
             }
