@@ -10,7 +10,10 @@ use crate::window::{Ledger, Totals};
 use super::slo::{AlertStatus, Severity, Slo, SloStatus};
 
 /// Whole buckets in a window.
-const BUCKETS: u64 = 60;
+const BUCKETS: u64 = ROOM as u64 - 2;
+
+/// Buckets that there can be, with the one that is leaving and the one that is filling up.
+const ROOM: usize = 62;
 
 /// Calls and failures that lie some time back.
 pub(super) type Aged = (Duration, u64, u64);
@@ -54,8 +57,8 @@ struct Bucket {
 impl Window {
     fn new(span: Duration) -> Self {
         let width = (nanos(span) / BUCKETS).max(1);
-        // As many as there can be: no call has to make more room.
-        let buckets = VecDeque::with_capacity(BUCKETS as usize + 2);
+        // No call has to make more room.
+        let buckets = VecDeque::with_capacity(ROOM);
         Self { span, width, buckets, sum: Totals::default() }
     }
 
