@@ -159,6 +159,11 @@ impl HedgeBuilder {
     /// assert!(buttress::hedge::Hedge::builder("db").build().is_ok());
     /// ```
     pub fn build(self) -> Result<Hedge, ConfigError> {
+        self.check()?;
+        Ok(self.make())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if !(0.5..=0.9999).contains(&self.percentile) {
             return Err(ConfigError::new("percentile", self.percentile, "from 0.5 to 0.9999"));
         }
@@ -175,6 +180,11 @@ impl HedgeBuilder {
         if !(1..=1000).contains(&self.burst) {
             return Err(ConfigError::new("burst", self.burst, "from 1 to 1000"));
         }
+        Ok(())
+    }
+
+    /// What was checked.
+    pub(crate) fn make(self) -> Hedge {
         let limits = Limits {
             percentile: self.percentile,
             min_samples: self.min_samples,
@@ -182,7 +192,7 @@ impl HedgeBuilder {
             deposit: deposit(self.extra_load),
             burst: self.burst,
         };
-        Ok(Hedge::from_parts(self, limits))
+        Hedge::from_parts(self, limits)
     }
 }
 

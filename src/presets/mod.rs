@@ -51,13 +51,17 @@
 //! since that waits inside of the call. *Sharing.* All services of one layer and its clones share its objects.
 //! *Cost.* That of the layers; a part that is absent costs a branch.
 
+mod attempts;
 mod client;
+mod client_parts;
 #[cfg(feature = "http")]
 mod http;
 mod lint;
+mod objects;
 mod optional;
 mod part;
 mod plan;
+mod pool;
 mod server;
 mod shared;
 #[cfg(all(test, not(buttress_loom)))]
@@ -65,19 +69,23 @@ mod tests;
 #[cfg(feature = "serde")]
 mod wire;
 
-#[cfg(feature = "config")]
-pub(crate) use client::ClientParts;
+pub use attempts::{Attempts, Sends};
 pub use client::{ClientLayer, client};
+#[cfg(feature = "config")]
+pub(crate) use client_parts::ClientParts;
 #[cfg(feature = "http")]
 pub use http::AnyHttp;
 pub use lint::{Lint, LintSeverity, Plan, Report, lint, lint_order};
+pub use objects::{
+    BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
+    RetryBudgetPlan,
+};
 pub use optional::{Maybe, MaybeFuture, Optional};
 #[cfg(feature = "http")]
 pub use part::ForHttp;
 pub use part::{Absent, Faults, Gate, Part};
-pub use plan::{
-    BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
-};
+pub use plan::{ClientPlan, RetryPlan, ServerPlan};
+pub use pool::PoolService;
 #[cfg(feature = "config")]
 pub(crate) use server::ServerParts;
 pub use server::{ServerLayer, server};

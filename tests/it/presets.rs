@@ -93,7 +93,9 @@ proptest::proptest! {
         let mut plan = ClientPlan::new("any");
         plan.attempt_timeout = Some(Duration::from_millis(attempt));
         plan.total_timeout = Some(Duration::from_millis(attempt + more));
-        plan.hedge_after = Some(Duration::from_millis(attempt - 1));
+        let mut hedge = HedgePlan::default();
+        hedge.min_delay = Duration::from_millis(attempt - 1);
+        plan.hedge = Some(hedge);
         proptest::prop_assert!(lint(&plan).iter().all(|l| l.severity != LintSeverity::Error));
         proptest::prop_assert!(client(&plan).is_ok());
         // And out of order it cannot.
