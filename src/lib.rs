@@ -40,6 +40,7 @@ pub mod config;
 pub mod control;
 pub mod endpoints;
 pub mod failure_budget;
+pub mod fallback;
 pub mod hedge;
 #[cfg(feature = "http")]
 pub mod http;

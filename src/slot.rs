@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::sync::Padded;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Lease, Mutex, lock};
+use crate::sync::{Lease, Mutex, lock, stripe_count, thread_number};
 
 /// A place in a stack where an object is installed, replaced and uninstalled while the stack runs.
 ///
@@ -82,6 +82,13 @@ impl<T> Slot<T> {
         self.change(None)
     }
 
+    /// Rises with every change.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        // Relaxed: what the version stands for is read under the mutex.
+        self.place.version.load(Ordering::Relaxed)
+    }
+
     fn change(&self, object: Option<T>) -> Option<T> {
         let mut held = lock(&self.place.held);
         let before = std::mem::replace(&mut *held, object);
@@ -107,6 +114,47 @@ impl<T: Clone> Slot<T> {
     #[must_use]
     pub fn get(&self) -> Option<T> {
         lock(&self.place.held).clone()
+    }
+}
+
+impl<T: Clone> Slot<T> {
+    /// A clone of what is there, and the version of just that.
+    fn versioned(&self) -> (u64, Option<T>) {
+        let held = lock(&self.place.held);
+        (self.version(), held.clone())
+    }
+}
+
+/// What services make of the object in a slot: made again after a change, by each of a few groups of threads
+/// once. A service that is never called itself, only cloned for each call, does not see changes; its clones
+/// find here what has been made of them.
+pub(crate) struct Made<T> {
+    stripes: Box<[Padded<Mutex<Option<(u64, T)>>>]>,
+}
+
+impl<T: Clone> Made<T> {
+    pub(crate) fn new() -> Self {
+        Self { stripes: (0..stripe_count()).map(|_| Padded(Mutex::new(None))).collect() }
+    }
+
+    /// What `make` makes of what is in the slot, and the version of that.
+    pub(crate) fn of<O: Clone>(
+        &self,
+        slot: &Slot<O>,
+        make: impl FnOnce(Option<O>) -> T,
+    ) -> (u64, T) {
+        let stripe = &*self.stripes[thread_number() & (self.stripes.len() - 1)];
+        let version = slot.version();
+        let known = lock(stripe).as_ref().filter(|known| known.0 == version).cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let (version, object) = slot.versioned();
+        let made = (version, make(object));
+        let before = lock(stripe).replace(made.clone());
+        // Its last reference may be ours, and dropping it may run user code.
+        drop(before);
+        made
     }
 }
 
@@ -145,9 +193,7 @@ impl<T: Clone> Seat<T> {
     /// What is in the slot now.
     #[inline]
     pub(crate) fn current(&mut self) -> Option<&mut T> {
-        // Relaxed: what the version stands for is read under the mutex.
-        let version = self.slot.place.version.load(Ordering::Relaxed);
-        if version != self.seen {
+        if self.slot.version() != self.seen {
             self.look();
         }
         self.current.as_mut()
@@ -158,7 +204,7 @@ impl<T: Clone> Seat<T> {
     fn look(&mut self) {
         let held = lock(&self.slot.place.held);
         // Under the mutex, so that it is the version of just this object.
-        self.seen = self.slot.place.version.load(Ordering::Relaxed);
+        self.seen = self.slot.version();
         let before = std::mem::replace(&mut self.current, held.clone());
         drop(held);
         // Its last reference may be ours, and dropping it may run user code.

@@ -152,6 +152,11 @@ fn a_limiter_per_key() {
 #[test]
 fn a_call_that_needs_no_retry() {
     service_costs_nothing("default", RetryLayer::new(RetryPolicy::DEFAULT).layer(service_fn(ok)));
+    let slot = buttress::Slot::with(RetryPolicy::DEFAULT);
+    let live = RetryLayer::from_slot(slot.clone()).layer(service_fn(ok));
+    service_costs_nothing("from a slot", live.clone());
+    slot.install(RetryPolicy::FLOW_NODE_DEFAULT);
+    service_costs_nothing("from a slot, after a change", live);
     let retry = Retry::new(RetryPolicy::DEFAULT);
     costs_nothing("direct", || {
         assert_eq!(retry.run(|_| ok(1)).now_or_never().unwrap().unwrap(), 1);
@@ -225,8 +230,31 @@ fn the_timeout_and_the_presets() {
     service_costs_nothing("client", stack.layer(service_fn(ok)));
     let mut plan = ServerPlan::new("api");
     plan.rate_limit = Some(RateLimitPlan::new(quota));
-    plan.failure_budget = None;
     service_costs_nothing("server", server(&plan).unwrap().layer(service_fn(ok)));
+}
+
+/// However often it judges: here before each call, as if they came ten seconds apart.
+#[test]
+fn a_failure_budget_with_an_objective() {
+    use buttress::failure_budget::FailureBudget;
+    let day = Duration::from_secs(86_400);
+    let budget = FailureBudget::builder("api").slo(0.999, day).build().unwrap();
+    let mut service = budget.layer().layer(service_fn(ok));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        let mut counted = 0;
+        for n in 0..10_000 {
+            tokio::time::advance(Duration::from_secs(10)).await;
+            let call = measure(|| {
+                let call = async { service.ready().await.unwrap().call(1).await.unwrap() };
+                assert_eq!(call.now_or_never(), Some(1));
+            });
+            counted += if n < 50 { 0 } else { call.count_total };
+        }
+        assert_eq!(counted, 0);
+    });
+    assert!(budget.snapshot().slo.unwrap().samples > 8_000);
 }
 
 /// The counter counts.

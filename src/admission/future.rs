@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -13,46 +14,41 @@ use crate::classify::Classify;
 use crate::clock::{Tick, now};
 use crate::context::ReadContext;
 use crate::name::LayerKind;
-use crate::outcome::{Outcome, Verdict};
+use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::reject::Reject;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::sync::Ref;
 
-/// A place in flight, given back when it is dropped.
-struct Permit {
-    backend: Backend,
+/// A place in flight, given back once: at the latest when it is dropped.
+struct Held {
+    /// `None` once it was given back.
+    backend: Option<Backend>,
     started: Tick,
+    /// Nobody waits for the answer any longer then.
+    deadline: Tick,
+    /// The backend may be working on it.
     sent: bool,
 }
 
-impl Permit {
-    fn end(mut self, end: End) {
-        self.finish(end);
-    }
-
-    fn finish(&mut self, end: End) {
-        self.backend.finish(self.started, end);
-        self.sent = true;
-    }
-}
-
-// `sent` is `None` in what follows: a permit that has ended does not end again.
-struct Held(Option<Permit>);
-
 impl Held {
+    fn new(backend: &Backend, started: Tick, deadline: Tick) -> Self {
+        Self { backend: Some(backend.clone()), started, deadline, sent: false }
+    }
+
+    fn none() -> Self {
+        Self { backend: None, started: Tick(0), deadline: Tick(0), sent: false }
+    }
+
     fn end(&mut self, end: End) {
-        if let Some(permit) = self.0.take() {
-            permit.end(end);
+        if let Some(backend) = self.backend.take() {
+            backend.finish(self.started, end);
         }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(permit) = self.0.take() {
-            let end = if permit.sent { End::Abandoned } else { End::Ignored };
-            permit.end(end);
-        }
+        self.end(if self.sent { End::Abandoned } else { End::Ignored });
     }
 }
 
@@ -60,50 +56,42 @@ impl Drop for Held {
 struct Waiting {
     backend: Backend,
     key: Option<Key>,
-    timer: Pin<Box<Sleep>>,
+    /// Made when it is polled: outside of a runtime that panics, and the place must not be lost.
+    timer: Option<Pin<Box<Sleep>>>,
     at: Tick,
 }
 
 impl Waiting {
     fn new(backend: Backend, key: Key) -> Self {
-        let timer = Box::pin(tokio::time::sleep_until(Instant::now()));
-        Self { backend, key: Some(key), timer, at: Tick(0) }
+        Self { backend, key: Some(key), timer: None, at: Tick(0) }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Settled> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Settled, Tick)> {
         let Some(key) = self.key else { return Poll::Pending };
         loop {
-            match self.backend.poll(key, cx.waker()) {
+            let at = match self.backend.poll(key, cx.waker()) {
                 Turn::Settled(how) => {
                     self.key = None;
-                    return Poll::Ready(how);
+                    return Poll::Ready((how, key.deadline()));
                 }
-                Turn::At(at) => {
+                Turn::At(at) => at,
+            };
+            // The clock may stand at the very moment: then a little later rather than for ever now.
+            let wait = at.since(now()).clamp(TIMER, LONGEST);
+            let until = Instant::now() + wait;
+            let timer = match &mut self.timer {
+                Some(timer) => {
                     if at != self.at {
-                        self.at = at;
-                        let wait = at.since(now()).min(LONGEST);
-                        self.timer.as_mut().reset(Instant::now() + wait);
+                        timer.as_mut().reset(until);
                     }
-                    if self.timer.as_mut().poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    // The clock may stand at the very moment: look again later rather than for ever now.
-                    self.at = Tick(0);
-                    if now() < at {
-                        continue;
-                    }
-                    self.timer.as_mut().reset(Instant::now() + TIMER);
-                    if self.timer.as_mut().poll(cx).is_pending() {
-                        return match self.backend.poll(key, cx.waker()) {
-                            Turn::Settled(how) => {
-                                self.key = None;
-                                Poll::Ready(how)
-                            }
-                            Turn::At(_) => Poll::Pending,
-                        };
-                    }
+                    timer
                 }
-            }
+                None => self.timer.insert(Box::pin(tokio::time::sleep_until(until))),
+            };
+            self.at = at;
+            ready!(timer.as_mut().poll(cx));
+            // It is over: another one next time.
+            self.at = Tick(0);
         }
     }
 }
@@ -151,7 +139,7 @@ pin_project! {
     enum State<S, Req, F, T> {
         Arriving { call: Option<Call<S, Req>> },
         Waiting { waiting: Waiting, call: Option<Call<S, Req>> },
-        Readying { held: Held, call: Option<Call<S, Req>> },
+        Readying { held: Held, call: Option<Call<S, Req>>, timer: Option<Pin<Box<Sleep>>> },
         Called { #[pin] future: F, ticket: Option<T>, held: Held },
         Done,
     }
@@ -170,9 +158,14 @@ where
 fn end(verdict: &Verdict) -> End {
     match verdict.outcome {
         Outcome::Success => End::Success,
-        Outcome::Failure(crate::outcome::FailureClass::Permanent) => End::Success,
+        Outcome::Failure(FailureClass::Permanent) => End::Answered,
         Outcome::Failure(_) => End::Failure,
-        Outcome::Throttled => End::Throttled,
+        Outcome::Throttled => match verdict.retry {
+            RetryHint::Unknown { after: Some(_) } | RetryHint::Safe { after: Some(_) } => {
+                End::Throttled
+            }
+            _ => End::TooMany,
+        },
         Outcome::Cancelled { .. } | Outcome::Ignored => End::Ignored,
     }
 }
@@ -205,9 +198,9 @@ where
                         .map_or_else(|| now.after(parts.admission.longest()), |by| by.tick());
                     let kind = match backend.arrive(deadline, context.criticality(), now) {
                         Arrival::Admitted => {
-                            let backend = backend.clone();
-                            let held = Held(Some(Permit { backend, started: now, sent: false }));
-                            this.state.set(State::Readying { held, call: Some(call) });
+                            let held = Held::new(backend, now, deadline);
+                            let call = Some(call);
+                            this.state.set(State::Readying { held, call, timer: None });
                             continue;
                         }
                         Arrival::Wait(key) => {
@@ -222,13 +215,13 @@ where
                     return Poll::Ready(parts.reject.reject(call.req, refusal(kind, backend)));
                 }
                 StateProj::Waiting { waiting, call } => {
-                    let settled = ready!(waiting.poll(cx));
-                    let Some(call) = call.take() else { return Poll::Pending };
+                    let (settled, deadline) = ready!(waiting.poll(cx));
                     if settled == Settled::Granted {
-                        let backend = backend.clone();
-                        let held = Held(Some(Permit { backend, started: now(), sent: false }));
-                        this.state.set(State::Readying { held, call: Some(call) });
+                        let held = Held::new(backend, now(), deadline);
+                        let call = call.take();
+                        this.state.set(State::Readying { held, call, timer: None });
                     } else {
+                        let Some(call) = call.take() else { return Poll::Pending };
                         this.state.set(State::Done);
                         let kind = match settled {
                             Settled::Hopeless => RejectionKind::DeadlineExceeded,
@@ -237,24 +230,43 @@ where
                         return Poll::Ready(parts.reject.reject(call.req, refusal(kind, backend)));
                     }
                 }
-                StateProj::Readying { held, call } => {
+                StateProj::Readying { held, call, timer } => {
                     let Some(waiting) = call else { return Poll::Pending };
-                    if let Err(error) = ready!(waiting.inner.poll_ready(cx)) {
-                        held.end(End::Ignored);
-                        this.state.set(State::Done);
-                        return Poll::Ready(Err(R::map_err(error)));
+                    let ready = waiting.inner.poll_ready(cx);
+                    if ready.is_pending() {
+                        let wait = held.deadline.since(now()).min(LONGEST);
+                        let timer = timer.get_or_insert_with(|| {
+                            Box::pin(tokio::time::sleep_until(Instant::now() + wait))
+                        });
+                        ready!(timer.as_mut().poll(cx));
                     }
-                    let (Some(mut call), Some(mut permit)) = (call.take(), held.0.take()) else {
-                        return Poll::Pending;
-                    };
-                    permit.sent = true;
-                    let held = Held(Some(permit));
+                    let late = timer.is_some() && held.deadline <= now();
+                    let Some(mut call) = call.take() else { return Poll::Pending };
+                    let mut held = mem::replace(held, Held::none());
+                    match ready {
+                        Poll::Ready(Err(error)) => {
+                            held.end(End::Ignored);
+                            this.state.set(State::Done);
+                            return Poll::Ready(Err(R::map_err(error)));
+                        }
+                        Poll::Ready(Ok(())) if !late => {}
+                        _ => {
+                            held.end(End::Ignored);
+                            this.state.set(State::Done);
+                            let kind = RejectionKind::DeadlineExceeded;
+                            let refusal = refusal(kind, backend);
+                            return Poll::Ready(parts.reject.reject(call.req, refusal));
+                        }
+                    }
                     let ticket = Some(parts.classify.start(&call.req));
+                    held.sent = true;
                     let future = call.inner.call(call.req);
                     this.state.set(State::Called { future, ticket, held });
                 }
                 StateProj::Called { future, ticket, held } => {
                     let result = ready!(future.poll(cx));
+                    // It has answered, also if judging the answer panics.
+                    held.sent = false;
                     if let Some(ticket) = ticket.take() {
                         let verdict = parts.classify.finish(ticket, result.as_ref());
                         held.end(end(&verdict));

@@ -9,9 +9,10 @@ use super::latency::Latency;
 use crate::clock::Tick;
 use crate::context::Criticality;
 
-/// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
-/// After an answer that asks for less, so many successes pass before extra attempts are sent again.
+/// After an answer that asks for less, so many successes pass before extra attempts are sent again and the limit
+/// grows.
 const THROTTLED: u32 = 100;
+/// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
 const TARGET: f64 = 2.0;
 /// The smallest limit. Many processes share a backend; what is below one in flight is the probe's.
 const FLOOR: f64 = 1.0;
@@ -24,6 +25,10 @@ const DOWN_AFTER: u32 = 12;
 const CHANCE: f64 = 1e-5;
 const NO_CHANCE: u32 = 100;
 const MAX_TOKENS: u32 = 3;
+/// What callers wait is not taken to be longer when only the first has come: a minute, in nanoseconds.
+const FIRST_PATIENCE: f64 = 60e9;
+/// A throttled answer leaves so much of the limit.
+const ASKED_FOR_LESS: f64 = 0.9;
 pub(super) const MAX_LIMIT: u32 = 1_000_000;
 
 /// How a backend is.
@@ -40,7 +45,12 @@ pub(super) enum State {
 pub(crate) enum End {
     Success,
     Failure,
+    /// It asks for less, by a quota that says when to come again: what is too much is the rate.
     Throttled,
+    /// It asks for less, at once: what is too much is what is in flight.
+    TooMany,
+    /// It lives, but how long it took says nothing: a refusal for what is wrong with the request.
+    Answered,
     /// Says nothing.
     Ignored,
     /// Nobody waits for it any longer, the backend may still work on it.
@@ -53,6 +63,12 @@ pub(crate) struct Key {
     class: Reverse<Criticality>,
     deadline: Tick,
     id: u64,
+}
+
+impl Key {
+    pub(crate) const fn deadline(self) -> Tick {
+        self.deadline
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,17 +95,24 @@ pub(crate) enum Turn {
     At(Tick),
 }
 
-/// To wake once the lock is gone.
+/// To wake, or only to drop, once the lock is gone: both are somebody else's code.
 #[derive(Debug, Default)]
-pub(super) struct Wakers(Vec<Waker>);
+pub(super) struct Wakers {
+    wake: Vec<Waker>,
+    drop: Vec<Waker>,
+}
 
 impl Wakers {
     fn add(&mut self, waker: Option<Waker>) {
-        self.0.extend(waker);
+        self.wake.extend(waker);
+    }
+
+    fn discard(&mut self, waker: Option<Waker>) {
+        self.drop.extend(waker);
     }
 
     pub(super) fn wake(self) {
-        self.0.into_iter().for_each(Waker::wake);
+        self.wake.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -254,10 +277,11 @@ impl Core {
         let remaining = deadline.0.saturating_sub(now.0) as f64;
         let gap = now.0.saturating_sub(self.last_arrival.0) as f64;
         if self.patience == 0.0 {
-            self.patience = remaining;
-            self.gap = remaining / 25.0;
+            self.patience = remaining.min(FIRST_PATIENCE);
+            self.gap = self.patience / 25.0;
         } else {
-            self.patience += (remaining - self.patience) / 32.0;
+            // Who waits for ever does so in its own name only.
+            self.patience += (remaining.min(2.0 * self.patience) - self.patience) / 32.0;
             self.gap += (gap.min(self.patience) - self.gap) / 32.0;
         }
         self.last_arrival = now;
@@ -289,7 +313,7 @@ impl Core {
             }
             self.settled.push((key.id, how));
             wakers.add(waker);
-            self.leave_watch(key.id, wakers);
+            self.leave_watch(key.id);
         }
     }
 
@@ -310,7 +334,8 @@ impl Core {
     /// Without any answer for so long nothing answers: longer than nearly every answer takes.
     fn silence(&self) -> u64 {
         let patience = self.patience_nanos();
-        (self.latency.enough() * 2).clamp(patience / 10, (patience / 2).max(patience / 10))
+        let enough = self.latency.enough();
+        (enough * 2).min((patience / 2).max(enough + enough / 4)).max(patience / 10)
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
@@ -439,7 +464,7 @@ impl Core {
         }
     }
 
-    fn leave_watch(&mut self, id: u64, _: &mut Wakers) {
+    fn leave_watch(&mut self, id: u64) {
         if self.keeper.is_some_and(|(keeper, _)| keeper == id) {
             self.keeper = None;
         }
@@ -450,7 +475,7 @@ impl Core {
         if let Some(slot) = self.room.get_mut(&key) {
             match slot {
                 Some(there) if there.will_wake(waker) => {}
-                _ => *slot = Some(waker.clone()),
+                _ => wakers.discard(slot.replace(waker.clone())),
             }
             self.dispatch(now, wakers);
         }
@@ -470,8 +495,9 @@ impl Core {
 
     /// A waiter has gone, perhaps with a grant that it has not seen.
     pub(super) fn leave(&mut self, key: Key, now: Tick, wakers: &mut Wakers) {
-        if self.room.remove(&key).is_some() {
-            self.leave_watch(key.id, wakers);
+        if let Some(waker) = self.room.remove(&key) {
+            wakers.discard(waker);
+            self.leave_watch(key.id);
         } else if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id)
             && self.settled.swap_remove(at).1 == Settled::Granted
         {
@@ -514,6 +540,11 @@ impl Core {
             }
             End::Failure => self.failed(now),
             End::Throttled => self.throttled = THROTTLED,
+            End::TooMany => {
+                self.throttled = THROTTLED;
+                self.ask_for_less(now);
+            }
+            End::Answered => self.succeeded(started, now),
             End::Ignored | End::Abandoned => {}
         }
         if end != End::Ignored && !self.fixed {
@@ -580,15 +611,21 @@ impl Core {
         tenth.clamp(1.8, 4.0)
     }
 
+    /// Answers take longer than this share of the target, and a queue can be the cause.
+    fn is_slower_than(&self, share: f64) -> bool {
+        let target = self.target();
+        self.latency.ratio() > share * target && self.latency.queue() > share * (target - 1.0)
+    }
+
     fn grow(&mut self, reached: bool) {
-        if self.fixed || self.is_down() || self.latency.ratio() > 0.75 * self.target() {
+        if self.fixed || self.is_down() || self.is_slower_than(0.75) {
             return;
         }
         self.floored = None;
         if self.state == State::Congested {
             self.state = State::Up;
         }
-        if !reached {
+        if !reached || self.throttled > 0 {
             return;
         }
         if self.starting {
@@ -606,13 +643,23 @@ impl Core {
         self.limit = self.limit.min(most);
     }
 
-    /// At most once in the time that an answer takes.
-    fn shrink(&mut self, now: Tick) {
-        let ratio = self.latency.ratio();
-        let target = self.target();
-        if self.is_down() || ratio <= target {
+    /// It says so itself, and says it quickly: no answer would ever take longer.
+    fn ask_for_less(&mut self, now: Tick) {
+        let pause = self.latency.typical();
+        if self.fixed || self.is_down() || now.0.saturating_sub(self.settled_at.0) < pause {
             return;
         }
+        self.settled_at = now;
+        self.starting = false;
+        self.limit = (self.limit * ASKED_FOR_LESS).max(FLOOR);
+    }
+
+    /// At most once in the time that an answer takes.
+    fn shrink(&mut self, now: Tick) {
+        if self.is_down() || !self.is_slower_than(1.0) {
+            return;
+        }
+        let (ratio, target) = (self.latency.ratio(), self.target());
         if now.0.saturating_sub(self.settled_at.0) < self.latency.typical() {
             return;
         }

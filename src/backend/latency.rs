@@ -3,6 +3,10 @@
 
 /// Answers until the baseline says something.
 const WARM_UP: u32 = 16;
+/// Answers of which the quickest but one says how long a queue can be.
+const RECENT: usize = 16;
+/// So little of the baseline in which the quickest come that there is hardly a queue.
+const FREE: f64 = 0.4;
 
 /// What answers take, in logarithms of nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,6 +17,8 @@ pub(super) struct Latency {
     base: f64,
     /// The lowest baseline since it began.
     anchor: f64,
+    /// The last ones, each where it came in.
+    recent: [f64; RECENT],
 }
 
 impl Latency {
@@ -25,7 +31,8 @@ impl Latency {
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
     pub(super) fn record(&mut self, nanos: u64, quiet: bool) {
         let ln = (nanos.max(1) as f64).ln();
-        self.seen = self.seen.saturating_add(1);
+        self.recent[self.seen as usize % RECENT] = ln;
+        self.seen = if self.seen == u32::MAX { WARM_UP + 1 } else { self.seen + 1 };
         if self.seen <= WARM_UP {
             // Plain means first.
             let share = 1.0 / f64::from(self.seen);
@@ -40,7 +47,12 @@ impl Latency {
         // An outlier as an outlier: a step of the whole level is not a spread.
         let off = off.clamp(-2.0, 2.0);
         self.spread += (off * off - self.spread) / 64.0;
-        if quiet && self.short < self.base + NEAR {
+        let free = self.queue() < FREE;
+        if free {
+            // Not slow because of a queue, whatever is in flight.
+            self.anchor = self.anchor.max(self.base - DRIFT);
+        }
+        if (quiet || free) && self.short < self.base + NEAR {
             self.base += (self.short - self.base) / 64.0;
         } else if self.short < self.base - NEAR {
             self.base += (self.short - self.base) / 16.0;
@@ -61,6 +73,17 @@ impl Latency {
     /// How many times the baseline answers take.
     pub(super) fn ratio(&self) -> f64 {
         if self.is_warm() { (self.short - self.base).exp() } else { 1.0 }
+    }
+
+    /// How many times the baseline a queue can be at most: in one queue even the quickest wait. Where answers
+    /// differ much it is far below `ratio` as long as there is none.
+    pub(super) fn queue(&self) -> f64 {
+        let (mut first, mut second) = (f64::INFINITY, f64::INFINITY);
+        for &ln in &self.recent {
+            second = second.min(ln.max(first));
+            first = first.min(ln);
+        }
+        (second - self.base).exp()
     }
 
     pub(super) fn is_near(&self) -> bool {

@@ -2,6 +2,8 @@
 //! there is headroom, whether it is up.
 
 mod core;
+#[cfg(all(test, not(buttress_loom)))]
+mod edge_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;

@@ -5,26 +5,26 @@ use super::core::{Arrival, Core, End, Key, Settled, State, Turn, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
 
-const MS: u64 = 1_000_000;
+pub(super) const MS: u64 = 1_000_000;
 const CLASS: Criticality = Criticality::Critical;
 
-fn at(ms: u64) -> Tick {
+pub(super) fn at(ms: u64) -> Tick {
     Tick((1 << 50) + ms * MS)
 }
 
-fn arrive(core: &mut Core, now: u64, patience: u64) -> Arrival {
+pub(super) fn arrive(core: &mut Core, now: u64, patience: u64) -> Arrival {
     core.arrive(at(now + patience), CLASS, at(now), &mut Wakers::default())
 }
 
-fn finish(core: &mut Core, started: u64, end: End, now: u64) {
+pub(super) fn finish(core: &mut Core, started: u64, end: End, now: u64) {
     core.finish(at(started), end, at(now), &mut Wakers::default());
 }
 
-fn poll(core: &mut Core, key: Key, now: u64) -> Turn {
+pub(super) fn poll(core: &mut Core, key: Key, now: u64) -> Turn {
     core.poll(key, Waker::noop(), at(now), &mut Wakers::default())
 }
 
-fn wait(core: &mut Core, now: u64, patience: u64) -> Key {
+pub(super) fn wait(core: &mut Core, now: u64, patience: u64) -> Key {
     match arrive(core, now, patience) {
         Arrival::Wait(key) => key,
         other => panic!("{other:?}"),
@@ -32,7 +32,7 @@ fn wait(core: &mut Core, now: u64, patience: u64) -> Key {
 }
 
 /// One call after the other, `took` each.
-fn calls(core: &mut Core, from: u64, n: u64, took: u64, end: End) -> u64 {
+pub(super) fn calls(core: &mut Core, from: u64, n: u64, took: u64, end: End) -> u64 {
     for i in 0..n {
         let now = from + i * took;
         assert!(matches!(arrive(core, now, 1000), Arrival::Admitted), "call {i}");
@@ -42,7 +42,7 @@ fn calls(core: &mut Core, from: u64, n: u64, took: u64, end: End) -> u64 {
 }
 
 /// As many as it lets through, over and over, each taking what `took` says for so many.
-fn saturate(core: &mut Core, from: u64, rounds: u64, took: impl Fn(u32) -> u64) -> u64 {
+pub(super) fn saturate(core: &mut Core, from: u64, rounds: u64, took: impl Fn(u32) -> u64) -> u64 {
     let mut now = from;
     for _ in 0..rounds {
         let mut n = 0;

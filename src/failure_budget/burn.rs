@@ -7,10 +7,13 @@ use crate::clock::{Tick, nanos};
 use crate::error::ConfigError;
 use crate::window::{Ledger, Totals};
 
-use super::slo::{AlertStatus, Slo, SloStatus};
+use super::slo::{AlertStatus, Severity, Slo, SloStatus};
 
 /// Whole buckets in a window.
-const BUCKETS: u64 = 60;
+const BUCKETS: u64 = ROOM as u64 - 2;
+
+/// Buckets that there can be, with the one that is leaving and the one that is filling up.
+const ROOM: usize = 62;
 
 /// Calls and failures that lie some time back.
 pub(super) type Aged = (Duration, u64, u64);
@@ -54,7 +57,9 @@ struct Bucket {
 impl Window {
     fn new(span: Duration) -> Self {
         let width = (nanos(span) / BUCKETS).max(1);
-        Self { span, width, buckets: VecDeque::new(), sum: Totals::default() }
+        // No call has to make more room.
+        let buckets = VecDeque::with_capacity(ROOM);
+        Self { span, width, buckets, sum: Totals::default() }
     }
 
     /// `at`: with the past.
@@ -104,7 +109,10 @@ impl Window {
 pub(super) struct Findings {
     /// One bit for each alert that fires.
     pub(super) firing: u64,
-    pub(super) alerts: Vec<AlertStatus>,
+    /// Of those that fire and are grave enough, the one whose factor is exceeded most.
+    pub(super) hottest: Option<AlertStatus>,
+    /// Those that begin or end.
+    pub(super) turned: Vec<AlertStatus>,
 }
 
 impl Burn {
@@ -189,40 +197,58 @@ impl Burn {
         self.brought = self.brought.max(now);
     }
 
-    pub(super) fn judge(&mut self, now: Tick, firing: u64) -> Findings {
-        let allowed = self.slo.allowed();
-        let mut found = Findings { firing: 0, alerts: Vec::with_capacity(self.of_alert.len()) };
-        for (n, (alert, &(long, short))) in self.slo.alerts.iter().zip(&self.of_alert).enumerate() {
-            let long = self.windows[long].totals(now);
-            let short = self.windows[short].totals(now);
-            let (long_burn, short_burn) =
-                (long.failure_rate() / allowed, short.failure_rate() / allowed);
-            let fires = if firing >> n & 1 == 1 {
-                short_burn > alert.factor * self.recovery
-            } else {
-                long.calls >= self.min_samples
-                    && short.calls >= self.min_samples
-                    && long_burn > alert.factor
-                    && short_burn > alert.factor
-            };
-            found.firing |= u64::from(fires) << n;
-            found.alerts.push(AlertStatus {
-                alert: *alert,
-                firing: fires,
-                long_burn,
-                short_burn,
-                long_samples: long.calls,
-                short_samples: short.calls,
-            });
+    /// `firing`: one bit for each alert that has fired until now.
+    pub(super) fn judge(&mut self, now: Tick, firing: u64, act_on: Severity) -> Findings {
+        let mut found = Findings { firing: 0, hottest: None, turned: Vec::new() };
+        let heat = |status: &AlertStatus| status.short_burn / status.alert.factor;
+        for n in 0..self.of_alert.len() {
+            let fired = firing >> n & 1 == 1;
+            let status = self.alert(n, now, fired);
+            found.firing |= u64::from(status.firing) << n;
+            if status.firing != fired {
+                found.turned.push(status);
+            }
+            let hotter = |than: AlertStatus| heat(&status).total_cmp(&heat(&than)).is_ge();
+            if status.firing && status.alert.severity >= act_on && found.hottest.is_none_or(hotter)
+            {
+                found.hottest = Some(status);
+            }
         }
         found
     }
 
-    pub(super) fn status(&mut self, now: Tick, firing: u64) -> SloStatus {
-        let mut alerts = self.judge(now, firing).alerts;
-        for (n, alert) in alerts.iter_mut().enumerate() {
-            alert.firing = firing >> n & 1 == 1;
+    fn alert(&mut self, n: usize, now: Tick, fired: bool) -> AlertStatus {
+        let allowed = self.slo.allowed();
+        let (alert, (long, short)) = (self.slo.alerts[n], self.of_alert[n]);
+        let long = self.windows[long].totals(now);
+        let short = self.windows[short].totals(now);
+        let (long_burn, short_burn) =
+            (long.failure_rate() / allowed, short.failure_rate() / allowed);
+        let firing = if fired {
+            short_burn > alert.factor * self.recovery
+        } else {
+            long.calls >= self.min_samples
+                && short.calls >= self.min_samples
+                && long_burn > alert.factor
+                && short_burn > alert.factor
+        };
+        AlertStatus {
+            alert,
+            firing,
+            long_burn,
+            short_burn,
+            long_samples: long.calls,
+            short_samples: short.calls,
         }
+    }
+
+    pub(super) fn status(&mut self, now: Tick, firing: u64) -> SloStatus {
+        let alerts = self.of_alert.len();
+        let told = |n: usize| {
+            let fired = firing >> n & 1 == 1;
+            AlertStatus { firing: fired, ..self.alert(n, now, fired) }
+        };
+        let alerts: Vec<_> = (0..alerts).map(told).collect();
         let period = self.windows[self.period].totals(now);
         let remaining = 1.0 - period.failure_rate() / self.slo.allowed();
         let latest = alerts.iter().min_by_key(|alert| alert.alert.long);

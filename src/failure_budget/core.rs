@@ -315,14 +315,8 @@ impl Core {
     ) -> Option<Change> {
         let firing = firing_of(word);
         let settings = self.settings();
-        let found = lock(burn).judge(now, firing);
-        let acting = found
-            .alerts
-            .iter()
-            .filter(|alert| alert.firing && alert.alert.severity >= settings.act_on);
-        let hottest = acting.max_by(|a, b| {
-            (a.short_burn / a.alert.factor).total_cmp(&(b.short_burn / b.alert.factor))
-        });
+        let found = lock(burn).judge(now, firing, settings.act_on);
+        let hottest = found.hottest;
         let to = match hottest {
             Some(hottest) => {
                 let alert = hottest.alert;
@@ -343,9 +337,7 @@ impl Core {
             window: alert.alert.short,
         });
         let mut change = self.enter(word, to, found.firing, now, breach)?;
-        let turned = found.firing ^ firing;
-        let alerts = found.alerts.iter().enumerate().filter(|(n, _)| turned >> n & 1 == 1);
-        change.alerts = alerts.map(|(_, alert)| *alert).collect();
+        change.alerts = found.turned;
         Some(change)
     }
 

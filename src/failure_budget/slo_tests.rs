@@ -283,7 +283,7 @@ fn the_period_forgets_even_if_nobody_asks_for_it() {
     for minute in 0..30 * 24 * 60 {
         burn.bring(&ledger, at(minute * 60));
         ledger.record(at(minute * 60), true);
-        burn.judge(at(minute * 60), 0);
+        burn.judge(at(minute * 60), 0, Severity::Page);
     }
     let saved = burn.saved(at(30 * 24 * 3600));
     assert!(saved.iter().all(|(_, buckets)| buckets.len() <= 62), "{:?}", saved[2].1.len());
@@ -337,7 +337,7 @@ proptest! {
             all.push((now, failed));
         }
         burn.bring(&ledger, now);
-        let seen = burn.judge(now, 0).alerts[0];
+        let seen = burn.status(now, 0).alerts[0];
         for (span, samples) in [(300, seen.short_samples), (3600, seen.long_samples)] {
             let within = |s: u64| all.iter().filter(|(t, _)| now.0 - t.0 <= s).count() as u64;
             // Brought in up to an interval late, and a bucket's width is kept longer.

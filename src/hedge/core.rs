@@ -16,6 +16,8 @@ const LATER: u64 = 500_000_000;
 /// One hedge in units of the share.
 const HEDGE: u64 = 1_000_000;
 const NONE: u64 = u64::MAX;
+/// What most answers take at most.
+const MOST: f64 = 0.9;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -24,6 +26,7 @@ pub(super) struct Limits {
     pub(super) min_delay: u64,
     pub(super) deposit: u64,
     pub(super) burst: u32,
+    pub(super) hedges: u32,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "clamped to the number of buckets")]
@@ -97,6 +100,7 @@ pub(super) struct Core {
     /// Read by every call, written twice a second.
     delay: Padded<AtomicU64>,
     median: AtomicU64,
+    most: AtomicU64,
     refresh_at: AtomicU64,
     share: Padded<AtomicU64>,
     answered: Fresh,
@@ -110,6 +114,7 @@ impl Core {
             limits,
             delay: Padded(AtomicU64::new(NONE)),
             median: AtomicU64::new(NONE),
+            most: AtomicU64::new(NONE),
             refresh_at: AtomicU64::new(0),
             share: Padded(AtomicU64::new(HEDGE.min(u64::from(limits.burst) * HEDGE))),
             answered: Fresh::new(),
@@ -133,16 +138,39 @@ impl Core {
         Some(self.median.load(Ordering::Relaxed)).filter(|median| *median != NONE)
     }
 
-    /// When a call that starts now is to be hedged: not if the second attempt could not answer in time.
+    /// When a call that starts now is to be hedged. Earlier than after the delay, if the hedge has most of its
+    /// answers in time only then; not at all, if even so it would come too late or most calls would be hedged.
     #[inline]
     pub(super) fn plan(&self, deadline: Option<Tick>, now: Tick) -> Option<Tick> {
         let delay = self.delay()?;
-        let median = self.median().unwrap_or(0);
-        let needed = now.0.saturating_add(delay).saturating_add(median);
-        match deadline {
-            Some(deadline) if deadline.0 < needed => None,
-            _ => Some(Tick(now.0.saturating_add(delay))),
-        }
+        let Some(deadline) = deadline else { return Some(Tick(now.0.saturating_add(delay))) };
+        let left = deadline.0.saturating_sub(now.0);
+        let most = self.most.load(Ordering::Relaxed);
+        let latest = left.saturating_sub(most);
+        let after = if latest >= most {
+            delay.min(latest)
+        } else if left >= delay.saturating_add(self.median().unwrap_or(0)) {
+            delay
+        } else {
+            return None;
+        };
+        Some(Tick(now.0.saturating_add(after)))
+    }
+
+    /// When there is another hedge after one that is sent now. Few calls get so far: it need not be as patient.
+    pub(super) fn plan_next(&self, deadline: Option<Tick>, now: Tick) -> Option<Tick> {
+        let most = self.most.load(Ordering::Relaxed);
+        let needed = most.saturating_add(self.median()?);
+        let due = Tick(now.0.saturating_add(most.max(self.limits.min_delay)));
+        deadline.is_none_or(|by| by.0.saturating_sub(now.0) >= needed).then_some(due)
+    }
+
+    /// When to ask again for a hedge that was refused.
+    pub(super) fn plan_again(&self, deadline: Option<Tick>, now: Tick) -> Option<Tick> {
+        let median = self.median()?;
+        let pause = median.max(self.limits.min_delay);
+        let left = deadline.map_or(u64::MAX, |by| by.0.saturating_sub(now.0));
+        (left >= pause.saturating_add(median)).then_some(Tick(now.0.saturating_add(pause)))
     }
 
     /// An answer after `nanos`.
@@ -196,6 +224,7 @@ impl Core {
             let delay = past.percentile(self.limits.percentile).max(self.limits.min_delay);
             self.delay.store(delay, Ordering::Relaxed);
             self.median.store(past.percentile(0.5), Ordering::Relaxed);
+            self.most.store(past.percentile(MOST), Ordering::Relaxed);
         }
         let pause = if warm { LATER } else { FIRST };
         self.refresh_at.store(now.0.saturating_add(pause), Ordering::Relaxed);

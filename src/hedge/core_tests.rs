@@ -9,7 +9,14 @@ use super::*;
 const MS: u64 = 1_000_000;
 
 fn limits() -> Limits {
-    Limits { percentile: 0.98, min_samples: 100, min_delay: MS, deposit: deposit(0.03), burst: 3 }
+    Limits {
+        percentile: 0.98,
+        min_samples: 100,
+        min_delay: MS,
+        deposit: deposit(0.03),
+        burst: 3,
+        hedges: 2,
+    }
 }
 
 /// About lognormal: half of them below `median`, one in fifty above 3.4 times of it.
@@ -121,6 +128,37 @@ fn no_hedge_is_planned_that_could_not_answer_in_time() {
     assert_eq!(core.plan(at(delay + median), now), at(delay));
     assert_eq!(core.plan(at(delay + median - 1), now), None);
     assert_eq!(core.plan(Some(Tick(0)), now), None);
+}
+
+#[test]
+fn a_hedge_is_planned_earlier_where_the_deadline_asks_for_it() {
+    let core = Core::new(limits());
+    let mut rng = SmallRng::seed_from_u64(5);
+    for n in 1..=5000 {
+        core.answered(latency(&mut rng, 20 * MS), Tick(n * 50 * MS));
+    }
+    let (delay, most) = (core.delay().unwrap(), core.most.load(Ordering::Relaxed));
+    assert!(2 * most > delay + MS, "{delay} {most}");
+    let now = Tick(1 << 50);
+    let at = |after: u64| Some(Tick(now.0 + after));
+    assert_eq!(core.plan(at(delay + most), now), at(delay));
+    assert_eq!(core.plan(at(delay + most - MS), now), at(delay - MS));
+    let median = core.median().unwrap();
+    assert_eq!(core.plan_next(None, now), at(most));
+    assert_eq!(core.plan_next(at(most + median), now), at(most));
+    assert_eq!(core.plan_next(at(most + median - 1), now), None);
+    assert_eq!(core.plan_again(at(2 * median), now), at(median));
+    assert_eq!(core.plan_again(at(2 * median - 1), now), None);
+    // At the end of all time nothing overflows.
+    let last = Tick(u64::MAX);
+    for deadline in [None, Some(last), Some(Tick(0))] {
+        let plans = [
+            core.plan(deadline, last),
+            core.plan_next(deadline, last),
+            core.plan_again(deadline, last),
+        ];
+        assert!(plans.iter().flatten().all(|due| *due == last), "{plans:?}");
+    }
 }
 
 proptest! {

@@ -12,11 +12,12 @@ use super::handle::{Grant, Watch, Withheld};
 use crate::budget::SentRetry;
 use crate::classify::Classify;
 use crate::clock::{self, Tick};
+use crate::deadline::Deadline;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::replay::{Attempt, Replay};
 
 pin_project! {
-    /// Future of a [`HedgeService`](super::HedgeService). Dropping it drops both attempts.
+    /// Future of a [`HedgeService`](super::HedgeService). Dropping it drops all attempts.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R>
     where
@@ -26,17 +27,15 @@ pin_project! {
         // `None` once it has ended.
         #[pin]
         pub(super) first: Option<S::Future>,
-        #[pin]
-        pub(super) second: Option<S::Future>,
+        pub(super) ticket: Option<C::Ticket>,
+        // Those that are out.
+        pub(super) hedges: Vec<Sent<S::Future, C::Ticket>>,
         // Made when the first has to wait.
         #[pin]
         pub(super) sleep: Option<Sleep>,
-        pub(super) ticket: Option<C::Ticket>,
-        pub(super) second_ticket: Option<C::Ticket>,
-        // What the second attempt is made of.
+        // What the next attempt is made of.
         pub(super) spare: Option<Spare<S, Req>>,
         pub(super) stage: Stage,
-        pub(super) sent: Option<SentRetry>,
         pub(super) classifier: C,
         pub(super) replay: R,
         // The last: what it measures includes the drop of the attempts.
@@ -44,27 +43,42 @@ pin_project! {
     }
 }
 
+/// A hedge that is out.
+pub(super) struct Sent<F, T> {
+    future: Pin<Box<F>>,
+    ticket: Option<T>,
+    paid: Option<SentRetry>,
+}
+
 pub(super) struct Spare<S, Req> {
     pub(super) inner: S,
     pub(super) copy: Req,
+    /// Hedges so far.
+    pub(super) sent: u32,
 }
 
 pub(super) enum Stage {
-    Waiting { due: Tick },
+    // The last attempt was sent at `since`; the next is due. It has been refused so many times.
+    Waiting { since: Tick, due: Tick, refused: u32 },
     // Granted; its service is not ready yet.
     Readying { grant: Grant },
-    Both,
-    // No second attempt, or no longer.
-    Alone,
+    // No other attempt.
+    Last,
     Done,
 }
 
-/// Another attempt may do better.
-fn is_lost(verdict: Verdict) -> bool {
-    matches!(
-        verdict.outcome,
-        Outcome::Failure(FailureClass::Transient | FailureClass::Flaky) | Outcome::Throttled
-    )
+/// How often it is asked again whether there may be a hedge now.
+const REFUSALS: u32 = 4;
+
+/// Another attempt may do better, or most likely has not been made at all.
+fn is_lost<T, E>(verdict: &Verdict, result: &Result<T, E>) -> bool {
+    match verdict.outcome {
+        Outcome::Failure(FailureClass::Transient | FailureClass::Flaky) | Outcome::Throttled => {
+            true
+        }
+        Outcome::Ignored => result.is_err(),
+        _ => false,
+    }
 }
 
 type Answer<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Error>;
@@ -79,34 +93,58 @@ where
     fn end(self: Pin<&mut Self>) {
         let mut this = self.project();
         this.first.set(None);
-        this.second.set(None);
+        this.hedges.clear();
         this.sleep.set(None);
         *this.spare = None;
-        *this.sent = None;
         *this.stage = Stage::Done;
         // An answer that was not measured is no answer that was given up.
         this.watch.shared = None;
     }
 
-    /// No second attempt.
+    /// Not now. Where that may change it is asked for again, while there is time.
+    fn refuse(mut self: Pin<&mut Self>, why: Withheld) {
+        let mut this = self.as_mut().project();
+        if let (Stage::Waiting { since, refused, .. }, Some(shared), Some(spare)) =
+            (&*this.stage, &this.watch.shared, &*this.spare)
+            && why.may_change()
+            && *refused < REFUSALS
+        {
+            let deadline = this.replay.deadline(&spare.copy).map(Deadline::tick);
+            if let Some(due) = shared.core.plan_again(deadline, clock::now()) {
+                if *refused == 0 {
+                    shared.withhold(why);
+                }
+                *this.stage = Stage::Waiting { since: *since, due, refused: refused + 1 };
+                this.sleep.set(None);
+                return;
+            }
+        }
+        self.withhold(why);
+    }
+
+    /// No other attempt.
     fn withhold(self: Pin<&mut Self>, why: Withheld) {
         let mut this = self.project();
-        if let Some(shared) = &this.watch.shared {
+        let known = matches!(this.stage, Stage::Waiting { refused: 1.., .. });
+        if let Some(shared) = this.watch.shared.as_ref().filter(|_| !known) {
             shared.withhold(why);
         }
         this.sleep.set(None);
         *this.spare = None;
-        *this.stage = Stage::Alone;
+        *this.stage = Stage::Last;
     }
 
-    /// The first has to wait: time for the second, or to see what that has come to.
+    /// The first has to wait: time for another, or to see what those have come to.
     #[cold]
     #[inline(never)]
     fn go_on(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<Answer<S, Req>> {
         loop {
+            if let Some(answer) = self.as_mut().poll_hedges(cx) {
+                return Some(answer);
+            }
             let mut this = self.as_mut().project();
             match this.stage {
-                Stage::Waiting { due } => {
+                Stage::Waiting { due, .. } => {
                     if this.sleep.is_none() {
                         // What the clock cannot say does not come.
                         let at = clock::instant(*due)?;
@@ -117,7 +155,7 @@ where
                     }
                     match self.as_ref().ask() {
                         Ok(grant) => self.as_mut().make_ready(grant),
-                        Err(why) => self.as_mut().withhold(why),
+                        Err(why) => self.as_mut().refuse(why),
                     }
                 }
                 Stage::Readying { .. } => {
@@ -134,21 +172,28 @@ where
                         }
                     }
                 }
-                Stage::Both => {
-                    let result = match this.second.as_mut().as_pin_mut()?.poll(cx) {
-                        Poll::Pending => return None,
-                        Poll::Ready(result) => result,
-                    };
-                    this.second.set(None);
-                    return self.settle_second(result);
-                }
-                Stage::Alone => return None,
+                Stage::Last => return None,
                 Stage::Done => panic!("polled after it had answered"),
             }
         }
     }
 
-    /// Whether there may be a second attempt.
+    fn poll_hedges(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<Answer<S, Req>> {
+        let mut at = 0;
+        while let Some(hedge) = self.as_mut().project().hedges.get_mut(at) {
+            match hedge.future.as_mut().poll(cx) {
+                Poll::Pending => at += 1,
+                Poll::Ready(result) => {
+                    if let Some(answer) = self.as_mut().settle_hedge(at, result) {
+                        return Some(answer);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether there may be another attempt.
     fn ask(self: Pin<&Self>) -> Result<Grant, Withheld> {
         let this = self.project_ref();
         let (Some(shared), Some(spare)) = (&this.watch.shared, this.spare) else {
@@ -169,7 +214,7 @@ where
     fn make_ready(self: Pin<&mut Self>, grant: Grant) {
         let this = self.project();
         let waited = match *this.stage {
-            Stage::Waiting { due } => due.since(this.watch.started),
+            Stage::Waiting { since, due, .. } => due.since(since),
             _ => Duration::ZERO,
         };
         if let (Some(timer), Some(at)) =
@@ -182,51 +227,85 @@ where
 
     fn send(self: Pin<&mut Self>) {
         let mut this = self.project();
-        let Some(Spare { mut inner, mut copy }) = this.spare.take() else { return };
-        let attempt = this.replay.attempt(&copy).0.saturating_add(1);
+        let Some(Spare { mut inner, mut copy, sent }) = this.spare.take() else { return };
+        let Some(shared) = &this.watch.shared else { return };
+        let now = clock::now();
+        let sent = sent + 1;
+        let more = (sent < shared.core.limits.hedges)
+            .then(|| shared.core.plan_next(this.replay.deadline(&copy).map(Deadline::tick), now));
+        let next =
+            more.flatten().and_then(|due| this.replay.try_replay(&copy).map(|copy| (due, copy)));
+        let attempt = this.replay.attempt(&copy).0.saturating_add(sent);
         this.replay.mark(&mut copy, Attempt(attempt));
-        *this.second_ticket = Some(this.classifier.start(&copy));
-        this.second.set(Some(inner.call(copy)));
+        let ticket = Some(this.classifier.start(&copy));
+        let future = Box::pin(inner.call(copy));
         this.sleep.set(None);
+        let stage = match next {
+            Some((due, copy)) => {
+                *this.spare = Some(Spare { inner, copy, sent });
+                Stage::Waiting { since: now, due, refused: 0 }
+            }
+            None => Stage::Last,
+        };
         // Only now: a panic on the way here gives the hedge back.
-        if let Stage::Readying { grant } = std::mem::replace(this.stage, Stage::Both) {
-            *this.sent = grant.send();
-        }
-        if let Some(shared) = &this.watch.shared {
-            shared.sent(clock::now().since(this.watch.started));
-        }
+        let paid = match std::mem::replace(this.stage, stage) {
+            Stage::Readying { grant } => grant.send(),
+            _ => None,
+        };
+        this.hedges.push(Sent { future, ticket, paid });
+        shared.sent(now.since(this.watch.started));
     }
 
-    /// The second has ended. `None` if the first is waited for.
-    fn settle_second(mut self: Pin<&mut Self>, result: Answer<S, Req>) -> Option<Answer<S, Req>> {
+    /// A hedge has ended. `None` if another attempt is waited for.
+    fn settle_hedge(
+        mut self: Pin<&mut Self>,
+        at: usize,
+        result: Answer<S, Req>,
+    ) -> Option<Answer<S, Req>> {
         let this = self.as_mut().project();
-        let ticket = this.second_ticket.take()?;
-        let verdict = this.classifier.finish(ticket, result.as_ref());
-        let ignored = verdict.outcome == Outcome::Ignored;
-        let sent = this.sent.take();
-        if let Some(sent) = sent {
-            if is_lost(verdict) {
-                drop(sent);
-            } else if ignored && result.is_err() {
+        let Sent { future, ticket, paid } = this.hedges.swap_remove(at);
+        drop(future);
+        let verdict = this.classifier.finish(ticket?, result.as_ref());
+        let lost = is_lost(&verdict, &result);
+        if let Some(paid) = paid {
+            match verdict.outcome {
                 // Most likely refused on its way.
-                sent.refused();
-            } else {
-                sent.succeeded();
+                Outcome::Ignored if lost => paid.refused(),
+                _ if lost => drop(paid),
+                _ => paid.succeeded(),
             }
         }
-        if this.first.is_some() && (is_lost(verdict) || ignored && result.is_err()) {
-            *this.stage = Stage::Alone;
+        if lost && (this.first.is_some() || !this.hedges.is_empty()) {
             return None;
         }
-        if let Some(shared) = this.watch.shared.take() {
+        if let Some(shared) = &this.watch.shared {
             if this.first.is_some() {
                 let now = clock::now();
                 shared.core.censored(now.0.saturating_sub(this.watch.started.0), now);
             }
-            if !is_lost(verdict) {
-                let won = &shared.counts.won;
-                won.fetch_add(1, std::sync::atomic::Ordering::Release);
+            if !lost {
+                shared.counts.won.fetch_add(1, std::sync::atomic::Ordering::Release);
             }
+        }
+        self.end();
+        Some(result)
+    }
+
+    /// The first has ended. `None` if a hedge is waited for.
+    fn settle_first(mut self: Pin<&mut Self>, result: Answer<S, Req>) -> Option<Answer<S, Req>> {
+        let mut this = self.as_mut().project();
+        this.first.set(None);
+        let ticket = this.ticket.take().expect("it ends once");
+        let verdict = this.classifier.finish(ticket, result.as_ref());
+        if let Some(shared) = &this.watch.shared
+            && verdict.outcome == Outcome::Success
+        {
+            let now = clock::now();
+            shared.core.answered(now.0.saturating_sub(this.watch.started.0), now);
+        }
+        if !this.hedges.is_empty() && is_lost(&verdict, &result) {
+            this.watch.measured = true;
+            return None;
         }
         self.end();
         Some(result)
@@ -243,23 +322,12 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.as_mut().project();
-        if let Some(first) = this.first.as_mut().as_pin_mut()
+        let this = self.as_mut().project();
+        if let Some(first) = this.first.as_pin_mut()
             && let Poll::Ready(result) = first.poll(cx)
+            && let Some(answer) = self.as_mut().settle_first(result)
         {
-            this.first.set(None);
-            let ticket = this.ticket.take().expect("it ends once");
-            let verdict = this.classifier.finish(ticket, result.as_ref());
-            if let Some(shared) = &this.watch.shared
-                && verdict.outcome == Outcome::Success
-            {
-                let now = clock::now();
-                shared.core.answered(now.0.saturating_sub(this.watch.started.0), now);
-            }
-            if !(is_lost(verdict) && matches!(this.stage, Stage::Both)) {
-                self.end();
-                return Poll::Ready(result);
-            }
+            return Poll::Ready(answer);
         }
         match self.go_on(cx) {
             Some(answer) => Poll::Ready(answer),
@@ -277,10 +345,12 @@ where
         let stage = match self.stage {
             Stage::Waiting { .. } => "waiting",
             Stage::Readying { .. } => "readying",
-            Stage::Both => "both",
-            Stage::Alone => "alone",
+            Stage::Last => "last",
             Stage::Done => "done",
         };
-        f.debug_struct("ResponseFuture").field("stage", &stage).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("stage", &stage)
+            .field("hedges", &self.hedges.len())
+            .finish_non_exhaustive()
     }
 }

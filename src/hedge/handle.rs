@@ -78,6 +78,11 @@ impl Withheld {
         Self::NotReady,
     ];
 
+    /// Whether another answer can be had a moment later.
+    pub(super) const fn may_change(self) -> bool {
+        matches!(self, Self::Congested | Self::ExtraLoad | Self::Budget)
+    }
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Engaged => "engaged",
@@ -327,7 +332,7 @@ pub struct HedgeStats {
     pub sent: u64,
     /// Hedges whose answer was used.
     pub won: u64,
-    /// Hedges that were due and not sent.
+    /// Hedges that were due and not sent then, though perhaps a little later.
     pub withheld: u64,
 }
 
@@ -374,11 +379,13 @@ impl Replay<u32> for Numbered {
 pub(super) struct Watch {
     pub(super) shared: Option<crate::sync::Ref<Shared>>,
     pub(super) started: Tick,
+    /// The first attempt is over.
+    pub(super) measured: bool,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take() {
+        if let Some(shared) = self.shared.take().filter(|_| !self.measured) {
             let now = crate::clock::now();
             shared.core.censored(now.0.saturating_sub(self.started.0), now);
         }

@@ -44,33 +44,43 @@
 //! **Whether.** Only if
 //! - the request can be copied, and may be sent twice: the classifier, asked about a call that was cut
 //!   off, says that it is safe;
-//! - the deadline leaves room for the delay and the median of an answer;
 //! - the [gate](HedgeBuilder::gate) says that there is headroom;
-//! - the calls so far have paid for it, 0.03 of a hedge each, at most 3 saved up: when all calls are slow at
-//!   once, hedges are the last thing that helps;
+//! - the calls so far have paid for it, 0.04 of a hedge each, at most 5 saved up: when all calls are slow at
+//!   once, hedges are the last thing that helps. (Two in a hundred ask; what is paid is more, because slow calls
+//!   come in groups.);
 //! - the [retry budget](HedgeBuilder::budget), if there is one, grants it;
 //! - a [lever](crate::Lever) does not hold it back.
+//!
+//! What gate, share or budget refuse is asked for again up to four times, each time after the median of an
+//! answer, while the deadline leaves room.
+//!
+//! **By when.** Where the deadline leaves less time after the delay than nine of ten answers take, the hedge goes
+//! out so much earlier; not earlier than after what nine of ten answers take, and else only if delay and median
+//! fit.
+//!
+//! **Again.** The hedge may meet the same pause. If it does not answer either within what nine of ten answers
+//! take, there is another, up to [two](HedgeBuilder::hedges) for a call; all attempts stay out.
 //!
 //! **Where.** The second attempt carries its number in the [`Context`](crate::Context); an inner service that
 //! knows several endpoints sends it to another.
 //!
-//! **Which.** The first answer that is not a failure. If one attempt fails while the other is out, that is
-//! waited for; if both fail, the second failure is the answer. The loser is dropped. A failure before there is
+//! **Which.** The first answer that is not a failure. If one attempt fails while another is out, that is
+//! waited for; if all fail, the last failure is the answer. The losers are dropped. A failure before there is
 //! a second attempt is the answer: to try again is a retry's.
 //!
 //! # Semantics
 //!
 //! **Readiness.** Ready when the inner service is; never hedges from there. The instance that was found ready
-//! makes the first attempt and is asked again before the second, for as long as the delay was; then there
+//! makes the first attempt and is asked again before each other, for as long as that was waited for; then there
 //! is none.
 //!
-//! **Cancellation.** Dropping the future drops both attempts. A hedge that was granted and not sent is given
+//! **Cancellation.** Dropping the future drops all attempts. A hedge that was granted and not sent is given
 //! back.
 //!
 //! **Sharing.** All services of all layers of one [`Hedge`] share latencies and budgets.
 //!
 //! **Cost.** Two looks at the clock, two atomic additions and the copy of the request; tokio's timer, inside of
-//! the future, once a call has to wait. No lock, no allocation of its own. Twice a second one call takes the
+//! the future, once a call has to wait. No lock, and no allocation before there is a hedge. Twice a second one call takes the
 //! percentile anew (a few microseconds).
 //!
 //! # Order

@@ -48,7 +48,7 @@ impl<S: fmt::Debug, C, R> fmt::Debug for HedgeService<S, C, R> {
     }
 }
 
-/// Makes the first attempt. The instance that was found ready is kept for the second, and asked again before.
+/// Makes the first attempt. The instance that was found ready is kept for the hedges, and asked again before each.
 #[inline]
 pub(super) fn start<S, Req, C, R>(
     mut ready: S,
@@ -69,21 +69,22 @@ where
     let due = due.filter(|_| !replay.overrides(&req).is_some_and(|exception| exception.is_never()));
     let copy = due.and_then(|_| replay.try_replay(&req));
     let ticket = Some(classifier.start(&req));
-    let watch = Watch { shared: Some(shared), started };
+    let watch = Watch { shared: Some(shared), started, measured: false };
     let first = Some(ready.call(req));
     let (spare, stage) = match (due, copy) {
-        (Some(due), Some(copy)) => (Some(Spare { inner: ready, copy }), Stage::Waiting { due }),
-        _ => (None, Stage::Alone),
+        (Some(due), Some(copy)) => {
+            let spare = Spare { inner: ready, copy, sent: 0 };
+            (Some(spare), Stage::Waiting { since: started, due, refused: 0 })
+        }
+        _ => (None, Stage::Last),
     };
     ResponseFuture {
         first,
-        second: None,
-        sleep: None,
         ticket,
-        second_ticket: None,
+        hedges: Vec::new(),
+        sleep: None,
         spare,
         stage,
-        sent: None,
         classifier: classifier.clone(),
         replay: replay.clone(),
         watch,

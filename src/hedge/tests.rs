@@ -44,6 +44,13 @@ async fn warm_one() -> Hedge {
     hedge
 }
 
+/// As [`warm_one`], with one hedge for a call.
+async fn warm_single() -> Hedge {
+    let hedge = Hedge::builder("t").hedges(1).build().unwrap();
+    warm(&hedge).await;
+    hedge
+}
+
 #[derive(Clone)]
 struct Step(u64, Result<u32, io::ErrorKind>);
 
@@ -133,7 +140,7 @@ async fn the_answer_is_the_first_that_is_no_failure() {
             Err(io::ErrorKind::PermissionDenied),
         ),
     ] {
-        let hedge = warm_one().await;
+        let hedge = warm_single().await;
         let (result, _, calls) = play(&hedge, &[first, second]).await;
         assert_eq!((result.map_err(|e| e.kind()), calls), (expected, 2));
     }
@@ -141,7 +148,7 @@ async fn the_answer_is_the_first_that_is_no_failure() {
 
 #[tokio::test(start_paused = true)]
 async fn dropping_the_future_drops_both_and_counts_as_at_least_so_long() {
-    let hedge = warm_one().await;
+    let hedge = warm_single().await;
     let script = Script::new(&[Step(10_000, Ok(1)), Step(10_000, Ok(2))]);
     let run = hedge.run(|n| script.run(n));
     assert!(tokio::time::timeout(ms(100), run).await.is_err());
@@ -344,4 +351,77 @@ async fn each_hedge_is_told() {
     warm(&hedge).await;
     let _ = play(&hedge, &[Step(1000, Ok(1)), Step(5, Ok(2))]).await;
     assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_hedge_is_slow_too_there_is_another_and_all_stay_out() {
+    let hedge = warm_one().await;
+    let steps = [Step(1000, Ok(1)), Step(1000, Ok(2)), Step(5, Ok(3))];
+    let (result, took, calls) = play(&hedge, &steps).await;
+    assert_eq!((result.unwrap(), calls), (3, 3));
+    assert!(took < ms(30), "{took:?}");
+    assert_eq!((hedge.stats().sent, hedge.stats().won), (2, 1));
+    // The first answers while both others are out, and a hedge while the other hedge is.
+    for (first, second, expected) in [(60, 1000, 1), (1000, 60, 2)] {
+        let hedge = warm_one().await;
+        let steps = [Step(first, Ok(1)), Step(second, Ok(2)), Step(1000, Ok(3))];
+        let (result, took, calls) = play(&hedge, &steps).await;
+        assert_eq!((result.unwrap(), calls), (expected, 3));
+        assert!((ms(60)..ms(75)).contains(&took), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_that_fail_the_last_failure_is_the_answer() {
+    let reset = Err(io::ErrorKind::ConnectionReset);
+    let refused = Err(io::ErrorKind::ConnectionRefused);
+    let aborted = Err(io::ErrorKind::ConnectionAborted);
+    for (times, last) in [([90, 50, 30], reset), ([40, 90, 30], refused), ([40, 50, 90], aborted)] {
+        let hedge = warm_one().await;
+        let steps = [Step(times[0], reset), Step(times[1], refused), Step(times[2], aborted)];
+        let (result, _, calls) = play(&hedge, &steps).await;
+        assert_eq!((result.map_err(|e| e.kind()), calls), (last, 3));
+        assert_eq!((hedge.stats().sent, hedge.stats().won), (2, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_opens_a_moment_later_lets_it_go_and_it_counts_once_as_withheld() {
+    let open = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&open);
+    let hedge = Hedge::builder("t").gate(move || asked.load(Ordering::Relaxed)).build().unwrap();
+    warm(&hedge).await;
+    let opening = async {
+        tokio::time::sleep(ms(25)).await;
+        open.store(true, Ordering::Relaxed);
+    };
+    let steps = [Step(1000, Ok(1)), Step(5, Ok(2))];
+    let ((result, took, calls), ()) = tokio::join!(play(&hedge, &steps), opening);
+    assert_eq!((result.unwrap(), calls), (2, 2));
+    assert!((ms(25)..ms(45)).contains(&took), "{took:?}");
+    assert_eq!((hedge.stats().sent, hedge.stats().withheld), (1, 1));
+    // Closed for good it is asked a few times, and the call waits for its first attempt.
+    open.store(false, Ordering::Relaxed);
+    let (result, took, calls) = play(&hedge, &[Step(1000, Ok(1))]).await;
+    assert_eq!((result.unwrap(), calls, took), (1, 1, ms(1000)));
+    assert_eq!((hedge.stats().sent, hedge.stats().withheld), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_attempt_that_failed_is_not_counted_as_given_up_later() {
+    let hedge = warm_one().await;
+    let before = hedge.delay().unwrap();
+    for _ in 0..60 {
+        let script = Script::new(&[
+            Step(15, Err(io::ErrorKind::ConnectionReset)),
+            Step(9000, Ok(2)),
+            Step(9000, Ok(3)),
+        ]);
+        hedge.shared.core.give_back();
+        let run = hedge.run(|n| script.run(n));
+        assert!(tokio::time::timeout(ms(500), run).await.is_err());
+    }
+    tokio::time::sleep(ms(1000)).await;
+    hedge.run(|_| async { Ok::<_, io::Error>(()) }).await.unwrap();
+    assert!(hedge.delay().unwrap() <= before + ms(1), "{:?}", hedge.delay());
 }

@@ -51,8 +51,8 @@ pub const CRITICALITY: HeaderName = HeaderName::from_static("x-request-criticali
 ///
 /// The earliest deadline counts, with the one that is in the extensions already and
 /// [`max_deadline`](Self::max_deadline), which is also that of requests that name none if it is set. A
-/// criticality is lowered to [`max_criticality`](Self::max_criticality) (critical). What cannot be read counts
-/// as not there.
+/// criticality, whether a header names it, the extensions have it or it is the default, is lowered to
+/// [`max_criticality`](Self::max_criticality) (critical). What cannot be read counts as not there.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -147,12 +147,10 @@ impl Rules {
     /// The context of a request, if the headers change it; `Err` if no time is left.
     fn read<B>(&self, req: &Request<B>) -> Result<Option<Context>, ()> {
         let told = told(req.headers());
-        let class = criticality(req.headers()).map(|class| class.min(self.max_criticality));
         let before = Context::of(req.extensions());
-        let mut context = before;
-        if let Some(class) = class {
-            context = context.with_criticality(class);
-        }
+        // Also of one that says nothing: silence must not be worth more than the truth.
+        let class = criticality(req.headers()).unwrap_or(before.criticality());
+        let mut context = before.with_criticality(class.min(self.max_criticality));
         let within = [told, self.max_deadline].into_iter().flatten().min();
         if within.is_some() || before.deadline().is_some() {
             let now = clock::now();

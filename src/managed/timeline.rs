@@ -240,6 +240,7 @@ fn severity_of(kind: &EventKind<'_>) -> Severity {
         | EventKind::TableFull { .. }
         | EventKind::TakenOver { .. }
         | EventKind::RetryAbandoned { .. }
+        | EventKind::FellBack { .. }
         | EventKind::Rejected(_) => Severity::Warning,
         EventKind::Unrecorded { .. } => Severity::Error,
         EventKind::Supervised { severity, .. } => *severity,
@@ -259,6 +260,9 @@ fn detail_of(kind: &EventKind<'_>) -> String {
             format!("after {attempts} attempts: {reason}")
         }
         EventKind::Hedged { after } => format!("second attempt after {after:?}"),
+        EventKind::FellBack { cause, answered } => {
+            format!("{} {cause}", if *answered { "answered for" } else { "no answer for" })
+        }
         EventKind::Injected { rule, fault } => format!("{fault} by rule {rule}"),
         EventKind::TableFull { capacity } => format!("capacity {capacity}"),
         EventKind::Replayed => String::new(),

@@ -82,6 +82,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     REJECTIONS,
     STATE_CHANGES,
     INJECTIONS,
+    FALLBACKS,
     RETRIES,
     RETRY_DELAY,
     WAIT,
@@ -136,6 +137,14 @@ pub(crate) const INJECTIONS: Instrument = Instrument {
     labels: &["layer", "name", "rule", "fault"],
     pulled: false,
     description: "Faults injected on purpose",
+};
+pub(crate) const FALLBACKS: Instrument = Instrument {
+    name: "buttress.fallbacks",
+    kind: InstrumentKind::Counter,
+    unit: "{call}",
+    labels: &["layer", "name", "cause", "answered"],
+    pulled: false,
+    description: "Fallbacks that ended, with or without an answer",
 };
 pub(crate) const RETRIES: Instrument = Instrument {
     name: "buttress.retries",

@@ -1,7 +1,7 @@
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 
 use super::instruments::{
-    EVENTS, INJECTIONS, INSTRUMENTS, InstrumentKind, REJECTIONS, RETRIES, RETRY_DELAY,
+    EVENTS, FALLBACKS, INJECTIONS, INSTRUMENTS, InstrumentKind, REJECTIONS, RETRIES, RETRY_DELAY,
     STATE_CHANGES, WAIT,
 };
 use super::{Event, EventKind, Observe};
@@ -86,6 +86,14 @@ impl Observe for Metrics {
                 counter!(
                     INJECTIONS.name,
                     "layer" => layer, "name" => name, "rule" => rule.to_string(), "fault" => *fault,
+                )
+                .increment(1);
+            }
+            EventKind::FellBack { cause, answered } => {
+                counter!(
+                    FALLBACKS.name,
+                    "layer" => layer, "name" => name, "cause" => *cause,
+                    "answered" => if *answered { "true" } else { "false" },
                 )
                 .increment(1);
             }

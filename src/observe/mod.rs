@@ -39,6 +39,7 @@
 //! | `retried` | debug | `attempt`, `delay`, `outcome` |
 //! | `retry_abandoned` | debug | `attempts`, `reason`, `outcome` |
 //! | `hedged` | debug | `after` |
+//! | `fell_back` | debug | `cause`, `answered` |
 //! | `injected` | debug | `rule`, `fault` |
 //! | `table_full` | warning | `capacity` |
 //! | `replayed` | debug | |
@@ -60,6 +61,7 @@
 //! | `buttress.rejections` | counter | `{call}` | `layer`, `name`, `reason`, `shadow` |  | Calls refused, or that would have been in shadow mode |
 //! | `buttress.state_changes` | counter | `{change}` | `layer`, `name`, `from`, `to` |  | Changes of state of breakers, budgets and the like |
 //! | `buttress.injections` | counter | `{fault}` | `layer`, `name`, `rule`, `fault` |  | Faults injected on purpose |
+//! | `buttress.fallbacks` | counter | `{call}` | `layer`, `name`, `cause`, `answered` |  | Fallbacks that ended, with or without an answer |
 //! | `buttress.retries` | counter | `{attempt}` | `layer`, `name`, `outcome` |  | Attempts after the first, by what the one before came to |
 //! | `buttress.retry.delay` | histogram | `s` | `layer`, `name` |  | Pauses before retries |
 //! | `buttress.wait.duration` | histogram | `s` | `layer`, `name` |  | Waits of calls that were then let through |
@@ -168,6 +170,13 @@ pub enum EventKind<'a> {
         /// So long after the first.
         after: Duration,
     },
+    /// A fallback has ended.
+    FellBack {
+        /// The kind of refusal or the outcome that it was to answer for.
+        cause: &'static str,
+        /// Whether it gave an answer; else the call ended as it would have without it.
+        answered: bool,
+    },
     /// A fault was injected into a call.
     Injected {
         /// The number of the rule, from 0.
@@ -243,6 +252,7 @@ impl EventKind<'_> {
             Self::Retried { .. } => "retried",
             Self::RetryAbandoned { .. } => "retry_abandoned",
             Self::Hedged { .. } => "hedged",
+            Self::FellBack { .. } => "fell_back",
             Self::Injected { .. } => "injected",
             Self::TableFull { .. } => "table_full",
             Self::Replayed => "replayed",
@@ -268,6 +278,7 @@ impl EventKind<'_> {
             | Self::Retried { .. }
             | Self::RetryAbandoned { .. }
             | Self::Hedged { .. }
+            | Self::FellBack { .. }
             | Self::Injected { .. }
             | Self::Replayed => Severity::Debug,
             Self::StateChanged { to, .. } if is_good(to) => Severity::Info,

@@ -39,6 +39,7 @@ impl Observe for Tracing {
                 record!(attempts, reason, ?outcome);
             }
             EventKind::Hedged { after } => record!(?after),
+            EventKind::FellBack { cause, answered } => record!(cause, answered),
             EventKind::Injected { rule, fault } => record!(rule, fault),
             EventKind::TableFull { capacity } => record!(capacity),
             EventKind::Replayed => record!(),

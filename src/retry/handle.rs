@@ -18,6 +18,7 @@ use crate::managed::Home;
 use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::rejection::RejectionKind;
+use crate::slot::Slot;
 
 /// A policy with everything it needs to retry calls that are not tower services: how to judge errors,
 /// which budget to draw from, who listens.
@@ -42,13 +43,33 @@ use crate::rejection::RejectionKind;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Retry<C = AnyError> {
-    policy: RetryPolicy,
+    policy: Source,
     classifier: C,
     name: Name,
     budget: Option<RetryBudget>,
     observers: Observers,
     /// For the registry. `None` for a single run.
     tally: Option<Arc<Tally>>,
+}
+
+/// Where the policy of a run comes from.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "runs look at it where it is")]
+enum Source {
+    Fixed(RetryPolicy),
+    Live { slot: Slot<RetryPolicy>, claimed: bool },
+}
+
+impl Source {
+    fn now(&self) -> RetryPolicy {
+        match self {
+            Self::Fixed(policy) => *policy,
+            Self::Live { slot, claimed } => {
+                let policy = slot.get().unwrap_or(RetryPolicy::NO_RETRY);
+                if *claimed { policy.at_least_once() } else { policy }
+            }
+        }
+    }
 }
 
 impl Retry {
@@ -64,9 +85,29 @@ impl Retry {
         Self { budget: Some(RetryBudget::new("retry")), ..Self::bare(policy) }.shown()
     }
 
+    /// With whichever policy is in `slot` when a run begins; while it is empty, each call is made once. A run
+    /// keeps its policy to its end.
+    ///
+    /// ```
+    /// use buttress::Slot;
+    /// use buttress::retry::{Retry, RetryPolicy};
+    /// let slot = Slot::new();
+    /// let retry = Retry::from_slot(slot.clone());
+    /// assert_eq!(retry.policy(), RetryPolicy::NO_RETRY);
+    /// slot.install(RetryPolicy::DEFAULT);
+    /// assert_eq!(retry.policy(), RetryPolicy::DEFAULT);
+    /// ```
+    #[must_use]
+    pub fn from_slot(slot: Slot<RetryPolicy>) -> Self {
+        let policy = Source::Live { slot, claimed: false };
+        let own = Self::bare(RetryPolicy::NO_RETRY);
+        Self { policy, budget: Some(RetryBudget::new("retry")), ..own }.shown()
+    }
+
     fn bare(policy: RetryPolicy) -> Self {
         let observers = Observers::default();
         let name = "retry".into();
+        let policy = Source::Fixed(policy);
         Self { policy, classifier: AnyError, name, budget: None, observers, tally: None }
     }
 }
@@ -74,7 +115,11 @@ impl Retry {
 impl<C> Retry<C> {
     /// Enters it anew, as it is now.
     fn shown(mut self) -> Self {
-        let tally = Arc::new(Tally::new(self.name, self.policy, self.budget.as_ref()));
+        let policy = match &self.policy {
+            Source::Fixed(policy) => Slot::with(*policy),
+            Source::Live { slot, .. } => slot.clone(),
+        };
+        let tally = Arc::new(Tally::new(self.name, policy, self.budget.as_ref()));
         self.observers.register(&tally);
         self.tally = Some(tally);
         self
@@ -158,11 +203,14 @@ impl<C> Retry<C> {
         C: Clone,
     {
         let mut claimed = self.clone();
-        claimed.policy = claimed.policy.at_least_once();
+        match &mut claimed.policy {
+            Source::Fixed(policy) => *policy = policy.at_least_once(),
+            Source::Live { claimed, .. } => *claimed = true,
+        }
         claimed
     }
 
-    /// The policy.
+    /// The policy that a run which begins now has.
     ///
     /// ```
     /// use buttress::retry::{Retry, RetryPolicy};
@@ -170,7 +218,7 @@ impl<C> Retry<C> {
     /// ```
     #[must_use]
     pub fn policy(&self) -> RetryPolicy {
-        self.policy
+        self.policy.now()
     }
 
     /// The budget it draws from.
@@ -184,10 +232,10 @@ impl<C> Retry<C> {
         self.budget.as_ref()
     }
 
-    fn terms(&self, inherited: Option<Deadline>) -> Terms<'_> {
+    fn terms<'a>(&'a self, policy: &'a RetryPolicy, inherited: Option<Deadline>) -> Terms<'a> {
         Terms {
-            policy: &self.policy,
-            deadline: start_deadline(&self.policy, inherited),
+            policy,
+            deadline: start_deadline(policy, inherited),
             name: self.name,
             budget: self.budget.as_ref(),
             observers: &self.observers,
@@ -252,7 +300,8 @@ impl<C> Retry<C> {
         F: FnMut(u32) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let terms = self.terms(deadline.into());
+        let policy = self.policy.now();
+        let terms = self.terms(&policy, deadline.into());
         let mut progress = Progress::first();
         if terms.has_passed() {
             return Err(terms.rejection(RejectionKind::DeadlineExceeded).into());
@@ -341,7 +390,8 @@ impl<C> Retry<C> {
         S: FnMut(Duration),
         F: FnMut(u32) -> Result<T, E>,
     {
-        let terms = self.terms(None);
+        let policy = self.policy.now();
+        let terms = self.terms(&policy, None);
         let mut progress = Progress::first();
         loop {
             let ticket = self.classifier.start(&());

@@ -5,7 +5,7 @@ use tower_layer::Layer;
 
 use super::managed::Tally;
 use super::plan::Plan;
-use super::service::{RetryService, Shared};
+use super::service::{FIXED, Live, RetryService, Shared};
 use super::{RetryOverride, RetryPolicy};
 use crate::budget::RetryBudget;
 use crate::classify::AnyError;
@@ -15,6 +15,7 @@ use crate::name::Name;
 use crate::observe::{Observe, Observers};
 use crate::reject::AsError;
 use crate::replay::{CloneRequest, WithDeadlines, WithOverrides};
+use crate::slot::Slot;
 use crate::sync::Lease;
 
 /// Retries the calls of a tower service; see the [module](super).
@@ -38,6 +39,8 @@ use crate::sync::Lease;
 #[derive(Clone)]
 pub struct RetryLayer<C = AnyError, R = CloneRequest, J = AsError> {
     plan: Plan,
+    /// Where the policy comes from, if it may change.
+    slot: Option<Slot<RetryPolicy>>,
     classifier: C,
     replay: R,
     reject: J,
@@ -58,8 +61,36 @@ impl RetryLayer {
     /// ```
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
+        Self::with(policy, None)
+    }
+
+    /// Retries by whichever policy is in `slot` when a call is made; while it is empty, each call is made once
+    /// ([`NO_RETRY`](RetryPolicy::NO_RETRY)). A call that has begun keeps its policy to its end, and the budget
+    /// keeps its level.
+    ///
+    /// ```
+    /// use buttress::Slot;
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let slot = Slot::new();
+    /// let down = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    /// let mut service = RetryLayer::from_slot(slot.clone())
+    ///     .layer(service_fn(move |()| async move { Err::<(), _>(down()) }));
+    /// assert!(service.ready().await.unwrap().call(()).await.is_err());
+    /// slot.install(RetryPolicy::DEFAULT);
+    /// assert!(service.ready().await.unwrap().call(()).await.is_err(), "after some attempts");
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn from_slot(slot: Slot<RetryPolicy>) -> Self {
+        Self::with(slot.get().unwrap_or(RetryPolicy::NO_RETRY), Some(slot))
+    }
+
+    fn with(policy: RetryPolicy, slot: Option<Slot<RetryPolicy>>) -> Self {
         let layer = Self {
             plan: Plan::new(policy, "retry".into()),
+            slot,
             classifier: AnyError,
             replay: CloneRequest,
             reject: AsError,
@@ -73,10 +104,13 @@ impl RetryLayer {
 
 impl<C, R, J> RetryLayer<C, R, J> {
     fn share(mut self) -> Self {
-        self.shared = (self.budget.is_some() || !self.observers.is_empty()).then(|| {
+        let some = self.budget.is_some() || !self.observers.is_empty() || self.slot.is_some();
+        self.shared = some.then(|| {
             let (budget, observers) = (self.budget.clone(), self.observers.clone());
-            let tally = Tally::new(self.plan.name, self.plan.policy, budget.as_ref());
-            let shared = Arc::new(Shared { budget, observers, tally });
+            let policy = self.slot.clone().unwrap_or_else(|| Slot::with(self.plan.policy));
+            let tally = Tally::new(self.plan.name, policy, budget.as_ref());
+            let live = self.slot.clone().map(Live::new);
+            let shared = Arc::new(Shared { budget, observers, tally, live });
             self.observers.register(&shared);
             Lease::new(shared)
         });
@@ -138,8 +172,8 @@ impl<C, R, J> RetryLayer<C, R, J> {
     /// ));
     /// ```
     pub fn classify<C2>(self, classifier: C2) -> RetryLayer<C2, R, J> {
-        let Self { plan, replay, reject, budget, observers, shared, .. } = self;
-        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+        let Self { plan, slot, replay, reject, budget, observers, shared, .. } = self;
+        RetryLayer { plan, slot, classifier, replay, reject, budget, observers, shared }
     }
 
     /// Asks this function for exceptions to the policy, before what the [`Replay`](super::Replay) finds.
@@ -154,9 +188,9 @@ impl<C, R, J> RetryLayer<C, R, J> {
     where
         F: Fn(&Req) -> Option<RetryOverride>,
     {
-        let Self { plan, classifier, replay, reject, budget, observers, shared } = self;
+        let Self { plan, slot, classifier, replay, reject, budget, observers, shared } = self;
         let replay = WithOverrides { inner: replay, f };
-        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+        RetryLayer { plan, slot, classifier, replay, reject, budget, observers, shared }
     }
 
     /// Asks this function for the deadline a request carries.
@@ -170,9 +204,9 @@ impl<C, R, J> RetryLayer<C, R, J> {
     where
         F: Fn(&Req) -> Option<Deadline>,
     {
-        let Self { plan, classifier, replay, reject, budget, observers, shared } = self;
+        let Self { plan, slot, classifier, replay, reject, budget, observers, shared } = self;
         let replay = WithDeadlines { inner: replay, f };
-        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+        RetryLayer { plan, slot, classifier, replay, reject, budget, observers, shared }
     }
 
     /// What becomes of a call that ran out of time (`DeadlineExceeded`), or whose retry found the service not
@@ -184,8 +218,8 @@ impl<C, R, J> RetryLayer<C, R, J> {
     /// let layer = RetryLayer::new(RetryPolicy::default()).on_reject(AsTyped);
     /// ```
     pub fn on_reject<J2>(self, reject: J2) -> RetryLayer<C, R, J2> {
-        let Self { plan, classifier, replay, budget, observers, shared, .. } = self;
-        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+        let Self { plan, slot, classifier, replay, budget, observers, shared, .. } = self;
+        RetryLayer { plan, slot, classifier, replay, reject, budget, observers, shared }
     }
 
     /// The name in events and refusals; default `retry`.
@@ -228,8 +262,8 @@ impl<C, J> RetryLayer<C, CloneRequest, J> {
     ///     .replay(|u: &Upload| Some(Upload { name: u.name.clone() }));
     /// ```
     pub fn replay<R2>(self, replay: R2) -> RetryLayer<C, R2, J> {
-        let Self { plan, classifier, reject, budget, observers, shared, .. } = self;
-        RetryLayer { plan, classifier, replay, reject, budget, observers, shared }
+        let Self { plan, slot, classifier, reject, budget, observers, shared, .. } = self;
+        RetryLayer { plan, slot, classifier, replay, reject, budget, observers, shared }
     }
 }
 
@@ -237,9 +271,15 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
     type Service = RetryService<S, C, R, J>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        let live = self.shared.as_ref().and_then(|shared| shared.live.as_ref());
+        let (seen, plan) = match live {
+            Some(live) => live.look(self.plan.name),
+            None => (FIXED, self.plan.clone()),
+        };
         RetryService {
             inner,
-            plan: self.plan.clone(),
+            plan,
+            seen,
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
             reject: self.reject.clone(),

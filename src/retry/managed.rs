@@ -6,12 +6,13 @@ use super::RetryPolicy;
 use crate::budget::RetryBudget;
 use crate::managed::{Managed, ObjectStatus};
 use crate::name::{LayerKind, Name};
+use crate::slot::Slot;
 
 /// What came of failures. First attempts that work are not counted: they cost nothing here.
 #[derive(Debug)]
 pub(super) struct Tally {
     name: Name,
-    policy: RetryPolicy,
+    policy: Slot<RetryPolicy>,
     budget: Option<Name>,
     retried: AtomicU64,
     recovered: AtomicU64,
@@ -19,7 +20,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(name: Name, policy: RetryPolicy, budget: Option<&RetryBudget>) -> Self {
+    /// `policy`: the one in force, whichever that is.
+    pub(super) fn new(name: Name, policy: Slot<RetryPolicy>, budget: Option<&RetryBudget>) -> Self {
         Self {
             name,
             policy,
@@ -43,7 +45,7 @@ impl Tally {
     }
 
     pub(super) fn describe(&self) -> ObjectStatus {
-        let policy = &self.policy;
+        let policy = self.policy.get().unwrap_or(RetryPolicy::NO_RETRY);
         let attempts = match policy.max_attempts() {
             Some(most) => format!("at most {most}"),
             None => "as many as the other limits allow".to_owned(),

@@ -109,10 +109,13 @@
 //!
 //! **Sharing.** Services of one layer share its budget, clones too. Counters live in each call.
 //!
+//! **Change.** [`RetryLayer::from_slot`] and [`Retry::from_slot`] take the policy from a [`Slot`](crate::Slot): another
+//! holds for the calls that begin after it was installed. A call that has begun keeps its own, between attempts too.
+//!
 //! **Cost.** A first attempt that works allocates nothing, makes no timer and reads no clock; it copies the
 //! request, if a retry is possible at all. With a deadline it reads the clock; if it has to wait and there is
 //! a deadline or an attempt timeout it makes a timer, which is two boxes; a request with exceptions of its own
-//! costs a box. A pause of zero makes no timer.
+//! costs a box. A pause of zero makes no timer. With a slot, one relaxed load more.
 //!
 //! # Order
 //!

@@ -8,12 +8,14 @@ use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
 use super::managed::Tally;
 use super::plan::Plan;
-use super::{CloneRequest, Replay};
+use super::{CloneRequest, Replay, RetryPolicy};
 use crate::budget::RetryBudget;
 use crate::classify::{AnyError, Classify};
 use crate::deadline::Deadline;
+use crate::name::Name;
 use crate::observe::Observers;
 use crate::reject::{AsError, Reject};
+use crate::slot::{Made, Slot};
 use crate::sync::Lease;
 
 /// What the calls of a layer share.
@@ -22,7 +24,37 @@ pub(super) struct Shared {
     pub(super) budget: Option<RetryBudget>,
     pub(super) observers: Observers,
     pub(super) tally: Tally,
+    pub(super) live: Option<Live>,
 }
+
+/// A policy that may change.
+pub(super) struct Live {
+    pub(super) slot: Slot<RetryPolicy>,
+    made: Made<Plan>,
+}
+
+impl Live {
+    pub(super) fn new(slot: Slot<RetryPolicy>) -> Self {
+        Self { slot, made: Made::new() }
+    }
+
+    /// The plan of the policy that is there now.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn look(&self, name: Name) -> (u64, Plan) {
+        let plan = |policy: Option<_>| Plan::new(policy.unwrap_or(RetryPolicy::NO_RETRY), name);
+        self.made.of(&self.slot, plan)
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.slot.fmt(f)
+    }
+}
+
+/// In place of a version: the policy stays what it is.
+pub(super) const FIXED: u64 = u64::MAX;
 
 /// Made by a [`RetryLayer`](super::RetryLayer).
 ///
@@ -42,10 +74,25 @@ pub(super) struct Shared {
 pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError> {
     pub(super) inner: S,
     pub(super) plan: Plan,
+    /// The version of the slot that the plan is of.
+    pub(super) seen: u64,
     pub(super) classifier: C,
     pub(super) replay: R,
     pub(super) reject: J,
     pub(super) shared: Option<Lease<Shared>>,
+}
+
+impl<S, C, R, J> RetryService<S, C, R, J> {
+    /// Looks whether there is another policy.
+    #[inline]
+    fn look(&mut self) {
+        if let Some(shared) = &self.shared
+            && let Some(live) = &shared.live
+            && live.slot.version() != self.seen
+        {
+            (self.seen, self.plan) = live.look(self.plan.name);
+        }
+    }
 }
 
 impl<S: fmt::Debug, C, R, J> fmt::Debug for RetryService<S, C, R, J> {
@@ -79,6 +126,9 @@ where
     // processor for several times as long as the call itself takes.
     #[inline(always)]
     fn call(&mut self, mut req: Req) -> Self::Future {
+        if self.seen != FIXED {
+            self.look();
+        }
         // The ready instance goes with the call: a clone of it need not be ready.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);

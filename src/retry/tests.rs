@@ -259,3 +259,13 @@ fn policies_are_read_checked_and_written() {
         assert!(error.contains(named), "{bad}: {error}");
     }
 }
+
+#[test]
+fn a_registry_shows_the_policy_that_is_in_the_slot() {
+    use crate::slot::Slot;
+    let slot = Slot::with(RetryPolicy::DEFAULT);
+    let tally = super::managed::Tally::new("db".into(), slot.clone(), None);
+    assert_eq!(tally.describe().state, "active");
+    slot.uninstall();
+    assert_eq!(tally.describe().state, "off");
+}

@@ -16,6 +16,9 @@ const SPARSE: usize = 128;
 /// Pages that the window is cut into when there are more calls than that.
 const DENSE: u64 = 128;
 
+/// Pages that a stripe has room for from its first call on: the most that there can be, see [`Ledger`].
+const MOST: usize = SPARSE + DENSE as usize + 2;
+
 /// How often a page that is filling up looks whether its count is about to overflow, in calls.
 const CHECK: u64 = (1 << 20) - 1;
 
@@ -351,7 +354,13 @@ impl Stripe {
         let start = now.with_past();
         match pages.live.back_mut() {
             Some(page) if page.calls == 0 => page.start = start,
-            _ => pages.live.push_back(Page::opened(start)),
+            _ => {
+                if pages.live.capacity() == 0 {
+                    // At once, so that no later call has to make more room.
+                    pages.live.reserve_exact(MOST);
+                }
+                pages.live.push_back(Page::opened(start));
+            }
         }
         self.oldest.store(self.front(pages), Ordering::Relaxed);
         self.open_until.store(now.0.saturating_add(length), Ordering::Relaxed);

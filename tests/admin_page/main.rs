@@ -176,6 +176,17 @@ async fn commands_need_the_token_and_a_confirmation() {
     page.until("!document.getElementById('dialog').open").await;
     assert!(!service.model.lock().unwrap().forced);
 
+    // Who goes elsewhere at once is not called back when the page hears that the question was closed.
+    let elsewhere = format!(
+        "new Promise(done => {{
+            {button}.focus(); {button}.click();
+            const dialog = document.getElementById('dialog'), token = document.getElementById('token');
+            dialog.addEventListener('close', () => setTimeout(() => done(document.activeElement.id)), {{once: true}});
+            dialog.close(); token.focus();
+        }})"
+    );
+    assert_eq!(page.eval(&elsewhere).await, "token");
+
     let result = command(&page, BREAKER, "force_open").await;
     assert_eq!(result, "Done. ");
     assert!(service.model.lock().unwrap().forced);

@@ -3,6 +3,7 @@
 
 mod budget;
 mod rate_limit;
+mod retry;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::yield_now;

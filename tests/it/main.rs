@@ -27,6 +27,7 @@ mod drain_layer;
 #[cfg(feature = "testing")]
 mod endpoints;
 mod failure_budget;
+mod fallback;
 #[cfg(feature = "supervise")]
 #[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]
 mod health;

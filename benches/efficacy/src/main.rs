@@ -60,7 +60,10 @@ fn measure(args: &Args) -> Result<(), String> {
     let candidates: Vec<Box<dyn Candidate>> = candidates::all()
         .into_iter()
         .filter(|one| {
-            let wanted = args.candidate.as_ref().is_none_or(|part| one.name().contains(part));
+            let wanted = args.candidate.as_ref().is_none_or(|part| match part.strip_prefix('=') {
+                Some(name) => one.name() == name,
+                None => one.name().contains(part),
+            });
             wanted || one.name() == "none" || one.central()
         })
         .collect();

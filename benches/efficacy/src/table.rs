@@ -168,6 +168,15 @@ pub(crate) fn random_shapes(
         let _ = writeln!(out, "{n:4}: {}", shape(&drawn));
         let board = Board::run(&drawn, scenarios, candidates, 1, args.threads);
         let oracle = candidates.iter().position(|one| one.central()).unwrap_or(0);
+        for (c, candidate) in candidates.iter().enumerate() {
+            if candidate.name().starts_with("ours") || candidate.central() {
+                let _ = write!(out, "      {:24}", candidate.name());
+                for (scenario, cell) in scenarios.iter().zip(&board.cells[c]) {
+                    let _ = write!(out, " {} {:.1}", scenario.name(), cell.score);
+                }
+                out.push('\n');
+            }
+        }
         for (c, means) in means.iter_mut().enumerate() {
             means.push(board.row(c).mean);
             shares[c].push(100.0 * board.row(c).mean / board.row(oracle).mean);

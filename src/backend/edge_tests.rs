@@ -1,0 +1,179 @@
+//! What does not happen in an ordinary minute.
+
+use std::sync::{Arc, mpsc};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use super::core::{Arrival, Core, End, State};
+use super::tests::{arrive, at, calls, finish, wait};
+use super::{Backend, BackendState};
+use crate::clock::{Tick, now};
+use crate::context::Criticality;
+
+/// Probes in the first second after everything has begun to fail, while callers who wait for a second come every
+/// ten milliseconds.
+fn probes_in_a_second(core: &mut Core, now: u64) -> u64 {
+    let now = calls(core, now, 12, 1, End::Failure);
+    assert!(matches!(core.state, State::Down { .. }));
+    let before = core.counts.probes;
+    for ms in (0..1000).step_by(10) {
+        let _ = arrive(core, now + ms, 1000);
+        while core.in_flight > 0 {
+            finish(core, now + ms, End::Failure, now + ms);
+        }
+    }
+    core.counts.probes - before
+}
+
+#[test]
+fn one_who_waits_for_ever_does_not_keep_the_others_from_probing() {
+    // A mean would take the one for all: the next probe came when the others had long gone.
+    let mut core = Core::new(None, 1000);
+    let mut now = calls(&mut core, 0, 200, 10, End::Success);
+    for patience in [Tick(u64::MAX), at(now + 3_600_000)] {
+        let arrival =
+            core.arrive(patience, Criticality::Sheddable, at(now), &mut super::Wakers::default());
+        assert!(matches!(arrival, Arrival::Admitted));
+        finish(&mut core, now, End::Success, now + 10);
+        now += 10;
+    }
+    let probes = probes_in_a_second(&mut core, now);
+    assert!(probes >= 5, "{probes} probes");
+}
+
+#[test]
+fn the_first_who_comes_does_not_either() {
+    let mut core = Core::new(None, 1000);
+    let first =
+        core.arrive(Tick(u64::MAX), Criticality::Critical, at(0), &mut super::Wakers::default());
+    assert!(matches!(first, Arrival::Admitted));
+    finish(&mut core, 0, End::Success, 10);
+    let now = calls(&mut core, 10, 200, 10, End::Success);
+    let probes = probes_in_a_second(&mut core, now);
+    assert!(probes >= 5, "{probes} probes");
+}
+
+#[test]
+fn answers_that_take_most_of_what_callers_wait_are_no_silence() {
+    let mut core = Core::new(None, 10);
+    let mut now = calls(&mut core, 0, 50, 600, End::Success);
+    for _ in 0..50 {
+        assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+        assert!(matches!(arrive(&mut core, now + 590, 1000), Arrival::Admitted));
+        finish(&mut core, now, End::Success, now + 600);
+        finish(&mut core, now + 590, End::Success, now + 1190);
+        now += 1200;
+    }
+    assert_eq!((core.state, core.counts.downs), (State::Up, 0));
+}
+
+#[test]
+fn quick_no_is_not_how_long_an_answer_takes() {
+    // `Answered` is what a 404 or a 400 is: it lives, and took no time to say no. Had that lowered the baseline,
+    // every answer after it would have been congestion.
+    let mut core = Core::new(None, 10);
+    let now = calls(&mut core, 0, 100, 50, End::Success);
+    let baseline = core.latency.baseline();
+    let now = calls(&mut core, now, 1000, 1, End::Answered);
+    assert_eq!(core.latency.baseline(), baseline);
+    let now = calls(&mut core, now, 11, 1, End::Failure);
+    let now = calls(&mut core, now, 1, 1, End::Answered);
+    let now = calls(&mut core, now, 11, 1, End::Failure);
+    assert_eq!(core.state, State::Up, "it answers in between");
+    calls(&mut core, now, 50, 50, End::Success);
+    assert_eq!(core.state, State::Up);
+}
+
+#[test]
+fn a_backend_that_asks_for_less_gets_less() {
+    // It says no at once beyond five at a time: no answer ever takes longer, and the limit would never fall.
+    let mut core = Core::new(None, 10);
+    let mut now = 0;
+    let (mut most, mut refused, mut sent) = (0, 0, 0);
+    for round in 0..1000 {
+        let limit = core.limit();
+        for _ in 0..limit {
+            assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+        }
+        for _ in 5..limit {
+            finish(&mut core, now, End::TooMany, now + 1);
+        }
+        for _ in 0..limit.min(5) {
+            finish(&mut core, now, End::Success, now + 100);
+        }
+        now += 101;
+        if round >= 100 {
+            most = most.max(limit);
+            sent += limit;
+            refused += limit.saturating_sub(5);
+        }
+    }
+    assert!(most <= 9, "{most}");
+    assert!(f64::from(refused) <= 0.15 * f64::from(sent), "{refused} of {sent}");
+    assert!(
+        f64::from(sent - refused) >= 0.8 * 5.0 * 900.0,
+        "{sent} sent, {refused} of them refused"
+    );
+}
+
+#[test]
+fn after_a_throttled_answer_there_is_no_headroom_for_a_hundred_successes() {
+    for less in [End::Throttled, End::TooMany] {
+        let mut core = Core::new(None, 10);
+        let now = calls(&mut core, 0, 50, 10, End::Success);
+        assert!(core.has_headroom());
+        let now = calls(&mut core, now, 1, 10, less);
+        assert!(!core.has_headroom());
+        let now = calls(&mut core, now, 5, 10, End::Failure);
+        let now = calls(&mut core, now, 99, 10, End::Success);
+        assert!(!core.has_headroom());
+        calls(&mut core, now, 1, 10, End::Success);
+        assert!(core.has_headroom());
+    }
+}
+
+/// A waker whose drop asks the backend: as that of an executor whose task is held by its wakers only, and holds
+/// a handle of the backend.
+struct Asks(Backend);
+
+impl Wake for Asks {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        assert_eq!(self.0.state(), BackendState::Up);
+    }
+}
+
+#[test]
+fn a_waker_is_dropped_outside_of_the_lock() {
+    let backend = Backend::fixed("db", 1).unwrap();
+    let start = now();
+    let soon = start.after(Duration::from_secs(10));
+    assert!(matches!(backend.arrive(soon, Criticality::Critical, start), Arrival::Admitted));
+    let Arrival::Wait(key) = backend.arrive(soon, Criticality::Critical, start) else { panic!() };
+    let (done, ended) = mpsc::channel();
+    let inside = backend.clone();
+    // It hangs for ever if the lock is held.
+    std::thread::spawn(move || {
+        for _ in 0..3 {
+            inside.poll(key, &Waker::from(Arc::new(Asks(inside.clone()))));
+        }
+        inside.leave(key);
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(backend.stats().waiting, 0);
+}
+
+#[test]
+fn who_waits_in_vain_is_gone_from_the_room() {
+    let mut core = Core::new(Some(1), 10);
+    assert!(matches!(arrive(&mut core, 0, 1000), Arrival::Admitted));
+    for n in 0..5 {
+        let key = wait(&mut core, n, 10);
+        let _ = super::tests::poll(&mut core, key, n + 20);
+    }
+    assert_eq!((core.waiting(), core.counts.hopeless), (0, 5));
+}

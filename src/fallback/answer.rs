@@ -1,0 +1,173 @@
+use std::fmt;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::cause::Cause;
+use crate::reject::Reject;
+
+/// Makes the answer of a fallback from what was [kept](super::Keep) of the request.
+///
+/// ```
+/// use buttress::fallback::{Answer, Cause};
+/// use std::future::{Ready, ready};
+/// struct Apology;
+/// impl<K, E> Answer<K, String, E> for Apology {
+///     type Future = Ready<Option<String>>;
+///     fn answer(&self, _: K, cause: Cause) -> Self::Future {
+///         ready(Some(format!("sorry: {cause}")))
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` makes no fallback of type `{Res}` from what is kept of a request, `{Kept}`",
+    note = "use `.value(...)`, `.respond(...)`, `.call(|request, cause| async {{ ... }})` or `.service(...)`"
+)]
+pub trait Answer<Kept, Res, Err> {
+    /// The answer on its way; `None` if there is none.
+    type Future: Future<Output = Option<Res>>;
+
+    /// Begins to make it.
+    fn answer(&self, kept: Kept, cause: Cause) -> Self::Future;
+}
+
+/// The same answer each time: see [`FallbackLayer::value`](super::FallbackLayer::value).
+#[derive(Clone, Copy, Debug)]
+pub struct Value<T>(pub(super) T);
+
+impl<Kept, Res: Clone, Err> Answer<Kept, Res, Err> for Value<Res> {
+    type Future = Ready<Option<Res>>;
+
+    fn answer(&self, _: Kept, _: Cause) -> Self::Future {
+        ready(Some(self.0.clone()))
+    }
+}
+
+/// What a [`Reject`] answers: see [`FallbackLayer::respond`](super::FallbackLayer::respond).
+#[derive(Clone, Copy, Debug)]
+pub struct Respond<R>(pub(super) R);
+
+impl<Kept, Res, Err, R> Answer<Kept, Res, Err> for Respond<R>
+where
+    R: Reject<Kept, Res, Err, Error = Err>,
+{
+    type Future = Ready<Option<Res>>;
+
+    fn answer(&self, kept: Kept, cause: Cause) -> Self::Future {
+        ready(cause.into_rejection().and_then(|why| self.0.reject(kept, why).ok()))
+    }
+}
+
+/// What a function answers: see [`FallbackLayer::call`](super::FallbackLayer::call).
+#[derive(Clone, Copy)]
+pub struct Call<F>(pub(super) F);
+
+impl<Kept, Res, Err, F, Fut, E> Answer<Kept, Res, Err> for Call<F>
+where
+    F: Fn(Kept, Cause) -> Fut,
+    Fut: Future<Output = Result<Res, E>>,
+{
+    type Future = CallAnswer<Fut>;
+
+    fn answer(&self, kept: Kept, cause: Cause) -> Self::Future {
+        CallAnswer { future: (self.0)(kept, cause) }
+    }
+}
+
+impl<F> fmt::Debug for Call<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Call")
+    }
+}
+
+pin_project! {
+    /// The future of a [`Call`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct CallAnswer<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F, Res, E> Future for CallAnswer<F>
+where
+    F: Future<Output = Result<Res, E>>,
+{
+    type Output = Option<Res>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Res>> {
+        self.project().future.poll(cx).map(Result::ok)
+    }
+}
+
+impl<F> fmt::Debug for CallAnswer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallAnswer").finish_non_exhaustive()
+    }
+}
+
+/// What another service answers: see [`FallbackLayer::service`](super::FallbackLayer::service).
+#[derive(Clone, Copy, Debug)]
+pub struct ByService<S>(pub(super) S);
+
+impl<Kept, Res, Err, S> Answer<Kept, Res, Err> for ByService<S>
+where
+    S: Service<Kept, Response = Res> + Clone,
+{
+    type Future = ServiceAnswer<S, Kept, S::Future>;
+
+    fn answer(&self, kept: Kept, _: Cause) -> Self::Future {
+        ServiceAnswer { state: State::Readying { call: Some((self.0.clone(), kept)) } }
+    }
+}
+
+pin_project! {
+    /// The future of a [`ByService`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ServiceAnswer<S, Req, F> {
+        #[pin]
+        state: State<S, Req, F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, Req, F> {
+        Readying { call: Option<(S, Req)> },
+        Called { #[pin] future: F },
+    }
+}
+
+impl<S, Req> Future for ServiceAnswer<S, Req, S::Future>
+where
+    S: Service<Req>,
+{
+    type Output = Option<S::Response>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Readying { call } => {
+                    let Some((service, _)) = call else { return Poll::Ready(None) };
+                    if ready!(service.poll_ready(cx)).is_err() {
+                        return Poll::Ready(None);
+                    }
+                    let Some((mut service, req)) = call.take() else { return Poll::Ready(None) };
+                    let future = service.call(req);
+                    state.set(State::Called { future });
+                }
+                StateProj::Called { future } => return future.poll(cx).map(Result::ok),
+            }
+        }
+    }
+}
+
+impl<S, Req, F> fmt::Debug for ServiceAnswer<S, Req, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceAnswer").finish_non_exhaustive()
+    }
+}
