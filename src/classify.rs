@@ -116,6 +116,108 @@ where
     }
 }
 
+/// Judges errors of type `E` with this classifier wherever they are: in a [`BoxError`] or its `source()` chain, in
+/// an [`Error<E>`], or bare. In a stack each layer sees the errors of the layers inside of it; what is not an `E`,
+/// such as their refusals, is judged as [`AnyError`] does.
+///
+/// ```
+/// use buttress::{BoxError, Classify, FailureClass, Verdict, classify_fn, downcast};
+/// use std::num::ParseIntError;
+/// let c = downcast::<ParseIntError, _>(classify_fn(|result: Result<&u8, &ParseIntError>| match result {
+///     Ok(_) => Verdict::success(),
+///     Err(_) => Verdict::failure(FailureClass::Permanent),
+/// }));
+/// let boxed: BoxError = "x".parse::<u8>().unwrap_err().into();
+/// let verdict = Classify::<(), u8, BoxError>::finish(&c, (), Err(&boxed));
+/// assert_eq!(verdict, Verdict::failure(FailureClass::Permanent));
+/// ```
+pub fn downcast<E, C>(classifier: C) -> Downcast<C, E>
+where
+    E: StdError + 'static,
+{
+    Downcast { inner: classifier, marker: std::marker::PhantomData }
+}
+
+/// See [`downcast`].
+pub struct Downcast<C, E> {
+    inner: C,
+    marker: std::marker::PhantomData<fn() -> E>,
+}
+
+impl<C: Clone, E> Clone for Downcast<C, E> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), marker: std::marker::PhantomData }
+    }
+}
+
+impl<C: Copy, E> Copy for Downcast<C, E> {}
+
+impl<C: fmt::Debug, E> fmt::Debug for Downcast<C, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Downcast").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<Req, Res, Err, C, E> Classify<Req, Res, Err> for Downcast<C, E>
+where
+    C: Classify<Req, Res, E>,
+    E: StdError + 'static,
+    Err: 'static,
+{
+    type Ticket = C::Ticket;
+
+    #[inline]
+    fn start(&self, req: &Req) -> Self::Ticket {
+        self.inner.start(req)
+    }
+
+    #[inline]
+    fn finish(&self, ticket: Self::Ticket, result: Result<&Res, &Err>) -> Verdict {
+        match result {
+            Ok(response) => self.inner.finish(ticket, Ok(response)),
+            Err(error) => match find::<E, Err>(error) {
+                Some(error) => self.inner.finish(ticket, Err(error)),
+                None => judge_any(error),
+            },
+        }
+    }
+
+    fn expired(&self, ticket: Self::Ticket) -> Verdict {
+        self.inner.expired(ticket)
+    }
+}
+
+#[cold]
+fn find<E: StdError + 'static, Err: 'static>(error: &Err) -> Option<&E> {
+    let any: &dyn Any = error;
+    if let Some(Error::Inner(inner)) = any.downcast_ref::<Error<E>>() {
+        return Some(inner);
+    }
+    let bare = any.downcast_ref::<E>();
+    let mut next = as_std_error(error);
+    bare.or_else(|| {
+        for _ in 0..DEEPEST {
+            let error = next?;
+            if let Some(found) = error.downcast_ref::<E>() {
+                return Some(found);
+            }
+            next = below(error);
+        }
+        None
+    })
+}
+
+/// A chain that loops would be a bug of the error type; this is more than any real one has.
+const DEEPEST: usize = 32;
+
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    // An `io::Error` that carries another error shows it through `get_ref`, not `source()`.
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
 /// The default classifier: every `Ok` is a success; an `Err` is looked up by its type.
 ///
 /// A boxed error ([`BoxError`]), an [`io::Error`] and a [`Rejection`] are looked into (see
@@ -329,8 +431,7 @@ where
 #[cold]
 pub fn judge_error(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
-    // A chain that loops would be a bug of the error type; 32 levels is more than any real one has.
-    for _ in 0..32 {
+    for _ in 0..DEEPEST {
         let Some(error) = next else { break };
         if let Some(rejection) = error.downcast_ref::<Rejection>() {
             return judge_rejection(rejection);
@@ -343,11 +444,7 @@ pub fn judge_error(error: &(dyn StdError + 'static)) -> Verdict {
         if error.is::<tokio::time::error::Elapsed>() {
             return Verdict::failure(FailureClass::Transient);
         }
-        // An `io::Error` that carries another error shows it through `get_ref`, not `source()`.
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
+        next = below(error);
     }
     Verdict::failure(FailureClass::Transient)
 }

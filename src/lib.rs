@@ -51,7 +51,6 @@ pub mod presets;
 pub mod rate_limit;
 pub mod retry;
 pub mod store;
-pub mod storm;
 #[cfg(feature = "supervise")]
 pub mod supervise;
 #[cfg(feature = "testing")]
@@ -64,8 +63,8 @@ pub use budget::{
     RetryBudget, RetryBudgetBuilder, RetryBudgetStats, RetryCost, RetryToken, SentRetry,
 };
 pub use classify::{
-    AnyError, Boxed, Classify, ClassifyFn, ErrorChain, Exclude, Typed, classify_fn, error_chain,
-    exclude, judge_error,
+    AnyError, Boxed, Classify, ClassifyFn, Downcast, ErrorChain, Exclude, Typed, classify_fn,
+    downcast, error_chain, exclude, judge_error,
 };
 pub use context::{Context, Criticality, NoContext, ReadContext};
 pub use deadline::Deadline;

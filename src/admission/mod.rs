@@ -56,7 +56,7 @@
 //!
 //! # Order
 //!
-//! Inside of retries, so that each attempt is admitted; [`storm::client`](crate::storm::client) puts them together.
+//! Inside of retries, so that each attempt is admitted; [`presets::client`](crate::presets::client) puts them together.
 //!
 //! # Events
 //!

@@ -394,15 +394,64 @@ pub(super) static CLIENT_FIELDS: &[Field] = &[
         "",
         "Rate limit, of each attempt.",
     ),
-    field("breaker", Kind::Named("breakers", &BREAKER), "", "Circuit breaker, of each attempt."),
-    field("attempt_timeout", SPAN, "", "Longest time for one attempt."),
     field(
-        "hedge_after",
-        SPAN,
+        "backend",
+        Kind::Short("limit", BACKEND),
         "",
-        "A second attempt is sent beside a first one that takes longer. Checked only: stacks do not hedge.",
+        "Learns what the backend can take and lets calls wait for it. Without retry, there are retries paid from its headroom.",
     ),
+    field(
+        "hedge",
+        Kind::Off("never", &Kind::Table(HEDGE)),
+        "as its keys say with backend, else never",
+        "Second attempts beside slow ones, of pools only.",
+    ),
+    field("endpoints", Kind::Table(ENDPOINTS), "", "Settings of pools."),
+    field("attempt_timeout", SPAN, "", "Longest time for one attempt."),
+    field("breaker", Kind::Named("breakers", &BREAKER), "", "Circuit breaker, of each attempt."),
     field("faults", Kind::Named("faults", &FAULTS), "", "Fault plan, for each attempt."),
+];
+static IN_FLIGHT: Kind = count(1_000_000);
+static BACKEND: &[Field] = &[
+    field("limit", Kind::Off("learned", &IN_FLIGHT), "learned", "Most calls in flight."),
+    field(
+        "patience",
+        SPAN,
+        "total_timeout, or 1",
+        "How long a call without a deadline waits for its turn.",
+    ),
+];
+static HEDGE: &[Field] = &[
+    field(
+        "percentile",
+        Kind::Number { min: 0.5, max: 0.9999, percent: true },
+        "0.98",
+        "Share of answers that come before a second attempt is made.",
+    ),
+    field("min_delay", seconds(0.001, 3600.0), "0.001", "No second attempt sooner than this."),
+    field(
+        "extra_load",
+        Kind::Number { min: 1e-6, max: 1.0, percent: true },
+        "0.03",
+        "Second attempts for each call, in the long run.",
+    ),
+];
+static ENDPOINTS: &[Field] = &[
+    field(
+        "max_ejected",
+        Kind::Number { min: 0.0, max: 0.999_999, percent: true },
+        "0.5",
+        "Share of the endpoints that may be left out.",
+    ),
+    field("failures_in_row", count(U32), "3", "Failures in a row after which one is left out."),
+    field("probe_after", SPAN, "1", "Time until it is tried again."),
+    field("probe_after_max", SPAN, "30", "Longest time between two tries."),
+    field(
+        "slow_start",
+        seconds(0.0, YEAR),
+        "2",
+        "How long one that is back takes to get its full share.",
+    ),
 ];
 pub(super) static SERVER: Kind = Kind::Def("server", &Kind::Table(SERVER_FIELDS));
 pub(super) static SERVER_FIELDS: &[Field] = &[

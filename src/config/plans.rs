@@ -6,12 +6,14 @@ use super::build::{self, Block};
 use super::settings::Config;
 use crate::error::ConfigError;
 use crate::presets::{
-    BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
+    BackendPlan, BreakerPlan, ClientPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan,
+    RateLimitPlan, RetryBudgetPlan, RetryPlan, ServerPlan,
 };
 
 impl Config {
-    /// The plan of a client's stack as `clients` has it. What its entry does not name is not in the stack. Faults are not part of
-    /// a plan: see [`conditioner`](Self::conditioner).
+    /// The plan of a client's stack as `clients` has it. What its entry does not name is not in the stack; a `backend` comes with
+    /// retries and hedges that are paid from its headroom, unless `retry` and `hedge` say otherwise. Faults are not part of a plan:
+    /// see [`conditioner`](Self::conditioner).
     ///
     /// # Errors
     /// If there is no such entry, or a block has a key that plans do not have.
@@ -22,7 +24,7 @@ impl Config {
     /// let config = Loader::empty().text("a.yml", Format::Yaml, text).load()?;
     /// let plan = config.client("pay")?;
     /// assert_eq!(plan.total_timeout.unwrap().as_secs(), 5);
-    /// assert!(plan.retry.is_some() && plan.breaker.is_none());
+    /// assert!(plan.policy().is_some() && plan.breaker.is_none());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn client(&self, name: &str) -> Result<ClientPlan, ConfigError> {
@@ -32,11 +34,17 @@ impl Config {
     /// Not `strict`: what plans do not have is left out, for the linter.
     pub(super) fn client_plan(&self, name: &str, strict: bool) -> Result<ClientPlan, ConfigError> {
         let block = self.entry("clients", name)?;
-        let mut plan = ClientPlan::new(name);
+        let mut plan = ClientPlan::bare(name);
         plan.total_timeout = block.time("total_timeout");
         plan.attempt_timeout = block.time("attempt_timeout");
-        plan.retry = self.part(block, "retry", "retries").map(build::policy).transpose()?;
-        plan.hedge_after = block.time("hedge_after");
+        plan.backend = block.table("backend").map(backend_plan);
+        plan.hedge = hedge_plan(block);
+        plan.endpoints = endpoints_plan(block);
+        plan.retry = match self.part(block, "retry", "retries") {
+            Some(block) => RetryPlan::Policy(build::policy(block)?),
+            None if plan.backend.is_some() => RetryPlan::Paced,
+            None => RetryPlan::Never,
+        };
         plan.retry_budget = match self.part(block, "retry_budget", "retry_budgets") {
             Some(block) => {
                 known("retry_budget", block, &["ratio"], strict)?;
@@ -128,6 +136,39 @@ impl Config {
         plan.open_for = block.time("open_for").or(reset.ok()).unwrap_or(plan.open_for);
         Ok(plan)
     }
+}
+
+fn backend_plan(block: Block<'_>) -> BackendPlan {
+    let mut plan = BackendPlan::default();
+    plan.in_flight = block.count("limit");
+    plan.patience = block.time("patience");
+    plan
+}
+
+fn hedge_plan(client: Block<'_>) -> Option<HedgePlan> {
+    let mut plan = HedgePlan::default();
+    match client.table("hedge") {
+        Some(block) => {
+            plan.percentile = block.number("percentile").unwrap_or(plan.percentile);
+            plan.min_delay = block.time("min_delay").unwrap_or(plan.min_delay);
+            plan.extra_load = block.number("extra_load").unwrap_or(plan.extra_load);
+        }
+        None if client.get("hedge").is_some() || client.get("backend").is_none() => return None,
+        None => {}
+    }
+    Some(plan)
+}
+
+fn endpoints_plan(client: Block<'_>) -> EndpointsPlan {
+    let mut plan = EndpointsPlan::default();
+    if let Some(block) = client.table("endpoints") {
+        plan.max_ejected = block.number("max_ejected").unwrap_or(plan.max_ejected);
+        plan.failures_in_row = block.count("failures_in_row").unwrap_or(plan.failures_in_row);
+        plan.probe_after = block.time("probe_after").unwrap_or(plan.probe_after);
+        plan.probe_after_max = block.time("probe_after_max").unwrap_or(plan.probe_after_max);
+        plan.slow_start = block.time("slow_start").unwrap_or(plan.slow_start);
+    }
+    plan
 }
 
 fn known(part: &str, block: Block<'_>, keys: &[&str], strict: bool) -> Result<(), ConfigError> {

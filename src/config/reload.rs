@@ -382,7 +382,7 @@ impl Made {
             if policy.is_some_and(|policy| below(&policy.place.join("."))) {
                 return true;
             }
-            if below(&path) && key != format!("{path}.hedge_after") {
+            if below(&path) {
                 return true;
             }
         }

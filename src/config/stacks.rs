@@ -259,30 +259,22 @@ impl Made {
         refuse(&config, "clients", name)?;
         let block = config.entry("clients", name)?;
         let part = |part| config.written("clients", name, part);
-        let attempt = block.time("attempt_timeout");
-        let policy = part("retry").map(|at| build::policy(at.block)).transpose()?;
-        let (policy, attempt) = match (policy, attempt) {
-            // It is the retry that ends an attempt, so that it may try again.
-            (Some(policy), Some(after)) => {
-                let after = policy.attempt_timeout().map_or(after, |own| own.min(after));
-                (Some(policy.to_builder().attempt_timeout(after).build()?), None)
-            }
-            other => other,
-        };
+        // The parts that are in no map, so that nobody shares them.
+        let plan = config.client_plan(name, false)?;
         let timeout = |after: Option<Duration>| {
             after.map(|after| Timeout::new(name.to_owned(), after)).transpose()
         };
-        let parts = ClientParts {
-            name: name.to_owned().into(),
-            total: timeout(block.time("total_timeout"))?,
-            policy,
-            budget: part("retry_budget").map(|at| self.retry_budget(&at)).transpose()?,
-            limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
-            breaker: part("breaker").map(|at| self.breaker(&at, &config)).transpose()?,
-            attempt: timeout(attempt)?,
-        };
+        let limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
+        let mut parts = ClientParts::of(&plan, self.registry.as_ref())?;
+        parts.total = timeout(block.time("total_timeout"))?;
+        parts.limiter = limiter.map(|limiter| (limiter, Duration::ZERO));
+        parts.attempt = timeout(block.time("attempt_timeout"))?;
+        parts.breaker = part("breaker").map(|at| self.breaker(&at, &config)).transpose()?;
+        if let Some(at) = part("retry_budget") {
+            parts.budget = Some(self.retry_budget(&at)?);
+        }
         let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        Ok(ClientLayer::from(parts).conditioner(faults.map_or_else(Slot::new, Slot::with)))
+        Ok(parts.layer()?.conditioner(faults.map_or_else(Slot::new, Slot::with)))
     }
 
     fn server(&mut self, name: &str) -> Result<ServerStack, ConfigError> {

@@ -24,6 +24,7 @@ fn cell(kind: &Kind) -> String {
         }
         Kind::Rate => "a rate".to_owned(),
         Kind::Table(_) => "keys".to_owned(),
+        Kind::Short(key, _) => format!("keys, or its `{key}`"),
         kind => kind.expected(),
     }
 }
@@ -44,6 +45,13 @@ fn rows(fields: &[Field], path: &str, out: &mut String) {
                     && let Kind::Table(fields) = of.plain()
                 {
                     rows(fields, &format!("{path}[]."), out);
+                }
+                let below = match kind {
+                    Kind::Off(_, of) => of.plain(),
+                    kind => kind,
+                };
+                if let Kind::Table(fields) | Kind::Short(_, fields) = below {
+                    rows(fields, &format!("{path}."), out);
                 }
             }
         }

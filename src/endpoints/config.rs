@@ -161,6 +161,11 @@ impl EndpointsBuilder {
     /// assert!(buttress::endpoints::Endpoints::<u8>::builder("db").build::<u8>().unwrap().is_empty());
     /// ```
     pub fn build<S>(self) -> Result<Endpoints<S>, ConfigError> {
+        self.check()?;
+        Ok(self.make())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let config = &self.config;
         if !(0.0..1.0).contains(&config.max_ejected) {
             return Err(ConfigError::new("max_ejected", config.max_ejected, "from 0 to below 1"));
@@ -178,6 +183,11 @@ impl EndpointsBuilder {
             let value = format!("{:?}", config.probe_after_max);
             return Err(ConfigError::new("probe_after_max", value, expected));
         }
-        Ok(Endpoints::from_parts(self.name, self.config, self.observers))
+        Ok(())
+    }
+
+    /// What was checked.
+    pub(crate) fn make<S>(self) -> Endpoints<S> {
+        Endpoints::from_parts(self.name, self.config, self.observers)
     }
 }

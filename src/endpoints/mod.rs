@@ -66,7 +66,7 @@
 //!
 //! *Retries.* An attempt after the first does not go where the one before it went, if there is another endpoint.
 //! It takes a [`Context`](crate::Context) with the number of the attempt and of the
-//! [call](crate::Context::call), which [`storm`](crate::storm) gives to each.
+//! [call](crate::Context::call), which [`presets`](crate::presets::ClientLayer::pool) gives to each.
 //!
 //! # Semantics
 //!

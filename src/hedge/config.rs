@@ -174,6 +174,11 @@ impl HedgeBuilder {
     /// assert!(buttress::hedge::Hedge::builder("db").build().is_ok());
     /// ```
     pub fn build(self) -> Result<Hedge, ConfigError> {
+        self.check()?;
+        Ok(self.make())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if !(0.5..=0.9999).contains(&self.percentile) {
             return Err(ConfigError::new("percentile", self.percentile, "from 0.5 to 0.9999"));
         }
@@ -193,6 +198,11 @@ impl HedgeBuilder {
         if !(1..=10).contains(&self.hedges) {
             return Err(ConfigError::new("hedges", self.hedges, "from 1 to 10"));
         }
+        Ok(())
+    }
+
+    /// What was checked.
+    pub(crate) fn make(self) -> Hedge {
         let limits = Limits {
             percentile: self.percentile,
             min_samples: self.min_samples,
@@ -201,7 +211,7 @@ impl HedgeBuilder {
             burst: self.burst,
             hedges: self.hedges,
         };
-        Ok(Hedge::from_parts(self, limits))
+        Hedge::from_parts(self, limits)
     }
 }
 

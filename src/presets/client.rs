@@ -1,13 +1,14 @@
 use tower_layer::{Layer, Stack};
 
-use super::optional::Optional;
+use super::client_parts::ClientParts;
 #[cfg(feature = "http")]
 use super::part::ForHttp;
 use super::part::{Absent, Faults, Part};
 use super::plan::ClientPlan;
-use super::shared::{Limited, checked, limited};
+use super::pool::Client;
+use super::shared::checked;
 use crate::budget::RetryBudget;
-use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
+use crate::circuit_breaker::CircuitBreaker;
 use crate::classify::AnyError;
 use crate::conditioner::Conditioner;
 use crate::context::NoContext;
@@ -15,45 +16,20 @@ use crate::error::ConfigError;
 use crate::name::Name;
 use crate::rate_limit::RateLimiter;
 use crate::reject::AsError;
-use crate::retry::{CloneRequest, RetryLayer, RetryPolicy};
+use crate::retry::CloneRequest;
 use crate::slot::Slot;
-use crate::timeout::{Timeout, TimeoutLayer};
+use crate::timeout::Timeout;
 
-type Client<C, P, X, R, F> = Stack<
-    F,
-    Stack<
-        Optional<CircuitBreakerLayer<C, R>, R>,
-        Stack<
-            Optional<TimeoutLayer<X, R>, R>,
-            Stack<
-                Limited<R>,
-                Stack<Optional<RetryLayer<C, P, R>, R>, Optional<TimeoutLayer<X, R>, R>>,
-            >,
-        >,
-    >,
->;
-
-/// A client's layers as one, from the outside in: total timeout, retry, rate limit, attempt timeout, breaker,
-/// conditioner.
-/// Made by [`client`]; every service it wraps shares its objects.
-///
-/// With retries it is the retry that ends an attempt: a refusal of a timeout would be final, an attempt
-/// that it cut off itself is tried again. Either way the breaker inside sees a call that was given up, and
-/// counts it.
+/// A client's layers as one; [the module](super) has their order. Made by [`client`]; every service it wraps
+/// shares its objects.
 #[derive(Clone, Debug)]
 pub struct ClientLayer<C = AnyError, P = CloneRequest, X = NoContext, R = AsError, F = Absent> {
-    name: Name,
-    total: Option<Timeout>,
-    policy: Option<RetryPolicy>,
-    budget: Option<RetryBudget>,
-    limiter: Option<(RateLimiter, std::time::Duration)>,
-    breaker: Option<CircuitBreaker>,
-    attempt: Option<Timeout>,
-    classify: C,
-    replay: P,
-    context: X,
-    reject: R,
-    faults: F,
+    pub(super) parts: ClientParts,
+    pub(super) classify: C,
+    pub(super) replay: P,
+    pub(super) context: X,
+    pub(super) reject: R,
+    pub(super) faults: F,
 }
 
 /// The layers of a plan.
@@ -70,7 +46,7 @@ pub struct ClientLayer<C = AnyError, P = CloneRequest, X = NoContext, R = AsErro
 ///     .layer(stack.clone())
 ///     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
 /// assert_eq!(service.oneshot(1).await.unwrap(), 2);
-/// assert_eq!(stack.breaker().unwrap().stats().successful_calls, 1);
+/// assert_eq!(stack.backend().unwrap().stats().admitted, 1);
 /// # Ok::<(), buttress::ConfigError>(())
 /// # }).unwrap();
 /// ```
@@ -78,30 +54,33 @@ pub fn client(plan: &ClientPlan) -> Result<ClientLayer, ConfigError> {
     checked(plan)?;
     let name = Name::from(plan.name.clone());
     let limiter = plan.rate_limit.map(|limit| limit.build(name).map(|made| (made, limit.max_wait)));
-    let own = plan.retry.and_then(|policy| policy.attempt_timeout());
+    let own = plan.policy().and_then(|policy| policy.attempt_timeout());
     // What ends an attempt at the latest.
     let end = [own, plan.attempt_timeout, plan.total_timeout].into_iter().flatten().min();
-    let (policy, attempt) = match (plan.retry, plan.attempt_timeout) {
-        (Some(policy), Some(after)) => {
-            let after = policy.attempt_timeout().map_or(after, |own| own.min(after));
-            (Some(policy.to_builder().attempt_timeout(after).build()?), None)
-        }
-        (policy, attempt) => (policy, attempt),
-    };
-    Ok(ClientLayer {
-        name,
+    let mut parts = ClientParts {
         total: plan.total_timeout.map(|after| Timeout::new(name, after)).transpose()?,
-        policy,
-        budget: plan.retry_budget.map(|budget| budget.build(name)).transpose()?,
         limiter: limiter.transpose()?,
+        attempt: plan.attempt_timeout.map(|after| Timeout::new(name, after)).transpose()?,
         breaker: plan.breaker.map(|breaker| breaker.build(name, end)).transpose()?,
-        attempt: attempt.map(|after| Timeout::new(name, after)).transpose()?,
-        classify: AnyError,
-        replay: CloneRequest,
-        context: NoContext,
-        reject: AsError,
-        faults: Absent::new(),
-    })
+        ..ClientParts::of(plan, None)?
+    };
+    if let Some(budget) = plan.retry_budget {
+        parts.budget = Some(budget.build(name)?);
+    }
+    parts.layer()
+}
+
+impl ClientLayer {
+    pub(super) fn of(parts: ClientParts) -> Self {
+        Self {
+            parts,
+            classify: AnyError,
+            replay: CloneRequest,
+            context: NoContext,
+            reject: AsError,
+            faults: Absent::new(),
+        }
+    }
 }
 
 impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
@@ -114,7 +93,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     /// ```
     #[must_use]
     pub const fn breaker(&self) -> Option<&CircuitBreaker> {
-        self.breaker.as_ref()
+        self.parts.breaker.as_ref()
     }
 
     /// The retry budget, if the plan has one.
@@ -126,7 +105,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     /// ```
     #[must_use]
     pub const fn retry_budget(&self) -> Option<&RetryBudget> {
-        self.budget.as_ref()
+        self.parts.budget.as_ref()
     }
 
     /// The rate limiter, if the plan has one.
@@ -138,7 +117,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     /// ```
     #[must_use]
     pub fn rate_limiter(&self) -> Option<&RateLimiter> {
-        self.limiter.as_ref().map(|(limiter, _)| limiter)
+        self.parts.limiter.as_ref().map(|(limiter, _)| limiter)
     }
 
     /// For `http::Request` and `http::Response`: judged by status, copied with their extensions, bounded by
@@ -185,13 +164,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     #[must_use]
     pub fn classify<C2>(self, classify: C2) -> ClientLayer<C2, P, X, R, F> {
         ClientLayer {
-            name: self.name,
-            total: self.total,
-            policy: self.policy,
-            budget: self.budget,
-            limiter: self.limiter,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify,
             replay: self.replay,
             context: self.context,
@@ -211,13 +184,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     #[must_use]
     pub fn replay<P2>(self, replay: P2) -> ClientLayer<C, P2, X, R, F> {
         ClientLayer {
-            name: self.name,
-            total: self.total,
-            policy: self.policy,
-            budget: self.budget,
-            limiter: self.limiter,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify: self.classify,
             replay,
             context: self.context,
@@ -239,13 +206,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     #[must_use]
     pub fn context<X2>(self, context: X2) -> ClientLayer<C, P, X2, R, F> {
         ClientLayer {
-            name: self.name,
-            total: self.total,
-            policy: self.policy,
-            budget: self.budget,
-            limiter: self.limiter,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify: self.classify,
             replay: self.replay,
             context,
@@ -270,13 +231,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     #[must_use]
     pub fn on_reject<R2>(self, reject: R2) -> ClientLayer<C, P, X, R2, F> {
         ClientLayer {
-            name: self.name,
-            total: self.total,
-            policy: self.policy,
-            budget: self.budget,
-            limiter: self.limiter,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify: self.classify,
             replay: self.replay,
             context: self.context,
@@ -287,13 +242,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
 
     fn with_faults<F2>(self, change: impl FnOnce(F) -> F2) -> ClientLayer<C, P, X, R, F2> {
         ClientLayer {
-            name: self.name,
-            total: self.total,
-            policy: self.policy,
-            budget: self.budget,
-            limiter: self.limiter,
-            breaker: self.breaker,
-            attempt: self.attempt,
+            parts: self.parts,
             classify: self.classify,
             replay: self.replay,
             context: self.context,
@@ -338,60 +287,6 @@ where
     type Service = <Client<C, P, X, R, F::Layer> as Layer<S>>::Service;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let timeout = |timeout: Option<Timeout>| {
-            Optional::new(timeout.map(|timeout| {
-                timeout.layer().context(self.context.clone()).on_reject(self.reject.clone())
-            }))
-        };
-        let retry = self.policy.map(|policy| {
-            let layer = RetryLayer::new(policy).name(self.name);
-            let layer = match &self.budget {
-                Some(budget) => layer.budget(budget.clone()),
-                None => layer.without_budget(),
-            };
-            let layer = layer.classify(self.classify.clone()).replay(self.replay.clone());
-            layer.on_reject(self.reject.clone())
-        });
-        let breaker = self.breaker.clone().map(|breaker| {
-            let layer = CircuitBreakerLayer::new(breaker).classify(self.classify.clone());
-            layer.on_reject(self.reject.clone())
-        });
-        let outer = Stack::new(Optional::new(retry), timeout(self.total));
-        let outer = Stack::new(limited(self.limiter.as_ref(), &self.reject), outer);
-        let outer = Stack::new(timeout(self.attempt), outer);
-        let outer = Stack::new(Optional::new(breaker), outer);
-        Stack::new(self.faults.layer(&self.reject), outer).layer(inner)
-    }
-}
-
-/// The objects of a client that were made elsewhere.
-#[cfg(feature = "config")]
-pub(crate) struct ClientParts {
-    pub(crate) name: Name,
-    pub(crate) total: Option<Timeout>,
-    pub(crate) policy: Option<RetryPolicy>,
-    pub(crate) budget: Option<RetryBudget>,
-    pub(crate) limiter: Option<RateLimiter>,
-    pub(crate) breaker: Option<CircuitBreaker>,
-    pub(crate) attempt: Option<Timeout>,
-}
-
-#[cfg(feature = "config")]
-impl From<ClientParts> for ClientLayer {
-    fn from(parts: ClientParts) -> Self {
-        Self {
-            name: parts.name,
-            total: parts.total,
-            policy: parts.policy,
-            budget: parts.budget,
-            limiter: parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO)),
-            breaker: parts.breaker,
-            attempt: parts.attempt,
-            classify: AnyError,
-            replay: CloneRequest,
-            context: NoContext,
-            reject: AsError,
-            faults: Absent::new(),
-        }
+        Stack::new(self.inner(), self.outer(false)).layer(inner)
     }
 }

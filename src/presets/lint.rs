@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::plan::{ClientPlan, RateLimitPlan, ServerPlan};
+use super::objects::RateLimitPlan;
+use super::plan::{ClientPlan, RetryPlan, ServerPlan};
 use crate::name::LayerKind;
 use crate::outcome::FailureClass;
 use crate::retry::RetryPolicy;
@@ -43,7 +44,7 @@ impl LintSeverity {
 /// ```
 /// use buttress::presets::{ClientPlan, lint};
 /// let mut plan = ClientPlan::new("db");
-/// plan.retry_budget = None;
+/// plan.backend = None;
 /// assert_eq!(lint(&plan)[0].rule, "retry_without_budget");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl fmt::Display for Lint {
 /// ```
 /// use buttress::presets::{ClientPlan, Plan};
 /// let report = ClientPlan::new("db").report();
-/// assert_eq!(report.worst_attempts, Some(3));
+/// assert_eq!((report.amplification, report.worst_latency.unwrap().as_secs()), (Some(2.0), 10));
 /// println!("{report}");
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +139,8 @@ mod sealed {
 /// | `hedge_above_attempt` | error | the hedge would be sent after the attempt was given up |
 /// | `wait_cannot_fit` | warning | a call may wait for the rate limit until its time is over |
 /// | `retry_without_budget` | warning | nothing bounds the retries of all calls together |
+/// | `breaker_beside_backend` | warning | the breaker refuses at once what the backend would let wait for a probe |
+/// | `patience_above_total` | warning | a call may wait for the backend until its time is over |
 /// | `timeout_twice` | warning | the retry policy has a time of its own that never counts |
 ///
 /// ```
@@ -233,14 +236,16 @@ fn calls_in(limit: &RateLimitPlan, window: Duration) -> f64 {
 impl Plan for ClientPlan {
     fn report(&self) -> Report {
         let mut found = Findings::default();
-        let most = self.retry.as_ref().map_or(Some(1), attempts);
+        let policy = self.policy();
+        let most = policy.as_ref().map_or(Some(1), attempts);
         self.lint_times(most, &mut found);
         self.lint_parts(most, &mut found);
-        let sent = if self.hedge_after.is_some() { 2 } else { 1 };
-        let worst_attempts = most.map(|most| most.saturating_mul(sent));
-        let amplification = match (&self.retry, self.retry_budget) {
-            (Some(_), Some(budget)) => {
-                let bound = (1.0 + budget.ratio) * sent as f64;
+        let worst_attempts = most;
+        // Each call that ends while there is headroom earns one retry; that of hedges is their own.
+        let earned = self.retry_budget.map(|budget| budget.ratio).or(self.backend.map(|_| 1.0));
+        let amplification = match (&policy, earned) {
+            (Some(_), Some(ratio)) => {
+                let bound = 1.0 + ratio;
                 Some(worst_attempts.map_or(bound, |most| bound.min(most as f64)))
             }
             _ => worst_attempts.map(|most| most as f64),
@@ -261,7 +266,7 @@ impl ClientPlan {
         let wait = self.rate_limit.map_or(Duration::ZERO, |limit| limit.max_wait);
         let each = attempt.saturating_add(wait);
         let all = each.saturating_mul(u32::try_from(most).unwrap_or(u32::MAX));
-        Some(all.saturating_add(self.retry.map_or(Duration::ZERO, |retry| pauses(&retry, most))))
+        Some(all.saturating_add(self.policy().map_or(Duration::ZERO, |retry| pauses(&retry, most))))
     }
 
     fn lint_times(&self, most: Option<u64>, found: &mut Findings) {
@@ -271,12 +276,14 @@ impl ClientPlan {
                 let severity = if retries { LintSeverity::Error } else { LintSeverity::Warning };
                 let text = format!("{attempt:?} for an attempt, {total:?} for the whole call");
                 found.add(severity, "attempt_not_below_total", "attempt_timeout", text);
-            } else if let Some(all) = self.bounded_by_parts(most).filter(|all| *all > total) {
+            } else if let Some(all) = self.bounded_by_parts(most).filter(|all| *all > total)
+                && self.retry != RetryPlan::Paced
+            {
                 let text = format!("all attempts and pauses can take {all:?}, the call {total:?}");
                 found.warn("attempts_do_not_fit", "retry", text);
             }
         }
-        if let (Some(retry), Some(total)) = (&self.retry, self.total_timeout) {
+        if let (Some(retry), Some(total)) = (&self.policy(), self.total_timeout) {
             let shortest = retry.backoff().range(1).0;
             if retries && shortest >= total {
                 let text =
@@ -289,17 +296,18 @@ impl ClientPlan {
             }
         }
         if let (Some(own), Some(attempt)) =
-            (self.retry.and_then(|retry| retry.attempt_timeout()), self.attempt_timeout)
+            (self.policy().and_then(|retry| retry.attempt_timeout()), self.attempt_timeout)
             && own >= attempt
         {
             let text = format!("its attempt timeout of {own:?} is not below {attempt:?}");
             found.warn("timeout_twice", "retry", text);
         }
-        if let (Some(hedge), Some(attempt)) = (self.hedge_after, self.attempt_timeout)
-            && hedge >= attempt
+        if let (Some(hedge), Some(attempt)) = (self.hedge, self.attempt_timeout)
+            && hedge.min_delay >= attempt
         {
-            let text = format!("after {hedge:?}, when an attempt ends after {attempt:?}");
-            found.error("hedge_above_attempt", "hedge_after", text);
+            let after = hedge.min_delay;
+            let text = format!("not before {after:?}, when an attempt ends after {attempt:?}");
+            found.error("hedge_above_attempt", "hedge.min_delay", text);
         }
         if let (Some(limit), Some(total)) = (&self.rate_limit, self.total_timeout) {
             lint_wait(limit, total, found);
@@ -307,12 +315,23 @@ impl ClientPlan {
     }
 
     fn lint_parts(&self, most: Option<u64>, found: &mut Findings) {
-        if most != Some(1) && self.retry_budget.is_none() {
+        if most != Some(1) && self.retry_budget.is_none() && self.backend.is_none() {
             let most = most.map_or("any number of".to_owned(), |most| most.to_string());
             let text = format!("{most} attempts for each call while the backend is down");
             found.warn("retry_without_budget", "retry_budget", text);
         }
+        if let (Some(own), Some(total)) =
+            (self.backend.and_then(|backend| backend.patience), self.total_timeout)
+            && own > total
+        {
+            let text = format!("waits up to {own:?}, {total:?} for the call");
+            found.warn("patience_above_total", "backend.patience", text);
+        }
         let Some(breaker) = &self.breaker else { return };
+        if self.backend.is_some() {
+            let text = "while it is open calls fail at once, and no retry waits".to_owned();
+            found.warn("breaker_beside_backend", "breaker", text);
+        }
         if let Some(attempt) = self.attempt_timeout.filter(|time| breaker.open_for < *time) {
             let text =
                 format!("open for {:?}, an attempt takes up to {attempt:?}", breaker.open_for);

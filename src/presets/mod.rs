@@ -17,19 +17,31 @@
 //!
 //! # The stacks
 //!
-//! From the outside in:
+//! A server that loses half of its capacity for ten seconds, and clients that send everything three times, never come to
+//! rest again. So all that is in front of one backend shares what it knows of it ([`Backend`](crate::Backend)): requests
+//! wait on this side, the most important and most urgent first; what can no longer be answered in time is not sent; while
+//! the backend is down single requests probe it; and retries stop as soon as there is no headroom. From the outside in,
+//! with the parts of the default in bold:
 //!
 //! | [`client`] | why there |
 //! |---|---|
-//! | total timeout | bounds the retries and their pauses, too |
-//! | retry, with a budget | each attempt below is one call |
-//! | rate limit | retries are limited like first attempts |
-//! | attempt timeout | outside of the breaker, which sees a call that was given up and counts it |
+//! | **total timeout** | bounds the retries and their pauses, too; what is left is told to all inside |
+//! | **retry**, with a budget: **the backend's headroom** | each attempt below is one call |
+//! | rate limit | retries are limited like first attempts; waiting for it takes no place in flight |
+//! | **admission** | each attempt is admitted, a retry too; inside of the limit, so that nobody who waits for that is counted as sent |
+//! | **hedge**, of a [pool](ClientLayer::pool) | a call that waits for admission is not slow: only what was sent is sent again |
+//! | attempt timeout | inside of admission, where waiting does not count; outside of the breaker, which sees a call that was given up and counts it |
 //! | breaker | judges attempts; a refusal of it ends the retries |
 //! | conditioner, if it [has one](ClientLayer::conditioner) | everything else sees the faults |
+//! | **endpoints**, of a [pool](ClientLayer::pool) | attempts and hedges each go to one of them |
 //!
-//! With retries it is the retry that ends an attempt, since a refusal of a timeout would be final; the wait for
-//! the rate limit is then part of the attempt.
+//! An attempt that took too long is judged by the classifier's [`expired`](crate::Classify::expired), and tried again where
+//! that says safe. Without admission, it is the retry itself that ends an attempt; the wait for the rate limit is then
+//! part of it. With [`AsTyped`](crate::AsTyped) and admission an attempt that took too long is final.
+//!
+//! Only what may be repeated is sent more than once: for HTTP that is what is idempotent by its method or has a key; other
+//! requests are repeated after every failure that may be retried, unless [`classify`](ClientLayer::classify) says
+//! otherwise.
 //!
 //! | [`server`] | why there |
 //! |---|---|
@@ -47,17 +59,21 @@
 //! Each layer keeps its own: see [`timeout`](crate::timeout), [`retry`](crate::retry),
 //! [`rate_limit`](crate::rate_limit), [`circuit_breaker`](crate::circuit_breaker),
 //! [`failure_budget`](crate::failure_budget), [`idempotency`](crate::idempotency),
-//! [`conditioner`](crate::conditioner). *Readiness.* As ready as the inner service; with a rate limit always,
-//! since that waits inside of the call. *Sharing.* All services of one layer and its clones share its objects.
+//! [`conditioner`](crate::conditioner). *Readiness.* As ready as the inner service; with a rate limit or a
+//! backend always, since those wait inside of the call. *Sharing.* All services of one layer and its clones share its objects.
 //! *Cost.* That of the layers; a part that is absent costs a branch.
 
+mod attempts;
 mod client;
+mod client_parts;
 #[cfg(feature = "http")]
 mod http;
 mod lint;
+mod objects;
 mod optional;
 mod part;
 mod plan;
+mod pool;
 mod server;
 mod shared;
 #[cfg(all(test, not(buttress_loom)))]
@@ -65,19 +81,23 @@ mod tests;
 #[cfg(feature = "serde")]
 mod wire;
 
-#[cfg(feature = "config")]
-pub(crate) use client::ClientParts;
+pub use attempts::{Attempts, Sends};
 pub use client::{ClientLayer, client};
+#[cfg(feature = "config")]
+pub(crate) use client_parts::ClientParts;
 #[cfg(feature = "http")]
 pub use http::AnyHttp;
 pub use lint::{Lint, LintSeverity, Plan, Report, lint, lint_order};
+pub use objects::{
+    BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
+    RetryBudgetPlan,
+};
 pub use optional::{Maybe, MaybeFuture, Optional};
 #[cfg(feature = "http")]
 pub use part::ForHttp;
 pub use part::{Absent, Faults, Gate, Part};
-pub use plan::{
-    BreakerPlan, ClientPlan, FailureBudgetPlan, RateLimitPlan, RetryBudgetPlan, ServerPlan,
-};
+pub use plan::{ClientPlan, RetryPlan, ServerPlan};
+pub use pool::PoolService;
 #[cfg(feature = "config")]
 pub(crate) use server::ServerParts;
 pub use server::{ServerLayer, server};

@@ -14,8 +14,16 @@ fn rules(plan: &dyn Plan) -> Vec<&'static str> {
     lint(plan).iter().map(|lint| lint.rule).collect()
 }
 
+/// The six layers, each with its own numbers.
 fn client(change: impl FnOnce(&mut ClientPlan)) -> ClientPlan {
-    let mut plan = ClientPlan::default();
+    let mut plan = ClientPlan {
+        total_timeout: Some(ms(10_000)),
+        retry: RetryPolicy::DEFAULT.into(),
+        retry_budget: Some(RetryBudgetPlan::default()),
+        attempt_timeout: Some(ms(3_000)),
+        breaker: Some(BreakerPlan::default()),
+        ..ClientPlan::bare("six")
+    };
     change(&mut plan);
     plan
 }
@@ -24,7 +32,7 @@ fn client(change: impl FnOnce(&mut ClientPlan)) -> ClientPlan {
 fn each_rule_finds_its_plan_and_not_the_one_beside_it() {
     let constant = |time| {
         let backoff = Backoff::constant(time).jitter(Jitter::None);
-        Some(RetryPolicy::builder().max_attempts(2).backoff(backoff).build().unwrap())
+        RetryPolicy::builder().max_attempts(2).backoff(backoff).build().unwrap().into()
     };
     let limited =
         |text: &str, max_wait| Some(RateLimitPlan { quota: text.parse().unwrap(), max_wait });
@@ -33,7 +41,7 @@ fn each_rule_finds_its_plan_and_not_the_one_beside_it() {
         (
             "attempt_not_below_total",
             Box::new(|p, bad| {
-                p.retry = None;
+                p.retry = RetryPlan::Never;
                 p.attempt_timeout = Some(if bad { ms(5000) } else { ms(4999) });
                 p.total_timeout = Some(ms(5000));
             }),
@@ -73,33 +81,48 @@ fn each_rule_finds_its_plan_and_not_the_one_beside_it() {
         (
             "hedge_above_attempt",
             Box::new(|p, bad| {
-                p.hedge_after = Some(if bad { ms(3000) } else { ms(2999) });
+                let min_delay = if bad { ms(3000) } else { ms(2999) };
+                p.hedge = Some(HedgePlan { min_delay, ..HedgePlan::default() });
             }),
         ),
         (
             "wait_cannot_fit",
             Box::new(move |p, bad| {
-                p.retry = None;
+                p.retry = RetryPlan::Never;
                 p.attempt_timeout = None;
                 p.rate_limit = limited("100/s", if bad { ms(10_000) } else { ms(9_999) });
             }),
         ),
         (
             "retry_without_budget",
-            Box::new(|p, bad| if bad { p.retry_budget = None } else { p.retry = None }),
+            Box::new(|p, bad| if bad { p.retry_budget = None } else { p.retry = RetryPlan::Never }),
+        ),
+        (
+            "breaker_beside_backend",
+            Box::new(|p, bad| {
+                p.backend = bad.then(BackendPlan::default);
+            }),
+        ),
+        (
+            "patience_above_total",
+            Box::new(|p, bad| {
+                let patience = Some(if bad { ms(10_001) } else { ms(10_000) });
+                p.backend = Some(BackendPlan { patience, ..BackendPlan::default() });
+                p.breaker = None;
+            }),
         ),
         (
             "timeout_twice",
             Box::new(|p, bad| {
                 let own = if bad { ms(3000) } else { ms(2999) };
-                p.retry = Some(RetryPolicy::builder().attempt_timeout(own).build().unwrap());
+                p.retry = RetryPolicy::builder().attempt_timeout(own).build().unwrap().into();
             }),
         ),
         (
             "timeout_twice",
             Box::new(|p, bad| {
                 let own = if bad { ms(10_000) } else { ms(9_999) };
-                p.retry = Some(RetryPolicy::builder().deadline(own).build().unwrap());
+                p.retry = RetryPolicy::builder().deadline(own).build().unwrap().into();
             }),
         ),
     ];
@@ -131,13 +154,13 @@ fn without_retries_an_attempt_as_long_as_the_call_is_a_warning() {
     let severity = |plan: &ClientPlan| {
         lint(plan).iter().find(|l| l.rule == "attempt_not_below_total").unwrap().severity
     };
-    assert_eq!(severity(&plan(None)), LintSeverity::Warning);
-    assert_eq!(severity(&plan(Some(RetryPolicy::DEFAULT))), LintSeverity::Error);
+    assert_eq!(severity(&plan(RetryPlan::Never)), LintSeverity::Warning);
+    assert_eq!(severity(&plan(RetryPolicy::DEFAULT.into())), LintSeverity::Error);
 }
 
 #[test]
 fn the_worst_case_is_computed_and_printed() {
-    let report = ClientPlan::default().report();
+    let report = client(|_| ()).report();
     assert_eq!(report.worst_attempts, Some(3));
     // 3 times 3 s, 50 ms, 100 ms.
     assert_eq!(report.worst_latency, Some(ms(9_150)));
@@ -148,7 +171,7 @@ fn the_worst_case_is_computed_and_printed() {
     let unbounded = client(|p| {
         p.retry_budget = None;
         p.retry =
-            Some(RetryPolicy::builder().unlimited_attempts().deadline(ms(900)).build().unwrap());
+            RetryPolicy::builder().unlimited_attempts().deadline(ms(900)).build().unwrap().into();
         p.total_timeout = None;
     });
     let report = unbounded.report();
@@ -162,7 +185,7 @@ fn plans_are_what_was_written() {
     let plan: ClientPlan = serde_json::from_str(text).unwrap();
     assert_eq!((plan.total_timeout, plan.attempt_timeout), (Some(ms(5000)), None));
     assert_eq!(plan.rate_limit.unwrap().max_wait, ms(500));
-    assert_eq!(plan.breaker, Some(BreakerPlan::default()));
+    assert_eq!(plan.backend, Some(BackendPlan::default()));
     let again: ClientPlan = serde_json::from_value(serde_json::to_value(&plan).unwrap()).unwrap();
     assert_eq!(again, plan);
     let server = ServerPlan::default();
@@ -178,7 +201,7 @@ fn plans_are_what_was_written() {
 async fn a_clients_services_share_its_objects() {
     use tower::{Layer, ServiceExt, service_fn};
 
-    let stack = client_of(|p| p.retry = None);
+    let stack = client_of(|p| p.retry = RetryPlan::Never);
     let down = service_fn(|()| async { Err::<(), _>(std::io::Error::other("down")) });
     for _ in 0..20 {
         assert!(stack.layer(down).oneshot(()).await.is_err());
@@ -199,7 +222,7 @@ async fn attempts_that_hang_are_cut_off_tried_again_and_counted() {
     assert!(retried.layer(hangs).oneshot(()).await.is_err());
     let stats = retried.breaker().unwrap().stats();
     assert!(stats.failed_calls > 1, "{stats:?}");
-    let once = client_of(|p| (p.attempt_timeout, p.retry) = (Some(ms(300)), None));
+    let once = client_of(|p| (p.attempt_timeout, p.retry) = (Some(ms(300)), RetryPlan::Never));
     let start = tokio::time::Instant::now();
     assert!(once.layer(hangs).oneshot(()).await.is_err());
     assert_eq!(start.elapsed(), ms(300));
@@ -234,12 +257,12 @@ async fn failed_of_one_that_hangs(change: impl FnOnce(&mut ClientPlan)) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn whatever_cuts_an_attempt_off_the_breaker_counts_it() {
     let own =
-        |time| Some(RetryPolicy::builder().max_attempts(1).attempt_timeout(time).build().unwrap());
+        |time| RetryPolicy::builder().max_attempts(1).attempt_timeout(time).build().unwrap().into();
     assert_eq!(failed_of_one_that_hangs(|p| p.retry = own(ms(300))).await, 1, "the policy's own");
     let only = failed_of_one_that_hangs(|p| (p.retry, p.attempt_timeout) = (own(ms(300)), None));
     assert_eq!(only.await, 1, "only the policy's own");
     let total = failed_of_one_that_hangs(|p| {
-        (p.retry, p.attempt_timeout, p.total_timeout) = (None, None, Some(ms(500)));
+        (p.retry, p.attempt_timeout, p.total_timeout) = (RetryPlan::Never, None, Some(ms(500)));
     });
     assert_eq!(total.await, 1, "the whole call's");
 }
@@ -270,7 +293,9 @@ async fn faults_come_and_go_inside_of_everything() {
     use crate::conditioner::Conditioner;
 
     let slot = crate::Slot::new();
-    let stack = client_of(|p| p.retry = None).conditioner(slot.clone()).on_reject(crate::AsTyped);
+    let stack = client_of(|p| p.retry = RetryPlan::Never)
+        .conditioner(slot.clone())
+        .on_reject(crate::AsTyped);
     let service = stack.layer(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n) }));
     assert_eq!(service.clone().oneshot(1).await.unwrap(), 1);
     slot.install(Conditioner::network(ms(0), ms(0), 1.0, None).unwrap());

@@ -4,7 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use buttress::presets::{
-    ClientPlan, LintSeverity, RateLimitPlan, ServerPlan, client, lint, server,
+    BreakerPlan, ClientPlan, HedgePlan, LintSeverity, RateLimitPlan, RetryPlan, ServerPlan, client,
+    lint, server,
 };
 use buttress::testing::{Answer, Subject, check_all};
 use buttress::timeout::Timeout;
@@ -30,11 +31,13 @@ async fn the_timeout_keeps_the_contract() {
 async fn the_clients_stack_keeps_the_contract() {
     let full = || client(&ClientPlan::new("contract")).unwrap();
     let subject = Subject::new(full, || 1_u32, add).ready_error(broke).stateless();
-    check_all(&subject).await.unwrap();
-    // A retry would find good answers after the bad ones.
+    // With a backend the service is always ready: waiting is part of the call.
+    check_all(&subject.polls_inner_in_ready(false)).await.unwrap();
     let once = || {
-        let mut plan = ClientPlan::new("contract");
-        plan.retry = None;
+        let mut plan = ClientPlan::bare("contract");
+        plan.total_timeout = Some(Duration::from_secs(10));
+        plan.attempt_timeout = Some(Duration::from_secs(3));
+        plan.breaker = Some(BreakerPlan::default());
         client(&plan).unwrap()
     };
     let subject = Subject::new(once, || 1_u32, add).ready_error(broke).shared_state(
@@ -47,14 +50,88 @@ async fn the_clients_stack_keeps_the_contract() {
         },
     );
     check_all(&subject).await.unwrap();
-    let bare = || {
-        let mut plan = ClientPlan::new("contract");
-        (plan.retry, plan.breaker, plan.attempt_timeout) = (None, None, None);
-        plan.total_timeout = None;
-        client(&plan).unwrap()
-    };
+    let bare = || client(&ClientPlan::bare("contract")).unwrap();
     let subject = Subject::new(bare, || 1_u32, add).ready_error(broke).stateless();
     check_all(&subject).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_calls_that_are_given_up() {
+    let mut plan = ClientPlan::new("db");
+    plan.backend.as_mut().unwrap().in_flight = Some(2);
+    let stack = client(&plan).unwrap();
+    let hangs = tower::service_fn(|(): ()| std::future::pending::<io::Result<()>>());
+    let service = tower::Layer::layer(&stack, hangs);
+    let mut calls: Vec<_> = (0..5).map(|_| Box::pin(service.clone().oneshot(()))).collect();
+    for call in &mut calls {
+        assert!(futures_util::poll!(call).is_pending());
+    }
+    let stats = stack.backend().unwrap().stats();
+    assert_eq!((stats.in_flight, stats.waiting), (2, 3));
+    drop(calls);
+    // What was sent may still be worked on for as long as it was waited for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(futures_util::poll!(Box::pin(service.oneshot(()))).is_pending());
+    let stats = stack.backend().unwrap().stats();
+    assert_eq!((stats.in_flight, stats.waiting), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_down_backend_is_waited_for_and_probed() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    let sent = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&sent);
+    let up_at = tokio::time::Instant::now() + Duration::from_secs(5);
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let service = tower::Layer::layer(
+        &stack,
+        tower::service_fn(move |n: u32| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                if tokio::time::Instant::now() < up_at { Err(broke()) } else { Ok(n) }
+            }
+        }),
+    );
+    let calls = (0..50).map(|n| service.clone().oneshot(n));
+    for (n, answer) in futures_util::future::join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(answer.unwrap() as usize, n, "all of them waited for the five seconds");
+    }
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(sent < 50 * 4, "{sent} attempts for 50 calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_goes_to_another_endpoint() {
+    #[derive(Clone)]
+    struct Job(buttress::Context);
+    #[derive(Clone)]
+    struct Carries;
+    impl buttress::ReadContext<Job> for Carries {
+        fn context(&self, job: &Job) -> buttress::Context {
+            job.0
+        }
+        fn set_context(&self, job: &mut Job, context: buttress::Context) {
+            job.0 = context;
+        }
+    }
+    let stack = client(&ClientPlan::new("db")).unwrap().context(Carries);
+    let pool = stack.endpoints();
+    for me in ["bad", "good", "fine"] {
+        let one = move |_: Job| async move { if me == "bad" { Err(broke()) } else { Ok(me) } };
+        pool.insert(me, tower::service_fn(one));
+    }
+    let service = stack.pool(&pool);
+    for _ in 0..200 {
+        let job = Job(buttress::Context::new());
+        assert_ne!(service.clone().oneshot(job).await.unwrap(), "bad");
+    }
+    let stats = pool.stats();
+    assert!((1..=3).contains(&stats[0].failed), "{stats:?}");
+    assert_eq!(stack.backend().unwrap().stats().admitted, 200 + stats[0].failed);
+    assert_eq!(stack.hedge().unwrap().name(), "db");
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +170,9 @@ proptest::proptest! {
         let mut plan = ClientPlan::new("any");
         plan.attempt_timeout = Some(Duration::from_millis(attempt));
         plan.total_timeout = Some(Duration::from_millis(attempt + more));
-        plan.hedge_after = Some(Duration::from_millis(attempt - 1));
+        let mut hedge = HedgePlan::default();
+        hedge.min_delay = Duration::from_millis(attempt - 1);
+        plan.hedge = Some(hedge);
         proptest::prop_assert!(lint(&plan).iter().all(|l| l.severity != LintSeverity::Error));
         proptest::prop_assert!(client(&plan).is_ok());
         // And out of order it cannot.
@@ -178,6 +257,67 @@ mod http {
         let (left, class) = text.split_once(' ').unwrap();
         assert_eq!(class, "sheddable");
         assert!((1..=2000).contains(&left.parse::<u32>().unwrap()), "{left}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_not_be_repeated_is_sent_once() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        let sent = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&sent);
+        let mut plan = ClientPlan::new("pay");
+        plan.total_timeout = Some(Duration::from_secs(2));
+        plan.attempt_timeout = Some(Duration::from_millis(300));
+        let stack = client(&plan).unwrap().http();
+        let service = stack.layer(service_fn(move |request: Request<String>| {
+            let hangs = request.uri() == "/hangs" && seen.load(Ordering::Relaxed) == 0;
+            let first = seen.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                let status = if first { 500 } else { 200 };
+                Ok::<_, io::Error>(Response::builder().status(status).body(()).unwrap())
+            }
+        }));
+        let call = |method: &str, path: &str, key: bool| {
+            let mut request = Request::builder().method(method).uri(path);
+            if key {
+                request = request.header("idempotency-key", "key-of-a-payment-0001");
+            }
+            request.body(String::new()).unwrap()
+        };
+        for path in ["/", "/hangs"] {
+            for (method, key, times) in [("GET", false, 2), ("POST", false, 1), ("POST", true, 2)] {
+                sent.store(0, Ordering::Relaxed);
+                let answer = service.clone().oneshot(call(method, path, key)).await;
+                let what = format!("{method} {path} {key}");
+                assert_eq!(sent.load(Ordering::Relaxed), times, "{what}");
+                let good = answer.is_ok_and(|answer| answer.status().is_success());
+                assert_eq!(good, times == 2, "{what}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_of_a_request_ends_it_while_it_waits_too() {
+        let mut plan = ClientPlan::new("slow");
+        plan.backend.as_mut().unwrap().in_flight = Some(1);
+        let stack = client(&plan).unwrap().http();
+        let service = stack.layer(service_fn(|_: Request<String>| {
+            std::future::pending::<Result<Response<()>, io::Error>>()
+        }));
+        let call = |left| {
+            let mut request = Request::new(String::new());
+            Deadline::after(Duration::from_millis(left)).put(request.extensions_mut());
+            service.clone().oneshot(request)
+        };
+        let start = tokio::time::Instant::now();
+        let (one, other) = tokio::join!(call(200), call(70));
+        assert!(one.is_err() && other.is_err());
+        assert_eq!(start.elapsed(), Duration::from_millis(200));
+        assert_eq!(stack.backend().unwrap().stats().waited, 1);
     }
 
     async fn arrives(layer: ContextLayer, headers: &[(&'static str, &str)]) -> Option<Context> {

@@ -197,7 +197,7 @@ servers:
     let breaker = pay.breaker.unwrap();
     assert_eq!(breaker.failure_rate, Some(0.5));
     assert_eq!((breaker.window.as_secs(), breaker.open_for.as_secs()), (20, 20));
-    assert_eq!(pay.retry.unwrap().class_budget(FailureClass::Transient), Some(2));
+    assert_eq!(pay.policy().unwrap().class_budget(FailureClass::Transient), Some(2));
     assert!(pay.retry_budget.is_none() && pay.attempt_timeout.is_none());
     let api = config.server("api").unwrap();
     assert_eq!(api.failure_budget.unwrap().threshold, 0.01);

@@ -4,6 +4,7 @@
 
 use buttress::config::{Format, Loader};
 use buttress::control::Registry;
+use buttress::presets::{HedgePlan, RetryPlan};
 
 fn loader(text: &str) -> Loader {
     Loader::empty().text("a.yml", Format::Yaml, text)
@@ -60,7 +61,7 @@ clients:
     total_timeout: 5s
     attempt_timeout: 6s
     retry: adaptive
-    hedge_after: 7s
+    hedge: {min_delay: 7s}
     breaker: db
 breakers:
   db:
@@ -74,7 +75,7 @@ breakers:
         found,
         [
             "a.yml:5: clients.pay.attempt_timeout: error [attempt_not_below_total] 6s for an attempt, 5s for the whole call",
-            "a.yml:7: clients.pay.hedge_after: error [hedge_above_attempt] after 7s, when an attempt ends after 6s",
+            "a.yml:7: clients.pay.hedge.min_delay: error [hedge_above_attempt] not before 7s, when an attempt ends after 6s",
             "a.yml:3: clients.pay.retry_budget: warning [retry_without_budget] 8 attempts for each call while the backend is down",
             "a.yml:12: breakers.db.window: warning [breaker_window_short] 3s, an attempt takes up to 6s",
         ]
@@ -88,6 +89,38 @@ breakers:
     assert_eq!(lint.len(), 4);
     assert_eq!(lint[0].rule, "attempt_not_below_total");
     assert!(lint[0].text.starts_with("a.yml:5: "), "{}", lint[0].text);
+}
+
+#[test]
+fn a_backend_brings_what_it_pays_for() {
+    let text = "
+clients:
+  pay: {total_timeout: 2s, backend: learned, endpoints: {max_ejected: 30%}}
+  db: {backend: {limit: 8, patience: 500ms}, hedge: never, retry: {fail_immediately: true}}
+  plain: {total_timeout: 2s}
+";
+    let config = loader(text).load().unwrap();
+    assert!(config.lint().is_empty(), "{:?}", config.lint());
+    let plan = config.client("pay").unwrap();
+    assert_eq!((plan.retry, plan.endpoints.max_ejected), (RetryPlan::Paced, 0.3));
+    assert_eq!(plan.hedge, Some(HedgePlan::default()));
+    let db = config.client("db").unwrap();
+    assert_eq!((db.hedge, db.policy().unwrap().can_retry()), (None, false));
+
+    let registry = Registry::new();
+    let stacks = config.stacks().register_in(&registry);
+    let db = stacks.client("db").unwrap();
+    assert_eq!(db.backend().unwrap().stats().limit, 8);
+    assert!(stacks.client("plain").unwrap().backend().is_none());
+    let pay = stacks.client("pay").unwrap();
+    let pool = pay.endpoints();
+    pool.insert("one", tower::service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n) }));
+    let service = pay.pool(&pool);
+    let ids: Vec<_> = registry.status().objects.into_iter().map(|object| object.id).collect();
+    for id in ["hedge/pay", "endpoints/pay"] {
+        assert!(ids.iter().any(|there| there == id), "{id} in {ids:?}");
+    }
+    drop(service);
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The stack of buttress with its defaults: retries paid from headroom, around admission, around the transport.
+//! The stack of buttress with its defaults, told nothing but what callers wait.
 
-use buttress::{Backend, Context, ReadContext, RetryHint, Verdict, classify_fn};
+use buttress::presets::{self, ClientPlan};
+use buttress::{Context, ReadContext, RetryHint, Verdict, classify_fn, downcast};
 
 use super::{Candidate, Client, Known};
 use crate::request::{Answer, Endpoint, Fault, Request};
@@ -35,20 +36,21 @@ impl Candidate for Storm {
     }
 
     fn client(&self, known: &Known, endpoints: Vec<Endpoint>) -> Client {
-        let backend = Backend::new("backend");
+        let mut plan = ClientPlan::new("backend");
+        plan.total_timeout = Some(known.deadline);
+        let stack = presets::client(&plan).expect("a valid plan");
         let transport = classify_fn(|result: Result<&Answer, &Fault>| match result {
             Ok(_) => Verdict::success(),
             Err(fault) => judge(fault),
         });
+        let stack = stack.classify(downcast::<Fault, _>(transport)).context(Carries);
         let pool = buttress::endpoints::Endpoints::<Endpoint>::builder("backend")
             .seed(known.seed)
             .build()
             .expect("a valid configuration");
         pool.extend(endpoints.into_iter().map(|one| (one.server.to_string(), one)));
-        let stack: buttress::storm::PoolClient<_, _, _, Fault> =
-            buttress::storm::pool(&backend, known.deadline, transport, Carries, &pool);
-        Client::of(stack).saying(move || {
-            let s = backend.stats();
+        Client::of(stack.pool(&pool)).saying(move || {
+            let s = stack.backend().expect("the default has one").stats();
             let all = pool.stats().into_iter().map(|one| {
                 format!(" {}{}:{}x{:?}", if one.ejected { "-" } else { "" }, one.endpoint, one.in_flight, one.latency)
             });

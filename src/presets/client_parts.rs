@@ -1,0 +1,112 @@
+//! The objects of a client.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::client::ClientLayer;
+use super::plan::ClientPlan;
+use crate::admission::Admission;
+use crate::backend::Backend;
+use crate::budget::RetryBudget;
+use crate::circuit_breaker::CircuitBreaker;
+use crate::control::Registry;
+use crate::endpoints::EndpointsBuilder;
+use crate::error::ConfigError;
+use crate::hedge::{Hedge, HedgeBuilder};
+use crate::name::Name;
+use crate::rate_limit::RateLimiter;
+use crate::retry::RetryPolicy;
+use crate::timeout::Timeout;
+
+/// The objects of a client.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientParts {
+    pub(super) name: Name,
+    pub(crate) total: Option<Timeout>,
+    pub(super) policy: Option<RetryPolicy>,
+    pub(crate) budget: Option<RetryBudget>,
+    pub(crate) limiter: Option<(RateLimiter, Duration)>,
+    pub(super) admission: Option<Admission>,
+    pub(super) hedge: Option<Hedging>,
+    pub(super) endpoints: EndpointsBuilder,
+    pub(crate) attempt: Option<Timeout>,
+    pub(crate) breaker: Option<CircuitBreaker>,
+}
+
+/// A hedge that is made with the first pool.
+#[derive(Clone, Debug)]
+pub(super) struct Hedging {
+    builder: HedgeBuilder,
+    pub(super) made: Arc<OnceLock<Hedge>>,
+}
+
+impl Hedging {
+    /// # Errors
+    /// If a number is out of its range.
+    fn new(builder: HedgeBuilder) -> Result<Self, ConfigError> {
+        builder.check()?;
+        Ok(Self { builder, made: Arc::default() })
+    }
+
+    /// Paid from the headroom of `backend`.
+    pub(super) fn get(&self, backend: Option<&Backend>, budget: Option<&RetryBudget>) -> Hedge {
+        let make = || {
+            let mut builder = self.builder.clone();
+            if let Some(budget) = budget {
+                builder = builder.budget(budget.clone());
+            }
+            if let Some(backend) = backend.cloned() {
+                builder = builder.gate(move || backend.has_headroom());
+            }
+            builder.make()
+        };
+        self.made.get_or_init(make).clone()
+    }
+}
+
+impl ClientParts {
+    /// What only this plan can have: the backend and the retries that it pays for, hedges, endpoints.
+    ///
+    /// # Errors
+    /// If a value is out of range.
+    pub(crate) fn of(plan: &ClientPlan, registry: Option<&Registry>) -> Result<Self, ConfigError> {
+        let name = Name::from(plan.name.clone());
+        let backend = plan.backend.map(|backend| backend.build(name, plan.patience()));
+        let admission = backend.transpose()?;
+        let budget = admission.as_ref().map(|admission| admission.backend().retry_budget());
+        let mut endpoints = plan.endpoints.builder(name);
+        let mut hedge = plan.hedge.map(|hedge| hedge.builder(name));
+        if let Some(registry) = registry {
+            endpoints = endpoints.register_in(registry);
+            hedge = hedge.map(|hedge| hedge.register_in(registry));
+        }
+        endpoints.check()?;
+        Ok(Self {
+            name,
+            total: None,
+            policy: plan.policy(),
+            budget,
+            limiter: None,
+            admission,
+            hedge: hedge.map(Hedging::new).transpose()?,
+            endpoints,
+            attempt: None,
+            breaker: None,
+        })
+    }
+
+    /// # Errors
+    /// If the attempt timeout is none that a policy can have.
+    pub(crate) fn layer(mut self) -> Result<ClientLayer, ConfigError> {
+        if self.admission.is_none()
+            && let (Some(policy), Some(attempt)) = (self.policy, self.attempt)
+            && let Some(after) = attempt.duration()
+        {
+            // Nobody waits inside of the retry: it can end attempts itself, whatever errors look like.
+            let after = policy.attempt_timeout().map_or(after, |own| own.min(after));
+            self.policy = Some(policy.to_builder().attempt_timeout(after).build()?);
+            self.attempt = None;
+        }
+        Ok(ClientLayer::of(self))
+    }
+}

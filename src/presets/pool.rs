@@ -1,0 +1,173 @@
+//! The layers of a client in their order, around one service and around a pool.
+
+use tower_layer::{Layer, Stack};
+
+use super::attempts::{Attempts, Sends};
+use super::client::ClientLayer;
+use super::optional::Optional;
+use super::part::Part;
+use super::shared::{Limited, limited};
+use crate::admission::{Admission, AdmissionLayer};
+use crate::backend::Backend;
+use crate::circuit_breaker::CircuitBreakerLayer;
+use crate::classify::AnyError;
+use crate::context::NoContext;
+use crate::endpoints::{Endpoints, EndpointsService};
+use crate::hedge::{Hedge, HedgeLayer};
+use crate::reject::AsError;
+use crate::retry::{CloneRequest, RetryLayer};
+use crate::timeout::{Timeout, TimeoutLayer};
+
+/// Around the attempts.
+type Outer<C, P, X, R> = Stack<
+    Optional<AdmissionLayer<Attempts<C>, X, R>, R>,
+    Stack<
+        Limited<R>,
+        Stack<
+            Optional<RetryLayer<Attempts<C>, Sends<P, X>, R>, R>,
+            Optional<TimeoutLayer<X, R>, R>,
+        >,
+    >,
+>;
+
+/// Around one attempt.
+type Inner<C, X, R, F> =
+    Stack<F, Stack<Optional<CircuitBreakerLayer<C, R>, R>, Optional<TimeoutLayer<X, R>, R>>>;
+
+pub(super) type Client<C, P, X, R, F> = Stack<Inner<C, X, R, F>, Outer<C, P, X, R>>;
+
+type Pool<C, P, X, R, F> = Stack<
+    Inner<C, X, R, F>,
+    Stack<Optional<HedgeLayer<Attempts<C>, Sends<P, X>>, R>, Outer<C, P, X, R>>,
+>;
+
+/// What [`ClientLayer::pool`] makes of the endpoints `S`, of a [`ClientLayer`] with the types that follow.
+pub type PoolService<
+    S,
+    C = AnyError,
+    P = CloneRequest,
+    X = NoContext,
+    R = AsError,
+    F = tower_layer::Identity,
+> = <Pool<C, P, X, R, F> as Layer<EndpointsService<S, C, X, R>>>::Service;
+
+impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
+    /// What is known of the backend, if the plan has one.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// assert!(client(&ClientPlan::new("db"))?.backend().unwrap().has_headroom());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn backend(&self) -> Option<&Backend> {
+        self.parts.admission.as_ref().map(Admission::backend)
+    }
+
+    /// The hedge of its pools, if the plan has one and there is a pool.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// assert!(client(&ClientPlan::new("db"))?.hedge().is_none());
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn hedge(&self) -> Option<&Hedge> {
+        self.parts.hedge.as_ref()?.made.get()
+    }
+
+    /// An empty pool with the settings of the plan.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// let pool = client(&ClientPlan::new("db"))?.endpoints();
+    /// pool.insert("10.0.0.1", 7);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn endpoints<S>(&self) -> Endpoints<S> {
+        self.parts.endpoints.clone().make()
+    }
+
+    /// The layers around a pool: a retry goes to another endpoint than the attempt before it, and so does a
+    /// [hedge](crate::hedge) of a call that takes long while the backend has headroom. That takes a
+    /// [`context`](Self::context) that keeps what is written into it, as that of [`http`](Self::http) does.
+    ///
+    /// ```
+    /// use buttress::presets::{ClientPlan, client};
+    /// use tower::{ServiceExt, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let stack = client(&ClientPlan::new("double"))?;
+    /// let pool = stack.endpoints();
+    /// pool.extend([("one", double), ("two", double)]);
+    /// assert_eq!(stack.pool(&pool).oneshot(4).await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pool<S>(&self, endpoints: &Endpoints<S>) -> PoolService<S, C, P, X, R, F::Layer>
+    where
+        C: Clone,
+        P: Clone,
+        X: Clone,
+        R: Clone,
+        F: Part<R>,
+        Pool<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
+    {
+        let service = endpoints.service().classify(self.classify.clone());
+        let service = service.context(self.context.clone()).on_reject(self.reject.clone());
+        let hedge = self.parts.hedge.as_ref().map(|hedge| {
+            let hedge = hedge.get(self.backend(), self.retry_budget());
+            hedge.layer().classify(self.attempts()).replay(self.sends(true))
+        });
+        let outer = Stack::new(Optional::new(hedge), self.outer(true));
+        Stack::new(self.inner(), outer).layer(service)
+    }
+}
+
+impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R, F> {
+    fn attempts(&self) -> Attempts<C> {
+        Attempts { classify: self.classify.clone() }
+    }
+
+    fn sends(&self, numbered: bool) -> Sends<P, X> {
+        let (replay, context) = (self.replay.clone(), self.context.clone());
+        Sends { replay, context, numbered }
+    }
+
+    fn timeout(&self, timeout: Option<Timeout>) -> Optional<TimeoutLayer<X, R>, R> {
+        Optional::new(timeout.map(|timeout| {
+            timeout.layer().context(self.context.clone()).on_reject(self.reject.clone())
+        }))
+    }
+
+    pub(super) fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
+        let parts = &self.parts;
+        let retry = parts.policy.map(|policy| {
+            let layer = RetryLayer::new(policy).name(parts.name);
+            let layer = match &parts.budget {
+                Some(budget) => layer.budget(budget.clone()),
+                None => layer.without_budget(),
+            };
+            let layer = layer.classify(self.attempts()).replay(self.sends(numbered));
+            layer.on_reject(self.reject.clone())
+        });
+        let admission = parts.admission.clone().map(|admission| {
+            let layer = AdmissionLayer::new(admission).classify(self.attempts());
+            layer.context(self.context.clone()).on_reject(self.reject.clone())
+        });
+        let outer = Stack::new(Optional::new(retry), self.timeout(parts.total));
+        let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
+        Stack::new(Optional::new(admission), outer)
+    }
+
+    pub(super) fn inner(&self) -> Inner<C, X, R, F::Layer> {
+        let breaker = self.parts.breaker.clone().map(|breaker| {
+            let layer = CircuitBreakerLayer::new(breaker).classify(self.classify.clone());
+            layer.on_reject(self.reject.clone())
+        });
+        let inner = Stack::new(Optional::new(breaker), self.timeout(self.parts.attempt));
+        Stack::new(self.faults.layer(&self.reject), inner)
+    }
+}
