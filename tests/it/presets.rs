@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use buttress::presets::{
-    BreakerPlan, ClientPlan, HedgePlan, LintSeverity, RateLimitPlan, RetryPlan, ServerPlan, client,
-    lint, server,
+    BreakerPlan, ClientPlan, HedgePlan, LintSeverity, RateLimitPlan, ServerPlan, client, lint,
+    server,
 };
 use buttress::testing::{Answer, Subject, check_all};
 use buttress::timeout::Timeout;
