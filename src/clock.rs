@@ -79,6 +79,23 @@ pub(crate) fn instant(tick: Tick) -> Option<tokio::time::Instant> {
     tokio::time::Instant::now().checked_add(tick.since(now()))
 }
 
+/// Ready at `end`, never without one. `sleep` is made when it is polled for the first time.
+pub(crate) fn poll_end(
+    mut sleep: std::pin::Pin<&mut Option<tokio::time::Sleep>>,
+    end: Option<Tick>,
+    cx: &mut std::task::Context<'_>,
+) -> std::task::Poll<()> {
+    if sleep.is_none() {
+        // What the clock cannot say does not come.
+        let Some(at) = end.and_then(instant) else { return std::task::Poll::Pending };
+        sleep.set(Some(tokio::time::sleep_until(at)));
+    }
+    match sleep.as_pin_mut() {
+        Some(sleep) => sleep.poll(cx),
+        None => std::task::Poll::Pending,
+    }
+}
+
 /// Blocks the thread. Not `thread::park`, whose wake-ups belong to the caller.
 pub(crate) fn park(delay: Duration) {
     use std::sync::{Condvar, Mutex};

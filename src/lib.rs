@@ -34,6 +34,7 @@ mod window;
 pub mod admin;
 pub mod admission;
 pub mod circuit_breaker;
+pub mod coalesce;
 pub mod conditioner;
 #[cfg(feature = "config")]
 pub mod config;

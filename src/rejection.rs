@@ -24,6 +24,7 @@ use crate::name::{LayerKind, Name};
 /// | `RequestTooLarge` | 413 | `INVALID_ARGUMENT` | no |
 /// | `RequestIncomplete` | 400 | `INVALID_ARGUMENT` | no |
 /// | `IdempotencyOutcomeUnknown` | 500 | `UNKNOWN` | no |
+/// | `CallPanicked` | 500 | `UNKNOWN` | no |
 /// | `StoreUnavailable` | 503 | `UNAVAILABLE` | no |
 /// | `Draining` | 503 + `Connection: close` | `UNAVAILABLE` | yes |
 /// | `Injected` | (a connection error) | `UNAVAILABLE` | yes |
@@ -67,11 +68,13 @@ pub enum RejectionKind {
     Draining,
     /// A fault conditioner dropped the call on purpose.
     Injected,
+    /// The call of another one, whose answer was to be this one's too, panicked.
+    CallPanicked,
 }
 
 impl RejectionKind {
     /// In the order of their definition.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::RateLimited,
         Self::ExceedsBurst,
         Self::CircuitOpen,
@@ -88,6 +91,7 @@ impl RejectionKind {
         Self::StoreUnavailable,
         Self::Draining,
         Self::Injected,
+        Self::CallPanicked,
     ];
 
     /// Lower-case name with underscores, for labels and problem documents.
@@ -114,6 +118,7 @@ impl RejectionKind {
             Self::StoreUnavailable => "store_unavailable",
             Self::Draining => "draining",
             Self::Injected => "injected",
+            Self::CallPanicked => "call_panicked",
         }
     }
 
@@ -137,6 +142,7 @@ impl RejectionKind {
             Self::StoreUnavailable => "store unavailable",
             Self::Draining => "shutting down",
             Self::Injected => "injected fault",
+            Self::CallPanicked => "the call that it waited for panicked",
         }
     }
 }
@@ -552,7 +558,8 @@ impl Rejection {
             | RejectionKind::RequestTooLarge
             | RejectionKind::RequestIncomplete
             | RejectionKind::IdempotencyOutcomeUnknown
-            | RejectionKind::StoreUnavailable => false,
+            | RejectionKind::StoreUnavailable
+            | RejectionKind::CallPanicked => false,
         }
     }
 

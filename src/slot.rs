@@ -129,8 +129,11 @@ impl<T: Clone> Slot<T> {
 /// once. A service that is never called itself, only cloned for each call, does not see changes; its clones
 /// find here what has been made of them.
 pub(crate) struct Made<T> {
-    stripes: Box<[Padded<Mutex<Option<(u64, T)>>>]>,
+    stripes: Box<[Padded<Known<T>>]>,
 }
+
+/// With the version that it was made of.
+type Known<T> = Mutex<Option<(u64, T)>>;
 
 impl<T: Clone> Made<T> {
     pub(crate) fn new() -> Self {

@@ -57,6 +57,8 @@ registered! {
         "buttress::endpoints::Endpoints::<u8>::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::hedge::HedgeBuilder:
         "buttress::hedge::Hedge::builder(\"db\")", |it, home| observed!(it, home);
+    [] crate::coalesce::CoalesceBuilder:
+        "buttress::coalesce::Coalesce::builder(\"db\")", |it, home| observed!(it, home);
     [] crate::fallback::FallbackBuilder:
         "buttress::fallback::Fallback::builder(\"db\")", |it, home| observed!(it, home);
     [] crate::conditioner::ConditionerBuilder:

@@ -77,6 +77,7 @@
 //! `Infallible`. `http_body_util::Limited` fails a body that is too long; [`ReplayBody`] lets it
 //! through and only stops keeping it.
 
+mod buffered;
 mod classify;
 mod context;
 mod context_future;
@@ -96,9 +97,11 @@ mod trailers;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use buffered::Fill;
 pub(crate) use grpc::{answer_content_type as grpc_content_type, trailers_only};
 pub(crate) use headers::{rate_limit_fields, refusal_fields};
 
+pub use buffered::Buffered;
 pub use classify::{Standard, Ticket, standard};
 pub use context::{Extensions, extensions};
 pub use context_future::ContextFuture;

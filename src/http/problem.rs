@@ -286,7 +286,9 @@ const fn codes(kind: RejectionKind) -> (StatusCode, u64) {
         K::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, code::DEADLINE_EXCEEDED),
         K::IdempotencyInFlight => (StatusCode::CONFLICT, code::ABORTED),
         K::IdempotencyMismatch => (StatusCode::UNPROCESSABLE_ENTITY, code::INVALID_ARGUMENT),
-        K::IdempotencyOutcomeUnknown => (StatusCode::INTERNAL_SERVER_ERROR, code::UNKNOWN),
+        K::IdempotencyOutcomeUnknown | K::CallPanicked => {
+            (StatusCode::INTERNAL_SERVER_ERROR, code::UNKNOWN)
+        }
         K::IdempotencyKeyMissing | K::IdempotencyKeyInvalid | K::RequestIncomplete => {
             (StatusCode::BAD_REQUEST, code::INVALID_ARGUMENT)
         }

@@ -207,7 +207,7 @@ pub use handle::{Begin, Idempotency};
 #[cfg(feature = "http")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
 pub use http::{
-    Buffered, HttpExchange, HttpIdempotencyBuilder, IdempotencyKey, IdempotencyKeyLayer,
+    HttpExchange, HttpIdempotencyBuilder, IdempotencyKey, IdempotencyKeyLayer,
     IdempotencyKeyService, KeyError, NotExecuted, OverSize, Unsized,
 };
 pub use layer::{IdempotencyLayer, OnPanic};

@@ -54,7 +54,6 @@ pub struct Retry<C = AnyError> {
 
 /// Where the policy of a run comes from.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "runs look at it where it is")]
 enum Source {
     Fixed(RetryPolicy),
     Live { slot: Slot<RetryPolicy>, claimed: bool },

@@ -211,6 +211,7 @@ fn kept_from_callee(refusal: &Rejection) -> bool {
         RejectionKind::DeadlineExceeded
         | RejectionKind::IdempotencyOutcomeUnknown
         | RejectionKind::StoreUnavailable
+        | RejectionKind::CallPanicked
         | RejectionKind::Injected => false,
     }
 }

@@ -7,7 +7,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::handle::Timeout;
-use crate::clock::{self, Tick};
+use crate::clock::{Tick, poll_end};
 use crate::reject::Reject;
 
 pin_project! {
@@ -36,23 +36,6 @@ pin_project! {
         // The deadline had passed on arrival.
         TooLate,
         Done,
-    }
-}
-
-/// Ready at `end`.
-pub(super) fn poll_end(
-    mut sleep: Pin<&mut Option<Sleep>>,
-    end: Option<Tick>,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    if sleep.is_none() {
-        // What the clock cannot say does not come.
-        let Some(at) = end.and_then(clock::instant) else { return Poll::Pending };
-        sleep.set(Some(tokio::time::sleep_until(at)));
-    }
-    match sleep.as_pin_mut() {
-        Some(sleep) => sleep.poll(cx),
-        None => Poll::Pending,
     }
 }
 

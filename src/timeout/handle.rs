@@ -142,7 +142,7 @@ impl Timeout {
                 if let Poll::Ready(result) = call.as_mut().poll(cx) {
                     return Poll::Ready(Some(result));
                 }
-                super::future::poll_end(sleep.as_mut(), end, cx).map(|()| None)
+                clock::poll_end(sleep.as_mut(), end, cx).map(|()| None)
             })
             .await
         };

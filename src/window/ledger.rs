@@ -14,10 +14,10 @@ const CALL: u64 = 1 << 32;
 const SPARSE: usize = 128;
 
 /// Pages that the window is cut into when there are more calls than that.
-const DENSE: u64 = 128;
+const DENSE: u64 = SPARSE as u64;
 
 /// Pages that a stripe has room for from its first call on: the most that there can be, see [`Ledger`].
-const MOST: usize = SPARSE + DENSE as usize + 2;
+const MOST: usize = 2 * SPARSE + 2;
 
 /// How often a page that is filling up looks whether its count is about to overflow, in calls.
 const CHECK: u64 = (1 << 20) - 1;

@@ -1,4 +1,4 @@
-//! A real process that reads its settings again: on SIGHUP, and when the file changes.
+//! A real process that reads its settings again: on SIGHUP, and when the file changes; and requests while it does.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![cfg(unix)]
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use buttress::config::{Loader, Reloader};
 use buttress::control::Registry;
+
+mod load;
 
 const FILE: &str = "BUTTRESS_RELOAD_FILE";
 const EVERY: &str = "BUTTRESS_RELOAD_EVERY";

@@ -14,6 +14,8 @@ mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;
 mod circuit_breaker_service;
+#[cfg(feature = "testing")]
+mod coalesce;
 mod conditioner;
 #[cfg(feature = "config")]
 mod config;
@@ -27,6 +29,7 @@ mod drain_layer;
 #[cfg(feature = "testing")]
 mod endpoints;
 mod failure_budget;
+#[cfg(feature = "testing")]
 mod fallback;
 #[cfg(feature = "supervise")]
 #[allow(clippy::disallowed_methods, reason = "tests spawn what users spawn")]

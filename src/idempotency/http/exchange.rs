@@ -10,11 +10,11 @@ use ::http::request::Parts;
 use ::http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 
-use super::body::{Buffered, Fill};
 use super::config::{OverSize, Unsized};
 use super::head::{KeptFields, decode, is_grpc};
 use super::key::{KeyError, KeyRules};
 use crate::error::BoxError;
+use crate::http::{Buffered, Fill};
 use crate::idempotency::context::EffectContext;
 use crate::idempotency::exchange::sealed::{
     Asked, Exchange, Keep, Look, Record, Recorded, Refusal,

@@ -1,6 +1,5 @@
 //! The layer's form for HTTP and gRPC, and the client's half.
 
-mod body;
 mod client;
 mod config;
 mod exchange;
@@ -9,7 +8,6 @@ mod key;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 
-pub use body::Buffered;
 pub use client::{IdempotencyKeyLayer, IdempotencyKeyService};
 pub use config::{HttpIdempotencyBuilder, OverSize, Unsized};
 pub use exchange::{HttpExchange, NotExecuted};

@@ -1,9 +1,9 @@
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::body::{Buffered, Fill};
 use super::head::{KeptFields, decode};
 use super::key::{IdempotencyKey, KeyError};
+use crate::http::{Buffered, Fill};
 
 /// The grammar of RFC 8941, section 3.3.3, and of bare keys, rule by rule and as slowly as one likes:
 /// `None` is malformed.

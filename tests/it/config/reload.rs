@@ -1,20 +1,13 @@
 //! Settings that are read again.
 
-#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
-#![expect(clippy::cast_possible_truncation, reason = "rates are small")]
-
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use buttress::Quota;
 use buttress::circuit_breaker::CircuitState;
 use buttress::config::{Loader, Reloader, Stacks};
 use buttress::control::{Registry, TimelineEvent};
 use buttress::observe::Severity;
-use serde::Deserialize;
-use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 struct File(PathBuf);
 
@@ -49,98 +42,6 @@ fn told(registry: &Registry) -> Vec<TimelineEvent> {
     let mut events = registry.events_since(0).events;
     events.retain(|event| event.layer == "config");
     events
-}
-
-#[derive(Deserialize)]
-struct App {
-    first: u64,
-    second: u64,
-}
-
-fn numbered(n: u64) -> String {
-    // Rate and burst belong together, and so do the two numbers of `app`.
-    let (rate, burst) = (1_000_000 + n, 500_000 + n);
-    format!(
-        "app: {{first: {n}, second: {n}}}
-clients:
-  pay:
-    total_timeout: 60s
-    attempt_timeout: 20s
-    retry: adaptive
-    retry_budget: {{ratio: {n}%}}
-    rate_limit: {rate}/s burst {burst}
-    breaker: {{failure_rate: 50%, window: {n}s, min_calls: {n}, open_for: 30s}}
-"
-    )
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn ten_thousand_requests_across_fifty_reloads() {
-    let file = File::new("load", &numbered(50));
-    let (stacks, reloader, registry) = setup(&file);
-    let layer = stacks.client("pay").unwrap();
-    let limiter = layer.rate_limiter().unwrap().clone();
-    let (served, torn) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let (stop, generations) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let inner = {
-        let (stacks, served, torn, seen) =
-            (stacks.clone(), served.clone(), torn.clone(), generations.clone());
-        service_fn(move |n: u64| {
-            let (stacks, served, torn, seen) =
-                (stacks.clone(), served.clone(), torn.clone(), seen.clone());
-            let limiter = limiter.clone();
-            async move {
-                let app: App = stacks.config().read("app").unwrap();
-                let quota: Quota = limiter.quota();
-                let rate = quota.rate_per_second().round() as u64;
-                if app.first != app.second || rate - 1_000_000 != quota.capacity() - 500_000 {
-                    torn.fetch_add(1, Ordering::Relaxed);
-                }
-                seen.fetch_max(app.first, Ordering::Relaxed);
-                tokio::task::yield_now().await;
-                served.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, std::io::Error>(n + app.first - app.second)
-            }
-        })
-    };
-    let service = ServiceBuilder::new().layer(layer).service(inner);
-    let tasks: Vec<_> = (0..8u64)
-        .map(|task| {
-            let (mut service, stop) = (service.clone(), stop.clone());
-            tokio::spawn(async move {
-                let mut made = 0;
-                // At least the 10,000 in all, and until the last reload.
-                while made < 1_250 || !stop.load(Ordering::Relaxed) {
-                    let n = task * 1_000_000 + made;
-                    assert_eq!(service.ready().await.unwrap().call(n).await.unwrap(), n);
-                    made += 1;
-                }
-                made
-            })
-        })
-        .collect();
-    let reloads = tokio::task::spawn_blocking(move || {
-        for n in 51..=100 {
-            file.write(&numbered(n));
-            let done = reloader.reload().unwrap();
-            assert!(done.waiting().is_empty(), "{done}");
-            assert_eq!(done.applied().len(), 4, "{done}");
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    reloads.await.unwrap();
-    let mut made = 0;
-    for task in tasks {
-        made += task.await.unwrap();
-    }
-    assert!(made >= 10_000);
-    assert_eq!((served.load(Ordering::Relaxed), torn.load(Ordering::Relaxed)), (made, 0));
-    assert!(generations.load(Ordering::Relaxed) > 51, "calls ran while it was reloaded");
-    let pay = stacks.client("pay").unwrap();
-    assert_eq!(pay.breaker().unwrap().stats().successful_calls, made, "no count is lost");
-    assert_eq!(pay.rate_limiter().unwrap().stats().acquired, made);
-    assert_eq!((stacks.generation(), registry.status().generation), (51, 51));
-    assert_eq!(told(&registry).len(), 50);
 }
 
 #[tokio::test(start_paused = true)]

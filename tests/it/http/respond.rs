@@ -15,7 +15,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
-const KINDS: [(RejectionKind, u16, &str); 16] = [
+const KINDS: [(RejectionKind, u16, &str); 17] = [
     (RejectionKind::RateLimited, 429, "8"),
     (RejectionKind::ExceedsBurst, 429, "8"),
     (RejectionKind::CircuitOpen, 503, "14"),
@@ -32,6 +32,7 @@ const KINDS: [(RejectionKind, u16, &str); 16] = [
     (RejectionKind::StoreUnavailable, 503, "14"),
     (RejectionKind::Draining, 503, "14"),
     (RejectionKind::Injected, 503, "14"),
+    (RejectionKind::CallPanicked, 500, "2"),
 ];
 
 fn why(kind: RejectionKind) -> Rejection {

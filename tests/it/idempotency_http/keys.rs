@@ -2,7 +2,8 @@
 
 use super::*;
 use axum::http::{HeaderName, HeaderValue, Method};
-use buttress::idempotency::{Buffered, OverSize};
+use buttress::http::Buffered;
+use buttress::idempotency::OverSize;
 use futures_util::stream;
 
 #[tokio::test]

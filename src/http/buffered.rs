@@ -12,15 +12,15 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::error::BoxError;
 
-/// The body of requests and responses behind and in front of an HTTP
-/// [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer): what was read of it, and then the rest.
+/// The body of requests and responses that the HTTP [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer)
+/// and [`Coalesce`](crate::coalesce::Coalesce) read: what was read of it, and then the rest.
 ///
 /// axum and tonic take bodies of any kind. Where yours must be of one type, convert it, as
 /// `request.map(axum::body::Body::new)` does. The original must be `Unpin` (wrap it in `Box::pin` if it is
 /// not). Errors of the original are passed on as [`BoxError`].
 ///
 /// ```
-/// use buttress::idempotency::Buffered;
+/// use buttress::http::Buffered;
 /// use bytes::Bytes;
 /// use http_body_util::{BodyExt, Full};
 ///
@@ -42,11 +42,16 @@ enum End {
 }
 
 impl<B> Buffered<B> {
-    pub(super) fn passing(body: B) -> Self {
+    pub(crate) fn passing(body: B) -> Self {
         Self { kept: Bytes::new(), end: None, rest: Some(body) }
     }
 
-    pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+    /// What was read, and then an error.
+    pub(crate) fn broken(data: Bytes, error: BoxError) -> Self {
+        Self { kept: data, end: Some(Box::new(End::Failed(error))), rest: None }
+    }
+
+    pub(crate) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
         let end = trailers.map(|trailers| Box::new(End::Trailers(trailers)));
         Self { kept: data, end, rest: None }
     }
@@ -54,19 +59,28 @@ impl<B> Buffered<B> {
 
 impl<B> Buffered<B> {
     /// What was read.
-    pub(super) fn data(&self) -> &[u8] {
+    pub(crate) fn data(&self) -> &[u8] {
         &self.kept
     }
 
-    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
         match self.end.as_deref() {
             Some(End::Trailers(trailers)) => Some(trailers),
             Some(End::Failed(_)) | None => None,
         }
     }
 
+    /// What was read, and how it ended.
+    pub(crate) fn into_read(self) -> (Bytes, Option<HeaderMap>, Option<BoxError>) {
+        match self.end.map(|end| *end) {
+            Some(End::Trailers(trailers)) => (self.kept, Some(trailers), None),
+            Some(End::Failed(error)) => (self.kept, None, Some(error)),
+            None => (self.kept, None, None),
+        }
+    }
+
     /// The error that ended it.
-    pub(super) fn take_error(&mut self) -> Option<BoxError> {
+    pub(crate) fn take_error(&mut self) -> Option<BoxError> {
         match self.end.take().map(|end| *end) {
             Some(End::Failed(error)) => Some(error),
             Some(End::Trailers(_)) | None => None,
@@ -148,7 +162,7 @@ impl<B> fmt::Debug for Buffered<B> {
 
 /// How reading a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fill {
+pub(crate) enum Fill {
     Whole,
     /// It is longer than was wanted.
     TooLong,
@@ -162,7 +176,7 @@ where
 {
     /// Reads a [passing](Self::passing) body to its end, or until it turns out to be longer than `most`. Data
     /// that fits is shown to `see`, piece by piece.
-    pub(super) async fn fill(&mut self, most: usize, mut see: impl FnMut(&[u8]) + Send) -> Fill {
+    pub(crate) async fn fill(&mut self, most: usize, mut see: impl FnMut(&[u8]) + Send) -> Fill {
         let mut data = Pieces::default();
         let fill = loop {
             // Known without being asked for the frame after the last.

@@ -1,0 +1,229 @@
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tower_service::Service;
+
+use super::layer::Parts;
+use super::share::Share;
+use super::table::{Entered, Landing, Seat, add};
+use crate::clock::{self, Tick, poll_end};
+use crate::context::ReadContext;
+use crate::deadline::Deadline;
+use crate::key::Key;
+use crate::name::LayerKind;
+use crate::observe::EventKind;
+use crate::reject::Reject;
+use crate::rejection::RejectionKind;
+use crate::sync::Ref;
+
+pin_project! {
+    /// The answer of a [`CoalesceService`](super::CoalesceService): of its own call, or of that of another one.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, Req, K, V, Res, Err, X, P, C, R>
+    where
+        S: Service<Req>,
+        K: Hash,
+        K: Eq,
+    {
+        #[pin]
+        state: State<S, Req, S::Future, K, V, Result<Res, Err>>,
+        // Made when a call with a deadline has to wait for the first time.
+        #[pin]
+        sleep: Option<Sleep>,
+        parts: Ref<Parts<K, V, Result<Res, Err>, X, P, C, R>>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, Req, F, K, V, O>
+    where
+        K: Hash,
+        K: Eq,
+    {
+        Arriving { call: Option<(S, Req)> },
+        Waiting { seat: Seat<K, V, O>, call: Option<(S, Req)>, end: Option<Tick> },
+        Alone { #[pin] call: Single<S, Req, F> },
+        Done,
+    }
+}
+
+pin_project! {
+    /// A call as it is: readiness, then the answer.
+    #[project = SingleProj]
+    enum Single<S, Req, F> {
+        Readying { call: Option<(S, Req)> },
+        Called { #[pin] future: F },
+    }
+}
+
+impl<S, Req> Future for Single<S, Req, S::Future>
+where
+    S: Service<Req>,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match self.as_mut().project() {
+                SingleProj::Readying { call } => {
+                    let Some((service, _)) = call else { panic!("polled after completion") };
+                    if let Err(error) = ready!(service.poll_ready(cx)) {
+                        *call = None;
+                        return Poll::Ready(Err(error));
+                    }
+                    let Some((mut service, req)) = call.take() else { return Poll::Pending };
+                    let future = service.call(req);
+                    self.set(Self::Called { future });
+                }
+                SingleProj::Called { future } => return future.poll(cx),
+            }
+        }
+    }
+}
+
+/// The call for all who wait.
+async fn shared<S, Req, P>(
+    service: S,
+    req: Req,
+    share: P,
+) -> Result<P::Shared, Result<P::Response, P::Error>>
+where
+    S: Service<Req>,
+    P: Share<S::Response, S::Error>,
+{
+    let single = Single::<S, Req, S::Future>::Readying { call: Some((service, req)) };
+    let result = single.await;
+    share.share(result).await
+}
+
+impl<S, Req, K, V, Res, Err, X, P, C, R> ResponseFuture<S, Req, K, V, Res, Err, X, P, C, R>
+where
+    S: Service<Req>,
+    K: Hash + Eq,
+{
+    pub(super) fn new(
+        inner: S,
+        req: Req,
+        parts: Ref<Parts<K, V, Result<Res, Err>, X, P, C, R>>,
+    ) -> Self {
+        Self { state: State::Arriving { call: Some((inner, req)) }, sleep: None, parts }
+    }
+}
+
+impl<S, Req, K, V, Res, Err, X, P, C, R> Future
+    for ResponseFuture<S, Req, K, V, Res, Err, X, P, C, R>
+where
+    S: Service<Req, Future: Send> + Send + 'static,
+    Req: Send + 'static,
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    Res: Send + 'static,
+    Err: Send + 'static,
+    X: Key<Req, Key = K>,
+    P: Share<S::Response, S::Error, Shared = V, Response = Res, Error = Err, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    C: ReadContext<Req>,
+    R: Reject<(), Res, Err>,
+{
+    type Output = Result<Res, R::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let parts = &**this.parts;
+        let table = &parts.coalesce.table;
+        let refuse = |kind| Poll::Ready(parts.reject.reject((), table.refuse(kind)));
+        loop {
+            match this.state.as_mut().project() {
+                StateProj::Arriving { call } => {
+                    let Some((inner, req)) = call.take() else { panic!("polled after completion") };
+                    this.state.set(State::Done);
+                    let Some(key) = parts.key.key(&req) else {
+                        let call = Single::Readying { call: Some((inner, req)) };
+                        this.state.set(State::Alone { call });
+                        continue;
+                    };
+                    let end = parts.context.context(&req).deadline().map(Deadline::tick);
+                    let now = if end.is_some() { clock::now() } else { Tick(0) };
+                    if end.is_some_and(|end| end <= now) {
+                        add(&table.counts.expired);
+                        return refuse(RejectionKind::DeadlineExceeded);
+                    }
+                    match table.enter(key, end, now) {
+                        Entered::Lead(seat) => {
+                            seat.begin(Box::pin(shared(inner, req, parts.share.clone())));
+                            this.state.set(State::Waiting { seat, call: None, end });
+                        }
+                        Entered::Follow(seat) => {
+                            let call = Some((inner, req));
+                            this.state.set(State::Waiting { seat, call, end });
+                        }
+                        Entered::Full => {
+                            let capacity = table.limits.keys as usize;
+                            if table.observers.see_refusals() {
+                                let full = EventKind::TableFull { capacity };
+                                table.observers.emit(LayerKind::Coalesce, table.name, full);
+                            }
+                            let call = Single::Readying { call: Some((inner, req)) };
+                            this.state.set(State::Alone { call });
+                        }
+                        Entered::Crowded => return refuse(RejectionKind::Overloaded),
+                    }
+                }
+                StateProj::Waiting { seat, call, end } => {
+                    let Poll::Ready(landing) = seat.poll(cx) else {
+                        ready!(poll_end(this.sleep, *end, cx));
+                        this.state.set(State::Done);
+                        add(&table.counts.expired);
+                        return refuse(RejectionKind::DeadlineExceeded);
+                    };
+                    let call = call.take();
+                    this.state.set(State::Done);
+                    match (landing, call) {
+                        (Landing::Shared(value), _) => {
+                            return Poll::Ready(P::unshare(value).map_err(R::map_err));
+                        }
+                        (Landing::Own(own), _) => return Poll::Ready(own.map_err(R::map_err)),
+                        (Landing::Apart, Some(call)) => {
+                            let call = Single::Readying { call: Some(call) };
+                            this.state.set(State::Alone { call });
+                        }
+                        (Landing::Apart | Landing::Lost, _) => {
+                            return refuse(RejectionKind::CallPanicked);
+                        }
+                    }
+                }
+                StateProj::Alone { call } => {
+                    let result = ready!(call.poll(cx));
+                    this.state.set(State::Done);
+                    return Poll::Ready(P::pass(result).map_err(R::map_err));
+                }
+                StateProj::Done => panic!("polled after completion"),
+            }
+        }
+    }
+}
+
+impl<S, Req, K, V, Res, Err, X, P, C, R> fmt::Debug
+    for ResponseFuture<S, Req, K, V, Res, Err, X, P, C, R>
+where
+    S: Service<Req>,
+    K: Hash + Eq,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Arriving { .. } => "Arriving",
+            State::Waiting { .. } => "Waiting",
+            State::Alone { .. } => "Alone",
+            State::Done => "Done",
+        };
+        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,282 @@
+use std::future::{pending, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use futures_util::{FutureExt, poll};
+use tokio::sync::oneshot;
+
+use super::core::{Core, Join, Turn};
+use super::*;
+use crate::clock::Tick;
+use crate::rejection::RejectionKind;
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn waker() -> (Arc<Woken>, Waker) {
+    let woken = Arc::new(Woken::default());
+    (Arc::clone(&woken), Waker::from(woken))
+}
+
+type Plain = Core<&'static str, u32, u8>;
+
+const NOW: Tick = Tick(1 << 50);
+
+fn at(seconds: u64) -> Option<Tick> {
+    Some(NOW.after(Duration::from_secs(seconds)))
+}
+
+#[test]
+fn a_call_is_polled_by_one_and_by_another_when_that_one_goes() {
+    let mut core = Plain::new(None);
+    assert_eq!(core.join(9, None, NOW), Join::Seat(1));
+    let (woken, waker) = waker();
+    core.park("call");
+    let (turn, _) = core.turn(1, waker.clone());
+    assert!(matches!(turn, Turn::Drive("call")), "whoever comes first");
+    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait));
+    assert!(!core.park("call"));
+    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait), "it was not woken");
+    core.wake().wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 2, "all who wait");
+    // The one that would have polled it goes instead: the other one is told.
+    assert!(matches!(core.turn(1, waker.clone()).0, Turn::Drive("call")));
+    assert!(matches!(core.turn(0, waker).0, Turn::Wait));
+    core.wake().wake();
+    assert!(core.park("call"), "woken meanwhile");
+    let left = core.leave(1);
+    assert!(!left.ended);
+    left.wakers.wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 3);
+    let last = core.leave(0);
+    assert!(last.ended && last.rest.unwrap().0 == Some("call"), "dropped outside");
+    assert_eq!(core.join(9, None, NOW), Join::Another);
+}
+
+#[test]
+fn who_joins_gets_half_of_its_time_at_least() {
+    let mut core = Plain::new(at(10));
+    assert_eq!(core.join(9, at(5), NOW), Join::Seat(1));
+    assert_eq!(core.join(9, at(20), NOW), Join::Seat(2));
+    assert_eq!(core.join(9, at(21), NOW), Join::Another);
+    assert_eq!(core.join(9, None, NOW), Join::Another);
+    let mut endless = Plain::new(None);
+    assert_eq!(endless.join(1, at(1), NOW), Join::Seat(1));
+    assert_eq!(endless.join(1, None, NOW), Join::Full);
+}
+
+#[test]
+fn what_is_for_one_goes_to_the_leader_while_it_waits() {
+    let mut core = Plain::new(None);
+    core.join(9, None, NOW);
+    core.join(9, None, NOW);
+    core.park("call");
+    assert!(matches!(core.turn(1, Waker::noop().clone()).0, Turn::Drive(_)));
+    assert_eq!(core.apart(1, 7).0, None);
+    assert!(matches!(core.turn(2, Waker::noop().clone()).0, Turn::Apart));
+    assert!(matches!(core.turn(0, Waker::noop().clone()).0, Turn::Own(7)));
+
+    let mut core = Plain::new(None);
+    core.join(9, None, NOW);
+    core.park("call");
+    core.leave(0);
+    assert!(matches!(core.turn(1, Waker::noop().clone()).0, Turn::Drive(_)));
+    assert_eq!(core.apart(1, 7).0, Some(7), "the leader has gone");
+}
+
+#[test]
+fn a_place_is_given_again_but_not_that_of_the_leader() {
+    let mut core = Plain::new(None);
+    assert_eq!(core.join(9, None, NOW), Join::Seat(1));
+    core.park("call");
+    core.leave(0);
+    core.leave(1);
+    let mut core = Plain::new(None);
+    core.join(9, None, NOW);
+    core.join(9, None, NOW);
+    core.park("call");
+    core.leave(0);
+    core.leave(1);
+    assert_eq!(core.join(9, None, NOW), Join::Seat(1));
+    assert_eq!(core.join(9, None, NOW), Join::Seat(3));
+}
+
+/// A call that answers when it is told to.
+fn told() -> (oneshot::Sender<u32>, impl Future<Output = u32> + Send + 'static) {
+    let (tell, told) = oneshot::channel();
+    (tell, async move { told.await.unwrap() })
+}
+
+#[tokio::test]
+async fn one_call_for_all_and_nothing_is_kept() {
+    let reads = Coalesce::<u8, u32>::new("t");
+    let (tell, call) = told();
+    let mut leader = Box::pin(reads.run(1, || call));
+    assert!(poll!(&mut leader).is_pending());
+    let mut followers: Vec<_> =
+        (0..5).map(|_| Box::pin(reads.run(1, || async { panic!("a second call") }))).collect();
+    for follower in &mut followers {
+        assert!(poll!(follower).is_pending());
+    }
+    let other = reads.run(2, || async { 2 }).await;
+    assert_eq!(other.unwrap(), 2, "another key");
+    tell.send(7).unwrap();
+    assert_eq!(leader.await.unwrap(), 7);
+    for follower in followers {
+        assert_eq!(follower.await.unwrap(), 7);
+    }
+    assert_eq!(reads.run(1, || async { 8 }).await.unwrap(), 8, "the next one is a new call");
+    let stats = reads.stats();
+    assert_eq!((stats.led, stats.followed, stats.in_flight), (3, 5, 0));
+}
+
+#[tokio::test]
+async fn the_call_outlives_its_leader_and_ends_with_the_last_one() {
+    let reads = Coalesce::<u8, u32>::new("t");
+    let (tell, call) = told();
+    let mut leader = Box::pin(reads.run(1, || call));
+    assert!(poll!(&mut leader).is_pending());
+    let mut follower = Box::pin(reads.run(1, || async { panic!("a second call") }));
+    assert!(poll!(&mut follower).is_pending());
+    drop(leader);
+    tell.send(7).unwrap();
+    assert_eq!(follower.await.unwrap(), 7);
+
+    let (tell, call) = told();
+    let mut leader = Box::pin(reads.run(1, || call));
+    assert!(poll!(&mut leader).is_pending());
+    drop(leader);
+    assert!(tell.is_closed(), "nobody waits: the call is dropped");
+    assert_eq!(reads.stats().in_flight, 0);
+}
+
+#[tokio::test]
+async fn a_leader_that_goes_before_its_first_poll_holds_nobody_up() {
+    let reads = Coalesce::<u8, u32>::new("t");
+    let layer = reads.run(1, || async { 1 });
+    drop(layer);
+    assert_eq!(reads.stats().in_flight, 0);
+    assert_eq!(reads.run(1, || ready(2)).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_not_polled_any_more_holds_nobody_up() {
+    let reads = Coalesce::<u8, u32>::new("t");
+    let (tell, call) = told();
+    let mut stuck = Box::pin(reads.run(1, || call));
+    assert!(poll!(&mut stuck).is_pending());
+    let follower = reads.run(1, || async { panic!("a second call") });
+    let answer = tokio::spawn({
+        let reads = reads.clone();
+        async move { reads.run(1, || async { panic!("a third call") }).await }
+    });
+    tokio::task::yield_now().await;
+    tell.send(7).unwrap();
+    assert_eq!(answer.await.unwrap().unwrap(), 7);
+    assert_eq!(stuck.await.unwrap(), 7);
+    drop(follower);
+}
+
+#[tokio::test]
+async fn a_panic_goes_to_one_and_the_others_are_refused() {
+    let reads = Coalesce::<u8, u32>::new("t");
+    let mut leader = Box::pin(reads.run(1, || async {
+        tokio::task::yield_now().await;
+        panic!("on purpose")
+    }));
+    assert!(poll!(&mut leader).is_pending());
+    let mut follower = Box::pin(reads.run(1, || async { 1 }));
+    assert!(poll!(&mut follower).is_pending());
+    tokio::task::yield_now().await;
+    let polled = catch_unwind(AssertUnwindSafe(|| leader.as_mut().now_or_never()));
+    assert!(polled.is_err());
+    assert_eq!(follower.await.unwrap_err().kind(), RejectionKind::CallPanicked);
+    assert_eq!(reads.run(1, || async { 3 }).await.unwrap(), 3, "it goes on");
+    let stats = reads.stats();
+    assert_eq!((stats.panicked, stats.in_flight), (1, 0));
+}
+
+#[tokio::test]
+async fn a_panic_while_the_call_is_made_leaves_nothing() {
+    let reads = Coalesce::<u8, u32>::new("t");
+    let made =
+        AssertUnwindSafe(reads.run(1, || -> std::future::Ready<u32> { panic!("on purpose") }));
+    assert!(made.catch_unwind().await.is_err());
+    assert_eq!(reads.stats().in_flight, 0);
+    assert_eq!(reads.run(1, || ready(2)).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn keys_and_followers_are_bounded() {
+    let reads: Coalesce<u8, u32> =
+        Coalesce::builder("t").max_keys(1).max_followers(1).build().unwrap();
+    let mut leader = Box::pin(reads.run(1, pending));
+    let mut follower = Box::pin(reads.run(1, pending));
+    assert!(poll!(&mut leader).is_pending() && poll!(&mut follower).is_pending());
+    let crowded = reads.run(1, || ready(1)).await;
+    assert_eq!(crowded.unwrap_err().kind(), RejectionKind::Overloaded);
+    assert_eq!(reads.run(2, || ready(2)).await.unwrap(), 2, "for itself");
+    let stats = reads.stats();
+    assert_eq!((stats.crowded, stats.full, stats.in_flight), (1, 1, 1));
+    drop((leader, follower));
+    assert_eq!(reads.stats().in_flight, 0);
+}
+
+#[test]
+fn threads_that_join_and_go_lose_no_answer() {
+    // Whoever stays gets an answer of its key, whatever the others do; nothing is left.
+    let seed =
+        std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7_u64);
+    println!("seed {seed}");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build();
+    runtime.unwrap().block_on(async {
+        let reads = Coalesce::<u64, u64>::new("t");
+        let calls = Arc::new(AtomicUsize::new(0));
+        let tasks = (0..8_u64).map(|task| {
+            let (reads, calls) = (reads.clone(), Arc::clone(&calls));
+            tokio::spawn(async move {
+                let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(task) | 1;
+                for _ in 0..2_000 {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    let (key, pauses, goes) = (state % 3, state >> 8 & 3, state >> 16 & 3 == 0);
+                    let calls = Arc::clone(&calls);
+                    let mut read = Box::pin(reads.run(key, move || async move {
+                        calls.fetch_add(1, Ordering::Relaxed);
+                        for _ in 0..pauses {
+                            tokio::task::yield_now().await;
+                        }
+                        key * 10
+                    }));
+                    if goes {
+                        if poll!(&mut read).is_pending() {
+                            tokio::task::yield_now().await;
+                            let _ = poll!(&mut read);
+                        }
+                    } else {
+                        let answer = tokio::time::timeout(Duration::from_secs(60), read).await;
+                        assert_eq!(answer.expect("forgotten").unwrap(), key * 10);
+                    }
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        let stats = reads.stats();
+        assert_eq!(stats.in_flight, 0);
+        assert_eq!(stats.led + stats.followed, 16_000);
+        assert!(calls.load(Ordering::Relaxed) as u64 <= stats.led);
+    });
+}
