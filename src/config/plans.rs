@@ -139,10 +139,7 @@ impl Config {
 }
 
 fn backend_plan(block: Block<'_>) -> BackendPlan {
-    let mut plan = BackendPlan::default();
-    plan.in_flight = block.count("limit");
-    plan.patience = block.time("patience");
-    plan
+    BackendPlan { in_flight: block.count("limit"), patience: block.time("patience") }
 }
 
 fn hedge_plan(client: Block<'_>) -> Option<HedgePlan> {

@@ -164,7 +164,6 @@ fn paced(patience: Duration) -> RetryPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-#[expect(clippy::large_enum_variant, reason = "a plan is made once")]
 #[non_exhaustive]
 pub enum RetryPlan {
     /// Not at all.
