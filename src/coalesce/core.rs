@@ -80,13 +80,16 @@ impl Wakers {
     }
 }
 
+/// What users gave: dropped outside of all locks.
+type Rest<C, V, O> = (Option<C>, Option<Arc<V>>, Option<O>, Option<Waker>);
+
 /// What is left of somebody who has gone: to be woken or dropped outside of all locks.
 #[derive(Debug)]
 pub(super) struct Left<C, V, O> {
     pub(super) wakers: Wakers,
     /// The call ended with it, now.
     pub(super) ended: bool,
-    pub(super) rest: Option<(Option<C>, Option<Arc<V>>, Option<O>, Option<Waker>)>,
+    pub(super) rest: Option<Rest<C, V, O>>,
 }
 
 impl<C, V, O> Core<C, V, O> {

@@ -107,6 +107,7 @@ where
     S: Service<Req>,
     K: Hash + Eq,
 {
+    #[allow(clippy::type_complexity, reason = "the parts have a parameter for each role")]
     pub(super) fn new(
         inner: S,
         req: Req,

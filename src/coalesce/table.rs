@@ -48,6 +48,7 @@ impl<K: PartialEq, V, O> PartialEq for Entry<K, V, O> {
 impl<K: Eq, V, O> Eq for Entry<K, V, O> {}
 
 type Shard<K, V, O> = HashSet<Entry<K, V, O>, RandomState>;
+type Shards<K, V, O> = Box<[Padded<Mutex<Shard<K, V, O>>>]>;
 
 pub(super) struct Table<K, V, O> {
     pub(super) name: Name,
@@ -55,7 +56,7 @@ pub(super) struct Table<K, V, O> {
     pub(super) observers: Observers,
     pub(super) counts: Counts,
     hasher: RandomState,
-    shards: Box<[Padded<Mutex<Shard<K, V, O>>>]>,
+    shards: Shards<K, V, O>,
 }
 
 #[derive(Debug, Default)]
@@ -218,7 +219,7 @@ where
     O: Send + 'static,
 {
     /// Once it is ready, it is to be dropped.
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Landing<V, O>> {
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Landing<V, O>> {
         let (turn, before) = lock(&self.flight.core).turn(self.index, cx.waker().clone());
         drop(before);
         Poll::Ready(match turn {
@@ -238,7 +239,7 @@ where
         })
     }
 
-    fn drive(&self, mut call: Call<V, O>, cx: &mut Context<'_>) -> Poll<Landing<V, O>> {
+    fn drive(&self, mut call: Call<V, O>, cx: &Context<'_>) -> Poll<Landing<V, O>> {
         let waker = Waker::from(Arc::clone(&self.flight));
         let driving = Driving { seat: self, over: false };
         let result = call.as_mut().poll(&mut Context::from_waker(&waker));

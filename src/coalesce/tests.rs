@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "callers spawn")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 use std::future::{pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -93,7 +93,8 @@ fn with_failures_it_answers_what_the_classifier_blames_on_the_callee() {
 
 #[test]
 fn a_reject_answers_with_the_request_and_the_refusal() {
-    let respond = respond_with(|req: u32, why: Rejection| req + why.name().len() as u32);
+    let respond =
+        respond_with(|req: u32, why: Rejection| req + u32::try_from(why.name().len()).unwrap_or(0));
     let service = service_fn(|_: u32| {
         ready(Err::<u32, BoxError>(refusal(RejectionKind::CircuitOpen).into()))
     });
@@ -180,8 +181,8 @@ fn a_request_of_which_nothing_is_kept_has_no_fallback() {
     let fallback = Fallback::new("f");
     let service = fallback
         .layer()
-        .call(|n: usize, _: Cause| ready(Ok::<_, ()>(n as u32)))
-        .keep(|req: &String| Some(req.len()).filter(|n| *n > 0))
+        .call(|n: u32, _: Cause| ready(Ok::<_, ()>(n)))
+        .keep(|req: &String| u32::try_from(req.len()).ok().filter(|n| *n > 0))
         .layer(service_fn(|_: String| {
             ready(Err::<u32, BoxError>(refusal(RejectionKind::Overloaded).into()))
         }));
