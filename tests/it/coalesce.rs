@@ -128,14 +128,13 @@ mod http {
     use buttress::http::problem;
     use http_body_util::BodyExt;
 
+    type Shared = Result<buttress::coalesce::SharedResponse, std::convert::Infallible>;
+    type Alone = Result<Response<buttress::http::Buffered<Body>>, std::convert::Infallible>;
+
     struct Server {
         calls: Arc<AtomicU32>,
         app: Router,
-        reads: Coalesce<
-            buttress::coalesce::ReadKey,
-            Result<buttress::coalesce::SharedResponse, std::convert::Infallible>,
-            Result<Response<buttress::http::Buffered<Body>>, std::convert::Infallible>,
-        >,
+        reads: Coalesce<buttress::coalesce::ReadKey, Shared, Alone>,
     }
 
     fn server(head: &'static [(&'static str, &'static str)], body: usize) -> Server {

@@ -1,5 +1,5 @@
 //! The fallback: the contract, what a registry shows, HTTP bodies as they are, a whole stack.
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+#![expect(clippy::disallowed_methods, reason = "the sender of a body is a task")]
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -67,7 +67,7 @@ async fn it_answers_for_every_layer_inside_and_says_so() {
     let service = ServiceBuilder::new()
         .layer(fallback.layer().value("anonymous"))
         .layer(breaker.layer().on_reject(AsTyped))
-        .map_err(|e: Error<io::Error>| e.into_inner().map_or_else(io::Error::other, |e| e))
+        .map_err(|e: Error<io::Error>| e.into_inner().unwrap_or_else(io::Error::other))
         .layer(Timeout::new("names", Duration::from_secs(1)).unwrap().layer().on_reject(AsTyped))
         .service(service_fn(|()| std::future::pending::<Result<&str, io::Error>>()));
     let level = || registry.status().objects.iter().find(|o| o.name == "names").unwrap().level;

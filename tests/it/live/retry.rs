@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
