@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use buttress::presets::{
-    BreakerPlan, ClientPlan, HedgePlan, LintSeverity, RateLimitPlan, ServerPlan, client, lint,
-    server,
+    BreakerPlan, ClientPlan, HedgePlan, LintSeverity, RateLimitPlan, RetryPlan, ServerPlan, client,
+    lint, server,
 };
-use buttress::testing::{Answer, Subject, check_all};
+use buttress::testing::{Answer, Property, Subject, check, check_all};
 use buttress::timeout::Timeout;
 use buttress::{BoxError, Rejection};
 use tower::util::BoxCloneSyncService;
@@ -48,9 +48,22 @@ async fn the_timeout_keeps_the_contract() {
 #[tokio::test(start_paused = true)]
 async fn the_clients_stack_keeps_the_contract() {
     let full = || client(&ClientPlan::new("contract")).unwrap();
-    let subject = Subject::new(move || Boxed(full()), || 1_u32, add).ready_error(broke).stateless();
-    // With a backend the service is always ready: waiting is part of the call.
-    check_all(&subject.polls_inner_in_ready(false)).await.unwrap();
+    // With a backend the service is always ready: waiting is part of the call. An error is not the answer
+    // before there is no more time to try again.
+    let subject = Subject::new(move || Boxed(full()), || 1_u32, add).stateless();
+    let subject = subject.polls_inner_in_ready(false);
+    for property in Property::ALL {
+        if *property != Property::InnerReadyErrorIsPassedThrough {
+            check(&subject, *property).await.unwrap();
+        }
+    }
+    let unretried = || {
+        let mut plan = ClientPlan::new("contract");
+        plan.retry = RetryPlan::Never;
+        client(&plan).unwrap()
+    };
+    let subject = Subject::new(move || Boxed(unretried()), || 1_u32, add).ready_error(broke);
+    check_all(&subject.stateless().polls_inner_in_ready(false)).await.unwrap();
     let once = || {
         let mut plan = ClientPlan::bare("contract");
         plan.total_timeout = Some(Duration::from_secs(10));
