@@ -52,9 +52,9 @@
 //! nothing is kept, no answer and no failure. Two requests of one key must be entitled to the same answer: what
 //! tells callers apart (tenant, user, language) belongs into the key.
 //!
-//! **HTTP** ([`http`](Coalesce::http)). Only `GET` and `HEAD` without a body. The key is the method, the URI and all
+//! **HTTP** (`Coalesce::http`). Only `GET` and `HEAD` without a body. The key is the method, the URI and all
 //! headers, `Authorization` and `Cookie` among them, except those that only trace a request or say by when it
-//! needs an answer; so no `Vary` can be missed, and [`ignoring`](Reads::ignoring) takes out what makes
+//! needs an answer; so no `Vary` can be missed, and `Reads::ignoring` takes out what makes
 //! no difference. What a server knows of a client beside the headers (its address, a certificate) is not in the key.
 //! The response is read to its end, up to a cap, 64 KiB unless told otherwise. One that is longer, or that
 //! says by `Set-Cookie`, `Cache-Control: private` or `no-store`, or `Vary: *` that it is for one client, goes

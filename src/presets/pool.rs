@@ -91,7 +91,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
 
     /// The layers around a pool: a retry goes to another endpoint than the attempt before it, and so does a
     /// [hedge](crate::hedge) of a call that takes long while the backend has headroom. That takes a
-    /// [`context`](Self::context) that keeps what is written into it, as that of [`http`](Self::http) does.
+    /// [`context`](Self::context) that keeps what is written into it, as that of `http` does.
     ///
     /// ```
     /// use buttress::presets::{ClientPlan, client};
