@@ -21,7 +21,12 @@ use crate::rejection::{Rejection, RejectionKind};
 /// use buttress::coalesce::Coalesce;
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let users = Coalesce::new("users");
-/// let read = |id: u32| users.run(id, move || async move { format!("user {id}") });
+/// let read = |id: u32| {
+///     users.run(id, move || async move {
+///         tokio::task::yield_now().await;
+///         format!("user {id}")
+///     })
+/// };
 /// let (one, two) = tokio::join!(read(7), read(7));
 /// assert_eq!((one.unwrap().as_str(), two.unwrap().as_str()), ("user 7", "user 7"));
 /// assert_eq!((users.stats().led, users.stats().followed), (1, 1));
