@@ -421,7 +421,7 @@ static BACKEND: &[Field] = &[
         "How long a call without a deadline waits for its turn.",
     ),
 ];
-static HEDGE: &[Field] = &[
+pub(super) static HEDGE: &[Field] = &[
     field(
         "percentile",
         Kind::Number { min: 0.5, max: 0.9999, percent: true },
@@ -432,11 +432,11 @@ static HEDGE: &[Field] = &[
     field(
         "extra_load",
         Kind::Number { min: 1e-6, max: 1.0, percent: true },
-        "0.03",
+        "0.04",
         "Second attempts for each call, in the long run.",
     ),
 ];
-static ENDPOINTS: &[Field] = &[
+pub(super) static ENDPOINTS: &[Field] = &[
     field(
         "max_ejected",
         Kind::Number { min: 0.0, max: 0.999_999, percent: true },

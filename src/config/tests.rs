@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::fields::ROOT;
+use super::fields::{ENDPOINTS, HEDGE, ROOT};
 use super::schema::{Field, Kind};
+use crate::presets::{EndpointsPlan, HedgePlan};
 
 /// What a cell says of a value.
 fn cell(kind: &Kind) -> String {
@@ -100,4 +101,20 @@ fn the_page_has_every_key() {
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/keys.md");
     assert_eq!(std::fs::read_to_string(path).unwrap(), page);
+}
+
+/// The hedge's share was changed in its builder, and page and plan kept the old one.
+#[test]
+fn the_page_says_the_defaults_that_plans_have() {
+    let said = |fields: &[Field]| -> Vec<f64> {
+        let number = |field: &Field| field.default.parse().unwrap_or(f64::NAN);
+        fields.iter().map(number).collect()
+    };
+    let hedge = HedgePlan::default();
+    let min_delay = hedge.min_delay.as_secs_f64();
+    assert_eq!(said(HEDGE), [hedge.percentile, min_delay, hedge.extra_load]);
+    let pool = EndpointsPlan::default();
+    let times = [pool.probe_after, pool.probe_after_max, pool.slow_start];
+    let [after, most, slow] = times.map(|time| time.as_secs_f64());
+    assert_eq!(said(ENDPOINTS), [pool.max_ejected, pool.failures_in_row.into(), after, most, slow]);
 }

@@ -40,13 +40,17 @@ pub struct HedgeBuilder {
 }
 
 impl HedgeBuilder {
+    pub(crate) const PERCENTILE: f64 = 0.98;
+    pub(crate) const MIN_DELAY: Duration = Duration::from_millis(1);
+    pub(crate) const EXTRA_LOAD: f64 = 0.04;
+
     pub(super) fn new(name: Name) -> Self {
         Self {
             name,
-            percentile: 0.98,
+            percentile: Self::PERCENTILE,
             min_samples: 100,
-            min_delay: Duration::from_millis(1),
-            extra_load: 0.04,
+            min_delay: Self::MIN_DELAY,
+            extra_load: Self::EXTRA_LOAD,
             burst: 5,
             hedges: 2,
             budget: None,
@@ -220,6 +224,7 @@ impl fmt::Debug for HedgeBuilder {
         f.debug_struct("HedgeBuilder")
             .field("name", &self.name)
             .field("percentile", &self.percentile)
+            .field("min_delay", &self.min_delay)
             .field("extra_load", &self.extra_load)
             .finish_non_exhaustive()
     }

@@ -62,13 +62,17 @@ pub struct HedgePlan {
     /// No second attempt sooner than this (1 ms).
     #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
     pub min_delay: Duration,
-    /// Second attempts for each call, in the long run (0.03).
+    /// Second attempts for each call, in the long run (0.04).
     pub extra_load: f64,
 }
 
 impl Default for HedgePlan {
     fn default() -> Self {
-        Self { percentile: 0.98, min_delay: Duration::from_millis(1), extra_load: 0.03 }
+        Self {
+            percentile: HedgeBuilder::PERCENTILE,
+            min_delay: HedgeBuilder::MIN_DELAY,
+            extra_load: HedgeBuilder::EXTRA_LOAD,
+        }
     }
 }
 

@@ -392,3 +392,12 @@ async fn a_client_of_http_judges_statuses_and_keeps_to_the_requests_deadline() {
     assert!(service.oneshot(hangs).await.is_err());
     assert_eq!(start.elapsed(), ms(70));
 }
+
+#[test]
+fn parts_of_a_plan_have_the_defaults_of_their_builders() {
+    let name: crate::Name = "db".into();
+    let hedge = crate::hedge::Hedge::builder(name);
+    assert_eq!(format!("{:?}", HedgePlan::default().builder(name)), format!("{hedge:?}"));
+    let pool = crate::endpoints::Endpoints::<()>::builder(name);
+    assert_eq!(format!("{:?}", EndpointsPlan::default().builder(name)), format!("{pool:?}"));
+}
