@@ -234,6 +234,7 @@ impl Core {
         self.room.is_empty()
             && self.in_flight < self.limit()
             && !self.is_down()
+            && self.throttled == 0
             && self.latency.ratio() < TARGET
     }
 
@@ -550,7 +551,13 @@ impl Core {
         if end != End::Ignored && !self.fixed {
             self.shrink(now);
         }
-        if self.earns() {
+        // A failure only where failures lead to being down: else retries would pay for themselves.
+        let answered = match end {
+            End::Success | End::Answered => true,
+            End::Failure => !self.fixed,
+            _ => false,
+        };
+        if answered && self.earns() {
             self.tokens = (self.tokens + 1).min(MAX_TOKENS);
         }
         if !self.room.is_empty() {

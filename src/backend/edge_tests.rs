@@ -177,3 +177,35 @@ fn who_waits_in_vain_is_gone_from_the_room() {
     }
     assert_eq!((core.waiting(), core.counts.hopeless), (0, 5));
 }
+
+/// Attempts of a hundred calls that all end so, one after the other, each tried again for as long as it is paid.
+fn attempts_while_all(end: End, core: &mut Core) -> u32 {
+    let (mut now, mut attempts) = (0, 0);
+    for _ in 0..100 {
+        for _ in 0..100 {
+            now += 10;
+            let admitted = matches!(arrive(core, now, 60_000), Arrival::Admitted);
+            if !admitted {
+                break;
+            }
+            attempts += 1;
+            finish(core, now, end, now + 5);
+            if !core.take_retry() {
+                break;
+            }
+        }
+    }
+    attempts
+}
+
+#[test]
+fn retries_do_not_pay_for_themselves() {
+    // Each failure with a free place earned the next attempt, for as long as callers waited: a bulkhead is never
+    // down, and who asks for less is not either.
+    for fixed in [Some(8), None] {
+        for end in [End::Failure, End::Throttled, End::TooMany, End::Abandoned] {
+            let attempts = attempts_while_all(end, &mut Core::new(fixed, 1000));
+            assert!(attempts <= 200, "{attempts} attempts of 100 calls, {end:?}, {fixed:?}");
+        }
+    }
+}

@@ -220,9 +220,10 @@ impl Backend {
         lock(&self.shared.core).has_headroom()
     }
 
-    /// A budget for retries and hedges that is paid from headroom: each call that ends while there is some earns
-    /// one, up to three, and none is granted without. While the backend is down retries are granted, for they
-    /// wait with the others and are sent when it is up or as the next probe.
+    /// A budget for retries and hedges that is paid from headroom: each answer while there is some earns
+    /// one, up to three, and none is granted without; so does a failure, but not with a fixed limit, which is never
+    /// down. While the backend is down retries are granted, for they wait with the others and are sent when it is
+    /// up or as the next probe.
     ///
     /// ```
     /// use buttress::{Backend, RetryCost};
