@@ -43,6 +43,7 @@ impl HedgeBuilder {
     pub(crate) const PERCENTILE: f64 = 0.98;
     pub(crate) const MIN_DELAY: Duration = Duration::from_millis(1);
     pub(crate) const EXTRA_LOAD: f64 = 0.04;
+    pub(crate) const HEDGES: u32 = 2;
 
     pub(super) fn new(name: Name) -> Self {
         Self {
@@ -52,7 +53,7 @@ impl HedgeBuilder {
             min_delay: Self::MIN_DELAY,
             extra_load: Self::EXTRA_LOAD,
             burst: 5,
-            hedges: 2,
+            hedges: Self::HEDGES,
             budget: None,
             gate: None,
             observers: Observers::default(),

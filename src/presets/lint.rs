@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::objects::RateLimitPlan;
 use super::plan::{ClientPlan, RetryPlan, ServerPlan};
+use crate::hedge::HedgeBuilder;
 use crate::name::LayerKind;
 use crate::outcome::FailureClass;
 use crate::retry::RetryPolicy;
@@ -79,7 +80,7 @@ impl fmt::Display for Lint {
 pub struct Report {
     /// What [`lint`] says.
     pub lints: Vec<Lint>,
-    /// The most attempts one call can make; `None` is no bound.
+    /// The most attempts one call can make, with the hedges of a pool if the plan has some; `None` is no bound.
     pub worst_attempts: Option<u64>,
     /// Attempts for each call in the long run, if everything fails; `None` is no bound.
     pub amplification: Option<f64>,
@@ -240,15 +241,19 @@ impl Plan for ClientPlan {
         let most = policy.as_ref().map_or(Some(1), attempts);
         self.lint_times(most, &mut found);
         self.lint_parts(most, &mut found);
-        let worst_attempts = most;
-        // Each call that ends while there is headroom earns one retry; that of hedges is their own.
+        let (copies, share) = match self.hedge {
+            Some(hedge) => (u64::from(HedgeBuilder::HEDGES), hedge.extra_load),
+            None => (0, 0.0),
+        };
+        let worst_attempts = most.map(|most| most.saturating_mul(1 + copies));
+        // Hedges are paid from the same budget. Each answer while there is headroom earns one.
         let earned = self.retry_budget.map(|budget| budget.ratio).or(self.backend.map(|_| 1.0));
         let amplification = match (&policy, earned) {
             (Some(_), Some(ratio)) => {
                 let bound = 1.0 + ratio;
                 Some(worst_attempts.map_or(bound, |most| bound.min(most as f64)))
             }
-            _ => worst_attempts.map(|most| most as f64),
+            _ => most.map(|most| most as f64 * (1.0 + share)),
         };
         let unbounded = self.bounded_by_parts(most);
         let worst_latency = match (self.total_timeout, unbounded) {

@@ -168,6 +168,11 @@ fn the_worst_case_is_computed_and_printed() {
         report.to_string(),
         "worst case: 3 attempts a call, 1.10 times the load while all fails, an answer within 9.15s"
     );
+    // Each of the three attempts can be hedged twice; without retries only the share of hedges is more load.
+    let hedge = Some(HedgePlan::default());
+    assert_eq!(client(|p| p.hedge = hedge).report().worst_attempts, Some(9));
+    let report = client(|p| (p.hedge, p.retry) = (hedge, RetryPlan::Never)).report();
+    assert_eq!((report.worst_attempts, report.amplification), (Some(3), Some(1.04)));
     let unbounded = client(|p| {
         p.retry_budget = None;
         p.retry =
