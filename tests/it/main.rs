@@ -10,6 +10,8 @@ mod telemetry;
 
 #[cfg(feature = "testing")]
 mod admission;
+#[cfg(feature = "testing")]
+mod admission_edges;
 mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;
