@@ -180,4 +180,35 @@ mod http {
         assert_eq!(tokio::join!(call(200), call(70)), (200, 70));
         assert_eq!(stack.backend().unwrap().stats().waited, 1);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_in_a_hurry_do_not_take_the_backend_down() {
+        let mut plan = ClientPlan::new("db");
+        plan.attempt_timeout = Some(Duration::from_secs(1));
+        let stack = client(&plan).unwrap().http();
+        let inner = Inner::new(service_fn(|_: Request<String>| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(Response::new(()))
+        }));
+        let service: Boxed<Request<String>, Response<()>> = Boxed::new(stack.layer(inner));
+        for n in 0..40 {
+            let mut request = Request::new(String::new());
+            Deadline::after(Duration::from_millis(5)).put(request.extensions_mut());
+            assert!(service.clone().oneshot(request).await.is_err(), "{n}");
+        }
+        assert_eq!(stack.backend().unwrap().stats().downs, 0);
+        assert!(service.oneshot(Request::new(String::new())).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_that_take_too_long_take_the_backend_down() {
+        let mut plan = ClientPlan::new("db");
+        plan.attempt_timeout = Some(Duration::from_millis(100));
+        let stack = client(&plan).unwrap().http();
+        let hangs = service_fn(|_: Request<String>| pending::<io::Result<Response<()>>>());
+        let service: Boxed<Request<String>, Response<()>> =
+            Boxed::new(stack.layer(Inner::new(hangs)));
+        assert!(service.oneshot(Request::new(String::new())).await.is_err());
+        assert_eq!(stack.backend().unwrap().stats().downs, 1);
+    }
 }
