@@ -262,3 +262,28 @@ async fn what_is_wrong_with_the_request_says_nothing_of_latency() {
     let baseline = backend.stats().baseline;
     assert!((49 * MS..=52 * MS).contains(&baseline), "{baseline:?}");
 }
+
+/// A waker of somebody else's that is broken.
+struct Breaks;
+
+impl task::Wake for Breaks {
+    fn wake(self: Arc<Self>) {
+        panic!("wake");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waker_that_panics_is_nothing_to_who_hands_the_place_on() {
+    let backend = Backend::fixed("db", 1).unwrap();
+    let hangs = Inner::new(service_fn(|()| pending::<io::Result<()>>()));
+    let mut service: Boxed<(), ()> = Boxed::new(plain(&backend).layer(hangs));
+    let mut first = service.call(());
+    assert!((&mut first).now_or_never().is_none());
+    let mut waits = service.call(());
+    let waker = Waker::from(Arc::new(Breaks));
+    assert!(waits.as_mut().poll(&mut task::Context::from_waker(&waker)).is_pending());
+    // In a drop, where a second panic would end the process.
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(first))).is_ok());
+    drop(waits);
+    is_as_new(&backend).await;
+}
