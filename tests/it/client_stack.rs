@@ -1,6 +1,6 @@
 //! A client's stack at work: given up, down, with several endpoints, with what must not be repeated.
 
-use std::future::{pending, ready};
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -99,7 +99,10 @@ async fn a_retry_goes_to_another_endpoint() {
     let stack = client(&ClientPlan::new("db")).unwrap().context(Carries);
     let pool = stack.endpoints::<Inner<Job, &'static str>>();
     for me in ["bad", "good", "fine"] {
-        let answer = move |_: Job| ready(if me == "bad" { Err(broke()) } else { Ok(me) });
+        let answer = move |_: Job| async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if me == "bad" { Err(broke()) } else { Ok(me) }
+        };
         pool.insert(me, Inner::new(service_fn(answer)));
     }
     let service: Boxed<Job, &'static str> = Boxed::new(stack.pool(&pool));
