@@ -214,7 +214,7 @@ pub struct Rejection {
 // field is a whole word: a byte that was just written, read as part of the word it is moved with, makes
 // the processor wait longer than all the rest takes.
 
-/// Kind and layer.
+/// Kind and layer, and whether it was an attempt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct What(u64);
 
@@ -233,6 +233,8 @@ impl What {
     const fn layer(self) -> Speaker {
         Speaker::ALL[(self.0 >> 8 & 0xff) as usize]
     }
+
+    const ATTEMPT: u64 = 1 << 16;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -353,6 +355,17 @@ impl Rejection {
             detail: Detail::Quota { limit, remaining, reset, window },
             more: None,
         }
+    }
+
+    /// What ran out was the time of one attempt, not that of the call: there may be another.
+    pub(crate) fn of_attempt(mut self) -> Self {
+        self.what.0 |= What::ATTEMPT;
+        self
+    }
+
+    /// Whether it is an attempt of the stack of this name that took too long.
+    pub(crate) fn is_attempt_of(&self, stack: Name) -> bool {
+        self.what.0 & What::ATTEMPT != 0 && self.name == stack
     }
 
     /// Says when the same call may be granted. Exact to the nanosecond, up to 584 years, beyond which it

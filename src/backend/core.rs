@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 use super::latency::Latency;
@@ -112,7 +113,10 @@ impl Wakers {
     }
 
     pub(super) fn wake(self) {
-        self.wake.into_iter().for_each(Waker::wake);
+        for waker in self.wake {
+            // One that panics must not keep the others asleep, nor lose what the step has decided.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
     }
 }
 

@@ -6,14 +6,14 @@ use crate::name::Name;
 use crate::observe::{Observe, Observers};
 
 #[derive(Clone, Debug)]
-pub(super) struct Config {
-    pub(super) max_ejected: f64,
-    pub(super) failures_in_row: u32,
-    pub(super) probe_after: Duration,
-    pub(super) probe_after_max: Duration,
-    pub(super) slow_start: Duration,
-    pub(super) memory: Duration,
-    pub(super) seed: Option<u64>,
+pub(crate) struct Config {
+    pub(crate) max_ejected: f64,
+    pub(crate) failures_in_row: u32,
+    pub(crate) probe_after: Duration,
+    pub(crate) probe_after_max: Duration,
+    pub(crate) slow_start: Duration,
+    pub(crate) memory: Duration,
+    pub(crate) seed: Option<u64>,
 }
 
 impl Default for Config {

@@ -107,6 +107,7 @@ mod shared;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 
+pub(crate) use config::Config;
 pub use config::EndpointsBuilder;
 pub use future::ResponseFuture;
 pub use handle::{EndpointStats, Endpoints};

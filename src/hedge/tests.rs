@@ -14,7 +14,9 @@ use crate::classify::{AnyError, classify_fn};
 use crate::deadline::Deadline;
 use crate::lever::Lever;
 use crate::managed::Managed;
+use crate::name::LayerKind;
 use crate::outcome::{FailureClass, RetryHint, Verdict};
+use crate::rejection::{Rejection, RejectionKind};
 use crate::retry::{Attempt, Replay};
 use crate::{RetryBudget, RetryCost};
 
@@ -424,4 +426,31 @@ async fn a_first_attempt_that_failed_is_not_counted_as_given_up_later() {
     tokio::time::sleep(ms(1000)).await;
     hedge.run(|_| async { Ok::<_, io::Error>(()) }).await.unwrap();
     assert!(hedge.delay().unwrap() <= before + ms(1), "{:?}", hedge.delay());
+}
+
+/// Both attempts are out after 10 ms; each ends as it is told to, the first sooner.
+async fn both_end(hedge: &Hedge, ends: [Result<u32, RejectionKind>; 2]) -> io::Result<u32> {
+    let call = |n: u32| async move {
+        tokio::time::sleep(ms(if n == 1 { 15 } else { 30 })).await;
+        let refusal = |kind| Rejection::new(kind, LayerKind::CircuitBreaker, "inside");
+        ends[n as usize - 1].map_err(|kind| io::Error::other(refusal(kind)))
+    };
+    hedge.run(call).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_attempt_that_was_refused_inside_waits_for_its_hedge() {
+    let hedge = warm_single().await;
+    let answer = both_end(&hedge, [Err(RejectionKind::CircuitOpen), Ok(2)]).await;
+    assert_eq!(answer.unwrap(), 2);
+    assert_eq!((hedge.stats().sent, hedge.stats().won), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_no_hedge_that_has_won() {
+    let hedge = warm_single().await;
+    let ends = [Err(RejectionKind::CircuitOpen), Err(RejectionKind::Overloaded)];
+    let error = both_end(&hedge, ends).await.unwrap_err();
+    assert_eq!(Rejection::find(&error).unwrap().kind(), RejectionKind::Overloaded);
+    assert_eq!((hedge.stats().sent, hedge.stats().won), (1, 0));
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use crate::classify::{Classify, as_std_error};
 use crate::context::{ReadContext, next_call};
 use crate::deadline::Deadline;
-use crate::name::LayerKind;
+use crate::name::Name;
 use crate::outcome::Verdict;
-use crate::rejection::{Rejection, RejectionKind};
+use crate::rejection::Rejection;
 use crate::replay::{Attempt, Replay, RetryOverride};
 
 /// Judges attempts as `C` does, and those that took too long as its [`expired`](Classify::expired) does: to the
@@ -15,6 +15,8 @@ use crate::replay::{Attempt, Replay, RetryOverride};
 #[derive(Clone, Copy)]
 pub struct Attempts<C> {
     pub(super) classify: C,
+    /// Of the stack.
+    pub(super) name: Name,
 }
 
 impl<C> fmt::Debug for Attempts<C> {
@@ -24,10 +26,8 @@ impl<C> fmt::Debug for Attempts<C> {
 }
 
 #[cold]
-fn took_too_long<E: 'static>(error: &E) -> bool {
-    as_std_error(error).and_then(Rejection::find).is_some_and(|why| {
-        why.kind() == RejectionKind::DeadlineExceeded && why.layer() == LayerKind::Timeout
-    })
+fn took_too_long<E: 'static>(error: &E, stack: Name) -> bool {
+    as_std_error(error).and_then(Rejection::find).is_some_and(|why| why.is_attempt_of(stack))
 }
 
 impl<Req, Res, E: 'static, C: Classify<Req, Res, E>> Classify<Req, Res, E> for Attempts<C> {
@@ -41,7 +41,7 @@ impl<Req, Res, E: 'static, C: Classify<Req, Res, E>> Classify<Req, Res, E> for A
     #[inline]
     fn finish(&self, ticket: C::Ticket, result: Result<&Res, &E>) -> Verdict {
         match result {
-            Err(error) if took_too_long(error) => self.classify.expired(ticket),
+            Err(error) if took_too_long(error, self.name) => self.classify.expired(ticket),
             result => self.classify.finish(ticket, result),
         }
     }

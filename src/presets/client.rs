@@ -275,13 +275,8 @@ impl<C, P, X, R, M> ClientLayer<C, P, X, R, Absent<M>> {
     }
 }
 
-impl<S, C, P, X, R, F> Layer<S> for ClientLayer<C, P, X, R, F>
+impl<S, C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> Layer<S> for ClientLayer<C, P, X, R, F>
 where
-    C: Clone,
-    P: Clone,
-    X: Clone,
-    R: Clone,
-    F: Part<R>,
     Client<C, P, X, R, F::Layer>: Layer<S>,
 {
     type Service = <Client<C, P, X, R, F::Layer> as Layer<S>>::Service;

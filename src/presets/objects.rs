@@ -6,7 +6,7 @@ use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::budget::RetryBudget;
 use crate::circuit_breaker::CircuitBreaker;
-use crate::endpoints::{Endpoints, EndpointsBuilder};
+use crate::endpoints::{self, Endpoints, EndpointsBuilder};
 use crate::error::ConfigError;
 use crate::failure_budget::{BreachAction, FailureBudget};
 use crate::hedge::{Hedge, HedgeBuilder};
@@ -112,12 +112,13 @@ pub struct EndpointsPlan {
 
 impl Default for EndpointsPlan {
     fn default() -> Self {
+        let config = endpoints::Config::default();
         Self {
-            max_ejected: 0.5,
-            failures_in_row: 3,
-            probe_after: Duration::from_secs(1),
-            probe_after_max: Duration::from_secs(30),
-            slow_start: Duration::from_secs(2),
+            max_ejected: config.max_ejected,
+            failures_in_row: config.failures_in_row,
+            probe_after: config.probe_after,
+            probe_after_max: config.probe_after_max,
+            slow_start: config.slow_start,
         }
     }
 }

@@ -145,7 +145,11 @@ impl ClientPlan {
 /// More than a deadline leaves time for.
 const ATTEMPTS: u32 = 100;
 
+/// More than anybody waits, and less than a pause can be told to be.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 fn paced(patience: Duration) -> RetryPolicy {
+    let patience = patience.min(LONGEST);
     // Shares of what callers wait: the first retry at once where answers are quick.
     let backoff = Backoff::exponential(patience / 200, patience / 20);
     let policy = RetryPolicy::builder().max_attempts(ATTEMPTS).backoff(backoff).build();

@@ -128,7 +128,7 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
 
 impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R, F> {
     fn attempts(&self) -> Attempts<C> {
-        Attempts { classify: self.classify.clone() }
+        Attempts { classify: self.classify.clone(), name: self.parts.name }
     }
 
     fn sends(&self, numbered: bool) -> Sends<P, X> {
@@ -167,7 +167,10 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
             let layer = CircuitBreakerLayer::new(breaker).classify(self.classify.clone());
             layer.on_reject(self.reject.clone())
         });
-        let inner = Stack::new(Optional::new(breaker), self.timeout(self.parts.attempt));
+        let inner = Stack::new(
+            Optional::new(breaker),
+            self.timeout(self.parts.attempt.map(Timeout::of_attempts)),
+        );
         Stack::new(self.faults.layer(&self.reject), inner)
     }
 }

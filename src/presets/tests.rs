@@ -406,3 +406,91 @@ fn parts_of_a_plan_have_the_defaults_of_their_builders() {
     let pool = crate::endpoints::Endpoints::<()>::builder(name);
     assert_eq!(format!("{:?}", EndpointsPlan::default().builder(name)), format!("{pool:?}"));
 }
+
+#[test]
+fn a_pace_is_a_pace_whatever_callers_wait() {
+    for patience in [Duration::ZERO, Duration::from_nanos(1), ms(1), ms(10_000), Duration::MAX] {
+        let mut plan = ClientPlan::new("db");
+        (plan.total_timeout, plan.backend) = (None, None);
+        plan.backend = Some(BackendPlan { patience: Some(patience), ..BackendPlan::default() });
+        assert_eq!(plan.policy().unwrap().max_attempts(), Some(100), "{patience:?}");
+        let made = super::client(&plan);
+        assert!(made.is_ok(), "{patience:?}: {made:?}");
+    }
+}
+
+#[test]
+fn no_plan_takes_numbers_that_are_none() {
+    type Change = Box<dyn Fn(&mut ClientPlan)>;
+    let hedge = |change: fn(&mut HedgePlan)| -> Change {
+        Box::new(move |plan| change(plan.hedge.as_mut().unwrap()))
+    };
+    let pool = |change: fn(&mut EndpointsPlan)| -> Change {
+        Box::new(move |plan| change(&mut plan.endpoints))
+    };
+    let backend = |in_flight| -> Change {
+        Box::new(move |plan| plan.backend.as_mut().unwrap().in_flight = Some(in_flight))
+    };
+    let ratio = |ratio| -> Change {
+        Box::new(move |plan| plan.retry_budget = Some(RetryBudgetPlan { ratio }))
+    };
+    let breaker = |change: fn(&mut BreakerPlan)| -> Change {
+        Box::new(move |plan| change(plan.breaker.insert(BreakerPlan::default())))
+    };
+    let cases: Vec<(&str, Change)> = vec![
+        ("in_flight", backend(0)),
+        ("in_flight", backend(u32::MAX)),
+        ("percentile", hedge(|p| p.percentile = f64::NAN)),
+        ("percentile", hedge(|p| p.percentile = 1.0)),
+        ("min_delay", hedge(|p| p.min_delay = Duration::ZERO)),
+        ("min_delay", hedge(|p| p.min_delay = Duration::MAX)),
+        ("extra_load", hedge(|p| p.extra_load = f64::NAN)),
+        ("extra_load", hedge(|p| p.extra_load = 0.0)),
+        ("max_ejected", pool(|p| p.max_ejected = f64::NAN)),
+        ("max_ejected", pool(|p| p.max_ejected = -1.0)),
+        ("failures_in_row", pool(|p| p.failures_in_row = 0)),
+        ("probe_after", pool(|p| p.probe_after = Duration::ZERO)),
+        ("probe_after_max", pool(|p| p.probe_after_max = ms(1))),
+        ("ratio", ratio(f64::NAN)),
+        ("ratio", ratio(0.0)),
+        ("failure_rate", breaker(|p| p.failure_rate = Some(f64::NAN))),
+        ("failure_rate", breaker(|p| p.failure_rate = Some(0.0))),
+        ("open_for", breaker(|p| p.open_for = Duration::ZERO)),
+        (
+            "timeout",
+            Box::new(|plan| {
+                (plan.retry, plan.total_timeout) = (RetryPlan::Never, Some(Duration::ZERO));
+            }),
+        ),
+    ];
+    for (n, (field, change)) in cases.into_iter().enumerate() {
+        let mut plan = ClientPlan::new("db");
+        change(&mut plan);
+        let error = super::client(&plan).expect_err(field);
+        assert_eq!(error.field(), field, "{n}: {error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_times_are_as_good_as_none() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(Duration::MAX);
+    plan.attempt_timeout = Some(Duration::MAX - ms(1));
+    plan.backend.as_mut().unwrap().patience = Some(Duration::MAX);
+    plan.endpoints.slow_start = Duration::MAX;
+    plan.endpoints.probe_after = Duration::MAX;
+    plan.endpoints.probe_after_max = Duration::MAX;
+    let stack = super::client(&plan).unwrap();
+    let broken = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(3));
+    let service = stack.layer(service_fn(move |n: u32| {
+        let left = broken.load(std::sync::atomic::Ordering::Relaxed);
+        broken.store(left.saturating_sub(1), std::sync::atomic::Ordering::Relaxed);
+        async move {
+            tokio::time::sleep(ms(5)).await;
+            if left > 0 { Err(std::io::Error::other("down")) } else { Ok(n) }
+        }
+    }));
+    assert_eq!(service.oneshot(7).await.unwrap(), 7);
+}

@@ -287,7 +287,7 @@ where
     ) -> Option<Answer<S, Req, J>> {
         let Ended { result, verdict, inner, copy } = ended;
         let error = result.as_ref().and_then(|result| result.as_ref().err());
-        let judged = respect_refusal(verdict, error);
+        let judged = respect_refusal(verdict, error, self.plan.name);
         let mut this = self.project();
         let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
         let mut fresh = Progress::first();

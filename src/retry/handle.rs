@@ -314,7 +314,7 @@ impl<C> Retry<C> {
                 None => self.classifier.expired(ticket),
             };
             let error = ended.as_ref().and_then(|result| result.as_ref().err());
-            let judged = respect_refusal(verdict, error);
+            let judged = respect_refusal(verdict, error, terms.name);
             let Some(delay) = progress.settle(&terms, judged, true) else {
                 return match ended {
                     Some(result) => result.map_err(Error::Inner),
@@ -396,7 +396,7 @@ impl<C> Retry<C> {
             let ticket = self.classifier.start(&());
             let result = op(progress.attempts());
             let verdict = self.classifier.finish(ticket, result.as_ref());
-            let judged = respect_refusal(verdict, result.as_ref().err());
+            let judged = respect_refusal(verdict, result.as_ref().err(), terms.name);
             let Some(delay) = progress.settle(&terms, judged, true) else { return result };
             let last = result.err();
             if !delay.is_zero() {

@@ -161,10 +161,19 @@ impl Progress {
 /// a classifier makes of it: retrying what a breaker has just refused would only spin. Not even a budget for
 /// permanent failures changes that, hence the whole verdict and not only its hint. One that can be retried
 /// says nothing about the callee either, and is not granted sooner than it says.
-pub(super) fn respect_refusal<E: 'static>(verdict: Verdict, error: Option<&E>) -> Judged {
+///
+/// An attempt of the stack called `name` that took too long is the callee's failure: the classifier's word counts.
+pub(super) fn respect_refusal<E: 'static>(
+    verdict: Verdict,
+    error: Option<&E>,
+    name: Name,
+) -> Judged {
     let Some(refusal) = error.and_then(as_std_error).and_then(Rejection::find) else {
         return Judged { verdict, unsent: false };
     };
+    if refusal.is_attempt_of(name) {
+        return Judged { verdict, unsent: false };
+    }
     let unsent = kept_from_callee(refusal);
     if !refusal.is_retryable() {
         return Judged { verdict: Verdict::ignored(), unsent };

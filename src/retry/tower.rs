@@ -137,7 +137,7 @@ where
         };
         let ticket = self.classifier.start(req);
         let verdict = self.classifier.finish(ticket, (*result).as_ref());
-        let judged = respect_refusal(verdict, (*result).as_ref().err());
+        let judged = respect_refusal(verdict, (*result).as_ref().err(), self.name);
         let progress = self.progress.get_or_insert_with(Progress::first);
         let inherited = self.replay.deadline(req).map(Deadline::tick);
         let deadline = match (self.deadline, inherited) {

@@ -28,6 +28,8 @@ use crate::rejection::{Rejection, RejectionKind};
 pub struct Timeout {
     name: Name,
     after: Option<Duration>,
+    /// What it bounds is one attempt of several.
+    of_attempts: bool,
 }
 
 impl Timeout {
@@ -45,7 +47,7 @@ impl Timeout {
         if after.is_zero() {
             return Err(ConfigError::new("timeout", "0s", "a time above 0"));
         }
-        Ok(Self { name: name.into(), after: Some(after) })
+        Ok(Self { name: name.into(), after: Some(after), of_attempts: false })
     }
 
     /// Bounds calls by their own deadlines only.
@@ -55,7 +57,12 @@ impl Timeout {
     /// ```
     #[must_use]
     pub fn deadlines(name: impl Into<Name>) -> Self {
-        Self { name: name.into(), after: None }
+        Self { name: name.into(), after: None, of_attempts: false }
+    }
+
+    /// Bounds single attempts, and says so when it ends one: the retry outside of it may make another.
+    pub(crate) const fn of_attempts(self) -> Self {
+        Self { of_attempts: true, ..self }
     }
 
     /// As a layer.
@@ -170,8 +177,17 @@ impl Timeout {
         })
     }
 
+    /// The one of a call that ends at `end`: where that is the caller's own deadline there is no time for another
+    /// attempt either.
+    #[inline]
+    pub(super) fn ending_at(self, end: Option<Tick>, context: &Context) -> Self {
+        let own = context.deadline().map(Deadline::tick) != end;
+        Self { of_attempts: self.of_attempts && own, ..self }
+    }
+
     #[cold]
     pub(super) fn refusal(&self) -> Rejection {
-        Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, self.name)
+        let why = Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, self.name);
+        if self.of_attempts { why.of_attempt() } else { why }
     }
 }

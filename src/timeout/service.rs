@@ -60,14 +60,15 @@ where
         {
             self.context.set_context(&mut req, context.with_deadline(Deadline::at(end)));
         }
+        let at = end.unwrap_or(None::<Tick>);
         ResponseFuture {
             state: match end {
                 Ok(_) => State::Called { call: self.inner.call(req) },
                 Err(()) => State::TooLate,
             },
             sleep: None,
-            end: end.unwrap_or(None::<Tick>),
-            timeout: self.timeout,
+            end: at,
+            timeout: self.timeout.ending_at(at, &context),
             reject: self.reject.clone(),
         }
     }

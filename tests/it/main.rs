@@ -10,10 +10,14 @@ mod telemetry;
 
 #[cfg(feature = "testing")]
 mod admission;
+#[cfg(feature = "testing")]
+mod admission_edges;
 mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;
 mod circuit_breaker_service;
+#[cfg(feature = "testing")]
+mod client_stack;
 #[cfg(feature = "testing")]
 mod coalesce;
 mod conditioner;

@@ -256,6 +256,10 @@ mod http {
             let expected = Deadline::after(ms(left.unwrap_or(60).min(60)));
             assert_eq!(capped.deadline(), Some(expected), "{headers:?}");
         }
+        // Also where no header says anything.
+        let low = ContextLayer::new("t").max_criticality(Criticality::Sheddable);
+        let context = arrives(low, &[]).await.unwrap();
+        assert_eq!((context.deadline(), context.criticality()), (None, Criticality::Sheddable));
         let trusted = ContextLayer::new("t").max_criticality(Criticality::CriticalPlus);
         let context = arrives(trusted, &[("x-request-criticality", "critical_plus")]).await;
         assert_eq!(context.unwrap().criticality(), Criticality::CriticalPlus);
