@@ -156,16 +156,17 @@ impl<C, V, O> Core<C, V, O> {
         (turn, before)
     }
 
-    /// The call has to wait. Whether it was woken meanwhile.
-    pub(super) fn park(&mut self, call: C) -> bool {
+    /// The call has to wait. If it was woken meanwhile, all are told, not only the one who polled it: that one may
+    /// not be polled any more.
+    pub(super) fn park(&mut self, call: C) -> Wakers {
         self.stage = Stage::Parked(call);
-        self.woken
+        if self.woken { self.wakers() } else { Wakers::default() }
     }
 
     /// The call was woken.
     pub(super) fn wake(&mut self) -> Wakers {
         self.woken = true;
-        // Out, it is polled again by whoever has it.
+        // Out, those who wait are told when it is parked.
         if matches!(self.stage, Stage::Parked(_)) { self.wakers() } else { Wakers::default() }
     }
 
@@ -218,15 +219,12 @@ impl<C, V, O> Core<C, V, O> {
             left.rest = Some((call, value, own, waker));
             left.wakers = self.wakers();
         } else {
-            // If it was woken and has not polled, another one has to.
+            // If the call was woken, all were told, so another one polls it.
             let own = match &mut self.stage {
                 Stage::Apart(own) if seat == LEADER => own.take(),
                 _ => None,
             };
             left.rest = Some((None, None, own, waker));
-            if self.woken && matches!(self.stage, Stage::Parked(_)) {
-                left.wakers = self.wakers();
-            }
         }
         left
     }

@@ -193,7 +193,8 @@ impl<K: Hash + Eq, V, O> Seat<K, V, O> {
 
     /// The leader has made the call.
     pub(super) fn begin(&self, call: Call<V, O>) {
-        lock(&self.flight.core).park(call);
+        let wakers = lock(&self.flight.core).park(call);
+        wakers.wake();
     }
 
     fn leave(&self) {
@@ -223,7 +224,7 @@ where
         let (turn, before) = lock(&self.flight.core).turn(self.index, cx.waker().clone());
         drop(before);
         Poll::Ready(match turn {
-            Turn::Drive(call) => return self.drive(call, cx),
+            Turn::Drive(call) => return self.drive(call),
             Turn::Wait => return Poll::Pending,
             Turn::Landed(value) => {
                 // First, so that the last one need not clone.
@@ -239,15 +240,14 @@ where
         })
     }
 
-    fn drive(&self, mut call: Call<V, O>, cx: &Context<'_>) -> Poll<Landing<V, O>> {
+    fn drive(&self, mut call: Call<V, O>) -> Poll<Landing<V, O>> {
         let waker = Waker::from(Arc::clone(&self.flight));
         let driving = Driving { seat: self, over: false };
         let result = call.as_mut().poll(&mut Context::from_waker(&waker));
         let Poll::Ready(result) = result else {
             driving.over();
-            if lock(&self.flight.core).park(call) {
-                cx.waker().wake_by_ref();
-            }
+            let wakers = lock(&self.flight.core).park(call);
+            wakers.wake();
             return Poll::Pending;
         };
         drop(call);

@@ -4,7 +4,7 @@ use std::future::{pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::{FutureExt, poll};
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::core::{Core, Join, Turn};
 use super::*;
 use crate::clock::Tick;
-use crate::rejection::RejectionKind;
+use crate::rejection::{Rejection, RejectionKind};
 
 #[derive(Default)]
 struct Woken(AtomicUsize);
@@ -46,19 +46,20 @@ fn a_call_is_polled_by_one_and_by_another_when_that_one_goes() {
     let (turn, _) = core.turn(1, waker.clone());
     assert!(matches!(turn, Turn::Drive("call")), "whoever comes first");
     assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait));
-    assert!(!core.park("call"));
-    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait), "it was not woken");
+    core.park("call").wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 0, "it was not woken");
+    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait));
     core.wake().wake();
     assert_eq!(woken.0.load(Ordering::Relaxed), 2, "all who wait");
     // The one that would have polled it goes instead: the other one is told.
     assert!(matches!(core.turn(1, waker.clone()).0, Turn::Drive("call")));
-    assert!(matches!(core.turn(0, waker).0, Turn::Wait));
+    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait));
     core.wake().wake();
-    assert!(core.park("call"), "woken meanwhile");
-    let left = core.leave(1);
-    assert!(!left.ended);
-    left.wakers.wake();
-    assert_eq!(woken.0.load(Ordering::Relaxed), 3);
+    core.park("call").wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 4, "all again, since it was woken meanwhile");
+    assert!(!core.leave(1).ended);
+    assert!(matches!(core.turn(0, waker).0, Turn::Drive("call")), "as it was told to");
+    core.park("call").wake();
     let last = core.leave(0);
     assert!(last.ended && last.rest.unwrap().0 == Some("call"), "dropped outside");
     assert_eq!(core.join(9, None, NOW), Join::Another);
@@ -186,6 +187,38 @@ async fn a_leader_that_is_not_polled_any_more_holds_nobody_up() {
     assert_eq!(answer.await.unwrap().unwrap(), 7);
     assert_eq!(stuck.await.unwrap(), 7);
     drop(follower);
+}
+
+#[test]
+fn a_leader_that_stops_right_after_its_call_woke_itself_holds_nobody_up() {
+    // The follower asks while the call is being polled; then the call wakes itself, and nobody polls the leader.
+    type Read = futures_util::future::BoxFuture<'static, Result<u32, Rejection>>;
+    let reads = Coalesce::<u8, u32>::new("t");
+    let follower: Arc<std::sync::Mutex<Option<Read>>> = Arc::default();
+    let (woken, waker) = waker();
+    let meanwhile = {
+        let (follower, reads, waker) = (Arc::clone(&follower), reads.clone(), waker.clone());
+        move || {
+            let mut read: Read = async move { reads.run(1, || async { 8 }).await }.boxed();
+            assert!(read.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            *follower.lock().unwrap() = Some(read);
+        }
+    };
+    let mut leader = Box::pin(reads.run(1, move || async move {
+        let mut first = Some(meanwhile);
+        std::future::poll_fn(move |cx| {
+            let Some(meanwhile) = first.take() else { return Poll::Ready(7) };
+            meanwhile();
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }));
+    assert!(leader.as_mut().now_or_never().is_none());
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it was told that the call is to be polled");
+    let mut read = follower.lock().unwrap().take().unwrap();
+    assert!(matches!(read.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Ready(Ok(7))));
+    assert_eq!(leader.now_or_never().unwrap().unwrap(), 7);
 }
 
 #[tokio::test]
