@@ -221,7 +221,9 @@ where
 {
     /// Once it is ready, it is to be dropped.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Landing<V, O>> {
-        let (turn, before) = lock(&self.flight.core).turn(self.index, cx.waker().clone());
+        // Before the lock: the clone is the executor's code.
+        let waker = cx.waker().clone();
+        let (turn, before) = lock(&self.flight.core).turn(self.index, waker);
         drop(before);
         Poll::Ready(match turn {
             Turn::Drive(call) => return self.drive(call),
