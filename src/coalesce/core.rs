@@ -89,6 +89,8 @@ pub(super) struct Left<C, V, O> {
     pub(super) wakers: Wakers,
     /// The call ended with it, now.
     pub(super) ended: bool,
+    /// It had the call, which it can only lose by a panic.
+    pub(super) unmade: bool,
     pub(super) rest: Option<Rest<C, V, O>>,
 }
 
@@ -197,7 +199,7 @@ impl<C, V, O> Core<C, V, O> {
 
     /// Somebody has gone, with an answer or without.
     pub(super) fn leave(&mut self, seat: usize) -> Left<C, V, O> {
-        let mut left = Left { wakers: Wakers::default(), ended: false, rest: None };
+        let mut left = Left { wakers: Wakers::default(), ended: false, unmade: false, rest: None };
         let place = self.seats.get_mut(seat).map(|place| std::mem::replace(place, Place::Free));
         let Some(Place::Taken(waker)) = place else { return left };
         self.taken -= 1;
@@ -207,8 +209,8 @@ impl<C, V, O> Core<C, V, O> {
             self.free.push(seat);
         }
         let last = self.taken == 0;
-        let unmade = matches!(self.stage, Stage::Out(with) if with == seat);
-        left.ended = unmade || (last && matches!(self.stage, Stage::Parked(_)));
+        left.unmade = matches!(self.stage, Stage::Out(with) if with == seat);
+        left.ended = left.unmade || (last && matches!(self.stage, Stage::Parked(_)));
         if left.ended || last {
             let (call, value, own) = match std::mem::replace(&mut self.stage, Stage::Lost) {
                 Stage::Parked(call) => (Some(call), None, None),

@@ -15,8 +15,6 @@ use crate::clock::{self, Tick, poll_end};
 use crate::context::ReadContext;
 use crate::deadline::Deadline;
 use crate::key::Key;
-use crate::name::LayerKind;
-use crate::observe::EventKind;
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
 use crate::sync::Ref;
@@ -167,11 +165,6 @@ where
                             this.state.set(State::Waiting { seat, call, end });
                         }
                         Entered::Full => {
-                            let capacity = table.limits.keys as usize;
-                            if table.observers.see_refusals() {
-                                let full = EventKind::TableFull { capacity };
-                                table.observers.emit(LayerKind::Coalesce, table.name, full);
-                            }
                             let call = Single::Readying { call: Some((inner, req)) };
                             this.state.set(State::Alone { call });
                         }

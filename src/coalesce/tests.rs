@@ -243,11 +243,88 @@ async fn a_panic_goes_to_one_and_the_others_are_refused() {
 #[tokio::test]
 async fn a_panic_while_the_call_is_made_leaves_nothing() {
     let reads = Coalesce::<u8, u32>::new("t");
-    let made =
-        AssertUnwindSafe(reads.run(1, || -> std::future::Ready<u32> { panic!("on purpose") }));
+    let mut follower = Box::pin(reads.run(1, || ready(1)));
+    let made = AssertUnwindSafe(reads.run(1, || -> std::future::Ready<u32> {
+        assert!(follower.as_mut().now_or_never().is_none());
+        panic!("on purpose")
+    }));
     assert!(made.catch_unwind().await.is_err());
-    assert_eq!(reads.stats().in_flight, 0);
+    assert_eq!(follower.await.unwrap_err().kind(), RejectionKind::CallPanicked);
+    let stats = reads.stats();
+    assert_eq!((stats.panicked, stats.in_flight), (1, 0));
     assert_eq!(reads.run(1, || ready(2)).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_clone_goes_to_its_caller_alone() {
+    /// Panics when it is cloned for the first time.
+    #[derive(Debug)]
+    struct Fragile(Arc<AtomicUsize>);
+    impl Clone for Fragile {
+        fn clone(&self) -> Self {
+            assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "on purpose");
+            Self(Arc::clone(&self.0))
+        }
+    }
+    let reads = Coalesce::<u8, Fragile>::new("t");
+    let (tell, told) = oneshot::channel();
+    let mut leader = Box::pin(reads.run(1, || async { told.await.unwrap() }));
+    assert!(poll!(&mut leader).is_pending());
+    let mut follower = Box::pin(reads.run(1, pending));
+    assert!(poll!(&mut follower).is_pending());
+    tell.send(Fragile(Arc::default())).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| leader.as_mut().now_or_never())).is_err());
+    drop(leader);
+    assert!(follower.await.is_ok());
+    assert_eq!(reads.stats().in_flight, 0);
+}
+
+#[test]
+fn a_key_whose_hash_panics_is_not_counted_as_under_way() {
+    thread_local!(static LEFT: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });
+    #[derive(PartialEq, Eq)]
+    struct Touchy;
+    impl std::hash::Hash for Touchy {
+        fn hash<H: std::hash::Hasher>(&self, _: &mut H) {
+            let left = LEFT.get();
+            LEFT.set(left.wrapping_sub(1));
+            assert!(left > 0, "on purpose");
+        }
+    }
+    let mut panics = 0;
+    loop {
+        let reads = Coalesce::<Touchy, u32>::new("t");
+        let mut read = Box::pin(reads.run(Touchy, || ready(1)));
+        LEFT.set(panics);
+        let made = catch_unwind(AssertUnwindSafe(|| read.as_mut().now_or_never()));
+        LEFT.set(usize::MAX);
+        drop(read);
+        assert_eq!(reads.stats().in_flight, 0, "when hash {panics} panics");
+        assert_eq!(reads.run(Touchy, || ready(2)).now_or_never().unwrap().unwrap(), 2);
+        if made.is_ok() {
+            break;
+        }
+        panics += 1;
+    }
+    assert!(panics >= 4, "entering and leaving");
+}
+
+#[tokio::test]
+async fn a_call_without_room_for_its_key_is_told_of() {
+    let told = Arc::new(AtomicUsize::new(0));
+    let sink = Arc::clone(&told);
+    let reads: Coalesce<u8, u32> = Coalesce::builder("t")
+        .max_keys(1)
+        .observe(move |event: &crate::observe::Event<'_>| {
+            assert!(matches!(event.kind, crate::observe::EventKind::TableFull { capacity: 1 }));
+            sink.fetch_add(1, Ordering::Relaxed);
+        })
+        .build()
+        .unwrap();
+    let mut leader = Box::pin(reads.run(1, pending));
+    assert!(poll!(&mut leader).is_pending());
+    assert_eq!(reads.run(2, || ready(2)).await.unwrap(), 2);
+    assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
