@@ -26,6 +26,7 @@ mod quota;
 mod reject;
 mod rejection;
 mod replay;
+mod single;
 mod slot;
 mod sync;
 mod window;

@@ -89,6 +89,8 @@ pub(super) struct Left<C, V, O> {
     pub(super) wakers: Wakers,
     /// The call ended with it, now.
     pub(super) ended: bool,
+    /// It had the call, which it can only lose by a panic.
+    pub(super) unmade: bool,
     pub(super) rest: Option<Rest<C, V, O>>,
 }
 
@@ -156,16 +158,17 @@ impl<C, V, O> Core<C, V, O> {
         (turn, before)
     }
 
-    /// The call has to wait. Whether it was woken meanwhile.
-    pub(super) fn park(&mut self, call: C) -> bool {
+    /// The call has to wait. If it was woken meanwhile, all are told, not only the one who polled it: that one may
+    /// not be polled any more.
+    pub(super) fn park(&mut self, call: C) -> Wakers {
         self.stage = Stage::Parked(call);
-        self.woken
+        if self.woken { self.wakers() } else { Wakers::default() }
     }
 
     /// The call was woken.
     pub(super) fn wake(&mut self) -> Wakers {
         self.woken = true;
-        // Out, it is polled again by whoever has it.
+        // Out, those who wait are told when it is parked.
         if matches!(self.stage, Stage::Parked(_)) { self.wakers() } else { Wakers::default() }
     }
 
@@ -196,7 +199,7 @@ impl<C, V, O> Core<C, V, O> {
 
     /// Somebody has gone, with an answer or without.
     pub(super) fn leave(&mut self, seat: usize) -> Left<C, V, O> {
-        let mut left = Left { wakers: Wakers::default(), ended: false, rest: None };
+        let mut left = Left { wakers: Wakers::default(), ended: false, unmade: false, rest: None };
         let place = self.seats.get_mut(seat).map(|place| std::mem::replace(place, Place::Free));
         let Some(Place::Taken(waker)) = place else { return left };
         self.taken -= 1;
@@ -206,8 +209,8 @@ impl<C, V, O> Core<C, V, O> {
             self.free.push(seat);
         }
         let last = self.taken == 0;
-        let unmade = matches!(self.stage, Stage::Out(with) if with == seat);
-        left.ended = unmade || (last && matches!(self.stage, Stage::Parked(_)));
+        left.unmade = matches!(self.stage, Stage::Out(with) if with == seat);
+        left.ended = left.unmade || (last && matches!(self.stage, Stage::Parked(_)));
         if left.ended || last {
             let (call, value, own) = match std::mem::replace(&mut self.stage, Stage::Lost) {
                 Stage::Parked(call) => (Some(call), None, None),
@@ -218,15 +221,12 @@ impl<C, V, O> Core<C, V, O> {
             left.rest = Some((call, value, own, waker));
             left.wakers = self.wakers();
         } else {
-            // If it was woken and has not polled, another one has to.
+            // If the call was woken, all were told, so another one polls it.
             let own = match &mut self.stage {
                 Stage::Apart(own) if seat == LEADER => own.take(),
                 _ => None,
             };
             left.rest = Some((None, None, own, waker));
-            if self.woken && matches!(self.stage, Stage::Parked(_)) {
-                left.wakers = self.wakers();
-            }
         }
         left
     }

@@ -15,10 +15,9 @@ use crate::clock::{self, Tick, poll_end};
 use crate::context::ReadContext;
 use crate::deadline::Deadline;
 use crate::key::Key;
-use crate::name::LayerKind;
-use crate::observe::EventKind;
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
+use crate::single::Single;
 use crate::sync::Ref;
 
 pin_project! {
@@ -53,40 +52,6 @@ pin_project! {
     }
 }
 
-pin_project! {
-    /// A call as it is: readiness, then the answer.
-    #[project = SingleProj]
-    enum Single<S, Req, F> {
-        Readying { call: Option<(S, Req)> },
-        Called { #[pin] future: F },
-    }
-}
-
-impl<S, Req> Future for Single<S, Req, S::Future>
-where
-    S: Service<Req>,
-{
-    type Output = Result<S::Response, S::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            match self.as_mut().project() {
-                SingleProj::Readying { call } => {
-                    let Some((service, _)) = call else { panic!("polled after completion") };
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
-                        *call = None;
-                        return Poll::Ready(Err(error));
-                    }
-                    let Some((mut service, req)) = call.take() else { return Poll::Pending };
-                    let future = service.call(req);
-                    self.set(Self::Called { future });
-                }
-                SingleProj::Called { future } => return future.poll(cx),
-            }
-        }
-    }
-}
-
 /// The call for all who wait.
 async fn shared<S, Req, P>(
     service: S,
@@ -97,8 +62,7 @@ where
     S: Service<Req>,
     P: Share<S::Response, S::Error>,
 {
-    let single = Single::<S, Req, S::Future>::Readying { call: Some((service, req)) };
-    let result = single.await;
+    let result = Single::<S, Req, S::Future>::new(service, req).await;
     share.share(result).await
 }
 
@@ -147,8 +111,7 @@ where
                     let Some((inner, req)) = call.take() else { panic!("polled after completion") };
                     this.state.set(State::Done);
                     let Some(key) = parts.key.key(&req) else {
-                        let call = Single::Readying { call: Some((inner, req)) };
-                        this.state.set(State::Alone { call });
+                        this.state.set(State::Alone { call: Single::new(inner, req) });
                         continue;
                     };
                     let end = parts.context.context(&req).deadline().map(Deadline::tick);
@@ -167,13 +130,7 @@ where
                             this.state.set(State::Waiting { seat, call, end });
                         }
                         Entered::Full => {
-                            let capacity = table.limits.keys as usize;
-                            if table.observers.see_refusals() {
-                                let full = EventKind::TableFull { capacity };
-                                table.observers.emit(LayerKind::Coalesce, table.name, full);
-                            }
-                            let call = Single::Readying { call: Some((inner, req)) };
-                            this.state.set(State::Alone { call });
+                            this.state.set(State::Alone { call: Single::new(inner, req) });
                         }
                         Entered::Crowded => return refuse(RejectionKind::Overloaded),
                     }
@@ -192,9 +149,8 @@ where
                             return Poll::Ready(P::unshare(value).map_err(R::map_err));
                         }
                         (Landing::Own(own), _) => return Poll::Ready(own.map_err(R::map_err)),
-                        (Landing::Apart, Some(call)) => {
-                            let call = Single::Readying { call: Some(call) };
-                            this.state.set(State::Alone { call });
+                        (Landing::Apart, Some((inner, req))) => {
+                            this.state.set(State::Alone { call: Single::new(inner, req) });
                         }
                         (Landing::Apart | Landing::Lost, _) => {
                             return refuse(RejectionKind::CallPanicked);

@@ -206,7 +206,7 @@ pub struct CoalesceStats {
     pub full: u64,
     /// Refused because too many waited for the call.
     pub crowded: u64,
-    /// Refused because their deadline passed while they waited.
+    /// Refused because their deadline had passed when they came, or passed while they waited.
     pub expired: u64,
     /// Calls that panicked.
     pub panicked: u64,

@@ -56,13 +56,13 @@
 //! headers, `Authorization` and `Cookie` among them, except those that only trace a request or say by when it
 //! needs an answer; so no `Vary` can be missed, and `Reads::ignoring` takes out what makes
 //! no difference. What a server knows of a client beside the headers (its address, a certificate) is not in the key.
-//! The response is read to its end, up to a cap, 64 KiB unless told otherwise. One that is longer, or that
-//! says by `Set-Cookie`, `Cache-Control: private` or `no-store`, or `Vary: *` that it is for one client, goes
-//! to who made the call, and the others make their own.
+//! The response is read to its end, up to a cap, 64 KiB unless told otherwise. One that is longer, that is a stream
+//! of events or another protocol (101), or that says by `Set-Cookie`, `Cache-Control: private` or `no-store`, or
+//! `Vary: *` that it is for one client, goes to who made the call, and the others make their own.
 //!
-//! **Deadlines.** Who waits is refused when its own deadline passes; the call goes on for the others. The call ends
-//! at the latest with the deadline of the request that it was made with, so only those join it to whom it leaves
-//! at least half of their own time. For another one a new call is made, which later ones join.
+//! **Deadlines.** Who waits is refused when its own deadline passes; the call goes on for the others. The layers
+//! inside know the deadline of the request that the call was made with, and may end it then, so only those join it to
+//! whom it leaves at least half of their own time. For another one a new call is made, which later ones join.
 //!
 //! **Bounds.** When as many calls are under way as may be, further ones are made each for itself
 //! ([`max_keys`](CoalesceBuilder::max_keys)). When as many wait for one as may, further ones are refused

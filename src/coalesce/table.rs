@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::config::Limits;
 use super::core::{Core, Join, Turn};
 use crate::clock::Tick;
-use crate::name::Name;
-use crate::observe::Observers;
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers};
 use crate::sync::{Mutex, Padded, lock, stripe_count};
 
 pub(super) type Call<V, O> = Pin<Box<dyn Future<Output = Result<V, O>> + Send>>;
@@ -74,6 +74,15 @@ pub(super) struct Counts {
 
 pub(super) fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A call that is counted as under way, until it is dropped.
+struct Counted<'a>(&'a AtomicU32);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(super) enum Entered<K: Hash + Eq, V, O> {
@@ -139,10 +148,16 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
         if flights.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
             drop(shard);
             add(full);
+            if self.observers.see_refusals() {
+                let full = EventKind::TableFull { capacity: self.limits.keys as usize };
+                self.observers.emit(LayerKind::Coalesce, self.name, full);
+            }
             return Entered::Full;
         }
+        let counted = Counted(flights);
         let flight = Arc::new(Flight { key, core: Mutex::new(Core::new(end)) });
         let before = shard.replace(Entry(Arc::clone(&flight)));
+        std::mem::forget(counted);
         drop(shard);
         drop(before);
         add(led);
@@ -151,10 +166,11 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
 
     /// The call has ended: who comes now begins another.
     fn retire(&self, flight: &Arc<Flight<K, V, O>>) {
-        self.counts.flights.fetch_sub(1, Ordering::Relaxed);
         let mut shard = lock(self.shard(&flight.key));
         let ours = shard.get(&flight.key).is_some_and(|Entry(there)| Arc::ptr_eq(there, flight));
         let entry = if ours { shard.take(&flight.key) } else { None };
+        // Last: if the hash of a key panics, whoever drops the seat comes here again.
+        drop(Counted(&self.counts.flights));
         drop(shard);
         drop(entry);
     }
@@ -193,11 +209,15 @@ impl<K: Hash + Eq, V, O> Seat<K, V, O> {
 
     /// The leader has made the call.
     pub(super) fn begin(&self, call: Call<V, O>) {
-        lock(&self.flight.core).park(call);
+        let wakers = lock(&self.flight.core).park(call);
+        wakers.wake();
     }
 
     fn leave(&self) {
         let left = lock(&self.flight.core).leave(self.index);
+        if left.unmade {
+            add(&self.table.counts.lost);
+        }
         if left.ended {
             self.table.retire(&self.flight);
         }
@@ -220,10 +240,12 @@ where
 {
     /// Once it is ready, it is to be dropped.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Landing<V, O>> {
-        let (turn, before) = lock(&self.flight.core).turn(self.index, cx.waker().clone());
+        // Before the lock: the clone is the executor's code.
+        let waker = cx.waker().clone();
+        let (turn, before) = lock(&self.flight.core).turn(self.index, waker);
         drop(before);
         Poll::Ready(match turn {
-            Turn::Drive(call) => return self.drive(call, cx),
+            Turn::Drive(call) => return self.drive(call),
             Turn::Wait => return Poll::Pending,
             Turn::Landed(value) => {
                 // First, so that the last one need not clone.
@@ -239,15 +261,14 @@ where
         })
     }
 
-    fn drive(&self, mut call: Call<V, O>, cx: &Context<'_>) -> Poll<Landing<V, O>> {
+    fn drive(&self, mut call: Call<V, O>) -> Poll<Landing<V, O>> {
         let waker = Waker::from(Arc::clone(&self.flight));
         let driving = Driving { seat: self, over: false };
         let result = call.as_mut().poll(&mut Context::from_waker(&waker));
         let Poll::Ready(result) = result else {
             driving.over();
-            if lock(&self.flight.core).park(call) {
-                cx.waker().wake_by_ref();
-            }
+            let wakers = lock(&self.flight.core).park(call);
+            wakers.wake();
             return Poll::Pending;
         };
         drop(call);

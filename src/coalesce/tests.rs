@@ -4,7 +4,7 @@ use std::future::{pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::{FutureExt, poll};
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::core::{Core, Join, Turn};
 use super::*;
 use crate::clock::Tick;
-use crate::rejection::RejectionKind;
+use crate::rejection::{Rejection, RejectionKind};
 
 #[derive(Default)]
 struct Woken(AtomicUsize);
@@ -46,19 +46,20 @@ fn a_call_is_polled_by_one_and_by_another_when_that_one_goes() {
     let (turn, _) = core.turn(1, waker.clone());
     assert!(matches!(turn, Turn::Drive("call")), "whoever comes first");
     assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait));
-    assert!(!core.park("call"));
-    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait), "it was not woken");
+    core.park("call").wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 0, "it was not woken");
+    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait));
     core.wake().wake();
     assert_eq!(woken.0.load(Ordering::Relaxed), 2, "all who wait");
     // The one that would have polled it goes instead: the other one is told.
     assert!(matches!(core.turn(1, waker.clone()).0, Turn::Drive("call")));
-    assert!(matches!(core.turn(0, waker).0, Turn::Wait));
+    assert!(matches!(core.turn(0, waker.clone()).0, Turn::Wait));
     core.wake().wake();
-    assert!(core.park("call"), "woken meanwhile");
-    let left = core.leave(1);
-    assert!(!left.ended);
-    left.wakers.wake();
-    assert_eq!(woken.0.load(Ordering::Relaxed), 3);
+    core.park("call").wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 4, "all again, since it was woken meanwhile");
+    assert!(!core.leave(1).ended);
+    assert!(matches!(core.turn(0, waker).0, Turn::Drive("call")), "as it was told to");
+    core.park("call").wake();
     let last = core.leave(0);
     assert!(last.ended && last.rest.unwrap().0 == Some("call"), "dropped outside");
     assert_eq!(core.join(9, None, NOW), Join::Another);
@@ -188,6 +189,38 @@ async fn a_leader_that_is_not_polled_any_more_holds_nobody_up() {
     drop(follower);
 }
 
+#[test]
+fn a_leader_that_stops_right_after_its_call_woke_itself_holds_nobody_up() {
+    // The follower asks while the call is being polled; then the call wakes itself, and nobody polls the leader.
+    type Read = futures_util::future::BoxFuture<'static, Result<u32, Rejection>>;
+    let reads = Coalesce::<u8, u32>::new("t");
+    let follower: Arc<std::sync::Mutex<Option<Read>>> = Arc::default();
+    let (woken, waker) = waker();
+    let meanwhile = {
+        let (follower, reads, waker) = (Arc::clone(&follower), reads.clone(), waker.clone());
+        move || {
+            let mut read: Read = async move { reads.run(1, || async { 8 }).await }.boxed();
+            assert!(read.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            *follower.lock().unwrap() = Some(read);
+        }
+    };
+    let mut leader = Box::pin(reads.run(1, move || async move {
+        let mut first = Some(meanwhile);
+        std::future::poll_fn(move |cx| {
+            let Some(meanwhile) = first.take() else { return Poll::Ready(7) };
+            meanwhile();
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }));
+    assert!(leader.as_mut().now_or_never().is_none());
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it was told that the call is to be polled");
+    let mut read = follower.lock().unwrap().take().unwrap();
+    assert!(matches!(read.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Ready(Ok(7))));
+    assert_eq!(leader.now_or_never().unwrap().unwrap(), 7);
+}
+
 #[tokio::test]
 async fn a_panic_goes_to_one_and_the_others_are_refused() {
     let reads = Coalesce::<u8, u32>::new("t");
@@ -210,11 +243,88 @@ async fn a_panic_goes_to_one_and_the_others_are_refused() {
 #[tokio::test]
 async fn a_panic_while_the_call_is_made_leaves_nothing() {
     let reads = Coalesce::<u8, u32>::new("t");
-    let made =
-        AssertUnwindSafe(reads.run(1, || -> std::future::Ready<u32> { panic!("on purpose") }));
+    let mut follower = Box::pin(reads.run(1, || ready(1)));
+    let made = AssertUnwindSafe(reads.run(1, || -> std::future::Ready<u32> {
+        assert!(follower.as_mut().now_or_never().is_none());
+        panic!("on purpose")
+    }));
     assert!(made.catch_unwind().await.is_err());
-    assert_eq!(reads.stats().in_flight, 0);
+    assert_eq!(follower.await.unwrap_err().kind(), RejectionKind::CallPanicked);
+    let stats = reads.stats();
+    assert_eq!((stats.panicked, stats.in_flight), (1, 0));
     assert_eq!(reads.run(1, || ready(2)).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_clone_goes_to_its_caller_alone() {
+    /// Panics when it is cloned for the first time.
+    #[derive(Debug)]
+    struct Fragile(Arc<AtomicUsize>);
+    impl Clone for Fragile {
+        fn clone(&self) -> Self {
+            assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "on purpose");
+            Self(Arc::clone(&self.0))
+        }
+    }
+    let reads = Coalesce::<u8, Fragile>::new("t");
+    let (tell, told) = oneshot::channel();
+    let mut leader = Box::pin(reads.run(1, || async { told.await.unwrap() }));
+    assert!(poll!(&mut leader).is_pending());
+    let mut follower = Box::pin(reads.run(1, pending));
+    assert!(poll!(&mut follower).is_pending());
+    tell.send(Fragile(Arc::default())).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| leader.as_mut().now_or_never())).is_err());
+    drop(leader);
+    assert!(follower.await.is_ok());
+    assert_eq!(reads.stats().in_flight, 0);
+}
+
+#[test]
+fn a_key_whose_hash_panics_is_not_counted_as_under_way() {
+    thread_local!(static LEFT: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });
+    #[derive(PartialEq, Eq)]
+    struct Touchy;
+    impl std::hash::Hash for Touchy {
+        fn hash<H: std::hash::Hasher>(&self, _: &mut H) {
+            let left = LEFT.get();
+            LEFT.set(left.wrapping_sub(1));
+            assert!(left > 0, "on purpose");
+        }
+    }
+    let mut panics = 0;
+    loop {
+        let reads = Coalesce::<Touchy, u32>::new("t");
+        let mut read = Box::pin(reads.run(Touchy, || ready(1)));
+        LEFT.set(panics);
+        let made = catch_unwind(AssertUnwindSafe(|| read.as_mut().now_or_never()));
+        LEFT.set(usize::MAX);
+        drop(read);
+        assert_eq!(reads.stats().in_flight, 0, "when hash {panics} panics");
+        assert_eq!(reads.run(Touchy, || ready(2)).now_or_never().unwrap().unwrap(), 2);
+        if made.is_ok() {
+            break;
+        }
+        panics += 1;
+    }
+    assert!(panics >= 4, "entering and leaving");
+}
+
+#[tokio::test]
+async fn a_call_without_room_for_its_key_is_told_of() {
+    let told = Arc::new(AtomicUsize::new(0));
+    let sink = Arc::clone(&told);
+    let reads: Coalesce<u8, u32> = Coalesce::builder("t")
+        .max_keys(1)
+        .observe(move |event: &crate::observe::Event<'_>| {
+            assert!(matches!(event.kind, crate::observe::EventKind::TableFull { capacity: 1 }));
+            sink.fetch_add(1, Ordering::Relaxed);
+        })
+        .build()
+        .unwrap();
+    let mut leader = Box::pin(reads.run(1, pending));
+    assert!(poll!(&mut leader).is_pending());
+    assert_eq!(reads.run(2, || ready(2)).await.unwrap(), 2);
+    assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

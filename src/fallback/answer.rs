@@ -1,13 +1,14 @@
 use std::fmt;
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::cause::Cause;
 use crate::reject::Reject;
+use crate::single::Single;
 
 /// Makes the answer of a fallback from what was [kept](super::Keep) of the request.
 ///
@@ -120,7 +121,7 @@ where
     type Future = ServiceAnswer<S, Kept, S::Future>;
 
     fn answer(&self, kept: Kept, _: Cause) -> Self::Future {
-        ServiceAnswer { state: State::Readying { call: Some((self.0.clone(), kept)) } }
+        ServiceAnswer { call: Single::new(self.0.clone(), kept) }
     }
 }
 
@@ -129,15 +130,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct ServiceAnswer<S, Req, F> {
         #[pin]
-        state: State<S, Req, F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<S, Req, F> {
-        Readying { call: Option<(S, Req)> },
-        Called { #[pin] future: F },
+        call: Single<S, Req, F>,
     }
 }
 
@@ -148,21 +141,7 @@ where
     type Output = Option<S::Response>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            match state.as_mut().project() {
-                StateProj::Readying { call } => {
-                    let Some((service, _)) = call else { return Poll::Ready(None) };
-                    if ready!(service.poll_ready(cx)).is_err() {
-                        return Poll::Ready(None);
-                    }
-                    let Some((mut service, req)) = call.take() else { return Poll::Ready(None) };
-                    let future = service.call(req);
-                    state.set(State::Called { future });
-                }
-                StateProj::Called { future } => return future.poll(cx).map(Result::ok),
-            }
-        }
+        self.project().call.poll(cx).map(Result::ok)
     }
 }
 

@@ -62,10 +62,10 @@
 //! **What is answered.** A [`Rejection`](crate::Rejection) in the error or its `source()` chain that says "not
 //! now": rate limited, circuit open, overloaded, budget exhausted, deadline exceeded, store unavailable. One that
 //! says that the request is at fault (too large, no idempotency key, more than the whole burst), that an
-//! effect may have happened, that the process ends, or that a fault was injected, is not;
+//! effect may have happened, that a call panicked, that the process ends, or that a fault was injected, is not;
 //! [`Refusals::only`] decides otherwise. With [`failures`](FallbackLayer::failures) also what a
-//! [`Classify`](crate::Classify) calls a transient or flaky failure or a throttle. A permanent failure is never
-//! answered: the request is bad, and whoever sent it has to know.
+//! [`Classify`](crate::Classify) calls a transient or flaky failure or a throttle, an injected connection error
+//! among them. A permanent failure is never answered: the request is bad, and whoever sent it has to know.
 //!
 //! **With what.** A [value](FallbackLayer::value), what a [function](FallbackLayer::call) or a
 //! [`Reject`](FallbackLayer::respond) makes of the request and the [`Cause`], or the answer of [another

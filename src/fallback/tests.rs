@@ -12,7 +12,7 @@ use crate::name::LayerKind;
 use crate::outcome::{FailureClass, Outcome};
 use crate::reject::respond_with;
 use crate::rejection::{Rejection, RejectionKind};
-use crate::{AnyError, Typed};
+use crate::{AnyError, Boxed, Typed};
 
 fn refusal(kind: RejectionKind) -> Rejection {
     Rejection::new(kind, LayerKind::CircuitBreaker, "db")
@@ -174,6 +174,97 @@ fn a_fallback_that_panics_leaves_nothing_counted() {
     let mut call = service.oneshot(open as fn() -> Res).boxed_local();
     assert!(call.as_mut().now_or_never().is_none());
     assert_eq!(call.now_or_never().unwrap().unwrap(), 5);
+}
+
+#[test]
+fn a_refusal_that_is_not_to_be_answered_is_no_failure_either() {
+    let answered = |only: Option<fn(&Rejection) -> bool>, kind: RejectionKind| {
+        let service = service_fn(move |()| ready(Err::<u32, BoxError>(refusal(kind).into())));
+        let refusals = only.map_or_else(Refusals::default, Refusals::only);
+        let layer = Fallback::new("f").layer::<Boxed>();
+        let layer = layer.covers(refusals).failures(AnyError).value(9);
+        matches!(layer.layer(service).oneshot(()).now_or_never(), Some(Ok(9)))
+    };
+    for kind in RejectionKind::ALL {
+        let plain = service_fn(move |()| ready(Err::<u32, BoxError>(refusal(kind).into())));
+        let plain = Fallback::new("f").layer().value(9).layer(plain);
+        let plain = matches!(plain.oneshot(()).now_or_never(), Some(Ok(9)));
+        // An injected connection error is a failure, as a real one is.
+        let injected = kind == RejectionKind::Injected;
+        assert_eq!(answered(None, kind), plain || injected, "{kind:?}");
+        assert_eq!(answered(Some(|_| false), kind), injected, "{kind:?}");
+    }
+}
+
+/// Counts itself while it lives.
+struct Counted(std::sync::Arc<AtomicU64>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_original_is_held_while_the_fallback_runs_and_dropped_before_the_answer() {
+    let alive = std::sync::Arc::new(AtomicU64::new(0));
+    let made = std::sync::Arc::clone(&alive);
+    let judge = crate::classify_fn(|_: Result<&Option<Counted>, &io::Error>| {
+        crate::Verdict::failure(FailureClass::Transient)
+    });
+    let service = Fallback::new("f")
+        .layer()
+        .failures(judge)
+        .call(|(): (), _: Cause| async {
+            tokio::task::yield_now().await;
+            Ok::<_, ()>(None)
+        })
+        .layer(service_fn(move |()| {
+            made.fetch_add(1, Ordering::Relaxed);
+            ready(Ok::<_, io::Error>(Some(Counted(std::sync::Arc::clone(&made)))))
+        }));
+    let mut call = Box::pin(service.oneshot(()));
+    assert!(call.as_mut().now_or_never().is_none());
+    assert_eq!(alive.load(Ordering::Relaxed), 1, "it may be needed");
+    let Some(Ok(None)) = call.as_mut().now_or_never() else { panic!("an answer") };
+    assert_eq!(alive.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_panic_of_what_judges_or_keeps_leaves_nothing_counted_and_the_next_call_is_answered() {
+    let fallback = Fallback::builder("f").max_in_flight(1).build().unwrap();
+    let times = AtomicU64::new(0);
+    let at = |n: u64| assert!(times.fetch_add(1, Ordering::Relaxed) != n, "on purpose");
+    let judge = crate::classify_fn(|_: Result<&u32, &Error<io::Error>>| {
+        at(3);
+        crate::Verdict::failure(FailureClass::Transient)
+    });
+    let mut service = fallback
+        .layer()
+        .failures(judge)
+        .call(|(): (), _: Cause| {
+            at(5);
+            async {
+                at(7);
+                Ok::<_, ()>(5)
+            }
+        })
+        .keep(|_: &fn() -> Res| {
+            at(0);
+            Some(())
+        })
+        .layer(inner());
+    let mut call = |to: u64| {
+        times.store(to, Ordering::Relaxed);
+        catch_unwind(AssertUnwindSafe(|| service.call(broken as fn() -> Res).now_or_never()))
+    };
+    // Kept, judged, made, polled.
+    for (start, counted) in [(0, 0), (2, 0), (3, 1), (4, 2)] {
+        assert!(call(start).is_err(), "from {start}");
+        let stats = fallback.stats();
+        assert_eq!((stats.in_flight, stats.dropped), (0, counted), "from {start}");
+    }
+    assert_eq!(call(100).unwrap().unwrap().unwrap(), 5);
 }
 
 #[test]

@@ -136,8 +136,12 @@ where
     #[inline]
     fn size_hint(&self) -> SizeHint {
         let kept = self.kept.len() as u64;
-        let Some(rest) = &self.rest else { return SizeHint::with_exact(kept) };
-        let rest = rest.size_hint();
+        let rest = match (&self.rest, self.end.as_deref()) {
+            (Some(rest), _) => rest.size_hint(),
+            // Cut short: a server that announced this length would never come to the error.
+            (None, Some(End::Failed(_))) => SizeHint::default(),
+            (None, _) => SizeHint::with_exact(0),
+        };
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(kept));
         if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(kept)) {

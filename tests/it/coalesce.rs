@@ -2,13 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use buttress::coalesce::{CloneResponse, Coalesce};
+use buttress::control::{Level, Registry};
 use buttress::testing::{Subject, check_all};
 use buttress::{AsTyped, BoxError, Context, Deadline, Error, Rejection, RejectionKind};
+use futures_util::FutureExt;
 use tower::{Layer, ServiceExt, service_fn};
 
 const MS: Duration = Duration::from_millis(1);
@@ -24,16 +27,22 @@ async fn every_property_of_the_contract_holds() {
     let subject = Subject::new(make, next, Ok::<u64, io::Error>)
         .ready_error(|| io::Error::other("inner broke"))
         .polls_inner_in_ready(false)
-        .shared_state(move |one, two, _probe| {
+        .shared_state(move |one, two, probe| {
             let seen = seen.clone();
             async move {
-                let before = seen.stats().followed;
-                let (one, two) = tokio::join!(one.oneshot(u64::MAX), two.oneshot(u64::MAX));
+                let before = (seen.stats().followed, probe.counts().calls);
+                probe.hold_answers(true);
+                let (one, two) = (one.oneshot(u64::MAX), two.oneshot(u64::MAX));
+                let let_go = async {
+                    probe.hold_answers(false);
+                    probe.release(usize::MAX);
+                };
+                // In this order: both have asked before there is an answer.
+                let (one, two, ()) = tokio::join!(biased; one, two, let_go);
                 one.and(two).map_err(|e| format!("{e:?}"))?;
-                match seen.stats().followed - before {
-                    // The probe answers at once, so the first may be over.
-                    0 | 1 => Ok(()),
-                    n => Err(format!("{n} followed")),
+                match (seen.stats().followed - before.0, probe.counts().calls - before.1) {
+                    (1, 1) => Ok(()),
+                    (followed, calls) => Err(format!("{followed} followed, {calls} calls")),
                 }
             }
         });
@@ -95,7 +104,7 @@ async fn who_waits_is_refused_at_its_own_deadline_and_the_call_goes_on() {
     assert_eq!((stats.led, stats.followed, stats.expired, stats.in_flight), (3, 1, 1, 0));
     let late = service.oneshot(Some(Deadline::after(Duration::ZERO))).await;
     assert!(late.is_err(), "its time is over");
-    assert_eq!(reads.stats().led, 3, "and it made no call");
+    assert_eq!((reads.stats().led, reads.stats().expired), (3, 2), "and it made no call");
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,6 +124,56 @@ async fn a_leader_that_leaves_hands_its_call_over() {
     assert!(leader.is_err());
     assert_eq!(follower.unwrap(), 7);
     assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_call_goes_to_one_caller_and_the_other_is_refused() {
+    let reads = Coalesce::new("t");
+    let fails = Arc::new(AtomicU32::new(1));
+    let inner = service_fn(move |n: u32| {
+        let fails = fails.swap(0, Ordering::Relaxed) == 1;
+        async move {
+            tokio::time::sleep(MS).await;
+            assert!(!fails, "on purpose");
+            Ok::<_, io::Error>(n)
+        }
+    });
+    let service = reads.layer(|n: &u32| Some(*n)).on_reject(AsTyped).layer(inner);
+    let caught = |n| AssertUnwindSafe(service.clone().oneshot(n)).catch_unwind();
+    let (one, two) = tokio::join!(caught(7), caught(7));
+    let (Ok(refused), Err(_)) = (if one.is_ok() { (one, two) } else { (two, one) }) else {
+        panic!("one panics");
+    };
+    let Err(Error::Rejected(why)) = refused else { panic!("{refused:?}") };
+    assert_eq!(why.kind(), RejectionKind::CallPanicked);
+    assert_eq!(caught(7).await.ok().unwrap().unwrap(), 7, "it goes on");
+    let stats = reads.stats();
+    assert_eq!((stats.led, stats.followed, stats.panicked, stats.in_flight), (2, 1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_key_function_leaves_nothing() {
+    let reads = Coalesce::new("t");
+    let service = reads
+        .layer(|n: &u32| Some(10 / *n))
+        .layer(service_fn(|n: u32| async move { Ok::<_, io::Error>(n) }));
+    assert!(AssertUnwindSafe(service.clone().oneshot(0)).catch_unwind().await.is_err());
+    assert_eq!(service.oneshot(5).await.unwrap(), 5);
+    assert_eq!((reads.stats().led, reads.stats().in_flight), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_shows_when_there_is_no_room_for_another_key() {
+    let registry = Registry::new();
+    let reads: Coalesce<u32, u32> =
+        Coalesce::builder("reads").max_keys(1).register_in(&registry).build().unwrap();
+    let level = || registry.status().objects.iter().find(|o| o.name == "reads").unwrap().level;
+    assert_eq!(level(), Level::Ok);
+    let mut read = Box::pin(reads.run(1, std::future::pending));
+    assert!(read.as_mut().now_or_never().is_none());
+    assert_eq!(level(), Level::Warn);
+    drop(read);
+    assert_eq!(level(), Level::Ok);
 }
 
 #[cfg(feature = "http")]
@@ -240,8 +299,143 @@ mod http {
             assert_eq!((calls, bodies), (2, vec!["0".to_owned(), "1".to_owned()]), "{head:?}");
             assert_eq!(server.reads.stats().apart, 1);
         }
+        let long = server(&[], 999);
+        assert_eq!(both(&long, get(&[]), get(&[])).await.0, 1, "with the number just as many");
         let long = server(&[], 1_000);
         assert_eq!(both(&long, get(&[]), get(&[])).await.0, 2, "too long to be kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_traces_a_request_or_bounds_it_makes_no_difference() {
+        let server = server(&[], 10);
+        for name in [
+            "traceparent",
+            "tracestate",
+            "b3",
+            "x-b3-traceid",
+            "x-b3-spanid",
+            "x-b3-parentspanid",
+            "x-b3-sampled",
+            "x-request-id",
+            "x-correlation-id",
+            "x-amzn-trace-id",
+            "x-cloud-trace-context",
+            buttress::http::TIMEOUT_MS.as_str(),
+            buttress::http::CRITICALITY.as_str(),
+        ] {
+            let (calls, _) = both(&server, get(&[(name, "1")]), get(&[(name, "2")])).await;
+            assert_eq!(calls, 1, "{name}");
+        }
+    }
+
+    /// What two who ask at once get of a response that is made a millisecond later, and how many were made.
+    async fn two<B>(
+        share: BufferResponse<buttress::coalesce::ErrorsCloned>,
+        make: impl Fn() -> Response<B> + Clone + Send + 'static,
+    ) -> (u32, [Response<buttress::http::Buffered<B>>; 2])
+    where
+        B: ::http_body::Body<Data: Send, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let calls = Arc::new(AtomicU32::new(0));
+        let seen = calls.clone();
+        let inner = service_fn(move |_: Request<Body>| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            let make = make.clone();
+            async move {
+                tokio::time::sleep(MS).await;
+                Ok::<_, std::convert::Infallible>(make())
+            }
+        });
+        let service =
+            Coalesce::new("two").http(Reads::new()).share(share).on_reject(problem()).layer(inner);
+        let (one, two) =
+            tokio::join!(service.clone().oneshot(get(&[])), service.clone().oneshot(get(&[])));
+        let Ok(one) = one;
+        let Ok(two) = two;
+        (calls.load(Ordering::Relaxed), [one, two])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_private_is_shared_where_told_so_but_no_cookie_and_no_other_protocol() {
+        let share = || BufferResponse::up_to(1_000).with_errors_cloned();
+        for (name, value, calls) in [
+            ("cache-control", "private", 1),
+            ("cache-control", "no-store", 1),
+            ("set-cookie", "s=1", 2),
+            ("vary", "*", 2),
+        ] {
+            let make =
+                move || Response::builder().header(name, value).body(Body::from("b")).unwrap();
+            assert_eq!(two(share().even_private(), make).await.0, calls, "{name}: {value}");
+            assert_eq!(two(share(), make).await.0, 2, "{name}: {value}");
+        }
+        let make = || Response::builder().status(101).body(Body::empty()).unwrap();
+        assert_eq!(two(share().even_private(), make).await.0, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trailers_are_shared() {
+        let frames = || {
+            let mut trailers = ::http::HeaderMap::new();
+            trailers.insert("x-sum", "7".parse().unwrap());
+            let data = ::http_body::Frame::data(bytes::Bytes::from_static(b"data"));
+            let frames = [data, ::http_body::Frame::trailers(trailers)].map(Ok::<_, io::Error>);
+            Response::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+        };
+        let (calls, both) = two(BufferResponse::up_to(9).with_errors_cloned(), frames).await;
+        assert_eq!(calls, 1);
+        for response in both {
+            let body = response.into_body().collect().await.unwrap();
+            assert_eq!(body.trailers().unwrap()["x-sum"], "7");
+            assert_eq!(body.to_bytes(), "data");
+        }
+    }
+
+    fn breaks_off() -> Response<Body> {
+        let chunks = [Ok("half"), Err(io::Error::other("gone"))];
+        Response::new(Body::from_stream(futures_util::stream::iter(chunks)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_breaks_off_does_so_for_all() {
+        let (calls, both) = two(BufferResponse::up_to(9).with_errors_cloned(), breaks_off).await;
+        assert_eq!(calls, 1);
+        for response in both {
+            let mut body = response.into_body();
+            let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(data, "half");
+            assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), "gone");
+            assert!(body.frame().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_does_not_look_complete_to_a_client() {
+        use hyper_util::rt::TokioIo;
+        use hyper_util::service::TowerToHyperService;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let pages = Coalesce::new("pages").http(Reads::new());
+        let share = BufferResponse::up_to(1_000).with_errors_cloned();
+        let app = Router::new()
+            .fallback(any(|| async { breaks_off() }))
+            .layer(pages.share(share).on_reject(problem()));
+        let (mut client, server) = tokio::io::duplex(4_096);
+        let serve = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(server), TowerToHyperService::new(app));
+        let ask = async {
+            client
+                .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            let mut text = String::new();
+            client.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let (_, text) = tokio::join!(serve, ask);
+        assert!(text.starts_with("HTTP/1.1 200 OK") && text.contains("half"), "{text}");
+        assert!(!text.contains("content-length"), "{text}");
+        assert!(!text.ends_with("0\r\n\r\n"), "{text}");
     }
 }
 
