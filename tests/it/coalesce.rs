@@ -432,8 +432,9 @@ mod http {
             client.read_to_string(&mut text).await.unwrap();
             text
         };
-        let (_, text) = tokio::join!(serve, ask);
-        assert!(text.starts_with("HTTP/1.1 200 OK") && text.contains("half"), "{text}");
+        let (served, text) = tokio::join!(serve, ask);
+        // The connection breaks off, too, perhaps before anything was flushed.
+        assert!(served.is_err(), "{text}");
         assert!(!text.contains("content-length"), "{text}");
         assert!(!text.ends_with("0\r\n\r\n"), "{text}");
     }
