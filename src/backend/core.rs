@@ -3,10 +3,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 use super::latency::Latency;
+use super::turn::{Arrival, Counts, End, Key, Settled, State, Turn, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
 
@@ -31,105 +31,6 @@ const FIRST_PATIENCE: f64 = 60e9;
 /// A throttled answer leaves so much of the limit.
 const ASKED_FOR_LESS: f64 = 0.9;
 pub(super) const MAX_LIMIT: u32 = 1_000_000;
-
-/// How a backend is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    Up,
-    Congested,
-    Down { silent: bool, next: Tick },
-    Recovering,
-}
-
-/// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    Success,
-    Failure,
-    /// It asks for less, by a quota that says when to come again: what is too much is the rate.
-    Throttled,
-    /// It asks for less, at once: what is too much is what is in flight.
-    TooMany,
-    /// It lives, but how long it took says nothing: a refusal for what is wrong with the request.
-    Answered,
-    /// Says nothing.
-    Ignored,
-    /// Nobody waits for it any longer, the backend may still work on it.
-    Abandoned,
-}
-
-/// Highest class first, then the earliest deadline, then who came first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
-    class: Reverse<Criticality>,
-    deadline: Tick,
-    id: u64,
-}
-
-impl Key {
-    pub(crate) const fn deadline(self) -> Tick {
-        self.deadline
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
-    Granted,
-    /// It cannot be answered in time any more.
-    Hopeless,
-    /// Somebody more important needed the place.
-    Displaced,
-}
-
-#[derive(Debug)]
-pub(crate) enum Arrival {
-    Admitted,
-    Wait(Key),
-    Expired,
-    Full,
-}
-
-#[derive(Debug)]
-pub(crate) enum Turn {
-    Settled(Settled),
-    /// To be polled again then at the latest.
-    At(Tick),
-}
-
-/// To wake, or only to drop, once the lock is gone: both are somebody else's code.
-#[derive(Debug, Default)]
-pub(super) struct Wakers {
-    wake: Vec<Waker>,
-    drop: Vec<Waker>,
-}
-
-impl Wakers {
-    fn add(&mut self, waker: Option<Waker>) {
-        self.wake.extend(waker);
-    }
-
-    fn discard(&mut self, waker: Option<Waker>) {
-        self.drop.extend(waker);
-    }
-
-    pub(super) fn wake(self) {
-        for waker in self.wake {
-            // One that panics must not keep the others asleep, nor lose what the step has decided.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    pub(super) admitted: u64,
-    pub(super) waited: u64,
-    pub(super) hopeless: u64,
-    pub(super) full: u64,
-    pub(super) expired: u64,
-    pub(super) probes: u64,
-    pub(super) downs: u64,
-}
 
 #[derive(Debug)]
 pub(super) struct Core {

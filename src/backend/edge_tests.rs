@@ -4,8 +4,9 @@ use std::sync::{Arc, mpsc};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use super::core::{Arrival, Core, End, State};
+use super::core::Core;
 use super::tests::{arrive, at, calls, finish, wait};
+use super::turn::{Arrival, End, State};
 use super::{Backend, BackendState};
 use crate::clock::{Tick, now};
 use crate::context::Criticality;

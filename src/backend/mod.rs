@@ -7,13 +7,15 @@ mod edge_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
+mod turn;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::core::{Arrival, End, Key, Settled, Turn};
-use self::core::{Core, State, Wakers};
+use self::core::Core;
+pub(crate) use self::turn::{Arrival, End, Key, Settled, Turn};
+use self::turn::{State, Wakers};
 use crate::budget::RetryBudget;
 use crate::clock::{Tick, now};
 use crate::context::Criticality;

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use std::task::Waker;
 
-use super::core::{Arrival, Core, End, Key, Settled, State, Turn, Wakers};
+use super::core::Core;
+use super::turn::{Arrival, End, Key, Settled, State, Turn, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
 

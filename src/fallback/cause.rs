@@ -216,7 +216,8 @@ impl<Req, Res> Covers<Req, Res, BoxError> for Refusals<Boxed> {
 /// use std::io;
 /// let failures = Failures::new(AnyError, Refusals::default());
 /// let covers = |kind: io::ErrorKind| {
-///     Covers::<(), (), io::Error>::covers(&failures, (), Err(&kind.into())).is_some()
+///     let ticket = Covers::<(), (), io::Error>::start(&failures, &());
+///     Covers::<(), (), io::Error>::covers(&failures, ticket, Err(&kind.into())).is_some()
 /// };
 /// assert!(covers(io::ErrorKind::ConnectionReset));
 /// assert!(!covers(io::ErrorKind::PermissionDenied));

@@ -87,8 +87,11 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     /// The breaker, if the plan has one.
     ///
     /// ```
-    /// use buttress::presets::{ClientPlan, client};
-    /// assert_eq!(client(&ClientPlan::new("db"))?.breaker().unwrap().name(), "db");
+    /// use buttress::presets::{BreakerPlan, ClientPlan, client};
+    /// let mut plan = ClientPlan::new("db");
+    /// assert!(client(&plan)?.breaker().is_none());
+    /// plan.breaker = Some(BreakerPlan::default());
+    /// assert_eq!(client(&plan)?.breaker().unwrap().name(), "db");
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
