@@ -161,8 +161,8 @@ fn end(verdict: &Verdict) -> End {
         Outcome::Failure(FailureClass::Permanent) => End::Answered,
         Outcome::Failure(_) => End::Failure,
         Outcome::Throttled => match verdict.retry {
-            RetryHint::Unknown { after: Some(_) } | RetryHint::Safe { after: Some(_) } => {
-                End::Throttled
+            RetryHint::Unknown { after: Some(after) } | RetryHint::Safe { after: Some(after) } => {
+                End::Throttled(after)
             }
             _ => End::TooMany,
         },
@@ -210,6 +210,12 @@ where
                         }
                         Arrival::Expired => RejectionKind::DeadlineExceeded,
                         Arrival::Full => RejectionKind::Overloaded,
+                        Arrival::Throttled(until) => {
+                            let why = refusal(RejectionKind::RateLimited, backend)
+                                .with_retry_after(until.since(now));
+                            this.state.set(State::Done);
+                            return Poll::Ready(parts.reject.reject(call.req, why));
+                        }
                     };
                     this.state.set(State::Done);
                     return Poll::Ready(parts.reject.reject(call.req, refusal(kind, backend)));

@@ -127,6 +127,8 @@ pub struct BackendStats {
     pub full: u64,
     /// Calls whose deadline had passed when they came.
     pub expired: u64,
+    /// Calls refused because it had asked for a pause that is longer than they can wait.
+    pub throttled: u64,
     /// Calls sent to see whether it is up again.
     pub probes: u64,
     /// How often it went down.
@@ -238,6 +240,29 @@ impl Backend {
         RetryBudget::of_backend(self.clone())
     }
 
+    /// From now on what it throttles (429) shows how many calls a second it takes from this process: no more are
+    /// sent, and those that are most important and most urgent. Until it throttles one, nothing is held back. Not for a
+    /// server's own handlers, where one caller over its quota would hold back the others.
+    ///
+    /// ```
+    /// let api = buttress::Backend::new("api");
+    /// api.learn_quota();
+    /// assert_eq!(api.quota(), None);
+    /// ```
+    pub fn learn_quota(&self) {
+        lock(&self.shared.core).learns_quota = true;
+    }
+
+    /// Calls a second that are sent, if it throttles; see [`learn_quota`](Self::learn_quota).
+    ///
+    /// ```
+    /// assert_eq!(buttress::Backend::new("api").quota(), None);
+    /// ```
+    #[must_use]
+    pub fn quota(&self) -> Option<f64> {
+        lock(&self.shared.core).pace.rate()
+    }
+
     /// What it knows and has done.
     ///
     /// ```
@@ -260,6 +285,7 @@ impl Backend {
             hopeless: counts.hopeless,
             full: counts.full,
             expired: counts.expired,
+            throttled: counts.throttled,
             probes: counts.probes,
             downs: counts.downs,
         }
