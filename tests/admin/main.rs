@@ -10,6 +10,10 @@ use buttress::control::Registry;
 use serde_json::{Value, json};
 
 mod crowd;
+#[cfg(unix)]
+mod everything;
+#[path = "../../src/admin/grammar.rs"]
+mod grammar;
 mod mounted;
 
 const TOKEN: &str = "u4zQ0nPBJx5m2yGk";
