@@ -14,6 +14,7 @@ mod crowd;
 mod everything;
 #[path = "../../src/admin/grammar.rs"]
 mod grammar;
+mod http2;
 mod mounted;
 
 const TOKEN: &str = "u4zQ0nPBJx5m2yGk";
