@@ -424,6 +424,12 @@ impl RetryBudget {
         Ok(())
     }
 
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &crate::managed::Home) {
+        home.forget(&self.shared);
+    }
+
     /// Back to the balances of the start. The counters go on. What retries granted before give back later
     /// counts for nothing: it is in those balances already. (One is told apart from those granted after by
     /// a number that repeats after 16 resets.)

@@ -82,6 +82,12 @@ impl Roster {
     }
 
     /// Those that live, in the order in which they came.
+    /// It lives on, unseen: a service that is never called again may hold it for as long as the program runs.
+    #[cfg(feature = "config")]
+    fn remove(&self, object: *const ()) {
+        self.objects().entries.retain(|entry| entry.as_ptr().cast::<()>() != object);
+    }
+
     pub(crate) fn living(&self) -> Vec<Arc<dyn Managed>> {
         self.objects().entries.iter().filter_map(Weak::upgrade).collect()
     }
@@ -123,6 +129,16 @@ impl Home {
     }
 
     /// Whether somebody may read what happens.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget<T: Managed>(&self, object: &Arc<T>) {
+        let roster = match self {
+            Self::Global => &GLOBAL,
+            Self::In(roster) => roster,
+            Self::Nowhere => return,
+        };
+        roster.remove(Arc::as_ptr(object).cast());
+    }
+
     #[inline]
     pub(crate) fn listens(&self) -> bool {
         match self {

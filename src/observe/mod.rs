@@ -374,6 +374,12 @@ impl Observers {
         self.home.register(object);
     }
 
+    /// Takes it out of its registry before its time.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget<T: Managed>(&self, object: &Arc<T>) {
+        self.home.forget(object);
+    }
+
     pub(crate) fn add(&mut self, observer: impl Observe) {
         let mut all: Vec<_> = self.all.as_deref().map(<[_]>::to_vec).unwrap_or_default();
         all.push(Arc::new(observer));
