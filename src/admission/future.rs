@@ -207,8 +207,7 @@ where
                         Arrival::Expired => RejectionKind::DeadlineExceeded,
                         Arrival::Full => RejectionKind::Overloaded,
                         Arrival::Throttled(until) => {
-                            let why = refusal(RejectionKind::RateLimited, backend)
-                                .with_retry_after(until.since(now));
+                            let why = backend.refuse_until(until.since(now));
                             this.state.set(State::Done);
                             return Poll::Ready(parts.reject.reject(call.req, why));
                         }

@@ -360,7 +360,18 @@ impl Backend {
     /// The refusal of a call, which is told.
     #[cold]
     pub(crate) fn refuse(&self, kind: RejectionKind) -> Rejection {
-        let why = Rejection::new(kind, LayerKind::Admission, self.shared.name);
+        self.tell_refusal(Rejection::new(kind, LayerKind::Admission, self.shared.name))
+    }
+
+    /// The same of a call for which the quota has no room within its time.
+    #[cold]
+    pub(crate) fn refuse_until(&self, after: Duration) -> Rejection {
+        let why =
+            Rejection::new(RejectionKind::RateLimited, LayerKind::Admission, self.shared.name);
+        self.tell_refusal(why.with_retry_after(after))
+    }
+
+    fn tell_refusal(&self, why: Rejection) -> Rejection {
         if self.shared.observers.see_refusals() {
             self.tell_of_call(EventKind::Rejected(&why));
         }
