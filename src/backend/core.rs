@@ -38,7 +38,7 @@ pub(super) struct Core {
     fixed: bool,
     limit: f64,
     /// What it was when congestion or an outage began.
-    before: f64,
+    pub(super) before: f64,
     /// It has not met congestion yet.
     starting: bool,
     pub(super) in_flight: u32,
@@ -47,7 +47,7 @@ pub(super) struct Core {
     pub(super) latency: Latency,
     pub(super) state: State,
     /// Failures since the last success, and the first of them.
-    failures: u32,
+    pub(super) failures: u32,
     failing_since: Tick,
     /// The share of failures before them.
     failing: f64,
@@ -159,6 +159,10 @@ impl Core {
         let paid = self.tokens > 0;
         self.tokens = self.tokens.saturating_sub(1);
         paid
+    }
+
+    pub(super) fn retries(&self) -> Option<(u32, u32)> {
+        (!self.is_down()).then_some((self.tokens, MAX_TOKENS))
     }
 
     pub(super) fn give_retry_back(&mut self) {

@@ -36,7 +36,7 @@ type Inner<C, X, R, F> =
 
 pub(super) type Client<C, P, X, R, F> = Stack<Inner<C, X, R, F>, Outer<C, P, X, R>>;
 
-type Pool<C, P, X, R, F> = Stack<
+pub(super) type Pool<C, P, X, R, F> = Stack<
     Inner<C, X, R, F>,
     Stack<Optional<HedgeLayer<Attempts<C>, Sends<P, X>>, R>, Outer<C, P, X, R>>,
 >;
@@ -115,18 +115,29 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
         F: Part<R>,
         Pool<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
     {
+        self.pool_layers().layer(self.pool_service(endpoints))
+    }
+}
+
+impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R, F> {
+    pub(super) fn pool_service<S>(&self, endpoints: &Endpoints<S>) -> EndpointsService<S, C, X, R> {
         let service = endpoints.service().classify(self.classify.clone());
-        let service = service.context(self.context.clone()).on_reject(self.reject.clone());
+        service.context(self.context.clone()).on_reject(self.reject.clone())
+    }
+
+    pub(super) fn layers(&self) -> Client<C, P, X, R, F::Layer> {
+        Stack::new(self.inner(), self.outer(false))
+    }
+
+    pub(super) fn pool_layers(&self) -> Pool<C, P, X, R, F::Layer> {
         let hedge = self.parts.hedge.as_ref().map(|hedge| {
             let hedge = hedge.get(self.backend(), self.retry_budget());
             hedge.layer().classify(self.attempts()).replay(self.sends(true))
         });
         let outer = Stack::new(Optional::new(hedge), self.outer(true));
-        Stack::new(self.inner(), outer).layer(service)
+        Stack::new(self.inner(), outer)
     }
-}
 
-impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R, F> {
     fn attempts(&self) -> Attempts<C> {
         Attempts { classify: self.classify.clone(), name: self.parts.name }
     }
@@ -142,15 +153,10 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         }))
     }
 
-    pub(super) fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
+    fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
         let parts = &self.parts;
         let retry = parts.policy.map(|policy| {
-            let layer = RetryLayer::new(policy).name(parts.name);
-            let layer = match &parts.budget {
-                Some(budget) => layer.budget(budget.clone()),
-                None => layer.without_budget(),
-            };
-            let layer = layer.classify(self.attempts()).replay(self.sends(numbered));
+            let layer = parts.retry(policy).classify(self.attempts()).replay(self.sends(numbered));
             layer.on_reject(self.reject.clone())
         });
         let admission = parts.admission.clone().map(|admission| {
@@ -162,7 +168,7 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         Stack::new(Optional::new(admission), outer)
     }
 
-    pub(super) fn inner(&self) -> Inner<C, X, R, F::Layer> {
+    fn inner(&self) -> Inner<C, X, R, F::Layer> {
         let breaker = self.parts.breaker.clone().map(|breaker| {
             let layer = CircuitBreakerLayer::new(breaker).classify(self.classify.clone());
             layer.on_reject(self.reject.clone())
