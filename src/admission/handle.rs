@@ -79,6 +79,12 @@ impl Admission {
         &self.backend
     }
 
+    /// The same in front of another backend.
+    #[cfg(feature = "config")]
+    pub(crate) fn around(&self, backend: &Backend) -> Self {
+        Self { backend: backend.clone(), ..*self }
+    }
+
     pub(super) fn longest(&self) -> Duration {
         self.patience
     }

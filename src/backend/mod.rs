@@ -43,7 +43,6 @@ pub struct Backend {
 
 struct Shared {
     name: Name,
-    fixed: bool,
     core: Mutex<Core>,
     observers: Observers,
 }
@@ -167,7 +166,7 @@ impl Backend {
     fn of(name: Name, fixed: Option<u32>) -> Self {
         let core = Mutex::new(Core::new(fixed, ROOM));
         let observers = Observers::default();
-        Self { shared: Arc::new(Shared { name, fixed: fixed.is_some(), core, observers }) }
+        Self { shared: Arc::new(Shared { name, core, observers }) }
     }
 
     /// Tells its changes of state to `observer`. A backend that is shared already is left as it is, and a new
@@ -181,10 +180,9 @@ impl Backend {
     pub fn observe(self, observer: impl Observe) -> Self {
         let mut observers = self.shared.observers.clone();
         observers.add(observer);
-        let (name, fixed) = (self.shared.name, self.shared.fixed);
-        let limit = fixed.then(|| lock(&self.shared.core).limit());
+        let limit = lock(&self.shared.core).fixed_limit();
         let core = Mutex::new(Core::new(limit, ROOM));
-        Self { shared: Arc::new(Shared { name, fixed, core, observers }) }
+        Self { shared: Arc::new(Shared { name: self.shared.name, core, observers }) }
     }
 
     /// Its name.
@@ -262,6 +260,15 @@ impl Backend {
             expired: counts.expired,
             probes: counts.probes,
             downs: counts.downs,
+        }
+    }
+
+    /// Takes over the limit of another, or that it has none but what it learns.
+    #[cfg(feature = "config")]
+    pub(crate) fn limit_as(&self, other: &Self) {
+        let fixed = lock(&other.shared.core).fixed_limit();
+        if lock(&self.shared.core).fixed_limit() != fixed {
+            self.step(|core, wakers| core.fix(fixed, now(), wakers));
         }
     }
 
