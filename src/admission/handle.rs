@@ -85,6 +85,12 @@ impl Admission {
         Self { backend: self.backend.move_to(home), ..self }
     }
 
+    /// The same in front of another backend.
+    #[cfg(feature = "config")]
+    pub(crate) fn around(&self, backend: &Backend) -> Self {
+        Self { backend: backend.clone(), ..*self }
+    }
+
     pub(super) fn longest(&self) -> Duration {
         self.patience
     }

@@ -125,6 +125,23 @@ impl Core {
         self.limit as u32
     }
 
+    /// The limit, if it is not learned.
+    pub(super) fn fixed_limit(&self) -> Option<u32> {
+        self.fixed.then(|| self.limit())
+    }
+
+    /// Another fixed limit; or from now on it is learned, beginning with what it was. What is known of answers stays.
+    #[cfg(feature = "config")]
+    pub(super) fn fix(&mut self, fixed: Option<u32>, now: Tick, wakers: &mut Wakers) {
+        self.fixed = fixed.is_some();
+        if let Some(limit) = fixed {
+            // With a limit of our own there is neither congestion nor an outage.
+            (self.limit, self.before) = (f64::from(limit), f64::from(limit));
+            (self.state, self.failures) = (State::Up, 0);
+        }
+        self.dispatch(now, wakers);
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.room.len()
     }

@@ -78,10 +78,11 @@ impl Managed for Shared {
 
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn describe(&self) -> ObjectStatus {
-        let (why, counts, in_flight, waiting, retries, headroom) = {
+        let (why, counts, in_flight, waiting, retries, headroom, fixed) = {
             let core = lock(&self.core);
-            let (retries, headroom) = (core.retries(), core.has_headroom());
-            (Why::of(&core), core.counts, core.in_flight, core.waiting(), retries, headroom)
+            let (retries, headroom, fixed) =
+                (core.retries(), core.has_headroom(), core.fixed_limit().is_some());
+            (Why::of(&core), core.counts, core.in_flight, core.waiting(), retries, headroom, fixed)
         };
         let now = clock::now();
         let state = BackendState::of(why.state);
@@ -116,7 +117,7 @@ impl Managed for Shared {
             // Whose deadline had passed before, and those whose would have.
             .reject("deadline_exceeded", counts.expired + counts.hopeless)
             .reject("overloaded", counts.full)
-            .fact("limit", if self.fixed { "fixed" } else { "learned" })
+            .fact("limit", if fixed { "fixed" } else { "learned" })
             .fact("headroom", if headroom { "yes" } else { "no" });
         if !why.baseline.is_zero() {
             let (takes, usually) = (why.latency.as_secs_f64(), why.baseline.as_secs_f64());

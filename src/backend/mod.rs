@@ -48,7 +48,6 @@ pub struct Backend {
 
 struct Shared {
     name: Name,
-    fixed: bool,
     core: Mutex<Core>,
     /// When it came into its state.
     since: AtomicU64,
@@ -180,8 +179,7 @@ impl Backend {
     fn with(name: Name, fixed: Option<u32>, observers: Observers) -> Self {
         let core = Mutex::new(Core::new(fixed, ROOM));
         let since = AtomicU64::new(now().0);
-        let fixed = fixed.is_some();
-        let shared = Arc::new(Shared { name, fixed, core, since, observers });
+        let shared = Arc::new(Shared { name, core, since, observers });
         shared.observers.register(&shared);
         Self { shared }
     }
@@ -190,7 +188,7 @@ impl Backend {
     fn rebuilt(self, change: impl FnOnce(&mut Observers)) -> Self {
         let mut observers = self.shared.observers.clone();
         change(&mut observers);
-        let limit = self.shared.fixed.then(|| lock(&self.shared.core).limit());
+        let limit = lock(&self.shared.core).fixed_limit();
         Self::with(self.shared.name, limit, observers)
     }
 
@@ -316,6 +314,15 @@ impl Backend {
             throttled: counts.throttled,
             probes: counts.probes,
             downs: counts.downs,
+        }
+    }
+
+    /// Takes over the limit of another, or that it has none but what it learns.
+    #[cfg(feature = "config")]
+    pub(crate) fn limit_as(&self, other: &Self) {
+        let fixed = lock(&other.shared.core).fixed_limit();
+        if lock(&self.shared.core).fixed_limit() != fixed {
+            self.step(|core, wakers| core.fix(fixed, now(), wakers));
         }
     }
 

@@ -196,7 +196,7 @@ impl Made {
         // The parts that are in no map, so that nobody shares them.
         let plan = config.client_plan(name, false)?;
         let mut parts = ClientParts::of(&plan, self.registry.as_ref())?;
-        let mut changes = parts.keep(before);
+        let backend = parts.keep_backend(before);
         parts.total = timeout(block.time("total_timeout"))?;
         let limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
         parts.limiter = limiter.map(|limiter| (limiter, Duration::ZERO));
@@ -208,7 +208,8 @@ impl Made {
         let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
         uses.conditioner = faults;
         let mut parts = parts.settled()?;
-        changes.extend(parts.keep_record(before, self.home()));
+        let mut changes = parts.keep(before, &self.home());
+        changes.extend(backend);
         Ok((parts, uses, changes))
     }
 

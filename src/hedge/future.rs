@@ -231,7 +231,7 @@ where
         let Some(shared) = &this.watch.shared else { return };
         let now = clock::now();
         let sent = sent + 1;
-        let more = (sent < shared.core.limits.hedges)
+        let more = (sent < shared.core.limits.hedges())
             .then(|| shared.core.plan_next(this.replay.deadline(&copy).map(Deadline::tick), now));
         let next =
             more.flatten().and_then(|due| this.replay.try_replay(&copy).map(|copy| (due, copy)));

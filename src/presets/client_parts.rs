@@ -30,6 +30,11 @@ pub(crate) struct ClientParts {
     pub(super) endpoints: EndpointsBuilder,
     pub(crate) attempt: Option<Timeout>,
     pub(crate) breaker: Option<CircuitBreaker>,
+    /// The budget of the backend, whether it is the one in use or not.
+    pub(super) paid: Option<RetryBudget>,
+    /// Those of a stack whose parts are exchanged.
+    #[cfg(feature = "config")]
+    pub(super) pools: crate::endpoints::Pools,
     /// Of a stack whose parts are exchanged.
     #[cfg(feature = "config")]
     pub(super) record: Option<crate::retry::Record>,
@@ -38,7 +43,7 @@ pub(crate) struct ClientParts {
 /// A hedge that is made with the first pool.
 #[derive(Clone, Debug)]
 pub(super) struct Hedging {
-    builder: HedgeBuilder,
+    pub(super) builder: HedgeBuilder,
     pub(super) made: Arc<OnceLock<Hedge>>,
 }
 
@@ -52,17 +57,22 @@ impl Hedging {
 
     /// Paid from the headroom of `backend`.
     pub(super) fn get(&self, backend: Option<&Backend>, budget: Option<&RetryBudget>) -> Hedge {
-        let make = || {
-            let mut builder = self.builder.clone();
-            if let Some(budget) = budget {
-                builder = builder.budget(budget.clone());
-            }
-            if let Some(backend) = backend.cloned() {
-                builder = builder.gate(move || backend.has_headroom());
-            }
-            builder.make()
-        };
-        self.made.get_or_init(make).clone()
+        self.made.get_or_init(|| self.paid(backend, budget).make()).clone()
+    }
+
+    pub(super) fn paid(
+        &self,
+        backend: Option<&Backend>,
+        budget: Option<&RetryBudget>,
+    ) -> HedgeBuilder {
+        let mut builder = self.builder.clone();
+        if let Some(budget) = budget {
+            builder = builder.budget(budget.clone());
+        }
+        if let Some(backend) = backend.cloned() {
+            builder = builder.gate(move || backend.has_headroom());
+        }
+        builder
     }
 }
 
@@ -89,6 +99,7 @@ impl ClientParts {
         endpoints.check()?;
         Ok(Self {
             policy: plan.policy(),
+            paid: budget.clone(),
             budget,
             admission,
             hedge: hedge.map(Hedging::new).transpose()?,
@@ -96,7 +107,7 @@ impl ClientParts {
         })
     }
 
-    pub(super) const fn none(name: Name, endpoints: EndpointsBuilder) -> Self {
+    pub(super) fn none(name: Name, endpoints: EndpointsBuilder) -> Self {
         Self {
             name,
             total: None,
@@ -108,6 +119,9 @@ impl ClientParts {
             endpoints,
             attempt: None,
             breaker: None,
+            paid: None,
+            #[cfg(feature = "config")]
+            pools: crate::endpoints::Pools::default(),
             #[cfg(feature = "config")]
             record: None,
         }

@@ -186,7 +186,11 @@ impl<C, P, X, R, F> Live<ClientLayer<C, P, X, R, F>> {
     #[must_use]
     pub fn endpoints<S>(&self) -> Endpoints<S> {
         match self.parts() {
-            Some(parts) => parts.endpoints.make(),
+            Some(parts) => {
+                let pool = parts.endpoints.make();
+                parts.pools.add(&pool);
+                pool
+            }
             None => self.layer.endpoints(),
         }
     }

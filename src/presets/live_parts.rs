@@ -1,10 +1,13 @@
 //! What parts keep from one configuration to the next.
 
+use std::sync::Arc;
+
 use super::client::ClientLayer;
 use super::client_parts::ClientParts;
 use super::live::{Live, Parts};
 use super::part::Faults;
 use super::server::{ServerLayer, ServerParts};
+use crate::admission::Admission;
 use crate::conditioner::Conditioner;
 use crate::endpoints::Endpoints;
 use crate::managed::Home;
@@ -16,25 +19,52 @@ use crate::slot::Slot;
 pub(crate) type PartsChange = Box<dyn FnOnce() + Send>;
 
 impl ClientParts {
-    /// Takes what nobody shares from `before`, which has learned something. Changes nothing yet: the result does.
-    #[expect(clippy::unused_self, reason = "to come")]
-    pub(crate) fn keep(&mut self, _before: Option<&Self>) -> Vec<PartsChange> {
-        Vec::new()
+    /// Takes the backend of `before`, with what has been learned of it. Changes nothing yet: the result does.
+    pub(crate) fn keep_backend(&mut self, before: Option<&Self>) -> Option<PartsChange> {
+        let (new, old) = (self.admission.as_ref()?, before?.admission.as_ref()?);
+        let (limits, backend) = (new.backend().clone(), old.backend().clone());
+        self.admission = Some(new.around(&backend));
+        self.paid = before.and_then(|before| before.paid.clone());
+        self.budget = self.paid.clone();
+        Some(Box::new(move || backend.limit_as(&limits)))
     }
 
-    /// The same for what is counted of its retries.
-    pub(crate) fn keep_record(&mut self, before: Option<&Self>, home: Home) -> Option<PartsChange> {
+    /// The same for the rest that nobody shares: hedge, pools, what is counted of retries. Once all else is there.
+    pub(crate) fn keep(&mut self, before: Option<&Self>, home: &Home) -> Vec<PartsChange> {
+        let mut changes: Vec<PartsChange> = Vec::new();
+        if let Some(before) = before {
+            changes.extend(self.keep_hedge(before, home));
+            self.pools = before.pools.clone();
+            let (pools, endpoints) = (self.pools.clone(), self.endpoints.clone());
+            changes.push(Box::new(move || pools.reconfigure(&endpoints)));
+        }
         let record = before.and_then(|before| before.record.clone());
         match (self.policy, record) {
             (Some(policy), record) => {
-                let record = record.unwrap_or_else(|| Record::new(self.name, home));
+                let record = record.unwrap_or_else(|| Record::new(self.name, home.clone()));
                 self.record = Some(record.clone());
                 let budget = self.budget.clone();
-                Some(Box::new(move || record.show(policy, budget.as_ref())))
+                changes.push(Box::new(move || record.show(policy, budget.as_ref())));
             }
-            (None, Some(record)) => Some(Box::new(move || record.forget())),
-            (None, None) => None,
+            (None, Some(record)) => changes.push(Box::new(move || record.forget())),
+            (None, None) => {}
         }
+        changes
+    }
+
+    fn keep_hedge(&mut self, before: &Self, home: &Home) -> Option<PartsChange> {
+        let old = Arc::clone(&before.hedge.as_ref()?.made);
+        let Some(hedge) = &mut self.hedge else {
+            let (hedge, home) = (old.get()?.clone(), home.clone());
+            return Some(Box::new(move || hedge.forget(&home)));
+        };
+        hedge.made = Arc::clone(&old);
+        let backend = self.admission.as_ref().map(Admission::backend);
+        let builder = hedge.paid(backend, self.budget.as_ref());
+        Some(Box::new(move || {
+            // Its numbers have been checked.
+            let _ = old.get().map(|hedge| hedge.reconfigure(builder));
+        }))
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 use buttress::config::{Loader, Reloader};
 use buttress::control::Registry;
 
+mod live;
 mod load;
+mod rig;
 
 const FILE: &str = "BUTTRESS_RELOAD_FILE";
 const EVERY: &str = "BUTTRESS_RELOAD_EVERY";
