@@ -21,6 +21,8 @@ pub(super) struct Why {
     baseline: Duration,
     limit: u32,
     before: u32,
+    /// Calls a second that its quota has room for, if it has said that there is one.
+    rate: Option<f64>,
 }
 
 impl Why {
@@ -37,6 +39,7 @@ impl Why {
             baseline: Duration::from_nanos(core.latency.baseline()),
             limit: core.limit(),
             before: core.before as u32,
+            rate: core.pace.rate(),
         }
     }
 }
@@ -117,6 +120,7 @@ impl Managed for Shared {
             // Whose deadline had passed before, and those whose would have.
             .reject("deadline_exceeded", counts.expired + counts.hopeless)
             .reject("overloaded", counts.full)
+            .reject("rate_limited", counts.throttled)
             .fact("limit", if fixed { "fixed" } else { "learned" })
             .fact("headroom", if headroom { "yes" } else { "no" });
         if !why.baseline.is_zero() {
@@ -134,6 +138,9 @@ impl Managed for Shared {
             status = status.gauge("retries", "retries to give", retries, "retries", |gauge| {
                 gauge.max = Some(most);
             });
+        }
+        if let Some(rate) = why.rate {
+            status = status.gauge("rate", "rate of its quota", rate, "1/s", |_| {});
         }
         if let State::Down { next, .. } = why.state {
             status = status.next("probe", next.since(now));
