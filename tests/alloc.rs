@@ -233,6 +233,34 @@ fn the_timeout_and_the_presets() {
     service_costs_nothing("server", server(&plan).unwrap().layer(service_fn(ok)));
 }
 
+/// Also after a change, as soon as it has been seen.
+#[cfg(feature = "config")]
+#[test]
+fn stacks_whose_parts_are_exchanged() {
+    use buttress::config::{Loader, Reloader};
+    let text = |time: u32, more: &str| {
+        format!(
+            "clients: {{pay: {{total_timeout: {time}s, rate_limit: 1000000/s{more}}}}}
+servers: {{api: {{timeout: {time}s, rate_limit: 1000000/s, failure_budget: {{}}}}}}"
+        )
+    };
+    let file = std::env::temp_dir().join(format!("buttress-alloc-{}.yml", std::process::id()));
+    std::fs::write(&file, text(5, "")).unwrap();
+    let loader = Loader::empty().file(&file);
+    let stacks = loader.load().unwrap().stacks();
+    let reloader = Reloader::new(loader, &stacks);
+    let client = stacks.client("pay").unwrap().layer(service_fn(ok));
+    let server = stacks.server("api").unwrap().layer(service_fn(ok));
+    for (time, more) in [(5, ""), (6, ", breaker: {}, retry: adaptive, backend: learned"), (7, "")]
+    {
+        std::fs::write(&file, text(time, more)).unwrap();
+        reloader.reload().unwrap();
+        service_costs_nothing("client", client.clone());
+        service_costs_nothing("server", server.clone());
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
 /// However often it judges: here before each call, as if they came ten seconds apart.
 #[test]
 fn a_failure_budget_with_an_objective() {

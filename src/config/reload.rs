@@ -298,7 +298,7 @@ impl Inner {
         made.generation += u64::from(new);
         let forgotten = made.take_forgotten();
         let (waiting, applied) =
-            changes.into_iter().partition(|change| made.waits(change.key(), &failed));
+            changes.into_iter().partition(|change| made.waits(change.key(), &staged.new, &failed));
         made.tell();
         let (generation, home) = (made.generation, made.home());
         drop(made);

@@ -378,8 +378,7 @@ impl Core {
             health.back.store(0, Relaxed);
             return false;
         }
-        let share =
-            START + (1.0 - START) * since.as_secs_f64() / slow_start.as_secs_f64();
+        let share = START + (1.0 - START) * since.as_secs_f64() / slow_start.as_secs_f64();
         (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= share
     }
 

@@ -18,7 +18,8 @@ use crate::sync::Lease;
 ///
 /// All parts of a stack are exchanged at one point in time: a call is made by those of one configuration, to its end. A service looks
 /// when it is asked whether it is ready, which costs one load; after a change it puts the new layers around a clone of
-/// the inner service and drives that one to readiness. Calls in flight go on as they began.
+/// the inner service and drives that one to readiness. Calls in flight go on as they began, and one that has been found
+/// ready makes its next call as it is.
 ///
 /// ```
 /// use buttress::config::{Loader, Reloader};
@@ -103,6 +104,8 @@ pub struct LiveService<S, L: Layer<S>> {
     service: L::Service,
     /// The version of the parts that it is of.
     seen: u64,
+    /// It has said so, and has not been called since.
+    ready: bool,
     source: Lease<Source<L>>,
     inner: S,
 }
@@ -116,7 +119,7 @@ impl<S: Clone, L: Layer<S>> LiveService<S, L> {
         let source = Source { slot, compose: Box::new(compose), made: Made::new() };
         let (seen, layers) = source.look();
         let service = layers.layer(inner.clone());
-        Self { service, seen, source: Lease::new(Arc::new(source)), inner }
+        Self { service, seen, ready: false, source: Lease::new(Arc::new(source)), inner }
     }
 
     #[cold]
@@ -139,6 +142,7 @@ where
         Self {
             service: self.service.clone(),
             seen: self.seen,
+            ready: false,
             source: self.source.clone(),
             inner: self.inner.clone(),
         }
@@ -169,16 +173,19 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Only here: what has been reserved belongs to the layers that are asked for it. With those that are dropped
-        // it is given back.
-        if self.source.slot.version() != self.seen {
+        // Not once it has said that it is: what has been reserved belongs to these layers and the next call. What they wait for
+        // is given back with them.
+        if !self.ready && self.source.slot.version() != self.seen {
             self.renew();
         }
-        self.service.poll_ready(cx)
+        let ready = self.service.poll_ready(cx);
+        self.ready = matches!(ready, Poll::Ready(Ok(())));
+        ready
     }
 
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
+        self.ready = false;
         self.service.call(req)
     }
 }

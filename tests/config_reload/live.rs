@@ -108,7 +108,7 @@ async fn retries_keep_their_tally_and_their_budget() {
     let text = |attempts: u32| {
         format!(
             "retries: {{twice: {{max_attempts: {attempts}, base_delay: 1ms}}}}
-clients: {{pay: {{total_timeout: 10s, retry: twice, retry_budget: {{ratio: 10%}}}}}}"
+clients: {{pay: {{total_timeout: 10s, retry: twice, retry_budget: {{floor: 10, initial_tokens: 140}}}}}}"
         )
     };
     let rig = Rig::new(&text(2));
@@ -172,9 +172,8 @@ async fn a_breaker_stays_open_while_all_around_it_changes() {
 #[tokio::test(start_paused = true)]
 async fn faults_come_change_and_go() {
     let text = |faults: &str| format!("clients: {{pay: {{total_timeout: 60s{faults}}}}}");
-    let loss = |share: u32| {
-        text(&format!(", faults: {{rules: [{{fault: loss, share: {share}%}}]}}"))
-    };
+    let loss =
+        |share: u32| text(&format!(", faults: {{rules: [{{fault: loss, share: {share}%}}]}}"));
     let rig = Rig::new(&text(""));
     let service = client(&rig, slow(&Arc::default()));
     let works = || async { service.clone().oneshot(1).await.is_ok() };
@@ -232,7 +231,13 @@ async fn parts_come_and_go_and_so_do_their_rows() {
     let service = client(&rig, slow(&Arc::default()));
     // It holds on to the objects that it has seen.
     let mut holds = service.clone();
-    let all = ["circuit_breaker/pay", "conditioner/pay", "rate_limit/pay", "retry/pay", "retry_budget/pay"];
+    let all = [
+        "circuit_breaker/pay",
+        "conditioner/pay",
+        "rate_limit/pay",
+        "retry/pay",
+        "retry_budget/pay",
+    ];
     for _ in 0..3 {
         assert_eq!(rig.shown(), Vec::<String>::new());
         rig.reload(full);
@@ -240,7 +245,10 @@ async fn parts_come_and_go_and_so_do_their_rows() {
         holds.ready().await.unwrap();
         service.clone().oneshot(1).await.unwrap();
         assert!(refusal(&service).await.contains("rate"), "{}", refusal(&service).await);
-        assert_eq!(rig.stacks.client("pay").unwrap().breaker().unwrap().stats().successful_calls, 1);
+        assert_eq!(
+            rig.stacks.client("pay").unwrap().breaker().unwrap().stats().successful_calls,
+            1
+        );
         rig.reload(bare);
         assert!(service.clone().oneshot(1).await.is_ok());
     }
@@ -258,14 +266,16 @@ async fn an_object_that_was_asked_for_stays() {
     // Somebody has it, so it is not gone; the event says so.
     assert_eq!(rig.shown(), ["circuit_breaker/db"]);
     assert!(done.waiting().iter().all(|change| change.key().starts_with("breakers.db")), "{done}");
-    let done = rig.try_reload("breakers: {db: {open_for: 7s}}\nclients: {pay: {breaker: db}}").unwrap();
+    let done =
+        rig.try_reload("breakers: {db: {open_for: 7s}}\nclients: {pay: {breaker: db}}").unwrap();
     assert!(done.waiting().is_empty(), "{done}");
     service.oneshot(1).await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_keeps_what_is_known_of_it() {
-    let text = |backend: &str| format!("clients: {{pay: {{total_timeout: 60s, backend: {backend}}}}}");
+    let text =
+        |backend: &str| format!("clients: {{pay: {{total_timeout: 60s, backend: {backend}}}}}");
     let rig = Rig::new(&text("{limit: 2, patience: 50s}"));
     let service = client(&rig, Inner::new(service_fn(|_: u32| pending::<io::Result<u32>>())));
     let stack = rig.stacks.client("pay").unwrap();
@@ -300,7 +310,8 @@ async fn a_backend_keeps_what_is_known_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn hedges_and_pools_keep_what_they_have_seen() {
-    let text = |more: &str| format!("clients: {{pay: {{total_timeout: 60s, backend: learned{more}}}}}");
+    let text =
+        |more: &str| format!("clients: {{pay: {{total_timeout: 60s, backend: learned{more}}}}}");
     let rig = Rig::new(&text(", hedge: {min_delay: 2ms}, endpoints: {failures_in_row: 50}"));
     let stack = rig.stacks.client("pay").unwrap();
     let pool = stack.endpoints::<Inner>();
