@@ -207,7 +207,8 @@ impl RetryBudget {
 
     /// Grants what the backend's headroom pays for.
     pub(crate) fn of_backend(backend: Backend) -> Self {
-        let config = RetryBudgetBuilder::new(backend.label());
+        let mut config = RetryBudgetBuilder::new(backend.label());
+        config.home = backend.home().clone();
         Self::with(&config, true, Some(backend))
     }
 

@@ -351,7 +351,6 @@ pub(crate) struct Observers {
 }
 
 impl Observers {
-    #[cfg(feature = "supervise")]
     /// No observer yet, in the registry of the process.
     pub(crate) const DEFAULT: Self = Self { all: None, home: Home::Global };
     pub(crate) const NONE: Self = Self { all: None, home: Home::Nowhere };
@@ -363,6 +362,11 @@ impl Observers {
     /// Another registry than that of the process, or none.
     pub(crate) fn move_to(&mut self, home: Home) {
         self.home = home;
+    }
+
+    /// Where its events are kept.
+    pub(crate) const fn home(&self) -> &Home {
+        &self.home
     }
 
     /// Enters an object that has just been made into its registry.
