@@ -233,6 +233,39 @@ fn the_timeout_and_the_presets() {
     service_costs_nothing("server", server(&plan).unwrap().layer(service_fn(ok)));
 }
 
+/// Also after a change, as soon as it has been seen.
+#[cfg(feature = "config")]
+#[test]
+fn stacks_whose_parts_are_exchanged() {
+    use buttress::config::{Loader, Reloader};
+    let text = |time: u32, more: &str| {
+        format!(
+            "clients: {{pay: {{total_timeout: {time}s, rate_limit: 1000000/s{more}}}}}
+servers: {{api: {{timeout: {time}s, rate_limit: 1000000/s, failure_budget: {{}}}}}}"
+        )
+    };
+    let file = std::env::temp_dir().join(format!("buttress-alloc-{}.yml", std::process::id()));
+    std::fs::write(&file, text(5, "")).unwrap();
+    let loader = Loader::empty().file(&file);
+    let stacks = loader.load().unwrap().stacks();
+    let reloader = Reloader::new(loader, &stacks);
+    let client = stacks.client("pay").unwrap().layer(service_fn(ok));
+    let server = stacks.server("api").unwrap().layer(service_fn(ok));
+    for (time, more) in [(5, ""), (6, ", breaker: {}, retry: adaptive, backend: learned"), (7, "")]
+    {
+        std::fs::write(&file, text(time, more)).unwrap();
+        reloader.reload().unwrap();
+        service_costs_nothing("client", client.clone());
+        service_costs_nothing("server", server.clone());
+        // Of one that is never called itself each clone sees the change anew.
+        costs_nothing("a clone a call", || {
+            assert_eq!(server.clone().oneshot(1).now_or_never().unwrap().unwrap(), 1);
+            assert_eq!(client.clone().oneshot(1).now_or_never().unwrap().unwrap(), 1);
+        });
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
 /// What a layer makes for each call and cannot do without: neither more nor, unnoticed, less.
 #[track_caller]
 fn costs(what: &str, allocations: u64, mut call: impl FnMut()) {

@@ -80,15 +80,15 @@ impl Admission {
         &self.backend
     }
 
-    /// With a backend of its own, in another registry.
-    pub(crate) fn move_to(self, home: Home) -> Self {
-        Self { backend: self.backend.move_to(home), ..self }
-    }
-
     /// The same in front of another backend.
     #[cfg(feature = "config")]
     pub(crate) fn around(&self, backend: &Backend) -> Self {
         Self { backend: backend.clone(), ..*self }
+    }
+
+    /// With a backend of its own, in another registry.
+    pub(crate) fn move_to(self, home: Home) -> Self {
+        Self { backend: self.backend.move_to(home), ..self }
     }
 
     pub(super) fn longest(&self) -> Duration {

@@ -83,8 +83,8 @@ impl Managed for Shared {
     fn describe(&self) -> ObjectStatus {
         let (why, counts, in_flight, waiting, retries, headroom, fixed) = {
             let core = lock(&self.core);
-            let (retries, headroom, fixed) =
-                (core.retries(), core.has_headroom(), core.fixed_limit().is_some());
+            let (retries, headroom) = (core.retries(), core.has_headroom());
+            let fixed = core.fixed_limit().is_some();
             (Why::of(&core), core.counts, core.in_flight, core.waiting(), retries, headroom, fixed)
         };
         let now = clock::now();

@@ -317,13 +317,24 @@ impl Backend {
         }
     }
 
-    /// Takes over the limit of another, or that it has none but what it learns.
+    /// The limit, if it is not learned.
     #[cfg(feature = "config")]
-    pub(crate) fn limit_as(&self, other: &Self) {
-        let fixed = lock(&other.shared.core).fixed_limit();
-        if lock(&self.shared.core).fixed_limit() != fixed {
+    pub(crate) fn fixed_limit(&self) -> Option<u32> {
+        lock(&self.shared.core).fixed_limit()
+    }
+
+    /// Another fixed limit, or that it is learned.
+    #[cfg(feature = "config")]
+    pub(crate) fn fix(&self, fixed: Option<u32>) {
+        if self.fixed_limit() != fixed {
             self.step(|core, wakers| core.fix(fixed, now(), wakers));
         }
+    }
+
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &Home) {
+        home.forget(&self.shared);
     }
 
     pub(crate) fn take_retry(&self) -> bool {

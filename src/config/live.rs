@@ -56,9 +56,9 @@ impl Live for crate::budget::RetryBudget {
 impl Live for crate::failure_budget::FailureBudget {
     const FIXED: &'static [&'static str] = &[];
 
-    fn prepare(&self, _: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
-        build::failure_budget(at.name, at.block)?.unregistered().build()?;
-        let (budget, builder) = (self.clone(), build::failure_budget(at.name, at.block)?);
+    fn prepare(&self, config: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
+        config.failure_budget_at(at)?.unregistered().build()?;
+        let (budget, builder) = (self.clone(), config.failure_budget_at(at)?);
         Ok(Box::new(move || budget.reconfigure(builder)))
     }
 }

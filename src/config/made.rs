@@ -122,8 +122,9 @@ impl Made {
     pub(super) fn failure_budget(
         &mut self,
         at: &Written<'_>,
+        config: &Config,
     ) -> Result<FailureBudget, ConfigError> {
-        object!(self, &at.place, FailureBudget, build::failure_budget(at.name, at.block))
+        object!(self, &at.place, FailureBudget, config.failure_budget_at(at))
     }
 
     pub(super) fn conditioner(&mut self, at: &Written<'_>) -> Result<Conditioner, ConfigError> {
@@ -229,7 +230,9 @@ impl Made {
         let after = block.time("timeout");
         let parts = ServerParts {
             limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
-            budget: part("failure_budget").map(|at| self.failure_budget(&at)).transpose()?,
+            budget: part("failure_budget")
+                .map(|at| self.failure_budget(&at, config))
+                .transpose()?,
             timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
         };
         let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;

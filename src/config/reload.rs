@@ -19,10 +19,10 @@ use crate::sync::{Mutex, lock};
 
 /// Reads the sources of a [`Loader`] anew, and lets the objects of some [`Stacks`] go by them.
 ///
-/// What is changed keeps what it knows: a breaker that is open stays open, a bucket keeps its level. If
-/// anything is wrong with the new settings, nothing changes at all, and the timeline has a warning with the problems. What an object
-/// can only be built with (and whether it is there at all) waits for a restart; the event says so, and so does [`Reloaded::waiting`].
-/// Entries of which nothing has been made yet are simply there from now on.
+/// What is changed keeps what it knows: a breaker that is open stays open, a bucket keeps its level. Stacks get parts and lose
+/// them while they run; [the module](super) says what changes how. If anything is wrong with the new settings, nothing
+/// changes at all, and the timeline has a warning with the problems. The few things that only a new object would go by wait for a
+/// restart; the event says so, and so does [`Reloaded::waiting`]. Entries of which nothing has been made yet are simply there from now on.
 ///
 /// The sources are the loader's: files are read again, the environment and arguments are those it was made with.
 ///
@@ -298,7 +298,7 @@ impl Inner {
         made.generation += u64::from(new);
         let forgotten = made.take_forgotten();
         let (waiting, applied) =
-            changes.into_iter().partition(|change| made.waits(change.key(), &failed));
+            changes.into_iter().partition(|change| made.waits(change.key(), &staged.new, &failed));
         made.tell();
         let (generation, home) = (made.generation, made.home());
         drop(made);

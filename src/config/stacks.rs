@@ -17,7 +17,7 @@ use crate::conditioner::Conditioner;
 use crate::context::NoContext;
 use crate::control::Registry;
 use crate::error::ConfigError;
-use crate::failure_budget::FailureBudget;
+use crate::failure_budget::{FailureBudget, FailureBudgetBuilder};
 use crate::presets::{Absent, ClientLayer, Faults, Live, ServerLayer};
 use crate::rate_limit::RateLimiter;
 use crate::reject::AsError;
@@ -139,24 +139,37 @@ impl Config {
         }
     }
 
-    /// The shortest time after which an attempt that this breaker sees is cut off.
-    pub(super) fn attempt_of(&self, place: &Place) -> Option<Duration> {
-        self.names("clients")
-            .filter(|name| {
-                self.written("clients", name, "breaker")
-                    .is_some_and(|written| written.place == *place)
-            })
+    /// The shortest time after which what the breaker or failure budget at this place sees is cut off.
+    pub(super) fn given_up_of(&self, place: &Place) -> Option<Duration> {
+        let uses = |map, name: &str, part| {
+            self.written(map, name, part).is_some_and(|written| written.place == *place)
+        };
+        let attempts = self
+            .names("clients")
+            .filter(|name| uses("clients", name, "breaker"))
             .filter_map(|name| {
                 let client = Block::of(self.tree.get("clients")?.get(name));
                 let retry = self.written("clients", name, "retry");
                 let own =
                     retry.and_then(|retry| build::policy(retry.block).ok()?.attempt_timeout());
-                match (client.time("attempt_timeout"), own) {
-                    (Some(one), Some(other)) => Some(one.min(other)),
-                    (one, other) => one.or(other),
-                }
-            })
-            .min()
+                let ends = [client.time("attempt_timeout"), client.time("total_timeout"), own];
+                ends.into_iter().flatten().min()
+            });
+        let calls = self
+            .names("servers")
+            .filter(|name| uses("servers", name, "failure_budget"))
+            .filter_map(|name| Block::of(self.tree.get("servers")?.get(name)).time("timeout"));
+        attempts.chain(calls).min()
+    }
+
+    /// Half of that: who is cut off is a failure, however short the time was. None where the block says it, or the
+    /// layers' own is short enough.
+    fn cancelled_after(&self, written: &Written<'_>) -> Option<Duration> {
+        let given_up = match written.block.get("cancelled_after") {
+            Some(_) => None,
+            None => self.given_up_of(&written.place),
+        };
+        given_up.filter(|after| *after < Duration::from_secs(2)).map(|after| after / 2)
     }
 
     pub(super) fn breaker_at(
@@ -164,12 +177,19 @@ impl Config {
         written: &Written<'_>,
     ) -> Result<CircuitBreakerBuilder, ConfigError> {
         let mut builder = self.breaker(written.name, written.block)?;
-        // An attempt that was cut off is a failure, however short its time was.
-        if written.block.get("cancelled_after").is_none()
-            && let Some(attempt) = self.attempt_of(&written.place)
-            && attempt < Duration::from_secs(2)
-        {
-            builder = builder.cancelled_after(attempt / 2);
+        if let Some(after) = self.cancelled_after(written) {
+            builder = builder.cancelled_after(after);
+        }
+        Ok(builder)
+    }
+
+    pub(super) fn failure_budget_at(
+        &self,
+        written: &Written<'_>,
+    ) -> Result<FailureBudgetBuilder, ConfigError> {
+        let mut builder = build::failure_budget(written.name, written.block)?;
+        if let Some(after) = self.cancelled_after(written) {
+            builder = builder.cancelled_after(after);
         }
         Ok(builder)
     }
@@ -334,7 +354,7 @@ impl Stacks {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn failure_budget(&self, name: &str) -> Result<FailureBudget, ConfigError> {
-        self.named("failure_budgets", name, |made, at, _| made.failure_budget(at))
+        self.named("failure_budgets", name, Made::failure_budget)
     }
 
     /// The conditioner of an entry of `faults`, armed if its environment allows it.

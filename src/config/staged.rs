@@ -17,6 +17,8 @@ use crate::presets::{Parts, PartsChange};
 pub(super) struct Staged {
     /// Those there are, and new ones.
     pub(super) objects: BTreeMap<Place, Object>,
+    /// The new ones, which go by all of it.
+    pub(super) new: BTreeSet<Place>,
     pub(super) steps: Vec<(Place, Step)>,
     pub(super) changes: Vec<PartsChange>,
     pub(super) stacks: Vec<NewParts>,
@@ -61,8 +63,13 @@ impl Staged {
         }
         let steps = made.steps(config, &mut problems);
         let mut next = made.clone();
-        let mut staged =
-            Self { objects: BTreeMap::new(), steps, changes: Vec::new(), stacks: Vec::new() };
+        let mut staged = Self {
+            objects: BTreeMap::new(),
+            new: BTreeSet::new(),
+            steps,
+            changes: Vec::new(),
+            stacks: Vec::new(),
+        };
         for (map, name) in made.running() {
             if !affected(config, map, name, changes) {
                 continue;
@@ -75,6 +82,8 @@ impl Staged {
             }
         }
         staged.objects = next.objects;
+        let new = staged.objects.keys().filter(|place| !made.objects.contains_key(*place));
+        staged.new = new.cloned().collect();
         if problems.is_empty() { Ok(staged) } else { Err(LoadError::new(problems)) }
     }
 
@@ -193,12 +202,13 @@ impl Made {
     }
 
     /// Whether something that runs was made from this key and cannot change.
-    pub(super) fn waits(&self, key: &str, failed: &BTreeSet<Place>) -> bool {
+    pub(super) fn waits(&self, key: &str, new: &BTreeSet<Place>, failed: &BTreeSet<Place>) -> bool {
         for (place, object) in &self.objects {
             if let Some(rest) = below(key, &path(place)) {
-                return object.is_fixed(rest)
-                    || self.config.at(place).is_none()
-                    || failed.contains(place);
+                return !new.contains(place)
+                    && (object.is_fixed(rest)
+                        || self.config.at(place).is_none()
+                        || failed.contains(place));
             }
         }
         // Of a stack that is not written down any more nothing changes.
@@ -230,7 +240,6 @@ fn same(old: &Config, before: &Written<'_>, new: &Config, at: &Written<'_>) -> b
     let breaker = at.place.first().is_some_and(|map| map == "breakers")
         || at.place.last().is_some_and(|part| part == "breaker");
     before.block.0 == at.block.0
-        && (!breaker
-            || old.limits() == new.limits()
-                && old.attempt_of(&before.place) == new.attempt_of(&at.place))
+        && (!breaker || old.limits() == new.limits())
+        && old.given_up_of(&before.place) == new.given_up_of(&at.place)
 }

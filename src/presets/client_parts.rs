@@ -84,7 +84,10 @@ impl ClientParts {
     pub(crate) fn of(plan: &ClientPlan, registry: Option<&Registry>) -> Result<Self, ConfigError> {
         let name = Name::from(plan.name.clone());
         let backend = plan.backend.map(|backend| backend.build(name, plan.patience()));
-        let admission = backend.transpose()?;
+        let admission = backend.transpose()?.map(|admission| match registry {
+            Some(registry) => admission.move_to(registry.home()),
+            None => admission,
+        });
         if let Some(admission) = &admission {
             // What it asks for is asked of this process, not of one of many callers.
             admission.backend().learn_quota();

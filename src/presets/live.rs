@@ -9,8 +9,8 @@ use tower_service::Service;
 
 use super::client_parts::ClientParts;
 use super::server::ServerParts;
-use crate::slot::{Made, Slot};
-use crate::sync::Lease;
+use crate::slot::Slot;
+use crate::sync::{Lease, Mutex, Padded, lock, stripe_count, thread_number};
 
 /// The layers of a stack from a configuration, a [`ClientLayer`](super::ClientLayer) or a
 /// [`ServerLayer`](super::ServerLayer): its services go by what is loaded later, too. Made by
@@ -18,7 +18,8 @@ use crate::sync::Lease;
 ///
 /// All parts of a stack are exchanged at one point in time: a call is made by those of one configuration, to its end. A service looks
 /// when it is asked whether it is ready, which costs one load; after a change it puts the new layers around a clone of
-/// the inner service and drives that one to readiness. Calls in flight go on as they began.
+/// the inner service and drives that one to readiness. Calls in flight go on as they began, and one that has been found
+/// ready makes its next call as it is.
 ///
 /// ```
 /// use buttress::config::{Loader, Reloader};
@@ -69,25 +70,45 @@ impl<L> Live<L> {
     }
 }
 
-/// Layers of which there are others after a change.
-struct Source<L> {
+/// Where services find the layers of other parts.
+struct Source<T, L> {
     slot: Slot<Parts>,
     compose: Box<dyn Fn(Option<Parts>) -> L + Send + Sync>,
-    made: Made<Arc<L>>,
+    /// Services to clone, by threads. One that is never called itself, only cloned for each call, does not see changes: its
+    /// clones do, and need not build anything each time.
+    known: Box<[Padded<Known<T>>]>,
 }
 
-impl<L> Source<L> {
+/// With the version of its parts. Never called.
+type Known<T> = Mutex<Option<Box<(u64, T)>>>;
+
+impl<T: Clone, L> Source<T, L> {
     #[cold]
     #[inline(never)]
-    fn look(&self) -> (u64, Arc<L>) {
-        self.made.of(&self.slot, |parts| Arc::new((self.compose)(parts)))
+    fn look<S: Clone>(&self, inner: &S) -> (u64, T)
+    where
+        L: Layer<S, Service = T>,
+    {
+        let place = &*self.known[thread_number() & (self.known.len() - 1)];
+        // Taken out while it is cloned, which is user code.
+        let known = lock(place).take();
+        let known = known.filter(|known| known.0 == self.slot.version()).unwrap_or_else(|| {
+            let (version, parts) = self.slot.versioned();
+            Box::new((version, (self.compose)(parts).layer(inner.clone())))
+        });
+        let service = (*known).clone();
+        let before = lock(place).replace(known);
+        // Outside of the lock, too.
+        drop(before);
+        service
     }
 }
 
 /// A service in a stack that is [`Live`], which made it. Clones of one that has not been called since a change
 /// each see the change for themselves.
 ///
-/// Needs an inner service that can be cloned; it holds one clone that is never called.
+/// Needs an inner service that can be cloned; it holds one clone that is never called, and after a change there is
+/// one more for each few threads.
 ///
 /// ```
 /// use buttress::config::Loader;
@@ -103,7 +124,9 @@ pub struct LiveService<S, L: Layer<S>> {
     service: L::Service,
     /// The version of the parts that it is of.
     seen: u64,
-    source: Lease<Source<L>>,
+    /// It has said so, and has not been called since.
+    ready: bool,
+    source: Lease<Source<L::Service, L>>,
     inner: S,
 }
 
@@ -113,20 +136,24 @@ impl<S: Clone, L: Layer<S>> LiveService<S, L> {
         slot: Slot<Parts>,
         compose: impl Fn(Option<Parts>) -> L + Send + Sync + 'static,
     ) -> Self {
-        let source = Source { slot, compose: Box::new(compose), made: Made::new() };
-        let (seen, layers) = source.look();
-        let service = layers.layer(inner.clone());
-        Self { service, seen, source: Lease::new(Arc::new(source)), inner }
+        let (seen, parts) = slot.versioned();
+        let service = compose(parts).layer(inner.clone());
+        let known = (0..stripe_count()).map(|_| Padded(Mutex::new(None))).collect();
+        let source = Arc::new(Source { slot, compose: Box::new(compose), known });
+        Self { service, seen, ready: false, source: Lease::new(source), inner }
     }
+}
 
+impl<S: Clone, L: Layer<S>> LiveService<S, L>
+where
+    L::Service: Clone,
+{
     #[cold]
     #[inline(never)]
     fn renew(&mut self) {
-        let (seen, layers) = self.source.look();
         // All that can panic comes first.
-        let service = layers.layer(self.inner.clone());
-        self.seen = seen;
-        self.service = service;
+        let (seen, service) = self.source.look(&self.inner);
+        (self.seen, self.service) = (seen, service);
     }
 }
 
@@ -139,6 +166,7 @@ where
         Self {
             service: self.service.clone(),
             seen: self.seen,
+            ready: false,
             source: self.source.clone(),
             inner: self.inner.clone(),
         }
@@ -161,7 +189,7 @@ impl<S, Req, L> Service<Req> for LiveService<S, L>
 where
     S: Clone,
     L: Layer<S>,
-    L::Service: Service<Req>,
+    L::Service: Service<Req> + Clone,
 {
     type Response = <L::Service as Service<Req>>::Response;
     type Error = <L::Service as Service<Req>>::Error;
@@ -169,16 +197,19 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Only here: what has been reserved belongs to the layers that are asked for it. With those that are dropped
-        // it is given back.
-        if self.source.slot.version() != self.seen {
+        // Not once it has said that it is: what has been reserved belongs to these layers and the next call. What they wait for
+        // is given back with them.
+        if !self.ready && self.source.slot.version() != self.seen {
             self.renew();
         }
-        self.service.poll_ready(cx)
+        let ready = self.service.poll_ready(cx);
+        self.ready = matches!(ready, Poll::Ready(Ok(())));
+        ready
     }
 
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
+        self.ready = false;
         self.service.call(req)
     }
 }

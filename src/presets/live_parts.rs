@@ -22,17 +22,25 @@ impl ClientParts {
     /// Takes the backend of `before`, with what has been learned of it. Changes nothing yet: the result does.
     pub(crate) fn keep_backend(&mut self, before: Option<&Self>) -> Option<PartsChange> {
         let (new, old) = (self.admission.as_ref()?, before?.admission.as_ref()?);
-        let (limits, backend) = (new.backend().clone(), old.backend().clone());
+        let (fixed, backend) = (new.backend().fixed_limit(), old.backend().clone());
         self.admission = Some(new.around(&backend));
         self.paid = before.and_then(|before| before.paid.clone());
         self.budget = self.paid.clone();
-        Some(Box::new(move || backend.limit_as(&limits)))
+        Some(Box::new(move || backend.fix(fixed)))
     }
 
     /// The same for the rest that nobody shares: hedge, pools, what is counted of retries. Once all else is there.
     pub(crate) fn keep(&mut self, before: Option<&Self>, home: &Home) -> Vec<PartsChange> {
         let mut changes: Vec<PartsChange> = Vec::new();
         if let Some(before) = before {
+            if let (None, Some(gone)) = (&self.admission, &before.admission) {
+                let (backend, home) = (gone.backend().clone(), home.clone());
+                let paid = before.paid.clone();
+                changes.push(Box::new(move || {
+                    backend.forget(&home);
+                    paid.inspect(|budget| budget.forget(&home));
+                }));
+            }
             changes.extend(self.keep_hedge(before, home));
             self.pools = before.pools.clone();
             let (pools, endpoints) = (self.pools.clone(), self.endpoints.clone());

@@ -108,7 +108,7 @@ async fn retries_keep_their_tally_and_their_budget() {
     let text = |attempts: u32| {
         format!(
             "retries: {{twice: {{max_attempts: {attempts}, base_delay: 1ms}}}}
-clients: {{pay: {{total_timeout: 10s, retry: twice, retry_budget: {{ratio: 10%}}}}}}"
+clients: {{pay: {{total_timeout: 10s, retry: twice, retry_budget: {{floor: 10, initial_tokens: 140}}}}}}"
         )
     };
     let rig = Rig::new(&text(2));
