@@ -70,7 +70,6 @@ mod client_parts;
 mod http;
 mod lint;
 mod objects;
-mod optional;
 mod part;
 mod plan;
 mod pool;
@@ -92,7 +91,6 @@ pub use objects::{
     BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
     RetryBudgetPlan,
 };
-pub use optional::{Maybe, MaybeFuture, Optional};
 #[cfg(feature = "http")]
 pub use part::ForHttp;
 pub use part::{Absent, Faults, Gate, Part};
