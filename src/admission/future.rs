@@ -13,10 +13,9 @@ use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
 use crate::clock::{Tick, now};
 use crate::context::ReadContext;
-use crate::name::LayerKind;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::reject::Reject;
-use crate::rejection::{Rejection, RejectionKind};
+use crate::rejection::RejectionKind;
 use crate::sync::Ref;
 
 /// A place in flight, given back once: at the latest when it is dropped.
@@ -56,14 +55,15 @@ impl Drop for Held {
 struct Waiting {
     backend: Backend,
     key: Option<Key>,
+    arrived: Tick,
     /// Made when it is polled: outside of a runtime that panics, and the place must not be lost.
     timer: Option<Pin<Box<Sleep>>>,
     at: Tick,
 }
 
 impl Waiting {
-    fn new(backend: Backend, key: Key) -> Self {
-        Self { backend, key: Some(key), timer: None, at: Tick(0) }
+    fn new(backend: Backend, key: Key, arrived: Tick) -> Self {
+        Self { backend, key: Some(key), arrived, timer: None, at: Tick(0) }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Settled, Tick)> {
@@ -169,17 +169,13 @@ fn end(verdict: &Verdict) -> End {
         Outcome::Failure(FailureClass::Permanent) => End::Answered,
         Outcome::Failure(_) => End::Failure,
         Outcome::Throttled => match verdict.retry {
-            RetryHint::Unknown { after: Some(_) } | RetryHint::Safe { after: Some(_) } => {
-                End::Throttled
+            RetryHint::Unknown { after: Some(after) } | RetryHint::Safe { after: Some(after) } => {
+                End::Throttled(after)
             }
             _ => End::TooMany,
         },
         Outcome::Cancelled { .. } | Outcome::Ignored => End::Ignored,
     }
-}
-
-fn refusal(kind: RejectionKind, backend: &Backend) -> Rejection {
-    Rejection::new(kind, LayerKind::Admission, backend.label())
 }
 
 impl<S, Req, C, X, R> Future for ResponseFuture<S, Req, C, X, R>
@@ -215,20 +211,27 @@ where
                             continue;
                         }
                         Arrival::Wait(key) => {
-                            let waiting = Waiting::new(backend.clone(), key);
+                            let waiting = Waiting::new(backend.clone(), key, now);
                             this.state.set(State::Waiting { waiting, call: Some(call) });
                             continue;
                         }
                         Arrival::Expired => RejectionKind::DeadlineExceeded,
                         Arrival::Full => RejectionKind::Overloaded,
+                        Arrival::Throttled(until) => {
+                            let why = backend.refuse_until(until.since(now));
+                            this.state.set(State::Done);
+                            return Poll::Ready(parts.reject.reject(call.req, why));
+                        }
                     };
                     this.state.set(State::Done);
-                    return Poll::Ready(parts.reject.reject(call.req, refusal(kind, backend)));
+                    return Poll::Ready(parts.reject.reject(call.req, backend.refuse(kind)));
                 }
                 StateProj::Waiting { waiting, call } => {
                     let (settled, deadline) = ready!(waiting.poll(cx));
                     if settled == Settled::Granted {
-                        let held = Held::new(backend, now(), deadline);
+                        let now = now();
+                        backend.waited(waiting.arrived, now);
+                        let held = Held::new(backend, now, deadline);
                         let call = call.take();
                         this.state.set(State::Readying { held, call, timer: None });
                     } else {
@@ -238,7 +241,7 @@ where
                             Settled::Hopeless => RejectionKind::DeadlineExceeded,
                             _ => RejectionKind::Overloaded,
                         };
-                        return Poll::Ready(parts.reject.reject(call.req, refusal(kind, backend)));
+                        return Poll::Ready(parts.reject.reject(call.req, backend.refuse(kind)));
                     }
                 }
                 StateProj::Readying { held, call, timer } => {
@@ -265,7 +268,7 @@ where
                             held.end(End::Ignored);
                             this.state.set(State::Done);
                             let kind = RejectionKind::DeadlineExceeded;
-                            let refusal = refusal(kind, backend);
+                            let refusal = backend.refuse(kind);
                             return Poll::Ready(parts.reject.reject(call.req, refusal));
                         }
                     }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::error::ConfigError;
+use crate::managed::Home;
 use crate::name::Name;
 
 /// Decides who may call a [`Backend`] when. Clones share it.
@@ -77,6 +78,11 @@ impl Admission {
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.backend
+    }
+
+    /// With a backend of its own, in another registry.
+    pub(crate) fn move_to(self, home: Home) -> Self {
+        Self { backend: self.backend.move_to(home), ..self }
     }
 
     pub(super) fn longest(&self) -> Duration {

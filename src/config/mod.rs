@@ -107,6 +107,7 @@ mod findings;
 mod keys;
 mod live;
 mod loader;
+mod made;
 mod merge;
 mod parse;
 mod plans;
@@ -117,6 +118,7 @@ mod reload;
 mod schema;
 mod settings;
 mod stacks;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod typed;

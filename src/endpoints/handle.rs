@@ -1,6 +1,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::config::{Config, EndpointsBuilder};
@@ -101,7 +102,9 @@ impl<S> Endpoints<S> {
 
     pub(super) fn from_parts(name: Name, config: Config, observers: Observers) -> Self {
         let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(name));
-        let shared = Arc::new(Shared { core: Core::new(config, seed), name, observers });
+        let core = Core::new(config, seed);
+        let (refused, last) = (AtomicU64::new(0), Mutex::new(None));
+        let shared = Arc::new(Shared { core, name, observers, refused, last });
         shared.observers.register(&shared);
         let list = Arc::new(List { shared: Arc::clone(&shared), members: Vec::new() });
         Self { shared, list: Slot::with(list), changing: Arc::new(Mutex::new(())) }

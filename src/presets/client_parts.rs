@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::client::ClientLayer;
 use super::plan::ClientPlan;
 use crate::admission::Admission;
 use crate::backend::Backend;
@@ -15,7 +14,7 @@ use crate::error::ConfigError;
 use crate::hedge::{Hedge, HedgeBuilder};
 use crate::name::Name;
 use crate::rate_limit::RateLimiter;
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryLayer, RetryPolicy};
 use crate::timeout::Timeout;
 
 /// The objects of a client.
@@ -31,6 +30,9 @@ pub(crate) struct ClientParts {
     pub(super) endpoints: EndpointsBuilder,
     pub(crate) attempt: Option<Timeout>,
     pub(crate) breaker: Option<CircuitBreaker>,
+    /// Of a stack whose parts are exchanged.
+    #[cfg(feature = "config")]
+    pub(super) record: Option<crate::retry::Record>,
 }
 
 /// A hedge that is made with the first pool.
@@ -73,6 +75,10 @@ impl ClientParts {
         let name = Name::from(plan.name.clone());
         let backend = plan.backend.map(|backend| backend.build(name, plan.patience()));
         let admission = backend.transpose()?;
+        if let Some(admission) = &admission {
+            // What it asks for is asked of this process, not of one of many callers.
+            admission.backend().learn_quota();
+        }
         let budget = admission.as_ref().map(|admission| admission.backend().retry_budget());
         let mut endpoints = plan.endpoints.builder(name);
         let mut hedge = plan.hedge.map(|hedge| hedge.builder(name));
@@ -82,22 +88,46 @@ impl ClientParts {
         }
         endpoints.check()?;
         Ok(Self {
-            name,
-            total: None,
             policy: plan.policy(),
             budget,
-            limiter: None,
             admission,
             hedge: hedge.map(Hedging::new).transpose()?,
+            ..Self::none(name, endpoints)
+        })
+    }
+
+    pub(super) const fn none(name: Name, endpoints: EndpointsBuilder) -> Self {
+        Self {
+            name,
+            total: None,
+            policy: None,
+            budget: None,
+            limiter: None,
+            admission: None,
+            hedge: None,
             endpoints,
             attempt: None,
             breaker: None,
-        })
+            #[cfg(feature = "config")]
+            record: None,
+        }
+    }
+
+    pub(super) fn retry(&self, policy: RetryPolicy) -> RetryLayer {
+        #[cfg(feature = "config")]
+        if let Some(record) = &self.record {
+            return record.layer(policy, self.budget.clone());
+        }
+        let layer = RetryLayer::new(policy).name(self.name);
+        match &self.budget {
+            Some(budget) => layer.budget(budget.clone()),
+            None => layer.without_budget(),
+        }
     }
 
     /// # Errors
     /// If the attempt timeout is none that a policy can have.
-    pub(crate) fn layer(mut self) -> Result<ClientLayer, ConfigError> {
+    pub(crate) fn settled(mut self) -> Result<Self, ConfigError> {
         if self.admission.is_none()
             && let (Some(policy), Some(attempt)) = (self.policy, self.attempt)
             && let Some(after) = attempt.duration()
@@ -107,6 +137,6 @@ impl ClientParts {
             self.policy = Some(policy.to_builder().attempt_timeout(after).build()?);
             self.attempt = None;
         }
-        Ok(ClientLayer::of(self))
+        Ok(self)
     }
 }

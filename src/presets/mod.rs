@@ -69,6 +69,14 @@ mod client_parts;
 #[cfg(feature = "http")]
 mod http;
 mod lint;
+#[cfg(feature = "config")]
+mod live;
+#[cfg(feature = "config")]
+mod live_client;
+#[cfg(feature = "config")]
+mod live_parts;
+#[cfg(feature = "config")]
+mod live_server;
 mod objects;
 mod part;
 mod plan;
@@ -87,6 +95,14 @@ pub(crate) use client_parts::ClientParts;
 #[cfg(feature = "http")]
 pub use http::AnyHttp;
 pub use lint::{Lint, LintSeverity, Plan, Report, lint, lint_order};
+#[cfg(feature = "config")]
+pub(crate) use live::Parts;
+#[cfg(feature = "config")]
+pub use live::{Live, LiveService};
+#[cfg(feature = "config")]
+pub use live_client::LivePool;
+#[cfg(feature = "config")]
+pub(crate) use live_parts::PartsChange;
 pub use objects::{
     BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
     RetryBudgetPlan,

@@ -28,7 +28,7 @@ type Inner<C, X, R, F> = Stack<F, Stack<CircuitBreakerLayer<C, R>, TimeoutLayer<
 
 pub(super) type Client<C, P, X, R, F> = Stack<Inner<C, X, R, F>, Outer<C, P, X, R>>;
 
-type Pool<C, P, X, R, F> =
+pub(super) type Pool<C, P, X, R, F> =
     Stack<Inner<C, X, R, F>, Stack<HedgeLayer<Attempts<C>, Sends<P, X>>, Outer<C, P, X, R>>>;
 
 /// What [`ClientLayer::pool`] makes of the endpoints `S`, of a [`ClientLayer`] with the types that follow.
@@ -105,17 +105,28 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
         F: Part<R>,
         Pool<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
     {
-        let service = endpoints.service().classify(self.classify.clone());
-        let service = service.context(self.context.clone()).on_reject(self.reject.clone());
-        let hedge = self.parts.hedge.as_ref();
-        let hedge = hedge.map(|hedge| hedge.get(self.backend(), self.retry_budget()));
-        let hedge = HedgeLayer::maybe(hedge).classify(self.attempts()).replay(self.sends(true));
-        let outer = Stack::new(hedge, self.outer(true));
-        Stack::new(self.inner(), outer).layer(service)
+        self.pool_layers().layer(self.pool_service(endpoints))
     }
 }
 
 impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R, F> {
+    pub(super) fn pool_service<S>(&self, endpoints: &Endpoints<S>) -> EndpointsService<S, C, X, R> {
+        let service = endpoints.service().classify(self.classify.clone());
+        service.context(self.context.clone()).on_reject(self.reject.clone())
+    }
+
+    pub(super) fn layers(&self) -> Client<C, P, X, R, F::Layer> {
+        Stack::new(self.inner(), self.outer(false))
+    }
+
+    pub(super) fn pool_layers(&self) -> Pool<C, P, X, R, F::Layer> {
+        let hedge = self.parts.hedge.as_ref();
+        let hedge = hedge.map(|hedge| hedge.get(self.backend(), self.retry_budget()));
+        let hedge = HedgeLayer::maybe(hedge).classify(self.attempts()).replay(self.sends(true));
+        let outer = Stack::new(hedge, self.outer(true));
+        Stack::new(self.inner(), outer)
+    }
+
     fn attempts(&self) -> Attempts<C> {
         Attempts { classify: self.classify.clone(), name: self.parts.name }
     }
@@ -129,15 +140,9 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         TimeoutLayer::maybe(timeout).context(self.context.clone()).on_reject(self.reject.clone())
     }
 
-    pub(super) fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
+    fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
         let parts = &self.parts;
-        let retry = match (parts.policy, &parts.budget) {
-            (None, _) => RetryLayer::absent(),
-            (Some(policy), Some(budget)) => {
-                RetryLayer::new(policy).name(parts.name).budget(budget.clone())
-            }
-            (Some(policy), None) => RetryLayer::new(policy).name(parts.name).without_budget(),
-        };
+        let retry = parts.policy.map_or_else(RetryLayer::absent, |policy| parts.retry(policy));
         let retry = retry.classify(self.attempts()).replay(self.sends(numbered));
         let retry = retry.on_reject(self.reject.clone());
         let admission = AdmissionLayer::maybe(parts.admission.clone()).classify(self.attempts());
@@ -147,7 +152,7 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         Stack::new(admission, outer)
     }
 
-    pub(super) fn inner(&self) -> Inner<C, X, R, F::Layer> {
+    fn inner(&self) -> Inner<C, X, R, F::Layer> {
         let breaker = CircuitBreakerLayer::maybe(self.parts.breaker.clone());
         let breaker = breaker.classify(self.classify.clone()).on_reject(self.reject.clone());
         let inner = Stack::new(breaker, self.timeout(self.parts.attempt.map(Timeout::of_attempts)));

@@ -145,7 +145,7 @@ impl<E> Slow<E> {
 fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Ref<Shared>>) -> Terms<'a> {
     let budget = shared.and_then(|shared| shared.budget.as_ref());
     let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
-    let tally = shared.map(|shared| &shared.tally);
+    let tally = shared.map(|shared| &*shared.tally);
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers, tally }
 }
 

@@ -116,13 +116,39 @@ impl RetryLayer {
     }
 }
 
+#[cfg(feature = "config")]
+impl RetryLayer {
+    /// Counts in a tally that is older than the layer, and registers nothing.
+    pub(super) fn counting(
+        tally: &Arc<Tally>,
+        observers: &Observers,
+        policy: RetryPolicy,
+        budget: Option<RetryBudget>,
+    ) -> Self {
+        let (tally, observers) = (Arc::clone(tally), observers.clone());
+        let plan = Plan::new(policy, tally.label());
+        let shared =
+            Shared { budget: budget.clone(), observers: observers.clone(), tally, live: None };
+        Self {
+            plan,
+            slot: None,
+            classifier: AnyError,
+            replay: CloneRequest,
+            reject: AsError,
+            budget,
+            observers,
+            shared: Some(Lease::new(Arc::new(shared))),
+        }
+    }
+}
+
 impl<C, R, J> RetryLayer<C, R, J> {
     fn share(mut self) -> Self {
         let some = self.budget.is_some() || !self.observers.is_empty() || self.slot.is_some();
         self.shared = some.then(|| {
             let (budget, observers) = (self.budget.clone(), self.observers.clone());
             let policy = self.slot.clone().unwrap_or_else(|| Slot::with(self.plan.policy));
-            let tally = Tally::new(self.plan.name, policy, budget.as_ref());
+            let tally = Arc::new(Tally::new(self.plan.name, policy, budget.as_ref()));
             let live = self.slot.clone().map(Live::new);
             let shared = Arc::new(Shared { budget, observers, tally, live });
             self.observers.register(&shared);

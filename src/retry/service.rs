@@ -1,5 +1,6 @@
 use std::fmt;
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -23,7 +24,7 @@ use crate::sync::Lease;
 pub(super) struct Shared {
     pub(super) budget: Option<RetryBudget>,
     pub(super) observers: Observers,
-    pub(super) tally: Tally,
+    pub(super) tally: Arc<Tally>,
     pub(super) live: Option<Live>,
 }
 
