@@ -130,7 +130,8 @@ pin_project! {
     {
         #[pin]
         state: State<S, Req, S::Future, C::Ticket>,
-        parts: Ref<Parts<C, X, R>>,
+        // `None` if it only passes through.
+        parts: Option<Ref<Parts<C, X, R>>>,
     }
 }
 
@@ -141,6 +142,7 @@ pin_project! {
         Waiting { waiting: Waiting, call: Option<Call<S, Req>> },
         Readying { held: Held, call: Option<Call<S, Req>>, timer: Option<Pin<Box<Sleep>>> },
         Called { #[pin] future: F, ticket: Option<T>, held: Held },
+        Through { #[pin] future: F },
         Done,
     }
 }
@@ -151,7 +153,13 @@ where
     C: Classify<Req, S::Response, S::Error>,
 {
     pub(super) fn new(inner: S, req: Req, parts: Ref<Parts<C, X, R>>) -> Self {
-        Self { state: State::Arriving { call: Some(Call { inner, req }) }, parts }
+        let call = Some(Call { inner, req });
+        Self { state: State::Arriving { call }, parts: Some(parts) }
+    }
+
+    /// Without an admission.
+    pub(super) fn through(future: S::Future) -> Self {
+        Self { state: State::Through { future }, parts: None }
     }
 }
 
@@ -181,7 +189,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let parts = &**this.parts;
+        let Some(parts) = this.parts.as_deref() else {
+            let StateProj::Through { future } = this.state.project() else { return Poll::Pending };
+            return future.poll(cx).map_err(R::map_err);
+        };
         let backend = parts.admission.backend();
         loop {
             match this.state.as_mut().project() {
@@ -278,7 +289,7 @@ where
                     return Poll::Ready(result.map_err(R::map_err));
                 }
                 // Polled again after it was ready, which a future need not support.
-                StateProj::Done => return Poll::Pending,
+                StateProj::Done | StateProj::Through { .. } => return Poll::Pending,
             }
         }
     }
@@ -294,7 +305,7 @@ where
             State::Arriving { .. } => "Arriving",
             State::Waiting { .. } => "Waiting",
             State::Readying { .. } => "Readying",
-            State::Called { .. } => "Called",
+            State::Called { .. } | State::Through { .. } => "Called",
             State::Done => "Done",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()

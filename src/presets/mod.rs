@@ -78,7 +78,6 @@ mod live_parts;
 #[cfg(feature = "config")]
 mod live_server;
 mod objects;
-mod optional;
 mod part;
 mod plan;
 mod pool;
@@ -108,7 +107,6 @@ pub use objects::{
     BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
     RetryBudgetPlan,
 };
-pub use optional::{Maybe, MaybeFuture, Optional};
 #[cfg(feature = "http")]
 pub use part::ForHttp;
 pub use part::{Absent, Faults, Gate, Part};

@@ -5,7 +5,7 @@ use tower_layer::Layer;
 
 use super::managed::Tally;
 use super::plan::Plan;
-use super::service::{FIXED, Live, RetryService, Shared};
+use super::service::{ABSENT, FIXED, Live, RetryService, Shared};
 use super::{RetryOverride, RetryPolicy};
 use crate::budget::RetryBudget;
 use crate::classify::AnyError;
@@ -85,6 +85,20 @@ impl RetryLayer {
     #[must_use]
     pub fn from_slot(slot: Slot<RetryPolicy>) -> Self {
         Self::with(slot.get().unwrap_or(RetryPolicy::NO_RETRY), Some(slot))
+    }
+
+    /// A layer that is absent from its stack, in a type that is the same as with it. It takes no name.
+    pub(crate) const fn absent() -> Self {
+        Self {
+            plan: Plan::Absent,
+            slot: None,
+            classifier: AnyError,
+            replay: CloneRequest,
+            reject: AsError,
+            budget: None,
+            observers: Observers::NONE,
+            shared: None,
+        }
     }
 
     fn with(policy: RetryPolicy, slot: Option<Slot<RetryPolicy>>) -> Self {
@@ -300,6 +314,7 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
         let live = self.shared.as_ref().and_then(|shared| shared.live.as_ref());
         let (seen, plan) = match live {
             Some(live) => live.look(self.plan.name),
+            None if matches!(self.plan, Plan::Absent) => (ABSENT, Plan::Absent),
             None => (FIXED, self.plan.clone()),
         };
         RetryService {
