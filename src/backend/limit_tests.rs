@@ -93,3 +93,51 @@ fn a_cold_backend_gets_few_of_the_critical_too() {
     let sent = fill(&mut core, Criticality::CriticalPlus, now + 12);
     assert!(sent <= 2 * limit, "{sent} with a limit of {limit}");
 }
+
+/// As many calls as the limit lets through, over and over, which take what `took` says of each; until `done`, or
+/// for a minute. How long that was.
+fn until(
+    core: &mut Core,
+    from: u64,
+    took: impl Fn(u64) -> u64,
+    done: impl Fn(&Core) -> bool,
+) -> u64 {
+    let (mut now, mut n, mut out) = (from, 0, Vec::new());
+    while now < from + 60_000 && !done(core) {
+        while core.in_flight < core.limit() {
+            assert!(matches!(arrive(core, now, 1000), Arrival::Admitted));
+            n += 1;
+            out.push((now + took(n), now));
+        }
+        out.sort_unstable_by(|one, other| other.cmp(one));
+        let (end, started) = out.pop().unwrap();
+        now = end;
+        finish(core, started, End::Success, now);
+    }
+    while let Some((_, started)) = out.pop() {
+        finish(core, started, End::Ignored, now);
+    }
+    now - from
+}
+
+#[test]
+fn a_queue_of_others_is_not_taken_for_slow_service() {
+    let usual = |n: u64| [5, 10, 20, 40][n as usize % 4];
+    let warm = || {
+        let mut core = Core::new(None, 1000);
+        let mut now = 0;
+        for n in 0..400 {
+            now += calls(&mut core, now, 1, usual(n), End::Success) - now;
+        }
+        (core, now)
+    };
+    let rebased = |core: &Core| core.latency.baseline() > 100 * super::tests::MS;
+    let (mut slow, now) = warm();
+    let service = until(&mut slow, now, |n| 20 * usual(n), rebased);
+    let (mut queue, now) = warm();
+    let others = until(&mut queue, now, |n| 270 + usual(n), rebased);
+    assert!(service < 10_000, "twenty times as slow: {service} ms");
+    assert!(others > 20_000, "a queue: {others} ms");
+    // It may be a delay that stays, which nobody's limit can change.
+    assert!(others < 60_000, "not for ever: {others} ms");
+}

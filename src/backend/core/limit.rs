@@ -108,9 +108,11 @@ impl Core {
             self.floored = None;
             return;
         }
-        // So few cannot be the cause, once what was sent before is done: it is slow by itself.
+        // So few cannot be the cause, once what was sent before is done. It is slow by itself, unless answers hardly
+        // differ: then it is others' queue, or something that adds the same to all, and only time can tell.
         let since = *self.floored.get_or_insert(now);
         let long = self.patience_nanos().saturating_add(self.latency.typical().saturating_mul(8));
+        let long = if self.latency.differs_as_usual() { long } else { long.saturating_mul(8) };
         if now.0.saturating_sub(since.0) >= long {
             self.floored = None;
             self.latency.rebase();
