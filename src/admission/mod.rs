@@ -32,9 +32,13 @@
 //!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 1.8 to 4 times the
 //!   baseline. Failures say nothing about latency, and a limit that is not used does not grow.
+//! - **Criticality.** A more important call goes beyond the limit by the share of what is less important, which waits
+//!   for it. Where those as important as it are the lesser part, as many may be out as they had when nothing was wrong,
+//!   and half again, whoever else fills the backend; not while it recovers.
 //! - **Baseline.** A geometric mean of what answers take while less than half of the limit is used. It stays within
 //!   a quarter of the lowest it has been, so that it cannot follow a queue. If answers stay slow with the limit at
-//!   its floor, what is slow is the service, and the baseline starts anew.
+//!   its floor, what is slow is the service, and the baseline starts anew; eight times later if answers differ less
+//!   among each other than usual, as they do when there is a queue that others have made.
 //! - **Waiting room.** Highest criticality first; within a class the earliest deadline that will probably be met,
 //!   and if none will, the newest. Who could not be answered in time any more is refused unsent.
 //! - **Down.** After a row of failures that chance does not explain at the usual rate of failures, or after no answer

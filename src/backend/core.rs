@@ -1,6 +1,8 @@
 //! Limit, state, waiting room and retry tokens of one backend, without clock and timer. All of it is behind one
 //! short lock: a permit that comes back is handed to the best waiter in the same step.
 
+mod limit;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::task::Waker;
@@ -70,6 +72,8 @@ pub(super) struct Core {
     keeper: Option<(u64, Tick)>,
     /// Mean time between arrivals, mean remaining time at arrival.
     last_arrival: Tick,
+    /// The shares of the classes among what arrives.
+    shares: [f64; 4],
     gap: f64,
     patience: f64,
     tokens: u32,
@@ -107,6 +111,7 @@ impl Core {
             next_id: 0,
             keeper: None,
             last_arrival: Tick(0),
+            shares: [0.0; 4],
             gap: 0.0,
             patience: 0.0,
             tokens: MAX_TOKENS,
@@ -198,9 +203,9 @@ impl Core {
             self.counts.expired += 1;
             return Arrival::Expired;
         }
-        self.observe_arrival(deadline, now);
+        self.observe_arrival(deadline, class, now);
         self.look(now);
-        if self.room.is_empty() && self.admit_one(now) {
+        if self.room.is_empty() && self.admit_one(class, now) {
             return Arrival::Admitted;
         }
         if self.pace.phase() == Phase::Stopped && self.pace.next(now) >= deadline {
@@ -211,7 +216,10 @@ impl Core {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
-    fn observe_arrival(&mut self, deadline: Tick, now: Tick) {
+    fn observe_arrival(&mut self, deadline: Tick, class: Criticality, now: Tick) {
+        for (one, share) in Criticality::ALL.into_iter().zip(&mut self.shares) {
+            *share += (if one == class { 1.0 } else { 0.0 } - *share) / 64.0;
+        }
         let remaining = deadline.0.saturating_sub(now.0) as f64;
         let gap = now.0.saturating_sub(self.last_arrival.0) as f64;
         if self.patience == 0.0 {
@@ -298,7 +306,7 @@ impl Core {
         (self.gap * 3.4).max(self.patience / share).min(self.patience) as u64
     }
 
-    fn admit_one(&mut self, now: Tick) -> bool {
+    fn admit_one(&mut self, class: Criticality, now: Tick) -> bool {
         match self.state {
             State::Down { silent, next } => {
                 if now < next {
@@ -311,7 +319,7 @@ impl Core {
                 self.state = State::Down { silent, next };
                 self.counts.probes += 1;
             }
-            _ if self.in_flight >= self.limit() => return false,
+            _ if f64::from(self.in_flight) + 1.0 > self.limit_for(class) => return false,
             _ if self.pace.next(now) > now => {
                 self.pace.wait(now);
                 return false;
@@ -350,7 +358,7 @@ impl Core {
         self.look(now);
         self.drop_hopeless(now, wakers);
         while let Some(key) = self.best(now) {
-            if !self.admit_one(now) {
+            if !self.admit_one(key.class.0, now) {
                 break;
             }
             self.settle(key, Settled::Granted, wakers);
@@ -574,88 +582,5 @@ impl Core {
     fn down_after(&self) -> u32 {
         let row = CHANCE.ln() / self.failing.clamp(1e-9, 0.99).ln();
         (row.ceil() as u32).clamp(DOWN_AFTER, NO_CHANCE)
-    }
-
-    /// How many times the baseline answers may take: twice, or a tenth of what callers wait. The second is the
-    /// same for all who share the backend, whatever each has taken for its baseline.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    fn target(&self) -> f64 {
-        let tenth = self.patience / 10.0 / (self.latency.baseline().max(1) as f64);
-        tenth.clamp(1.8, 4.0)
-    }
-
-    /// Answers take longer than this share of the target, and a queue can be the cause.
-    fn is_slower_than(&self, share: f64) -> bool {
-        let target = self.target();
-        self.latency.ratio() > share * target && self.latency.queue() > share * (target - 1.0)
-    }
-
-    fn grow(&mut self, reached: bool) {
-        if self.fixed || self.is_down() || self.is_slower_than(0.75) {
-            return;
-        }
-        self.floored = None;
-        if self.state == State::Congested {
-            self.state = State::Up;
-        }
-        if !reached || self.throttled > 0 {
-            return;
-        }
-        if self.starting {
-            self.limit += 1.0;
-        } else if self.state == State::Recovering {
-            self.limit += 1.0;
-            if self.limit >= self.before {
-                self.state = State::Up;
-            }
-        } else {
-            self.limit += 1.0 / self.limit.sqrt();
-        }
-        // Never far beyond what was in use.
-        let most = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
-        self.limit = self.limit.min(most);
-    }
-
-    /// It says so itself, and says it quickly: no answer would ever take longer.
-    fn ask_for_less(&mut self, now: Tick) {
-        let pause = self.latency.typical();
-        if self.fixed || self.is_down() || now.0.saturating_sub(self.settled_at.0) < pause {
-            return;
-        }
-        self.settled_at = now;
-        self.starting = false;
-        self.limit = (self.limit * ASKED_FOR_LESS).max(FLOOR);
-    }
-
-    /// At most once in the time that an answer takes.
-    fn shrink(&mut self, now: Tick) {
-        if self.is_down() || !self.is_slower_than(1.0) {
-            return;
-        }
-        let (ratio, target) = (self.latency.ratio(), self.target());
-        if now.0.saturating_sub(self.settled_at.0) < self.latency.typical() {
-            return;
-        }
-        self.settled_at = now;
-        self.starting = false;
-        if self.state == State::Up {
-            self.before = self.limit.min(f64::from(self.peak.max(4)));
-            self.limit = self.before;
-        }
-        self.state = State::Congested;
-        self.peak = self.in_flight;
-        let floor = (self.usual * 0.75).max(FLOOR).min(self.before);
-        self.limit = (self.limit * (target / ratio).max(0.7)).max(floor);
-        if self.limit > floor {
-            self.floored = None;
-            return;
-        }
-        // So few cannot be the cause, once what was sent before is done: it is slow by itself.
-        let since = *self.floored.get_or_insert(now);
-        let long = self.patience_nanos().saturating_add(self.latency.typical().saturating_mul(8));
-        if now.0.saturating_sub(since.0) >= long {
-            self.floored = None;
-            self.latency.rebase();
-        }
     }
 }

@@ -8,12 +8,17 @@ const RECENT: usize = 16;
 /// So little of the baseline in which the quickest come that there is hardly a queue.
 const FREE: f64 = 0.4;
 
+/// So much of the usual variance is left where all is slow alike, whatever chance adds.
+const ALIKE: f64 = 0.75;
+
 /// What answers take, in logarithms of nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Latency {
     seen: u32,
     short: f64,
     spread: f64,
+    /// The spread while answers took about as long as the baseline.
+    usual: f64,
     base: f64,
     /// The lowest baseline since it began.
     anchor: f64,
@@ -40,6 +45,7 @@ impl Latency {
             self.short += off * share;
             self.spread += (off * (ln - self.short) - self.spread) * share;
             (self.base, self.anchor) = (self.short, self.short);
+            self.usual = self.spread;
             return;
         }
         let off = ln - self.short;
@@ -54,6 +60,7 @@ impl Latency {
         }
         if (quiet || free) && self.short < self.base + NEAR {
             self.base += (self.short - self.base) / 64.0;
+            self.usual += (self.spread - self.usual) / 64.0;
         } else if self.short < self.base - NEAR {
             self.base += (self.short - self.base) / 16.0;
         }
@@ -84,6 +91,12 @@ impl Latency {
             first = first.min(ln);
         }
         (second - self.base).exp()
+    }
+
+    /// Answers differ among each other by as many times as when nothing is wrong, as they do where all is slow alike. A
+    /// queue adds the same to the quick and the slow, and they differ less.
+    pub(super) fn differs_as_usual(&self) -> bool {
+        self.spread >= ALIKE * self.usual
     }
 
     pub(super) fn is_near(&self) -> bool {

@@ -7,6 +7,8 @@ mod edge_tests;
 mod latency;
 mod managed;
 #[cfg(all(test, not(buttress_loom)))]
+mod limit_tests;
+#[cfg(all(test, not(buttress_loom)))]
 mod tests;
 mod turn;
 
@@ -111,7 +113,7 @@ impl BackendState {
 pub struct BackendStats {
     /// How it is.
     pub state: BackendState,
-    /// So many may be in flight.
+    /// So many may be in flight; of a higher criticality than others some more.
     pub limit: u32,
     /// So many are, with abandoned calls that are perhaps still worked on.
     pub in_flight: u32,

@@ -1,0 +1,121 @@
+//! How many may be in flight: it grows, falls, and reaches further for what is more important.
+
+use super::{ALWAYS, ASKED_FOR_LESS, Core, FLOOR, MAX_LIMIT};
+use crate::backend::turn::State;
+use crate::clock::Tick;
+use crate::context::Criticality;
+
+/// What is in flight is sometimes half again as much as on average.
+const SPARE: f64 = 1.5;
+
+impl Core {
+    /// How many may be in flight before one of this class has to wait. A more important one goes beyond the limit by
+    /// the share of what is less important, which waits for it: the more of that there is, the less it matters
+    /// which of it is sent. And if those as important as it are the lesser part, as many may be out as they need
+    /// when nothing is wrong, however many others have taken the backend for themselves.
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds")]
+    pub(super) fn limit_for(&self, class: Criticality) -> f64 {
+        if self.fixed {
+            return self.limit;
+        }
+        let slow = self.latency.ratio().clamp(1.0, self.target());
+        let rate = SPARE * slow * self.latency.baseline() as f64 / self.gap.max(1.0);
+        // A cold backend gets little of everything.
+        let rate = if self.state == State::Recovering { 0.0 } else { rate };
+        let (mut below, mut most) = (0.0, self.limit);
+        for (one, share) in Criticality::ALL.into_iter().zip(self.shares) {
+            if one > class {
+                break;
+            }
+            let lesser = f64::min(2.0 * below, 1.0);
+            most = most.max(self.limit * (1.0 + below)).max(rate * (1.0 - below) * lesser);
+            below += share;
+        }
+        most
+    }
+
+    /// How many times the baseline answers may take: twice, or a tenth of what callers wait. The second is the
+    /// same for all who share the backend, whatever each has taken for its baseline.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    fn target(&self) -> f64 {
+        let tenth = self.patience / 10.0 / (self.latency.baseline().max(1) as f64);
+        tenth.clamp(1.8, 4.0)
+    }
+
+    /// Answers take longer than this share of the target, and a queue can be the cause.
+    fn is_slower_than(&self, share: f64) -> bool {
+        let target = self.target();
+        self.latency.ratio() > share * target && self.latency.queue() > share * (target - 1.0)
+    }
+
+    pub(super) fn grow(&mut self, reached: bool) {
+        if self.fixed || self.is_down() || self.is_slower_than(0.75) {
+            return;
+        }
+        self.floored = None;
+        if self.state == State::Congested {
+            self.state = State::Up;
+        }
+        if !reached || self.throttled > 0 {
+            return;
+        }
+        if self.starting {
+            self.limit += 1.0;
+        } else if self.state == State::Recovering {
+            self.limit += 1.0;
+            if self.limit >= self.before {
+                self.state = State::Up;
+            }
+        } else {
+            self.limit += 1.0 / self.limit.sqrt();
+        }
+        // Never far beyond what was in use.
+        let most = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
+        self.limit = self.limit.min(most);
+    }
+
+    /// It says so itself, and says it quickly: no answer would ever take longer.
+    pub(super) fn ask_for_less(&mut self, now: Tick) {
+        let pause = self.latency.typical();
+        if self.fixed || self.is_down() || now.0.saturating_sub(self.settled_at.0) < pause {
+            return;
+        }
+        self.settled_at = now;
+        self.starting = false;
+        self.limit = (self.limit * ASKED_FOR_LESS).max(FLOOR);
+    }
+
+    /// At most once in the time that an answer takes.
+    pub(super) fn shrink(&mut self, now: Tick) {
+        if self.is_down() || !self.is_slower_than(1.0) {
+            return;
+        }
+        let (ratio, target) = (self.latency.ratio(), self.target());
+        if now.0.saturating_sub(self.settled_at.0) < self.latency.typical() {
+            return;
+        }
+        self.settled_at = now;
+        self.starting = false;
+        if self.state == State::Up {
+            self.before = self.limit.min(f64::from(self.peak.max(4)));
+            self.limit = self.before;
+        }
+        self.state = State::Congested;
+        self.peak = self.in_flight;
+        let floor = (self.usual * 0.75).max(FLOOR).min(self.before);
+        self.limit = (self.limit * (target / ratio).max(0.7)).max(floor);
+        if self.limit > floor {
+            self.floored = None;
+            return;
+        }
+        // So few cannot be the cause, once what was sent before is done. It is slow by itself, unless answers hardly
+        // differ: then it is others' queue, or something that adds the same to all, and only time can tell.
+        let since = *self.floored.get_or_insert(now);
+        let long = self.patience_nanos().saturating_add(self.latency.typical().saturating_mul(8));
+        let long = if self.latency.differs_as_usual() { long } else { long.saturating_mul(8) };
+        if now.0.saturating_sub(since.0) >= long {
+            self.floored = None;
+            self.latency.rebase();
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How many are in flight, and whose they are.
+
+use super::core::Core;
+use super::tests::{arrive, at, calls, finish};
+use super::turn::{Arrival, End, State, Wakers};
+use crate::context::Criticality;
+
+fn arrive_as(core: &mut Core, class: Criticality, now: u64) -> Arrival {
+    core.arrive(at(now + 1000), class, at(now), &mut Wakers::default())
+}
+
+/// How many more are in flight once one of this class has to wait.
+fn fill(core: &mut Core, class: Criticality, now: u64) -> u32 {
+    let before = core.in_flight;
+    loop {
+        let known = core.in_flight;
+        let _ = arrive_as(core, class, now);
+        if core.in_flight == known {
+            return known - before;
+        }
+    }
+}
+
+/// Calls of 10 ms, one each millisecond, of which every `n`th is critical and the others can wait.
+fn mixed(core: &mut Core, from: u64, n: u64) -> u64 {
+    for i in 0..400 {
+        if i >= 10 && core.in_flight > 0 {
+            finish(core, from + i - 10, End::Success, from + i);
+        }
+        let class = if i % n == 0 { Criticality::Critical } else { Criticality::Sheddable };
+        let _ = arrive_as(core, class, from + i);
+    }
+    while core.in_flight > 0 {
+        finish(core, from + 390, End::Success, from + 400);
+    }
+    from + 400
+}
+
+#[test]
+fn the_critical_go_beyond_the_limit_by_the_share_of_what_can_wait() {
+    let mut core = Core::new(None, 1000);
+    let now = mixed(&mut core, 0, 4);
+    assert_eq!((core.in_flight, core.waiting()), (0, 0));
+    let limit = core.limit();
+    assert_eq!(fill(&mut core, Criticality::Sheddable, now), limit);
+    let more = fill(&mut core, Criticality::Critical, now);
+    let share = f64::from(more) / f64::from(limit);
+    assert!((0.5..=0.9).contains(&share), "{more} beyond {limit}, three quarters can wait");
+}
+
+#[test]
+fn who_is_as_important_as_all_others_has_the_limit() {
+    for class in Criticality::ALL {
+        let mut core = Core::new(None, 1000);
+        for n in 0..100 {
+            assert!(matches!(arrive_as(&mut core, class, 10 * n), Arrival::Admitted));
+            finish(&mut core, 10 * n, End::Success, 10 * n + 10);
+        }
+        let limit = core.limit();
+        assert_eq!(fill(&mut core, class, 1000), limit, "{class:?}");
+    }
+    let mut core = Core::new(Some(8), 1000);
+    let now = mixed(&mut core, 0, 2);
+    fill(&mut core, Criticality::CriticalPlus, now);
+    assert_eq!(core.in_flight, 8, "a bulkhead is one for all");
+}
+
+#[test]
+fn few_critical_ones_get_what_they_need_however_small_the_limit_is() {
+    // Ten calls at a time, a third of them critical; then others take the backend, and the limit is one.
+    let mut core = Core::new(None, 1000);
+    let mut now = mixed(&mut core, 0, 3);
+    while core.limit() > 1 {
+        let class = if now % 3 == 0 { Criticality::Critical } else { Criticality::Sheddable };
+        assert!(matches!(arrive_as(&mut core, class, now), Arrival::Admitted));
+        finish(&mut core, now, End::TooMany, now + 1);
+        now += 1;
+    }
+    let sent = fill(&mut core, Criticality::Critical, now);
+    assert!((4..=8).contains(&sent), "{sent}");
+}
+
+#[test]
+fn a_cold_backend_gets_few_of_the_critical_too() {
+    let mut core = Core::new(None, 1000);
+    let now = mixed(&mut core, 0, 4);
+    let now = calls(&mut core, now, 12, 1, End::Failure);
+    assert!(matches!(core.state, State::Down { .. }));
+    assert!(matches!(arrive(&mut core, now + 1, 1000), Arrival::Admitted), "the first probe");
+    finish(&mut core, now + 1, End::Success, now + 11);
+    assert_eq!(core.state, State::Recovering);
+    let limit = core.limit();
+    let sent = fill(&mut core, Criticality::CriticalPlus, now + 12);
+    assert!(sent <= 2 * limit, "{sent} with a limit of {limit}");
+}
+
+/// As many calls as the limit lets through, over and over, which take what `took` says of each; until `done`, or
+/// for a minute. How long that was.
+fn until(
+    core: &mut Core,
+    from: u64,
+    took: impl Fn(u64) -> u64,
+    done: impl Fn(&Core) -> bool,
+) -> u64 {
+    let (mut now, mut n, mut out) = (from, 0, Vec::new());
+    while now < from + 60_000 && !done(core) {
+        while core.in_flight < core.limit() {
+            assert!(matches!(arrive(core, now, 1000), Arrival::Admitted));
+            n += 1;
+            out.push((now + took(n), now));
+        }
+        out.sort_unstable_by(|one, other| other.cmp(one));
+        let (end, started) = out.pop().unwrap();
+        now = end;
+        finish(core, started, End::Success, now);
+    }
+    while let Some((_, started)) = out.pop() {
+        finish(core, started, End::Ignored, now);
+    }
+    now - from
+}
+
+#[test]
+fn a_queue_of_others_is_not_taken_for_slow_service() {
+    let usual = |n: u64| [5, 10, 20, 40][n as usize % 4];
+    let warm = || {
+        let mut core = Core::new(None, 1000);
+        let mut now = 0;
+        for n in 0..400 {
+            now += calls(&mut core, now, 1, usual(n), End::Success) - now;
+        }
+        (core, now)
+    };
+    let rebased = |core: &Core| core.latency.baseline() > 100 * super::tests::MS;
+    let (mut slow, now) = warm();
+    let service = until(&mut slow, now, |n| 20 * usual(n), rebased);
+    let (mut queue, now) = warm();
+    let others = until(&mut queue, now, |n| 270 + usual(n), rebased);
+    assert!(service < 10_000, "twenty times as slow: {service} ms");
+    assert!(others > 20_000, "a queue: {others} ms");
+    // It may be a delay that stays, which nobody's limit can change.
+    assert!(others < 60_000, "not for ever: {others} ms");
+}
