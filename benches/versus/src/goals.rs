@@ -242,6 +242,16 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
     );
     goal("conditioner off", "allocations", AtMost(0.0), allocations("fault/off/us"));
 
+    let stack = "stack/success/us";
+    goal(
+        "default client stack, of tower's stack of 5",
+        "ratio",
+        AtMost(if fast { 0.25 } else { 0.4 }),
+        results.times(stack, crate::peers::stack::TOWER),
+    );
+    goal("default client stack", "clock reads", AtMost(1.0), clock_reads(stack));
+    goal("default client stack", "allocations", AtMost(0.0), allocations(stack));
+
     let over_identity = |of: fn(&str, &Results) -> Option<f64>| {
         Some(of("http/answer/us stack of 3", results)? - of("http/answer/identity", results)?)
     };

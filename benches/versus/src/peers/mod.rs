@@ -5,3 +5,4 @@ pub mod fault;
 pub mod idem;
 pub mod limit;
 pub mod retry;
+pub mod stack;

@@ -5,6 +5,7 @@ mod fault;
 pub(crate) mod idem;
 mod limit;
 mod retry;
+mod stack;
 
 use std::convert::Infallible;
 
@@ -27,6 +28,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(limit::cases());
     all.extend(retry::cases());
     all.extend(fault::cases());
+    all.extend(stack::cases());
     all.extend(idem::cases());
     all.extend([
         case("answer", "us stack of 3", Expect::Allowed, request).against("http/answer/identity"),
