@@ -340,12 +340,7 @@ impl Core {
         let zombie = self.zombies.peek().map_or(Tick(u64::MAX), |Reverse(due)| *due);
         match self.state {
             State::Down { next, .. } => next,
-            _ if self.fixed
-                || !self.latency.is_warm()
-                || self.in_flight as usize == self.zombies.len() =>
-            {
-                zombie
-            }
+            _ if self.fixed || !self.latency.is_warm() || self.in_flight == 0 => zombie,
             _ => zombie.min(Tick(self.quiet_since.0.saturating_add(self.silence()))),
         }
     }
