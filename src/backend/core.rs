@@ -396,12 +396,7 @@ impl Core {
         };
         match self.state {
             State::Down { next, .. } => next,
-            _ if self.fixed
-                || !self.latency.is_warm()
-                || self.in_flight as usize == self.zombies.len() =>
-            {
-                zombie
-            }
+            _ if self.fixed || !self.latency.is_warm() || self.in_flight == 0 => zombie,
             _ => zombie.min(Tick(self.quiet_since.0.saturating_add(self.silence()))),
         }
     }

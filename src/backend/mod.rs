@@ -9,6 +9,8 @@ mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
 #[cfg(all(test, not(buttress_loom)))]
+mod model_tests;
+#[cfg(all(test, not(buttress_loom)))]
 mod tests;
 mod turn;
 
