@@ -34,6 +34,7 @@ pub(super) struct NewParts {
 }
 
 /// What a stack had before. Kept until no lock is held.
+#[derive(Default)]
 pub(super) struct OldParts {
     _parts: Option<Parts>,
     _conditioner: Option<Conditioner>,
@@ -97,12 +98,12 @@ impl Staged {
         let (parts, uses) = if map == "clients" {
             let running = next.clients.get(name).and_then(|it| it.stack.parts_slot().get());
             let before = match &running {
-                Some(Parts::Client(parts)) => Some(parts),
+                Some(Parts::Client(parts)) => Some(&**parts),
                 _ => None,
             };
             let (parts, uses, changes) = next.client_parts(name, config, before)?;
             self.changes.extend(changes);
-            (Parts::Client(parts), uses)
+            (Parts::Client(Box::new(parts)), uses)
         } else {
             let (parts, uses) = next.server_parts(name, config)?;
             (Parts::Server(parts), uses)
@@ -174,16 +175,14 @@ impl Made {
     /// Puts new parts into a stack that runs.
     pub(super) fn exchange(&mut self, new: NewParts) -> OldParts {
         let NewParts { map, name, parts, uses } = new;
-        let exchanged = if map == "clients" {
-            self.clients
-                .get_mut(&name)
-                .map(|it| it.exchange(it.stack.parts_slot().clone(), parts, uses))
+        let (slot, conditioner) = if map == "clients" {
+            let Some(running) = self.clients.get_mut(&name) else { return OldParts::default() };
+            (running.stack.parts_slot().clone(), running.exchange(uses))
         } else {
-            self.servers
-                .get_mut(&name)
-                .map(|it| it.exchange(it.stack.parts_slot().clone(), parts, uses))
+            let Some(running) = self.servers.get_mut(&name) else { return OldParts::default() };
+            (running.stack.parts_slot().clone(), running.exchange(uses))
         };
-        exchanged.unwrap_or(OldParts { _parts: None, _conditioner: None })
+        OldParts { _parts: slot.install(parts), _conditioner: conditioner }
     }
 
     /// Takes out the objects that are in no stack, in no configuration and in nobody's hands.
@@ -219,10 +218,11 @@ impl Made {
 }
 
 impl<L> Running<L> {
-    fn exchange(&mut self, slot: crate::slot::Slot<Parts>, parts: Parts, uses: Uses) -> OldParts {
+    /// The faults it had, if it has others now.
+    fn exchange(&mut self, uses: Uses) -> Option<Conditioner> {
         let before = std::mem::replace(&mut self.uses, uses);
         let (old, new) = (before.conditioner, &self.uses.conditioner);
-        let conditioner = match (old, new) {
+        match (old, new) {
             (Some(old), Some(new)) if old.is(new) => None,
             (_, Some(new)) => self.faults.install(new.clone()),
             // What a command has put in its place stays.
@@ -230,8 +230,7 @@ impl<L> Running<L> {
                 self.faults.uninstall()
             }
             (_, None) => None,
-        };
-        OldParts { _parts: slot.install(parts), _conditioner: conditioner }
+        }
     }
 }
 

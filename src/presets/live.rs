@@ -54,7 +54,7 @@ pub struct Live<L> {
 /// What a configuration decides of a stack.
 #[derive(Clone, Debug)]
 pub(crate) enum Parts {
-    Client(ClientParts),
+    Client(Box<ClientParts>),
     Server(ServerParts),
 }
 

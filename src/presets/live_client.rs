@@ -23,7 +23,7 @@ pub type LivePool<S, C, P, X, R, F> =
 impl<C, P, X, R, F> Live<ClientLayer<C, P, X, R, F>> {
     fn parts(&self) -> Option<ClientParts> {
         match self.slot.get()? {
-            Parts::Client(parts) => Some(parts),
+            Parts::Client(parts) => Some(*parts),
             Parts::Server(_) => None,
         }
     }
@@ -103,7 +103,6 @@ impl<C, P, X, R, F> Live<ClientLayer<C, P, X, R, F>> {
     /// ```
     #[cfg(feature = "http")]
     #[must_use]
-    #[expect(clippy::type_complexity, reason = "that of the layer")]
     pub fn http(
         self,
     ) -> Live<
@@ -211,7 +210,7 @@ where
     ) -> impl Fn(Option<Parts>) -> L + Send + Sync + 'static {
         let layer = self.layer.clone();
         move |parts| match parts {
-            Some(Parts::Client(parts)) => layers(&ClientLayer { parts, ..layer.clone() }),
+            Some(Parts::Client(parts)) => layers(&ClientLayer { parts: *parts, ..layer.clone() }),
             _ => layers(&layer),
         }
     }

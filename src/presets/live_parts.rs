@@ -92,7 +92,7 @@ impl Live<ClientLayer> {
         >,
     > {
         let layer = ClientLayer::of(ClientParts::none(name, Endpoints::<()>::builder(name)));
-        Live { layer: layer.conditioner(faults), slot: Slot::with(Parts::Client(parts)) }
+        Live { layer: layer.conditioner(faults), slot: Slot::with(Parts::Client(Box::new(parts))) }
     }
 }
 

@@ -130,6 +130,7 @@ impl<C, X, R, F> Live<ServerLayer<C, X, R, Absent, F>> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
+    #[expect(clippy::type_complexity, reason = "that of the layer")]
     pub fn idempotency<G, P, J>(
         self,
         layer: IdempotencyLayer<G, P, J>,

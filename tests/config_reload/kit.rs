@@ -1,5 +1,7 @@
 //! The tower contract of stacks that change while they are asked.
 
+#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

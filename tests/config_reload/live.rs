@@ -1,5 +1,7 @@
 //! Each kind of change reaches a stack that runs, and what has been learned is kept.
 
+#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
+
 use std::future::pending;
 use std::io;
 use std::sync::Arc;

@@ -46,7 +46,7 @@ clients:
         (5, "breaker: {consecutive_failures: 1000000}"),
         (7, "faults: {rules: [{fault: {latency: {fixed: 1ms}}, share: 5%}]}"),
     ] {
-        if n % every == 0 {
+        if n.is_multiple_of(every) {
             let _ = writeln!(text, "    {part}");
         }
     }
