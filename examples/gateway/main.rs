@@ -4,8 +4,8 @@
 //! (through the gateway and straight), shows what happens and draws a chart. With `--backend URL` it is
 //! a reverse proxy for a real service.
 //!
-//! The part to read is `policies.rs`: three objects and the two stacks of layers made of them. `proxy.rs`
-//! is a plain reverse proxy between the two. With `--features admin` and `--admin 127.0.0.1:9090` a status page
+//! The part to read is `policies.rs`: a limit for each caller in front, and the default client stack behind.
+//! `proxy.rs` is a plain reverse proxy between the two. With `--features admin` and `--admin 127.0.0.1:9090` a status page
 //! shows what they decide.
 
 #![allow(clippy::disallowed_methods, reason = "an application spawns its tasks")]
@@ -26,7 +26,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::Uri;
 use tokio::net::TcpListener;
@@ -107,8 +106,8 @@ async fn incident(seed: u64, seconds: u64, svg: &Path) -> Result<(), BoxError> {
         },
     });
 
-    // The backend answers in 25 ms, 75 ms at worst; a caller sends 14 requests per second on average.
-    let normal = Normal { patience: load::DEADLINE, answer: Duration::from_millis(75), rate: 40 };
+    // A caller sends 14 requests per second on average.
+    let normal = Normal { patience: load::DEADLINE, rate: 40 };
     let policies = Policies::new(&normal, day.start)?;
     let count = {
         let (day, attempts) = (day.clone(), worlds.gateway.attempts.clone());

@@ -104,13 +104,7 @@ fn refusal(head: Request<()>, error: &(dyn StdError + 'static)) -> Response {
         let Ok(response): Result<Response, Infallible> = problem().reject(head, why.clone());
         return response;
     }
-    let status =
-        if timed_out(error) { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
-    (status, format!("{error}\n")).into_response()
-}
-
-fn timed_out(error: &(dyn StdError + 'static)) -> bool {
-    error.is::<tower::timeout::error::Elapsed>() || error.source().is_some_and(timed_out)
+    (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response()
 }
 
 /// Header fields that belong to one connection only (RFC 9110, 7.6.1), and those that it names.
@@ -173,8 +167,7 @@ pub(crate) async fn told_to_stop() {
 /// `--backend`: the same gateway in front of a real service.
 pub(crate) async fn in_front_of(backend: Uri, listen: SocketAddr) -> Result<(), BoxError> {
     // Edit this to what is normal for your service.
-    let normal =
-        Normal { patience: Duration::from_secs(10), answer: Duration::from_secs(1), rate: 100 };
+    let normal = Normal { patience: Duration::from_secs(10), rate: 100 };
     let policies = Policies::new(&normal, Instant::now())?;
     let listener = TcpListener::bind(listen)
         .await
