@@ -319,7 +319,7 @@ impl Core {
                 self.state = State::Down { silent, next };
                 self.counts.probes += 1;
             }
-            _ if f64::from(self.in_flight) + 1.0 > self.limit_for(class) => return false,
+            _ if self.is_beyond(class) => return false,
             _ if self.pace.next(now) > now => {
                 self.pace.wait(now);
                 return false;
@@ -334,6 +334,13 @@ impl Core {
         self.peak = self.peak.max(self.in_flight);
         self.counts.admitted += 1;
         true
+    }
+
+    /// One more of this class would be more than may be in flight.
+    fn is_beyond(&self, class: Criticality) -> bool {
+        let more = f64::from(self.in_flight) + 1.0;
+        // Nobody's limit is below that of all.
+        more > self.limit && more > self.limit_for(class)
     }
 
     /// The best waiter: of the highest class the earliest deadline that will probably be met, else the newest.

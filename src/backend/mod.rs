@@ -5,9 +5,9 @@ mod core;
 #[cfg(all(test, not(buttress_loom)))]
 mod edge_tests;
 mod latency;
-mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
+mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
 #[cfg(all(test, not(buttress_loom)))]
