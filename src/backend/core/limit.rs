@@ -56,6 +56,11 @@ impl Core {
         if self.state == State::Congested {
             self.state = State::Up;
         }
+        // Where few come it is never reached, and is enough after as many answers.
+        self.answered = if reached { 0 } else { self.answered.saturating_add(1) };
+        if self.state == State::Recovering && f64::from(self.answered) >= self.before {
+            self.state = State::Up;
+        }
         if !reached || self.throttled > 0 {
             return;
         }
