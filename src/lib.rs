@@ -22,6 +22,7 @@ mod lever;
 mod managed;
 mod name;
 mod outcome;
+mod pace;
 mod quota;
 mod reject;
 mod rejection;

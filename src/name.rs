@@ -31,6 +31,12 @@ impl Name {
         self.0
     }
 
+    /// What a thread that works for it is called. Threads cannot have a zero byte in their names.
+    #[cfg(feature = "supervise")]
+    pub(crate) fn of_thread(self, work: &str) -> String {
+        format!("{}-{work}", self.as_str().replace('\0', " "))
+    }
+
     fn intern(text: Cow<'static, str>) -> Self {
         static KEPT: Mutex<Option<HashMap<&'static str, Name>>> = Mutex::new(None);
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);

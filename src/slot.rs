@@ -119,7 +119,7 @@ impl<T: Clone> Slot<T> {
 
 impl<T: Clone> Slot<T> {
     /// A clone of what is there, and the version of just that.
-    fn versioned(&self) -> (u64, Option<T>) {
+    pub(crate) fn versioned(&self) -> (u64, Option<T>) {
         let held = lock(&self.place.held);
         (self.version(), held.clone())
     }

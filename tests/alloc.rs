@@ -233,6 +233,232 @@ fn the_timeout_and_the_presets() {
     service_costs_nothing("server", server(&plan).unwrap().layer(service_fn(ok)));
 }
 
+/// Also after a change, as soon as it has been seen.
+#[cfg(feature = "config")]
+#[test]
+fn stacks_whose_parts_are_exchanged() {
+    use buttress::config::{Loader, Reloader};
+    let text = |time: u32, more: &str| {
+        format!(
+            "clients: {{pay: {{total_timeout: {time}s, rate_limit: 1000000/s{more}}}}}
+servers: {{api: {{timeout: {time}s, rate_limit: 1000000/s, failure_budget: {{}}}}}}"
+        )
+    };
+    let file = std::env::temp_dir().join(format!("buttress-alloc-{}.yml", std::process::id()));
+    std::fs::write(&file, text(5, "")).unwrap();
+    let loader = Loader::empty().file(&file);
+    let stacks = loader.load().unwrap().stacks();
+    let reloader = Reloader::new(loader, &stacks);
+    let client = stacks.client("pay").unwrap().layer(service_fn(ok));
+    let server = stacks.server("api").unwrap().layer(service_fn(ok));
+    for (time, more) in [(5, ""), (6, ", breaker: {}, retry: adaptive, backend: learned"), (7, "")]
+    {
+        std::fs::write(&file, text(time, more)).unwrap();
+        reloader.reload().unwrap();
+        service_costs_nothing("client", client.clone());
+        service_costs_nothing("server", server.clone());
+        // Of one that is never called itself each clone sees the change anew.
+        costs_nothing("a clone a call", || {
+            assert_eq!(server.clone().oneshot(1).now_or_never().unwrap().unwrap(), 1);
+            assert_eq!(client.clone().oneshot(1).now_or_never().unwrap().unwrap(), 1);
+        });
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+/// What a layer makes for each call and cannot do without: neither more nor, unnoticed, less.
+#[track_caller]
+fn costs(what: &str, allocations: u64, mut call: impl FnMut()) {
+    for _ in 0..50 {
+        call();
+    }
+    let counted = measure(|| {
+        for _ in 0..100 {
+            call();
+        }
+    });
+    assert_eq!(counted.count_total, 100 * allocations, "{what}: allocations in 100 calls");
+}
+
+fn soon(_: &u64) -> buttress::Context {
+    buttress::Context::new().with_deadline(buttress::Deadline::after(Duration::from_secs(10)))
+}
+
+#[test]
+fn admission_of_a_call_that_need_not_wait() {
+    use buttress::Backend;
+    use buttress::admission::{Admission, AdmissionLayer};
+    let backend = Backend::new("db");
+    let learned = AdmissionLayer::new(Admission::of(&backend));
+    service_costs_nothing("learned limit", learned.clone().layer(service_fn(ok)));
+    service_costs_nothing("with a deadline", learned.context(soon).layer(service_fn(ok)));
+    assert_eq!((backend.stats().in_flight, backend.stats().waited), (0, 0));
+    let bulkhead = AdmissionLayer::new(Admission::bulkhead("db", 1).unwrap());
+    service_costs_nothing("bulkhead", bulkhead.layer(service_fn(ok)));
+}
+
+/// Failures, too: until the backend is down nobody waits.
+#[test]
+fn admission_of_a_call_that_fails() {
+    use buttress::admission::{Admission, AdmissionLayer};
+    let admission = Admission::bulkhead("db", 1).unwrap();
+    let fails = service_fn(|_: u64| ready(Err::<u64, _>(buttress::BoxError::from(Quiet))));
+    let service = AdmissionLayer::new(admission.clone()).layer(fails);
+    costs_nothing("a failure", || {
+        assert!(service.clone().oneshot(1).now_or_never().unwrap().is_err());
+    });
+    let gone = service_fn(|_: u64| std::future::pending::<Result<u64, io::Error>>());
+    let service = AdmissionLayer::new(admission).layer(gone);
+    costs_nothing("given up", || assert!(service.clone().oneshot(1).now_or_never().is_none()));
+}
+
+/// An error whose box is empty: it costs nothing.
+#[derive(Debug)]
+struct Quiet;
+
+impl std::fmt::Display for Quiet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no")
+    }
+}
+
+impl std::error::Error for Quiet {}
+
+#[test]
+fn a_hedge_that_is_not_needed() {
+    use buttress::hedge::Hedge;
+    let cold = Hedge::new("cold");
+    service_costs_nothing("cold", cold.layer().layer(service_fn(ok)));
+    let warm = Hedge::builder("warm").min_samples(10).build().unwrap();
+    service_costs_nothing("warm", warm.layer().layer(service_fn(ok)));
+    // The percentile is taken at most every 20 ms, and there has been one at least.
+    while warm.delay().is_none() {
+        std::thread::yield_now();
+        warm.layer().layer(service_fn(ok)).oneshot(1).now_or_never().unwrap().unwrap();
+    }
+    service_costs_nothing("with a delay", warm.layer().layer(service_fn(ok)));
+    costs_nothing("direct", || {
+        assert_eq!(warm.run(|_| ok(1)).now_or_never().unwrap().unwrap(), 1);
+    });
+    assert_eq!(warm.stats().sent, 0);
+}
+
+#[test]
+fn a_pool_of_endpoints() {
+    use buttress::Context;
+    use buttress::endpoints::Endpoints;
+    for n in [1, 2, 5] {
+        let pool = Endpoints::new("search");
+        for endpoint in 0..n {
+            pool.insert(endpoint.to_string(), service_fn(ok));
+        }
+        service_costs_nothing("plain", pool.service());
+        let numbered = |_: &u64| Context::new().with_attempt(2);
+        service_costs_nothing("another attempt", pool.service().context(numbered));
+    }
+    // One of three is out: its probe is a call as any other.
+    let pool = Endpoints::<()>::builder("search").failures_in_row(1).build().unwrap();
+    for endpoint in 0..3_u64 {
+        let bad = move |n: u64| {
+            if endpoint == 0 { ready(Err(io::ErrorKind::Other.into())) } else { ok(n) }
+        };
+        pool.insert(endpoint.to_string(), service_fn(bad));
+    }
+    let service = pool.service();
+    let mut failed = 0;
+    costs_nothing("one of three is out", || {
+        failed += u32::from(service.clone().oneshot(1).now_or_never().unwrap().is_err());
+    });
+    assert!((1..=3).contains(&failed), "{failed}");
+}
+
+/// The call itself (it goes from hand to hand), what all who wait share, and the list of who waits.
+#[test]
+fn a_call_that_is_coalesced_costs_three() {
+    use buttress::coalesce::{CloneResponse, Coalesce};
+    let coalesce = Coalesce::new("users");
+    let share = CloneResponse::with_errors_cloned();
+    let service = coalesce
+        .layer(|n: &u64| (*n > 1).then_some(*n))
+        .share(share)
+        .layer(service_fn(|n: u64| ready(Ok::<_, std::convert::Infallible>(n))));
+    costs("alone", 3, || {
+        assert_eq!(service.clone().oneshot(7).now_or_never().unwrap().unwrap(), 7);
+    });
+    costs_nothing("without a key", || {
+        assert_eq!(service.clone().oneshot(1).now_or_never().unwrap().unwrap(), 1);
+    });
+    let direct = Coalesce::new("users");
+    costs("direct", 3, || {
+        assert_eq!(direct.run(7_u64, || ready(1_u64)).now_or_never().unwrap().unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_fallback_that_is_not_needed() {
+    use buttress::fallback::Fallback;
+    let fallback = Fallback::new("prices");
+    service_costs_nothing("value", fallback.layer().value(0_u64).layer(service_fn(ok)));
+    let call = fallback.layer().failures(buttress::AnyError).call(|n: u64, _| ok(n));
+    service_costs_nothing("call", call.layer(service_fn(ok)));
+    let other = fallback.layer().service(service_fn(ok));
+    service_costs_nothing("service", other.layer(service_fn(ok)));
+    assert_eq!(fallback.stats().answered, 0);
+}
+
+#[test]
+fn a_timeout_that_is_not_reached() {
+    use buttress::timeout::Timeout;
+    let timeout = Timeout::new("db", Duration::from_secs(1)).unwrap();
+    service_costs_nothing("with a deadline", timeout.layer().context(soon).layer(service_fn(ok)));
+    let only = Timeout::deadlines("db");
+    service_costs_nothing("deadlines", only.layer().context(soon).layer(service_fn(ok)));
+    service_costs_nothing("no deadline", only.layer().layer(service_fn(ok)));
+    costs_nothing("direct", || {
+        assert_eq!(timeout.run(ok(1)).now_or_never().unwrap().unwrap(), 1);
+    });
+}
+
+/// A context of its own goes into the request's extensions, which are two boxes: the map, its first entry.
+#[cfg(feature = "http")]
+#[test]
+fn the_context_of_a_request() {
+    use axum::body::Bytes;
+    use buttress::http::{ContextLayer, SendContextLayer};
+    use http::{HeaderValue, Request, Response};
+    let inner = service_fn(|_: Request<()>| {
+        ready(Ok::<_, std::convert::Infallible>(Response::new(Bytes::new())))
+    });
+    let server = ContextLayer::new("api").layer(inner);
+    costs_nothing("says nothing", || {
+        let answer = server.clone().oneshot(Request::new(())).now_or_never();
+        assert_eq!(answer.unwrap().unwrap().status(), 200);
+    });
+    let told = |name: &'static str, value: &'static str| {
+        let mut request = Request::new(());
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
+        request
+    };
+    let headers = measure(|| drop(told("x-request-timeout-ms", "250"))).count_total;
+    let with_context = measure(|| {
+        let mut request = told("x-request-timeout-ms", "250");
+        buttress::Context::new().put(request.extensions_mut());
+    });
+    costs("says its time", with_context.count_total, || {
+        let call = server.clone().oneshot(told("x-request-timeout-ms", "250"));
+        assert_eq!(call.now_or_never().unwrap().unwrap().status(), 200);
+    });
+    costs("cannot be read", headers, || {
+        let call = server.clone().oneshot(told("x-request-timeout-ms", "soon"));
+        assert_eq!(call.now_or_never().unwrap().unwrap().status(), 200);
+    });
+    let typed = SendContextLayer::new("db").on_reject(AsTyped).layer(inner);
+    costs_nothing("nothing to send", || {
+        let answer = typed.clone().oneshot(Request::new(())).now_or_never();
+        assert_eq!(answer.unwrap().unwrap().status(), 200);
+    });
+}
+
 /// However often it judges: here before each call, as if they came ten seconds apart.
 #[test]
 fn a_failure_budget_with_an_objective() {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::body::AdminBody;
 
-static PAGE: &str = include_str!("page.html");
+pub(super) static PAGE: &str = include_str!("page.html");
 
 pub(super) const JSON: &str = "application/json";
 pub(super) const HTML: &str = "text/html; charset=utf-8";
@@ -36,7 +36,7 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
 ];
 
 /// Its own script and style, known by their hashes, and connections to where it came from.
-static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+pub(super) static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hashes = |tag: &str| {
         let parts =
             inline(PAGE, tag).map(|part| format!(" 'sha256-{}'", base64(&Sha256::digest(part))));

@@ -65,12 +65,15 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
         .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// The host a request is for, as the client spells it.
+/// The host a request is for, as the client spells it. With two that differ, two programs may each look at
+/// another: over HTTP/2 there is one before the headers, too.
 fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
-    match headers.contains_key(HOST) {
-        true => only(headers, &HOST)?.to_str().ok(),
-        false => uri.authority().map(http::uri::Authority::as_str),
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    if !headers.contains_key(HOST) {
+        return authority;
     }
+    let host = only(headers, &HOST)?.to_str().ok()?;
+    authority.is_none_or(|authority| authority.eq_ignore_ascii_case(host)).then_some(host)
 }
 
 /// Without port and brackets.

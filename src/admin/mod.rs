@@ -111,6 +111,8 @@ mod body;
 mod builder;
 mod document;
 mod gate;
+#[cfg(test)]
+mod grammar;
 mod hub;
 mod listener;
 mod metrics;

@@ -131,7 +131,10 @@ fn counts(object: &Value) -> Counts {
     };
     let failed = counter(&["failed", "failures"]);
     let ok = counter(&["succeeded", "successes", "ok"]).or_else(|| {
-        let calls = counter(&["calls", "acquired", "admitted", "allowed", "executed", "seen"])?;
+        let calls = counter(&[
+            "calls", "acquired", "admitted", "allowed", "executed", "seen", "led", "sent",
+            "answered",
+        ])?;
         Some(calls.saturating_sub(failed.unwrap_or(0)))
     });
     let rejected = object

@@ -13,10 +13,9 @@ use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
 use crate::clock::{Tick, now};
 use crate::context::ReadContext;
-use crate::name::LayerKind;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::reject::Reject;
-use crate::rejection::{Rejection, RejectionKind};
+use crate::rejection::RejectionKind;
 use crate::sync::Ref;
 
 /// A place in flight, given back once: at the latest when it is dropped.
@@ -56,14 +55,15 @@ impl Drop for Held {
 struct Waiting {
     backend: Backend,
     key: Option<Key>,
+    arrived: Tick,
     /// Made when it is polled: outside of a runtime that panics, and the place must not be lost.
     timer: Option<Pin<Box<Sleep>>>,
     at: Tick,
 }
 
 impl Waiting {
-    fn new(backend: Backend, key: Key) -> Self {
-        Self { backend, key: Some(key), timer: None, at: Tick(0) }
+    fn new(backend: Backend, key: Key, arrived: Tick) -> Self {
+        Self { backend, key: Some(key), arrived, timer: None, at: Tick(0) }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Settled, Tick)> {
@@ -130,7 +130,8 @@ pin_project! {
     {
         #[pin]
         state: State<S, Req, S::Future, C::Ticket>,
-        parts: Ref<Parts<C, X, R>>,
+        // `None` if it only passes through.
+        parts: Option<Ref<Parts<C, X, R>>>,
     }
 }
 
@@ -141,6 +142,7 @@ pin_project! {
         Waiting { waiting: Waiting, call: Option<Call<S, Req>> },
         Readying { held: Held, call: Option<Call<S, Req>>, timer: Option<Pin<Box<Sleep>>> },
         Called { #[pin] future: F, ticket: Option<T>, held: Held },
+        Through { #[pin] future: F },
         Done,
     }
 }
@@ -151,7 +153,13 @@ where
     C: Classify<Req, S::Response, S::Error>,
 {
     pub(super) fn new(inner: S, req: Req, parts: Ref<Parts<C, X, R>>) -> Self {
-        Self { state: State::Arriving { call: Some(Call { inner, req }) }, parts }
+        let call = Some(Call { inner, req });
+        Self { state: State::Arriving { call }, parts: Some(parts) }
+    }
+
+    /// Without an admission.
+    pub(super) fn through(future: S::Future) -> Self {
+        Self { state: State::Through { future }, parts: None }
     }
 }
 
@@ -161,17 +169,13 @@ fn end(verdict: &Verdict) -> End {
         Outcome::Failure(FailureClass::Permanent) => End::Answered,
         Outcome::Failure(_) => End::Failure,
         Outcome::Throttled => match verdict.retry {
-            RetryHint::Unknown { after: Some(_) } | RetryHint::Safe { after: Some(_) } => {
-                End::Throttled
+            RetryHint::Unknown { after: Some(after) } | RetryHint::Safe { after: Some(after) } => {
+                End::Throttled(after)
             }
             _ => End::TooMany,
         },
         Outcome::Cancelled { .. } | Outcome::Ignored => End::Ignored,
     }
-}
-
-fn refusal(kind: RejectionKind, backend: &Backend) -> Rejection {
-    Rejection::new(kind, LayerKind::Admission, backend.label())
 }
 
 impl<S, Req, C, X, R> Future for ResponseFuture<S, Req, C, X, R>
@@ -185,7 +189,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let parts = &**this.parts;
+        let Some(parts) = this.parts.as_deref() else {
+            let StateProj::Through { future } = this.state.project() else { return Poll::Pending };
+            return future.poll(cx).map_err(R::map_err);
+        };
         let backend = parts.admission.backend();
         loop {
             match this.state.as_mut().project() {
@@ -204,20 +211,27 @@ where
                             continue;
                         }
                         Arrival::Wait(key) => {
-                            let waiting = Waiting::new(backend.clone(), key);
+                            let waiting = Waiting::new(backend.clone(), key, now);
                             this.state.set(State::Waiting { waiting, call: Some(call) });
                             continue;
                         }
                         Arrival::Expired => RejectionKind::DeadlineExceeded,
                         Arrival::Full => RejectionKind::Overloaded,
+                        Arrival::Throttled(until) => {
+                            let why = backend.refuse_until(until.since(now));
+                            this.state.set(State::Done);
+                            return Poll::Ready(parts.reject.reject(call.req, why));
+                        }
                     };
                     this.state.set(State::Done);
-                    return Poll::Ready(parts.reject.reject(call.req, refusal(kind, backend)));
+                    return Poll::Ready(parts.reject.reject(call.req, backend.refuse(kind)));
                 }
                 StateProj::Waiting { waiting, call } => {
                     let (settled, deadline) = ready!(waiting.poll(cx));
                     if settled == Settled::Granted {
-                        let held = Held::new(backend, now(), deadline);
+                        let now = now();
+                        backend.waited(waiting.arrived, now);
+                        let held = Held::new(backend, now, deadline);
                         let call = call.take();
                         this.state.set(State::Readying { held, call, timer: None });
                     } else {
@@ -227,7 +241,7 @@ where
                             Settled::Hopeless => RejectionKind::DeadlineExceeded,
                             _ => RejectionKind::Overloaded,
                         };
-                        return Poll::Ready(parts.reject.reject(call.req, refusal(kind, backend)));
+                        return Poll::Ready(parts.reject.reject(call.req, backend.refuse(kind)));
                     }
                 }
                 StateProj::Readying { held, call, timer } => {
@@ -254,7 +268,7 @@ where
                             held.end(End::Ignored);
                             this.state.set(State::Done);
                             let kind = RejectionKind::DeadlineExceeded;
-                            let refusal = refusal(kind, backend);
+                            let refusal = backend.refuse(kind);
                             return Poll::Ready(parts.reject.reject(call.req, refusal));
                         }
                     }
@@ -275,7 +289,7 @@ where
                     return Poll::Ready(result.map_err(R::map_err));
                 }
                 // Polled again after it was ready, which a future need not support.
-                StateProj::Done => return Poll::Pending,
+                StateProj::Done | StateProj::Through { .. } => return Poll::Pending,
             }
         }
     }
@@ -291,7 +305,7 @@ where
             State::Arriving { .. } => "Arriving",
             State::Waiting { .. } => "Waiting",
             State::Readying { .. } => "Readying",
-            State::Called { .. } => "Called",
+            State::Called { .. } | State::Through { .. } => "Called",
             State::Done => "Done",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::error::ConfigError;
+use crate::managed::Home;
 use crate::name::Name;
 
 /// Decides who may call a [`Backend`] when. Clones share it.
@@ -77,6 +78,17 @@ impl Admission {
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.backend
+    }
+
+    /// The same in front of another backend.
+    #[cfg(feature = "config")]
+    pub(crate) fn around(&self, backend: &Backend) -> Self {
+        Self { backend: backend.clone(), ..*self }
+    }
+
+    /// With a backend of its own, in another registry.
+    pub(crate) fn move_to(self, home: Home) -> Self {
+        Self { backend: self.backend.move_to(home), ..self }
     }
 
     pub(super) fn longest(&self) -> Duration {

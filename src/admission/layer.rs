@@ -21,7 +21,8 @@ use crate::sync::Lease;
 /// });
 /// ```
 pub struct AdmissionLayer<C = AnyError, X = NoContext, R = AsError> {
-    admission: Admission,
+    /// `None`: as if the layer were not there.
+    admission: Option<Admission>,
     classify: C,
     context: X,
     reject: R,
@@ -44,6 +45,11 @@ impl AdmissionLayer {
     /// ```
     #[must_use]
     pub fn new(admission: Admission) -> Self {
+        Self::maybe(Some(admission))
+    }
+
+    /// A layer that may be absent from its stack, in a type that is the same with it and without.
+    pub(crate) const fn maybe(admission: Option<Admission>) -> Self {
         Self { admission, classify: AnyError, context: NoContext, reject: AsError }
     }
 }
@@ -108,9 +114,8 @@ impl<S, C: Clone, X: Clone, R: Clone> Layer<S> for AdmissionLayer<C, X, R> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let Self { admission, classify, context, reject } = self.clone();
-        AdmissionService::new(
-            inner,
-            Lease::new(Arc::new(Parts { admission, classify, context, reject })),
-        )
+        let parts = admission
+            .map(|admission| Lease::new(Arc::new(Parts { admission, classify, context, reject })));
+        AdmissionService::new(inner, parts)
     }
 }

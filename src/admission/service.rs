@@ -26,11 +26,12 @@ use crate::sync::Lease;
 /// ```
 pub struct AdmissionService<S, C, X, R> {
     inner: S,
-    parts: Lease<Parts<C, X, R>>,
+    /// `None`: as if the layer were not there.
+    parts: Option<Lease<Parts<C, X, R>>>,
 }
 
 impl<S, C, X, R> AdmissionService<S, C, X, R> {
-    pub(super) fn new(inner: S, parts: Lease<Parts<C, X, R>>) -> Self {
+    pub(super) fn new(inner: S, parts: Option<Lease<Parts<C, X, R>>>) -> Self {
         Self { inner, parts }
     }
 }
@@ -45,7 +46,7 @@ impl<S: fmt::Debug, C, X, R> fmt::Debug for AdmissionService<S, C, X, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdmissionService")
             .field("inner", &self.inner)
-            .field("admission", &self.parts.admission)
+            .field("admission", &self.parts.as_ref().map(|parts| &parts.admission))
             .finish_non_exhaustive()
     }
 }
@@ -63,13 +64,19 @@ where
 
     /// Always ready: who has to wait does so in the future, where a deadline can end it.
     #[inline]
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        if self.parts.is_none() {
+            return self.inner.poll_ready(cx).map_err(R::map_err);
+        }
         Poll::Ready(Ok(()))
     }
 
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
-        let parts = self.parts.for_call();
+        let Some(parts) = &mut self.parts else {
+            return ResponseFuture::through(self.inner.call(req));
+        };
+        let parts = parts.for_call();
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
         ResponseFuture::new(inner, req, parts)

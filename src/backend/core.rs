@@ -11,6 +11,7 @@ use super::latency::Latency;
 use super::turn::{Arrival, Counts, End, Key, Settled, State, Turn, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
+use crate::pace::{Pace, Phase};
 
 /// After an answer that asks for less, so many successes pass before extra attempts are sent again and the limit
 /// grows.
@@ -42,7 +43,7 @@ pub(super) struct Core {
     fixed: bool,
     limit: f64,
     /// What it was when congestion or an outage began.
-    before: f64,
+    pub(super) before: f64,
     /// It has not met congestion yet.
     starting: bool,
     pub(super) in_flight: u32,
@@ -51,7 +52,7 @@ pub(super) struct Core {
     pub(super) latency: Latency,
     pub(super) state: State,
     /// Failures since the last success, and the first of them.
-    failures: u32,
+    pub(super) failures: u32,
     failing_since: Tick,
     /// The share of failures before them.
     failing: f64,
@@ -81,6 +82,10 @@ pub(super) struct Core {
     gap: f64,
     patience: f64,
     tokens: u32,
+    /// How many calls a second it takes, once it has asked for less.
+    pub(super) pace: Pace,
+    /// Off, a callee that throttles some callers does not hold back the others.
+    pub(super) learns_quota: bool,
     pub(super) counts: Counts,
 }
 
@@ -116,6 +121,8 @@ impl Core {
             gap: 0.0,
             patience: 0.0,
             tokens: MAX_TOKENS,
+            pace: Pace::new(),
+            learns_quota: false,
             counts: Counts::default(),
         }
     }
@@ -127,6 +134,23 @@ impl Core {
     )]
     pub(super) fn limit(&self) -> u32 {
         self.limit as u32
+    }
+
+    /// The limit, if it is not learned.
+    pub(super) fn fixed_limit(&self) -> Option<u32> {
+        self.fixed.then(|| self.limit())
+    }
+
+    /// Another fixed limit; or from now on it is learned, beginning with what it was. What is known of answers stays.
+    #[cfg(feature = "config")]
+    pub(super) fn fix(&mut self, fixed: Option<u32>, now: Tick, wakers: &mut Wakers) {
+        self.fixed = fixed.is_some();
+        if let Some(limit) = fixed {
+            // With a limit of our own there is neither congestion nor an outage.
+            (self.limit, self.before) = (f64::from(limit), f64::from(limit));
+            (self.state, self.failures) = (State::Up, 0);
+        }
+        self.dispatch(now, wakers);
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -165,6 +189,10 @@ impl Core {
         paid
     }
 
+    pub(super) fn retries(&self) -> Option<(u32, u32)> {
+        (!self.is_down()).then_some((self.tokens, MAX_TOKENS))
+    }
+
     pub(super) fn give_retry_back(&mut self) {
         // While it is down they cost nothing.
         if !self.is_down() {
@@ -188,6 +216,10 @@ impl Core {
         self.look(now);
         if self.room.is_empty() && self.admit_one(class, now) {
             return Arrival::Admitted;
+        }
+        if self.pace.phase() == Phase::Stopped && self.pace.next(now) >= deadline {
+            self.counts.throttled += 1;
+            return Arrival::Throttled(self.pace.next(now));
         }
         self.enter(Key { class: Reverse(class), deadline, id: self.next_id }, now, wakers)
     }
@@ -297,8 +329,13 @@ impl Core {
                 self.counts.probes += 1;
             }
             _ if f64::from(self.in_flight) + 1.0 > self.limit_for(class) => return false,
+            _ if self.pace.next(now) > now => {
+                self.pace.wait(now);
+                return false;
+            }
             _ => {}
         }
+        self.pace.take(now);
         if self.in_flight as usize == self.zombies.len() {
             self.quiet_since = now;
         }
@@ -312,7 +349,13 @@ impl Core {
     fn best(&self, now: Tick) -> Option<Key> {
         let (first, _) = self.room.first_key_value()?;
         let class = first.class;
-        let safe = Tick(now.0.saturating_add(self.latency.enough()));
+        let enough = self.latency.enough();
+        // What the quota is spent on should not be lost to one slow answer.
+        let enough = match self.pace.rate() {
+            Some(_) => enough.saturating_mul(2).min(self.patience_nanos() / 2).max(enough),
+            None => enough,
+        };
+        let safe = Tick(now.0.saturating_add(enough));
         let lowest = Key { class, deadline: safe, id: 0 };
         let highest = Key { class, deadline: Tick(u64::MAX), id: u64::MAX };
         let mut safe = self.room.range(lowest..=highest);
@@ -355,6 +398,11 @@ impl Core {
     /// When the core itself has something to do next.
     fn next_due(&self) -> Tick {
         let zombie = self.zombies.peek().map_or(Tick(u64::MAX), |Reverse(due)| *due);
+        // With a place free it is the pace that is waited for.
+        let zombie = match self.pace.rate() {
+            Some(_) if self.in_flight < self.limit() => zombie.min(self.pace.due()),
+            _ => zombie,
+        };
         match self.state {
             State::Down { next, .. } => next,
             _ if self.fixed
@@ -425,6 +473,7 @@ impl Core {
             && self.settled.swap_remove(at).1 == Settled::Granted
         {
             self.in_flight -= 1;
+            self.pace.give_back(self.pace.change(), now);
         }
         self.dispatch(now, wakers);
     }
@@ -460,14 +509,26 @@ impl Core {
                 }
                 self.succeeded(started, now);
                 self.grow(reached);
+                self.pace.taken(started, now);
             }
-            End::Failure => self.failed(now),
-            End::Throttled => self.throttled = THROTTLED,
+            End::Failure => {
+                self.failed(now);
+                self.pace.taken(started, now);
+            }
+            End::Throttled(after) => {
+                self.throttled = THROTTLED;
+                if self.learns_quota {
+                    self.pace.refused(started, Some(after), now);
+                }
+            }
             End::TooMany => {
                 self.throttled = THROTTLED;
                 self.ask_for_less(now);
             }
-            End::Answered => self.succeeded(started, now),
+            End::Answered => {
+                self.succeeded(started, now);
+                self.pace.taken(started, now);
+            }
             End::Ignored | End::Abandoned => {}
         }
         if end != End::Ignored && !self.fixed {

@@ -119,7 +119,7 @@ fn a_backend_that_asks_for_less_gets_less() {
 
 #[test]
 fn after_a_throttled_answer_there_is_no_headroom_for_a_hundred_successes() {
-    for less in [End::Throttled, End::TooMany] {
+    for less in [End::Throttled(Duration::from_secs(1)), End::TooMany] {
         let mut core = Core::new(None, 10);
         let now = calls(&mut core, 0, 50, 10, End::Success);
         assert!(core.has_headroom());
@@ -204,7 +204,9 @@ fn retries_do_not_pay_for_themselves() {
     // Each failure with a free place earned the next attempt, for as long as callers waited: a bulkhead is never
     // down, and who asks for less is not either.
     for fixed in [Some(8), None] {
-        for end in [End::Failure, End::Throttled, End::TooMany, End::Abandoned] {
+        for end in
+            [End::Failure, End::Throttled(Duration::from_secs(1)), End::TooMany, End::Abandoned]
+        {
             let attempts = attempts_while_all(end, &mut Core::new(fixed, 1000));
             assert!(attempts <= 200, "{attempts} attempts of 100 calls, {end:?}, {fixed:?}");
         }

@@ -5,6 +5,7 @@ mod core;
 #[cfg(all(test, not(buttress_loom)))]
 mod edge_tests;
 mod latency;
+mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
 #[cfg(all(test, not(buttress_loom)))]
@@ -13,17 +14,21 @@ mod turn;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use self::core::Core;
+use self::managed::Why;
 pub(crate) use self::turn::{Arrival, End, Key, Settled, Turn};
 use self::turn::{State, Wakers};
 use crate::budget::RetryBudget;
 use crate::clock::{Tick, now};
 use crate::context::Criticality;
 use crate::error::ConfigError;
+use crate::managed::Home;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observe, Observers};
+use crate::rejection::{Rejection, RejectionKind};
 use crate::sync::{Mutex, lock};
 
 /// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
@@ -45,8 +50,9 @@ pub struct Backend {
 
 struct Shared {
     name: Name,
-    fixed: bool,
     core: Mutex<Core>,
+    /// When it came into its state.
+    since: AtomicU64,
     observers: Observers,
 }
 
@@ -129,6 +135,8 @@ pub struct BackendStats {
     pub full: u64,
     /// Calls whose deadline had passed when they came.
     pub expired: u64,
+    /// Calls refused because it had asked for a pause that is longer than they can wait.
+    pub throttled: u64,
     /// Calls sent to see whether it is up again.
     pub probes: u64,
     /// How often it went down.
@@ -167,12 +175,32 @@ impl Backend {
     }
 
     fn of(name: Name, fixed: Option<u32>) -> Self {
-        let core = Mutex::new(Core::new(fixed, ROOM));
-        let observers = Observers::default();
-        Self { shared: Arc::new(Shared { name, fixed: fixed.is_some(), core, observers }) }
+        Self::with(name, fixed, Observers::default())
     }
 
-    /// Tells its changes of state to `observer`. A backend that is shared already is left as it is, and a new
+    fn with(name: Name, fixed: Option<u32>, observers: Observers) -> Self {
+        let core = Mutex::new(Core::new(fixed, ROOM));
+        let since = AtomicU64::new(now().0);
+        let shared = Arc::new(Shared { name, core, since, observers });
+        shared.observers.register(&shared);
+        Self { shared }
+    }
+
+    /// A new one of the same name and limit, with other observers.
+    fn rebuilt(self, change: impl FnOnce(&mut Observers)) -> Self {
+        let mut observers = self.shared.observers.clone();
+        change(&mut observers);
+        let limit = lock(&self.shared.core).fixed_limit();
+        Self::with(self.shared.name, limit, observers)
+    }
+
+    /// In another registry than that of the process, or in none.
+    pub(crate) fn move_to(self, home: Home) -> Self {
+        self.rebuilt(|observers| observers.move_to(home))
+    }
+
+    /// Tells its changes of state, and the refusals and waits of an [`Admission`](crate::admission::Admission)
+    /// in front of it, to `observer`. A backend that is shared already is left as it is, and a new
     /// one with the same name and limit returned: call this first.
     ///
     /// ```
@@ -181,12 +209,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn observe(self, observer: impl Observe) -> Self {
-        let mut observers = self.shared.observers.clone();
-        observers.add(observer);
-        let (name, fixed) = (self.shared.name, self.shared.fixed);
-        let limit = fixed.then(|| lock(&self.shared.core).limit());
-        let core = Mutex::new(Core::new(limit, ROOM));
-        Self { shared: Arc::new(Shared { name, fixed, core, observers }) }
+        self.rebuilt(|observers| observers.add(observer))
     }
 
     /// Its name.
@@ -201,6 +224,11 @@ impl Backend {
 
     pub(crate) fn label(&self) -> Name {
         self.shared.name
+    }
+
+    /// Where it is registered.
+    pub(crate) fn home(&self) -> &Home {
+        self.shared.observers.home()
     }
 
     /// How it is.
@@ -240,6 +268,29 @@ impl Backend {
         RetryBudget::of_backend(self.clone())
     }
 
+    /// From now on what it throttles (429) shows how many calls a second it takes from this process: no more are
+    /// sent, and those that are most important and most urgent. Until it throttles one, nothing is held back. Not for a
+    /// server's own handlers, where one caller over its quota would hold back the others.
+    ///
+    /// ```
+    /// let api = buttress::Backend::new("api");
+    /// api.learn_quota();
+    /// assert_eq!(api.quota(), None);
+    /// ```
+    pub fn learn_quota(&self) {
+        lock(&self.shared.core).learns_quota = true;
+    }
+
+    /// Calls a second that are sent, if it throttles; see [`learn_quota`](Self::learn_quota).
+    ///
+    /// ```
+    /// assert_eq!(buttress::Backend::new("api").quota(), None);
+    /// ```
+    #[must_use]
+    pub fn quota(&self) -> Option<f64> {
+        lock(&self.shared.core).pace.rate()
+    }
+
     /// What it knows and has done.
     ///
     /// ```
@@ -262,13 +313,39 @@ impl Backend {
             hopeless: counts.hopeless,
             full: counts.full,
             expired: counts.expired,
+            throttled: counts.throttled,
             probes: counts.probes,
             downs: counts.downs,
         }
     }
 
+    /// The limit, if it is not learned.
+    #[cfg(feature = "config")]
+    pub(crate) fn fixed_limit(&self) -> Option<u32> {
+        lock(&self.shared.core).fixed_limit()
+    }
+
+    /// Another fixed limit, or that it is learned.
+    #[cfg(feature = "config")]
+    pub(crate) fn fix(&self, fixed: Option<u32>) {
+        if self.fixed_limit() != fixed {
+            self.step(|core, wakers| core.fix(fixed, now(), wakers));
+        }
+    }
+
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &Home) {
+        home.forget(&self.shared);
+    }
+
     pub(crate) fn take_retry(&self) -> bool {
         lock(&self.shared.core).take_retry()
+    }
+
+    /// Retries that it would grant now, and at most; `None` while it is down and grants all.
+    pub(crate) fn retries(&self) -> Option<(u32, u32)> {
+        lock(&self.shared.core).retries()
     }
 
     pub(crate) fn give_retry_back(&self) {
@@ -283,20 +360,54 @@ impl Backend {
         let before = BackendState::of(core.state);
         let done = f(&mut core, &mut wakers);
         let after = BackendState::of(core.state);
+        let why = (before != after).then(|| self.shared.changed(&core));
         drop(core);
-        if before != after {
-            self.changed(before, after);
+        if let Some(why) = why {
+            self.tell(before, after, &why);
         }
         wakers.wake();
         done
     }
 
     #[cold]
-    fn changed(&self, from: BackendState, to: BackendState) {
+    fn tell(&self, from: BackendState, to: BackendState, why: &Why) {
         let (from, to) = (from.as_str(), to.as_str());
-        let reason = format_args!("by what was answered");
+        let reason = format_args!("{why}");
         let kind = EventKind::StateChanged { from, to, reason };
         self.shared.observers.emit(LayerKind::Backend, self.shared.name, kind);
+    }
+
+    /// The refusal of a call, which is told.
+    #[cold]
+    pub(crate) fn refuse(&self, kind: RejectionKind) -> Rejection {
+        self.tell_refusal(Rejection::new(kind, LayerKind::Admission, self.shared.name))
+    }
+
+    /// The same of a call for which the quota has no room within its time.
+    #[cold]
+    pub(crate) fn refuse_until(&self, after: Duration) -> Rejection {
+        let why =
+            Rejection::new(RejectionKind::RateLimited, LayerKind::Admission, self.shared.name);
+        self.tell_refusal(why.with_retry_after(after))
+    }
+
+    fn tell_refusal(&self, why: Rejection) -> Rejection {
+        if self.shared.observers.see_refusals() {
+            self.tell_of_call(EventKind::Rejected(&why));
+        }
+        why
+    }
+
+    /// A call had to wait since `arrived` and has its place.
+    #[cold]
+    pub(crate) fn waited(&self, arrived: Tick, now: Tick) {
+        if self.shared.observers.see_refusals() {
+            self.tell_of_call(EventKind::Waited { waited: now.since(arrived) });
+        }
+    }
+
+    fn tell_of_call(&self, kind: EventKind<'_>) {
+        self.shared.observers.emit(LayerKind::Admission, self.shared.name, kind);
     }
 
     pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> Arrival {

@@ -278,7 +278,7 @@ proptest! {
                 0..=2 => match arrive(&mut core, now, 20 + 40 * which as u64) {
                     Arrival::Admitted => out.push(now),
                     Arrival::Wait(key) => waiting.push(key),
-                    Arrival::Expired | Arrival::Full => {}
+                    Arrival::Expired | Arrival::Full | Arrival::Throttled(_) => {}
                 },
                 3..=5 if !out.is_empty() => {
                     let started = out.swap_remove(which % out.len());

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
+use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::context::Criticality;
@@ -22,7 +23,7 @@ pub(crate) enum End {
     Success,
     Failure,
     /// It asks for less, by a quota that says when to come again: what is too much is the rate.
-    Throttled,
+    Throttled(Duration),
     /// It asks for less, at once: what is too much is what is in flight.
     TooMany,
     /// It lives, but how long it took says nothing: a refusal for what is wrong with the request.
@@ -62,6 +63,8 @@ pub(crate) enum Arrival {
     Wait(Key),
     Expired,
     Full,
+    /// Nothing is taken before then, which is too late for it.
+    Throttled(Tick),
 }
 
 #[derive(Debug)]
@@ -104,4 +107,5 @@ pub(super) struct Counts {
     pub(super) expired: u64,
     pub(super) probes: u64,
     pub(super) downs: u64,
+    pub(super) throttled: u64,
 }

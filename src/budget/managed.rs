@@ -1,11 +1,21 @@
 //! What a registry shows of a retry budget, and the orders it takes.
 
 use super::{Ordering, Shared};
+use crate::backend::Backend;
 use crate::error::ConfigError;
 use crate::managed::{Level, Managed, ObjectStatus, Operation, unknown};
 use crate::name::LayerKind;
 
 const COMMANDS: &[&str] = &["engage", "release", "reset"];
+
+fn of_backend(backend: &Backend) -> (&'static str, Level, String) {
+    let paid = format!("paid from the headroom of backend/{}", backend.name());
+    match backend.retries() {
+        Some((0, _)) => ("exhausted", Level::Warn, format!("{paid}, which has none")),
+        Some(_) => ("granting", Level::Ok, paid),
+        None => ("granting", Level::Ok, format!("{paid}, which is down: they wait there")),
+    }
+}
 
 impl Managed for Shared {
     fn kind(&self) -> LayerKind {
@@ -25,7 +35,10 @@ impl Managed for Shared {
             () if engaged > 0 => {
                 ("engaged", Level::Warn, format!("{engaged} hold it back: no retries"))
             }
-            () if limits.unlimited => ("unlimited", Level::Ok, String::new()),
+            () if limits.unlimited => match &limits.backend {
+                Some(backend) => of_backend(backend),
+                None => ("unlimited", Level::Ok, String::new()),
+            },
             () if spent => {
                 let (tokens, credit) = (stats.tokens, stats.credit);
                 let why = format!("{tokens} tokens and credit for {credit:.1} retries left");

@@ -207,7 +207,8 @@ impl RetryBudget {
 
     /// Grants what the backend's headroom pays for.
     pub(crate) fn of_backend(backend: Backend) -> Self {
-        let config = RetryBudgetBuilder::new(backend.label());
+        let mut config = RetryBudgetBuilder::new(backend.label());
+        config.home = backend.home().clone();
         Self::with(&config, true, Some(backend))
     }
 
@@ -421,6 +422,12 @@ impl RetryBudget {
         }
         self.shared.exchange(|_| builder.terms());
         Ok(())
+    }
+
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &crate::managed::Home) {
+        home.forget(&self.shared);
     }
 
     /// Back to the balances of the start. The counters go on. What retries granted before give back later

@@ -41,6 +41,11 @@ pin_project! {
             classify: C,
             judge: Option<T>,
         },
+        // Without a breaker.
+        Through {
+            #[pin]
+            inner: F,
+        },
         Refused {
             answer: Option<O>,
         },
@@ -53,6 +58,11 @@ where
     C: Classify<Req, S::Response, S::Error>,
     R: Reject<Req, S::Response, S::Error>,
 {
+    #[inline]
+    pub(super) fn through(inner: S::Future) -> Self {
+        Self { state: State::Through { inner }, marker: PhantomData }
+    }
+
     #[inline]
     pub(super) fn refused(answer: Result<S::Response, R::Error>) -> Self {
         Self { state: State::Refused { answer: Some(answer) }, marker: PhantomData }
@@ -90,6 +100,7 @@ where
                     }
                 }
             }
+            StateProj::Through { inner } => inner.poll(cx).map_err(R::map_err),
             StateProj::Refused { answer } => {
                 Poll::Ready(answer.take().expect("polled after completion"))
             }
@@ -106,6 +117,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Called { .. } => "called",
+            State::Through { .. } => "through",
             State::Refused { .. } => "refused",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish()

@@ -429,6 +429,12 @@ impl CircuitBreaker {
         Ok(())
     }
 
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &crate::managed::Home) {
+        home.forget(self.lease.shared());
+    }
+
     /// Switches shadow mode, in which the breaker does everything but refuse.
     ///
     /// ```

@@ -26,7 +26,8 @@ use super::service::CircuitBreakerService;
 /// ```
 #[derive(Clone, Debug)]
 pub struct CircuitBreakerLayer<C = AnyError, R = AsError> {
-    breaker: CircuitBreaker,
+    /// `None`: as if the layer were not there.
+    breaker: Option<CircuitBreaker>,
     classify: C,
     reject: R,
     unready_while_open: bool,
@@ -42,6 +43,11 @@ impl CircuitBreakerLayer {
     /// ```
     #[must_use]
     pub fn new(breaker: CircuitBreaker) -> Self {
+        Self::maybe(Some(breaker))
+    }
+
+    /// A layer that may be absent from its stack, in a type that is the same with it and without.
+    pub(crate) const fn maybe(breaker: Option<CircuitBreaker>) -> Self {
         Self { breaker, classify: AnyError, reject: AsError, unready_while_open: false }
     }
 }
@@ -104,7 +110,7 @@ impl<S, C: Clone, R: Clone> Layer<S> for CircuitBreakerLayer<C, R> {
     fn layer(&self, inner: S) -> Self::Service {
         CircuitBreakerService::new(
             inner,
-            self.breaker.lease.clone(),
+            self.breaker.as_ref().map(|breaker| breaker.lease.clone()),
             self.classify.clone(),
             self.reject.clone(),
             self.unready_while_open,

@@ -18,7 +18,8 @@ use super::shared::Shared;
 /// A service behind a circuit breaker: see the [module](super).
 pub struct CircuitBreakerService<S, C, R> {
     inner: S,
-    lease: Lease<Shared>,
+    /// `None`: as if the layer were not there.
+    lease: Option<Lease<Shared>>,
     classify: C,
     reject: R,
     mode: Mode,
@@ -42,7 +43,7 @@ enum Mode {
 impl<S, C, R> CircuitBreakerService<S, C, R> {
     pub(super) fn new(
         inner: S,
-        lease: Lease<Shared>,
+        lease: Option<Lease<Shared>>,
         classify: C,
         reject: R,
         unready_while_open: bool,
@@ -111,7 +112,7 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         if matches!(self.mode, Mode::Plain) {
-            if self.lease.core.is_shut() && self.will_refuse() {
+            if self.lease.as_ref().is_some_and(|lease| lease.core.is_shut()) && self.will_refuse() {
                 return Poll::Ready(Ok(()));
             }
         } else if !ready!(self.poll_unusual(cx)) {
@@ -126,12 +127,15 @@ where
 
     #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let admitted = if matches!(self.mode, Mode::Plain) {
-            self.lease.admit()
-        } else {
-            admit_unusual(&mut self.mode, &self.lease)
+        let Some(lease) = &mut self.lease else {
+            return ResponseFuture::through(self.inner.call(req));
         };
-        call(&mut self.inner, req, &mut self.lease, admitted, &self.classify, &self.reject)
+        let admitted = if matches!(self.mode, Mode::Plain) {
+            lease.admit()
+        } else {
+            admit_unusual(&mut self.mode, lease)
+        };
+        call(&mut self.inner, req, lease, admitted, &self.classify, &self.reject)
     }
 }
 
@@ -187,8 +191,9 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
     /// The circuit is shut. Promises a refusal, unless the open time has passed or nothing is refused.
     #[inline(never)]
     fn will_refuse(&mut self) -> bool {
-        if !self.lease.is_shadow()
-            && let Some(refusal) = self.lease.core.shut(clock::now())
+        if let Some(lease) = &self.lease
+            && !lease.is_shadow()
+            && let Some(refusal) = lease.core.shut(clock::now())
         {
             self.mode = Mode::Refusing(refusal);
             return true;
@@ -212,7 +217,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
             if let Some(waiting) = &mut self.waiting {
                 ready!(waiting.poll(cx));
             }
-            self.waiting = Reopening::of(self.lease.shared());
+            self.waiting = self.lease.as_ref().and_then(|lease| Reopening::of(lease.shared()));
             if self.waiting.is_none() {
                 return Poll::Ready(());
             }

@@ -12,7 +12,7 @@ use super::latency::Latency;
 use super::matcher::Matcher;
 use super::plan::{Plan, Replay};
 use super::rule::Rule;
-use super::shared::{Cap, Recorder};
+use super::shared::{Cap, Recorder, Rules};
 
 /// Makes a [`Conditioner`].
 ///
@@ -295,7 +295,12 @@ impl ConditionerBuilder {
     ///     "invalid rules[0].path: \"checkout\", expected a pattern that begins with `/`"
     /// );
     /// ```
-    pub fn build(mut self) -> Result<Conditioner, ConfigError> {
+    pub fn build(self) -> Result<Conditioner, ConfigError> {
+        let (name, observers) = (self.name, self.observers.clone());
+        Ok(Conditioner::from_parts(name, self.into_rules()?, observers))
+    }
+
+    pub(super) fn into_rules(mut self) -> Result<Rules, ConfigError> {
         if let Some(error) = self.bad {
             return Err(error);
         }
@@ -323,15 +328,9 @@ impl ConditionerBuilder {
         let cap = (self.max_share != 1.0).then(|| Cap::new(self.max_share));
         let recorder =
             self.record.map(|limit| Recorder { limit, plan: crate::sync::Mutex::default() });
-        Ok(Conditioner::from_parts(
-            self.name,
-            Core::new(self.seed, self.rules, self.all),
-            self.replay.as_ref().map(Replay::of),
-            self.permission,
-            cap,
-            recorder,
-            self.observers,
-        ))
+        let core = Core::new(self.seed, self.rules, self.all);
+        let replay = self.replay.as_ref().map(Replay::of);
+        Ok(Rules::new(core, replay, self.permission, cap, recorder))
     }
 
     fn check_rules(&mut self) -> Result<(), ConfigError> {

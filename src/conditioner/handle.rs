@@ -17,14 +17,13 @@ use crate::slot::Slot;
 use crate::sync::{Lease, Padded, lock};
 
 use super::applied::Applied;
-use super::arm::{ArmError, Permission};
+use super::arm::ArmError;
 use super::call::Call;
 use super::config::ConditionerBuilder;
-use super::core::Core;
 use super::injection::Instead;
 use super::layer::ConditionerLayer;
-use super::plan::{Plan, Replay};
-use super::shared::{Cap, DISARMED, HELD, KILLED, Recorder, Shared, Tally, wait};
+use super::plan::Plan;
+use super::shared::{Current, DISARMED, HELD, KILLED, Rules, Shared, wait};
 use super::stats::ConditionerStats;
 
 /// Injects faults into calls, by rules, so that they can be replayed.
@@ -55,7 +54,7 @@ pub struct Conditioner {
 
 impl Shared {
     pub(super) fn arm(&self) -> Result<(), ArmError> {
-        self.permission.check()?;
+        self.rules.get().permission.check()?;
         if self.gate.load(Ordering::Relaxed) & DISARMED != 0 {
             self.armed_at.store(clock::now().0, Ordering::Relaxed);
         }
@@ -116,30 +115,16 @@ impl Conditioner {
         Ok(network)
     }
 
-    pub(super) fn from_parts(
-        name: Name,
-        core: Core,
-        replay: Option<Replay>,
-        permission: Permission,
-        cap: Option<Cap>,
-        recorder: Option<Recorder>,
-        observers: Observers,
-    ) -> Self {
-        let tallies = core.rules.iter().map(|_| Padded(Tally::default())).collect();
+    pub(super) fn from_parts(name: Name, rules: Rules, observers: Observers) -> Self {
         let shared = Shared {
             gate: Padded(AtomicU32::new(DISARMED)),
             name,
-            core,
-            replay,
-            permission,
+            rules: Current::new(rules),
             observers,
-            cap: cap.map(Padded),
             armed_at: AtomicU64::new(0),
             closed: Notify::new(),
-            tallies,
             seen: Padded::default(),
             injected: AtomicU64::new(0),
-            recorder,
         };
         let shared = Arc::new(shared);
         shared.observers.register(&shared);
@@ -222,6 +207,57 @@ impl Conditioner {
         self.lease.is_on()
     }
 
+    /// Gives a running conditioner all the settings of `builder`.
+    ///
+    /// They change at one point in time: no call is decided by some of the old and some of the new, and a call that has met a fault keeps it.
+    /// Whether it is armed stays, and so do the time since then, what budgets hold it back, and the totals; what is
+    /// counted of each rule begins anew, as do plans. In an environment that the new settings do not allow it is disarmed; where
+    /// they allow one that the old did not, it is armed. Name, observers and the place in a registry stay: the
+    /// builder's are not looked at.
+    ///
+    /// # Errors
+    /// As [`ConditionerBuilder::build`]; then nothing has changed.
+    ///
+    /// ```
+    /// use buttress::conditioner::{Call, Conditioner, Fault, Rule};
+    /// let lossy = |share| Conditioner::builder("api").rule(Rule::new(Fault::loss()).share(share));
+    /// let faults = lossy(1.0).build()?;
+    /// faults.arm().unwrap();
+    /// assert!(faults.apply_blocking(&Call::new()).is_err());
+    /// faults.reconfigure(lossy(0.0))?;
+    /// assert!(faults.apply_blocking(&Call::new()).is_ok());
+    /// assert_eq!(faults.stats().seen, 2);
+    ///
+    /// let error = faults.reconfigure(lossy(2.0)).unwrap_err();
+    /// assert_eq!(error.field(), "rules[0].share");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self, builder: ConditionerBuilder) -> Result<(), ConfigError> {
+        let rules = builder.into_rules()?;
+        let after = rules.permission.check();
+        let newly = after.is_ok() && self.lease.rules.get().permission.check().is_err();
+        self.lease.rules.install(rules);
+        if after.is_err() {
+            self.lease.disarm();
+        } else if newly {
+            // Unless it was killed, which is for good.
+            let _ = self.lease.arm();
+        }
+        Ok(())
+    }
+
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &crate::managed::Home) {
+        home.forget(self.lease.shared());
+    }
+
+    /// Whether that is this one.
+    #[cfg(feature = "config")]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.lease.shared(), other.lease.shared())
+    }
+
     /// The name, as in events and errors.
     ///
     /// ```
@@ -247,7 +283,7 @@ impl Conditioner {
     /// ```
     #[must_use]
     pub fn seed(&self) -> u64 {
-        self.lease.core.seed
+        self.lease.rules.get().core.seed
     }
 
     /// Totals so far. Each number is exact; taken while calls are made, they may be of slightly different
@@ -277,7 +313,7 @@ impl Conditioner {
     /// ```
     #[must_use]
     pub fn plan(&self) -> Plan {
-        match &self.lease.recorder {
+        match &self.lease.rules.get().recorder {
             Some(recorder) => lock(&recorder.plan).clone(),
             None => Plan::default(),
         }

@@ -5,7 +5,7 @@ use crate::injected::Injected;
 
 use super::call::Call;
 use super::fault::{Act, Cause};
-use super::shared::Shared;
+use super::shared::{Rules, Shared};
 
 /// All that happens to one call.
 #[derive(Debug)]
@@ -106,29 +106,31 @@ impl BodyActs {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) shared: Arc<Shared>,
-    rules: Vec<u32>,
+    /// Those that it was decided by.
+    rules: Arc<Rules>,
+    taken: Vec<u32>,
 }
 
 impl Held {
-    pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, rules: Vec::new() }
+    pub(super) const fn new(shared: Arc<Shared>, rules: Arc<Rules>) -> Self {
+        Self { shared, rules, taken: Vec::new() }
     }
 
     /// A place that has been taken.
     pub(super) fn add(&mut self, rule: u32) {
-        self.rules.push(rule);
+        self.taken.push(rule);
     }
 
     /// The mark of the rule added last.
     fn mark(&self, fault: crate::injected::FaultKind) -> Injected {
-        Injected::new(self.rules.last().map_or(0, |rule| *rule as usize), fault)
+        Injected::new(self.taken.last().map_or(0, |rule| *rule as usize), fault)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for rule in &self.rules {
-            self.shared.tallies[*rule as usize].release();
+        for rule in &self.taken {
+            self.rules.tallies[*rule as usize].release();
         }
     }
 }

@@ -36,7 +36,7 @@ impl Managed for Shared {
             .gauge("active", "calls with a fault", f64::from(active), "calls", |_| {})
             .counter("seen", stats.seen)
             .counter("injected", stats.injected)
-            .fact("seed", self.core.seed.to_string())
+            .fact("seed", self.rules.get().core.seed.to_string())
             .commands(COMMANDS);
         if gate == 0 {
             let armed = Tick(self.armed_at.load(Ordering::Relaxed));

@@ -14,6 +14,7 @@ use crate::injected::{FaultKind, Injected};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::rejection::{Rejection, RejectionKind};
+use crate::slot::{Made, Slot};
 use crate::sync::{Mutex, Padded, lock};
 
 use super::arm::Permission;
@@ -25,23 +26,84 @@ use super::plan::{CallKey, Entry, Plan, Replay};
 use super::schedule::Schedule;
 use super::stats::{ConditionerStats, RuleStats};
 
+/// What a conditioner goes by until it is given other settings, and what is counted by it.
+pub(super) struct Rules {
+    pub(super) core: Core,
+    pub(super) replay: Option<Replay>,
+    pub(super) permission: Permission,
+    pub(super) cap: Option<Padded<Cap>>,
+    pub(super) tallies: Box<[Padded<Tally>]>,
+    pub(super) recorder: Option<Recorder>,
+}
+
+impl Rules {
+    pub(super) fn new(
+        core: Core,
+        replay: Option<Replay>,
+        permission: Permission,
+        cap: Option<Cap>,
+        recorder: Option<Recorder>,
+    ) -> Self {
+        let tallies = core.rules.iter().map(|_| Padded(Tally::default())).collect();
+        Self { core, replay, permission, cap: cap.map(Padded), tallies, recorder }
+    }
+}
+
+impl Rules {
+    fn record(&self, call: CallKey, rule: u32, act: &Act) {
+        let Some(recorder) = &self.recorder else { return };
+        let mut plan = lock(&recorder.plan);
+        if plan.entries.len() < recorder.limit {
+            plan.entries.push(Entry { call, rule, act: act.clone() });
+        } else {
+            plan.missing += 1;
+        }
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.rules.fmt(f)
+    }
+}
+
+/// The rules in force.
+pub(super) struct Current {
+    slot: Slot<Arc<Rules>>,
+    /// The same, so that threads do not meet.
+    known: Made<Option<Arc<Rules>>>,
+    /// Those of the beginning.
+    first: Arc<Rules>,
+}
+
+impl Current {
+    pub(super) fn new(rules: Rules) -> Self {
+        let first = Arc::new(rules);
+        Self { slot: Slot::new(), known: Made::new(), first }
+    }
+
+    pub(super) fn get(&self) -> Arc<Rules> {
+        let (_, rules) = self.known.of(&self.slot, |rules| rules);
+        rules.unwrap_or_else(|| Arc::clone(&self.first))
+    }
+
+    pub(super) fn install(&self, rules: Rules) {
+        self.slot.install(Arc::new(rules));
+    }
+}
+
 /// Everything clones of one conditioner share.
 pub(super) struct Shared {
     /// Zero: injects. Otherwise why not: see the constants.
     pub(super) gate: Padded<AtomicU32>,
     pub(super) name: Name,
-    pub(super) core: Core,
-    pub(super) replay: Option<Replay>,
-    pub(super) permission: Permission,
+    pub(super) rules: Current,
     pub(super) observers: Observers,
-    pub(super) cap: Option<Padded<Cap>>,
     pub(super) armed_at: AtomicU64,
     /// Told when the gate closes.
     pub(super) closed: Notify,
-    pub(super) tallies: Box<[Padded<Tally>]>,
     pub(super) seen: Padded<AtomicU64>,
     pub(super) injected: AtomicU64,
-    pub(super) recorder: Option<Recorder>,
 }
 
 pub(super) const DISARMED: u32 = 1 << 31;
@@ -108,15 +170,16 @@ impl Shared {
     #[cold]
     pub(super) fn inject(self: &Arc<Self>, call: &Call<'_>, bodies: bool) -> Option<Injection> {
         self.seen.fetch_add(1, Ordering::Relaxed);
-        if let Some(cap) = &self.cap {
+        let rules = self.rules.get();
+        if let Some(cap) = &rules.cap {
             cap.earn();
         }
         let mut elapsed = None;
         let mut injection: Option<Injection> = None;
         let mut done = false;
-        for &number in &self.core.order {
-            let rule = &self.core.rules[number as usize];
-            let tally = &*self.tallies[number as usize];
+        for &number in &rules.core.order {
+            let rule = &rules.core.rules[number as usize];
+            let tally = &*rules.tallies[number as usize];
             if !rule.matcher.matches(call) {
                 continue;
             }
@@ -130,9 +193,12 @@ impl Shared {
             if done {
                 continue;
             }
-            let act = match &self.replay {
+            let act = match &rules.replay {
                 Some(replay) => replay.act(number, key),
-                None => self.core.decide(number, key, self.strength(&rule.schedule, &mut elapsed)),
+                None => {
+                    let strength = self.strength(&rule.schedule, &mut elapsed);
+                    rules.core.decide(number, key, strength)
+                }
             };
             let Some(act) = act else { continue };
             // A call that will not be made can be late and nothing more.
@@ -145,12 +211,12 @@ impl Shared {
                 continue;
             }
             // Not the next rule's turn if this one may not act: its share would depend on how busy this is.
-            done = !self.core.all;
+            done = !rules.core.all;
             if !tally.reserve(rule.max_active) {
                 tally.skipped_active.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            if injection.is_none() && self.cap.as_ref().is_some_and(|cap| !cap.take()) {
+            if injection.is_none() && rules.cap.as_ref().is_some_and(|cap| !cap.take()) {
                 tally.release();
                 tally.skipped_cap.fetch_add(1, Ordering::Relaxed);
                 done = true;
@@ -160,11 +226,11 @@ impl Shared {
             let injection = injection.get_or_insert_with(|| {
                 self.injected.fetch_add(1, Ordering::Relaxed);
                 let mark = Injected::new(number as usize, act.kind());
-                Injection::new(mark, Held::new(Arc::clone(self)))
+                Injection::new(mark, Held::new(Arc::clone(self), Arc::clone(&rules)))
             });
             // From here on it gives the place back.
             injection.held.add(number);
-            self.record(key, number, &act);
+            rules.record(key, number, &act);
             self.tell(number, act.kind().as_str());
             done |= act.kind() == FaultKind::Loss;
             injection.add(act, call);
@@ -181,16 +247,6 @@ impl Shared {
         schedule.strength(*elapsed.get_or_insert_with(since))
     }
 
-    fn record(&self, call: CallKey, rule: u32, act: &Act) {
-        let Some(recorder) = &self.recorder else { return };
-        let mut plan = lock(&recorder.plan);
-        if plan.entries.len() < recorder.limit {
-            plan.entries.push(Entry { call, rule, act: act.clone() });
-        } else {
-            plan.missing += 1;
-        }
-    }
-
     fn tell(&self, rule: u32, fault: &'static str) {
         if self.observers.see_refusals() {
             let kind = EventKind::Injected { rule: rule as usize, fault };
@@ -205,7 +261,8 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> ConditionerStats {
-        let rules = self.core.rules.iter().zip(&self.tallies).map(|(rule, tally)| RuleStats {
+        let now = self.rules.get();
+        let rules = now.core.rules.iter().zip(&now.tallies).map(|(rule, tally)| RuleStats {
             fault: rule.fault.kind(),
             matched: tally.matched.load(Ordering::Relaxed),
             injected: tally.injected.load(Ordering::Relaxed),
@@ -248,7 +305,7 @@ impl fmt::Debug for Shared {
         f.debug_struct("Conditioner")
             .field("name", &self.name)
             .field("injecting", &self.is_on())
-            .field("rules", &self.core.rules)
+            .field("rules", &self.rules.get())
             .finish_non_exhaustive()
     }
 }

@@ -1,8 +1,9 @@
 //! How objects that run go by other settings.
 
 use super::build;
+use super::made::Object;
 use super::settings::Config;
-use super::stacks::{Object, Written};
+use super::stacks::Written;
 use crate::error::ConfigError;
 
 /// Changes one object. It has been checked: an error means that the object cannot do that while it runs.
@@ -55,19 +56,20 @@ impl Live for crate::budget::RetryBudget {
 impl Live for crate::failure_budget::FailureBudget {
     const FIXED: &'static [&'static str] = &[];
 
-    fn prepare(&self, _: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
-        build::failure_budget(at.name, at.block)?.unregistered().build()?;
-        let (budget, builder) = (self.clone(), build::failure_budget(at.name, at.block)?);
+    fn prepare(&self, config: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
+        config.failure_budget_at(at)?.unregistered().build()?;
+        let (budget, builder) = (self.clone(), config.failure_budget_at(at)?);
         Ok(Box::new(move || budget.reconfigure(builder)))
     }
 }
 
 impl Live for crate::conditioner::Conditioner {
-    const FIXED: &'static [&'static str] = &[""];
+    const FIXED: &'static [&'static str] = &[];
 
     fn prepare(&self, _: &Config, at: &Written<'_>) -> Result<Step, ConfigError> {
         build::conditioner(at.name, at.block)?.unregistered().build()?;
-        Ok(Box::new(|| Ok(())))
+        let (faults, builder) = (self.clone(), build::conditioner(at.name, at.block)?);
+        Ok(Box::new(move || faults.reconfigure(builder)))
     }
 }
 
@@ -82,7 +84,7 @@ impl Object {
         }
     }
 
-    /// Whether it goes by this key of its block only from its beginning; `""` in the list is every key.
+    /// Whether it goes by this key of its block only from its beginning.
     pub(super) fn is_fixed(&self, key: &str) -> bool {
         fn fixed<L: Live>(_: &L) -> &'static [&'static str] {
             L::FIXED
@@ -94,6 +96,6 @@ impl Object {
             Self::FailureBudget(it) => fixed(it),
             Self::Conditioner(it) => fixed(it),
         };
-        fixed.contains(&"") || fixed.contains(&key.split(['.', '[']).next().unwrap_or_default())
+        fixed.contains(&key.split(['.', '[']).next().unwrap_or_default())
     }
 }

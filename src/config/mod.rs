@@ -80,8 +80,27 @@
 //! [`Config::lint`] says what in them contradicts itself, with file and line.
 //!
 //! # Reload
-//! A [`Reloader`] reads the files again on SIGHUP, when they change, or when it is told to. Objects that run go by the
-//! new values and keep their state; settings with a problem change nothing. See there for what waits for a restart.
+//! A [`Reloader`] reads the files again on SIGHUP, when they change, or when it is told to. Everything is built first: settings with a
+//! problem change nothing and raise an event. Then stacks and objects that run go by the new values, each at one
+//! point in time:
+//!
+//! | what | how it changes | what is kept |
+//! |---|---|---|
+//! | breakers, rate limits, retry and failure budgets | in place | state, windows, levels, counters |
+//! | `faults` | in place | whether they are armed, totals; what is counted of each rule begins anew |
+//! | `retry`, whole or in part | with the stack | its tally, its budget |
+//! | `total_timeout`, `attempt_timeout`, `timeout` | with the stack; a breaker's or failure budget's own `cancelled_after` follows | |
+//! | `backend` | in place, also from a fixed limit to a learned one and back | who waits, what is in flight, what is known of answers |
+//! | `hedge` | in place | answers seen, what is saved up |
+//! | `endpoints` | in place, in all pools that the stack has made | health, who is ejected |
+//! | parts that are new, or gone | with the stack; a registry shows the new and not the gone | all other parts |
+//! | another name for a part (`breaker: db2`) | with the stack | what that name stands for, if anything uses it already |
+//!
+//! A stack is exchanged whole: no call meets parts of two files. See [`presets::Live`](crate::presets::Live) for what services do
+//! then. What is not live is told in the event and in [`Reloaded::waiting`]: `seed` of a breaker, `initial_tokens`, `floor` of a retry
+//! budget (what they begin with), `slo` of a failure budget where it comes, goes or has another `period`, and entries that are
+//! taken out of the file while the program uses them by their name. Stores, URLs, idempotency and limits that a fleet shares
+//! are made in code, not here. So are stacks from [`presets::client`](crate::presets::client): only [`Stacks`] are live.
 //!
 //! # Secrets
 //! Values of keys one of whose words is, or ends in, `token`, `secret`, `password`, `passphrase`, `api_key`, `credential` or
@@ -107,6 +126,7 @@ mod findings;
 mod keys;
 mod live;
 mod loader;
+mod made;
 mod merge;
 mod parse;
 mod plans;
@@ -117,6 +137,7 @@ mod reload;
 mod schema;
 mod settings;
 mod stacks;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod typed;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::live::Step;
 use super::loader::Loader;
-use super::problem::{LoadError, Problem, ProblemKind};
+use super::problem::LoadError;
 use super::settings::{Change, Config};
-use super::stacks::{Made, Place, Stacks};
+use super::stacks::{Place, Stacks};
+use super::staged::Staged;
 use super::watch::{self, Stamp, Watch};
 use crate::name::LayerKind;
 use crate::observe::{EventKind, Observers, Severity};
@@ -18,10 +19,10 @@ use crate::sync::{Mutex, lock};
 
 /// Reads the sources of a [`Loader`] anew, and lets the objects of some [`Stacks`] go by them.
 ///
-/// What is changed keeps what it knows: a breaker that is open stays open, a bucket keeps its level. If
-/// anything is wrong with the new settings, nothing changes at all, and the timeline has a warning with the problems. What an object
-/// can only be built with (and whether it is there at all) waits for a restart; the event says so, and so does [`Reloaded::waiting`].
-/// Entries of which nothing has been made yet are simply there from now on.
+/// What is changed keeps what it knows: a breaker that is open stays open, a bucket keeps its level. Stacks get parts and lose
+/// them while they run; [the module](super) says what changes how. If anything is wrong with the new settings, nothing
+/// changes at all, and the timeline has a warning with the problems. The few things that only a new object would go by wait for a
+/// restart; the event says so, and so does [`Reloaded::waiting`]. Entries of which nothing has been made yet are simply there from now on.
 ///
 /// The sources are the loader's: files are read again, the environment and arguments are those it was made with.
 ///
@@ -275,132 +276,40 @@ impl Inner {
         let config = Arc::new(config);
         let old = self.stacks.config();
         let changes = config.changes_since(&old);
-        let mut done = BTreeSet::new();
-        let steps = {
-            let made = self.stacks.made();
-            let problems = made.problems(&config);
-            if !problems.is_empty() {
-                return Err(LoadError::new(problems));
-            }
-            made.steps(&old, &config, &mut done)?
-        };
-        let mut failed = apply(steps);
-        // What was made meanwhile, from the old settings.
-        loop {
+        // Everything is built first; from there on nothing can fail but what an object cannot do while it runs.
+        let staged = {
             let mut made = self.stacks.made();
-            let steps = made.steps(&old, &config, &mut done)?;
-            if steps.is_empty() {
-                let new = !changes.is_empty() || !config.same_sections(&old);
-                let (waiting, applied) = changes
-                    .into_iter()
-                    .partition(|change| made.waits(change.key(), &config, &failed));
-                made.config = config;
-                made.generation += u64::from(new);
-                made.tell();
-                return Ok(Reloaded { applied, waiting, generation: made.generation, new });
-            }
-            drop(made);
-            failed.extend(apply(steps));
+            let staged = Staged::new(&made, &config, &changes)?;
+            made.objects.clone_from(&staged.objects);
+            made.coming = Some(Arc::clone(&config));
+            staged
+        };
+        let failed = apply(staged.steps);
+        staged.changes.into_iter().for_each(|change| change());
+
+        let mut made = self.stacks.made();
+        let mut gone = Vec::new();
+        for stack in staged.stacks {
+            gone.push(made.exchange(stack));
         }
+        made.coming = None;
+        made.config = Arc::clone(&config);
+        let new = !changes.is_empty() || !config.same_sections(&old);
+        made.generation += u64::from(new);
+        let forgotten = made.take_forgotten();
+        let (waiting, applied) =
+            changes.into_iter().partition(|change| made.waits(change.key(), &staged.new, &failed));
+        made.tell();
+        let (generation, home) = (made.generation, made.home());
+        drop(made);
+        // Outside of the lock: whoever has the last of them may run user code.
+        forgotten.iter().for_each(|object| object.forget(&home));
+        drop(gone);
+        Ok(Reloaded { applied, waiting, generation, new })
     }
 }
 
 /// Outside of the lock: a change may be an event. Says what could not be changed.
 fn apply(steps: Vec<(Place, Step)>) -> BTreeSet<Place> {
     steps.into_iter().filter_map(|(place, step)| step().err().map(|_| place)).collect()
-}
-
-impl Made {
-    /// What the linter calls an error in stacks that have been made.
-    fn problems(&self, config: &Config) -> Vec<Problem> {
-        let mut found = config.lint();
-        found.retain(|found| {
-            let used = match found.stack.split_once('.') {
-                Some(("clients", name)) => self.clients.contains_key(name),
-                Some((_, name)) => self.servers.contains_key(name),
-                None => false,
-            };
-            used && found.is_error()
-        });
-        let problem = |found: super::findings::Finding| {
-            let expected = format!("no {}", found.lint.rule);
-            let kind = ProblemKind::Contradiction;
-            Problem::new(kind, found.key, found.lint.text, found.origin, expected)
-        };
-        found.into_iter().map(problem).collect()
-    }
-
-    /// One for each object that has other settings now and is not in `done`, which it is then.
-    fn steps(
-        &self,
-        old: &Config,
-        new: &Config,
-        done: &mut BTreeSet<Place>,
-    ) -> Result<Vec<(Place, Step)>, LoadError> {
-        let (mut steps, mut problems) = (Vec::new(), Vec::new());
-        for (place, object) in &self.objects {
-            if !done.insert(place.clone()) {
-                continue;
-            }
-            let Some(at) = new.at(place) else { continue };
-            if old.at(place).is_some_and(|before| same(old, &before, new, &at)) {
-                continue;
-            }
-            match object.prepare(new, &at) {
-                Ok(step) => steps.push((place.clone(), step)),
-                Err(error) => {
-                    let parts: Vec<_> = place.iter().map(String::as_str).collect();
-                    let key = format!("{}.{}", place.join("."), error.field());
-                    let origin = new.near(&parts, &key).to_owned();
-                    let kind = ProblemKind::Contradiction;
-                    problems.push(Problem::new(kind, key, error.value(), origin, error.expected()));
-                }
-            }
-        }
-        if problems.is_empty() { Ok(steps) } else { Err(LoadError::new(problems)) }
-    }
-
-    /// Whether something that runs was made from this key and cannot change.
-    fn waits(&self, key: &str, config: &Config, failed: &BTreeSet<Place>) -> bool {
-        let below = |path: &str| {
-            key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        for (place, object) in &self.objects {
-            let path = place.join(".");
-            if below(&path) {
-                let rest = key.get(path.len() + 1..).unwrap_or_default();
-                return object.is_fixed(rest)
-                    || config.at(place).is_none()
-                    || failed.contains(place);
-            }
-        }
-        let clients = self.clients.keys().map(|name| ("clients", name));
-        let stacks = clients.chain(self.servers.keys().map(|name| ("servers", name)));
-        for (top, name) in stacks {
-            let path = format!("{top}.{name}");
-            let policy = config.written(top, name, "retry");
-            if policy.is_some_and(|policy| below(&policy.place.join("."))) {
-                return true;
-            }
-            if below(&path) {
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// Whether an object would be built the same from both.
-fn same(
-    old: &Config,
-    before: &super::stacks::Written<'_>,
-    new: &Config,
-    at: &super::stacks::Written<'_>,
-) -> bool {
-    let breaker = at.place.first().is_some_and(|map| map == "breakers")
-        || at.place.last().is_some_and(|part| part == "breaker");
-    before.block.0 == at.block.0
-        && (!breaker
-            || old.limits() == new.limits()
-                && old.attempt_of(&before.place) == new.attempt_of(&at.place))
 }

@@ -1,6 +1,5 @@
 //! The objects of a configuration, each made once.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,8 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::build::{self, Block};
-use super::findings::{Finding, map_of};
+use super::findings::map_of;
+use super::made::Made;
 use super::settings::Config;
 use crate::budget::RetryBudget;
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
@@ -17,14 +17,12 @@ use crate::conditioner::Conditioner;
 use crate::context::NoContext;
 use crate::control::Registry;
 use crate::error::ConfigError;
-use crate::failure_budget::FailureBudget;
-use crate::presets::{Absent, ClientLayer, ClientParts, Faults, ServerLayer, ServerParts};
+use crate::failure_budget::{FailureBudget, FailureBudgetBuilder};
+use crate::presets::{Absent, ClientLayer, Faults, Live, ServerLayer};
 use crate::rate_limit::RateLimiter;
 use crate::reject::AsError;
 use crate::retry::CloneRequest;
-use crate::slot::Slot;
 use crate::sync::{Mutex, MutexGuard, lock};
-use crate::timeout::Timeout;
 
 /// Whole stacks from a configuration. Every object is made once: two calls with one name give the same breaker, and two clients
 /// that name the same entry of `rate_limits` share its bucket. An object that is written out in a client or
@@ -57,29 +55,10 @@ pub struct Stacks {
 }
 
 /// The layers of a client, with a place for faults.
-pub type ClientStack = ClientLayer<AnyError, CloneRequest, NoContext, AsError, Faults>;
+pub type ClientStack = Live<ClientLayer<AnyError, CloneRequest, NoContext, AsError, Faults>>;
 
 /// The layers of a server, with a place for faults.
-pub type ServerStack = ServerLayer<AnyError, NoContext, AsError, Absent, Faults>;
-
-pub(super) struct Made {
-    pub(super) config: Arc<Config>,
-    pub(super) registry: Option<Registry>,
-    /// How often a configuration has come into force.
-    pub(super) generation: u64,
-    pub(super) objects: BTreeMap<Place, Object>,
-    pub(super) clients: BTreeMap<String, ClientStack>,
-    pub(super) servers: BTreeMap<String, ServerStack>,
-}
-
-#[derive(Clone)]
-pub(super) enum Object {
-    Breaker(CircuitBreaker),
-    Limiter(RateLimiter),
-    RetryBudget(RetryBudget),
-    FailureBudget(FailureBudget),
-    Conditioner(Conditioner),
-}
+pub type ServerStack = Live<ServerLayer<AnyError, NoContext, AsError, Absent, Faults>>;
 
 /// The keys that lead to the block of an object; the second is the object's name.
 pub(super) type Place = Vec<String>;
@@ -135,15 +114,7 @@ impl Config {
     /// ```
     #[must_use]
     pub fn stacks(&self) -> Stacks {
-        let made = Made {
-            config: Arc::new(self.clone()),
-            registry: None,
-            generation: 1,
-            objects: BTreeMap::new(),
-            clients: BTreeMap::new(),
-            servers: BTreeMap::new(),
-        };
-        Stacks { made: Arc::new(Mutex::new(made)) }
+        Stacks { made: Arc::new(Mutex::new(Made::new(Arc::new(self.clone())))) }
     }
 
     /// A part of a stack that is written there, or named.
@@ -168,24 +139,37 @@ impl Config {
         }
     }
 
-    /// The shortest time after which an attempt that this breaker sees is cut off.
-    pub(super) fn attempt_of(&self, place: &Place) -> Option<Duration> {
-        self.names("clients")
-            .filter(|name| {
-                self.written("clients", name, "breaker")
-                    .is_some_and(|written| written.place == *place)
-            })
+    /// The shortest time after which what the breaker or failure budget at this place sees is cut off.
+    pub(super) fn given_up_of(&self, place: &Place) -> Option<Duration> {
+        let uses = |map, name: &str, part| {
+            self.written(map, name, part).is_some_and(|written| written.place == *place)
+        };
+        let attempts = self
+            .names("clients")
+            .filter(|name| uses("clients", name, "breaker"))
             .filter_map(|name| {
                 let client = Block::of(self.tree.get("clients")?.get(name));
                 let retry = self.written("clients", name, "retry");
                 let own =
                     retry.and_then(|retry| build::policy(retry.block).ok()?.attempt_timeout());
-                match (client.time("attempt_timeout"), own) {
-                    (Some(one), Some(other)) => Some(one.min(other)),
-                    (one, other) => one.or(other),
-                }
-            })
-            .min()
+                let ends = [client.time("attempt_timeout"), client.time("total_timeout"), own];
+                ends.into_iter().flatten().min()
+            });
+        let calls = self
+            .names("servers")
+            .filter(|name| uses("servers", name, "failure_budget"))
+            .filter_map(|name| Block::of(self.tree.get("servers")?.get(name)).time("timeout"));
+        attempts.chain(calls).min()
+    }
+
+    /// Half of that: who is cut off is a failure, however short the time was. None where the block says it, or the
+    /// layers' own is short enough.
+    fn cancelled_after(&self, written: &Written<'_>) -> Option<Duration> {
+        let given_up = match written.block.get("cancelled_after") {
+            Some(_) => None,
+            None => self.given_up_of(&written.place),
+        };
+        given_up.filter(|after| *after < Duration::from_secs(2)).map(|after| after / 2)
     }
 
     pub(super) fn breaker_at(
@@ -193,117 +177,21 @@ impl Config {
         written: &Written<'_>,
     ) -> Result<CircuitBreakerBuilder, ConfigError> {
         let mut builder = self.breaker(written.name, written.block)?;
-        // An attempt that was cut off is a failure, however short its time was.
-        if written.block.get("cancelled_after").is_none()
-            && let Some(attempt) = self.attempt_of(&written.place)
-            && attempt < Duration::from_secs(2)
-        {
-            builder = builder.cancelled_after(attempt / 2);
+        if let Some(after) = self.cancelled_after(written) {
+            builder = builder.cancelled_after(after);
         }
         Ok(builder)
     }
-}
 
-/// `object!(made, path, Kind, build)`: the object there is, or a new one.
-macro_rules! object {
-    ($made:expr, $path:expr, $kind:ident, $builder:expr) => {{
-        match $made.objects.get($path) {
-            Some(Object::$kind(object)) => Ok(object.clone()),
-            _ => {
-                let builder = $builder?;
-                let built = match &$made.registry {
-                    Some(registry) => builder.register_in(registry).build(),
-                    None => builder.build(),
-                };
-                built.inspect(|object| {
-                    $made.objects.insert($path.clone(), Object::$kind(object.clone()));
-                })
-            }
+    pub(super) fn failure_budget_at(
+        &self,
+        written: &Written<'_>,
+    ) -> Result<FailureBudgetBuilder, ConfigError> {
+        let mut builder = build::failure_budget(written.name, written.block)?;
+        if let Some(after) = self.cancelled_after(written) {
+            builder = builder.cancelled_after(after);
         }
-    }};
-}
-
-impl Made {
-    fn breaker(
-        &mut self,
-        at: &Written<'_>,
-        config: &Config,
-    ) -> Result<CircuitBreaker, ConfigError> {
-        object!(self, &at.place, Breaker, config.breaker_at(at))
-    }
-
-    fn limiter(&mut self, at: &Written<'_>) -> Result<RateLimiter, ConfigError> {
-        object!(self, &at.place, Limiter, build::limiter(at.name, at.block))
-    }
-
-    fn retry_budget(&mut self, at: &Written<'_>) -> Result<RetryBudget, ConfigError> {
-        object!(self, &at.place, RetryBudget, build::retry_budget(at.name, at.block))
-    }
-
-    fn failure_budget(&mut self, at: &Written<'_>) -> Result<FailureBudget, ConfigError> {
-        object!(self, &at.place, FailureBudget, build::failure_budget(at.name, at.block))
-    }
-
-    fn conditioner(&mut self, at: &Written<'_>) -> Result<Conditioner, ConfigError> {
-        let new = !self.objects.contains_key(&at.place);
-        let made = object!(self, &at.place, Conditioner, build::conditioner(at.name, at.block))?;
-        if new {
-            // Outside of its environments it stays disarmed, which its status says.
-            let _ = made.arm();
-        }
-        Ok(made)
-    }
-
-    fn client(&mut self, name: &str) -> Result<ClientStack, ConfigError> {
-        let config = Arc::clone(&self.config);
-        refuse(&config, "clients", name)?;
-        let block = config.entry("clients", name)?;
-        let part = |part| config.written("clients", name, part);
-        // The parts that are in no map, so that nobody shares them.
-        let plan = config.client_plan(name, false)?;
-        let timeout = |after: Option<Duration>| {
-            after.map(|after| Timeout::new(name.to_owned(), after)).transpose()
-        };
-        let limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
-        let mut parts = ClientParts::of(&plan, self.registry.as_ref())?;
-        parts.total = timeout(block.time("total_timeout"))?;
-        parts.limiter = limiter.map(|limiter| (limiter, Duration::ZERO));
-        parts.attempt = timeout(block.time("attempt_timeout"))?;
-        parts.breaker = part("breaker").map(|at| self.breaker(&at, &config)).transpose()?;
-        if let Some(at) = part("retry_budget") {
-            parts.budget = Some(self.retry_budget(&at)?);
-        }
-        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        Ok(parts.layer()?.conditioner(faults.map_or_else(Slot::new, Slot::with)))
-    }
-
-    fn server(&mut self, name: &str) -> Result<ServerStack, ConfigError> {
-        let config = Arc::clone(&self.config);
-        refuse(&config, "servers", name)?;
-        let block = config.entry("servers", name)?;
-        let part = |part| config.written("servers", name, part);
-        let after = block.time("timeout");
-        let parts = ServerParts {
-            name: name.to_owned().into(),
-            limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
-            budget: part("failure_budget").map(|at| self.failure_budget(&at)).transpose()?,
-            timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
-        };
-        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        Ok(ServerLayer::from(parts).conditioner(faults.map_or_else(Slot::new, Slot::with)))
-    }
-}
-
-/// The first lint of a stack that is an error.
-fn refuse(config: &Config, map: &str, name: &str) -> Result<(), ConfigError> {
-    let stack = format!("{map}.{name}");
-    let found = config.lint().into_iter().find(|found| found.stack == stack && found.is_error());
-    match found {
-        Some(found) => {
-            let expected = format!("no {}", found.lint.rule);
-            Err(ConfigError::new(found.key, found.lint.text, expected))
-        }
-        None => Ok(()),
+        Ok(builder)
     }
 }
 
@@ -371,13 +259,7 @@ impl Stacks {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn client(&self, name: &str) -> Result<ClientStack, ConfigError> {
-        let mut made = self.made();
-        if let Some(layer) = made.clients.get(name) {
-            return Ok(layer.clone());
-        }
-        let layer = made.client(name)?;
-        made.clients.insert(name.to_owned(), layer.clone());
-        Ok(layer)
+        self.made().client(name)
     }
 
     /// The layers of a server as `servers` has it.
@@ -392,13 +274,7 @@ impl Stacks {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn server(&self, name: &str) -> Result<ServerStack, ConfigError> {
-        let mut made = self.made();
-        if let Some(layer) = made.servers.get(name) {
-            return Ok(layer.clone());
-        }
-        let layer = made.server(name)?;
-        made.servers.insert(name.to_owned(), layer.clone());
-        Ok(layer)
+        self.made().server(name)
     }
 
     fn named<T>(
@@ -408,9 +284,10 @@ impl Stacks {
         make: impl FnOnce(&mut Made, &Written<'_>, &Config) -> Result<T, ConfigError>,
     ) -> Result<T, ConfigError> {
         let mut made = self.made();
-        let config = Arc::clone(&made.config);
-        let block = config.entry(map, name)?;
-        make(&mut made, &Written { place: place([map, name]), name, block }, &config)
+        let config = made.newest();
+        let at = Written { place: place([map, name]), name, block: config.entry(map, name)? };
+        made.asked.insert(at.place.clone());
+        make(&mut made, &at, &config)
     }
 
     /// The breaker of an entry of `breakers`. With the block `resilience`, every name has one.
@@ -427,9 +304,11 @@ impl Stacks {
     /// ```
     pub fn circuit_breaker(&self, name: &str) -> Result<CircuitBreaker, ConfigError> {
         let mut made = self.made();
-        let config = Arc::clone(&made.config);
-        let block = config.breaker_entry(name)?;
-        made.breaker(&Written { place: place(["breakers", name]), name, block }, &config)
+        let config = made.newest();
+        let at =
+            Written { place: place(["breakers", name]), name, block: config.breaker_entry(name)? };
+        made.asked.insert(at.place.clone());
+        made.breaker(&at, &config)
     }
 
     /// The limiter of an entry of `rate_limits`.
@@ -475,7 +354,7 @@ impl Stacks {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn failure_budget(&self, name: &str) -> Result<FailureBudget, ConfigError> {
-        self.named("failure_budgets", name, |made, at, _| made.failure_budget(at))
+        self.named("failure_budgets", name, Made::failure_budget)
     }
 
     /// The conditioner of an entry of `faults`, armed if its environment allows it.
@@ -492,15 +371,5 @@ impl Stacks {
     /// ```
     pub fn conditioner(&self, name: &str) -> Result<Conditioner, ConfigError> {
         self.named("faults", name, |made, at, _| made.conditioner(at))
-    }
-}
-
-impl Made {
-    /// What the status document says of the configuration.
-    pub(super) fn tell(&self) {
-        if let Some(registry) = &self.registry {
-            registry.set_generation(self.generation);
-            registry.set_lint(self.config.lint().iter().map(Finding::told));
-        }
     }
 }

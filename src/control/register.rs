@@ -53,6 +53,9 @@ registered! {
         "buttress::rate_limit::RateLimiter::builder(\"api\")", |it, home| observed!(it, home);
     [K: ?Sized] crate::rate_limit::KeyedRateLimiterBuilder<K>:
         "buttress::rate_limit::KeyedRateLimiter::<u64>::builder(\"api\")", |it, home| observed!(it, home);
+    [] crate::Backend: "buttress::Backend::new(\"db\")", |it, home| it.move_to(home);
+    [] crate::admission::Admission:
+        "buttress::admission::Admission::new(\"db\")", |it, home| it.move_to(home);
     [] crate::endpoints::EndpointsBuilder:
         "buttress::endpoints::Endpoints::<u8>::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::hedge::HedgeBuilder:

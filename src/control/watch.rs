@@ -68,7 +68,10 @@ impl Registry {
         let uptime = clock::now().since(self.made);
         let all = sorted(self.roster.living());
         let omitted = all.len().saturating_sub(SHOWN);
-        let mut objects: Vec<_> = all.into_iter().map(describe).collect();
+        let mut looked: Vec<_> =
+            all.into_iter().map(|(id, object)| (object.clone(), describe((id, object)))).collect();
+        self.roster.date(&mut looked, clock::now());
+        let mut objects: Vec<_> = looked.into_iter().map(|(_, status)| status).collect();
         // Of all of them: one that is not shown may be the one that matters.
         let verdict = verdict(&objects);
         objects.truncate(SHOWN);

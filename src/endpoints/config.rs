@@ -187,6 +187,10 @@ impl EndpointsBuilder {
     }
 
     /// What was checked.
+    pub(super) fn config(self) -> Config {
+        self.config
+    }
+
     pub(crate) fn make<S>(self) -> Endpoints<S> {
         Endpoints::from_parts(self.name, self.config, self.observers)
     }

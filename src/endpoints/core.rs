@@ -151,8 +151,9 @@ struct Ejected {
     interval: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    config: Config,
     all: Vec<Arc<Health>>,
     out: Vec<Ejected>,
     last_id: u64,
@@ -162,8 +163,9 @@ struct State {
 /// One pool.
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) config: Config,
-    memory: f64,
+    /// Of the configuration, for picking without a lock: nanoseconds.
+    memory: AtomicU64,
+    slow_start: AtomicU64,
     /// Geometric mean of the answers' times: logarithm of nanoseconds as `f64`; 0: none yet.
     typical: AtomicU64,
     draws: AtomicU64,
@@ -188,8 +190,8 @@ pub(super) struct Asked {
 impl Core {
     pub(super) fn new(config: Config, seed: u64) -> Self {
         Self {
-            memory: nanos(config.memory) as f64,
-            config,
+            memory: AtomicU64::new(nanos(config.memory)),
+            slow_start: AtomicU64::new(nanos(config.slow_start)),
             typical: AtomicU64::new(0),
             draws: AtomicU64::new(seed),
             next_probe: AtomicU64::new(u64::MAX),
@@ -198,7 +200,13 @@ impl Core {
             ejections: AtomicU64::new(0),
             returns: AtomicU64::new(0),
             probes: AtomicU64::new(0),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                config,
+                all: Vec::new(),
+                out: Vec::new(),
+                last_id: 0,
+                halved: Tick(0),
+            }),
         }
     }
 
@@ -231,9 +239,27 @@ impl Core {
         self.settle(&state);
     }
 
+    /// Other settings for the same endpoints. Who is out is asked no later than they say.
+    pub(super) fn reconfigure(&self, config: Config, now: Tick) {
+        let mut state = lock(&self.state);
+        self.memory.store(nanos(config.memory), Relaxed);
+        self.slow_start.store(nanos(config.slow_start), Relaxed);
+        for out in &mut state.out {
+            out.interval = out.interval.min(config.probe_after_max);
+            out.probe_at = out.probe_at.min(now.after(out.interval));
+        }
+        state.config = config;
+        self.settle(&state);
+    }
+
+    /// The share that may be ejected.
+    pub(super) fn max_ejected(&self) -> f64 {
+        lock(&self.state).config.max_ejected
+    }
+
     /// What picking looks at, after a change.
     fn settle(&self, state: &State) {
-        let most = (self.config.max_ejected * state.all.len() as f64).floor() as usize;
+        let most = (state.config.max_ejected * state.all.len() as f64).floor() as usize;
         self.panic.store(u32::from(state.out.len() > most), Relaxed);
         let next = state.out.iter().map(|out| out.probe_at.0).min();
         self.next_probe.store(next.unwrap_or(u64::MAX), Relaxed);
@@ -318,6 +344,7 @@ impl Core {
         {
             return place;
         }
+        let memory = self.memory.load(Relaxed) as f64;
         let usable = |place: usize| {
             let one = get(place);
             (all || !one.is_out()) && (avoid == 0 || one.id & 0xffff != avoid)
@@ -333,7 +360,7 @@ impl Core {
             return one;
         };
         let typical = self.typical();
-        let load = |place: usize| get(place).load(typical, self.memory, now);
+        let load = |place: usize| get(place).load(typical, memory, now);
         let (better, worse) =
             if load(other) < SAME * load(one) { (other, one) } else { (one, other) };
         if self.holds_back(get(better), now) { worse } else { better }
@@ -346,12 +373,12 @@ impl Core {
             return false;
         }
         let since = now.since(Tick(back));
-        if since >= self.config.slow_start {
+        let slow_start = Duration::from_nanos(self.slow_start.load(Relaxed));
+        if since >= slow_start {
             health.back.store(0, Relaxed);
             return false;
         }
-        let share =
-            START + (1.0 - START) * since.as_secs_f64() / self.config.slow_start.as_secs_f64();
+        let share = START + (1.0 - START) * since.as_secs_f64() / slow_start.as_secs_f64();
         (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= share
     }
 
@@ -359,7 +386,7 @@ impl Core {
     #[cold]
     fn probe(&self, now: Tick) -> Option<u64> {
         let mut state = lock(&self.state);
-        let longest = self.config.probe_after_max;
+        let longest = state.config.probe_after_max;
         let due = state
             .out
             .iter_mut()
@@ -426,13 +453,13 @@ impl Core {
         if health.is_out() || !state.all.iter().any(|one| one.id == health.id) {
             return None;
         }
-        let why = if in_row >= self.config.failures_in_row {
+        let why = if in_row >= state.config.failures_in_row {
             Why::InRow(in_row)
         } else {
             unlikely(&state.all, health)?
         };
         health.state.store(OUT, Relaxed);
-        let interval = self.config.probe_after;
+        let interval = state.config.probe_after;
         let probe_at = now.after(interval);
         state.out.push(Ejected { health: Arc::clone(health), probe_at, interval });
         self.settle(&state);
@@ -442,7 +469,7 @@ impl Core {
 
     /// Halves what is remembered for each stretch of memory that has passed.
     fn forget(&self, state: &mut State, now: Tick) {
-        let passed = now.since(state.halved).as_nanos() / self.config.memory.as_nanos().max(1);
+        let passed = now.since(state.halved).as_nanos() / state.config.memory.as_nanos().max(1);
         if passed > 0 {
             state.halved = now;
             for _ in 0..passed.min(32) {

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::config::{Config, EndpointsBuilder};
@@ -8,6 +9,7 @@ use super::core::{Core, Health, Why};
 use super::service::EndpointsService;
 use super::shared::Shared;
 use crate::clock;
+use crate::error::ConfigError;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::slot::Slot;
@@ -101,7 +103,9 @@ impl<S> Endpoints<S> {
 
     pub(super) fn from_parts(name: Name, config: Config, observers: Observers) -> Self {
         let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(name));
-        let shared = Arc::new(Shared { core: Core::new(config, seed), name, observers });
+        let core = Core::new(config, seed);
+        let (refused, last) = (AtomicU64::new(0), Mutex::new(None));
+        let shared = Arc::new(Shared { core, name, observers, refused, last });
         shared.observers.register(&shared);
         let list = Arc::new(List { shared: Arc::clone(&shared), members: Vec::new() });
         Self { shared, list: Slot::with(list), changing: Arc::new(Mutex::new(())) }
@@ -270,7 +274,61 @@ fn take<S>(shared: &Shared, members: &mut Vec<Member<S>>, label: &str) -> Option
     Some(taken)
 }
 
+impl<S> Endpoints<S> {
+    /// Gives a running pool all the settings of `builder`.
+    ///
+    /// Its endpoints stay, and so does what is known of each; one that is ejected is asked again no later than the
+    /// new settings say. A setting that the builder was not given has its default. The name stays, and so do the seed, observers and
+    /// the place in a registry: the builder's are not looked at.
+    ///
+    /// # Errors
+    /// As [`EndpointsBuilder::build`]; then nothing has changed.
+    ///
+    /// ```
+    /// use buttress::endpoints::Endpoints;
+    /// let pool = Endpoints::new("db");
+    /// pool.insert("10.0.0.1", 7);
+    /// pool.reconfigure(Endpoints::<u8>::builder("db").failures_in_row(5))?;
+    /// let error = pool.reconfigure(Endpoints::<u8>::builder("db").failures_in_row(0)).unwrap_err();
+    /// assert_eq!((error.field(), pool.len()), ("failures_in_row", 1));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self, builder: EndpointsBuilder) -> Result<(), ConfigError> {
+        self.shared.reconfigure(builder)
+    }
+}
+
+/// The pools that have been made with the same settings.
+#[cfg(feature = "config")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pools {
+    all: Arc<Mutex<Vec<std::sync::Weak<Shared>>>>,
+}
+
+#[cfg(feature = "config")]
+impl Pools {
+    pub(crate) fn add<S>(&self, pool: &Endpoints<S>) {
+        let mut all = lock(&self.all);
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Arc::downgrade(&pool.shared));
+    }
+
+    /// The builder has been [checked](EndpointsBuilder::check).
+    pub(crate) fn reconfigure(&self, builder: &EndpointsBuilder) {
+        let all: Vec<_> = lock(&self.all).iter().filter_map(std::sync::Weak::upgrade).collect();
+        for pool in all {
+            let _ = pool.reconfigure(builder.clone());
+        }
+    }
+}
+
 impl Shared {
+    fn reconfigure(&self, builder: EndpointsBuilder) -> Result<(), ConfigError> {
+        builder.check()?;
+        self.core.reconfigure(builder.config(), clock::now());
+        Ok(())
+    }
+
     pub(super) fn reset(&self) {
         for health in self.core.all() {
             if let Some(change) = self.core.put_back(&health, Why::Operator, clock::now()) {

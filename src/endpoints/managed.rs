@@ -7,6 +7,7 @@ use crate::clock;
 use crate::error::ConfigError;
 use crate::managed::{Level, Managed, ObjectStatus, Operation, unknown};
 use crate::name::LayerKind;
+use crate::sync::lock;
 
 const COMMANDS: &[&str] = &["reset"];
 
@@ -34,9 +35,17 @@ impl Managed for Shared {
             0 => String::new(),
             n => format!("{n} of {} ejected", all.len()),
         };
+        let last = lock(&self.last).clone();
+        let last = last.map(|(at, last)| format!("{last}, {:.0?} ago", clock::now().since(at)));
+        let why = match (last, out.len()) {
+            _ if all.is_empty() => "there is no endpoint".to_owned(),
+            (Some(last), 0) => format!("back: {last}"),
+            (Some(last), _) => format!("{why}; {last}"),
+            (None, _) => why,
+        };
         let in_flight: u32 = all.iter().map(|one| one.in_flight.load(Relaxed)).sum();
         let total = |of: fn(&super::core::Health) -> u64| all.iter().map(|one| of(one)).sum();
-        let most = (core.config.max_ejected * all.len() as f64).floor();
+        let most = (core.max_ejected() * all.len() as f64).floor();
         let mut status = ObjectStatus::new(state)
             .level(level)
             .why(why)
@@ -50,6 +59,7 @@ impl Managed for Shared {
             .counter("ejections", core.ejections.load(Relaxed))
             .counter("returns", core.returns.load(Relaxed))
             .counter("probes", core.probes.load(Relaxed))
+            .reject("overloaded", self.refused.load(Relaxed))
             .commands(COMMANDS);
         if !out.is_empty() {
             status = status.fact("ejected", out.join(", "));

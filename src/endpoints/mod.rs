@@ -110,5 +110,7 @@ mod tests;
 pub(crate) use config::Config;
 pub use config::EndpointsBuilder;
 pub use future::ResponseFuture;
+#[cfg(feature = "config")]
+pub(crate) use handle::Pools;
 pub use handle::{EndpointStats, Endpoints};
 pub use service::EndpointsService;

@@ -7,12 +7,12 @@ use tower_service::Service;
 use super::core::Asked;
 use super::future::{Chosen, ResponseFuture};
 use super::handle::{Endpoints, List};
+use super::shared::no_endpoint;
 use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::context::{NoContext, ReadContext};
-use crate::name::{LayerKind, Name};
+use crate::name::Name;
 use crate::reject::{AsError, Reject};
-use crate::rejection::{Rejection, RejectionKind};
 use crate::slot::Seat;
 
 /// Sends each request to one of the [`Endpoints`]: see the [module](super).
@@ -127,8 +127,8 @@ where
                 return ResponseFuture::readying(chosen, parts.0, req, parts.1);
             }
         }
-        let why = Rejection::new(RejectionKind::Overloaded, LayerKind::Endpoints, self.name)
-            .with_advice("the pool has no endpoint");
+        let list = self.list.current();
+        let why = list.map_or_else(|| no_endpoint(self.name), |list| list.shared.refuse());
         ResponseFuture::refused(self.reject.reject(req, why))
     }
 }

@@ -1,15 +1,23 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::core::{Change, Core, Health, Why};
+use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
+use crate::rejection::{Rejection, RejectionKind};
+use crate::sync::{Mutex, lock};
 
 /// Everything clones of one pool share, but for the services.
 pub(super) struct Shared {
     pub(super) core: Core,
     pub(super) name: Name,
     pub(super) observers: Observers,
+    /// Calls that found no endpoint.
+    pub(super) refused: AtomicU64,
+    /// The last ejection or return: when, which and why.
+    pub(super) last: Mutex<Option<(Tick, String)>>,
 }
 
 impl Shared {
@@ -17,9 +25,25 @@ impl Shared {
     pub(super) fn changed(&self, health: &Arc<Health>, change: Change) {
         let (from, to) = if change.out { ("in", "ejected") } else { ("ejected", "in") };
         let reason = format_args!("{}: {}", health.label, change.why);
+        *lock(&self.last) = Some((clock::now(), reason.to_string()));
         let kind = EventKind::StateChanged { from, to, reason };
         self.observers.emit(LayerKind::Endpoints, self.name, kind);
     }
+
+    #[cold]
+    pub(super) fn refuse(&self) -> Rejection {
+        self.refused.fetch_add(1, Relaxed);
+        let why = no_endpoint(self.name);
+        if self.observers.see_refusals() {
+            self.observers.emit(LayerKind::Endpoints, self.name, EventKind::Rejected(&why));
+        }
+        why
+    }
+}
+
+pub(super) fn no_endpoint(name: Name) -> Rejection {
+    Rejection::new(RejectionKind::Overloaded, LayerKind::Endpoints, name)
+        .with_advice("the pool has no endpoint")
 }
 
 impl fmt::Display for Why {

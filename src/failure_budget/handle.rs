@@ -465,6 +465,12 @@ impl FailureBudget {
         Ok(())
     }
 
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &crate::managed::Home) {
+        home.forget(self.lease.shared());
+    }
+
     /// Acts, whatever the calls do, until [`reset`](Self::reset). The layer measures no more meanwhile.
     ///
     /// ```

@@ -208,15 +208,19 @@ impl HedgeBuilder {
 
     /// What was checked.
     pub(crate) fn make(self) -> Hedge {
-        let limits = Limits {
+        let limits = self.limits();
+        Hedge::from_parts(self, limits)
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
             percentile: self.percentile,
             min_samples: self.min_samples,
             min_delay: nanos(self.min_delay),
             deposit: deposit(self.extra_load),
             burst: self.burst,
             hedges: self.hedges,
-        };
-        Hedge::from_parts(self, limits)
+        }
     }
 }
 

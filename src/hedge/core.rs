@@ -2,7 +2,7 @@
 
 use crate::clock::Tick;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Mutex, Padded};
+use crate::sync::{Mutex, Padded, lock};
 
 /// Below 16 us all is one bucket, above 18 minutes as well; between them eight to each doubling.
 const LOW: u32 = 14;
@@ -27,6 +27,63 @@ pub(super) struct Limits {
     pub(super) deposit: u64,
     pub(super) burst: u32,
     pub(super) hedges: u32,
+}
+
+/// Limits that may change.
+#[derive(Debug)]
+pub(super) struct LimitsCell {
+    percentile: AtomicU64,
+    min_samples: AtomicU32,
+    min_delay: AtomicU64,
+    deposit: AtomicU64,
+    burst: AtomicU32,
+    hedges: AtomicU32,
+}
+
+impl LimitsCell {
+    fn new(limits: Limits) -> Self {
+        Self {
+            percentile: AtomicU64::new(limits.percentile.to_bits()),
+            min_samples: AtomicU32::new(limits.min_samples),
+            min_delay: AtomicU64::new(limits.min_delay),
+            deposit: AtomicU64::new(limits.deposit),
+            burst: AtomicU32::new(limits.burst),
+            hedges: AtomicU32::new(limits.hedges),
+        }
+    }
+
+    fn set(&self, limits: Limits) {
+        self.percentile.store(limits.percentile.to_bits(), Ordering::Relaxed);
+        self.min_samples.store(limits.min_samples, Ordering::Relaxed);
+        self.min_delay.store(limits.min_delay, Ordering::Relaxed);
+        self.deposit.store(limits.deposit, Ordering::Relaxed);
+        self.burst.store(limits.burst, Ordering::Relaxed);
+        self.hedges.store(limits.hedges, Ordering::Relaxed);
+    }
+
+    fn percentile(&self) -> f64 {
+        f64::from_bits(self.percentile.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn min_samples(&self) -> u32 {
+        self.min_samples.load(Ordering::Relaxed)
+    }
+
+    fn min_delay(&self) -> u64 {
+        self.min_delay.load(Ordering::Relaxed)
+    }
+
+    fn deposit(&self) -> u64 {
+        self.deposit.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn burst(&self) -> u32 {
+        self.burst.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hedges(&self) -> u32 {
+        self.hedges.load(Ordering::Relaxed)
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "clamped to the number of buckets")]
@@ -96,7 +153,7 @@ impl Past {
 
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) limits: Limits,
+    pub(super) limits: LimitsCell,
     /// Read by every call, written twice a second.
     delay: Padded<AtomicU64>,
     median: AtomicU64,
@@ -111,7 +168,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            limits,
+            limits: LimitsCell::new(limits),
             delay: Padded(AtomicU64::new(NONE)),
             median: AtomicU64::new(NONE),
             most: AtomicU64::new(NONE),
@@ -161,14 +218,14 @@ impl Core {
     pub(super) fn plan_next(&self, deadline: Option<Tick>, now: Tick) -> Option<Tick> {
         let most = self.most.load(Ordering::Relaxed);
         let needed = most.saturating_add(self.median()?);
-        let due = Tick(now.0.saturating_add(most.max(self.limits.min_delay)));
+        let due = Tick(now.0.saturating_add(most.max(self.limits.min_delay())));
         deadline.is_none_or(|by| by.0.saturating_sub(now.0) >= needed).then_some(due)
     }
 
     /// When to ask again for a hedge that was refused.
     pub(super) fn plan_again(&self, deadline: Option<Tick>, now: Tick) -> Option<Tick> {
         let median = self.median()?;
-        let pause = median.max(self.limits.min_delay);
+        let pause = median.max(self.limits.min_delay());
         let left = deadline.map_or(u64::MAX, |by| by.0.saturating_sub(now.0));
         (left >= pause.saturating_add(median)).then_some(Tick(now.0.saturating_add(pause)))
     }
@@ -219,23 +276,42 @@ impl Core {
             past.answered[i] = past.answered[i] * keep + answered[i];
             past.censored[i] = past.censored[i] * keep + censored[i];
         }
-        let warm = past.seen >= f64::from(self.limits.min_samples);
+        let warm = self.estimate(&past);
+        let pause = if warm { LATER } else { FIRST };
+        self.refresh_at.store(now.0.saturating_add(pause), Ordering::Relaxed);
+    }
+
+    /// Other limits, for the same answers.
+    pub(super) fn reconfigure(&self, limits: Limits) {
+        let past = lock(&self.past);
+        self.limits.set(limits);
+        if !self.estimate(&past) {
+            self.delay.store(NONE, Ordering::Relaxed);
+        }
+        let full = u64::from(limits.burst) * HEDGE;
+        let _ = self
+            .share
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| Some(saved.min(full)));
+    }
+
+    /// Whether enough is known.
+    fn estimate(&self, past: &Past) -> bool {
+        let warm = past.seen >= f64::from(self.limits.min_samples());
         if warm {
-            let delay = past.percentile(self.limits.percentile).max(self.limits.min_delay);
+            let delay = past.percentile(self.limits.percentile()).max(self.limits.min_delay());
             self.delay.store(delay, Ordering::Relaxed);
             self.median.store(past.percentile(0.5), Ordering::Relaxed);
             self.most.store(past.percentile(MOST), Ordering::Relaxed);
         }
-        let pause = if warm { LATER } else { FIRST };
-        self.refresh_at.store(now.0.saturating_add(pause), Ordering::Relaxed);
+        warm
     }
 
     /// A first attempt pays its share of a hedge. Only a load while enough is saved up.
     #[inline]
     pub(super) fn deposit(&self) {
-        let full = u64::from(self.limits.burst) * HEDGE;
+        let full = u64::from(self.limits.burst()) * HEDGE;
         if self.share.load(Ordering::Relaxed) < full {
-            let deposit = self.limits.deposit;
+            let deposit = self.limits.deposit();
             let _ = self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
                 Some((saved + deposit).min(full))
             });
@@ -251,7 +327,7 @@ impl Core {
 
     /// A hedge was not sent after all.
     pub(super) fn give_back(&self) {
-        let full = u64::from(self.limits.burst) * HEDGE;
+        let full = u64::from(self.limits.burst()) * HEDGE;
         let _ = self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
             Some((saved + HEDGE).min(full))
         });

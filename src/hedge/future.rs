@@ -89,6 +89,22 @@ where
     C: Classify<Req, S::Response, S::Error>,
     R: Replay<Req>,
 {
+    /// Without a hedge.
+    #[inline]
+    pub(super) fn through(call: S::Future, classifier: C, replay: R) -> Self {
+        Self {
+            first: Some(call),
+            ticket: None,
+            hedges: Vec::new(),
+            sleep: None,
+            spare: None,
+            stage: Stage::Last,
+            classifier,
+            replay,
+            watch: Watch { shared: None, started: Tick(0), measured: false },
+        }
+    }
+
     /// Lets go of everything.
     fn end(self: Pin<&mut Self>) {
         let mut this = self.project();
@@ -231,7 +247,7 @@ where
         let Some(shared) = &this.watch.shared else { return };
         let now = clock::now();
         let sent = sent + 1;
-        let more = (sent < shared.core.limits.hedges)
+        let more = (sent < shared.core.limits.hedges())
             .then(|| shared.core.plan_next(this.replay.deadline(&copy).map(Deadline::tick), now));
         let next =
             more.flatten().and_then(|due| this.replay.try_replay(&copy).map(|copy| (due, copy)));
@@ -295,7 +311,10 @@ where
     fn settle_first(mut self: Pin<&mut Self>, result: Answer<S, Req>) -> Option<Answer<S, Req>> {
         let mut this = self.as_mut().project();
         this.first.set(None);
-        let ticket = this.ticket.take().expect("it ends once");
+        let Some(ticket) = this.ticket.take() else {
+            *this.stage = Stage::Done;
+            return Some(result);
+        };
         let verdict = this.classifier.finish(ticket, result.as_ref());
         if let Some(shared) = &this.watch.shared
             && verdict.outcome == Outcome::Success

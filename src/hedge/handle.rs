@@ -15,11 +15,12 @@ use crate::budget::{RetryBudget, RetryCost, RetryToken};
 use crate::classify::AnyError;
 use crate::clock::Tick;
 use crate::deadline::Deadline;
+use crate::error::ConfigError;
 use crate::lever::Lever;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::replay::{Attempt, Replay};
-use crate::sync::Lease;
+use crate::sync::{Lease, Mutex, lock};
 
 /// What is known of the latencies of one backend, and how many second attempts it can be asked for: see the
 /// [module](super). Clones are the same object.
@@ -41,11 +42,17 @@ pub struct Hedge {
 pub(super) struct Shared {
     pub(super) name: Name,
     pub(super) core: Core,
-    pub(super) budget: Option<RetryBudget>,
-    gate: Option<Gate>,
+    paid: Mutex<Paid>,
     pub(super) engaged: AtomicU32,
     observers: Observers,
     pub(super) counts: Counts,
+}
+
+/// Who pays for hedges. Asked only when there is to be one.
+#[derive(Clone)]
+struct Paid {
+    budget: Option<RetryBudget>,
+    gate: Option<Gate>,
 }
 
 #[derive(Default)]
@@ -128,14 +135,15 @@ impl Shared {
         if self.engaged.load(Ordering::Relaxed) != 0 {
             return Err(Withheld::Engaged);
         }
-        if self.gate.as_ref().is_some_and(|has_headroom| !has_headroom()) {
+        let Paid { budget, gate } = lock(&self.paid).clone();
+        if gate.is_some_and(|has_headroom| !has_headroom()) {
             return Err(Withheld::Congested);
         }
         if !self.core.take() {
             return Err(Withheld::ExtraLoad);
         }
         let mut grant = Grant { shared: Some(Arc::clone(self)), token: None };
-        if let Some(budget) = &self.budget {
+        if let Some(budget) = budget {
             grant.token = Some(budget.withdraw(RetryCost::Failed).ok_or(Withheld::Budget)?);
         }
         Ok(grant)
@@ -178,8 +186,7 @@ impl Hedge {
         let shared = Arc::new(Shared {
             name: config.name,
             core: Core::new(limits),
-            budget: config.budget,
-            gate: config.gate,
+            paid: Mutex::new(Paid { budget: config.budget, gate: config.gate }),
             engaged: AtomicU32::new(0),
             observers: config.observers,
             counts: Counts::default(),
@@ -287,6 +294,41 @@ impl Hedge {
 /// hedge.engage();
 /// hedge.release();
 /// ```
+impl Hedge {
+    /// Gives a running hedge all the settings of `builder`.
+    ///
+    /// What it has seen of answers is kept, and so are the counters and what is saved up, cut to the new `burst`. A setting that the
+    /// builder was not given has its default; without a budget or a gate in it there is none from now on. The name
+    /// stays, and so do observers and the place in a registry: the builder's are not looked at.
+    ///
+    /// # Errors
+    /// As [`HedgeBuilder::build`]; then nothing has changed.
+    ///
+    /// ```
+    /// use buttress::hedge::Hedge;
+    /// let hedge = Hedge::builder("search").burst(5).build()?;
+    /// hedge.reconfigure(Hedge::builder("search").percentile(0.9))?;
+    /// let error = hedge.reconfigure(Hedge::builder("search").percentile(9.0)).unwrap_err();
+    /// assert_eq!(error.field(), "percentile");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self, builder: HedgeBuilder) -> Result<(), ConfigError> {
+        builder.check()?;
+        self.shared.core.reconfigure(builder.limits());
+        let paid = Paid { budget: builder.budget, gate: builder.gate };
+        let before = std::mem::replace(&mut *lock(&self.shared.paid), paid);
+        // Outside of the lock: a gate is user code.
+        drop(before);
+        Ok(())
+    }
+
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &crate::managed::Home) {
+        home.forget(self.shared.shared());
+    }
+}
+
 impl Lever for Hedge {
     fn engage(&self) {
         self.shared.engage();

@@ -13,7 +13,8 @@ use crate::replay::CloneRequest;
 /// ```
 #[derive(Clone, Debug)]
 pub struct HedgeLayer<C = AnyError, R = CloneRequest> {
-    hedge: Hedge,
+    /// `None`: as if the layer were not there.
+    hedge: Option<Hedge>,
     classifier: C,
     replay: R,
 }
@@ -27,6 +28,11 @@ impl HedgeLayer {
     /// ```
     #[must_use]
     pub fn new(hedge: Hedge) -> Self {
+        Self::maybe(Some(hedge))
+    }
+
+    /// A layer that may be absent from its stack, in a type that is the same with it and without.
+    pub(crate) const fn maybe(hedge: Option<Hedge>) -> Self {
         Self { hedge, classifier: AnyError, replay: CloneRequest }
     }
 }
@@ -64,7 +70,7 @@ impl<S, C: Clone, R: Clone> Layer<S> for HedgeLayer<C, R> {
     fn layer(&self, inner: S) -> Self::Service {
         HedgeService {
             inner,
-            shared: self.hedge.shared.clone(),
+            shared: self.hedge.as_ref().map(|hedge| hedge.shared.clone()),
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
         }

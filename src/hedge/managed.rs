@@ -50,12 +50,12 @@ impl Managed for Shared {
                 ("engaged", Level::Warn, format!("{engaged} hold it back: no hedges"))
             }
             None => {
-                let needed = self.core.limits.min_samples;
+                let needed = self.core.limits.min_samples();
                 ("learning", Level::Ok, format!("fewer than {needed} answers seen"))
             }
             Some(_) => ("hedging", Level::Ok, String::new()),
         };
-        let burst = f64::from(self.core.limits.burst);
+        let burst = f64::from(self.core.limits.burst());
         let mut status = ObjectStatus::new(state).level(level).why(why).commands(COMMANDS).gauge(
             "saved",
             "saved",

@@ -22,7 +22,8 @@ use crate::sync::{Lease, Ref};
 #[derive(Clone)]
 pub struct HedgeService<S, C = AnyError, R = CloneRequest> {
     pub(super) inner: S,
-    pub(super) shared: Lease<Shared>,
+    /// `None`: as if the layer were not there.
+    pub(super) shared: Option<Lease<Shared>>,
     pub(super) classifier: C,
     pub(super) replay: R,
 }
@@ -42,7 +43,7 @@ impl<S, C, R> HedgeService<S, C, R> {
 impl<S: fmt::Debug, C, R> fmt::Debug for HedgeService<S, C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HedgeService")
-            .field("name", &self.shared.name)
+            .field("name", &self.shared.as_ref().map(|shared| shared.name))
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }
@@ -108,9 +109,16 @@ where
 
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
+        let Some(shared) = &mut self.shared else {
+            return ResponseFuture::through(
+                self.inner.call(req),
+                self.classifier.clone(),
+                self.replay.clone(),
+            );
+        };
         // The ready instance goes with the call: a clone of it need not be ready.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
-        start(ready, req, self.shared.for_call(), &self.classifier, &self.replay)
+        start(ready, req, shared.for_call(), &self.classifier, &self.replay)
     }
 }

@@ -1,10 +1,12 @@
 //! Who is there: weak references to the objects of a program, and their timeline.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Managed, timeline::Timeline};
+use super::{Managed, ObjectStatus, timeline::Timeline};
+use crate::clock::Tick;
 use crate::observe::Event;
 
 static GLOBAL: LazyLock<Arc<Roster>> = LazyLock::new(Arc::default);
@@ -15,6 +17,8 @@ static WATCHED: AtomicBool = AtomicBool::new(false);
 #[derive(Default)]
 pub(crate) struct Roster {
     objects: Mutex<Objects>,
+    /// What the last look showed of those that do not tell since when.
+    seen: Mutex<HashMap<usize, Seen>>,
     pub(crate) timeline: Timeline,
     /// The configuration's, for the document.
     pub(crate) generation: AtomicU64,
@@ -28,7 +32,34 @@ struct Objects {
     prune_at: usize,
 }
 
+struct Seen {
+    /// Keeps the address from being another object's.
+    _object: Weak<dyn Managed>,
+    state: String,
+    since: Tick,
+}
+
 impl Roster {
+    /// For those that do not tell it: since when looks have found them in their state.
+    pub(crate) fn date(&self, looked: &mut [(Arc<dyn Managed>, ObjectStatus)], now: Tick) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *seen);
+        for (object, status) in looked.iter_mut().filter(|(_, status)| status.since_s.is_none()) {
+            let address = Arc::as_ptr(object).cast::<()>().addr();
+            let entry = match before.remove(&address) {
+                Some(entry) if entry.state == status.state => {
+                    status.since_s = Some(now.since(entry.since).as_secs_f64());
+                    entry
+                }
+                _ => {
+                    let (object, state) = (Arc::downgrade(object), status.state.clone());
+                    Seen { _object: object, state, since: now }
+                }
+            };
+            seen.insert(address, entry);
+        }
+    }
+
     /// The one of the process, from now on with a timeline.
     pub(crate) fn global() -> Arc<Self> {
         WATCHED.store(true, Ordering::Relaxed);
@@ -51,6 +82,12 @@ impl Roster {
     }
 
     /// Those that live, in the order in which they came.
+    /// It lives on, unseen: a service that is never called again may hold it for as long as the program runs.
+    #[cfg(feature = "config")]
+    fn remove(&self, object: *const ()) {
+        self.objects().entries.retain(|entry| entry.as_ptr().cast::<()>() != object);
+    }
+
     pub(crate) fn living(&self) -> Vec<Arc<dyn Managed>> {
         self.objects().entries.iter().filter_map(Weak::upgrade).collect()
     }
@@ -92,6 +129,16 @@ impl Home {
     }
 
     /// Whether somebody may read what happens.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget<T: Managed>(&self, object: &Arc<T>) {
+        let roster = match self {
+            Self::Global => &GLOBAL,
+            Self::In(roster) => roster,
+            Self::Nowhere => return,
+        };
+        roster.remove(Arc::as_ptr(object).cast());
+    }
+
     #[inline]
     pub(crate) fn listens(&self) -> bool {
         match self {

@@ -70,7 +70,8 @@ pub struct ObjectStatus {
     pub state: String,
     /// Why it is in that state: the measured value against the threshold, or who did it. May be empty.
     pub why: String,
-    /// For how many seconds it has been in that state.
+    /// For how many seconds it has been in that state. Where the object does not know it, for how long looks have
+    /// found it there; `None` at the first.
     pub since_s: Option<f64>,
     /// What happens next by itself.
     pub next: Option<Next>,

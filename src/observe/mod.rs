@@ -351,7 +351,6 @@ pub(crate) struct Observers {
 }
 
 impl Observers {
-    #[cfg(feature = "supervise")]
     /// No observer yet, in the registry of the process.
     pub(crate) const DEFAULT: Self = Self { all: None, home: Home::Global };
     pub(crate) const NONE: Self = Self { all: None, home: Home::Nowhere };
@@ -365,9 +364,20 @@ impl Observers {
         self.home = home;
     }
 
+    /// Where its events are kept.
+    pub(crate) const fn home(&self) -> &Home {
+        &self.home
+    }
+
     /// Enters an object that has just been made into its registry.
     pub(crate) fn register<T: Managed>(&self, object: &Arc<T>) {
         self.home.register(object);
+    }
+
+    /// Takes it out of its registry before its time.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget<T: Managed>(&self, object: &Arc<T>) {
+        self.home.forget(object);
     }
 
     pub(crate) fn add(&mut self, observer: impl Observe) {

@@ -1,4 +1,4 @@
-use tower_layer::{Layer, Stack};
+use tower_layer::Layer;
 
 use super::client_parts::ClientParts;
 #[cfg(feature = "http")]
@@ -67,7 +67,7 @@ pub fn client(plan: &ClientPlan) -> Result<ClientLayer, ConfigError> {
     if let Some(budget) = plan.retry_budget {
         parts.budget = Some(budget.build(name)?);
     }
-    parts.layer()
+    Ok(ClientLayer::of(parts.settled()?))
 }
 
 impl ClientLayer {
@@ -285,6 +285,6 @@ where
     type Service = <Client<C, P, X, R, F::Layer> as Layer<S>>::Service;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Stack::new(self.inner(), self.outer(false)).layer(inner)
+        self.layers().layer(inner)
     }
 }

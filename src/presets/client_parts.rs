@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::client::ClientLayer;
 use super::plan::ClientPlan;
 use crate::admission::Admission;
 use crate::backend::Backend;
@@ -15,7 +14,7 @@ use crate::error::ConfigError;
 use crate::hedge::{Hedge, HedgeBuilder};
 use crate::name::Name;
 use crate::rate_limit::RateLimiter;
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryLayer, RetryPolicy};
 use crate::timeout::Timeout;
 
 /// The objects of a client.
@@ -31,12 +30,20 @@ pub(crate) struct ClientParts {
     pub(super) endpoints: EndpointsBuilder,
     pub(crate) attempt: Option<Timeout>,
     pub(crate) breaker: Option<CircuitBreaker>,
+    /// The budget of the backend, whether it is the one in use or not.
+    pub(super) paid: Option<RetryBudget>,
+    /// Those of a stack whose parts are exchanged.
+    #[cfg(feature = "config")]
+    pub(super) pools: crate::endpoints::Pools,
+    /// Of a stack whose parts are exchanged.
+    #[cfg(feature = "config")]
+    pub(super) record: Option<crate::retry::Record>,
 }
 
 /// A hedge that is made with the first pool.
 #[derive(Clone, Debug)]
 pub(super) struct Hedging {
-    builder: HedgeBuilder,
+    pub(super) builder: HedgeBuilder,
     pub(super) made: Arc<OnceLock<Hedge>>,
 }
 
@@ -50,17 +57,22 @@ impl Hedging {
 
     /// Paid from the headroom of `backend`.
     pub(super) fn get(&self, backend: Option<&Backend>, budget: Option<&RetryBudget>) -> Hedge {
-        let make = || {
-            let mut builder = self.builder.clone();
-            if let Some(budget) = budget {
-                builder = builder.budget(budget.clone());
-            }
-            if let Some(backend) = backend.cloned() {
-                builder = builder.gate(move || backend.has_headroom());
-            }
-            builder.make()
-        };
-        self.made.get_or_init(make).clone()
+        self.made.get_or_init(|| self.paid(backend, budget).make()).clone()
+    }
+
+    pub(super) fn paid(
+        &self,
+        backend: Option<&Backend>,
+        budget: Option<&RetryBudget>,
+    ) -> HedgeBuilder {
+        let mut builder = self.builder.clone();
+        if let Some(budget) = budget {
+            builder = builder.budget(budget.clone());
+        }
+        if let Some(backend) = backend.cloned() {
+            builder = builder.gate(move || backend.has_headroom());
+        }
+        builder
     }
 }
 
@@ -72,7 +84,14 @@ impl ClientParts {
     pub(crate) fn of(plan: &ClientPlan, registry: Option<&Registry>) -> Result<Self, ConfigError> {
         let name = Name::from(plan.name.clone());
         let backend = plan.backend.map(|backend| backend.build(name, plan.patience()));
-        let admission = backend.transpose()?;
+        let admission = backend.transpose()?.map(|admission| match registry {
+            Some(registry) => admission.move_to(registry.home()),
+            None => admission,
+        });
+        if let Some(admission) = &admission {
+            // What it asks for is asked of this process, not of one of many callers.
+            admission.backend().learn_quota();
+        }
         let budget = admission.as_ref().map(|admission| admission.backend().retry_budget());
         let mut endpoints = plan.endpoints.builder(name);
         let mut hedge = plan.hedge.map(|hedge| hedge.builder(name));
@@ -82,22 +101,50 @@ impl ClientParts {
         }
         endpoints.check()?;
         Ok(Self {
-            name,
-            total: None,
             policy: plan.policy(),
+            paid: budget.clone(),
             budget,
-            limiter: None,
             admission,
             hedge: hedge.map(Hedging::new).transpose()?,
+            ..Self::none(name, endpoints)
+        })
+    }
+
+    pub(super) fn none(name: Name, endpoints: EndpointsBuilder) -> Self {
+        Self {
+            name,
+            total: None,
+            policy: None,
+            budget: None,
+            limiter: None,
+            admission: None,
+            hedge: None,
             endpoints,
             attempt: None,
             breaker: None,
-        })
+            paid: None,
+            #[cfg(feature = "config")]
+            pools: crate::endpoints::Pools::default(),
+            #[cfg(feature = "config")]
+            record: None,
+        }
+    }
+
+    pub(super) fn retry(&self, policy: RetryPolicy) -> RetryLayer {
+        #[cfg(feature = "config")]
+        if let Some(record) = &self.record {
+            return record.layer(policy, self.budget.clone());
+        }
+        let layer = RetryLayer::new(policy).name(self.name);
+        match &self.budget {
+            Some(budget) => layer.budget(budget.clone()),
+            None => layer.without_budget(),
+        }
     }
 
     /// # Errors
     /// If the attempt timeout is none that a policy can have.
-    pub(crate) fn layer(mut self) -> Result<ClientLayer, ConfigError> {
+    pub(crate) fn settled(mut self) -> Result<Self, ConfigError> {
         if self.admission.is_none()
             && let (Some(policy), Some(attempt)) = (self.policy, self.attempt)
             && let Some(after) = attempt.duration()
@@ -107,6 +154,6 @@ impl ClientParts {
             self.policy = Some(policy.to_builder().attempt_timeout(after).build()?);
             self.attempt = None;
         }
-        Ok(ClientLayer::of(self))
+        Ok(self)
     }
 }

@@ -69,8 +69,15 @@ mod client_parts;
 #[cfg(feature = "http")]
 mod http;
 mod lint;
+#[cfg(feature = "config")]
+mod live;
+#[cfg(feature = "config")]
+mod live_client;
+#[cfg(feature = "config")]
+mod live_parts;
+#[cfg(feature = "config")]
+mod live_server;
 mod objects;
-mod optional;
 mod part;
 mod plan;
 mod pool;
@@ -88,11 +95,18 @@ pub(crate) use client_parts::ClientParts;
 #[cfg(feature = "http")]
 pub use http::AnyHttp;
 pub use lint::{Lint, LintSeverity, Plan, Report, lint, lint_order};
+#[cfg(feature = "config")]
+pub(crate) use live::Parts;
+#[cfg(feature = "config")]
+pub use live::{Live, LiveService};
+#[cfg(feature = "config")]
+pub use live_client::LivePool;
+#[cfg(feature = "config")]
+pub(crate) use live_parts::PartsChange;
 pub use objects::{
     BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
     RetryBudgetPlan,
 };
-pub use optional::{Maybe, MaybeFuture, Optional};
 #[cfg(feature = "http")]
 pub use part::ForHttp;
 pub use part::{Absent, Faults, Gate, Part};

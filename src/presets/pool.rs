@@ -4,7 +4,6 @@ use tower_layer::{Layer, Stack};
 
 use super::attempts::{Attempts, Sends};
 use super::client::ClientLayer;
-use super::optional::Optional;
 use super::part::Part;
 use super::shared::{Limited, limited};
 use crate::admission::{Admission, AdmissionLayer};
@@ -20,26 +19,17 @@ use crate::timeout::{Timeout, TimeoutLayer};
 
 /// Around the attempts.
 type Outer<C, P, X, R> = Stack<
-    Optional<AdmissionLayer<Attempts<C>, X, R>, R>,
-    Stack<
-        Limited<R>,
-        Stack<
-            Optional<RetryLayer<Attempts<C>, Sends<P, X>, R>, R>,
-            Optional<TimeoutLayer<X, R>, R>,
-        >,
-    >,
+    AdmissionLayer<Attempts<C>, X, R>,
+    Stack<Limited<R>, Stack<RetryLayer<Attempts<C>, Sends<P, X>, R>, TimeoutLayer<X, R>>>,
 >;
 
 /// Around one attempt.
-type Inner<C, X, R, F> =
-    Stack<F, Stack<Optional<CircuitBreakerLayer<C, R>, R>, Optional<TimeoutLayer<X, R>, R>>>;
+type Inner<C, X, R, F> = Stack<F, Stack<CircuitBreakerLayer<C, R>, TimeoutLayer<X, R>>>;
 
 pub(super) type Client<C, P, X, R, F> = Stack<Inner<C, X, R, F>, Outer<C, P, X, R>>;
 
-type Pool<C, P, X, R, F> = Stack<
-    Inner<C, X, R, F>,
-    Stack<Optional<HedgeLayer<Attempts<C>, Sends<P, X>>, R>, Outer<C, P, X, R>>,
->;
+pub(super) type Pool<C, P, X, R, F> =
+    Stack<Inner<C, X, R, F>, Stack<HedgeLayer<Attempts<C>, Sends<P, X>>, Outer<C, P, X, R>>>;
 
 /// What [`ClientLayer::pool`] makes of the endpoints `S`, of a [`ClientLayer`] with the types that follow.
 pub type PoolService<
@@ -115,18 +105,28 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
         F: Part<R>,
         Pool<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
     {
-        let service = endpoints.service().classify(self.classify.clone());
-        let service = service.context(self.context.clone()).on_reject(self.reject.clone());
-        let hedge = self.parts.hedge.as_ref().map(|hedge| {
-            let hedge = hedge.get(self.backend(), self.retry_budget());
-            hedge.layer().classify(self.attempts()).replay(self.sends(true))
-        });
-        let outer = Stack::new(Optional::new(hedge), self.outer(true));
-        Stack::new(self.inner(), outer).layer(service)
+        self.pool_layers().layer(self.pool_service(endpoints))
     }
 }
 
 impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R, F> {
+    pub(super) fn pool_service<S>(&self, endpoints: &Endpoints<S>) -> EndpointsService<S, C, X, R> {
+        let service = endpoints.service().classify(self.classify.clone());
+        service.context(self.context.clone()).on_reject(self.reject.clone())
+    }
+
+    pub(super) fn layers(&self) -> Client<C, P, X, R, F::Layer> {
+        Stack::new(self.inner(), self.outer(false))
+    }
+
+    pub(super) fn pool_layers(&self) -> Pool<C, P, X, R, F::Layer> {
+        let hedge = self.parts.hedge.as_ref();
+        let hedge = hedge.map(|hedge| hedge.get(self.backend(), self.retry_budget()));
+        let hedge = HedgeLayer::maybe(hedge).classify(self.attempts()).replay(self.sends(true));
+        let outer = Stack::new(hedge, self.outer(true));
+        Stack::new(self.inner(), outer)
+    }
+
     fn attempts(&self) -> Attempts<C> {
         Attempts { classify: self.classify.clone(), name: self.parts.name }
     }
@@ -136,41 +136,26 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         Sends { replay, context, numbered }
     }
 
-    fn timeout(&self, timeout: Option<Timeout>) -> Optional<TimeoutLayer<X, R>, R> {
-        Optional::new(timeout.map(|timeout| {
-            timeout.layer().context(self.context.clone()).on_reject(self.reject.clone())
-        }))
+    fn timeout(&self, timeout: Option<Timeout>) -> TimeoutLayer<X, R> {
+        TimeoutLayer::maybe(timeout).context(self.context.clone()).on_reject(self.reject.clone())
     }
 
-    pub(super) fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
+    fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
         let parts = &self.parts;
-        let retry = parts.policy.map(|policy| {
-            let layer = RetryLayer::new(policy).name(parts.name);
-            let layer = match &parts.budget {
-                Some(budget) => layer.budget(budget.clone()),
-                None => layer.without_budget(),
-            };
-            let layer = layer.classify(self.attempts()).replay(self.sends(numbered));
-            layer.on_reject(self.reject.clone())
-        });
-        let admission = parts.admission.clone().map(|admission| {
-            let layer = AdmissionLayer::new(admission).classify(self.attempts());
-            layer.context(self.context.clone()).on_reject(self.reject.clone())
-        });
-        let outer = Stack::new(Optional::new(retry), self.timeout(parts.total));
+        let retry = parts.policy.map_or_else(RetryLayer::absent, |policy| parts.retry(policy));
+        let retry = retry.classify(self.attempts()).replay(self.sends(numbered));
+        let retry = retry.on_reject(self.reject.clone());
+        let admission = AdmissionLayer::maybe(parts.admission.clone()).classify(self.attempts());
+        let admission = admission.context(self.context.clone()).on_reject(self.reject.clone());
+        let outer = Stack::new(retry, self.timeout(parts.total));
         let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
-        Stack::new(Optional::new(admission), outer)
+        Stack::new(admission, outer)
     }
 
-    pub(super) fn inner(&self) -> Inner<C, X, R, F::Layer> {
-        let breaker = self.parts.breaker.clone().map(|breaker| {
-            let layer = CircuitBreakerLayer::new(breaker).classify(self.classify.clone());
-            layer.on_reject(self.reject.clone())
-        });
-        let inner = Stack::new(
-            Optional::new(breaker),
-            self.timeout(self.parts.attempt.map(Timeout::of_attempts)),
-        );
+    fn inner(&self) -> Inner<C, X, R, F::Layer> {
+        let breaker = CircuitBreakerLayer::maybe(self.parts.breaker.clone());
+        let breaker = breaker.classify(self.classify.clone()).on_reject(self.reject.clone());
+        let inner = Stack::new(breaker, self.timeout(self.parts.attempt.map(Timeout::of_attempts)));
         Stack::new(self.faults.layer(&self.reject), inner)
     }
 }

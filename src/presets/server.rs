@@ -1,6 +1,5 @@
 use tower_layer::{Layer, Stack};
 
-use super::optional::Optional;
 #[cfg(feature = "http")]
 use super::part::ForHttp;
 use super::part::{Absent, Faults, Gate, Part};
@@ -18,16 +17,8 @@ use crate::reject::AsError;
 use crate::slot::Slot;
 use crate::timeout::{Timeout, TimeoutLayer};
 
-type Server<C, X, R, I, F> = Stack<
-    F,
-    Stack<
-        I,
-        Stack<
-            Optional<FailureBudgetLayer<C, R>, R>,
-            Stack<Optional<TimeoutLayer<X, R>, R>, Limited<R>>,
-        >,
-    >,
->;
+pub(super) type Server<C, X, R, I, F> =
+    Stack<F, Stack<I, Stack<FailureBudgetLayer<C, R>, Stack<TimeoutLayer<X, R>, Limited<R>>>>>;
 
 /// A server's layers as one, from the outside in: rate limit, timeout, failure budget, idempotency,
 /// conditioner. Made by [`server`]; every service it wraps shares its objects.
@@ -319,43 +310,57 @@ where
     type Service = <Server<C, X, R, I::Layer, F::Layer> as Layer<S>>::Service;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let timeout = self.timeout.map(|timeout| {
-            timeout.layer().context(self.context.clone()).on_reject(self.reject.clone())
+        self.layers().layer(inner)
+    }
+}
+
+impl<C: Clone, X: Clone, R: Clone, I: Part<R>, F: Part<R>> ServerLayer<C, X, R, I, F> {
+    pub(super) fn layers(&self) -> Server<C, X, R, I::Layer, F::Layer> {
+        let timeout = TimeoutLayer::maybe(self.timeout);
+        let timeout = timeout.context(self.context.clone()).on_reject(self.reject.clone());
+        let budget = FailureBudgetLayer::from_slot(match &self.budget {
+            Some(budget) => Slot::with(budget.clone()),
+            None => Slot::new(),
         });
-        let budget = self.budget.clone().map(|budget| {
-            let layer = FailureBudgetLayer::new(budget).classify(self.classify.clone());
-            layer.on_reject(self.reject.clone())
-        });
+        let budget = budget.classify(self.classify.clone()).on_reject(self.reject.clone());
         let outer = limited(self.limiter.as_ref(), &self.reject);
-        let outer = Stack::new(Optional::new(timeout), outer);
-        let outer = Stack::new(Optional::new(budget), outer);
+        let outer = Stack::new(timeout, outer);
+        let outer = Stack::new(budget, outer);
         let outer = Stack::new(self.idempotency.layer(&self.reject), outer);
-        Stack::new(self.faults.layer(&self.reject), outer).layer(inner)
+        Stack::new(self.faults.layer(&self.reject), outer)
     }
 }
 
 /// The objects of a server that were made elsewhere.
 #[cfg(feature = "config")]
+#[derive(Clone, Debug)]
 pub(crate) struct ServerParts {
-    pub(crate) name: Name,
     pub(crate) limiter: Option<RateLimiter>,
     pub(crate) budget: Option<FailureBudget>,
     pub(crate) timeout: Option<Timeout>,
 }
 
 #[cfg(feature = "config")]
-impl From<ServerParts> for ServerLayer {
-    fn from(parts: ServerParts) -> Self {
+impl ServerLayer {
+    pub(super) fn empty(name: Name) -> Self {
         Self {
-            name: parts.name,
-            limiter: parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO)),
-            budget: parts.budget,
-            timeout: parts.timeout,
+            name,
+            limiter: None,
+            budget: None,
+            timeout: None,
             classify: AnyError,
             context: NoContext,
             reject: AsError,
             idempotency: Absent::new(),
             faults: Absent::new(),
         }
+    }
+}
+
+#[cfg(feature = "config")]
+impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
+    pub(super) fn with(self, parts: ServerParts) -> Self {
+        let limiter = parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO));
+        Self { limiter, budget: parts.budget, timeout: parts.timeout, ..self }
     }
 }

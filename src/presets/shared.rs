@@ -1,5 +1,4 @@
 use super::lint::{LintSeverity, Plan, lint};
-use super::optional::Optional;
 use crate::error::ConfigError;
 use crate::rate_limit::{RateLimitLayer, RateLimiter, Wait};
 
@@ -10,13 +9,13 @@ pub(super) fn checked<P: Plan>(plan: &P) -> Result<(), ConfigError> {
     }
 }
 
-pub(super) type Limited<R> = Optional<RateLimitLayer<RateLimiter, R, Wait>, R>;
+pub(super) type Limited<R> = RateLimitLayer<RateLimiter, R, Wait>;
 
 pub(super) fn limited<R: Clone>(
     limiter: Option<&(RateLimiter, std::time::Duration)>,
     reject: &R,
 ) -> Limited<R> {
-    Optional::new(limiter.map(|(limiter, wait)| {
-        RateLimitLayer::new(limiter.clone()).wait(*wait).on_reject(reject.clone())
-    }))
+    let wait = limiter.map_or(std::time::Duration::ZERO, |(_, wait)| *wait);
+    let limiter = limiter.map(|(limiter, _)| limiter.clone());
+    RateLimitLayer::maybe(limiter).wait(wait).on_reject(reject.clone())
 }

@@ -43,6 +43,12 @@ impl<F, T, I, P> ResponseFuture<F, T, I, P> {
         Self { state: State::Called { future, ink: Some(ink) }, marker: PhantomData }
     }
 
+    /// Without a limit.
+    #[inline]
+    pub(crate) fn through(future: F) -> Self {
+        Self { state: State::Called { future, ink: None }, marker: PhantomData }
+    }
+
     #[inline]
     pub(crate) fn refused(answer: T) -> Self {
         Self { state: State::Refused { answer: Some(answer) }, marker: PhantomData }
@@ -144,6 +150,11 @@ impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
     ) -> Self {
         let call = Some(Call { inner, req, parts });
         Self { state: WaitState::Waiting { waiting, call }, marker: PhantomData }
+    }
+
+    /// Without a limit.
+    pub(crate) fn through(future: F) -> Self {
+        Self { state: WaitState::Called { future, ink: None }, marker: PhantomData }
     }
 }
 

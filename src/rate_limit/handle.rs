@@ -382,6 +382,12 @@ impl RateLimiter {
         self.shared.quota()
     }
 
+    /// No registry shows it any more.
+    #[cfg(feature = "config")]
+    pub(crate) fn forget(&self, home: &crate::managed::Home) {
+        home.forget(&self.shared);
+    }
+
     /// Switches shadow mode; see [`RateLimiterBuilder::shadow`]. Who waits already goes on waiting.
     ///
     /// ```

@@ -34,7 +34,8 @@ use crate::sync::Lease;
 /// ```
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer<L, R = AsError, M = Refuse, H = NoHeaders> {
-    limits: L,
+    /// `None`: as if the layer were not there.
+    limits: Option<L>,
     reject: R,
     mode: M,
     headers: H,
@@ -71,14 +72,19 @@ impl<L> RateLimitLayer<L> {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn new(limit: L) -> Self {
-        Self { limits: limit, reject: AsError, mode: Refuse, headers: NoHeaders }
+        Self::maybe(Some(limit))
+    }
+
+    /// A layer that may be absent from its stack, in a type that is the same with it and without.
+    pub(crate) const fn maybe(limits: Option<L>) -> Self {
+        Self { limits, reject: AsError, mode: Refuse, headers: NoHeaders }
     }
 }
 
 impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
     fn map_limits<T>(self, f: impl FnOnce(L) -> T) -> RateLimitLayer<T, R, M, H> {
         RateLimitLayer {
-            limits: f(self.limits),
+            limits: self.limits.map(f),
             reject: self.reject,
             mode: self.mode,
             headers: self.headers,
@@ -211,7 +217,10 @@ where
     type Service = RateLimitService<S, L, R, M, H>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let parts = Parts { limits: self.limits.clone(), reject: self.reject.clone() };
-        RateLimitService::new(inner, Lease::new(Arc::new(parts)), self.mode.clone())
+        let parts = self
+            .limits
+            .clone()
+            .map(|limits| Lease::new(Arc::new(Parts { limits, reject: self.reject.clone() })));
+        RateLimitService::new(inner, parts, self.mode.clone())
     }
 }

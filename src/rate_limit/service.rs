@@ -25,13 +25,14 @@ use crate::sync::Lease;
 /// next call on this instance. Waiting: always ready; see [`RateLimitLayer::wait`](super::RateLimitLayer::wait).
 pub struct RateLimitService<S, L, R = AsError, M = Refuse, H = NoHeaders> {
     inner: S,
-    parts: Lease<Parts<L, R>>,
+    /// `None`: as if the layer were not there.
+    parts: Option<Lease<Parts<L, R>>>,
     mode: M,
     headers: PhantomData<fn() -> H>,
 }
 
 impl<S, L, R, M, H> RateLimitService<S, L, R, M, H> {
-    pub(crate) fn new(inner: S, parts: Lease<Parts<L, R>>, mode: M) -> Self {
+    pub(crate) fn new(inner: S, parts: Option<Lease<Parts<L, R>>>, mode: M) -> Self {
         Self { inner, parts, mode, headers: PhantomData }
     }
 }
@@ -48,7 +49,7 @@ impl<S: fmt::Debug, L: fmt::Debug, R, M: fmt::Debug, H> fmt::Debug
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitService")
             .field("inner", &self.inner)
-            .field("limits", &self.parts.limits)
+            .field("limits", &self.parts.as_ref().map(|parts| &parts.limits))
             .field("mode", &self.mode)
             .finish_non_exhaustive()
     }
@@ -72,7 +73,9 @@ where
 
     #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
-        let parts = &*self.parts;
+        let Some(parts) = self.parts.as_deref() else {
+            return ResponseFuture::through(self.inner.call(req));
+        };
         // User code first: a slow key extractor must not make the time of the decision stale.
         let cost = parts.limits.cost(&req);
         let meter = parts.limits.meter(&req);
@@ -118,12 +121,18 @@ where
     /// Always ready: a request parked here would be invisible to the queue, and making the wrapped
     /// service ready for it would hold one of its slots for nothing.
     #[inline]
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        if self.parts.is_none() {
+            return self.inner.poll_ready(cx).map_err(R::map_err);
+        }
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let parts = self.parts.for_call();
+        let Some(parts) = &mut self.parts else {
+            return WaitingFuture::through(self.inner.call(req));
+        };
+        let parts = parts.for_call();
         let cost = parts.limits.cost(&req);
         let shared = Arc::clone(&parts.limits.limiter().shared);
         let waiting = Waiting::new(shared, cost, Some(self.mode.max));

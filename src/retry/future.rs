@@ -67,6 +67,11 @@ pin_project! {
         },
         Sleeping { inner: S, copy: Req },
         Readying { inner: S, copy: Req },
+        // There is no retry.
+        Through {
+            #[pin]
+            call: F,
+        },
         // The deadline had passed on arrival.
         TooLate,
         Done,
@@ -140,7 +145,7 @@ impl<E> Slow<E> {
 fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Ref<Shared>>) -> Terms<'a> {
     let budget = shared.and_then(|shared| shared.budget.as_ref());
     let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
-    let tally = shared.map(|shared| &shared.tally);
+    let tally = shared.map(|shared| &*shared.tally);
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers, tally }
 }
 
@@ -207,6 +212,11 @@ where
                         Poll::Ready(Some(answer)) => return Some(answer),
                         Poll::Ready(None) => {}
                     }
+                }
+                StateProj::Through { call } => {
+                    let Poll::Ready(result) = call.poll(cx) else { return None };
+                    this.state.set(State::Done);
+                    return Some(result.map_err(J::map_err));
                 }
                 StateProj::TooLate => {
                     this.state.set(State::Done);
@@ -504,7 +514,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::TooLate => "too_late",
-            State::Calling { .. } => "calling",
+            State::Calling { .. } | State::Through { .. } => "calling",
             State::Sleeping { .. } => "sleeping",
             State::Readying { .. } => "readying",
             State::Done => "done",

@@ -5,7 +5,7 @@ use tower_layer::Layer;
 
 use super::managed::Tally;
 use super::plan::Plan;
-use super::service::{FIXED, Live, RetryService, Shared};
+use super::service::{ABSENT, FIXED, Live, RetryService, Shared};
 use super::{RetryOverride, RetryPolicy};
 use crate::budget::RetryBudget;
 use crate::classify::AnyError;
@@ -87,6 +87,20 @@ impl RetryLayer {
         Self::with(slot.get().unwrap_or(RetryPolicy::NO_RETRY), Some(slot))
     }
 
+    /// A layer that is absent from its stack, in a type that is the same as with it. It takes no name.
+    pub(crate) const fn absent() -> Self {
+        Self {
+            plan: Plan::Absent,
+            slot: None,
+            classifier: AnyError,
+            replay: CloneRequest,
+            reject: AsError,
+            budget: None,
+            observers: Observers::NONE,
+            shared: None,
+        }
+    }
+
     fn with(policy: RetryPolicy, slot: Option<Slot<RetryPolicy>>) -> Self {
         let layer = Self {
             plan: Plan::new(policy, "retry".into()),
@@ -102,13 +116,39 @@ impl RetryLayer {
     }
 }
 
+#[cfg(feature = "config")]
+impl RetryLayer {
+    /// Counts in a tally that is older than the layer, and registers nothing.
+    pub(super) fn counting(
+        tally: &Arc<Tally>,
+        observers: &Observers,
+        policy: RetryPolicy,
+        budget: Option<RetryBudget>,
+    ) -> Self {
+        let (tally, observers) = (Arc::clone(tally), observers.clone());
+        let plan = Plan::new(policy, tally.label());
+        let shared =
+            Shared { budget: budget.clone(), observers: observers.clone(), tally, live: None };
+        Self {
+            plan,
+            slot: None,
+            classifier: AnyError,
+            replay: CloneRequest,
+            reject: AsError,
+            budget,
+            observers,
+            shared: Some(Lease::new(Arc::new(shared))),
+        }
+    }
+}
+
 impl<C, R, J> RetryLayer<C, R, J> {
     fn share(mut self) -> Self {
         let some = self.budget.is_some() || !self.observers.is_empty() || self.slot.is_some();
         self.shared = some.then(|| {
             let (budget, observers) = (self.budget.clone(), self.observers.clone());
             let policy = self.slot.clone().unwrap_or_else(|| Slot::with(self.plan.policy));
-            let tally = Tally::new(self.plan.name, policy, budget.as_ref());
+            let tally = Arc::new(Tally::new(self.plan.name, policy, budget.as_ref()));
             let live = self.slot.clone().map(Live::new);
             let shared = Arc::new(Shared { budget, observers, tally, live });
             self.observers.register(&shared);
@@ -274,6 +314,7 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
         let live = self.shared.as_ref().and_then(|shared| shared.live.as_ref());
         let (seen, plan) = match live {
             Some(live) => live.look(self.plan.name),
+            None if matches!(self.plan, Plan::Absent) => (ABSENT, Plan::Absent),
             None => (FIXED, self.plan.clone()),
         };
         RetryService {

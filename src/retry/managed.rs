@@ -13,7 +13,7 @@ use crate::slot::Slot;
 pub(super) struct Tally {
     name: Name,
     policy: Slot<RetryPolicy>,
-    budget: Option<Name>,
+    budget: Slot<Name>,
     retried: AtomicU64,
     recovered: AtomicU64,
     abandoned: AtomicU64,
@@ -25,11 +25,21 @@ impl Tally {
         Self {
             name,
             policy,
-            budget: budget.map(|budget| budget.name().into()),
+            budget: budget.map_or_else(Slot::new, |budget| Slot::with(budget.name().into())),
             retried: AtomicU64::new(0),
             recovered: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
         }
+    }
+
+    /// That from now on.
+    #[cfg(feature = "config")]
+    pub(super) fn show(&self, policy: RetryPolicy, budget: Option<&RetryBudget>) {
+        self.policy.install(policy);
+        match budget {
+            Some(budget) => self.budget.install(budget.name().into()),
+            None => self.budget.uninstall(),
+        };
     }
 
     pub(super) fn retried(&self) {
@@ -61,12 +71,17 @@ impl Tally {
         if let Some(timeout) = policy.attempt_timeout() {
             status = status.fact("attempt timeout", format!("{timeout:?}"));
         }
-        let budget = self.budget.map_or("none", |name| name.as_str());
-        status.fact("budget", budget)
+        let budget = self.budget.get();
+        status.fact("budget", budget.map_or("none", |name| name.as_str()))
     }
 
     fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    #[cfg(feature = "config")]
+    pub(super) const fn label(&self) -> Name {
+        self.name
     }
 }
 

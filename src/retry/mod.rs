@@ -147,6 +147,8 @@ mod named;
 mod overrides;
 mod plan;
 mod progress;
+#[cfg(feature = "config")]
+mod record;
 mod service;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
@@ -167,6 +169,8 @@ pub use future::ResponseFuture;
 pub use handle::Retry;
 pub use layer::RetryLayer;
 pub use named::{ResolvePolicy, resolve_retry_policy};
+#[cfg(feature = "config")]
+pub(crate) use record::Record;
 pub use service::RetryService;
 #[cfg(feature = "tower")]
 pub use tower::{Pause, TowerPolicy};

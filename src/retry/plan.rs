@@ -1,5 +1,5 @@
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::RetryPolicy;
 use crate::name::Name;
@@ -14,6 +14,8 @@ use crate::name::Name;
 pub(super) enum Plan {
     Kept(&'static Named),
     Counted(Arc<Named>),
+    /// There is no retry: as if the layer were not there.
+    Absent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +29,9 @@ pub(super) struct Named {
 }
 
 const MOST_KEPT: usize = 1024;
+
+/// What a plan that is absent looks like. Nobody retries by it.
+static ABSENT: OnceLock<Named> = OnceLock::new();
 
 impl Named {
     pub(super) fn new(policy: RetryPolicy, name: Name) -> Self {
@@ -67,6 +72,9 @@ impl Deref for Plan {
         match self {
             Self::Kept(named) => named,
             Self::Counted(named) => named,
+            Self::Absent => {
+                ABSENT.get_or_init(|| Named::new(RetryPolicy::NO_RETRY, "retry".into()))
+            }
         }
     }
 }
@@ -80,7 +88,7 @@ mod tests {
         let policy = RetryPolicy::DEFAULT;
         let at = |plan: &Plan| match plan {
             Plan::Kept(named) => std::ptr::from_ref::<Named>(named),
-            Plan::Counted(_) => panic!("there is room"),
+            Plan::Counted(_) | Plan::Absent => panic!("there is room"),
         };
         let one = Plan::new(policy, "one".into());
         assert_eq!(at(&one), at(&Plan::new(policy, "one".into())));

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -23,7 +24,7 @@ use crate::sync::Lease;
 pub(super) struct Shared {
     pub(super) budget: Option<RetryBudget>,
     pub(super) observers: Observers,
-    pub(super) tally: Tally,
+    pub(super) tally: Arc<Tally>,
     pub(super) live: Option<Live>,
 }
 
@@ -55,6 +56,8 @@ impl fmt::Debug for Live {
 
 /// In place of a version: the policy stays what it is.
 pub(super) const FIXED: u64 = u64::MAX;
+/// There is no retry.
+pub(super) const ABSENT: u64 = u64::MAX - 1;
 
 /// Made by a [`RetryLayer`](super::RetryLayer).
 ///
@@ -95,6 +98,28 @@ impl<S, C, R, J> RetryService<S, C, R, J> {
     }
 }
 
+impl<S, C: Clone, R: Clone, J: Clone> RetryService<S, C, R, J> {
+    /// Without a retry.
+    #[cold]
+    #[inline(never)]
+    fn through<Req>(&mut self, req: Req) -> ResponseFuture<S, Req, C, R, J>
+    where
+        S: Service<Req>,
+        C: Classify<Req, S::Response, S::Error>,
+    {
+        ResponseFuture {
+            state: State::Through { call: self.inner.call(req) },
+            plan: Plan::Absent,
+            deadline: None,
+            classifier: self.classifier.clone(),
+            replay: self.replay.clone(),
+            reject: self.reject.clone(),
+            shared: None,
+            slow: None,
+        }
+    }
+}
+
 impl<S: fmt::Debug, C, R, J> fmt::Debug for RetryService<S, C, R, J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryService")
@@ -127,6 +152,9 @@ where
     #[inline(always)]
     fn call(&mut self, mut req: Req) -> Self::Future {
         if self.seen != FIXED {
+            if self.seen == ABSENT {
+                return self.through(req);
+            }
             self.look();
         }
         // The ready instance goes with the call: a clone of it need not be ready.

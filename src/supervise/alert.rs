@@ -227,7 +227,7 @@ impl Line {
         let line = Arc::clone(self);
         let generation = queue.generation;
         std::thread::Builder::new()
-            .name(format!("{}-callbacks", self.name))
+            .name(self.name.of_thread("callbacks"))
             .spawn(move || line.work(generation))?;
         queue.has_thread = true;
         Ok(())

@@ -21,7 +21,8 @@ pin_project! {
         #[pin]
         pub(super) sleep: Option<Sleep>,
         pub(super) end: Option<Tick>,
-        pub(super) timeout: Timeout,
+        // Of calls that can end early.
+        pub(super) timeout: Option<Timeout>,
         pub(super) reject: R,
     }
 }
@@ -59,9 +60,10 @@ where
             StateProj::TooLate => {}
             StateProj::Done => panic!("polled after completion"),
         }
+        let Some(timeout) = this.timeout else { return Poll::Pending };
         // The call is gone before its answer is made.
         this.state.set(State::Done);
-        Poll::Ready(this.reject.reject((), this.timeout.refusal()))
+        Poll::Ready(this.reject.reject((), timeout.refusal()))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::deadline::Deadline;
 use crate::error::{ConfigError, Error};
 use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers};
 use crate::rejection::{Rejection, RejectionKind};
 
 /// The longest that a call may take: see the [module](super).
@@ -188,6 +189,10 @@ impl Timeout {
     #[cold]
     pub(super) fn refusal(&self) -> Rejection {
         let why = Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, self.name);
+        // It keeps nothing of its own: whoever listens to the process's events sees it.
+        if Observers::DEFAULT.see_refusals() {
+            Observers::DEFAULT.emit(LayerKind::Timeout, self.name, EventKind::Rejected(&why));
+        }
         if self.of_attempts { why.of_attempt() } else { why }
     }
 }

@@ -13,7 +13,8 @@ use crate::reject::AsError;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct TimeoutLayer<C = NoContext, R = AsError> {
-    timeout: Timeout,
+    /// `None`: as if the layer were not there.
+    timeout: Option<Timeout>,
     context: C,
     reject: R,
 }
@@ -27,6 +28,11 @@ impl TimeoutLayer {
     /// ```
     #[must_use]
     pub fn new(timeout: Timeout) -> Self {
+        Self::maybe(Some(timeout))
+    }
+
+    /// A layer that may be absent from its stack, in a type that is the same with it and without.
+    pub(crate) const fn maybe(timeout: Option<Timeout>) -> Self {
         Self { timeout, context: NoContext, reject: AsError }
     }
 }

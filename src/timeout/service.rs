@@ -19,7 +19,7 @@ use crate::reject::{AsError, Reject};
 #[derive(Clone, Debug)]
 pub struct TimeoutService<S, C = NoContext, R = AsError> {
     pub(super) inner: S,
-    pub(super) timeout: Timeout,
+    pub(super) timeout: Option<Timeout>,
     pub(super) context: C,
     pub(super) reject: R,
 }
@@ -53,8 +53,17 @@ where
 
     #[inline]
     fn call(&mut self, mut req: Req) -> Self::Future {
+        let Some(timeout) = self.timeout else {
+            return ResponseFuture {
+                state: State::Called { call: self.inner.call(req) },
+                sleep: None,
+                end: None,
+                timeout: None,
+                reject: self.reject.clone(),
+            };
+        };
         let context = self.context.context(&req);
-        let end = self.timeout.end(&context);
+        let end = timeout.end(&context);
         if let Ok(Some(end)) = end
             && context.deadline().map(Deadline::tick) != Some(end)
         {
@@ -68,7 +77,7 @@ where
             },
             sleep: None,
             end: at,
-            timeout: self.timeout.ending_at(at, &context),
+            timeout: Some(timeout.ending_at(at, &context)),
             reject: self.reject.clone(),
         }
     }

@@ -10,6 +10,11 @@ use buttress::control::Registry;
 use serde_json::{Value, json};
 
 mod crowd;
+#[cfg(unix)]
+mod everything;
+#[path = "../../src/admin/grammar.rs"]
+mod grammar;
+mod http2;
 mod mounted;
 
 const TOKEN: &str = "u4zQ0nPBJx5m2yGk";

@@ -11,7 +11,11 @@ use std::time::Duration;
 use buttress::config::{Loader, Reloader};
 use buttress::control::Registry;
 
+mod kit;
+mod live;
 mod load;
+mod rig;
+mod torn;
 
 const FILE: &str = "BUTTRESS_RELOAD_FILE";
 const EVERY: &str = "BUTTRESS_RELOAD_EVERY";

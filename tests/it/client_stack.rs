@@ -7,15 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress::presets::{ClientPlan, client};
-use buttress::{BoxError, Context, ReadContext};
+use buttress::{Context, ReadContext};
 use tokio::time::Instant;
-use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
-
-/// Around a stack: type-checking tests over seven layers, one in the other, takes gigabytes.
-type Boxed<Req, Res> = BoxCloneSyncService<Req, Res, BoxError>;
-/// Inside of one.
-type Inner<Req, Res> = BoxCloneSyncService<Req, Res, io::Error>;
 
 fn broke() -> io::Error {
     io::Error::other("inner broke")
@@ -28,8 +22,8 @@ async fn nothing_is_left_of_calls_that_are_given_up() {
         let mut plan = ClientPlan::new("db");
         plan.backend.as_mut().unwrap().in_flight = in_flight;
         let stack = client(&plan).unwrap();
-        let hangs = Inner::new(service_fn(|_: u32| pending::<io::Result<u32>>()));
-        let service: Boxed<u32, u32> = Boxed::new(stack.layer(hangs));
+        let hangs = service_fn(|_: u32| pending::<io::Result<u32>>());
+        let service = stack.layer(hangs);
         let mut calls: Vec<_> =
             (0..limit + 3).map(|n| Box::pin(service.clone().oneshot(n))).collect();
         for call in &mut calls {
@@ -55,14 +49,13 @@ async fn a_down_backend_is_waited_for_and_probed() {
     let seen = Arc::clone(&sent);
     let up_at = Instant::now() + Duration::from_secs(5);
     let stack = client(&ClientPlan::new("db")).unwrap();
-    let service: Boxed<u32, u32> =
-        Boxed::new(stack.layer(Inner::new(service_fn(move |n: u32| {
-            seen.fetch_add(1, Ordering::Relaxed);
-            async move {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                if Instant::now() < up_at { Err(broke()) } else { Ok(n) }
-            }
-        }))));
+    let service = stack.layer(service_fn(move |n: u32| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if Instant::now() < up_at { Err(broke()) } else { Ok(n) }
+        }
+    }));
     let calls = (0..50).map(|n| service.clone().oneshot(n));
     let answers = futures_util::future::join_all(calls).await;
     let failed = answers.iter().filter(|answer| answer.is_err()).count();
@@ -97,15 +90,15 @@ impl ReadContext<Job> for Carries {
 #[tokio::test(start_paused = true)]
 async fn a_retry_goes_to_another_endpoint() {
     let stack = client(&ClientPlan::new("db")).unwrap().context(Carries);
-    let pool = stack.endpoints::<Inner<Job, &'static str>>();
+    let pool = stack.endpoints();
     for me in ["bad", "good", "fine"] {
         let answer = move |_: Job| async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
             if me == "bad" { Err(broke()) } else { Ok(me) }
         };
-        pool.insert(me, Inner::new(service_fn(answer)));
+        pool.insert(me, service_fn(answer));
     }
-    let service: Boxed<Job, &'static str> = Boxed::new(stack.pool(&pool));
+    let service = stack.pool(&pool);
     for _ in 0..200 {
         assert_ne!(service.clone().oneshot(Job::default()).await.unwrap(), "bad");
     }
@@ -131,7 +124,7 @@ mod http {
         plan.total_timeout = Some(Duration::from_secs(2));
         plan.attempt_timeout = Some(Duration::from_millis(300));
         let stack = client(&plan).unwrap().http();
-        let inner = Inner::new(service_fn(move |request: Request<String>| {
+        let inner = service_fn(move |request: Request<String>| {
             let first = seen.fetch_add(1, Ordering::Relaxed) == 0;
             let hangs = first && request.uri() == "/hangs";
             async move {
@@ -139,10 +132,10 @@ mod http {
                     pending::<()>().await;
                 }
                 let status = if first { 500 } else { 200 };
-                Ok(Response::builder().status(status).body(()).unwrap())
+                Ok::<_, io::Error>(Response::builder().status(status).body(()).unwrap())
             }
-        }));
-        let service: Boxed<Request<String>, Response<()>> = Boxed::new(stack.layer(inner));
+        });
+        let service = stack.layer(inner);
         let call = |method: &str, path: &str, key: bool| {
             let mut request = Request::builder().method(method).uri(path);
             if key {
@@ -168,8 +161,7 @@ mod http {
         plan.backend.as_mut().unwrap().in_flight = Some(1);
         let stack = client(&plan).unwrap().http();
         let hangs = service_fn(|_: Request<String>| pending::<io::Result<Response<()>>>());
-        let service: Boxed<Request<String>, Response<()>> =
-            Boxed::new(stack.layer(Inner::new(hangs)));
+        let service = stack.layer(hangs);
         let call = |left| {
             let mut request = Request::new(String::new());
             Deadline::after(Duration::from_millis(left)).put(request.extensions_mut());
@@ -189,11 +181,11 @@ mod http {
         let mut plan = ClientPlan::new("db");
         plan.attempt_timeout = Some(Duration::from_secs(1));
         let stack = client(&plan).unwrap().http();
-        let inner = Inner::new(service_fn(|_: Request<String>| async {
+        let inner = service_fn(|_: Request<String>| async {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            Ok(Response::new(()))
-        }));
-        let service: Boxed<Request<String>, Response<()>> = Boxed::new(stack.layer(inner));
+            Ok::<_, io::Error>(Response::new(()))
+        });
+        let service = stack.layer(inner);
         for n in 0..40 {
             let mut request = Request::new(String::new());
             Deadline::after(Duration::from_millis(5)).put(request.extensions_mut());
@@ -209,8 +201,7 @@ mod http {
         plan.attempt_timeout = Some(Duration::from_millis(100));
         let stack = client(&plan).unwrap().http();
         let hangs = service_fn(|_: Request<String>| pending::<io::Result<Response<()>>>());
-        let service: Boxed<Request<String>, Response<()>> =
-            Boxed::new(stack.layer(Inner::new(hangs)));
+        let service = stack.layer(hangs);
         assert!(service.oneshot(Request::new(String::new())).await.is_err());
         assert_eq!(stack.backend().unwrap().stats().downs, 1);
     }

@@ -169,7 +169,7 @@ async fn a_registry_shows_it_and_resets_it() {
     let status = registry.status();
     let row = &status.objects[0];
     assert_eq!((row.id.as_str(), row.state.as_str()), ("endpoints/search", "ejecting"));
-    assert_eq!(row.why, "1 of 2 ejected");
+    assert_eq!(row.why, "1 of 2 ejected; 0: 3 failures in a row, 0ns ago");
     pool.reset();
     assert!(!pool.stats()[0].ejected);
 }

@@ -23,6 +23,8 @@ mod coalesce;
 mod conditioner;
 #[cfg(feature = "config")]
 mod config;
+#[cfg(feature = "testing")]
+mod contracts;
 #[cfg(feature = "serde")]
 mod control;
 mod control_rows;

@@ -10,8 +10,7 @@ use buttress::presets::{
 use buttress::testing::{Answer, Property, Subject, check, check_all};
 use buttress::timeout::Timeout;
 use buttress::{BoxError, Rejection};
-use tower::util::BoxCloneSyncService;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Service, ServiceExt};
 
 fn add(n: u32) -> io::Result<u32> {
     Ok(n + 1)
@@ -19,23 +18,6 @@ fn add(n: u32) -> io::Result<u32> {
 
 fn broke() -> io::Error {
     io::Error::other("inner broke")
-}
-
-/// Type-checking the kit over seven layers, one in the other, takes gigabytes; over a box it does not.
-#[derive(Clone)]
-struct Boxed<L>(L);
-
-impl<S, L> Layer<S> for Boxed<L>
-where
-    L: Layer<S>,
-    L::Service: Service<u32, Response = u32, Error = BoxError> + Clone + Send + Sync + 'static,
-    <L::Service as Service<u32>>::Future: Send,
-{
-    type Service = BoxCloneSyncService<u32, u32, BoxError>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        BoxCloneSyncService::new(self.0.layer(inner))
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,7 +32,7 @@ async fn the_clients_stack_keeps_the_contract() {
     let full = || client(&ClientPlan::new("contract")).unwrap();
     // With a backend the service is always ready: waiting is part of the call. An error is not the answer
     // before there is no more time to try again.
-    let subject = Subject::new(move || Boxed(full()), || 1_u32, add).stateless();
+    let subject = Subject::new(full, || 1_u32, add).stateless();
     let subject = subject.polls_inner_in_ready(false);
     for property in Property::ALL {
         if *property != Property::InnerReadyErrorIsPassedThrough {
@@ -62,7 +44,7 @@ async fn the_clients_stack_keeps_the_contract() {
         plan.retry = RetryPlan::Never;
         client(&plan).unwrap()
     };
-    let subject = Subject::new(move || Boxed(unretried()), || 1_u32, add).ready_error(broke);
+    let subject = Subject::new(unretried, || 1_u32, add).ready_error(broke);
     check_all(&subject.stateless().polls_inner_in_ready(false)).await.unwrap();
     let once = || {
         let mut plan = ClientPlan::bare("contract");
@@ -71,18 +53,18 @@ async fn the_clients_stack_keeps_the_contract() {
         plan.breaker = Some(BreakerPlan::default());
         client(&plan).unwrap()
     };
-    let subject = Subject::new(move || Boxed(once()), || 1_u32, add)
-        .ready_error(broke)
-        .shared_state(|mut one, mut two, probe| async move {
+    let subject = Subject::new(once, || 1_u32, add).ready_error(broke).shared_state(
+        |mut one, mut two, probe| async move {
             for _ in 0..20 {
                 probe.next(Answer::Ready(Err(io::Error::other("down"))));
                 let _ = one.ready().await.map_err(|e| e.to_string())?.call(1).await;
             }
             refused(two.ready().await.map_err(|e| e.to_string())?.call(1).await)
-        });
+        },
+    );
     check_all(&subject).await.unwrap();
     let bare = || client(&ClientPlan::bare("contract")).unwrap();
-    let subject = Subject::new(move || Boxed(bare()), || 1_u32, add).ready_error(broke).stateless();
+    let subject = Subject::new(bare, || 1_u32, add).ready_error(broke).stateless();
     check_all(&subject).await.unwrap();
 }
 
@@ -93,18 +75,18 @@ async fn the_servers_stack_keeps_the_contract() {
         plan.rate_limit = Some(RateLimitPlan::new("60/m burst 100".parse().unwrap()));
         server(&plan).unwrap()
     };
-    let subject = Subject::new(move || Boxed(limited()), || 1_u32, add)
-        .ready_error(broke)
-        .shared_state(|mut one, mut two, _probe| async move {
+    let subject = Subject::new(limited, || 1_u32, add).ready_error(broke).shared_state(
+        |mut one, mut two, _probe| async move {
             for _ in 0..100 {
                 let _ = one.ready().await.map_err(|e| e.to_string())?.call(1).await;
             }
             refused(two.ready().await.map_err(|e| e.to_string())?.call(1).await)
-        });
+        },
+    );
     // With a rate limit the service is always ready: waiting is part of the call.
     check_all(&subject.polls_inner_in_ready(false)).await.unwrap();
     let free = || server(&ServerPlan::new("contract")).unwrap();
-    let subject = Subject::new(move || Boxed(free()), || 1_u32, add).ready_error(broke).stateless();
+    let subject = Subject::new(free, || 1_u32, add).ready_error(broke).stateless();
     check_all(&subject).await.unwrap();
 }
 

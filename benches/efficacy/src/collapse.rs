@@ -72,6 +72,7 @@ impl Collapse {
             quota_burst: 1.0,
             retry_after: Duration::ZERO,
             seconds,
+            goes_on: false,
             window: (0, seconds),
             score: Score::Goodput,
             script: if self == Self::Link {

@@ -157,7 +157,7 @@ async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
         if now >= end + plan.shape.deadline.as_micros() as Micros {
             break;
         }
-        if now >= end {
+        if now >= end && !plan.goes_on {
             continue;
         }
         if plan.users == 0 {

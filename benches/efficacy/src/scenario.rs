@@ -107,6 +107,8 @@ pub(crate) struct Plan {
     pub(crate) quota_burst: f64,
     pub(crate) retry_after: Duration,
     pub(crate) seconds: usize,
+    /// Others arrive after those that count while these can still be answered: nobody gets a quiet end.
+    pub(crate) goes_on: bool,
     /// Seconds of arrivals that count.
     pub(crate) window: (usize, usize),
     pub(crate) score: Score,
@@ -277,6 +279,7 @@ impl Scenario {
             quota_burst: (quota / 7.0).max(1.0),
             retry_after: shape.deadline,
             seconds: 60,
+            goes_on: true,
             window,
             score,
             script: self.script(),

@@ -45,6 +45,10 @@ pub(super) struct Shared {
     pub(super) core: Mutex<Core>,
     pub(super) beats: AtomicU64,
     pub(super) missed: AtomicU64,
+    /// When the last beat was made, 0 before the first.
+    pub(super) last: AtomicU64,
+    /// What is wrong with beats, until they are on time again.
+    pub(super) trouble: Mutex<Option<String>>,
 }
 
 pub(super) struct Next {
@@ -102,6 +106,8 @@ impl Shared {
             core: Mutex::new(Core::new(Tick::default(), builder.interval, late_after)),
             beats: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            trouble: Mutex::default(),
         }
     }
 
@@ -140,7 +146,7 @@ impl Shared {
         let generation = run.generation + 1;
         let writer = Arc::clone(self);
         std::thread::Builder::new()
-            .name(format!("{}-heartbeat", self.name))
+            .name(self.name.of_thread("heartbeat"))
             // The claim is the writer's: while a write hangs, nobody else may write.
             .spawn(move || writer.beat_on(generation, claim))
             .map_err(|error| HeartbeatError::Thread(Arc::new(error)))?;
@@ -179,6 +185,7 @@ impl Shared {
         drop(next);
         if state == BeatState::Running {
             self.beats.fetch_add(1, Ordering::Relaxed);
+            self.last.store(clock::now().0, Ordering::Relaxed);
         }
         Ok(beat)
     }
@@ -234,6 +241,7 @@ impl Shared {
                 return;
             }
             Told::Resumed => {
+                *hold(&self.trouble) = None;
                 self.event(Severity::Info, "beat_resumed", format_args!("on time again"));
                 return;
             }
@@ -258,6 +266,7 @@ impl Shared {
             Told::NoProgress(source) => MissedBeat::NoProgress { source: self.sources[source].0 },
         };
         self.missed.fetch_add(1, Ordering::Relaxed);
+        *hold(&self.trouble) = Some(missed.to_string());
         let what = match &missed {
             MissedBeat::Late { .. } => "beat_late",
             MissedBeat::WriteFailed(_) => "beat_not_written",

@@ -30,10 +30,10 @@ impl Managed for Shared {
         let silent = if running { silent.as_secs_f64() } else { f64::NAN };
         ObjectStatus::new(state)
             .level(level)
-            .why(if frozen {
-                format!("no progress within {:?}", self.limits.timeout)
-            } else {
-                String::new()
+            .why(match (frozen, running) {
+                (true, _) => format!("no progress within {:?}", self.limits.timeout),
+                (false, true) => String::new(),
+                (false, false) => "it is not started, or was stopped".to_owned(),
             })
             .gauge("silent", "since the last progress seen", silent, "s", |gauge| {
                 (gauge.max, gauge.threshold) = (Some(timeout), Some(timeout));

@@ -93,7 +93,7 @@ impl Shared {
             let (shared, path, wakes) = (Arc::clone(self), path.clone(), Arc::clone(&waker));
             // Of its own: a file may hang, and others must not wait for it.
             std::thread::Builder::new()
-                .name(format!("{}-watch", self.name))
+                .name(self.name.of_thread("watch"))
                 .spawn(move || shared.watch(&path, &wakes, generation))
                 .map_err(WatchdogError::thread)?;
             state.waker = Some(waker);

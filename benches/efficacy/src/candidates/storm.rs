@@ -50,14 +50,15 @@ impl Candidate for Storm {
             .expect("a valid configuration");
         pool.extend(endpoints.into_iter().map(|one| (one.server.to_string(), one)));
         Client::of(stack.pool(&pool)).saying(move || {
-            let s = stack.backend().expect("the default has one").stats();
+            let backend = stack.backend().expect("the default has one");
+            let s = backend.stats();
             let all = pool.stats().into_iter().map(|one| {
                 format!(" {}{}:{}x{:?}", if one.ejected { "-" } else { "" }, one.endpoint, one.in_flight, one.latency)
             });
             let all: String = all.collect();
             format!(
-                "{:?} limit {} in {} wait {} lat {:?} base {:?} adm {} waited {} hopeless {} full {} probes {} downs {}{all}",
-                s.state, s.limit, s.in_flight, s.waiting, s.latency, s.baseline, s.admitted, s.waited, s.hopeless,
+                "{:?} quota {:.1?} limit {} in {} wait {} lat {:?} base {:?} adm {} waited {} hopeless {} full {} probes {} downs {}{all}",
+                s.state, backend.quota(), s.limit, s.in_flight, s.waiting, s.latency, s.baseline, s.admitted, s.waited, s.hopeless,
                 s.full, s.probes, s.downs
             )
         })

@@ -1,0 +1,283 @@
+//! What has been made from a configuration, and how the next one is made of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::build;
+use super::findings::Finding;
+use super::keys::join;
+use super::settings::Config;
+use super::stacks::{ClientStack, Place, ServerStack, Written};
+use crate::budget::RetryBudget;
+use crate::circuit_breaker::CircuitBreaker;
+use crate::conditioner::Conditioner;
+use crate::control::Registry;
+use crate::error::ConfigError;
+use crate::failure_budget::FailureBudget;
+use crate::managed::Home;
+use crate::presets::{ClientParts, Live, PartsChange, ServerParts};
+use crate::rate_limit::RateLimiter;
+use crate::slot::Slot;
+use crate::timeout::Timeout;
+
+#[derive(Clone)]
+pub(super) struct Made {
+    /// The one in force.
+    pub(super) config: Arc<Config>,
+    /// The one that objects are being changed to, which can no longer fail: what is made meanwhile is made of it.
+    pub(super) coming: Option<Arc<Config>>,
+    pub(super) registry: Option<Registry>,
+    /// How often a configuration has come into force.
+    pub(super) generation: u64,
+    pub(super) objects: BTreeMap<Place, Object>,
+    /// Those that the program has asked for by their name.
+    pub(super) asked: BTreeSet<Place>,
+    pub(super) clients: BTreeMap<String, Running<ClientStack>>,
+    pub(super) servers: BTreeMap<String, Running<ServerStack>>,
+}
+
+#[derive(Clone)]
+pub(super) enum Object {
+    Breaker(CircuitBreaker),
+    Limiter(RateLimiter),
+    RetryBudget(RetryBudget),
+    FailureBudget(FailureBudget),
+    Conditioner(Conditioner),
+}
+
+/// A stack that has been made.
+#[derive(Clone)]
+pub(super) struct Running<L> {
+    pub(super) stack: L,
+    pub(super) faults: Slot<Conditioner>,
+    pub(super) uses: Uses,
+}
+
+/// The objects of a stack.
+#[derive(Clone, Default)]
+pub(super) struct Uses {
+    pub(super) places: BTreeSet<Place>,
+    pub(super) conditioner: Option<Conditioner>,
+}
+
+/// `object!(made, path, Kind, build)`: the object there is, or a new one.
+macro_rules! object {
+    ($made:expr, $path:expr, $kind:ident, $builder:expr) => {{
+        match $made.objects.get($path) {
+            Some(Object::$kind(object)) => Ok(object.clone()),
+            _ => {
+                let builder = $builder?;
+                let built = match &$made.registry {
+                    Some(registry) => builder.register_in(registry).build(),
+                    None => builder.build(),
+                };
+                built.inspect(|object| {
+                    $made.objects.insert($path.clone(), Object::$kind(object.clone()));
+                })
+            }
+        }
+    }};
+}
+
+impl Made {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            coming: None,
+            registry: None,
+            generation: 1,
+            objects: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            clients: BTreeMap::new(),
+            servers: BTreeMap::new(),
+        }
+    }
+
+    /// What new things are made of.
+    pub(super) fn newest(&self) -> Arc<Config> {
+        Arc::clone(self.coming.as_ref().unwrap_or(&self.config))
+    }
+
+    pub(super) fn home(&self) -> Home {
+        self.registry.as_ref().map_or(Home::Global, Registry::home)
+    }
+
+    pub(super) fn breaker(
+        &mut self,
+        at: &Written<'_>,
+        config: &Config,
+    ) -> Result<CircuitBreaker, ConfigError> {
+        object!(self, &at.place, Breaker, config.breaker_at(at))
+    }
+
+    pub(super) fn limiter(&mut self, at: &Written<'_>) -> Result<RateLimiter, ConfigError> {
+        object!(self, &at.place, Limiter, build::limiter(at.name, at.block))
+    }
+
+    pub(super) fn retry_budget(&mut self, at: &Written<'_>) -> Result<RetryBudget, ConfigError> {
+        object!(self, &at.place, RetryBudget, build::retry_budget(at.name, at.block))
+    }
+
+    pub(super) fn failure_budget(
+        &mut self,
+        at: &Written<'_>,
+        config: &Config,
+    ) -> Result<FailureBudget, ConfigError> {
+        object!(self, &at.place, FailureBudget, config.failure_budget_at(at))
+    }
+
+    pub(super) fn conditioner(&mut self, at: &Written<'_>) -> Result<Conditioner, ConfigError> {
+        let new = !self.objects.contains_key(&at.place);
+        let made = object!(self, &at.place, Conditioner, build::conditioner(at.name, at.block))?;
+        if new {
+            // Outside of its environments it stays disarmed, which its status says.
+            let _ = made.arm();
+        }
+        Ok(made)
+    }
+
+    pub(super) fn client(&mut self, name: &str) -> Result<ClientStack, ConfigError> {
+        if let Some(running) = self.clients.get(name) {
+            return Ok(running.stack.clone());
+        }
+        let config = self.newest();
+        refuse(&config, "clients", name)?;
+        let (parts, uses, changes) = self.client_parts(name, &config, None)?;
+        changes.into_iter().for_each(|change| change());
+        let faults = self.faults("clients", name, &uses);
+        let stack = Live::client(name.to_owned().into(), parts, faults.clone());
+        let running = Running { stack: stack.clone(), faults, uses };
+        self.clients.insert(name.to_owned(), running);
+        Ok(stack)
+    }
+
+    pub(super) fn server(&mut self, name: &str) -> Result<ServerStack, ConfigError> {
+        if let Some(running) = self.servers.get(name) {
+            return Ok(running.stack.clone());
+        }
+        let config = self.newest();
+        refuse(&config, "servers", name)?;
+        let (parts, uses) = self.server_parts(name, &config)?;
+        let faults = self.faults("servers", name, &uses);
+        let stack = Live::server(name.to_owned().into(), parts, faults.clone());
+        let running = Running { stack: stack.clone(), faults, uses };
+        self.servers.insert(name.to_owned(), running);
+        Ok(stack)
+    }
+
+    /// The place for a new stack's faults. With a registry it is one that commands know, too.
+    fn faults(&self, map: &str, name: &str, uses: &Uses) -> Slot<Conditioner> {
+        let known = self.registry.as_ref().map(|it| it.conditioner(&join(map, name)));
+        let slot = known.unwrap_or_default();
+        if let Some(conditioner) = &uses.conditioner {
+            slot.install(conditioner.clone());
+        }
+        slot
+    }
+
+    /// Of a client that runs, its parts `before` keep what they know.
+    pub(super) fn client_parts(
+        &mut self,
+        name: &str,
+        config: &Config,
+        before: Option<&ClientParts>,
+    ) -> Result<(ClientParts, Uses, Vec<PartsChange>), ConfigError> {
+        let block = config.entry("clients", name)?;
+        let mut uses = Uses::default();
+        let mut part = |part| {
+            let written = config.written("clients", name, part);
+            written.inspect(|at| {
+                uses.places.insert(at.place.clone());
+            })
+        };
+        let timeout = |after: Option<Duration>| {
+            after.map(|after| Timeout::new(name.to_owned(), after)).transpose()
+        };
+        // The parts that are in no map, so that nobody shares them.
+        let plan = config.client_plan(name, false)?;
+        let mut parts = ClientParts::of(&plan, self.registry.as_ref())?;
+        let backend = parts.keep_backend(before);
+        parts.total = timeout(block.time("total_timeout"))?;
+        let limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
+        parts.limiter = limiter.map(|limiter| (limiter, Duration::ZERO));
+        parts.attempt = timeout(block.time("attempt_timeout"))?;
+        parts.breaker = part("breaker").map(|at| self.breaker(&at, config)).transpose()?;
+        if let Some(at) = part("retry_budget") {
+            parts.budget = Some(self.retry_budget(&at)?);
+        }
+        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
+        uses.conditioner = faults;
+        let mut parts = parts.settled()?;
+        let mut changes = parts.keep(before, &self.home());
+        changes.extend(backend);
+        Ok((parts, uses, changes))
+    }
+
+    pub(super) fn server_parts(
+        &mut self,
+        name: &str,
+        config: &Config,
+    ) -> Result<(ServerParts, Uses), ConfigError> {
+        let block = config.entry("servers", name)?;
+        let mut uses = Uses::default();
+        let mut part = |part| {
+            let written = config.written("servers", name, part);
+            written.inspect(|at| {
+                uses.places.insert(at.place.clone());
+            })
+        };
+        let after = block.time("timeout");
+        let parts = ServerParts {
+            limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
+            budget: part("failure_budget")
+                .map(|at| self.failure_budget(&at, config))
+                .transpose()?,
+            timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
+        };
+        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
+        uses.conditioner = faults;
+        Ok((parts, uses))
+    }
+
+    /// What the status document says of the configuration.
+    pub(super) fn tell(&self) {
+        if let Some(registry) = &self.registry {
+            registry.set_generation(self.generation);
+            registry.set_lint(self.config.lint().iter().map(Finding::told));
+        }
+    }
+}
+
+impl Object {
+    /// It is in no stack any more, and in no configuration.
+    pub(super) fn forget(&self, home: &Home) {
+        match self {
+            Self::Breaker(it) => it.forget(home),
+            Self::Limiter(it) => it.forget(home),
+            Self::RetryBudget(it) => it.forget(home),
+            Self::FailureBudget(it) => {
+                it.retire();
+                it.forget(home);
+            }
+            Self::Conditioner(it) => {
+                // Calls that hang in it go on.
+                it.disarm();
+                it.forget(home);
+            }
+        }
+    }
+}
+
+/// The first lint of a stack that is an error.
+fn refuse(config: &Config, map: &str, name: &str) -> Result<(), ConfigError> {
+    let stack = format!("{map}.{name}");
+    let found = config.lint().into_iter().find(|found| found.stack == stack && found.is_error());
+    match found {
+        Some(found) => {
+            let expected = format!("no {}", found.lint.rule);
+            Err(ConfigError::new(found.key, found.lint.text, expected))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,342 @@
+//! How many calls a callee takes, learned from those that it throttles; without clock and timer.
+
+use std::time::Duration;
+
+use crate::clock::{Tick, nanos};
+
+const SECOND: f64 = 1e9;
+/// Taken in a row until the next step up is four times as large: a quota ten times as large is found after
+/// two hundred calls, whatever the rate.
+const RUN: f64 = 96.0;
+/// The first step up, at one call a second. It falls with the square root of the rate: who sends less grows
+/// faster, so that those who share a quota come to equal parts.
+const STEP: f64 = 0.008;
+/// Who sends less than so many a second grows as one who does.
+const SLOW: f64 = 16.0;
+/// The step down for a call that was throttled.
+const DOWN: f64 = 0.97;
+const FLOOR: f64 = 1.01;
+/// No more than so many times what was taken of the last ones.
+const MOST: f64 = 1.25;
+const COUNTED: f64 = 32.0;
+/// A rate of which less is taken is wrong.
+const WRONG: f64 = 0.6;
+/// ... if so many were throttled.
+const SURE: f64 = 8.0;
+const CERTAIN: f64 = 32.0;
+/// Answers after which those before count half.
+const MEMORY: f64 = 64.0;
+/// Answers before there is a rate, and the time they must be spread over.
+const ENOUGH: f64 = 16.0;
+const SPREAD: u64 = 5_000_000;
+const PLENTY: f64 = 256.0;
+/// Throttled in a row: nothing is taken at all.
+const ROW: u32 = 8;
+/// The callee is asked at least so often, whatever it says; and if it says nothing.
+const LONGEST: u64 = 30_000_000_000;
+const LONGEST_GUESS: u64 = 5_000_000_000;
+/// Turns that nobody took can be taken for so long.
+const SAVED: u64 = 100_000_000;
+/// Nobody waited and nothing was throttled for so long, and for so many turns: no rate is needed.
+const QUIET: u64 = 30_000_000_000;
+const QUIET_TURNS: u64 = 64;
+/// A call every half minute, and one every nanosecond.
+const RATES: (f64, f64) = (1.0 / 30.0, 1e9);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing is throttled.
+    Free,
+    /// Throttled: everything is sent a little longer, so that a rate can be set.
+    Measuring,
+    /// Calls go at a rate.
+    Limiting,
+    /// Nothing is taken: single calls ask.
+    Stopped,
+}
+
+/// The rate at which one callee takes calls, and whose turn is when.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    phase: Phase,
+    /// Calls a second.
+    rate: f64,
+    /// When the next call goes.
+    next: u64,
+    /// Turns that were given before the last large change are void.
+    change: u32,
+    /// What was answered since then, a throttled call only if it was sent since then, too.
+    since: Tick,
+    taken: f64,
+    throttled: f64,
+    counted: f64,
+    counted_at: Tick,
+    measured: f64,
+    /// Taken since the last one that was throttled.
+    run: f64,
+    /// Somebody waits: the rate is what is in the way.
+    pressed: bool,
+    pressed_at: Tick,
+    throttled_at: Tick,
+    raised_at: Tick,
+    lowered_at: Tick,
+    /// Throttled since the last one that was taken, and the rate before.
+    row: u32,
+    before: f64,
+    taken_at: Tick,
+    /// What an answer takes.
+    latency: f64,
+    pause: u64,
+}
+
+impl Pace {
+    pub(crate) const fn new() -> Self {
+        Self {
+            phase: Phase::Free,
+            rate: RATES.1,
+            next: 0,
+            change: 0,
+            since: Tick(0),
+            taken: 0.0,
+            throttled: 0.0,
+            counted: 0.0,
+            counted_at: Tick(0),
+            measured: RATES.1,
+            run: 0.0,
+            pressed: false,
+            pressed_at: Tick(0),
+            throttled_at: Tick(0),
+            raised_at: Tick(0),
+            lowered_at: Tick(0),
+            row: 0,
+            before: 0.0,
+            taken_at: Tick(0),
+            latency: 0.0,
+            pause: 0,
+        }
+    }
+
+    pub(crate) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) const fn change(&self) -> u32 {
+        self.change
+    }
+
+    /// When the next turn is.
+    pub(crate) const fn due(&self) -> Tick {
+        Tick(self.next)
+    }
+
+    /// Calls a second that are sent.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        matches!(self.phase, Phase::Limiting | Phase::Stopped).then_some(self.rate)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 ns to 30 s")]
+    fn interval(&self) -> u64 {
+        (SECOND / self.rate) as u64
+    }
+
+    /// When the next call may go: at once, if that has passed.
+    #[inline]
+    pub(crate) fn next(&mut self, now: Tick) -> Tick {
+        match self.phase {
+            Phase::Free | Phase::Measuring => return Tick(0),
+            Phase::Limiting => {
+                let quiet = QUIET.max(self.interval().saturating_mul(QUIET_TURNS));
+                let needed = self.pressed_at.max(self.throttled_at);
+                if now.0.saturating_sub(needed.0) > quiet {
+                    self.phase = Phase::Free;
+                    self.change += 1;
+                    return Tick(0);
+                }
+                self.next = self.next.max(now.0.saturating_sub(SAVED));
+            }
+            Phase::Stopped => {}
+        }
+        Tick(self.next)
+    }
+
+    /// The next turn is given to a call.
+    #[inline]
+    pub(crate) fn take(&mut self, now: Tick) {
+        match self.phase {
+            Phase::Free | Phase::Measuring => {}
+            Phase::Limiting => self.next = self.next.saturating_add(self.interval()),
+            Phase::Stopped => self.next = self.next.max(now.0).saturating_add(self.pause),
+        }
+    }
+
+    /// Somebody waits for a turn.
+    pub(crate) fn wait(&mut self, now: Tick) {
+        self.pressed = true;
+        self.pressed_at = now;
+    }
+
+    /// A turn was not used. The next call gets one earlier.
+    pub(crate) fn give_back(&mut self, change: u32, now: Tick) {
+        if self.phase == Phase::Limiting && self.change == change {
+            let earliest = now.0.saturating_sub(SAVED);
+            self.next = self.next.saturating_sub(self.interval()).max(earliest);
+        }
+    }
+
+    /// The callee took a call.
+    #[inline]
+    pub(crate) fn taken(&mut self, sent: Tick, now: Tick) {
+        if self.phase != Phase::Free {
+            self.answered(sent, now);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "times")]
+    fn answered(&mut self, sent: Tick, now: Tick) {
+        let took = now.0.saturating_sub(sent.0) as f64;
+        self.latency += (took - self.latency) / if self.latency == 0.0 { 1.0 } else { 16.0 };
+        self.taken_at = now;
+        self.row = 0;
+        self.run += 1.0;
+        self.taken += 1.0;
+        self.counted += 1.0;
+        self.fade();
+        if self.counted >= COUNTED && self.phase == Phase::Limiting {
+            self.measured = rate(self.counted, self.counted_at, now);
+            (self.counted, self.counted_at) = (0.0, now);
+        }
+        match self.phase {
+            Phase::Stopped if sent >= self.since => {
+                // It takes calls again: to begin with half of what it took before.
+                self.phase = Phase::Limiting;
+                self.rate = (self.before / 2.0).clamp(RATES.0, RATES.1);
+                self.next = now.0;
+                self.begin(now);
+            }
+            Phase::Measuring => self.measure(now),
+            Phase::Limiting if self.pressed => {
+                self.pressed = false;
+                let calls = now.0.saturating_sub(self.raised_at.0) as f64 / SECOND * SLOW;
+                let longer = (self.run / RUN).max(1.0);
+                let step = (STEP / self.rate.sqrt()).min(STEP / 2.0);
+                let step = (step * longer * longer * calls.max(1.0)).min(0.1);
+                self.raised_at = now;
+                // What the callee has saved up hides that it is too much.
+                let most = (self.measured * MOST).max(self.rate).min(RATES.1);
+                self.rate = (self.rate * (1.0 + step)).min(most);
+            }
+            _ => {}
+        }
+    }
+
+    /// The callee refused one, and perhaps said for how long.
+    pub(crate) fn refused(&mut self, sent: Tick, hint: Option<Duration>, now: Tick) {
+        self.throttled_at = now;
+        match self.phase {
+            Phase::Free => {
+                self.phase = Phase::Measuring;
+                (self.row, self.taken_at, self.latency) = (0, now, 0.0);
+                self.begin(now);
+            }
+            _ if sent < self.since => {}
+            Phase::Measuring => {
+                self.throttled += 1.0;
+                self.row += 1;
+                self.measure(now);
+                if self.phase == Phase::Limiting {
+                    self.stop(hint, now);
+                }
+            }
+            Phase::Limiting => {
+                self.lower(sent, now);
+                self.stop(hint, now);
+            }
+            Phase::Stopped => {
+                self.pause = self.pause_for(hint, self.pause.saturating_mul(2));
+                self.next = now.0.saturating_add(self.pause);
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Tick) {
+        (self.taken, self.throttled, self.counted, self.run) = (0.0, 0.0, 0.0, 0.0);
+        (self.since, self.raised_at, self.counted_at) = (now, now, now);
+        self.measured = RATES.1;
+    }
+
+    fn fade(&mut self) {
+        if self.phase == Phase::Limiting && self.taken + self.throttled >= MEMORY {
+            (self.taken, self.throttled) = (self.taken / 2.0, self.throttled / 2.0);
+        }
+    }
+
+    fn measure(&mut self, now: Tick) {
+        let answers = self.taken + self.throttled;
+        let short = now.0.saturating_sub(self.since.0) < SPREAD;
+        if answers < ENOUGH || (short && answers < PLENTY) {
+            return;
+        }
+        self.rate = rate(self.taken + 0.5, self.since, now).clamp(RATES.0, RATES.1);
+        self.before = self.rate;
+        self.phase = Phase::Limiting;
+        self.next = now.0;
+        self.change += 1;
+        self.begin(now);
+    }
+
+    fn lower(&mut self, sent: Tick, now: Tick) {
+        if self.row == 0 {
+            self.before = self.rate;
+        }
+        self.row += 1;
+        self.run = 0.0;
+        self.raised_at = now;
+        self.throttled += 1.0;
+        // It has nothing left, and did not count this one.
+        let interval = self.interval();
+        let soon = now.0.saturating_add(interval / 4);
+        self.next = self.next.saturating_sub(interval - interval / 4).max(soon);
+        if sent >= self.lowered_at {
+            self.lowered_at = now;
+            let least = if self.measured < self.rate { self.measured * FLOOR } else { RATES.0 };
+            self.rate = (self.rate * DOWN).max(least);
+        }
+        self.fade();
+        let share = self.taken / (self.taken + self.throttled);
+        // Refusals come sooner than answers: not before those had time to come.
+        let heard = now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency;
+        if share < WRONG && self.throttled >= if heard { SURE } else { CERTAIN } {
+            let least = (self.rate / 4.0).max(self.before / 32.0).max(RATES.0);
+            self.rate = (self.rate * share).max(least).min(self.rate);
+            self.next = now.0.saturating_add(self.interval());
+            self.change += 1;
+            self.begin(now);
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a latency")]
+    fn stop(&mut self, hint: Option<Duration>, now: Tick) {
+        let silent = now.0.saturating_sub(self.taken_at.0);
+        let long = (3.0 * self.latency) as u64 + self.interval().saturating_mul(4);
+        if self.row < ROW || silent < long {
+            return;
+        }
+        self.phase = Phase::Stopped;
+        self.rate = self.before;
+        self.pause = self.pause_for(hint, self.interval().saturating_mul(8));
+        self.next = now.0.saturating_add(self.pause);
+        self.change += 1;
+        self.begin(now);
+    }
+
+    fn pause_for(&self, hint: Option<Duration>, guess: u64) -> u64 {
+        let longest = hint.map_or(LONGEST_GUESS, |_| LONGEST);
+        let pause = hint.map_or(guess, nanos);
+        pause.max(self.interval()).clamp(1_000_000, longest)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a time")]
+fn rate(calls: f64, from: Tick, to: Tick) -> f64 {
+    calls / to.0.saturating_sub(from.0).max(SPREAD) as f64 * SECOND
+}

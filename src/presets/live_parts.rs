@@ -1,0 +1,116 @@
+//! What parts keep from one configuration to the next.
+
+use std::sync::Arc;
+
+use super::client::ClientLayer;
+use super::client_parts::ClientParts;
+use super::live::{Live, Parts};
+use super::part::Faults;
+use super::server::{ServerLayer, ServerParts};
+use crate::admission::Admission;
+use crate::conditioner::Conditioner;
+use crate::endpoints::Endpoints;
+use crate::managed::Home;
+use crate::name::Name;
+use crate::retry::Record;
+use crate::slot::Slot;
+
+/// What is to be done outside of all locks before new parts take the place of old ones.
+pub(crate) type PartsChange = Box<dyn FnOnce() + Send>;
+
+impl ClientParts {
+    /// Takes the backend of `before`, with what has been learned of it. Changes nothing yet: the result does.
+    pub(crate) fn keep_backend(&mut self, before: Option<&Self>) -> Option<PartsChange> {
+        let (new, old) = (self.admission.as_ref()?, before?.admission.as_ref()?);
+        let (fixed, backend) = (new.backend().fixed_limit(), old.backend().clone());
+        self.admission = Some(new.around(&backend));
+        self.paid = before.and_then(|before| before.paid.clone());
+        self.budget = self.paid.clone();
+        Some(Box::new(move || backend.fix(fixed)))
+    }
+
+    /// The same for the rest that nobody shares: hedge, pools, what is counted of retries. Once all else is there.
+    pub(crate) fn keep(&mut self, before: Option<&Self>, home: &Home) -> Vec<PartsChange> {
+        let mut changes: Vec<PartsChange> = Vec::new();
+        if let Some(before) = before {
+            if let (None, Some(gone)) = (&self.admission, &before.admission) {
+                let (backend, home) = (gone.backend().clone(), home.clone());
+                let paid = before.paid.clone();
+                changes.push(Box::new(move || {
+                    backend.forget(&home);
+                    paid.inspect(|budget| budget.forget(&home));
+                }));
+            }
+            changes.extend(self.keep_hedge(before, home));
+            self.pools = before.pools.clone();
+            let (pools, endpoints) = (self.pools.clone(), self.endpoints.clone());
+            changes.push(Box::new(move || pools.reconfigure(&endpoints)));
+        }
+        let record = before.and_then(|before| before.record.clone());
+        match (self.policy, record) {
+            (Some(policy), record) => {
+                let record = record.unwrap_or_else(|| Record::new(self.name, home.clone()));
+                self.record = Some(record.clone());
+                let budget = self.budget.clone();
+                changes.push(Box::new(move || record.show(policy, budget.as_ref())));
+            }
+            (None, Some(record)) => changes.push(Box::new(move || record.forget())),
+            (None, None) => {}
+        }
+        changes
+    }
+
+    fn keep_hedge(&mut self, before: &Self, home: &Home) -> Option<PartsChange> {
+        let old = Arc::clone(&before.hedge.as_ref()?.made);
+        let Some(hedge) = &mut self.hedge else {
+            let (hedge, home) = (old.get()?.clone(), home.clone());
+            return Some(Box::new(move || hedge.forget(&home)));
+        };
+        hedge.made = Arc::clone(&old);
+        let backend = self.admission.as_ref().map(Admission::backend);
+        let builder = hedge.paid(backend, self.budget.as_ref());
+        Some(Box::new(move || {
+            // Its numbers have been checked.
+            let _ = old.get().map(|hedge| hedge.reconfigure(builder));
+        }))
+    }
+}
+
+impl Live<ClientLayer> {
+    /// A client with these parts, and faults in `faults`.
+    pub(crate) fn client(
+        name: Name,
+        parts: ClientParts,
+        faults: Slot<Conditioner>,
+    ) -> Live<
+        ClientLayer<
+            crate::AnyError,
+            crate::retry::CloneRequest,
+            crate::NoContext,
+            crate::AsError,
+            Faults,
+        >,
+    > {
+        let layer = ClientLayer::of(ClientParts::none(name, Endpoints::<()>::builder(name)));
+        Live { layer: layer.conditioner(faults), slot: Slot::with(Parts::Client(parts)) }
+    }
+}
+
+impl Live<ServerLayer> {
+    /// A server with these parts, and faults in `faults`.
+    pub(crate) fn server(
+        name: Name,
+        parts: ServerParts,
+        faults: Slot<Conditioner>,
+    ) -> Live<ServerLayer<crate::AnyError, crate::NoContext, crate::AsError, super::Absent, Faults>>
+    {
+        let layer = ServerLayer::empty(name).conditioner(faults);
+        Live { layer, slot: Slot::with(Parts::Server(parts)) }
+    }
+}
+
+impl<L> Live<L> {
+    pub(crate) fn parts_slot(&self) -> &Slot<Parts> {
+        &self.slot
+    }
+}

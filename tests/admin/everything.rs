@@ -1,0 +1,385 @@
+//! One object of every kind, each with something to tell, as the status, the page and `/metrics` show them.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use buttress::admin::{Admin, AdminBody};
+
+use http_body_util::BodyExt;
+use hyper::{Request, Response};
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceExt, service_fn};
+
+use buttress::admission::{Admission, AdmissionLayer};
+use buttress::circuit_breaker::{CircuitBreaker, KeyedCircuitBreaker};
+use buttress::coalesce::Coalesce;
+use buttress::conditioner::{Conditioner, Fault, Latency, Rule};
+use buttress::endpoints::Endpoints;
+use buttress::failure_budget::FailureBudget;
+use buttress::fallback::Fallback;
+use buttress::hedge::Hedge;
+use buttress::idempotency::{Begin, Idempotency, Scope};
+use buttress::rate_limit::{KeyedRateLimiter, RateLimiter, WhenDown};
+use buttress::retry::{Retry, RetryPolicy};
+use buttress::store::{Fingerprint, MemoryStore, Outcome};
+use buttress::supervise::Lifecycle;
+use buttress::supervise::heartbeat::Heartbeat;
+use buttress::supervise::process::{Child, ProcessSupervisor};
+use buttress::supervise::watchdog::Watchdog;
+use buttress::{Backend, Backoff, BoxError, Name, Quota, RetryBudget};
+
+use super::{Registry, TOKEN, Value};
+use crate::grammar::parse;
+
+type Kept = Vec<Arc<dyn std::any::Any>>;
+
+fn failing() -> impl tower::Service<u32, Response = u32, Error = BoxError, Future: Send> + Clone {
+    service_fn(|n: u32| async move { if n == 0 { Err(BoxError::from("broken")) } else { Ok(n) } })
+}
+
+/// Builds all of them, makes some calls, and gives what keeps them alive.
+async fn everything(registry: &Registry, name: impl Into<Name>) -> Kept {
+    let name = name.into();
+    let mut kept: Kept = Vec::new();
+    let mut keep = |object: Arc<dyn std::any::Any>| kept.push(object);
+    calls(registry, name, &mut keep).await;
+    limits(registry, name, &mut keep).await;
+    backends(registry, name, &mut keep).await;
+    process(registry, name, &mut keep);
+    kept
+}
+
+async fn calls(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn std::any::Any>)) {
+    let breaker = CircuitBreaker::builder(name)
+        .failure_rate(0.5)
+        .window_calls(10)
+        .min_calls(4)
+        .register_in(registry)
+        .build()
+        .unwrap();
+    for _ in 0..4 {
+        breaker.try_acquire().unwrap().failure();
+    }
+    breaker.try_acquire().unwrap_err();
+    let table: KeyedCircuitBreaker<u8> =
+        CircuitBreaker::builder(name).register_in(registry).build_keyed(8).unwrap();
+    table.get(&1).force_open();
+    let spent = FailureBudget::builder(name)
+        .slo(0.9, Duration::from_secs(24 * 3600))
+        .register_in(registry)
+        .build()
+        .unwrap();
+    (0..100).for_each(|n| spent.record(n % 20 == 0));
+    let breached = FailureBudget::builder(name)
+        .threshold(0.1)
+        .min_samples(10)
+        .register_in(registry)
+        .build()
+        .unwrap();
+    (0..20).for_each(|_| breached.record(true));
+    let faults = Conditioner::builder(name)
+        .rule(Rule::new(Fault::loss()))
+        .rule(Rule::new(Fault::latency(Latency::fixed(Duration::from_millis(1)).unwrap())))
+        .register_in(registry)
+        .build()
+        .unwrap();
+    faults.arm().unwrap();
+    let retry = Retry::new(RetryPolicy::builder().backoff(Backoff::none()).build().unwrap())
+        .budget(RetryBudget::builder(name).register_in(registry).build().unwrap())
+        .name(name)
+        .register_in(registry);
+    retry.run_blocking(|_| Err::<(), _>(io::Error::other("no"))).unwrap_err();
+    let gate = Idempotency::builder(name, MemoryStore::default())
+        .scope(Scope::global())
+        .register_in(registry)
+        .build()
+        .unwrap();
+    let ten = Fingerprint::of(b"10 EUR");
+    let Begin::Execute(mut permit) = gate.begin("1", ten).await.unwrap() else { panic!() };
+    assert!(matches!(gate.begin("1", ten).await.unwrap(), Begin::InFlight { .. }));
+    permit.complete(Outcome::new(200, vec![], vec![])).await.unwrap();
+    assert!(matches!(gate.begin("1", ten).await.unwrap(), Begin::Replay(_)));
+    for object in [
+        Arc::new(breaker) as Arc<dyn std::any::Any>,
+        Arc::new(table),
+        Arc::new((spent, breached)),
+        Arc::new(faults),
+        Arc::new((retry, gate)),
+    ] {
+        keep(object);
+    }
+}
+
+async fn limits(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn std::any::Any>)) {
+    let one = Quota::per_second(1).unwrap();
+    let limiter = RateLimiter::builder(name).quota(one).register_in(registry).build().unwrap();
+    limiter.try_acquire().unwrap();
+    limiter.try_acquire().unwrap_err();
+    let users: KeyedRateLimiter<str> = KeyedRateLimiter::builder(name)
+        .quota(one)
+        .capacity(8)
+        .register_in(registry)
+        .build()
+        .unwrap();
+    users.try_acquire("a").unwrap();
+    let fleet = RateLimiter::shared(MemoryStore::default(), name, WhenDown::Deny)
+        .quota(one)
+        .register_in(registry)
+        .build()
+        .unwrap();
+    fleet.try_acquire().await.unwrap();
+    keep(Arc::new((limiter, users, fleet)));
+}
+
+async fn backends(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn std::any::Any>)) {
+    let learned = Backend::new(name).register_in(registry);
+    let budget = learned.retry_budget();
+    let service = AdmissionLayer::new(Admission::of(&learned)).layer(failing());
+    service.clone().oneshot(1).await.unwrap();
+    for _ in 0..50 {
+        service.clone().oneshot(0).await.unwrap_err();
+        if learned.state() == buttress::BackendState::Down {
+            break;
+        }
+    }
+    let bulkhead = Admission::bulkhead(name, 1).unwrap().register_in(registry);
+    let hedge = Hedge::builder(name).register_in(registry).build().unwrap();
+    hedge.layer().layer(failing()).oneshot(1).await.unwrap();
+    let pool = Endpoints::<BoxCloneSyncService<u32, u32, BoxError>>::builder(name)
+        .register_in(registry)
+        .build()
+        .unwrap();
+    pool.service().oneshot(1).await.unwrap_err();
+    pool.insert("a", BoxCloneSyncService::new(failing()));
+    pool.insert("b", BoxCloneSyncService::new(failing()));
+    pool.service().oneshot(1).await.unwrap();
+    let fallback = Fallback::builder(name).register_in(registry).build().unwrap();
+    let reads: Coalesce<u8, u8> = Coalesce::builder(name).register_in(registry).build().unwrap();
+    reads.run(1, || async { 2 }).await.unwrap();
+    keep(Arc::new((service, budget, bulkhead, hedge, pool, fallback, reads)));
+}
+
+fn process(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn std::any::Any>)) {
+    static FILES: AtomicUsize = AtomicUsize::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("everything-{}-{number}", std::process::id()));
+    let heart = Heartbeat::builder(name).file(&file).register_in(registry).build().unwrap();
+    heart.start().unwrap();
+    heart.stop();
+    let _ = std::fs::remove_file(file);
+    let dog = Watchdog::builder(name).register_in(registry).build().unwrap();
+    // It refuses a zero byte in its name.
+    let children = ProcessSupervisor::builder(name.as_str().replace('\0', "0"))
+        .register_in(registry)
+        .child(Child::new("one", "sleep").arg("60"))
+        .child(Child::new("two", "sleep").arg("60"))
+        .build()
+        .unwrap();
+    let life = Lifecycle::new();
+    registry.set_lifecycle(&life);
+    keep(Arc::new((heart, dog, children, life)));
+}
+
+fn admin(registry: &Registry) -> Admin {
+    Admin::builder(registry).token(TOKEN).interval(Duration::from_millis(100)).build().unwrap()
+}
+
+async fn ask(admin: &Admin, request: Request<String>) -> Response<AdminBody> {
+    admin.clone().oneshot(request).await.unwrap()
+}
+
+async fn get(admin: &Admin, path: &str, accept: &str) -> String {
+    let request = Request::get(path).header("accept", accept).body(String::new()).unwrap();
+    let bytes = ask(admin, request).await.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+async fn status(admin: &Admin) -> Value {
+    serde_json::from_str(&get(admin, "/status.json", "*/*").await).unwrap()
+}
+
+const KINDS: [&str; 15] = [
+    "backend",
+    "circuit_breaker",
+    "coalesce",
+    "conditioner",
+    "endpoints",
+    "failure_budget",
+    "fallback",
+    "heartbeat",
+    "hedge",
+    "idempotency",
+    "process_supervisor",
+    "rate_limit",
+    "retry",
+    "retry_budget",
+    "watchdog",
+];
+
+/// What the page's script reads of `receiver`.
+fn read<'a>(page: &'a str, receiver: &str) -> BTreeSet<&'a str> {
+    let mut fields = BTreeSet::new();
+    for dot in [".", "?."] {
+        let start = format!("{receiver}{dot}");
+        for (at, _) in page.match_indices(&start) {
+            let before = page[..at].chars().next_back().unwrap_or(' ');
+            let field = &page[at + start.len()..];
+            let end = field.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
+            if !before.is_alphanumeric() && !"_.'$".contains(before) && end > 0 {
+                fields.insert(&field[..end]);
+            }
+        }
+    }
+    fields
+}
+
+#[tokio::test]
+async fn every_kind_has_a_row_that_says_what_the_page_reads() {
+    let registry = Registry::new();
+    let _kept = everything(&registry, "db").await;
+    let admin = admin(&registry);
+    // What does not know since when it is so is dated by the second look.
+    status(&admin).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let status = status(&admin).await;
+    let page = get(&admin, "/", "*/*").await;
+    let objects = status["objects"].as_array().unwrap();
+    let kinds: BTreeSet<_> = objects.iter().map(|o| o["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, KINDS.into());
+    let of = |id: &str| {
+        objects.iter().find(|o| o["id"] == id).unwrap_or_else(|| panic!("no {id} in {status:#}"))
+    };
+    for object in objects {
+        for field in
+            read(&page, "o").into_iter().filter(|field| !["all", "own", "spark"].contains(field))
+        {
+            assert!(object.get(field).is_some(), "{} has no {field}", object["id"]);
+        }
+        for gauge in object["gauges"].as_array().unwrap() {
+            for field in read(&page, "g") {
+                assert!(gauge.get(field).is_some(), "{}: {gauge} has no {field}", object["id"]);
+            }
+        }
+        assert!(object["since_s"].is_number(), "since when: {object:#}");
+        assert!(!object["state"].as_str().unwrap().is_empty(), "{object:#}");
+        let reason = !object["why"].as_str().unwrap().is_empty();
+        assert!(reason || object["level"] == "ok", "not well, and does not say why: {object:#}");
+    }
+    for field in read(&page, "doc") {
+        assert!(status.get(field).is_some(), "the document has no {field}");
+    }
+    assert_eq!(status["process"]["phase"], "starting");
+    let gauge = |object: &str, id: &str| {
+        let gauges = of(object)["gauges"].as_array().unwrap();
+        let found = gauges.iter().find(|gauge| gauge["id"] == id);
+        found.unwrap_or_else(|| panic!("{object} has no {id}"))["value"].clone()
+    };
+    let counter = |object: &str, id: &str| {
+        let counters = of(object)["counters"].as_array().unwrap();
+        counters.iter().find(|counter| counter["id"] == id).unwrap()["value"].clone()
+    };
+    let rejects = |object: &str| of(object)["rejects"].as_array().unwrap().clone();
+
+    // Budgets: what is left, how fast it burns, until when it lasts; and the one that is spent, with why.
+    let remaining = gauge("failure_budget/db", "budget_remaining").as_f64().unwrap();
+    assert!((remaining - 0.5).abs() < 1e-9, "{remaining}");
+    let burn = gauge("failure_budget/db", "burn_rate").as_f64().unwrap();
+    assert!((burn - 0.5).abs() < 1e-9, "{burn}");
+    assert!(of("failure_budget/db")["gauges"].to_string().contains("time_to_exhaustion"));
+    assert_eq!(of("failure_budget/db#2")["state"], "breached");
+    assert!(
+        of("failure_budget/db#2")["why"]
+            .as_str()
+            .unwrap()
+            .starts_with("failure_rate 1.0000 above 0.1"),
+        "{status:#}"
+    );
+    // Faults, with the switch that ends them.
+    assert_eq!(
+        (of("conditioner/db")["state"].as_str(), of("conditioner/db")["level"].as_str()),
+        (Some("injecting"), Some("warn"))
+    );
+    assert_eq!(of("conditioner/db")["commands"], serde_json::json!(["disarm", "enable"]));
+    assert_eq!([counter("idempotency/db", "hits"), counter("idempotency/db", "conflicts")], [1, 1]);
+    assert_eq!(of("circuit_breaker/db")["next"]["what"], "probe");
+    // The backend is down, says why and when it is probed; the retries that it pays for say so.
+    let backend = of("backend/db");
+    assert_eq!((backend["state"].as_str(), backend["level"].as_str()), (Some("down"), Some("bad")));
+    assert_eq!(backend["why"], "12 failures in a row");
+    assert_eq!(backend["next"]["what"], "probe");
+    assert_eq!(
+        (gauge("backend/db", "in_flight"), counter("backend/db", "downs")),
+        (0.0.into(), 1.into())
+    );
+    assert_eq!(of("backend/db#2")["facts"][0]["value"], "fixed");
+    assert!(objects.iter().any(|object| {
+        let why = object["why"].as_str().unwrap();
+        object["kind"] == "retry_budget" && why.starts_with("paid from the headroom of backend/db")
+    }));
+    assert_eq!(rejects("endpoints/db"), [serde_json::json!({"reason": "overloaded", "value": 1})]);
+    assert_eq!(counter("coalesce/db", "led"), 1);
+    assert_eq!(of("hedge/db")["state"], "learning");
+    assert_eq!(of("heartbeat/db")["state"], "stopped");
+    let children: Vec<_> =
+        of("process_supervisor/db")["facts"].as_array().unwrap().iter().collect();
+    assert_eq!(children.len(), 2, "{children:?}");
+    // What calls were refused is in the timeline, too.
+    let refused = |layer: &str| {
+        let events = status["events"].as_array().unwrap();
+        events.iter().any(|event| event["layer"] == layer && event["event"] == "rejected")
+    };
+    for layer in ["circuit_breaker", "rate_limit", "endpoints"] {
+        assert!(refused(layer), "{layer}: {:#}", status["events"]);
+    }
+}
+
+#[tokio::test]
+async fn the_kill_switch_ends_all_faults_and_the_row_says_so() {
+    let registry = Registry::new();
+    let _kept = everything(&registry, "db").await;
+    let admin = admin(&registry);
+    let kill = Request::post("/commands")
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .header("content-type", "application/json")
+        .header("host", "a")
+        .body(serde_json::json!({"command": "kill_faults"}).to_string())
+        .unwrap();
+    assert_eq!(ask(&admin, kill).await.status(), 200);
+    let status = status(&admin).await;
+    let faults = status["objects"].as_array().unwrap().iter().find(|o| o["kind"] == "conditioner");
+    assert_eq!(faults.unwrap()["state"], "disarmed");
+    let events = status["events"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["detail"] == "kill_faults"), "{events:#?}");
+}
+
+#[tokio::test]
+async fn metrics_of_every_kind_keep_to_the_grammar_whatever_they_are_called() {
+    let registry = Registry::new();
+    let names = [
+        "db".to_owned(),
+        "say \"hi\"\\\n{a=\"b\"} 1\r\u{7}\u{0}é\u{202e}# EOF".to_owned(),
+        "\\".repeat(90),
+        " ".to_owned(),
+    ];
+    let mut kept = Vec::new();
+    for name in &names {
+        kept.push(everything(&registry, name.clone()).await);
+        registry.set_service(name.clone());
+    }
+    let admin = admin(&registry);
+    status(&admin).await;
+    for (accept, open) in [("*/*", false), ("application/openmetrics-text;version=1.0.0", true)] {
+        let text = get(&admin, "/metrics", accept).await;
+        let series = parse(&text, open);
+        for kind in KINDS {
+            let levels = format!("buttress_object_level{{layer=\"{kind}\",");
+            let of_kind = series.iter().filter(|series| series.starts_with(&levels)).count();
+            assert!(of_kind >= names.len(), "{kind}: {of_kind} in\n{text}");
+        }
+        let omitted = text.lines().find_map(|l| l.strip_prefix("buttress_series_omitted "));
+        assert_eq!(omitted, Some("0"), "nothing is left out");
+    }
+}
