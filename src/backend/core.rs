@@ -29,6 +29,9 @@ const DOWN_AFTER: u32 = 12;
 const CHANCE: f64 = 1e-5;
 const NO_CHANCE: u32 = 100;
 const MAX_TOKENS: u32 = 3;
+/// So many arrivals for each probe: one that fails is tried again and arrives once more, and of what is new three of
+/// ten are sent.
+const PROBED: f64 = 4.4;
 /// What callers wait is not taken to be longer when only the first has come: a minute, in nanoseconds.
 const FIRST_PATIENCE: f64 = 60e9;
 /// A throttled answer leaves so much of the limit.
@@ -60,6 +63,8 @@ pub(super) struct Core {
     /// The limit was changed for what was seen until then.
     settled_at: Tick,
     peak: u32,
+    /// Answers in a row while the limit was not reached.
+    answered: u32,
     /// In flight on average when nothing was wrong.
     usual: f64,
     /// Since when the limit has been at its floor.
@@ -103,6 +108,7 @@ impl Core {
             throttled: 0,
             settled_at: Tick(0),
             peak: 0,
+            answered: 0,
             usual: START,
             floored: None,
             room: BTreeMap::new(),
@@ -188,7 +194,10 @@ impl Core {
     }
 
     pub(super) fn give_retry_back(&mut self) {
-        self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+        // While it is down they cost nothing.
+        if !self.is_down() {
+            self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+        }
     }
 
     #[inline]
@@ -303,7 +312,7 @@ impl Core {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
     fn probe_interval(&self, silent: bool) -> u64 {
         let share = if silent { 10.0 } else { 25.0 };
-        (self.gap * 3.4).max(self.patience / share).min(self.patience) as u64
+        (self.gap * PROBED).max(self.patience / share).min(self.patience) as u64
     }
 
     fn admit_one(&mut self, class: Criticality, now: Tick) -> bool {
@@ -561,6 +570,7 @@ impl Core {
         {
             self.failures = 0;
             self.state = State::Recovering;
+            self.answered = 0;
             self.settled_at = now;
             if !self.fixed {
                 // What was abandoned may still be worked on; two more find out.

@@ -212,3 +212,54 @@ fn retries_do_not_pay_for_themselves() {
         }
     }
 }
+
+#[test]
+fn probes_that_are_tried_again_are_not_more_than_three_of_ten() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 200, 10, End::Success);
+    let now = calls(&mut core, now, 12, 1, End::Failure);
+    let (mut sent, mut asked) = (0, 0);
+    for ms in (0..20_000).step_by(20) {
+        asked += 1;
+        let _ = arrive(&mut core, now + ms, 1000);
+        while core.in_flight > 0 {
+            sent += 1;
+            finish(&mut core, now + ms, End::Failure, now + ms);
+            let _ = arrive(&mut core, now + ms, 1000);
+        }
+    }
+    assert!((200..=300).contains(&sent), "{sent} of {asked}");
+}
+
+#[test]
+fn a_backend_that_hardly_anybody_asks_recovers_too() {
+    let mut core = Core::new(None, 1000);
+    let now = super::tests::saturate(&mut core, 0, 8, |_| 10);
+    let (limit, now) = (core.limit(), calls(&mut core, now, 12, 1, End::Failure));
+    assert!(matches!(core.state, State::Down { .. }));
+    let now = calls(&mut core, now + 1, 1, 10, End::Success);
+    assert_eq!(core.state, State::Recovering);
+    let small = core.limit();
+    // One at a time: the limit is never reached, and does not grow.
+    calls(&mut core, now, u64::from(limit), 10, End::Success);
+    assert_eq!(core.state, State::Up);
+    assert!(core.limit() <= small + 1, "{small}, then {}", core.limit());
+}
+
+#[test]
+fn retries_that_cost_nothing_while_it_was_down_are_worth_nothing() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    assert_eq!((0..9).filter(|_| core.take_retry()).count(), 3);
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    let _ = arrive(&mut core, now + 200, 1000);
+    assert!(matches!(core.state, State::Down { silent: true, .. }));
+    for _ in 0..3 {
+        assert!(core.take_retry());
+        core.give_retry_back();
+    }
+    finish(&mut core, now, End::Success, now + 210);
+    assert_eq!(core.state, State::Recovering);
+    let granted = (0..9).filter(|_| core.take_retry()).count();
+    assert!(granted <= 1, "{granted}: the answer has earned no more");
+}
