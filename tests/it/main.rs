@@ -61,3 +61,4 @@ mod stack;
 mod store;
 #[cfg(feature = "testing")]
 mod testing;
+mod throttle;
