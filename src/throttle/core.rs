@@ -100,6 +100,7 @@ impl Core {
         now.0 / (self.limits.window / BUCKETS as u64) + 1
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "below `BUCKETS`")]
     fn bucket(&mut self, now: Tick) -> &mut Bucket {
         let number = self.number(now);
         let bucket = &mut self.buckets[(number % BUCKETS as u64) as usize];
@@ -181,7 +182,9 @@ impl Core {
     }
 
     pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
-        if end != End::Ignored {
+        // What the quota sees to must not be refused twice.
+        let by_quota = self.limits.quota && matches!(end, End::Refused(_));
+        if end != End::Ignored && !by_quota {
             let bucket = self.bucket(now);
             bucket.requests += 1.0;
             bucket.accepts += f64::from(u8::from(end == End::Taken));

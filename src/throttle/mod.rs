@@ -46,7 +46,8 @@
 //! ask: when `Retry-After` says, but at least every 30 s. Once nobody waited and nothing was throttled for 30 s, there is
 //! no rate any more.
 //!
-//! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken. A share of
+//! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken; those that
+//! taught the quota are not among them. A share of
 //! `max(0, (requests - k * accepts) / (requests + 1))` is refused here: `Overloaded`, which a retry takes as final.
 //! Calls count when they end, so that those in flight are not taken for failures; those refused here count as
 //! requests, and with `k = 2` a backend in trouble sees about twice what it takes. With fewer than ten

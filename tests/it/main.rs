@@ -61,4 +61,3 @@ mod stack;
 mod store;
 #[cfg(feature = "testing")]
 mod testing;
-mod throttle;
