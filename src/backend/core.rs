@@ -265,6 +265,7 @@ impl Core {
                 Settled::Granted => {}
                 Settled::Hopeless => self.counts.hopeless += 1,
                 Settled::Displaced => self.counts.full += 1,
+                Settled::Throttled(_) => self.counts.throttled += 1,
             }
             self.settled.push((key.id, how));
             wakers.add(waker);
@@ -397,7 +398,14 @@ impl Core {
                 if self.gives_up_at(key) > now {
                     break;
                 }
-                self.settle(key, Settled::Hopeless, wakers);
+                let how = match self.pace.rate() {
+                    // It is the quota that it waited for.
+                    Some(_) if self.in_flight < self.limit() && !self.is_down() => {
+                        Settled::Throttled(key.deadline.max(self.pace.due()))
+                    }
+                    _ => Settled::Hopeless,
+                };
+                self.settle(key, how, wakers);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::tests::{arrive, at, calls, finish, wait};
-use super::turn::{Arrival, End, State};
+use super::turn::{Arrival, End, Key, Settled, State, Turn, Wakers};
 use super::{Backend, BackendState};
 use crate::clock::{Tick, now};
 use crate::context::Criticality;
@@ -262,4 +262,67 @@ fn retries_that_cost_nothing_while_it_was_down_are_worth_nothing() {
     assert_eq!(core.state, State::Recovering);
     let granted = (0..9).filter(|_| core.take_retry()).count();
     assert!(granted <= 1, "{granted}: the answer has earned no more");
+}
+
+/// A callee that takes one call in `interval` milliseconds, and what has been learned of it after some seconds.
+fn paced(interval: u64, callers: u64) -> (Core, u64) {
+    let mut core = Core::new(None, 1000);
+    core.learns_quota = true;
+    let (mut now, mut taken_at, mut waiting) = (0, 0, Vec::new());
+    let mut out: Vec<u64> = Vec::new();
+    while now < 20_000 {
+        now += 1;
+        out.retain(|&sent| {
+            if now < sent + 5 {
+                return true;
+            }
+            let takes = sent >= taken_at + interval;
+            if takes {
+                taken_at = sent;
+            }
+            let refused = End::Throttled(Duration::from_millis(interval));
+            finish(&mut core, sent, if takes { End::Success } else { refused }, now);
+            false
+        });
+        if now % callers == 0 {
+            match arrive(&mut core, now, 500) {
+                Arrival::Admitted => out.push(now),
+                Arrival::Wait(key) => waiting.push(key),
+                _ => {}
+            }
+        }
+        waiting.retain(|&key| match wait_on(&mut core, key, now) {
+            Turn::Settled(Settled::Granted) => {
+                out.push(now);
+                false
+            }
+            Turn::Settled(_) => false,
+            Turn::At(_) => true,
+        });
+    }
+    (core, now)
+}
+
+fn wait_on(core: &mut Core, key: Key, now: u64) -> Turn {
+    core.poll(key, Waker::noop(), at(now), &mut Wakers::default())
+}
+
+#[test]
+fn who_finds_no_room_in_a_quota_is_told_so_and_not_that_it_is_late() {
+    let (core, _) = paced(40, 10);
+    let rate = core.pace.rate().expect("it is throttled");
+    assert!((15.0..35.0).contains(&rate), "{rate} a second, 25 are taken");
+    let counts = core.counts;
+    assert!(counts.throttled > 1000, "{counts:?}");
+    assert!(counts.hopeless < counts.throttled / 20, "{counts:?}");
+}
+
+#[test]
+fn without_learning_nobody_is_held_back_by_what_is_throttled() {
+    let mut core = Core::new(None, 1000);
+    for ms in 1..200 {
+        assert!(matches!(arrive(&mut core, 10 * ms, 500), Arrival::Admitted));
+        finish(&mut core, 10 * ms, End::Throttled(Duration::from_secs(1)), 10 * ms + 5);
+    }
+    assert_eq!(core.pace.rate(), None);
 }

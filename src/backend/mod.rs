@@ -137,7 +137,7 @@ pub struct BackendStats {
     pub full: u64,
     /// Calls whose deadline had passed when they came.
     pub expired: u64,
-    /// Calls refused because it had asked for a pause that is longer than they can wait.
+    /// Calls refused because its quota had no room for them within their time.
     pub throttled: u64,
     /// Calls sent to see whether it is up again.
     pub probes: u64,
@@ -426,6 +426,15 @@ impl Backend {
 
     pub(crate) fn finish(&self, started: Tick, end: End) {
         self.step(|core, wakers| core.finish(started, end, now(), wakers));
+    }
+
+    /// Admitted, and then not sent: its turn in the quota is somebody else's.
+    pub(crate) fn finish_unsent(&self, started: Tick) {
+        self.step(|core, wakers| {
+            let now = now();
+            core.pace.give_back(core.pace.change(), now);
+            core.finish(started, End::Ignored, now, wakers);
+        });
     }
 }
 
