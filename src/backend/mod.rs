@@ -6,6 +6,8 @@ mod core;
 mod edge_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
+mod limiter_tests;
+#[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
