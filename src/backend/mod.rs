@@ -7,6 +7,8 @@ mod edge_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod limiter_tests;
 mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
