@@ -76,6 +76,7 @@ fn checked(file: &str, config: &Config) -> ExitCode {
     }
     match found.len() {
         0 => println!("{file}: no problem"),
+        1 => println!("{file}: 1 warning"),
         n => println!("{file}: {n} warnings"),
     }
     ExitCode::SUCCESS

@@ -57,6 +57,7 @@ pub mod store;
 pub mod supervise;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod throttle;
 pub mod timeout;
 
 pub use backend::{Backend, BackendState, BackendStats};

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::clock::{Tick, nanos};
 
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
+
 const SECOND: f64 = 1e9;
 /// Taken in a row until the next step up is four times as large: a quota ten times as large is found after
 /// two hundred calls, whatever the rate.
@@ -116,6 +119,11 @@ impl Pace {
         }
     }
 
+    /// As new, but turns given before are void.
+    pub(crate) fn reset(&mut self) {
+        *self = Self { change: self.change.wrapping_add(1), ..Self::new() };
+    }
+
     pub(crate) const fn phase(&self) -> Phase {
         self.phase
     }
@@ -149,7 +157,7 @@ impl Pace {
                 let needed = self.pressed_at.max(self.throttled_at);
                 if now.0.saturating_sub(needed.0) > quiet {
                     self.phase = Phase::Free;
-                    self.change += 1;
+                    self.change = self.change.wrapping_add(1);
                     return Tick(0);
                 }
                 self.next = self.next.max(now.0.saturating_sub(SAVED));
@@ -280,7 +288,7 @@ impl Pace {
         self.before = self.rate;
         self.phase = Phase::Limiting;
         self.next = now.0;
-        self.change += 1;
+        self.change = self.change.wrapping_add(1);
         self.begin(now);
     }
 
@@ -309,7 +317,7 @@ impl Pace {
             let least = (self.rate / 4.0).max(self.before / 32.0).max(RATES.0);
             self.rate = (self.rate * share).max(least).min(self.rate);
             self.next = now.0.saturating_add(self.interval());
-            self.change += 1;
+            self.change = self.change.wrapping_add(1);
             self.begin(now);
         }
     }
@@ -325,7 +333,7 @@ impl Pace {
         self.rate = self.before;
         self.pause = self.pause_for(hint, self.interval().saturating_mul(8));
         self.next = now.0.saturating_add(self.pause);
-        self.change += 1;
+        self.change = self.change.wrapping_add(1);
         self.begin(now);
     }
 

@@ -43,11 +43,21 @@ impl Held {
             backend.finish(self.started, end);
         }
     }
+
+    fn end_unsent(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            backend.finish_unsent(self.started);
+        }
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.end(if self.sent { End::Abandoned } else { End::Ignored });
+        if self.sent {
+            self.end(End::Abandoned);
+        } else {
+            self.end_unsent();
+        }
     }
 }
 
@@ -237,11 +247,12 @@ where
                     } else {
                         let Some(call) = call.take() else { return Poll::Pending };
                         this.state.set(State::Done);
-                        let kind = match settled {
-                            Settled::Hopeless => RejectionKind::DeadlineExceeded,
-                            _ => RejectionKind::Overloaded,
+                        let why = match settled {
+                            Settled::Hopeless => backend.refuse(RejectionKind::DeadlineExceeded),
+                            Settled::Throttled(until) => backend.refuse_until(until.since(now())),
+                            _ => backend.refuse(RejectionKind::Overloaded),
                         };
-                        return Poll::Ready(parts.reject.reject(call.req, backend.refuse(kind)));
+                        return Poll::Ready(parts.reject.reject(call.req, why));
                     }
                 }
                 StateProj::Readying { held, call, timer } => {
@@ -259,13 +270,13 @@ where
                     let mut held = mem::replace(held, Held::none());
                     match ready {
                         Poll::Ready(Err(error)) => {
-                            held.end(End::Ignored);
+                            held.end_unsent();
                             this.state.set(State::Done);
                             return Poll::Ready(Err(R::map_err(error)));
                         }
                         Poll::Ready(Ok(())) if !late => {}
                         _ => {
-                            held.end(End::Ignored);
+                            held.end_unsent();
                             this.state.set(State::Done);
                             let kind = RejectionKind::DeadlineExceeded;
                             let refusal = backend.refuse(kind);

@@ -30,7 +30,7 @@
 //!
 //! - **Limit.** It starts with 4 in flight and doubles until answers take longer. It grows while it is reached and
 //!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
-//!   usually in flight when they take longer than the target: a tenth of what callers wait, from 1.8 to 4 times the
+//!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
 //!   baseline. Failures say nothing about latency, and a limit that is not used does not grow.
 //! - **Criticality.** A more important call goes beyond the limit by the share of what is less important, which waits
 //!   for it. Where those as important as it are the lesser part, as many may be out as they had when nothing was wrong,

@@ -29,6 +29,9 @@ const DOWN_AFTER: u32 = 12;
 const CHANCE: f64 = 1e-5;
 const NO_CHANCE: u32 = 100;
 const MAX_TOKENS: u32 = 3;
+/// So many arrivals for each probe: one that fails is tried again and arrives once more, and of what is new three of
+/// ten are sent.
+const PROBED: f64 = 4.4;
 /// What callers wait is not taken to be longer when only the first has come: a minute, in nanoseconds.
 const FIRST_PATIENCE: f64 = 60e9;
 /// A throttled answer leaves so much of the limit.
@@ -60,6 +63,8 @@ pub(super) struct Core {
     /// The limit was changed for what was seen until then.
     settled_at: Tick,
     peak: u32,
+    /// Answers in a row while the limit was not reached.
+    answered: u32,
     /// In flight on average when nothing was wrong.
     usual: f64,
     /// Since when the limit has been at its floor.
@@ -103,6 +108,7 @@ impl Core {
             throttled: 0,
             settled_at: Tick(0),
             peak: 0,
+            answered: 0,
             usual: START,
             floored: None,
             room: BTreeMap::new(),
@@ -188,7 +194,10 @@ impl Core {
     }
 
     pub(super) fn give_retry_back(&mut self) {
-        self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+        // While it is down they cost nothing.
+        if !self.is_down() {
+            self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+        }
     }
 
     #[inline]
@@ -256,6 +265,7 @@ impl Core {
                 Settled::Granted => {}
                 Settled::Hopeless => self.counts.hopeless += 1,
                 Settled::Displaced => self.counts.full += 1,
+                Settled::Throttled(_) => self.counts.throttled += 1,
             }
             self.settled.push((key.id, how));
             wakers.add(waker);
@@ -303,7 +313,7 @@ impl Core {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
     fn probe_interval(&self, silent: bool) -> u64 {
         let share = if silent { 10.0 } else { 25.0 };
-        (self.gap * 3.4).max(self.patience / share).min(self.patience) as u64
+        (self.gap * PROBED).max(self.patience / share).min(self.patience) as u64
     }
 
     fn admit_one(&mut self, class: Criticality, now: Tick) -> bool {
@@ -319,7 +329,7 @@ impl Core {
                 self.state = State::Down { silent, next };
                 self.counts.probes += 1;
             }
-            _ if f64::from(self.in_flight) + 1.0 > self.limit_for(class) => return false,
+            _ if self.is_beyond(class) => return false,
             _ if self.pace.next(now) > now => {
                 self.pace.wait(now);
                 return false;
@@ -334,6 +344,13 @@ impl Core {
         self.peak = self.peak.max(self.in_flight);
         self.counts.admitted += 1;
         true
+    }
+
+    /// One more of this class would be more than may be in flight.
+    fn is_beyond(&self, class: Criticality) -> bool {
+        let more = f64::from(self.in_flight) + 1.0;
+        // Nobody's limit is below that of all.
+        more > self.limit && more > self.limit_for(class)
     }
 
     /// The best waiter: of the highest class the earliest deadline that will probably be met, else the newest.
@@ -381,7 +398,14 @@ impl Core {
                 if self.gives_up_at(key) > now {
                     break;
                 }
-                self.settle(key, Settled::Hopeless, wakers);
+                let how = match self.pace.rate() {
+                    // It is the quota that it waited for.
+                    Some(_) if self.in_flight < self.limit() && !self.is_down() => {
+                        Settled::Throttled(key.deadline.max(self.pace.due()))
+                    }
+                    _ => Settled::Hopeless,
+                };
+                self.settle(key, how, wakers);
             }
         }
     }
@@ -554,6 +578,7 @@ impl Core {
         {
             self.failures = 0;
             self.state = State::Recovering;
+            self.answered = 0;
             self.settled_at = now;
             if !self.fixed {
                 // What was abandoned may still be worked on; two more find out.

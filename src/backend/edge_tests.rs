@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::tests::{arrive, at, calls, finish, wait};
-use super::turn::{Arrival, End, State};
+use super::turn::{Arrival, End, Key, Settled, State, Turn, Wakers};
 use super::{Backend, BackendState};
 use crate::clock::{Tick, now};
 use crate::context::Criticality;
@@ -211,4 +211,118 @@ fn retries_do_not_pay_for_themselves() {
             assert!(attempts <= 200, "{attempts} attempts of 100 calls, {end:?}, {fixed:?}");
         }
     }
+}
+
+#[test]
+fn probes_that_are_tried_again_are_not_more_than_three_of_ten() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 200, 10, End::Success);
+    let now = calls(&mut core, now, 12, 1, End::Failure);
+    let (mut sent, mut asked) = (0, 0);
+    for ms in (0..20_000).step_by(20) {
+        asked += 1;
+        let _ = arrive(&mut core, now + ms, 1000);
+        while core.in_flight > 0 {
+            sent += 1;
+            finish(&mut core, now + ms, End::Failure, now + ms);
+            let _ = arrive(&mut core, now + ms, 1000);
+        }
+    }
+    assert!((200..=300).contains(&sent), "{sent} of {asked}");
+}
+
+#[test]
+fn a_backend_that_hardly_anybody_asks_recovers_too() {
+    let mut core = Core::new(None, 1000);
+    let now = super::tests::saturate(&mut core, 0, 8, |_| 10);
+    let (limit, now) = (core.limit(), calls(&mut core, now, 12, 1, End::Failure));
+    assert!(matches!(core.state, State::Down { .. }));
+    let now = calls(&mut core, now + 1, 1, 10, End::Success);
+    assert_eq!(core.state, State::Recovering);
+    let small = core.limit();
+    // One at a time: the limit is never reached, and does not grow.
+    calls(&mut core, now, u64::from(limit), 10, End::Success);
+    assert_eq!(core.state, State::Up);
+    assert!(core.limit() <= small + 1, "{small}, then {}", core.limit());
+}
+
+#[test]
+fn retries_that_cost_nothing_while_it_was_down_are_worth_nothing() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    assert_eq!((0..9).filter(|_| core.take_retry()).count(), 3);
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    let _ = arrive(&mut core, now + 200, 1000);
+    assert!(matches!(core.state, State::Down { silent: true, .. }));
+    for _ in 0..3 {
+        assert!(core.take_retry());
+        core.give_retry_back();
+    }
+    finish(&mut core, now, End::Success, now + 210);
+    assert_eq!(core.state, State::Recovering);
+    let granted = (0..9).filter(|_| core.take_retry()).count();
+    assert!(granted <= 1, "{granted}: the answer has earned no more");
+}
+
+/// A callee that takes one call in `interval` milliseconds, and what has been learned of it after some seconds.
+fn paced(interval: u64, callers: u64) -> (Core, u64) {
+    let mut core = Core::new(None, 1000);
+    core.learns_quota = true;
+    let (mut now, mut taken_at, mut waiting) = (0, 0, Vec::new());
+    let mut out: Vec<u64> = Vec::new();
+    while now < 20_000 {
+        now += 1;
+        out.retain(|&sent| {
+            if now < sent + 5 {
+                return true;
+            }
+            let takes = sent >= taken_at + interval;
+            if takes {
+                taken_at = sent;
+            }
+            let refused = End::Throttled(Duration::from_millis(interval));
+            finish(&mut core, sent, if takes { End::Success } else { refused }, now);
+            false
+        });
+        if now % callers == 0 {
+            match arrive(&mut core, now, 500) {
+                Arrival::Admitted => out.push(now),
+                Arrival::Wait(key) => waiting.push(key),
+                _ => {}
+            }
+        }
+        waiting.retain(|&key| match wait_on(&mut core, key, now) {
+            Turn::Settled(Settled::Granted) => {
+                out.push(now);
+                false
+            }
+            Turn::Settled(_) => false,
+            Turn::At(_) => true,
+        });
+    }
+    (core, now)
+}
+
+fn wait_on(core: &mut Core, key: Key, now: u64) -> Turn {
+    core.poll(key, Waker::noop(), at(now), &mut Wakers::default())
+}
+
+#[test]
+fn who_finds_no_room_in_a_quota_is_told_so_and_not_that_it_is_late() {
+    let (core, _) = paced(40, 10);
+    let rate = core.pace.rate().expect("it is throttled");
+    assert!((15.0..35.0).contains(&rate), "{rate} a second, 25 are taken");
+    let counts = core.counts;
+    assert!(counts.throttled > 1000, "{counts:?}");
+    assert!(counts.hopeless < counts.throttled / 20, "{counts:?}");
+}
+
+#[test]
+fn without_learning_nobody_is_held_back_by_what_is_throttled() {
+    let mut core = Core::new(None, 1000);
+    for ms in 1..200 {
+        assert!(matches!(arrive(&mut core, 10 * ms, 500), Arrival::Admitted));
+        finish(&mut core, 10 * ms, End::Throttled(Duration::from_secs(1)), 10 * ms + 5);
+    }
+    assert_eq!(core.pace.rate(), None);
 }

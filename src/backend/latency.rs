@@ -5,8 +5,8 @@
 const WARM_UP: u32 = 16;
 /// Answers of which the quickest but one says how long a queue can be.
 const RECENT: usize = 16;
-/// So little of the baseline in which the quickest come that there is hardly a queue.
-const FREE: f64 = 0.4;
+/// So little of the baseline in which the quickest come that there is hardly a queue: the logarithm of 0.4.
+const FREE: f64 = -0.916_290_731_874_155;
 
 /// So much of the usual variance is left where all is slow alike, whatever chance adds.
 const ALIKE: f64 = 0.75;
@@ -24,6 +24,15 @@ pub(super) struct Latency {
     anchor: f64,
     /// The last ones, each where it came in.
     recent: [f64; RECENT],
+    known: Known,
+}
+
+/// What is asked for at every arrival and answer, worked out once for each answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    typical: f64,
+    baseline: f64,
+    enough: f64,
 }
 
 impl Latency {
@@ -33,8 +42,21 @@ impl Latency {
 
     /// An answer after `nanos`. `quiet` means that what it took is not our doing: far fewer in flight than
     /// allowed, and nobody waiting.
-    #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
     pub(super) fn record(&mut self, nanos: u64, quiet: bool) {
+        self.take(nanos, quiet);
+        self.work_out();
+    }
+
+    fn work_out(&mut self) {
+        if self.is_warm() {
+            let typical = self.short.exp();
+            let enough = typical * (2.0 * self.spread.sqrt().min(1.5)).exp();
+            self.known = Known { typical, baseline: self.base.exp(), enough };
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
+    fn take(&mut self, nanos: u64, quiet: bool) {
         let ln = (nanos.max(1) as f64).ln();
         self.recent[self.seen as usize % RECENT] = ln;
         self.seen = if self.seen == u32::MAX { WARM_UP + 1 } else { self.seen + 1 };
@@ -53,7 +75,8 @@ impl Latency {
         // An outlier as an outlier: a step of the whole level is not a spread.
         let off = off.clamp(-2.0, 2.0);
         self.spread += (off * off - self.spread) / 64.0;
-        let free = self.queue() < FREE;
+        // Compared as logarithms.
+        let free = self.quickest() - self.base < FREE;
         if free {
             // Not slow because of a queue, whatever is in flight.
             self.anchor = self.anchor.max(self.base - DRIFT);
@@ -79,18 +102,23 @@ impl Latency {
 
     /// How many times the baseline answers take.
     pub(super) fn ratio(&self) -> f64 {
-        if self.is_warm() { (self.short - self.base).exp() } else { 1.0 }
+        if self.is_warm() { self.known.typical / self.known.baseline } else { 1.0 }
     }
 
     /// How many times the baseline a queue can be at most: in one queue even the quickest wait. Where answers
     /// differ much it is far below `ratio` as long as there is none.
     pub(super) fn queue(&self) -> f64 {
+        (self.quickest() - self.base).exp()
+    }
+
+    /// The quickest but one of the last answers.
+    fn quickest(&self) -> f64 {
         let (mut first, mut second) = (f64::INFINITY, f64::INFINITY);
         for &ln in &self.recent {
             second = second.min(ln.max(first));
             first = first.min(ln);
         }
-        (second - self.base).exp()
+        second
     }
 
     /// Answers differ among each other by as many times as when nothing is wrong, as they do where all is slow alike. A
@@ -107,19 +135,20 @@ impl Latency {
     pub(super) fn rebase(&mut self) {
         self.base = self.short;
         self.anchor = self.base;
+        self.work_out();
     }
 
     pub(super) fn typical(&self) -> u64 {
-        if self.is_warm() { nanos(self.short) } else { 0 }
+        nanos(self.known.typical)
     }
 
     pub(super) fn baseline(&self) -> u64 {
-        if self.is_warm() { nanos(self.base) } else { 0 }
+        nanos(self.known.baseline)
     }
 
     /// Within which about 98 in 100 answers come.
     pub(super) fn enough(&self) -> u64 {
-        if self.is_warm() { nanos(self.short + 2.0 * self.spread.sqrt().min(1.5)) } else { 0 }
+        nanos(self.known.enough)
     }
 }
 
@@ -129,6 +158,6 @@ const NEAR: f64 = 0.4;
 const DRIFT: f64 = 0.22;
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-fn nanos(ln: f64) -> u64 {
-    ln.exp() as u64
+fn nanos(many: f64) -> u64 {
+    many as u64
 }

@@ -5,9 +5,11 @@ mod core;
 #[cfg(all(test, not(buttress_loom)))]
 mod edge_tests;
 mod latency;
-mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod limiter_tests;
+mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
 #[cfg(all(test, not(buttress_loom)))]
@@ -137,7 +139,7 @@ pub struct BackendStats {
     pub full: u64,
     /// Calls whose deadline had passed when they came.
     pub expired: u64,
-    /// Calls refused because it had asked for a pause that is longer than they can wait.
+    /// Calls refused because its quota had no room for them within their time.
     pub throttled: u64,
     /// Calls sent to see whether it is up again.
     pub probes: u64,
@@ -426,6 +428,15 @@ impl Backend {
 
     pub(crate) fn finish(&self, started: Tick, end: End) {
         self.step(|core, wakers| core.finish(started, end, now(), wakers));
+    }
+
+    /// Admitted, and then not sent: its turn in the quota is somebody else's.
+    pub(crate) fn finish_unsent(&self, started: Tick) {
+        self.step(|core, wakers| {
+            let now = now();
+            core.pace.give_back(core.pace.change(), now);
+            core.finish(started, End::Ignored, now, wakers);
+        });
     }
 }
 

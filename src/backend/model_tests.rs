@@ -53,8 +53,11 @@ impl Slow {
         }
         if self.room.len() >= self.max_waiting {
             // Of the lowest class the latest deadline, and of those who came last.
-            let (class_of_last, latest, last) =
-                *self.room.iter().min_by_key(|(c, d, i)| (*c, u64::MAX - d, u64::MAX - i)).unwrap();
+            let (class_of_last, latest, last) = *self
+                .room
+                .iter()
+                .min_by_key(|(c, d, i)| (*c, u64::MAX - d, u64::MAX - i))
+                .expect("somebody is there");
             if class > class_of_last || (class == class_of_last && deadline < latest) {
                 self.room.retain(|one| one.2 != last);
                 self.settled.insert(last, Settled::Displaced);
@@ -86,10 +89,13 @@ impl Slow {
             self.settled.insert(id, Settled::Hopeless);
         }
         while self.in_flight < self.limit && !self.room.is_empty() {
-            let highest = self.room.iter().map(|one| one.0).max().unwrap();
+            let highest = self.room.iter().map(|one| one.0).max().expect("somebody is there");
             let class = || self.room.iter().filter(|one| one.0 == highest);
             let sure = class().filter(|one| one.1 >= now + enough).min_by_key(|one| (one.1, one.2));
-            let next = sure.or_else(|| class().max_by_key(|one| (one.1, one.2))).unwrap().2;
+            let next = sure
+                .or_else(|| class().max_by_key(|one| (one.1, one.2)))
+                .expect("somebody is there")
+                .2;
             self.room.retain(|one| one.2 != next);
             self.settled.insert(next, Settled::Granted);
             self.in_flight += 1;
@@ -313,7 +319,13 @@ impl World {
             if self.waiting.is_empty() {
                 break;
             }
-            let next = self.waiting.iter().filter_map(|waiter| waiter.timer).min().unwrap().0;
+            let next = self
+                .waiting
+                .iter()
+                .filter_map(|waiter| waiter.timer)
+                .min()
+                .expect("somebody is there")
+                .0;
             if answers && !self.out.is_empty() && self.now + MS < next {
                 self.now += MS;
                 self.finish(0, End::Success);
@@ -344,9 +356,8 @@ impl World {
 fn run(fixed: &[Option<u32>]) {
     let seed = seed();
     let (mut granted, mut hopeless, mut displaced) = (0, 0, 0);
-    for n in 0..300_u64 {
-        let limit = fixed[n as usize % fixed.len()];
-        let mut world = World::new(seed.wrapping_add(n), limit);
+    for (n, limit) in (0..300).zip(fixed.iter().cycle()) {
+        let mut world = World::new(seed.wrapping_add(n), *limit);
         for _ in 0..400 {
             world.turn();
         }

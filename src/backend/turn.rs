@@ -55,6 +55,8 @@ pub(crate) enum Settled {
     Hopeless,
     /// Somebody more important needed the place.
     Displaced,
+    /// There is no turn for it in the quota: not before then.
+    Throttled(Tick),
 }
 
 #[derive(Debug)]

@@ -185,7 +185,7 @@ pub(super) static RETRY_FIELDS: &[Field] = &[
     field("fail_immediately", Kind::Flag, "as like has it", "No retry at all."),
     field(
         "guarantee",
-        Kind::Choice(&["at_least_once", "at_most_once", "exactly_once"]),
+        Kind::Choice(&["at_least_once", "exactly_once", "AT_LEAST_ONCE", "EXACTLY_ONCE"]),
         "as like has it",
         "What may happen twice.",
     ),

@@ -60,6 +60,8 @@ registered! {
         "buttress::endpoints::Endpoints::<u8>::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::hedge::HedgeBuilder:
         "buttress::hedge::Hedge::builder(\"db\")", |it, home| observed!(it, home);
+    [] crate::throttle::ThrottleBuilder:
+        "buttress::throttle::Throttle::builder(\"api\")", |it, home| observed!(it, home);
     [] crate::coalesce::CoalesceBuilder:
         "buttress::coalesce::Coalesce::builder(\"db\")", |it, home| observed!(it, home);
     [] crate::fallback::FallbackBuilder:

@@ -109,11 +109,19 @@ pub struct StatusOnly {
 struct Style {
     detail: bool,
     jitter: Duration,
+    /// Also what is no request of gRPC, or is gone.
+    grpc: bool,
 }
 
 impl Style {
     const fn new() -> Self {
-        Self { detail: true, jitter: Duration::ZERO }
+        Self { detail: true, jitter: Duration::ZERO, grpc: false }
+    }
+
+    /// The content type of an answer in gRPC's way, if it is to be one.
+    fn content_type(self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let grpc = || self.grpc.then(|| HeaderValue::from_static("application/grpc"));
+        grpc::answer_content_type(headers).or_else(grpc)
     }
 }
 
@@ -145,6 +153,19 @@ impl Problem {
         self.style.jitter = most;
         self
     }
+
+    /// For servers that speak nothing but gRPC: every answer is one of gRPC, also that of a layer which answers
+    /// when the request is gone and with it what it was, as a [timeout](crate::timeout) does.
+    ///
+    /// ```
+    /// use buttress::{http::problem, timeout::Timeout};
+    /// let layer = Timeout::deadlines("api").layer().on_reject(problem().grpc());
+    /// ```
+    #[must_use]
+    pub const fn grpc(mut self) -> Self {
+        self.style.grpc = true;
+        self
+    }
 }
 
 impl StatusOnly {
@@ -172,9 +193,23 @@ impl StatusOnly {
         self.style.jitter = most;
         self
     }
+
+    /// For servers that speak nothing but gRPC: every answer is one of gRPC, also that of a layer which answers
+    /// when the request is gone and with it what it was, as a [timeout](crate::timeout) does.
+    ///
+    /// ```
+    /// use buttress::{http::status_only, timeout::Timeout};
+    /// let layer = Timeout::deadlines("api").layer().on_reject(status_only().grpc());
+    /// ```
+    #[must_use]
+    pub const fn grpc(mut self) -> Self {
+        self.style.grpc = true;
+        self
+    }
 }
 
-/// For layers that answer when the request is gone, and with it what it was: HTTP's way.
+/// For layers that answer when the request is gone, and with it what it was: HTTP's way, unless told
+/// that all of it is gRPC.
 impl<B2: From<Bytes>, E> Reject<(), Response<B2>, E> for Problem {
     type Error = E;
 
@@ -192,7 +227,7 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
 
     fn reject(&self, mut req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
         let why = self.style.jittered(why);
-        if let Some(content_type) = grpc::answer_content_type(req.headers()) {
+        if let Some(content_type) = self.style.content_type(req.headers()) {
             self.style.grpc(content_type, &why, emptied(&mut req));
             return Ok(answer(StatusCode::OK, &mut req, B2::from(Bytes::new()), why));
         }
@@ -211,7 +246,8 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
     }
 }
 
-/// For layers that answer when the request is gone, and with it what it was: HTTP's way.
+/// For layers that answer when the request is gone, and with it what it was: HTTP's way, unless told
+/// that all of it is gRPC.
 impl<B2: Default, E> Reject<(), Response<B2>, E> for StatusOnly {
     type Error = E;
 
@@ -229,7 +265,7 @@ impl<B1, B2: Default, E> Reject<Request<B1>, Response<B2>, E> for StatusOnly {
 
     fn reject(&self, mut req: Request<B1>, why: Rejection) -> Result<Response<B2>, E> {
         let why = self.style.jittered(why);
-        if let Some(content_type) = grpc::answer_content_type(req.headers()) {
+        if let Some(content_type) = self.style.content_type(req.headers()) {
             self.style.grpc(content_type, &why, emptied(&mut req));
             return Ok(answer(StatusCode::OK, &mut req, B2::default(), why));
         }

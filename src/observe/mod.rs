@@ -293,7 +293,7 @@ impl EventKind<'_> {
 
 /// States that an object is in while nothing is wrong.
 fn is_good(state: &str) -> bool {
-    matches!(state, "closed" | "healthy" | "retired" | "shared" | "up")
+    matches!(state, "closed" | "free" | "healthy" | "retired" | "shared" | "up")
 }
 
 impl Severity {

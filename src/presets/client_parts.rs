@@ -31,6 +31,7 @@ pub(crate) struct ClientParts {
     pub(crate) attempt: Option<Timeout>,
     pub(crate) breaker: Option<CircuitBreaker>,
     /// The budget of the backend, whether it is the one in use or not.
+    #[cfg(feature = "config")]
     pub(super) paid: Option<RetryBudget>,
     /// Those of a stack whose parts are exchanged.
     #[cfg(feature = "config")]
@@ -102,6 +103,7 @@ impl ClientParts {
         endpoints.check()?;
         Ok(Self {
             policy: plan.policy(),
+            #[cfg(feature = "config")]
             paid: budget.clone(),
             budget,
             admission,
@@ -122,6 +124,7 @@ impl ClientParts {
             endpoints,
             attempt: None,
             breaker: None,
+            #[cfg(feature = "config")]
             paid: None,
             #[cfg(feature = "config")]
             pools: crate::endpoints::Pools::default(),

@@ -94,6 +94,7 @@ impl fmt::Display for Report {
             writeln!(f, "{lint}")?;
         }
         match self.worst_attempts {
+            Some(1) => write!(f, "worst case: 1 attempt a call")?,
             Some(n) => write!(f, "worst case: {n} attempts a call")?,
             None => f.write_str("worst case: attempts without bound")?,
         }
@@ -139,6 +140,7 @@ mod sealed {
 /// | `open_below_attempt` | warning | the circuit probes before the attempts that opened it have ended |
 /// | `hedge_above_attempt` | error | the hedge would be sent after the attempt was given up |
 /// | `wait_cannot_fit` | warning | a call may wait for the rate limit until its time is over |
+/// | `wait_above_attempt` | warning | ... as long as an attempt may take, or longer |
 /// | `retry_without_budget` | warning | nothing bounds the retries of all calls together |
 /// | `breaker_beside_backend` | warning | the breaker refuses at once what the backend would let wait for a probe |
 /// | `patience_above_total` | warning | a call may wait for the backend until its time is over |
@@ -314,8 +316,16 @@ impl ClientPlan {
             let text = format!("not before {after:?}, when an attempt ends after {attempt:?}");
             found.error("hedge_above_attempt", "hedge.min_delay", text);
         }
-        if let (Some(limit), Some(total)) = (&self.rate_limit, self.total_timeout) {
+        let Some(limit) = &self.rate_limit else { return };
+        if let Some(total) = self.total_timeout {
             lint_wait(limit, total, found);
+        }
+        // Where it cannot fit at all that is said already.
+        if let Some(attempt) = self.attempt_timeout.filter(|attempt| limit.max_wait >= *attempt)
+            && self.total_timeout.is_none_or(|total| limit.max_wait < total)
+        {
+            let text = format!("waits up to {:?}, {attempt:?} for an attempt", limit.max_wait);
+            found.warn("wait_above_attempt", "rate_limit.max_wait", text);
         }
     }
 

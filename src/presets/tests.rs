@@ -94,6 +94,13 @@ fn each_rule_finds_its_plan_and_not_the_one_beside_it() {
             }),
         ),
         (
+            "wait_above_attempt",
+            Box::new(move |p, bad| {
+                p.retry = RetryPlan::Never;
+                p.rate_limit = limited("100/s", if bad { ms(3000) } else { ms(2999) });
+            }),
+        ),
+        (
             "retry_without_budget",
             Box::new(|p, bad| if bad { p.retry_budget = None } else { p.retry = RetryPlan::Never }),
         ),

@@ -20,11 +20,13 @@ use crate::outcome::FailureClass;
 pub enum ExecutionGuarantee {
     /// The call may be made several times.
     #[default]
+    #[cfg_attr(feature = "serde", serde(alias = "at_least_once"))]
     AtLeastOnce,
     /// The call must not take effect twice. Retrying alone cannot promise that, so a policy with this
     /// guarantee makes one attempt, whatever its limits say. Through
     /// [`Idempotency::run_retry`](crate::idempotency::Idempotency::run_retry) its key is claimed once around
     /// all attempts, and then it makes as many as its limits say.
+    #[cfg_attr(feature = "serde", serde(alias = "exactly_once"))]
     ExactlyOnce,
 }
 

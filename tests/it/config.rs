@@ -1,6 +1,7 @@
 //! Settings from files, environment and arguments.
 
 mod cascade;
+mod complete;
 mod example;
 mod golden;
 mod hostile;

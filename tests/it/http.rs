@@ -2,6 +2,7 @@
 
 mod classify;
 mod errors;
+mod grpc_timeout;
 mod keys;
 mod replay;
 mod respond;

@@ -1,6 +1,6 @@
 //! How many may be in flight: it grows, falls, and reaches further for what is more important.
 
-use super::{ALWAYS, ASKED_FOR_LESS, Core, FLOOR, MAX_LIMIT};
+use super::{ALWAYS, ASKED_FOR_LESS, Core, FLOOR, MAX_LIMIT, TARGET};
 use crate::backend::turn::State;
 use crate::clock::Tick;
 use crate::context::Criticality;
@@ -39,7 +39,7 @@ impl Core {
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     fn target(&self) -> f64 {
         let tenth = self.patience / 10.0 / (self.latency.baseline().max(1) as f64);
-        tenth.clamp(1.8, 4.0)
+        tenth.clamp(TARGET, 4.0)
     }
 
     /// Answers take longer than this share of the target, and a queue can be the cause.
@@ -54,6 +54,11 @@ impl Core {
         }
         self.floored = None;
         if self.state == State::Congested {
+            self.state = State::Up;
+        }
+        // Where few come it is never reached, and is enough after as many answers.
+        self.answered = if reached { 0 } else { self.answered.saturating_add(1) };
+        if self.state == State::Recovering && f64::from(self.answered) >= self.before {
             self.state = State::Up;
         }
         if !reached || self.throttled > 0 {

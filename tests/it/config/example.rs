@@ -45,6 +45,25 @@ fn check_explain_and_schema() {
 
     let (code, out, error) = run(&program, &["check", &good]);
     assert_eq!((code, out, error.as_str()), (Some(0), format!("{good}: no problem\n"), ""));
+    let complete = file("complete.yml", include_str!("complete.yml"));
+    let (code, out, error) = run(&program, &["check", &complete]);
+    let checked = [
+        format!("{complete}:72: clients.pay.retry: warning [timeout_twice] its deadline of 10s is not below the total of 10s"),
+        format!("{complete}:72: clients.pay.retry: warning [timeout_twice] its attempt timeout of 1s is not below 1s"),
+        "clients.pay: worst case: 3 attempts a call, 1.20 times the load while all fails, an answer within 3.3s".to_owned(),
+        "clients.search: worst case: 300 attempts a call, 2.00 times the load while all fails, an answer at any time".to_owned(),
+        "servers.api: worst case: 1 attempt a call, 1.00 times the load while all fails, an answer within 5s".to_owned(),
+        format!("{complete}: 2 warnings"),
+    ];
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert_eq!(out.lines().collect::<Vec<_>>(), checked);
+    let one = file(
+        "one.yml",
+        "clients: {a: {total_timeout: 60s, attempt_timeout: 1s, retry: adaptive}}\n",
+    );
+    let (code, out, _) = run(&program, &["check", &one]);
+    assert!(code == Some(0) && out.ends_with(&format!("{one}: 1 warning\n")), "{out}");
+
     let (code, out, error) = run(&program, &["check", &bad]);
     assert_eq!((code, out.as_str()), (Some(1), ""));
     let lines: Vec<_> = error.lines().collect();
@@ -72,6 +91,7 @@ fn check_explain_and_schema() {
 
     let (code, out, _) = run(&program, &["schema"]);
     assert_eq!(code, Some(0));
+    assert_eq!(out, buttress::config::schema());
     let schema: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(schema["$defs"]["breaker"]["properties"]["open_for"]["description"].is_string());
 

@@ -1,0 +1,199 @@
+//! The quota that is learned, and the share that is refused here; without clock and timer.
+
+use std::time::Duration;
+
+use crate::backoff::Random;
+use crate::clock::Tick;
+use crate::pace::{Pace, Phase};
+
+const BUCKETS: usize = 20;
+/// With fewer calls in the window nothing is refused: a few failures say nothing.
+const ENOUGH: f64 = 10.0;
+/// At least one call in this time is sent, so that it is seen when the backend is well again.
+const PROBE: u64 = 1_000_000_000;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) quota: bool,
+    /// `None` refuses none by chance.
+    pub(super) k: Option<f64>,
+    pub(super) max_share: f64,
+    /// Nanoseconds.
+    pub(super) window: u64,
+    pub(super) max_wait: u64,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Taken,
+    /// It asked for less: throttled, or unavailable with a time to come again.
+    Refused(Option<Duration>),
+    Failed,
+    /// Says nothing.
+    Ignored,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// At once, or at that time, when it is to ask with [`Core::again`].
+    Go {
+        at: Tick,
+        change: u32,
+    },
+    /// The quota has no room before then.
+    NoRoom(Tick),
+    /// By chance, because so many failed.
+    Shed,
+    Expired,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    number: u64,
+    requests: f64,
+    accepts: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) sent: u64,
+    pub(super) waited: u64,
+    pub(super) no_room: u64,
+    pub(super) shed: u64,
+    pub(super) expired: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    limits: Limits,
+    pub(super) pace: Pace,
+    buckets: [Bucket; BUCKETS],
+    sent_at: Option<Tick>,
+    random: Random,
+    pub(super) counts: Counts,
+}
+
+impl Core {
+    pub(super) fn new(limits: Limits, random: Random) -> Self {
+        Self {
+            limits,
+            pace: Pace::new(),
+            buckets: [Bucket::default(); BUCKETS],
+            sent_at: None,
+            random,
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.pace.reset();
+        self.buckets = [Bucket::default(); BUCKETS];
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.pace.phase()
+    }
+
+    const fn number(&self, now: Tick) -> u64 {
+        // From 1: none is ever taken for one that is still empty.
+        now.0 / (self.limits.window / BUCKETS as u64) + 1
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "below `BUCKETS`")]
+    fn bucket(&mut self, now: Tick) -> &mut Bucket {
+        let number = self.number(now);
+        let bucket = &mut self.buckets[(number % BUCKETS as u64) as usize];
+        if bucket.number != number {
+            *bucket = Bucket { number, ..Bucket::default() };
+        }
+        bucket
+    }
+
+    /// The share of calls that is refused here: `(requests - k * accepts) / (requests + 1)`.
+    pub(super) fn share(&self, now: Tick) -> f64 {
+        let Some(k) = self.limits.k else { return 0.0 };
+        let newest = self.number(now);
+        let oldest = newest.saturating_sub(BUCKETS as u64 - 1);
+        let (mut requests, mut accepts) = (0.0, 0.0);
+        for bucket in &self.buckets {
+            if (oldest..=newest).contains(&bucket.number) {
+                requests += bucket.requests;
+                accepts += bucket.accepts;
+            }
+        }
+        if requests < ENOUGH {
+            return 0.0;
+        }
+        ((requests - k * accepts) / (requests + 1.0)).clamp(0.0, self.limits.max_share)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "32 bits")]
+    fn chance(&mut self, share: f64) -> bool {
+        let most = u64::from(u32::MAX);
+        (self.random.between(0, most) as f64) < share * (most as f64 + 1.0)
+    }
+
+    /// A call wants to be sent, and would wait until `deadline`.
+    pub(super) fn admit(&mut self, deadline: Option<Tick>, now: Tick) -> Answer {
+        if deadline.is_some_and(|at| at <= now) {
+            self.counts.expired += 1;
+            return Answer::Expired;
+        }
+        let share = self.share(now);
+        let probe = self.sent_at.is_none_or(|at| now.0.saturating_sub(at.0) >= PROBE);
+        if share > 0.0 && !probe && self.chance(share) {
+            // Refused here it is asked for and not taken: counted, or the share would fall at once.
+            self.bucket(now).requests += 1.0;
+            self.counts.shed += 1;
+            return Answer::Shed;
+        }
+        self.turn(deadline, now, now)
+    }
+
+    /// Its turn was moved while it waited, since `arrived`.
+    pub(super) fn again(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
+        self.turn(deadline, arrived, now)
+    }
+
+    fn turn(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
+        let at = self.pace.next(now).max(now);
+        if at > now {
+            self.pace.wait(now);
+            let latest = Tick(arrived.0.saturating_add(self.limits.max_wait));
+            if at > latest || deadline.is_some_and(|deadline| at >= deadline) {
+                self.counts.no_room += 1;
+                return Answer::NoRoom(at);
+            }
+            self.counts.waited += u64::from(arrived == now);
+        }
+        self.pace.take(now);
+        Answer::Go { at, change: self.pace.change() }
+    }
+
+    pub(super) fn sent(&mut self, now: Tick) {
+        self.counts.sent += 1;
+        self.sent_at = Some(now);
+    }
+
+    /// It is not sent after all.
+    pub(super) fn give_back(&mut self, change: u32, now: Tick) {
+        self.pace.give_back(change, now);
+    }
+
+    pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
+        // What the quota sees to must not be refused twice.
+        let by_quota = self.limits.quota && matches!(end, End::Refused(_));
+        if end != End::Ignored && !by_quota {
+            let bucket = self.bucket(now);
+            bucket.requests += 1.0;
+            bucket.accepts += f64::from(u8::from(end == End::Taken));
+        }
+        match end {
+            // A failure was taken, too: it is no quota that it met.
+            End::Taken | End::Failed => self.pace.taken(sent, now),
+            End::Refused(hint) if self.limits.quota => self.pace.refused(sent, hint, now),
+            End::Refused(_) | End::Ignored => {}
+        }
+    }
+}

@@ -1,0 +1,315 @@
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::ThrottleBuilder;
+use super::core::{Answer, Core, End, Limits};
+use super::layer::ThrottleLayer;
+use super::permit::{Asked, Permit};
+use crate::backoff::Random;
+use crate::classify::{AnyError, Classify};
+use crate::clock::{Tick, instant, now};
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::name::{LayerKind, Name};
+use crate::observe::{EventKind, Observers};
+use crate::outcome::{FailureClass, Outcome, Verdict};
+use crate::pace::Phase;
+use crate::rejection::{Rejection, RejectionKind};
+use crate::sync::{Lease, Mutex, lock};
+
+/// What one backend takes, as far as it is known, and who may call it: see the [module](super). Clones are the same
+/// object.
+///
+/// ```
+/// use buttress::throttle::Throttle;
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let throttle = Throttle::new("api");
+/// assert_eq!(throttle.run(async { Ok::<_, std::io::Error>(7) }).await.unwrap(), 7);
+/// assert_eq!(throttle.stats().sent, 1);
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Throttle {
+    pub(super) shared: Lease<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) name: Name,
+    pub(super) core: Mutex<Core>,
+    observers: Observers,
+}
+
+pub(super) const fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Free => "free",
+        Phase::Measuring => "measuring",
+        Phase::Limiting => "limiting",
+        Phase::Stopped => "stopped",
+    }
+}
+
+pub(super) fn end(verdict: &Verdict) -> End {
+    match verdict.outcome {
+        Outcome::Success | Outcome::Failure(FailureClass::Permanent) => End::Taken,
+        Outcome::Throttled => End::Refused(verdict.retry.after()),
+        // Unavailable, and it says until when.
+        Outcome::Failure(_) if verdict.retry.after().is_some() => {
+            End::Refused(verdict.retry.after())
+        }
+        Outcome::Failure(_) => End::Failed,
+        Outcome::Cancelled { .. } | Outcome::Ignored => End::Ignored,
+    }
+}
+
+impl Shared {
+    /// One step of the core; a change of phase is told once the lock is gone.
+    pub(super) fn step<T>(&self, f: impl FnOnce(&mut Core) -> T) -> T {
+        let mut core = lock(&self.core);
+        let before = core.phase();
+        let done = f(&mut core);
+        let after = core.phase();
+        drop(core);
+        if before != after {
+            self.changed(before, after);
+        }
+        done
+    }
+
+    #[cold]
+    fn changed(&self, from: Phase, to: Phase) {
+        let (from, to) = (word(from), word(to));
+        let reason = format_args!("by what was throttled");
+        let kind = EventKind::StateChanged { from, to, reason };
+        self.observers.emit(LayerKind::Throttle, self.name, kind);
+    }
+
+    #[cold]
+    pub(super) fn refuse(&self, why: Answer, now: Tick) -> Rejection {
+        let new = |kind| Rejection::new(kind, LayerKind::Throttle, self.name);
+        let why = match why {
+            Answer::NoRoom(at) => new(RejectionKind::RateLimited).with_retry_after(at.since(now)),
+            Answer::Expired => new(RejectionKind::DeadlineExceeded),
+            Answer::Shed | Answer::Go { .. } => new(RejectionKind::Overloaded),
+        };
+        if self.observers.see_refusals() {
+            self.observers.emit(LayerKind::Throttle, self.name, EventKind::Rejected(&why));
+        }
+        why
+    }
+
+    #[cold]
+    pub(super) fn waited(&self, waited: Duration) {
+        if self.observers.see_refusals() {
+            self.observers.emit(LayerKind::Throttle, self.name, EventKind::Waited { waited });
+        }
+    }
+
+    pub(super) fn stats(&self) -> ThrottleStats {
+        let core = lock(&self.core);
+        let counts = core.counts;
+        ThrottleStats {
+            state: word(core.phase()),
+            quota: core.pace.rate(),
+            shed_share: core.share(now()),
+            sent: counts.sent,
+            waited: counts.waited,
+            no_room: counts.no_room,
+            shed: counts.shed,
+            expired: counts.expired,
+        }
+    }
+}
+
+impl Throttle {
+    /// With the defaults.
+    ///
+    /// ```
+    /// assert_eq!(buttress::throttle::Throttle::new("api").name(), "api");
+    /// ```
+    ///
+    /// # Panics
+    /// Never: the defaults are valid.
+    #[must_use]
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self::builder(name).build().expect("the defaults are valid")
+    }
+
+    /// With other numbers.
+    ///
+    /// ```
+    /// use buttress::throttle::Throttle;
+    /// let throttle = Throttle::builder("api").k(1.5).build()?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn builder(name: impl Into<Name>) -> ThrottleBuilder {
+        ThrottleBuilder::new(name.into())
+    }
+
+    pub(super) fn from_parts(
+        name: Name,
+        observers: Observers,
+        limits: Limits,
+        random: Random,
+    ) -> Self {
+        let core = Mutex::new(Core::new(limits, random));
+        let shared = Arc::new(Shared { name, core, observers });
+        shared.observers.register(&shared);
+        Self { shared: Lease::new(shared) }
+    }
+
+    /// Its name.
+    ///
+    /// ```
+    /// assert_eq!(buttress::throttle::Throttle::new("api").name(), "api");
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.shared.name.as_str()
+    }
+
+    /// As a layer.
+    ///
+    /// ```
+    /// let layer = buttress::throttle::Throttle::new("api").layer();
+    /// ```
+    #[must_use]
+    pub fn layer(&self) -> ThrottleLayer {
+        ThrottleLayer::new(self.clone())
+    }
+
+    /// Calls a second that are sent, once some were throttled.
+    ///
+    /// ```
+    /// assert_eq!(buttress::throttle::Throttle::new("api").quota(), None);
+    /// ```
+    #[must_use]
+    pub fn quota(&self) -> Option<f64> {
+        lock(&self.shared.core).pace.rate()
+    }
+
+    /// What it knows and has done.
+    ///
+    /// ```
+    /// assert_eq!(buttress::throttle::Throttle::new("api").stats().shed, 0);
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> ThrottleStats {
+        self.shared.stats()
+    }
+
+    /// Forgets what it has learned.
+    ///
+    /// ```
+    /// buttress::throttle::Throttle::new("api").reset();
+    /// ```
+    pub fn reset(&self) {
+        self.shared.step(Core::reset);
+    }
+
+    /// Makes a call in its turn, or refuses it. Every error is a failure; [`run_with`](Self::run_with) judges.
+    ///
+    /// # Errors
+    /// The call's own, or the refusal.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let throttle = buttress::throttle::Throttle::new("api");
+    /// assert!(throttle.run(async { Err::<(), _>("broken") }).await.is_err());
+    /// # });
+    /// ```
+    pub async fn run<F, T, E>(&self, call: F) -> Result<T, Error<E>>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: 'static,
+    {
+        self.run_with(call, &AnyError, None).await
+    }
+
+    /// As [`run`](Self::run), judged by a classifier for the request `()`, and in time for a deadline.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// use buttress::{Verdict, classify_fn, throttle::Throttle};
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let throttle = Throttle::new("api");
+    /// let classify = classify_fn(|result: Result<&(), &u16>| match result {
+    ///     Err(429) => Verdict::throttled(None),
+    ///     Err(_) => Verdict::failure(buttress::FailureClass::Transient),
+    ///     Ok(()) => Verdict::success(),
+    /// });
+    /// assert!(throttle.run_with(async { Err(429) }, &classify, None).await.is_err());
+    /// # });
+    /// ```
+    pub async fn run_with<F, T, E, C>(
+        &self,
+        call: F,
+        classify: &C,
+        deadline: impl Into<Option<Deadline>>,
+    ) -> Result<T, Error<E>>
+    where
+        F: Future<Output = Result<T, E>>,
+        C: Classify<(), T, E>,
+    {
+        let shared = Arc::clone(self.shared.shared());
+        let deadline = deadline.into().map(Deadline::tick);
+        let mut asked = Permit::ask(shared, deadline);
+        let mut permit = loop {
+            match asked {
+                Asked::Refused(why) => return Err(why.into()),
+                Asked::Granted(permit) => break permit,
+                Asked::Wait(turn) => {
+                    if let Some(at) = instant(turn.at()) {
+                        tokio::time::sleep_until(at).await;
+                    }
+                    asked = turn.again();
+                }
+            }
+        };
+        permit.sent();
+        let ticket = classify.start(&());
+        let result = call.await;
+        permit.finish(end(&classify.finish(ticket, result.as_ref())));
+        result.map_err(Error::Inner)
+    }
+}
+
+impl fmt::Debug for Throttle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Throttle")
+            .field("name", &self.name())
+            .field("quota", &self.quota())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`Throttle`] knows and has done, all read at one moment.
+///
+/// ```
+/// let stats = buttress::throttle::Throttle::new("api").stats();
+/// assert_eq!((stats.state, stats.quota), ("free", None));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ThrottleStats {
+    /// `free`, `measuring`, `limiting` or `stopped`.
+    pub state: &'static str,
+    /// Calls a second that are sent, once some were throttled.
+    pub quota: Option<f64>,
+    /// The share of calls that is refused because others failed.
+    pub shed_share: f64,
+    /// Calls sent.
+    pub sent: u64,
+    /// Calls that had to wait for their turn.
+    pub waited: u64,
+    /// Calls refused because the quota had no room for them in time.
+    pub no_room: u64,
+    /// Calls refused because others failed.
+    pub shed: u64,
+    /// Calls whose deadline had passed when they came.
+    pub expired: u64,
+}

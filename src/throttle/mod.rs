@@ -1,0 +1,99 @@
+//! Sends a backend no more than it takes.
+//!
+//! A backend over its quota, or too full, still has to read, judge and answer every call that it refuses. Callers
+//! who come again at once double that work, until it does nothing else; and who is refused is left to chance. A throttle
+//! learns at the caller how much is taken and does not send the rest: the backend keeps its time for what it can do, and
+//! callers know at once.
+//!
+//! # Default
+//!
+//! ```
+//! use buttress::throttle::Throttle;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! let throttle = Throttle::new("api");
+//! let service = ServiceBuilder::new()
+//!     .layer(throttle.layer())
+//!     .service(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+//! assert_eq!(service.oneshot(1).await.unwrap(), 2);
+//! assert_eq!(throttle.quota(), None); // nothing was throttled
+//! # });
+//! ```
+//!
+//! # Customised
+//!
+//! ```
+//! # #[cfg(feature = "http")] {
+//! use buttress::http::{extensions, standard};
+//! use buttress::throttle::Throttle;
+//! use buttress::{AsTyped, Typed};
+//! use std::time::Duration;
+//!
+//! let throttle = Throttle::builder("api").k(1.5).max_wait(Duration::from_secs(1)).build()?;
+//! let layer = throttle.layer().classify(standard::<Typed>()).context(extensions()).on_reject(AsTyped);
+//! # let _ = layer;
+//! # }
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
+//!
+//! # How it decides
+//!
+//! **Quota.** The first call that is throttled (429, or unavailable with a `Retry-After`) starts a short measurement, and
+//! what was taken in it is the first rate. From then on calls go at the rate, which grows while calls are taken and
+//! wait, and falls with each that is throttled. A call whose turn does not come within `max_wait` and its deadline is
+//! refused at once, unsent: `RateLimited` with the time until that turn. If nothing is taken any more, single calls
+//! ask: when `Retry-After` says, but at least every 30 s. Once nobody waited and nothing was throttled for 30 s, there is
+//! no rate any more.
+//!
+//! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken; those that
+//! taught the quota are not among them. A share of
+//! `max(0, (requests - k * accepts) / (requests + 1))` is refused here: `Overloaded`, which a retry takes as final.
+//! Calls count when they end, so that those in flight are not taken for failures; those refused here count as
+//! requests, and with `k = 2` a backend in trouble sees about twice what it takes. With fewer than ten
+//! calls in the window none is refused, never more than `max_share`, and once a second one always passes, so that
+//! it is seen when the backend is well again.
+//!
+//! # Semantics
+//!
+//! **Readiness.** Ready when the inner service is. A call that waits keeps the ready instance; under a limit of
+//! connections put the throttle outside of it.
+//!
+//! **Cancellation.** A call dropped before it was sent gives its turn back. One dropped later says nothing.
+//!
+//! **Sharing.** Clones of a [`Throttle`] and its layers are one object. Several processes that share a quota each learn
+//! their part.
+//!
+//! **Cost.** Three looks at the clock and three short locks for each call; nothing is allocated unless a call waits.
+//!
+//! # Order
+//!
+//! Inside of the retry, so that attempts count, outside of timeouts of attempts. A client of the
+//! [presets](crate::presets) needs none: its [`Backend`](crate::Backend) learns quotas the same way, and spends them on
+//! what is most important.
+//!
+//! # Comparison
+//!
+//! Client-side throttling of Google's SRE book is the second half. Most limiters of tower need the rate to be told,
+//! which is right until the other side changes it.
+//!
+//! # Events
+//!
+//! `rejected`, `waited`, and `state_changed` between `free`, `measuring`, `limiting` and `stopped`.
+
+mod config;
+mod core;
+mod future;
+mod handle;
+mod layer;
+mod managed;
+mod permit;
+mod service;
+#[cfg(all(test, not(buttress_loom)))]
+mod tests;
+
+pub use config::ThrottleBuilder;
+pub use future::ResponseFuture;
+pub use handle::{Throttle, ThrottleStats};
+pub use layer::ThrottleLayer;
+pub use service::ThrottleService;

@@ -1,0 +1,111 @@
+use std::sync::Arc;
+
+use super::core::{Answer, Core, End};
+use super::handle::Shared;
+use crate::clock::{Tick, now};
+use crate::rejection::Rejection;
+
+/// What a call is told that wants to be sent.
+pub(super) enum Asked {
+    Granted(Permit),
+    Wait(Waiting),
+    Refused(Rejection),
+}
+
+/// A turn, and later a call: told how it ended once, at the latest when it is dropped.
+pub(super) struct Permit {
+    /// `None` once it was told.
+    shared: Option<Arc<Shared>>,
+    change: u32,
+    /// When it was sent.
+    sent: Option<Tick>,
+}
+
+/// A turn that has not come.
+pub(super) struct Waiting {
+    permit: Permit,
+    at: Tick,
+    deadline: Option<Tick>,
+    arrived: Tick,
+}
+
+impl Permit {
+    pub(super) fn ask(shared: Arc<Shared>, deadline: Option<Tick>) -> Asked {
+        let now = now();
+        let answer = shared.step(|core| core.admit(deadline, now));
+        Self::told(shared, answer, deadline, now, now)
+    }
+
+    fn told(
+        shared: Arc<Shared>,
+        answer: Answer,
+        deadline: Option<Tick>,
+        arrived: Tick,
+        now: Tick,
+    ) -> Asked {
+        match answer {
+            Answer::Go { at, change } => {
+                let permit = Self { shared: Some(shared), change, sent: None };
+                if at <= now {
+                    Asked::Granted(permit)
+                } else {
+                    Asked::Wait(Waiting { permit, at, deadline, arrived })
+                }
+            }
+            refused => Asked::Refused(shared.refuse(refused, now)),
+        }
+    }
+
+    /// The call is made now.
+    pub(super) fn sent(&mut self) {
+        if let Some(shared) = &self.shared {
+            let now = now();
+            self.sent = Some(now);
+            shared.step(|core| core.sent(now));
+        }
+    }
+
+    pub(super) fn finish(&mut self, end: End) {
+        if let Some(shared) = self.shared.take() {
+            let now = now();
+            match self.sent {
+                Some(sent) => shared.step(|core| core.finish(sent, end, now)),
+                None => shared.step(|core| core.give_back(self.change, now)),
+            }
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.finish(End::Ignored);
+    }
+}
+
+impl Waiting {
+    pub(super) const fn at(&self) -> Tick {
+        self.at
+    }
+
+    /// The turn has come, if it was not moved meanwhile.
+    pub(super) fn again(mut self) -> Asked {
+        let now = now();
+        let Some(shared) = self.permit.shared.take() else { return Asked::Granted(self.permit) };
+        if now < self.at {
+            self.permit.shared = Some(shared);
+            return Asked::Wait(self);
+        }
+        let (change, deadline, arrived) = (self.permit.change, self.deadline, self.arrived);
+        let same = |core: &mut Core| {
+            (core.pace.change() != change).then(|| core.again(deadline, arrived, now))
+        };
+        match shared.step(same) {
+            None => {
+                shared.waited(now.since(arrived));
+                self.permit.shared = Some(shared);
+                Asked::Granted(self.permit)
+            }
+            Some(answer) => Permit::told(shared, answer, deadline, arrived, now),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+use std::time::Duration;
+
+use super::core::{Answer, Core, End, Limits};
+use crate::backoff::Random;
+use crate::clock::Tick;
+
+const MS: u64 = 1_000_000;
+
+fn at(ms: u64) -> Tick {
+    Tick((1 << 50) + ms * MS)
+}
+
+fn core(k: Option<f64>) -> Core {
+    let limits = Limits { quota: true, k, max_share: 0.9, window: 10_000 * MS, max_wait: 200 * MS };
+    Core::new(limits, Random::seeded(7))
+}
+
+/// Calls every ten milliseconds; what was sent.
+fn run(core: &mut Core, from: u64, calls: u64, mut end: impl FnMut(u64) -> End) -> u64 {
+    let before = core.counts.sent;
+    for i in 0..calls {
+        let now = from + 10 * i;
+        if let Answer::Go { at: turn, .. } = core.admit(None, at(now))
+            && turn <= at(now)
+        {
+            core.sent(at(now));
+            let end = end(core.counts.sent);
+            core.finish(at(now), end, at(now + 5));
+        }
+    }
+    core.counts.sent - before
+}
+
+#[test]
+fn while_all_is_taken_all_is_sent() {
+    let mut core = core(Some(2.0));
+    assert_eq!(run(&mut core, 0, 3000, |_| End::Taken), 3000);
+    // As many may fail as are taken.
+    assert_eq!(
+        run(&mut core, 30_000, 3000, |n| if n % 2 == 0 { End::Taken } else { End::Failed }),
+        3000
+    );
+}
+
+#[test]
+fn of_what_fails_only_a_share_is_sent() {
+    for (k, least, most) in [(2.0, 0.05, 0.4), (1.2, 0.05, 0.3), (10.0, 1.0, 1.0)] {
+        let mut core = core(Some(k));
+        let end = |n: u64| if n % 5 == 0 { End::Taken } else { End::Failed };
+        run(&mut core, 0, 3000, end);
+        let sent = run(&mut core, 30_000, 6000, end);
+        #[expect(clippy::cast_precision_loss, reason = "counts")]
+        let share = sent as f64 / 6000.0;
+        // Fewer and fewer while most fail, down to the tenth that `max_share` leaves.
+        assert!((least..=most).contains(&share), "k {k}: {share:.3}");
+    }
+}
+
+#[test]
+fn a_backend_that_takes_nothing_is_asked_on_and_found_again() {
+    let mut core = core(Some(2.0));
+    run(&mut core, 0, 2000, |_| End::Failed);
+    assert!((core.share(at(20_000)) - 0.9).abs() < 1e-9, "{}", core.share(at(20_000)));
+    let sent = run(&mut core, 20_000, 2000, |_| End::Failed);
+    assert!((120..320).contains(&sent), "a tenth, and one a second: {sent}");
+    run(&mut core, 40_000, 2000, |_| End::Taken);
+    assert_eq!(run(&mut core, 60_000, 1000, |_| End::Taken), 1000);
+}
+
+#[test]
+fn one_passes_each_second_whatever_the_share() {
+    let mut core = core(Some(1.0));
+    run(&mut core, 0, 1000, |_| End::Failed);
+    let mut now = 10_000;
+    for _ in 0..20 {
+        now += 1000;
+        assert!(matches!(core.admit(None, at(now)), Answer::Go { .. }));
+        core.sent(at(now));
+        core.finish(at(now), End::Failed, at(now + 1));
+    }
+}
+
+#[test]
+fn a_few_failures_say_nothing_and_what_says_nothing_does_not_count() {
+    let mut core = core(Some(2.0));
+    run(&mut core, 0, 9, |_| End::Failed);
+    assert!(core.share(at(100)).abs() < 1e-9);
+    run(&mut core, 100, 500, |_| End::Ignored);
+    assert!(core.share(at(6000)).abs() < 1e-9);
+    run(&mut core, 6000, 1, |_| End::Failed);
+    assert!(core.share(at(6100)) > 0.5);
+    // It is gone with its window.
+    assert!(core.share(at(30_000)).abs() < 1e-9);
+}
+
+#[test]
+fn who_has_no_turn_in_time_is_told_when() {
+    let mut core = core(None);
+    let hint = Some(Duration::from_secs(1));
+    let mut last = 0;
+    // One in fifty milliseconds is taken.
+    for now in 0..20_000 {
+        if now % 5 == 0
+            && let Answer::Go { at: turn, change } = core.admit(None, at(now))
+        {
+            if turn > at(now) {
+                core.give_back(change, at(now));
+                continue;
+            }
+            core.sent(at(now));
+            let taken = now >= last + 50;
+            last = if taken { now } else { last };
+            core.finish(at(now), if taken { End::Taken } else { End::Refused(hint) }, at(now));
+        }
+    }
+    let rate = core.pace.rate().expect("it is throttled");
+    assert!((10.0..30.0).contains(&rate), "{rate}");
+    // Turns are given until the wait is too long, and then the time is said.
+    let mut given = 0;
+    let refused = loop {
+        match core.admit(None, at(20_000)) {
+            Answer::Go { .. } => given += 1,
+            other => break other,
+        }
+        assert!(given < 100);
+    };
+    let Answer::NoRoom(when) = refused else { panic!("{refused:?}") };
+    assert!(when > at(20_200) && when < at(20_400), "{when:?}");
+    assert_eq!(core.admit(Some(at(20_000)), at(20_000)), Answer::Expired);
+    core.reset();
+    assert!(matches!(core.admit(None, at(20_000)), Answer::Go { .. }));
+    assert_eq!(core.pace.rate(), None);
+}
