@@ -164,7 +164,10 @@ impl Policies {
         let since_start = Instant::now().saturating_duration_since(self.start);
         let mut lines = <[String; EVENTS]>::default();
         let news = Registry::global().events_since(0);
-        let news = news.events.iter().rev().filter(|event| event.layer == "backend");
+        // Congestion comes and goes, and is shown above.
+        let down = |change: &str| change.starts_with("down to ") || change.contains(" to down");
+        let news = news.events.iter().rev();
+        let news = news.filter(|event| event.layer == "backend" && down(&event.detail));
         for (line, event) in lines.iter_mut().zip(news) {
             let ago = since_epoch.saturating_sub(Duration::from_millis(event.at_ms));
             let at = since_start.saturating_sub(ago).as_secs_f64();
