@@ -58,7 +58,7 @@ fn play(
                 seen.in_flight_max = seen.in_flight_max.max(core.in_flight);
             }
             Arrival::Wait(key) => core.leave(key, tick(now), &mut Wakers::default()),
-            Arrival::Expired | Arrival::Full => {}
+            Arrival::Expired | Arrival::Full | Arrival::Throttled(_) => {}
         }
         now += gap * US;
     }
@@ -131,7 +131,7 @@ fn after_an_outage_of_ten_seconds_it_is_as_before_within_two() {
                 core.finish(at(now), End::Failure, at(now + 1), &mut Wakers::default())
             }
             Arrival::Wait(key) => core.leave(key, at(now), &mut Wakers::default()),
-            Arrival::Expired | Arrival::Full => {}
+            Arrival::Expired | Arrival::Full | Arrival::Throttled(_) => {}
         }
     }
     assert!(matches!(core.state, State::Down { .. }));
