@@ -71,7 +71,8 @@ fn few_critical_ones_get_what_they_need_however_small_the_limit_is() {
     let mut core = Core::new(None, 1000);
     let mut now = mixed(&mut core, 0, 3);
     while core.limit() > 1 {
-        let class = if now % 3 == 0 { Criticality::Critical } else { Criticality::Sheddable };
+        let class =
+            if now.is_multiple_of(3) { Criticality::Critical } else { Criticality::Sheddable };
         assert!(matches!(arrive_as(&mut core, class, now), Arrival::Admitted));
         finish(&mut core, now, End::TooMany, now + 1);
         now += 1;
@@ -110,7 +111,7 @@ fn until(
             out.push((now + took(n), now));
         }
         out.sort_unstable_by(|one, other| other.cmp(one));
-        let (end, started) = out.pop().unwrap();
+        let (end, started) = out.pop().expect("calls are out");
         now = end;
         finish(core, started, End::Success, now);
     }
@@ -122,7 +123,7 @@ fn until(
 
 #[test]
 fn a_queue_of_others_is_not_taken_for_slow_service() {
-    let usual = |n: u64| [5, 10, 20, 40][n as usize % 4];
+    let usual = |n: u64| [5, 10, 20, 40][usize::try_from(n % 4).expect("below four")];
     let warm = || {
         let mut core = Core::new(None, 1000);
         let mut now = 0;

@@ -7,11 +7,11 @@ mod edge_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
-#[cfg(all(test, not(buttress_loom)))]
-mod limiter_tests;
 mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod scenario_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 mod turn;

@@ -78,16 +78,13 @@ impl Slow {
 
     /// An answer takes `typical`, and nearly all come within `enough`.
     fn hand_out(&mut self, now: u64, typical: u64, enough: u64) {
-        for (_, deadline, id) in std::mem::take(&mut self.room).into_iter().filter_map(|one| {
-            let hopeless = one.1.saturating_sub(typical) <= now;
-            if !hopeless {
-                self.room.push(one);
+        self.room.retain(|&(_, deadline, id)| {
+            let hopeless = deadline.saturating_sub(typical) <= now;
+            if hopeless {
+                self.settled.insert(id, Settled::Hopeless);
             }
-            hopeless.then_some(one)
-        }) {
-            assert!(deadline > 0);
-            self.settled.insert(id, Settled::Hopeless);
-        }
+            !hopeless
+        });
         while self.in_flight < self.limit && !self.room.is_empty() {
             let highest = self.room.iter().map(|one| one.0).max().expect("somebody is there");
             let class = || self.room.iter().filter(|one| one.0 == highest);
@@ -179,6 +176,7 @@ impl World {
             }
             Arrival::Expired => ("expired", 0),
             Arrival::Full => ("full", 0),
+            Arrival::Throttled(_) => unreachable!("nobody has asked for less"),
         };
         // Ranks of its own, so that the model has an order of its own.
         let rank = match class {
@@ -219,6 +217,7 @@ impl World {
                     Settled::Granted => self.granted += 1,
                     Settled::Hopeless => self.hopeless += 1,
                     Settled::Displaced => self.displaced += 1,
+                    Settled::Throttled(_) => unreachable!("nobody has asked for less"),
                 }
                 if how == Settled::Granted {
                     self.out.push(self.now);

@@ -73,7 +73,7 @@ impl World {
     fn new(callee: Callee, clients: usize, offered: f64) -> Self {
         let client = || Client {
             pace: Pace::new(),
-            offered: offered / f64::from(u32::try_from(clients).unwrap()),
+            offered: offered / f64::from(u32::try_from(clients).expect("a few")),
             batch: 1.0,
             waiting: VecDeque::new(),
             answers: Answers::new(),
@@ -94,7 +94,7 @@ impl World {
         let now = self.now;
         for client in &mut self.clients {
             while client.answers.peek().is_some_and(|answer| answer.0.0 <= now) {
-                let std::cmp::Reverse((_, sent, taken)) = client.answers.pop().unwrap();
+                let std::cmp::Reverse((_, sent, taken)) = client.answers.pop().expect("one is due");
                 if taken {
                     client.pace.taken(tick(sent), tick(now));
                 } else {

@@ -46,7 +46,7 @@ fn while_all_is_taken_all_is_sent() {
 fn of_what_fails_only_a_share_is_sent() {
     for (k, least, most) in [(2.0, 0.05, 0.4), (1.2, 0.05, 0.3), (10.0, 1.0, 1.0)] {
         let mut core = core(Some(k));
-        let end = |n: u64| if n % 5 == 0 { End::Taken } else { End::Failed };
+        let end = |n: u64| if n.is_multiple_of(5) { End::Taken } else { End::Failed };
         run(&mut core, 0, 3000, end);
         let sent = run(&mut core, 30_000, 6000, end);
         #[expect(clippy::cast_precision_loss, reason = "counts")]

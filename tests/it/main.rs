@@ -61,3 +61,5 @@ mod stack;
 mod store;
 #[cfg(feature = "testing")]
 mod testing;
+#[cfg(feature = "testing")]
+mod throttle;
