@@ -54,7 +54,9 @@ pub struct Conditioner {
 
 impl Shared {
     pub(super) fn arm(&self) -> Result<(), ArmError> {
-        self.rules.get().permission.check()?;
+        let rules = self.rules.get();
+        rules.permission.check()?;
+        rules.barred.store(false, Ordering::Relaxed);
         if self.gate.load(Ordering::Relaxed) & DISARMED != 0 {
             self.armed_at.store(clock::now().0, Ordering::Relaxed);
         }
@@ -234,10 +236,11 @@ impl Conditioner {
     /// ```
     pub fn reconfigure(&self, builder: ConditionerBuilder) -> Result<(), ConfigError> {
         let rules = builder.into_rules()?;
-        let after = rules.permission.check();
-        let newly = after.is_ok() && self.lease.rules.get().permission.check().is_err();
+        let allowed = rules.permission.check().is_ok();
+        let newly = allowed && self.lease.rules.get().permission.check().is_err();
+        rules.barred.store(!allowed, Ordering::Relaxed);
         self.lease.rules.install(rules);
-        if after.is_err() {
+        if !allowed {
             self.lease.disarm();
         } else if newly {
             // Unless it was killed, which is for good.

@@ -3,7 +3,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 // The gate and the counters guard no memory, so they are not part of the loom model.
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(super) struct Rules {
     pub(super) core: Core,
     pub(super) replay: Option<Replay>,
     pub(super) permission: Permission,
+    /// They came where they are not allowed. Nobody can be kept from looking at the gate just before it was closed.
+    pub(super) barred: AtomicBool,
     pub(super) cap: Option<Padded<Cap>>,
     pub(super) tallies: Box<[Padded<Tally>]>,
     pub(super) recorder: Option<Recorder>,
@@ -45,7 +47,8 @@ impl Rules {
         recorder: Option<Recorder>,
     ) -> Self {
         let tallies = core.rules.iter().map(|_| Padded(Tally::default())).collect();
-        Self { core, replay, permission, cap: cap.map(Padded), tallies, recorder }
+        let (cap, barred) = (cap.map(Padded), AtomicBool::new(false));
+        Self { core, replay, permission, barred, cap, tallies, recorder }
     }
 }
 
@@ -169,8 +172,11 @@ impl Shared {
     /// What happens to `call`. `bodies`: whether there is a response body that faults could act on.
     #[cold]
     pub(super) fn inject(self: &Arc<Self>, call: &Call<'_>, bodies: bool) -> Option<Injection> {
-        self.seen.fetch_add(1, Ordering::Relaxed);
         let rules = self.rules.get();
+        if rules.barred.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.seen.fetch_add(1, Ordering::Relaxed);
         if let Some(cap) = &rules.cap {
             cap.earn();
         }

@@ -295,3 +295,38 @@ fn losses_are_decided_first_where_all_rules_act() {
     let act = Core::new(0, rules(), true).decide(1, CallKey::Id(1), 1.0);
     assert!(matches!(act, Some(Act::Latency(latency)) if latency == ms(1)));
 }
+
+#[test]
+fn rules_of_an_environment_that_is_not_allowed_meet_no_call_while_they_come_and_go() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let rules = |here: &str, share: f64| {
+        let rule = Rule::new(Fault::loss()).share(share);
+        Conditioner::builder("api").rule(rule).allow_in(["test"]).environment(here).unregistered()
+    };
+    let faults = rules("test", 0.0).build().unwrap();
+    faults.arm().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    if faults.apply_blocking(&Call::new()).is_err() {
+                        stop.store(true, Ordering::Relaxed);
+                        panic!("a fault where none is allowed");
+                    }
+                }
+            });
+        }
+        for _ in 0..20_000 {
+            faults.reconfigure(rules("production", 1.0)).unwrap();
+            assert!(!faults.is_injecting() && faults.arm().is_err());
+            faults.reconfigure(rules("test", 0.0)).unwrap();
+            assert!(faults.is_injecting(), "armed again");
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(faults.stats().seen > 0);
+}

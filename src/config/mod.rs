@@ -93,7 +93,7 @@
 //! | `backend` | in place, also from a fixed limit to a learned one and back | who waits, what is in flight, what is known of answers |
 //! | `hedge` | in place | answers seen, what is saved up |
 //! | `endpoints` | in place, in all pools that the stack has made | health, who is ejected |
-//! | parts that are new, or gone | with the stack; a registry shows the new and not the gone | all other parts |
+//! | parts that are new, or gone | with the stack; a registry shows the new and not the gone, but for entries with a name that are still written down | all other parts |
 //! | another name for a part (`breaker: db2`) | with the stack | what that name stands for, if anything uses it already |
 //!
 //! A stack is exchanged whole: no call meets parts of two files. See [`presets::Live`](crate::presets::Live) for what services do

@@ -24,7 +24,8 @@ use crate::sync::{Mutex, lock};
 /// changes at all, and the timeline has a warning with the problems. The few things that only a new object would go by wait for a
 /// restart; the event says so, and so does [`Reloaded::waiting`]. Entries of which nothing has been made yet are simply there from now on.
 ///
-/// The sources are the loader's: files are read again, the environment and arguments are those it was made with.
+/// The sources are the loader's: files are read again, the environment and arguments are those it was made with. Several for
+/// the same stacks take turns, so an observer must not reload within an event: it may be one of a reload.
 ///
 /// ```
 /// use buttress::config::{Loader, Reloader};
@@ -246,11 +247,14 @@ impl Inner {
 
     /// One reload. Unless it was asked for, finding nothing new is no event.
     pub(super) fn run(&self, asked: bool) -> Result<Reloaded, LoadError> {
+        // Before the files are read, too: who comes later brings what was written later.
+        let one = lock(&self.stacks.reloading);
         let mut last = lock(&self.last);
         // Before the files are read: what changes meanwhile is seen by the next look.
         *last = Some(Stamp::of(&self.paths()));
         let result = self.loader.load().and_then(|config| self.bring(config));
         drop(last);
+        drop(one);
         match &result {
             Ok(done) if done.new || asked => {
                 let severity =

@@ -52,6 +52,8 @@ use crate::sync::{Mutex, MutexGuard, lock};
 #[derive(Clone)]
 pub struct Stacks {
     pub(super) made: Arc<Mutex<Made>>,
+    /// Held over a whole reload, whoever does it.
+    pub(super) reloading: Arc<Mutex<()>>,
 }
 
 /// The layers of a client, with a place for faults.
@@ -114,7 +116,8 @@ impl Config {
     /// ```
     #[must_use]
     pub fn stacks(&self) -> Stacks {
-        Stacks { made: Arc::new(Mutex::new(Made::new(Arc::new(self.clone())))) }
+        let made = Made::new(Arc::new(self.clone()));
+        Stacks { made: Arc::new(Mutex::new(made)), reloading: Arc::default() }
     }
 
     /// A part of a stack that is written there, or named.

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use super::Loader;
 use super::fields::{ENDPOINTS, HEDGE, ROOT};
 use super::schema::{Field, Kind};
-use crate::presets::{EndpointsPlan, HedgePlan};
+use crate::control::Registry;
+use crate::presets::{EndpointsPlan, HedgePlan, Parts};
 
 /// What a cell says of a value.
 fn cell(kind: &Kind) -> String {
@@ -117,4 +119,36 @@ fn the_page_says_the_defaults_that_plans_have() {
     let times = [pool.probe_after, pool.probe_after_max, pool.slow_start];
     let [after, most, slow] = times.map(|time| time.as_secs_f64());
     assert_eq!(said(ENDPOINTS), [pool.max_ejected, pool.failures_in_row.into(), after, most, slow]);
+}
+
+/// A service that looks for its parts just before they are exchanged makes pools and hedges of those of before.
+#[test]
+fn what_is_made_while_a_configuration_comes_into_force_goes_by_it() {
+    let load = |extra_load: &str, max_ejected: &str| {
+        let loader = Loader::empty().set("clients.pay.backend", "learned");
+        let loader = loader.set("clients.pay.hedge.extra_load", extra_load);
+        loader.set("clients.pay.endpoints.max_ejected", max_ejected).load().unwrap()
+    };
+    let service = tower::service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n) });
+    let registry = Registry::new();
+    let stacks = load("1%", "10%").stacks().register_in(&registry);
+    let stack = stacks.client("pay").unwrap();
+    let Some(Parts::Client(before)) = stack.parts_slot().get() else { panic!("no client") };
+    let next = load("2%", "50%");
+    let (parts, _, changes) = stacks.made().client_parts("pay", &next, Some(&before)).unwrap();
+    changes.into_iter().for_each(|change| change());
+    let pool = stack.endpoints();
+    pool.extend([("one", service), ("two", service)]);
+    let _service = stack.pool(&pool);
+    stack.parts_slot().install(Parts::Client(Box::new(parts)));
+
+    let other = next.stacks().register_in(&Registry::new()).client("pay").unwrap();
+    let _service =
+        other.pool(&other.endpoints::<tower::util::BoxCloneService<u32, u32, std::io::Error>>());
+    let hedge = |limits: Option<crate::hedge::Hedge>| limits.unwrap().limits();
+    assert_eq!(hedge(stack.hedge()), hedge(other.hedge()));
+    let status = registry.status();
+    let row = status.objects.iter().find(|row| row.id.starts_with("endpoints/")).unwrap();
+    let ejected = row.gauges.iter().find(|gauge| gauge.id == "ejected").unwrap();
+    assert_eq!(ejected.threshold, Some(1.0));
 }

@@ -302,23 +302,39 @@ impl<S> Endpoints<S> {
 #[cfg(feature = "config")]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pools {
-    all: Arc<Mutex<Vec<std::sync::Weak<Shared>>>>,
+    state: Arc<Mutex<Made>>,
+}
+
+#[cfg(feature = "config")]
+#[derive(Debug, Default)]
+struct Made {
+    pools: Vec<std::sync::Weak<Shared>>,
+    /// What all go by, once there have been other settings: who makes a pool may still have those of before.
+    latest: Option<EndpointsBuilder>,
 }
 
 #[cfg(feature = "config")]
 impl Pools {
     pub(crate) fn add<S>(&self, pool: &Endpoints<S>) {
-        let mut all = lock(&self.all);
-        all.retain(|one| one.strong_count() > 0);
-        all.push(Arc::downgrade(&pool.shared));
+        let mut made = lock(&self.state);
+        made.pools.retain(|one| one.strong_count() > 0);
+        made.pools.push(Arc::downgrade(&pool.shared));
+        if let Some(latest) = &made.latest {
+            let _ = pool.shared.reconfigure(latest.clone());
+        }
     }
 
     /// The builder has been [checked](EndpointsBuilder::check).
     pub(crate) fn reconfigure(&self, builder: &EndpointsBuilder) {
-        let all: Vec<_> = lock(&self.all).iter().filter_map(std::sync::Weak::upgrade).collect();
-        for pool in all {
+        let mut made = lock(&self.state);
+        let before = made.latest.replace(builder.clone());
+        let all: Vec<_> = made.pools.iter().filter_map(std::sync::Weak::upgrade).collect();
+        for pool in &all {
             let _ = pool.reconfigure(builder.clone());
         }
+        drop(made);
+        // Ours may be the last references.
+        drop((before, all));
     }
 }
 

@@ -286,14 +286,6 @@ impl Hedge {
     }
 }
 
-/// Engaged, it sends no hedge. One `release` too many is ignored.
-///
-/// ```
-/// use buttress::{Lever, hedge::Hedge};
-/// let hedge = Hedge::new("db");
-/// hedge.engage();
-/// hedge.release();
-/// ```
 impl Hedge {
     /// Gives a running hedge all the settings of `builder`.
     ///
@@ -322,6 +314,11 @@ impl Hedge {
         Ok(())
     }
 
+    #[cfg(all(test, feature = "config"))]
+    pub(crate) fn limits(&self) -> String {
+        format!("{:?}", self.shared.core.limits)
+    }
+
     /// No registry shows it any more.
     #[cfg(feature = "config")]
     pub(crate) fn forget(&self, home: &crate::managed::Home) {
@@ -329,6 +326,14 @@ impl Hedge {
     }
 }
 
+/// Engaged, it sends no hedge. One `release` too many is ignored.
+///
+/// ```
+/// use buttress::{Lever, hedge::Hedge};
+/// let hedge = Hedge::new("db");
+/// hedge.engage();
+/// hedge.release();
+/// ```
 impl Lever for Hedge {
     fn engage(&self) {
         self.shared.engage();

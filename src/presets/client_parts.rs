@@ -45,7 +45,43 @@ pub(crate) struct ClientParts {
 #[derive(Clone, Debug)]
 pub(super) struct Hedging {
     pub(super) builder: HedgeBuilder,
-    pub(super) made: Arc<OnceLock<Hedge>>,
+    pub(super) made: Arc<MadeHedge>,
+}
+
+/// The hedge of a client, whatever its parts are by and by.
+#[derive(Debug, Default)]
+pub(super) struct MadeHedge {
+    hedge: OnceLock<Hedge>,
+    /// What it goes by, if that is not what its first parts say: whoever makes it may still have those.
+    #[cfg(feature = "config")]
+    latest: crate::sync::Mutex<Option<HedgeBuilder>>,
+}
+
+impl MadeHedge {
+    pub(super) fn get(&self) -> Option<&Hedge> {
+        self.hedge.get()
+    }
+
+    fn get_or_make(&self, builder: impl FnOnce() -> HedgeBuilder) -> Hedge {
+        if let Some(hedge) = self.get() {
+            return hedge.clone();
+        }
+        #[cfg(feature = "config")]
+        let latest = crate::sync::lock(&self.latest);
+        #[cfg(feature = "config")]
+        let builder = || latest.clone().unwrap_or_else(builder);
+        self.hedge.get_or_init(|| builder().make()).clone()
+    }
+
+    /// Its numbers have been checked.
+    #[cfg(feature = "config")]
+    pub(super) fn reconfigure(&self, builder: HedgeBuilder) {
+        let mut latest = crate::sync::lock(&self.latest);
+        let before = latest.replace(builder.clone());
+        let _ = self.get().map(|hedge| hedge.reconfigure(builder));
+        drop(latest);
+        drop(before);
+    }
 }
 
 impl Hedging {
@@ -58,7 +94,7 @@ impl Hedging {
 
     /// Paid from the headroom of `backend`.
     pub(super) fn get(&self, backend: Option<&Backend>, budget: Option<&RetryBudget>) -> Hedge {
-        self.made.get_or_init(|| self.paid(backend, budget).make()).clone()
+        self.made.get_or_make(|| self.paid(backend, budget))
     }
 
     pub(super) fn paid(

@@ -69,10 +69,7 @@ impl ClientParts {
         hedge.made = Arc::clone(&old);
         let backend = self.admission.as_ref().map(Admission::backend);
         let builder = hedge.paid(backend, self.budget.as_ref());
-        Some(Box::new(move || {
-            // Its numbers have been checked.
-            let _ = old.get().map(|hedge| hedge.reconfigure(builder));
-        }))
+        Some(Box::new(move || old.reconfigure(builder)))
     }
 }
 

@@ -393,3 +393,41 @@ servers: {api: {timeout: 5s}}";
     rig.reload(&other);
     assert!(service.clone().oneshot(1).await.is_ok());
 }
+
+#[test]
+fn two_that_reload_at_once_leave_one_configuration_in_force() {
+    use buttress::config::{Loader, Reloader};
+    let files = [1, 2]
+        .map(|n| std::env::temp_dir().join(format!("buttress-two-{}-{n}.yml", std::process::id())));
+    let text = |n: u64| {
+        format!(
+            "rate_limits: {{a: {n}/h, b: {n}/h, c: {n}/h, d: {n}/h}}\nclients: {{pay: {{total_timeout: {n}s, rate_limit: {n}/h}}}}"
+        )
+    };
+    files.iter().for_each(|file| std::fs::write(file, text(1)).unwrap());
+    let registry = buttress::control::Registry::new();
+    let loader = |file| Loader::empty().file(file);
+    let stacks = loader(&files[0]).load().unwrap().stacks().register_in(&registry);
+    let limiters = ["a", "b", "c", "d"].map(|name| stacks.rate_limiter(name).unwrap());
+    let pay = stacks.client("pay").unwrap();
+    let reloaders = [0, 1].map(|n: usize| Reloader::new(loader(&files[n]), &stacks));
+    for round in 1..100 {
+        let begin = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (n, (file, reloader)) in (0..).zip(files.iter().zip(&reloaders)) {
+                let begin = &begin;
+                scope.spawn(move || {
+                    std::fs::write(file, text(2 * round + n)).unwrap();
+                    begin.wait();
+                    reloader.reload().unwrap();
+                });
+            }
+        });
+        let said = stacks.config().rate_limiter("a").unwrap().quota();
+        for limiter in limiters.iter().chain(&pay.rate_limiter()) {
+            assert_eq!(limiter.quota(), said, "in round {round}");
+        }
+        assert_eq!(stacks.generation(), 1 + 2 * round);
+    }
+    files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+}
