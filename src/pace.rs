@@ -43,6 +43,8 @@ const SAVED: u64 = 100_000_000;
 /// Nobody waited and nothing was throttled for so long, and for so many turns: no rate is needed.
 const QUIET: u64 = 30_000_000_000;
 const QUIET_TURNS: u64 = 64;
+/// Nothing was throttled for so long, and for as many turns: what was learned is old, whoever waits.
+const OLD: u64 = 300_000_000_000;
 /// A call every half minute, and one every nanosecond.
 const RATES: (f64, f64) = (1.0 / 30.0, 1e9);
 
@@ -90,6 +92,8 @@ pub(crate) struct Pace {
     /// What an answer takes.
     latency: f64,
     pause: u64,
+    /// The turn to ask that was given last, while nothing is taken and it has not been answered.
+    asking: Option<u64>,
 }
 
 impl Pace {
@@ -116,6 +120,7 @@ impl Pace {
             taken_at: Tick(0),
             latency: 0.0,
             pause: 0,
+            asking: None,
         }
     }
 
@@ -153,9 +158,10 @@ impl Pace {
         match self.phase {
             Phase::Free | Phase::Measuring => return Tick(0),
             Phase::Limiting => {
-                let quiet = QUIET.max(self.interval().saturating_mul(QUIET_TURNS));
+                let turns = self.interval().saturating_mul(QUIET_TURNS);
                 let needed = self.pressed_at.max(self.throttled_at);
-                if now.0.saturating_sub(needed.0) > quiet {
+                let old = now.0.saturating_sub(self.throttled_at.0) > OLD.max(turns);
+                if old || now.0.saturating_sub(needed.0) > QUIET.max(turns) {
                     self.phase = Phase::Free;
                     self.change = self.change.wrapping_add(1);
                     return Tick(0);
@@ -173,7 +179,10 @@ impl Pace {
         match self.phase {
             Phase::Free | Phase::Measuring => {}
             Phase::Limiting => self.next = self.next.saturating_add(self.interval()),
-            Phase::Stopped => self.next = self.next.max(now.0).saturating_add(self.pause),
+            Phase::Stopped => {
+                self.asking = Some(self.next);
+                self.next = self.next.max(now.0).saturating_add(self.pause);
+            }
         }
     }
 
@@ -185,17 +194,33 @@ impl Pace {
 
     /// A turn was not used. The next call gets one earlier.
     pub(crate) fn give_back(&mut self, change: u32, now: Tick) {
-        if self.phase == Phase::Limiting && self.change == change {
-            let earliest = now.0.saturating_sub(SAVED);
-            self.next = self.next.saturating_sub(self.interval()).max(earliest);
+        if self.change != change {
+            return;
+        }
+        match self.phase {
+            Phase::Free | Phase::Measuring => {}
+            Phase::Limiting => {
+                let earliest = now.0.saturating_sub(SAVED);
+                self.next = self.next.saturating_sub(self.interval()).max(earliest);
+            }
+            Phase::Stopped => self.next = self.asking.take().unwrap_or(self.next),
         }
     }
 
     /// The callee took a call.
     #[inline]
     pub(crate) fn taken(&mut self, sent: Tick, now: Tick) {
+        self.forget_single(now);
         if self.phase != Phase::Free {
             self.answered(sent, now);
+        }
+    }
+
+    /// One that was throttled long ago, and none since: few calls over a long time are no rate.
+    fn forget_single(&mut self, now: Tick) {
+        let since = now.0.saturating_sub(self.throttled_at.0);
+        if self.phase == Phase::Measuring && since > QUIET {
+            self.phase = Phase::Free;
         }
     }
 
@@ -219,6 +244,7 @@ impl Pace {
                 self.phase = Phase::Limiting;
                 self.rate = (self.before / 2.0).clamp(RATES.0, RATES.1);
                 self.next = now.0;
+                self.change = self.change.wrapping_add(1);
                 self.begin(now);
             }
             Phase::Measuring => self.measure(now),
@@ -230,7 +256,9 @@ impl Pace {
                 let step = (step * longer * longer * calls.max(1.0)).min(0.1);
                 self.raised_at = now;
                 // What the callee has saved up hides that it is too much.
-                let most = (self.measured * MOST).max(self.rate).min(RATES.1);
+                let quiet = now.0.saturating_sub(self.throttled_at.0) > QUIET;
+                let most = if quiet { RATES.1 } else { self.measured * MOST };
+                let most = most.max(self.rate).min(RATES.1);
                 self.rate = (self.rate * (1.0 + step)).min(most);
             }
             _ => {}
@@ -239,6 +267,7 @@ impl Pace {
 
     /// The callee refused one, and perhaps said for how long.
     pub(crate) fn refused(&mut self, sent: Tick, hint: Option<Duration>, now: Tick) {
+        self.forget_single(now);
         self.throttled_at = now;
         match self.phase {
             Phase::Free => {
@@ -262,6 +291,7 @@ impl Pace {
             Phase::Stopped => {
                 self.pause = self.pause_for(hint, self.pause.saturating_mul(2));
                 self.next = now.0.saturating_add(self.pause);
+                self.asking = None;
             }
         }
     }
@@ -333,11 +363,14 @@ impl Pace {
         self.rate = self.before;
         self.pause = self.pause_for(hint, self.interval().saturating_mul(8));
         self.next = now.0.saturating_add(self.pause);
+        self.asking = None;
         self.change = self.change.wrapping_add(1);
         self.begin(now);
     }
 
     fn pause_for(&self, hint: Option<Duration>, guess: u64) -> u64 {
+        // What is less than a second is often said as none.
+        let hint = hint.filter(|hint| !hint.is_zero());
         let longest = hint.map_or(LONGEST_GUESS, |_| LONGEST);
         let pause = hint.map_or(guess, nanos);
         pause.max(self.interval()).clamp(1_000_000, longest)

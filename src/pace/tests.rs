@@ -348,6 +348,79 @@ fn a_turn_that_is_given_back_goes_to_the_next() {
     assert_eq!(pace.next(due), next, "a turn of another rate is void");
 }
 
+#[test]
+fn a_refusal_long_ago_is_no_rate() {
+    let mut world = World::new(Callee::new(1e6, 1e6), 1, 100.0);
+    world.clients[0].pace.refused(tick(0), world.hint, tick(10));
+    // A call each minute, then as many as ever.
+    for minute in 1..10 {
+        let now = tick(minute * 60 * SECONDS);
+        world.clients[0].pace.taken(now, Tick(now.0 + 20 * MS));
+    }
+    world.now = 600 * SECONDS;
+    world.run(10 * SECONDS);
+    assert_eq!((world.clients[0].pace.phase(), world.rate()), (Phase::Free, None));
+    assert_eq!(world.clients[0].sent, world.clients[0].wanted);
+}
+
+/// So many calls at once each `every` milliseconds, for `ms`; the share that was sent.
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+fn crowds(world: &mut World, calls: u64, every: u64, ms: u64) -> f64 {
+    (world.clients[0].sent, world.clients[0].wanted) = (0, 0);
+    for _ in 0..ms {
+        if world.now.is_multiple_of(every) {
+            let now = world.now;
+            let client = &mut world.clients[0];
+            client.waiting.extend((0..calls).map(|_| now));
+            client.wanted += calls;
+        }
+        world.step();
+    }
+    world.clients[0].sent as f64 / world.clients[0].wanted as f64
+}
+
+#[test]
+fn a_single_refusal_holds_no_crowd_back_for_ever() {
+    for (calls, every) in [(50, SECONDS), (200, 10 * SECONDS)] {
+        let mut world = World::new(Callee::new(1e6, 1e6), 1, 0.0);
+        world.clients[0].pace.refused(tick(0), world.hint, tick(0));
+        // What is measured is a call now and then.
+        for i in 1..20 {
+            world.clients[0].pace.taken(tick(i * 500), tick(i * 500 + 20));
+        }
+        world.now = 10 * SECONDS;
+        crowds(&mut world, calls, every, 600 * SECONDS);
+        let share = crowds(&mut world, calls, every, 60 * SECONDS);
+        within(&format!("sent of {calls} each {every} ms"), share, 0.97, 1.0);
+    }
+}
+
+#[test]
+fn a_turn_to_ask_that_is_given_back_is_anothers() {
+    let (mut pace, now) = stopped(Some(Duration::from_secs(20)));
+    let due = pace.next(tick(now));
+    pace.take(due);
+    pace.give_back(pace.change(), due);
+    assert!(pace.next(due) <= due, "nobody has asked");
+    pace.take(due);
+    pace.refused(due, Some(Duration::from_secs(20)), due);
+    pace.give_back(pace.change(), due);
+    assert_eq!(pace.next(due), Tick(due.0 + 20_000 * MS), "this one has");
+}
+
+#[test]
+fn to_come_again_at_once_is_no_time() {
+    let (mut pace, _) = stopped(Some(Duration::ZERO));
+    for _ in 0..20 {
+        let due = pace.due();
+        pace.take(due);
+        pace.refused(due, Some(Duration::ZERO), due);
+    }
+    let before = pace.due();
+    pace.take(before);
+    assert!(pace.next(before).0 - before.0 >= 1_000 * MS, "as if it had said nothing");
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Ask,

@@ -1,5 +1,7 @@
 //! The quota that is learned, and the share that is refused here; without clock and timer.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::backoff::Random;
@@ -11,6 +13,8 @@ const BUCKETS: usize = 20;
 const ENOUGH: f64 = 10.0;
 /// At least one call in this time is sent, so that it is seen when the backend is well again.
 const PROBE: u64 = 1_000_000_000;
+/// A turn that was given back can be taken for so long after it came.
+const SAVED: u64 = 100_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -68,6 +72,9 @@ pub(super) struct Counts {
 pub(super) struct Core {
     limits: Limits,
     pub(super) pace: Pace,
+    /// Turns of those who left, and the change that they are of.
+    free: BinaryHeap<Reverse<Tick>>,
+    free_since: u32,
     buckets: [Bucket; BUCKETS],
     sent_at: Option<Tick>,
     random: Random,
@@ -79,6 +86,8 @@ impl Core {
         Self {
             limits,
             pace: Pace::new(),
+            free: BinaryHeap::new(),
+            free_since: 0,
             buckets: [Bucket::default(); BUCKETS],
             sent_at: None,
             random,
@@ -88,6 +97,7 @@ impl Core {
 
     pub(super) fn reset(&mut self) {
         self.pace.reset();
+        self.free.clear();
         self.buckets = [Bucket::default(); BUCKETS];
     }
 
@@ -157,7 +167,9 @@ impl Core {
     }
 
     fn turn(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
-        let at = self.pace.next(now).max(now);
+        let next = self.pace.next(now);
+        let free = self.first_free(now).filter(|free| *free <= next);
+        let at = free.unwrap_or(next).max(now);
         if at > now {
             self.pace.wait(now);
             let latest = Tick(arrived.0.saturating_add(self.limits.max_wait));
@@ -167,7 +179,11 @@ impl Core {
             }
             self.counts.waited += u64::from(arrived == now);
         }
-        self.pace.take(now);
+        if free.is_some() {
+            self.free.pop();
+        } else {
+            self.pace.take(now);
+        }
         Answer::Go { at, change: self.pace.change() }
     }
 
@@ -176,9 +192,32 @@ impl Core {
         self.sent_at = Some(now);
     }
 
-    /// It is not sent after all.
-    pub(super) fn give_back(&mut self, change: u32, now: Tick) {
-        self.pace.give_back(change, now);
+    /// It is not sent after all. The next call gets this very turn: at the end of the row it would again wait too
+    /// long for those who leave early, and nobody would ever come to a turn.
+    pub(super) fn give_back(&mut self, change: u32, turn: Tick, now: Tick) {
+        let paced = matches!(self.pace.phase(), Phase::Limiting | Phase::Stopped);
+        if paced && self.pace.change() == change {
+            // Those that are void or over go first.
+            let _ = self.first_free(now);
+            self.free.push(Reverse(turn));
+        }
+    }
+
+    /// The first turn that was given back and can be taken.
+    fn first_free(&mut self, now: Tick) -> Option<Tick> {
+        if self.free_since != self.pace.change() {
+            self.free_since = self.pace.change();
+            self.free.clear();
+        }
+        // While nothing is taken turns are few: one is kept until somebody asks.
+        let oldest = match self.pace.phase() {
+            Phase::Stopped => 0,
+            _ => now.0.saturating_sub(SAVED),
+        };
+        while self.free.peek().is_some_and(|Reverse(turn)| turn.0 < oldest) {
+            self.free.pop();
+        }
+        self.free.peek().map(|Reverse(turn)| *turn)
     }
 
     pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
@@ -192,7 +231,13 @@ impl Core {
         match end {
             // A failure was taken, too: it is no quota that it met.
             End::Taken | End::Failed => self.pace.taken(sent, now),
-            End::Refused(hint) if self.limits.quota => self.pace.refused(sent, hint, now),
+            End::Refused(hint) if self.limits.quota => {
+                self.pace.refused(sent, hint, now);
+                if self.pace.phase() == Phase::Stopped {
+                    // It has just said how long nobody is to ask.
+                    self.free.clear();
+                }
+            }
             End::Refused(_) | End::Ignored => {}
         }
     }

@@ -16,6 +16,7 @@ pub(super) enum Asked {
 pub(super) struct Permit {
     /// `None` once it was told.
     shared: Option<Arc<Shared>>,
+    turn: Tick,
     change: u32,
     /// When it was sent.
     sent: Option<Tick>,
@@ -24,7 +25,6 @@ pub(super) struct Permit {
 /// A turn that has not come.
 pub(super) struct Waiting {
     permit: Permit,
-    at: Tick,
     deadline: Option<Tick>,
     arrived: Tick,
 }
@@ -45,11 +45,11 @@ impl Permit {
     ) -> Asked {
         match answer {
             Answer::Go { at, change } => {
-                let permit = Self { shared: Some(shared), change, sent: None };
+                let permit = Self { shared: Some(shared), turn: at, change, sent: None };
                 if at <= now {
                     Asked::Granted(permit)
                 } else {
-                    Asked::Wait(Waiting { permit, at, deadline, arrived })
+                    Asked::Wait(Waiting { permit, deadline, arrived })
                 }
             }
             refused => Asked::Refused(shared.refuse(refused, now)),
@@ -70,7 +70,7 @@ impl Permit {
             let now = now();
             match self.sent {
                 Some(sent) => shared.step(|core| core.finish(sent, end, now)),
-                None => shared.step(|core| core.give_back(self.change, now)),
+                None => shared.step(|core| core.give_back(self.change, self.turn, now)),
             }
         }
     }
@@ -84,14 +84,14 @@ impl Drop for Permit {
 
 impl Waiting {
     pub(super) const fn at(&self) -> Tick {
-        self.at
+        self.permit.turn
     }
 
     /// The turn has come, if it was not moved meanwhile.
     pub(super) fn again(mut self) -> Asked {
         let now = now();
         let Some(shared) = self.permit.shared.take() else { return Asked::Granted(self.permit) };
-        if now < self.at {
+        if now < self.permit.turn {
             self.permit.shared = Some(shared);
             return Asked::Wait(self);
         }

@@ -104,7 +104,7 @@ fn who_has_no_turn_in_time_is_told_when() {
             && let Answer::Go { at: turn, change } = core.admit(None, at(now))
         {
             if turn > at(now) {
-                core.give_back(change, at(now));
+                core.give_back(change, turn, at(now));
                 continue;
             }
             core.sent(at(now));
@@ -130,4 +130,38 @@ fn who_has_no_turn_in_time_is_told_when() {
     core.reset();
     assert!(matches!(core.admit(None, at(20_000)), Answer::Go { .. }));
     assert_eq!(core.pace.rate(), None);
+}
+
+#[test]
+fn who_leaves_before_its_turn_keeps_nobody_from_it() {
+    for leave_after in [0, 40, 100, 150] {
+        let mut core = core(None);
+        let hint = Some(Duration::from_secs(1));
+        let mut waiting: Vec<(u64, Tick, u32)> = Vec::new();
+        let (mut last, mut sent) = (0, 0);
+        for now in 0..60_000 {
+            for (arrived, turn, change) in std::mem::take(&mut waiting) {
+                if turn <= at(now) && core.pace.change() == change {
+                    core.sent(at(now));
+                    sent += u64::from(now >= 30_000);
+                    let taken = now >= last + 20;
+                    last = if taken { now } else { last };
+                    core.finish(
+                        at(now),
+                        if taken { End::Taken } else { End::Refused(hint) },
+                        at(now),
+                    );
+                } else if turn <= at(now) || now >= arrived + leave_after {
+                    core.give_back(change, turn, at(now));
+                } else {
+                    waiting.push((arrived, turn, change));
+                }
+            }
+            if let Answer::Go { at: turn, change } = core.admit(None, at(now)) {
+                waiting.push((now, turn, change));
+            }
+        }
+        // Fifty a second are taken.
+        assert!((1000..2200).contains(&sent), "{sent} were sent, gone after {leave_after} ms");
+    }
 }
