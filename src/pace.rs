@@ -137,6 +137,11 @@ impl Pace {
         self.change
     }
 
+    /// Sent then, it had a turn of the rate as it is.
+    pub(crate) fn is_since_change(&self, sent: Tick) -> bool {
+        sent >= self.since
+    }
+
     /// When the next turn is.
     pub(crate) const fn due(&self) -> Tick {
         Tick(self.next)

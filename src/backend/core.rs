@@ -413,9 +413,12 @@ impl Core {
     /// When the core itself has something to do next.
     fn next_due(&self) -> Tick {
         let zombie = self.zombies.peek().map_or(Tick(u64::MAX), |Reverse(due)| *due);
-        // With a place free it is the pace that is waited for.
+        // With a place free it is the pace that is waited for; the most important has more of them.
+        let first = self.room.first_key_value().map(|(key, _)| key.class.0);
         let zombie = match self.pace.rate() {
-            Some(_) if self.in_flight < self.limit() => zombie.min(self.pace.due()),
+            Some(_) if first.is_some_and(|class| !self.is_beyond(class)) => {
+                zombie.min(self.pace.due())
+            }
             _ => zombie,
         };
         match self.state {
@@ -486,6 +489,14 @@ impl Core {
             self.pace.give_back(self.pace.change(), now);
         }
         self.dispatch(now, wakers);
+    }
+
+    /// Admitted, and then not sent. Before the last change of the pace it had no turn, or one that is void.
+    pub(super) fn finish_unsent(&mut self, started: Tick, now: Tick, wakers: &mut Wakers) {
+        if self.pace.is_since_change(started) {
+            self.pace.give_back(self.pace.change(), now);
+        }
+        self.finish(started, End::Ignored, now, wakers);
     }
 
     /// A call that was admitted has ended.

@@ -326,3 +326,46 @@ fn without_learning_nobody_is_held_back_by_what_is_throttled() {
     }
     assert_eq!(core.pace.rate(), None);
 }
+
+#[test]
+fn the_most_important_is_awake_for_its_turn_beyond_the_limit_too() {
+    let (mut core, now) = paced(40, 10);
+    // Those who wait have given up, and what is out takes long.
+    let now = now + 600;
+    core.in_flight = core.limit() + 1;
+    finish(&mut core, now - 5, End::Success, now);
+    let mut wakers = Wakers::default();
+    let deadline = at(now + 5000);
+    while core.pace.next(at(now)) <= at(now) {
+        core.pace.take(at(now));
+    }
+    let plus = Criticality::CriticalPlus;
+    let Arrival::Wait(key) = core.arrive(deadline, plus, at(now), &mut wakers) else {
+        panic!("there is no turn")
+    };
+    let due = core.pace.due();
+    assert!(due > at(now) && due < at(now + 1000), "it is the pace that it waits for");
+    let Turn::At(awake) = wait_on(&mut core, key, now) else { panic!("too early") };
+    assert_eq!(awake, due);
+    let then = core.poll(key, Waker::noop(), due, &mut wakers);
+    assert!(matches!(then, Turn::Settled(Settled::Granted)), "{then:?}");
+}
+
+#[test]
+fn who_was_admitted_before_there_was_a_rate_has_no_turn_to_give_back() {
+    let (mut core, now) = paced(40, 10);
+    let now = now + 600;
+    while core.pace.next(at(now)) <= at(now) {
+        core.pace.take(at(now));
+    }
+    let due = core.pace.due();
+    let mut wakers = Wakers::default();
+    for _ in 0..3 {
+        core.in_flight += 1;
+        core.finish_unsent(at(1), at(now), &mut wakers);
+    }
+    assert_eq!(core.pace.due(), due);
+    core.in_flight += 1;
+    core.finish_unsent(at(now), at(now), &mut wakers);
+    assert!(core.pace.due() < due);
+}

@@ -432,11 +432,7 @@ impl Backend {
 
     /// Admitted, and then not sent: its turn in the quota is somebody else's.
     pub(crate) fn finish_unsent(&self, started: Tick) {
-        self.step(|core, wakers| {
-            let now = now();
-            core.pace.give_back(core.pace.change(), now);
-            core.finish(started, End::Ignored, now, wakers);
-        });
+        self.step(|core, wakers| core.finish_unsent(started, now(), wakers));
     }
 }
 
