@@ -219,6 +219,7 @@ impl Core {
         }
         if self.pace.phase() == Phase::Stopped && self.pace.next(now) >= deadline {
             self.counts.throttled += 1;
+            self.dispatch(now, wakers);
             return Arrival::Throttled(self.pace.next(now));
         }
         self.enter(Key { class: Reverse(class), deadline, id: self.next_id }, now, wakers)
@@ -248,6 +249,8 @@ impl Core {
                 Some((&last, _)) if last > key => self.settle(last, Settled::Displaced, wakers),
                 _ => {
                     self.counts.full += 1;
+                    // What has come in has changed how far each class may go.
+                    self.dispatch(now, wakers);
                     return Arrival::Full;
                 }
             }
@@ -295,7 +298,7 @@ impl Core {
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
-    fn patience_nanos(&self) -> u64 {
+    pub(super) fn patience_nanos(&self) -> u64 {
         self.patience as u64
     }
 

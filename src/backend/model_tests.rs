@@ -149,9 +149,11 @@ impl World {
     /// they should be after it.
     fn compare(&mut self, polled: Option<u64>, slow: impl FnOnce(&mut Slow, u64) -> bool) {
         let (now, latency) = (self.now, &self.core.latency);
+        // Who waits is given up for no more than half of what callers wait.
+        let typical = latency.typical().min(self.core.patience_nanos() / 2);
         let Some(model) = &mut self.slow else { return };
         if slow(model, now) {
-            model.hand_out(now, latency.typical(), latency.enough());
+            model.hand_out(now, typical, latency.enough());
         }
         assert_eq!((self.core.waiting(), self.core.in_flight), (model.room.len(), model.in_flight));
         for waiter in self.waiting.iter().filter(|waiter| Some(waiter.key.id) != polled) {
@@ -187,7 +189,7 @@ impl World {
         };
         self.compare(None, |slow, now| {
             assert_eq!(slow.arrive((rank, deadline.0, id), now), what);
-            what == "waits"
+            what == "waits" || what == "full"
         });
         // As a call does, unless somebody else comes in between.
         if what == "waits" && self.random.random_bool(0.7) {
