@@ -31,7 +31,8 @@
 //! - **Limit.** It starts with 4 in flight and doubles until answers take longer. It grows while it is reached and
 //!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
-//!   baseline. Failures say nothing about latency, and a limit that is not used does not grow.
+//!   baseline. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
+//!   known of what answers take, it is halved when a call is given up after a quarter of what callers wait, or later.
 //! - **Criticality.** A more important call goes beyond the limit by the share of what is less important, which waits
 //!   for it. Where those as important as it are the lesser part, as many may be out as they had when nothing was wrong,
 //!   and half again, whoever else fills the backend; not while it recovers.
@@ -64,8 +65,8 @@
 //!
 //! # Events
 //!
-//! `StateChanged` of the backend, to the observers of [`Backend::observe`](crate::Backend::observe). Refusals are
-//! counted in [`BackendStats`](crate::BackendStats).
+//! `StateChanged` of the backend, `Rejected` and `Waited`, to the observers of
+//! [`Backend::observe`](crate::Backend::observe). Refusals are counted in [`BackendStats`](crate::BackendStats).
 
 mod future;
 mod handle;

@@ -34,6 +34,8 @@ const MAX_TOKENS: u32 = 3;
 const PROBED: f64 = 4.4;
 /// What callers wait is not taken to be longer when only the first has come: a minute, in nanoseconds.
 const FIRST_PATIENCE: f64 = 60e9;
+/// Who has waited this part of what callers wait has waited for the answer, and not gone for reasons of its own.
+const IN_VAIN: f64 = 4.0;
 /// A throttled answer leaves so much of the limit.
 const ASKED_FOR_LESS: f64 = 0.9;
 pub(super) const MAX_LIMIT: u32 = 1_000_000;
@@ -511,6 +513,7 @@ impl Core {
             // Nothing answers: that says nothing of how long an answer takes.
             if !self.is_down() {
                 self.latency.censored(took);
+                self.begin_smaller(started, took, now);
             }
             // As long as it was waited for it is perhaps still worked on.
             if took > self.latency.baseline() / 2 && !self.fixed {
@@ -570,6 +573,18 @@ impl Core {
         if !self.room.is_empty() {
             self.dispatch(now, wakers);
         }
+    }
+
+    /// Not one answer yet, and callers have waited in vain: it may be too many for all that is known. Each halving
+    /// is for calls sent after the last one.
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
+    fn begin_smaller(&mut self, started: Tick, took: u64, now: Tick) {
+        let in_vain = took as f64 >= self.patience / IN_VAIN;
+        if self.fixed || self.latency.is_warm() || !in_vain || started < self.settled_at {
+            return;
+        }
+        self.settled_at = now;
+        self.limit = (self.limit / 2.0).max(FLOOR);
     }
 
     /// Half of it is in use: what is measured then says something about it.

@@ -142,3 +142,42 @@ fn a_queue_of_others_is_not_taken_for_slow_service() {
     // It may be a delay that stays, which nobody's limit can change.
     assert!(others < 60_000, "not for ever: {others} ms");
 }
+
+#[test]
+fn what_has_never_answered_in_time_is_asked_less() {
+    // Else many clients that begin at once with a few calls each keep a small backend busy with what nobody waits for
+    // any more: without one answer nothing is known of how long it takes.
+    let mut core = Core::new(None, 1000);
+    let began = core.limit();
+    let mut now = 0;
+    for expected in [began / 2, began / 4, 1, 1] {
+        let mut sent = 0;
+        loop {
+            match arrive(&mut core, now, 1000) {
+                Arrival::Admitted => sent += 1,
+                Arrival::Wait(key) => {
+                    core.leave(key, at(now), &mut Wakers::default());
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(sent >= 1, "somebody is always sent");
+        for _ in 0..sent {
+            finish(&mut core, now, End::Abandoned, now + 600);
+        }
+        assert_eq!(core.limit(), expected);
+        // What was abandoned is taken to be worked on for as long again.
+        now += 2000;
+    }
+    // Who goes at once has not waited in vain, and with answers it is known how long they take.
+    let mut core = Core::new(None, 1000);
+    assert!(matches!(arrive(&mut core, 0, 1000), Arrival::Admitted));
+    finish(&mut core, 0, End::Abandoned, 20);
+    assert_eq!(core.limit(), began);
+    let now = calls(&mut core, 100, 20, 10, End::Success);
+    let known = core.limit();
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    finish(&mut core, now, End::Abandoned, now + 600);
+    assert_eq!(core.limit(), known);
+}

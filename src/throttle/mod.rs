@@ -43,8 +43,10 @@
 //! what was taken in it is the first rate. From then on calls go at the rate, which grows while calls are taken and
 //! wait, and falls with each that is throttled. A call whose turn does not come within `max_wait` and its deadline is
 //! refused at once, unsent: `RateLimited` with the time until that turn. If nothing is taken any more, single calls
-//! ask: when `Retry-After` says, but at least every 30 s. Once nobody waited and nothing was throttled for 30 s, there is
-//! no rate any more.
+//! ask: when `Retry-After` says, but at least every 30 s. Once nobody waited and nothing was throttled for
+//! 30 s, there is no rate any more, nor once nothing was throttled for five minutes, whoever waits; both take at least
+//! the time of 64 turns. The rate stays within a quarter above what was taken of the last
+//! calls, until nothing was throttled for 30 s.
 //!
 //! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken; those that
 //! taught the quota are not among them. A share of
