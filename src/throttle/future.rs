@@ -25,6 +25,14 @@ struct Call<S, Req> {
 
 pin_project! {
     /// Waits for its turn if it must, then calls. Dropping it gives the turn back.
+    ///
+    /// ```
+    /// use buttress::throttle::Throttle;
+    /// use tower::{Layer, Service, service_fn};
+    /// let echo = service_fn(|n: u32| async move { Ok::<_, buttress::BoxError>(n) });
+    /// let mut service = Throttle::new("echo").layer().layer(echo);
+    /// drop(service.call(7)); // never polled: nothing was sent
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, X, R>
     where
