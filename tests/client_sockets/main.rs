@@ -6,6 +6,9 @@
 mod calls;
 mod cancelled;
 mod clients;
+mod grpc;
+mod pool;
+mod reqwest_plain;
 mod server;
 
 use std::time::Duration;
