@@ -177,7 +177,7 @@ impl Core {
             && self.in_flight < self.limit()
             && !self.is_down()
             && self.throttled == 0
-            && self.latency.ratio() < TARGET
+            && (self.latency.is_near() || self.latency.ratio() < TARGET)
     }
 
     /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
@@ -287,7 +287,8 @@ impl Core {
         if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
             return;
         }
-        if now.0.saturating_sub(self.quiet_since.0) >= self.silence() {
+        let quiet = now.0.saturating_sub(self.quiet_since.0);
+        if quiet >= self.least_silence() && quiet >= self.silence() {
             self.go_down(true, now);
         }
     }
@@ -296,7 +297,11 @@ impl Core {
     fn silence(&self) -> u64 {
         let patience = self.patience_nanos();
         let enough = self.latency.enough();
-        (enough * 2).min((patience / 2).max(enough + enough / 4)).max(patience / 10)
+        (enough * 2).min((patience / 2).max(enough + enough / 4)).max(self.least_silence())
+    }
+
+    fn least_silence(&self) -> u64 {
+        self.patience_nanos() / 10
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
