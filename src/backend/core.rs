@@ -159,6 +159,17 @@ impl Core {
         self.room.len()
     }
 
+    /// Nobody has been given an answer that nobody has taken.
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_settled_all(&self) -> bool {
+        self.settled.is_empty()
+    }
+
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_keeper(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     fn is_down(&self) -> bool {
         matches!(self.state, State::Down { .. })
     }
