@@ -77,6 +77,6 @@ pub use lever::Lever;
 pub use name::{LayerKind, Name};
 pub use outcome::{FailureClass, Outcome, RetryHint, Verdict};
 pub use quota::Quota;
-pub use reject::{AsError, AsTyped, Reject, RespondWith, respond_with};
+pub use reject::{AsError, AsTyped, Reject, Remember, RespondWith, respond_with};
 pub use rejection::{Rejection, RejectionDetail, RejectionKind};
 pub use slot::Slot;

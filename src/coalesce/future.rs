@@ -15,7 +15,7 @@ use crate::clock::{self, Tick, poll_end};
 use crate::context::ReadContext;
 use crate::deadline::Deadline;
 use crate::key::Key;
-use crate::reject::Reject;
+use crate::reject::{Reject, Remember};
 use crate::rejection::RejectionKind;
 use crate::single::Single;
 use crate::sync::Ref;
@@ -35,6 +35,7 @@ pin_project! {
         #[pin]
         sleep: Option<Sleep>,
         parts: Ref<Parts<K, V, Result<Res, Err>, X, P, C, R>>,
+        reject: R,
     }
 }
 
@@ -76,8 +77,12 @@ where
         inner: S,
         req: Req,
         parts: Ref<Parts<K, V, Result<Res, Err>, X, P, C, R>>,
-    ) -> Self {
-        Self { state: State::Arriving { call: Some((inner, req)) }, sleep: None, parts }
+    ) -> Self
+    where
+        R: Remember<Req>,
+    {
+        let reject = parts.reject.remember(&req);
+        Self { state: State::Arriving { call: Some((inner, req)) }, sleep: None, parts, reject }
     }
 }
 
@@ -104,7 +109,7 @@ where
         let mut this = self.project();
         let parts = &**this.parts;
         let table = &parts.coalesce.table;
-        let refuse = |kind| Poll::Ready(parts.reject.reject((), table.refuse(kind)));
+        let refuse = |kind| Poll::Ready(this.reject.reject((), table.refuse(kind)));
         loop {
             match this.state.as_mut().project() {
                 StateProj::Arriving { call } => {

@@ -62,6 +62,8 @@ struct Bucket {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) sent: u64,
+    /// Of those sent: throttled, or failed.
+    pub(super) failed: u64,
     pub(super) waited: u64,
     pub(super) no_room: u64,
     pub(super) shed: u64,
@@ -101,6 +103,10 @@ impl Core {
         self.buckets = [Bucket::default(); BUCKETS];
     }
 
+    pub(super) const fn max_share(&self) -> f64 {
+        self.limits.max_share
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.pace.phase()
     }
@@ -120,9 +126,8 @@ impl Core {
         bucket
     }
 
-    /// The share of calls that is refused here: `(requests - k * accepts) / (requests + 1)`.
-    pub(super) fn share(&self, now: Tick) -> f64 {
-        let Some(k) = self.limits.k else { return 0.0 };
+    /// How many calls of the window were asked for, and how many were taken.
+    pub(super) fn window(&self, now: Tick) -> (f64, f64) {
         let newest = self.number(now);
         let oldest = newest.saturating_sub(BUCKETS as u64 - 1);
         let (mut requests, mut accepts) = (0.0, 0.0);
@@ -132,6 +137,13 @@ impl Core {
                 accepts += bucket.accepts;
             }
         }
+        (requests, accepts)
+    }
+
+    /// The share of calls that is refused here: `(requests - k * accepts) / (requests + 1)`.
+    pub(super) fn share(&self, now: Tick) -> f64 {
+        let Some(k) = self.limits.k else { return 0.0 };
+        let (requests, accepts) = self.window(now);
         if requests < ENOUGH {
             return 0.0;
         }
@@ -221,6 +233,7 @@ impl Core {
     }
 
     pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
+        self.counts.failed += u64::from(matches!(end, End::Failed | End::Refused(_)));
         // What the quota sees to must not be refused twice.
         let by_quota = self.limits.quota && matches!(end, End::Refused(_));
         if end != End::Ignored && !by_quota {

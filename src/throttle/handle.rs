@@ -107,18 +107,7 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> ThrottleStats {
-        let core = lock(&self.core);
-        let counts = core.counts;
-        ThrottleStats {
-            state: word(core.phase()),
-            quota: core.pace.rate(),
-            shed_share: core.share(now()),
-            sent: counts.sent,
-            waited: counts.waited,
-            no_room: counts.no_room,
-            shed: counts.shed,
-            expired: counts.expired,
-        }
+        ThrottleStats::of(&lock(&self.core), now())
     }
 }
 
@@ -304,6 +293,8 @@ pub struct ThrottleStats {
     pub shed_share: f64,
     /// Calls sent.
     pub sent: u64,
+    /// Of those, calls that were throttled or failed.
+    pub failed: u64,
     /// Calls that had to wait for their turn.
     pub waited: u64,
     /// Calls refused because the quota had no room for them in time.
@@ -312,4 +303,21 @@ pub struct ThrottleStats {
     pub shed: u64,
     /// Calls whose deadline had passed when they came.
     pub expired: u64,
+}
+
+impl ThrottleStats {
+    pub(super) fn of(core: &Core, now: Tick) -> Self {
+        let counts = core.counts;
+        Self {
+            state: word(core.phase()),
+            quota: core.pace.rate(),
+            shed_share: core.share(now),
+            sent: counts.sent,
+            failed: counts.failed,
+            waited: counts.waited,
+            no_room: counts.no_room,
+            shed: counts.shed,
+            expired: counts.expired,
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::handle::Timeout;
 use crate::clock::Tick;
 use crate::context::{NoContext, ReadContext};
 use crate::deadline::Deadline;
-use crate::reject::{AsError, Reject};
+use crate::reject::{AsError, Reject, Remember};
 
 /// A service whose calls end in time: see the [module](super).
 ///
@@ -40,7 +40,7 @@ impl<S, C, R, Req> Service<Req> for TimeoutService<S, C, R>
 where
     S: Service<Req>,
     C: ReadContext<Req>,
-    R: Reject<(), S::Response, S::Error> + Clone,
+    R: Reject<(), S::Response, S::Error> + Remember<Req>,
 {
     type Response = S::Response;
     type Error = R::Error;
@@ -63,6 +63,7 @@ where
             };
         };
         let context = self.context.context(&req);
+        let reject = self.reject.remember(&req);
         let end = timeout.end(&context);
         if let Ok(Some(end)) = end
             && context.deadline().map(Deadline::tick) != Some(end)
@@ -78,7 +79,7 @@ where
             sleep: None,
             end: at,
             timeout: Some(timeout.ending_at(at, &context)),
-            reject: self.reject.clone(),
+            reject,
         }
     }
 }

@@ -87,6 +87,19 @@ async fn a_quota_is_learned_and_the_rest_is_refused_unsent() {
     let status = registry.status();
     let row = status.objects.iter().find(|row| row.id == "throttle/api").unwrap();
     assert!(row.state == "limiting" || row.state == "stopped", "{}", row.state);
+    assert!(row.why.starts_with(if row.state == "limiting" {
+        "it takes about"
+    } else {
+        "nothing"
+    }));
+    assert_eq!(
+        row.next.is_some(),
+        row.state == "stopped",
+        "when it is asked again: {:?}",
+        row.next
+    );
+    let rate = row.gauges.iter().find(|gauge| gauge.id == "rate").unwrap();
+    assert_eq!(rate.unit, "1/s");
     throttle.reset();
     assert_eq!(throttle.quota(), None);
 }
