@@ -159,6 +159,17 @@ impl Core {
         self.room.len()
     }
 
+    /// Nobody has been given an answer that nobody has taken.
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_settled_all(&self) -> bool {
+        self.settled.is_empty()
+    }
+
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_keeper(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     fn is_down(&self) -> bool {
         matches!(self.state, State::Down { .. })
     }
@@ -177,7 +188,7 @@ impl Core {
             && self.in_flight < self.limit()
             && !self.is_down()
             && self.throttled == 0
-            && self.latency.ratio() < TARGET
+            && (self.latency.is_near() || self.latency.ratio() < TARGET)
     }
 
     /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
@@ -287,7 +298,8 @@ impl Core {
         if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
             return;
         }
-        if now.0.saturating_sub(self.quiet_since.0) >= self.silence() {
+        let quiet = now.0.saturating_sub(self.quiet_since.0);
+        if quiet >= self.least_silence() && quiet >= self.silence() {
             self.go_down(true, now);
         }
     }
@@ -296,7 +308,11 @@ impl Core {
     fn silence(&self) -> u64 {
         let patience = self.patience_nanos();
         let enough = self.latency.enough();
-        (enough * 2).min((patience / 2).max(enough + enough / 4)).max(patience / 10)
+        (enough * 2).min((patience / 2).max(enough + enough / 4)).max(self.least_silence())
+    }
+
+    fn least_silence(&self) -> u64 {
+        self.patience_nanos() / 10
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]

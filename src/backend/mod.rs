@@ -7,6 +7,8 @@ mod edge_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;

@@ -16,6 +16,8 @@ const FAILURE: f64 = 20.0;
 const GIVEN_UP: f64 = 4.0;
 /// So is an answer that took so long.
 const TOO_SLOW: f64 = 16.0;
+/// But not below a millisecond (in nanoseconds): that is a pause of this process.
+const PAUSE: f64 = 1e6;
 /// Weight of one call in the latency of its endpoint, and in the pool's.
 const OWN: f64 = 0.2;
 const POOL: f64 = 0.02;
@@ -25,6 +27,8 @@ const START: f64 = 0.1;
 const SURE: f64 = 4.0;
 /// Loads nearer than this are equal: an estimate that is a hair lower must not take every draw.
 const SAME: f64 = 0.99;
+/// After so many times the memory nothing is known any more of an endpoint that got no call, and it is asked.
+const FORGOTTEN: u32 = 3;
 /// Draws before it looks at every endpoint.
 const DRAWS: usize = 8;
 /// Calls whose last endpoint is remembered.
@@ -70,7 +74,7 @@ pub(super) struct Health {
     latency: AtomicU64,
     /// When `latency` was last learned.
     learned: AtomicU64,
-    /// When it last answered, or got its first call after none.
+    /// When it last answered, or got its first call after none; 0: it never had one.
     progress: AtomicU64,
     in_row: AtomicU32,
     /// Calls and failures that are remembered, together: `calls << 32 | failures`.
@@ -90,15 +94,12 @@ impl Health {
     /// Expected time of a call, in nanoseconds; a call that hangs counts for as long as it has.
     fn expects(&self, typical: f64, memory: f64, now: Tick) -> f64 {
         let known = f64::from_bits(self.latency.load(Relaxed));
-        if known <= 0.0 {
-            return typical.max(1.0);
-        }
-        let age = now.since(Tick(self.learned.load(Relaxed))).as_nanos() as f64;
-        // Most calls find it fresh.
-        let expected = if age < memory / 16.0 || typical <= 0.0 {
-            known
+        let expected = if known <= 0.0 {
+            typical
+        } else if typical > 0.0 {
+            typical + (known - typical) * self.fresh(memory, now)
         } else {
-            typical + (known - typical) * (-age / memory).exp()
+            known
         };
         if self.in_flight.load(Relaxed) == 0 {
             return expected.max(1.0);
@@ -116,10 +117,26 @@ impl Health {
         Duration::from_nanos(f64::from_bits(self.latency.load(Relaxed)) as u64)
     }
 
-    fn learn(&self, took: f64, now: Tick) {
+    /// What still counts of what was learned last.
+    fn fresh(&self, memory: f64, now: Tick) -> f64 {
+        let age = now.since(Tick(self.learned.load(Relaxed))).as_nanos() as f64;
+        // Most calls find it fresh.
+        if age < memory / 16.0 {
+            1.0
+        } else if age < f64::from(FORGOTTEN) * memory {
+            (-age / memory).exp()
+        } else {
+            // A twentieth of ten seconds would still be dear beside microseconds.
+            0.0
+        }
+    }
+
+    /// A call weighs the more the longer it is since the one before it: after a long time it is all that is known.
+    fn learn(&self, took: f64, memory: f64, now: Tick) {
         // Two at once may lose one of two: it is an estimate.
         let known = f64::from_bits(self.latency.load(Relaxed));
-        let latency = if known > 0.0 { known + OWN * (took - known) } else { took.max(1.0) };
+        let old = (1.0 - OWN) * self.fresh(memory, now);
+        let latency = if known > 0.0 { took + old * (known - took) } else { took.max(1.0) };
         self.latency.store(latency.to_bits(), Relaxed);
         self.learned.store(now.0, Relaxed);
     }
@@ -156,8 +173,48 @@ struct State {
     config: Config,
     all: Vec<Arc<Health>>,
     out: Vec<Ejected>,
+    /// When to look for one that got no call; 0: at once.
+    next_look: Tick,
     last_id: u64,
     halved: Tick,
+}
+
+impl State {
+    fn next_probe(&self) -> Option<Tick> {
+        self.out.iter().map(|out| out.probe_at).min()
+    }
+
+    /// The endpoint whose probe is due. The next one is due after twice the time, unless this one answers.
+    fn probe(&mut self, now: Tick) -> Option<u64> {
+        let due = self.out.iter_mut().filter(|out| out.probe_at <= now);
+        let due = due.min_by_key(|out| out.probe_at)?;
+        due.interval = due.interval.saturating_mul(2).min(self.config.probe_after_max);
+        due.probe_at = now.after(due.interval);
+        Some(due.health.id)
+    }
+
+    /// The place of the one that is without a call for longest, if that is too long. However dear it looks beside
+    /// the others: that is a guess, and no call would ever correct it.
+    fn unasked(&mut self, find: impl Fn(u64) -> Option<usize>, now: Tick) -> Option<usize> {
+        let wait = self.config.memory.saturating_mul(FORGOTTEN);
+        // Who has calls is asked, and who is out has probes.
+        let idle = |one: &Health| one.in_flight.load(Relaxed) == 0 && !one.is_out();
+        let due_at = |one: &Health| match one.progress.load(Relaxed) {
+            0 => Tick(0),
+            _ if !idle(one) => now.after(wait),
+            last => Tick(last).after(wait),
+        };
+        let due = self.all.iter().filter(|one| due_at(one) <= now);
+        let due = due.filter_map(|one| Some((one, find(one.id)?)));
+        let due = due.min_by_key(|(one, _)| one.progress.load(Relaxed));
+        let place = due.map(|(one, place)| {
+            one.progress.store(now.0, Relaxed);
+            place
+        });
+        let next = self.all.iter().map(|one| due_at(one)).min();
+        self.next_look = next.unwrap_or(Tick(0));
+        place
+    }
 }
 
 /// One pool.
@@ -169,8 +226,8 @@ pub(super) struct Core {
     /// Geometric mean of the answers' times: logarithm of nanoseconds as `f64`; 0: none yet.
     typical: AtomicU64,
     draws: AtomicU64,
-    /// When the next probe is due; `u64::MAX`: nobody is out.
-    next_probe: AtomicU64,
+    /// When the next call has to be a probe, or may have to go to one that gets no calls.
+    due: AtomicU64,
     /// More have failed than may be ejected: all are used.
     panic: AtomicU32,
     trails: Box<[AtomicU64]>,
@@ -194,7 +251,7 @@ impl Core {
             slow_start: AtomicU64::new(nanos(config.slow_start)),
             typical: AtomicU64::new(0),
             draws: AtomicU64::new(seed),
-            next_probe: AtomicU64::new(u64::MAX),
+            due: AtomicU64::new(0),
             panic: AtomicU32::new(0),
             trails: (0..TRAILS).map(|_| AtomicU64::new(0)).collect(),
             ejections: AtomicU64::new(0),
@@ -204,6 +261,7 @@ impl Core {
                 config,
                 all: Vec::new(),
                 out: Vec::new(),
+                next_look: Tick(0),
                 last_id: 0,
                 halved: Tick(0),
             }),
@@ -228,6 +286,7 @@ impl Core {
             failed: AtomicU64::new(0),
         });
         state.all.push(Arc::clone(&health));
+        state.next_look = Tick(0);
         self.settle(&state);
         health
     }
@@ -249,6 +308,7 @@ impl Core {
             out.probe_at = out.probe_at.min(now.after(out.interval));
         }
         state.config = config;
+        state.next_look = Tick(0);
         self.settle(&state);
     }
 
@@ -260,9 +320,12 @@ impl Core {
     /// What picking looks at, after a change.
     fn settle(&self, state: &State) {
         let most = (state.config.max_ejected * state.all.len() as f64).floor() as usize;
-        self.panic.store(u32::from(state.out.len() > most), Relaxed);
-        let next = state.out.iter().map(|out| out.probe_at.0).min();
-        self.next_probe.store(next.unwrap_or(u64::MAX), Relaxed);
+        let panic = state.out.len() > most;
+        self.panic.store(u32::from(panic), Relaxed);
+        // There are no probes while all are used.
+        let probe = if panic { None } else { state.next_probe() };
+        let due = probe.map_or(state.next_look, |at| at.min(state.next_look));
+        self.due.store(due.0, Relaxed);
     }
 
     pub(super) fn in_panic(&self) -> bool {
@@ -270,8 +333,7 @@ impl Core {
     }
 
     pub(super) fn next_probe(&self) -> Option<Tick> {
-        let at = self.next_probe.load(Relaxed);
-        (at != u64::MAX).then_some(Tick(at))
+        lock(&self.state).next_probe()
     }
 
     /// Of an answer, in nanoseconds; 0 while there was none.
@@ -337,10 +399,8 @@ impl Core {
         let all = self.in_panic();
         // Only with a first attempt: another can follow if it fails.
         if first
-            && now.0 >= self.next_probe.load(Relaxed)
-            && !all
-            && let Some(id) = self.probe(now)
-            && let Some(place) = (0..count).find(|&place| get(place).id == id)
+            && now.0 >= self.due.load(Relaxed)
+            && let Some(place) = self.look(count, get, now)
         {
             return place;
         }
@@ -382,22 +442,25 @@ impl Core {
         (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= share
     }
 
-    /// Takes the probe that is due. The next one is due after twice the time, unless this one answers.
+    /// Takes the probe that is due, or else one that never got a call, or none for long.
     #[cold]
-    fn probe(&self, now: Tick) -> Option<u64> {
+    fn look<'a>(
+        &self,
+        count: usize,
+        get: &impl Fn(usize) -> &'a Health,
+        now: Tick,
+    ) -> Option<usize> {
         let mut state = lock(&self.state);
-        let longest = state.config.probe_after_max;
-        let due = state
-            .out
-            .iter_mut()
-            .filter(|out| out.probe_at <= now)
-            .min_by_key(|out| out.probe_at)?;
-        due.interval = due.interval.saturating_mul(2).min(longest);
-        due.probe_at = now.after(due.interval);
-        let id = due.health.id;
+        let find = |id| (0..count).find(|&place| get(place).id == id);
+        let probe = if self.in_panic() { None } else { state.probe(now) };
+        let place = if let Some(id) = probe {
+            self.probes.fetch_add(1, Relaxed);
+            find(id)
+        } else {
+            state.unasked(find, now)
+        };
         self.settle(&state);
-        self.probes.fetch_add(1, Relaxed);
-        Some(id)
+        place
     }
 
     /// A call that was picked is over.
@@ -415,18 +478,19 @@ impl Core {
         let known = typical > 0.0;
         let failed = match end {
             End::Ignored => return None,
-            End::Success => known && took > TOO_SLOW * typical,
+            End::Success => known && took > PAUSE.max(TOO_SLOW * typical),
             End::Failure => true,
-            End::Cancelled if known && took > GIVEN_UP * typical => true,
+            End::Cancelled if known && took > PAUSE.max(GIVEN_UP * typical) => true,
             End::Cancelled => return None,
         };
         health.calls.fetch_add(1, Relaxed);
         health.count(failed);
+        let memory = self.memory.load(Relaxed) as f64;
         if end == End::Success {
             self.learn(took);
-            health.learn(took, now);
+            health.learn(took, memory, now);
         } else {
-            health.learn(took.max(FAILURE * typical), now);
+            health.learn(took.max(FAILURE * typical), memory, now);
         }
         if failed {
             return self.fail(health, now);

@@ -112,7 +112,7 @@ impl<S> Endpoints<S> {
     }
 
     /// Adds an endpoint, or replaces the service of the one that has this label, whose past is forgotten. A new
-    /// endpoint is taken to be as quick as the others.
+    /// endpoint gets the next first attempt; until that has ended it is taken to be as quick as the others.
     ///
     /// ```
     /// let pool = buttress::endpoints::Endpoints::new("db");
