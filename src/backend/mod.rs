@@ -33,7 +33,7 @@ use crate::context::Criticality;
 use crate::error::ConfigError;
 use crate::managed::Home;
 use crate::name::{LayerKind, Name};
-use crate::observe::{EventKind, Observe, Observers};
+use crate::observe::{EventKind, Observe, Observers, WaitSpan};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::sync::{Mutex, lock};
 
@@ -402,6 +402,11 @@ impl Backend {
             self.tell_of_call(EventKind::Rejected(&why));
         }
         why
+    }
+
+    /// A call begins to wait.
+    pub(crate) fn wait_span(&self) -> WaitSpan {
+        WaitSpan::begin(LayerKind::Admission, self.shared.name)
     }
 
     /// A call had to wait since `arrived` and has its place.
