@@ -35,7 +35,7 @@ use crate::managed::Home;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observe, Observers, WaitSpan};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
 ///
@@ -60,6 +60,15 @@ struct Shared {
     /// When it came into its state.
     since: AtomicU64,
     observers: Observers,
+}
+
+impl Shared {
+    /// As it is now, also if nobody has come for a while.
+    fn core_now(&self) -> MutexGuard<'_, Core> {
+        let mut core = lock(&self.core);
+        core.reap(now());
+        core
+    }
 }
 
 /// How a [`Backend`] is.
@@ -255,7 +264,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn has_headroom(&self) -> bool {
-        lock(&self.shared.core).has_headroom()
+        self.shared.core_now().has_headroom()
     }
 
     /// A budget for retries and hedges that is paid from headroom: each answer while there is some earns
@@ -304,7 +313,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn stats(&self) -> BackendStats {
-        let core = lock(&self.shared.core);
+        let core = self.shared.core_now();
         let counts = core.counts;
         BackendStats {
             state: BackendState::of(core.state),
