@@ -66,7 +66,9 @@ impl Shared {
     /// As it is now, also if nobody has come for a while.
     fn core_now(&self) -> MutexGuard<'_, Core> {
         let mut core = lock(&self.core);
-        core.reap(now());
+        let now = now();
+        core.reap(now);
+        core.pace.age(now);
         core
     }
 }
@@ -303,7 +305,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn quota(&self) -> Option<f64> {
-        lock(&self.shared.core).pace.rate()
+        self.shared.core_now().pace.rate()
     }
 
     /// What it knows and has done.

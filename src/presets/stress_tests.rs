@@ -79,7 +79,7 @@ async fn work(tally: Arc<Tally>, job: Job) -> Result<u64, BoxError> {
 }
 
 const THREADS: u64 = 4;
-const TURNS: usize = 100;
+const TURNS: usize = 60;
 
 /// In a runtime of its own, many beside each other; a quarter are given up.
 fn calls(client: &Client, tally: &Tally, seed: u64) {
@@ -223,11 +223,18 @@ fn admission_with_a_limit_that_is_learned_and_fixed_in_turn() {
     are_accounted_for(&backend, &tally, false);
 }
 
+/// The default, with pauses that are a fifth as long.
+fn plan() -> ClientPlan {
+    let mut plan = ClientPlan::new("stress");
+    plan.total_timeout = Some(Duration::from_secs(2));
+    plan
+}
+
 #[test]
 fn the_default_stack() {
     for changes in [false, true] {
         let tally = Arc::<Tally>::default();
-        let stack = client(&ClientPlan::new("stress")).unwrap().context(OfJob);
+        let stack = client(&plan()).unwrap().context(OfJob);
         let backend = stack.backend().unwrap().clone();
         let client = Client::new(stack.layer(inner(&tally)));
         stress(&client, &tally, |n| {
@@ -242,7 +249,7 @@ fn the_default_stack() {
 #[test]
 fn a_pool() {
     let tally = Arc::<Tally>::default();
-    let stack = client(&ClientPlan::new("stress")).unwrap().context(OfJob);
+    let stack = client(&plan()).unwrap().context(OfJob);
     let backend = stack.backend().unwrap().clone();
     let pool = stack.endpoints();
     for name in ["one", "two", "three"] {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::core::{Answer, Core, End};
+use super::core::{Answer, End};
 use super::handle::Shared;
 use crate::clock::{Tick, now};
 use crate::name::LayerKind;
@@ -110,11 +110,9 @@ impl Waiting {
             self.permit.shared = Some(shared);
             return Asked::Wait(self);
         }
-        let (change, deadline, arrived) = (self.permit.change, self.deadline, self.arrived);
-        let same = |core: &mut Core| {
-            (core.pace.change() != change).then(|| core.again(deadline, arrived, now))
-        };
-        match shared.step(same) {
+        let had = (self.permit.turn, self.permit.change);
+        let (deadline, arrived) = (self.deadline, self.arrived);
+        match shared.step(|core| core.again(had, deadline, arrived, now)) {
             None => {
                 self.span.end(LET_THROUGH);
                 shared.waited(now.since(arrived));
