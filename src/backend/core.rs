@@ -168,6 +168,17 @@ impl Core {
         self.room.len()
     }
 
+    /// Nobody has been given an answer that nobody has taken.
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_settled_all(&self) -> bool {
+        self.settled.is_empty()
+    }
+
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_keeper(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     fn is_down(&self) -> bool {
         matches!(self.state, State::Down { .. })
     }
@@ -287,12 +298,18 @@ impl Core {
         }
     }
 
-    /// Slots of the abandoned come back, and an outage is noticed.
-    fn look(&mut self, now: Tick) {
+    /// Slots of the abandoned come back.
+    #[inline]
+    pub(super) fn reap(&mut self, now: Tick) {
         while self.zombies.peek().is_some_and(|Reverse(due)| *due <= now) {
             self.zombies.pop();
             self.in_flight -= 1;
         }
+    }
+
+    /// They do, and an outage is noticed.
+    fn look(&mut self, now: Tick) {
+        self.reap(now);
         if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
             return;
         }

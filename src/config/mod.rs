@@ -64,7 +64,8 @@
 //! A name with a dot stands in quotes where a path is written: `breakers."api.v1".open_for`.
 //!
 //! # Errors
-//! [`LoadError`] has every problem of every source, each with key, value, file and line (or variable) and what was expected.
+//! [`LoadError`] has every problem of every source, each with key, value, file and line (or variable) and what was expected, also in
+//! types of yours ([`Loader::load_as`] says how far).
 //! A key that nobody knows is one of them, and so are a key that is there twice, two variables for one key, values that contradict
 //! each other, a name that is nowhere, a link that leads nowhere and a place that cannot be looked into. The line is
 //! that of the key. A file whose format is broken is judged no further. A file may have 4 MiB, 100,000 values (with its aliases
@@ -123,6 +124,7 @@ mod build;
 mod fields;
 mod files;
 mod findings;
+mod gather;
 mod keys;
 mod live;
 mod loader;
@@ -134,10 +136,12 @@ mod print;
 mod problem;
 mod read;
 mod reload;
+mod repairs;
 mod schema;
 mod settings;
 mod stacks;
 mod staged;
+mod stand_in;
 #[cfg(test)]
 mod tests;
 mod typed;

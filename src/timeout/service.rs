@@ -7,7 +7,7 @@ use super::handle::Timeout;
 use crate::clock::Tick;
 use crate::context::{Context, NoContext, ReadContext};
 use crate::deadline::Deadline;
-use crate::reject::{AsError, Reject};
+use crate::reject::{AsError, Reject, Remember};
 
 /// A service whose calls end in time: see the [module](super).
 ///
@@ -40,7 +40,7 @@ impl<S, C, R, Req> Service<Req> for TimeoutService<S, C, R>
 where
     S: Service<Req>,
     C: ReadContext<Req>,
-    R: Reject<(), S::Response, S::Error> + Clone,
+    R: Reject<(), S::Response, S::Error> + Remember<Req>,
 {
     type Response = S::Response;
     type Error = R::Error;
@@ -64,10 +64,13 @@ where
             };
         };
         let context = self.context.context(&req);
+        let reject = self.reject.remember(&req);
         let end = if timeout.begins_later(&context, self.context.keeps()) {
             NOT_BEGUN
         } else {
-            let Ok(end) = timeout.end(&context) else { return self.too_late(timeout, &context) };
+            let Ok(end) = timeout.end(&context) else {
+                return too_late(timeout, &context, reject);
+            };
             self.pass_on(end, context, &mut req);
             end
         };
@@ -75,13 +78,13 @@ where
             timeout: Some(timeout.ending_at(end, &context)),
             end,
             sleep: None,
-            reject: self.reject.clone(),
+            reject,
             state: State::Called { call: self.inner.call(req) },
         }
     }
 }
 
-impl<S, C, R: Clone> TimeoutService<S, C, R> {
+impl<S, C, R> TimeoutService<S, C, R> {
     /// To the layers inside.
     #[inline]
     fn pass_on<Req>(&self, end: Option<Tick>, context: Context, req: &mut Req)
@@ -94,16 +97,11 @@ impl<S, C, R: Clone> TimeoutService<S, C, R> {
             self.context.set_context(req, context.with_deadline(Deadline::at(end)));
         }
     }
+}
 
-    #[cold]
-    #[inline(never)]
-    fn too_late<F>(&self, timeout: Timeout, context: &Context) -> ResponseFuture<F, R> {
-        ResponseFuture {
-            state: State::TooLate,
-            sleep: None,
-            end: None,
-            timeout: Some(timeout.ending_at(None, context)),
-            reject: self.reject.clone(),
-        }
-    }
+#[cold]
+#[inline(never)]
+fn too_late<F, R>(timeout: Timeout, context: &Context, reject: R) -> ResponseFuture<F, R> {
+    let timeout = Some(timeout.ending_at(None, context));
+    ResponseFuture { state: State::TooLate, sleep: None, end: None, timeout, reject }
 }

@@ -11,3 +11,4 @@ mod reload;
 mod round_trip;
 mod stacks;
 mod typed;
+mod typed_all;
