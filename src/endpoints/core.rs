@@ -377,7 +377,9 @@ impl Core {
                 if took > health.known(typical, memory, now) {
                     health.learn(took, memory, now);
                 }
-                return None;
+                let late = end == End::Superseded && longer(GIVEN_UP);
+                // As long as others give up after, once is chance. Again and again it is the endpoint.
+                return if late { self.fail(health, now) } else { None };
             }
         };
         health.calls.fetch_add(1, Relaxed);
@@ -389,6 +391,7 @@ impl Core {
             health.learn(took.max(FAILURE * typical), memory, now);
         }
         if failed {
+            health.failed.fetch_add(1, Relaxed);
             return self.fail(health, now);
         }
         if health.in_row.load(Relaxed) != 0 {
@@ -406,7 +409,6 @@ impl Core {
 
     #[cold]
     fn fail(&self, health: &Arc<Health>, now: Tick) -> Option<Change> {
-        health.failed.fetch_add(1, Relaxed);
         let in_row = health.in_row.fetch_add(1, Relaxed).saturating_add(1);
         let mut state = lock(&self.state);
         self.forget(&mut state, now);
