@@ -64,6 +64,7 @@ pub(super) enum Why {
 #[derive(Debug)]
 struct Ejected {
     health: Arc<Health>,
+    since: Tick,
     probe_at: Tick,
     interval: Duration,
 }
@@ -397,7 +398,7 @@ impl Core {
         if health.in_row.load(Relaxed) != 0 {
             health.in_row.store(0, Relaxed);
         }
-        if health.is_out() { self.put_back(health, Why::Answered, now) } else { None }
+        if health.is_out() { self.answered(health, started, now) } else { None }
     }
 
     fn learn(&self, took: f64) {
@@ -423,7 +424,7 @@ impl Core {
         health.state.store(OUT, Relaxed);
         let interval = state.config.probe_after;
         let probe_at = now.after(interval);
-        state.out.push(Ejected { health: Arc::clone(health), probe_at, interval });
+        state.out.push(Ejected { health: Arc::clone(health), since: now, probe_at, interval });
         self.settle(&state);
         self.ejections.fetch_add(1, Relaxed);
         Some(Change { out: true, why })
@@ -438,6 +439,16 @@ impl Core {
                 state.all.iter().for_each(|one| one.halve());
             }
         }
+    }
+
+    /// One that is out has answered well. If the call is from before it does not say how it is now.
+    #[cold]
+    fn answered(&self, health: &Arc<Health>, started: Tick, now: Tick) -> Option<Change> {
+        let state = lock(&self.state);
+        let out = state.out.iter().find(|out| out.health.id == health.id)?;
+        let old = started <= out.since;
+        drop(state);
+        if old { None } else { self.put_back(health, Why::Answered, now) }
     }
 
     #[cold]

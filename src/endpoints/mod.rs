@@ -60,7 +60,7 @@
 //! *Return.* After [`probe_after`](EndpointsBuilder::probe_after) one request, a first attempt, goes there as a
 //! probe. If it is answered well the endpoint is back, with a tenth of its share at first and all of it after
 //! [`slow_start`](EndpointsBuilder::slow_start). If not, or if it hangs, the next probe follows after twice
-//! the time.
+//! the time. The answer to a call from before the ejection takes nobody back.
 //!
 //! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
 //! the fault is then rarely theirs, and those that are left could not carry it. The first good answer of each

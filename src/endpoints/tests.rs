@@ -198,6 +198,25 @@ fn failures_of_all_alike_eject_few() {
 }
 
 #[test]
+fn an_answer_to_a_call_from_before_takes_nobody_back() {
+    let mut pool = Pool::new(3, Config::default());
+    pool.run(100, all_well);
+    // Out since one of every two has failed; one that was sent before is answered.
+    let sent = pool.now;
+    pool.all[0].in_flight.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+    pool.now = pool.now.after(ms(5));
+    pool.eject(0);
+    pool.now = pool.now.after(ms(5));
+    assert_eq!(pool.end(0, sent, End::Success), None);
+    assert_eq!(pool.out(), [0]);
+    // Nor does its failure make the wait for the probe longer.
+    pool.end(0, sent, End::Failure);
+    pool.now = pool.now.after(ms(1000));
+    assert_eq!(pool.pick(FIRST), 0);
+    assert_eq!(pool.end(0, pool.now, End::Success).unwrap().why, Why::Answered);
+}
+
+#[test]
 fn one_that_hangs_gets_no_more() {
     let mut pool = Pool::new(3, Config::default());
     pool.run(100, all_well);
