@@ -14,7 +14,7 @@ use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
 use crate::control::Registry;
 use crate::error::ConfigError;
-use crate::failure_budget::FailureBudget;
+use crate::failure_budget::{BudgetState, FailureBudget};
 use crate::managed::Home;
 use crate::presets::{ClientParts, Live, Parts, PartsChange, ServerParts};
 use crate::rate_limit::RateLimiter;
@@ -37,6 +37,8 @@ pub(super) struct Made {
     pub(super) idle: BTreeSet<Place>,
     /// Those whose faults somebody had switched off when they went.
     pub(super) off: BTreeSet<Place>,
+    /// While the next configuration is built: budgets that others are to take the place of.
+    pub(super) replaced: BTreeMap<Place, FailureBudget>,
     pub(super) clients: BTreeMap<String, Running<ClientStack>>,
     pub(super) servers: BTreeMap<String, Running<ServerStack>>,
 }
@@ -103,6 +105,7 @@ impl Made {
             asked: BTreeSet::new(),
             idle: BTreeSet::new(),
             off: BTreeSet::new(),
+            replaced: BTreeMap::new(),
             clients: BTreeMap::new(),
             servers: BTreeMap::new(),
         }
@@ -138,7 +141,19 @@ impl Made {
         at: &Written<'_>,
         config: &Config,
     ) -> Result<FailureBudget, ConfigError> {
-        object!(self, &at.place, FailureBudget, config.failure_budget_at(at))
+        let before = self.replaced.get(&at.place).filter(|_| !self.objects.contains_key(&at.place));
+        let before = before.cloned();
+        // The windows of an objective are its own.
+        let saved = before.as_ref().filter(|_| at.block.get("slo").is_none());
+        let builder = config.failure_budget_at(at).map(|builder| match saved {
+            Some(before) => builder.restore(before.save()),
+            None => builder,
+        });
+        let made = object!(self, &at.place, FailureBudget, builder)?;
+        if before.is_some_and(|it| it.state() == BudgetState::Tripped) {
+            made.trip();
+        }
+        Ok(made)
     }
 
     pub(super) fn conditioner(

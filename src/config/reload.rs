@@ -309,7 +309,7 @@ impl Inner {
         let (generation, home) = (made.generation, made.home());
         drop(made);
         // Outside of the lock: whoever has the last of them may run user code.
-        forgotten.iter().for_each(|object| object.forget(&home));
+        forgotten.iter().chain(&staged.replaced).for_each(|object| object.forget(&home));
         idle.iter().for_each(Object::rest);
         gone.into_iter().for_each(OldParts::end);
         Ok(Reloaded { applied, waiting, generation, new })

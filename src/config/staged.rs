@@ -19,6 +19,8 @@ use crate::slot::Slot;
 pub(super) struct Staged {
     /// Those there are, and new ones.
     pub(super) objects: BTreeMap<Place, Object>,
+    /// The budgets that others of them take the place of.
+    pub(super) replaced: Vec<Object>,
     /// The new ones, which go by all of it.
     pub(super) new: BTreeSet<Place>,
     pub(super) steps: Vec<(Place, Step)>,
@@ -74,17 +76,21 @@ impl Staged {
         if !problems.is_empty() {
             return Err(LoadError::new(problems));
         }
-        let steps = made.steps(config, &mut problems);
         let mut next = made.clone();
+        next.replaced = made.replaced_by(config);
+        next.objects.retain(|place, _| !next.replaced.contains_key(place));
+        let steps = next.steps(config, &mut problems);
         let mut staged = Self {
             objects: BTreeMap::new(),
+            replaced: next.replaced.values().cloned().map(Object::FailureBudget).collect(),
             new: BTreeSet::new(),
             steps,
             changes: Vec::new(),
             stacks: Vec::new(),
         };
         for (map, name) in made.running() {
-            if !affected(config, map, name, changes) {
+            let other = made.uses(map, name).iter().any(|place| next.replaced.contains_key(place));
+            if !other && !affected(config, map, name, changes) {
                 continue;
             }
             match staged.stack(&mut next, config, map, name) {
@@ -95,7 +101,9 @@ impl Staged {
             }
         }
         staged.objects = next.objects;
-        let new = staged.objects.keys().filter(|place| !made.objects.contains_key(*place));
+        let new = staged.objects.keys().filter(|place| {
+            !made.objects.contains_key(*place) || next.replaced.contains_key(*place)
+        });
         staged.new = new.cloned().collect();
         if problems.is_empty() { Ok(staged) } else { Err(LoadError::new(problems)) }
     }
@@ -148,6 +156,27 @@ impl Made {
     fn running(&self) -> impl Iterator<Item = (&'static str, &String)> {
         let clients = self.clients.keys().map(|name| ("clients", name));
         clients.chain(self.servers.keys().map(|name| ("servers", name)))
+    }
+
+    /// The places of the objects that a stack has.
+    fn uses(&self, map: &str, name: &str) -> &BTreeSet<Place> {
+        static NONE: BTreeSet<Place> = BTreeSet::new();
+        let client = self.clients.get(name).filter(|_| map == "clients").map(|it| &it.uses);
+        let uses = client.or_else(|| self.servers.get(name).map(|it| &it.uses));
+        uses.map_or(&NONE, |uses| &uses.places)
+    }
+
+    /// Budgets that cannot go by their new settings, and are known to stacks only: objectives come and go with a budget.
+    fn replaced_by(&self, new: &Config) -> BTreeMap<Place, FailureBudget> {
+        let period = |at: &Written<'_>| at.block.get("slo").map(|slo| slo.get("period").cloned());
+        let replaced = self.objects.iter().filter_map(|(place, object)| match object {
+            Object::FailureBudget(it) if !self.asked.contains(place) => {
+                let (before, after) = (self.config.at(place)?, new.at(place)?);
+                (period(&before) != period(&after)).then(|| (place.clone(), it.clone()))
+            }
+            _ => None,
+        });
+        replaced.collect()
     }
 
     /// What the linter calls an error in stacks that have been made.
