@@ -220,6 +220,11 @@ fn what_idempotency_lets_through_and_what_it_answers_from_memory() {
 fn the_timeout_and_the_presets() {
     use buttress::presets::{ClientPlan, RateLimitPlan, ServerPlan, client, server};
     use buttress::timeout::Timeout;
+    #[cfg(feature = "tracing")]
+    service_costs_nothing(
+        "a span that nobody looks at",
+        buttress::observe::SpanLayer::new("api").layer(service_fn(ok)),
+    );
     let timeout = Timeout::new("db", Duration::from_secs(1)).unwrap();
     service_costs_nothing("timeout", timeout.layer().layer(service_fn(ok)));
     let quota = Quota::per_second(1_000_000).unwrap().burst(1_000_000).unwrap();

@@ -12,6 +12,7 @@ use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
 use crate::clock::{Tick, now};
 use crate::context::ReadContext;
+use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
@@ -66,11 +67,13 @@ struct Waiting {
     /// Made when it is polled: outside of a runtime that panics, and the place must not be lost.
     timer: Option<Pin<Box<Sleep>>>,
     at: Tick,
+    span: WaitSpan,
 }
 
 impl Waiting {
     fn new(backend: Backend, key: Key, arrived: Tick) -> Self {
-        Self { backend, key: Some(key), arrived, timer: None, at: Tick(0) }
+        let span = backend.wait_span();
+        Self { backend, key: Some(key), arrived, timer: None, at: Tick(0), span }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Settled, Tick)> {
@@ -79,6 +82,8 @@ impl Waiting {
             let at = match self.backend.poll(key, cx.waker()) {
                 Turn::Settled(how) => {
                     self.key = None;
+                    let granted = how == Settled::Granted;
+                    self.span.end(if granted { LET_THROUGH } else { REFUSED });
                     return Poll::Ready((how, key.deadline()));
                 }
                 Turn::At(at) => at,

@@ -289,12 +289,18 @@ impl Core {
         }
     }
 
-    /// Slots of the abandoned come back, and an outage is noticed.
-    fn look(&mut self, now: Tick) {
+    /// Slots of the abandoned come back.
+    #[inline]
+    pub(super) fn reap(&mut self, now: Tick) {
         while self.zombies.peek().is_some_and(|Reverse(due)| *due <= now) {
             self.zombies.pop();
             self.in_flight -= 1;
         }
+    }
+
+    /// They do, and an outage is noticed.
+    fn look(&mut self, now: Tick) {
+        self.reap(now);
         if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
             return;
         }

@@ -33,9 +33,9 @@ use crate::context::Criticality;
 use crate::error::ConfigError;
 use crate::managed::Home;
 use crate::name::{LayerKind, Name};
-use crate::observe::{EventKind, Observe, Observers};
+use crate::observe::{EventKind, Observe, Observers, WaitSpan};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
 ///
@@ -60,6 +60,17 @@ struct Shared {
     /// When it came into its state.
     since: AtomicU64,
     observers: Observers,
+}
+
+impl Shared {
+    /// As it is now, also if nobody has come for a while.
+    fn core_now(&self) -> MutexGuard<'_, Core> {
+        let mut core = lock(&self.core);
+        let now = now();
+        core.reap(now);
+        core.pace.age(now);
+        core
+    }
 }
 
 /// How a [`Backend`] is.
@@ -255,7 +266,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn has_headroom(&self) -> bool {
-        lock(&self.shared.core).has_headroom()
+        self.shared.core_now().has_headroom()
     }
 
     /// A budget for retries and hedges that is paid from headroom: each answer while there is some earns
@@ -294,7 +305,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn quota(&self) -> Option<f64> {
-        lock(&self.shared.core).pace.rate()
+        self.shared.core_now().pace.rate()
     }
 
     /// What it knows and has done.
@@ -304,7 +315,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn stats(&self) -> BackendStats {
-        let core = lock(&self.shared.core);
+        let core = self.shared.core_now();
         let counts = core.counts;
         BackendStats {
             state: BackendState::of(core.state),
@@ -402,6 +413,11 @@ impl Backend {
             self.tell_of_call(EventKind::Rejected(&why));
         }
         why
+    }
+
+    /// A call begins to wait.
+    pub(crate) fn wait_span(&self) -> WaitSpan {
+        WaitSpan::begin(LayerKind::Admission, self.shared.name)
     }
 
     /// A call had to wait since `arrived` and has its place.

@@ -15,6 +15,8 @@ use crate::clock::{self, Tick, poll_end};
 use crate::context::ReadContext;
 use crate::deadline::Deadline;
 use crate::key::Key;
+use crate::name::LayerKind;
+use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::reject::{Reject, Remember};
 use crate::rejection::RejectionKind;
 use crate::single::Single;
@@ -47,7 +49,7 @@ pin_project! {
         K: Eq,
     {
         Arriving { call: Option<(S, Req)> },
-        Waiting { seat: Seat<K, V, O>, call: Option<(S, Req)>, end: Option<Tick> },
+        Waiting { seat: Seat<K, V, O>, call: Option<(S, Req)>, end: Option<Tick>, span: WaitSpan },
         Alone { #[pin] call: Single<S, Req, F> },
         Done,
     }
@@ -128,11 +130,17 @@ where
                     match table.enter(key, end, now) {
                         Entered::Lead(seat) => {
                             seat.begin(Box::pin(shared(inner, req, parts.share.clone())));
-                            this.state.set(State::Waiting { seat, call: None, end });
+                            this.state.set(State::Waiting {
+                                seat,
+                                call: None,
+                                end,
+                                span: WaitSpan::NONE,
+                            });
                         }
                         Entered::Follow(seat) => {
                             let call = Some((inner, req));
-                            this.state.set(State::Waiting { seat, call, end });
+                            let span = WaitSpan::begin(LayerKind::Coalesce, table.name);
+                            this.state.set(State::Waiting { seat, call, end, span });
                         }
                         Entered::Full => {
                             this.state.set(State::Alone { call: Single::new(inner, req) });
@@ -140,14 +148,18 @@ where
                         Entered::Crowded => return refuse(RejectionKind::Overloaded),
                     }
                 }
-                StateProj::Waiting { seat, call, end } => {
+                StateProj::Waiting { seat, call, end, span } => {
                     let Poll::Ready(landing) = seat.poll(cx) else {
                         ready!(poll_end(this.sleep, *end, cx));
+                        span.end(REFUSED);
                         this.state.set(State::Done);
                         add(&table.counts.expired);
                         return refuse(RejectionKind::DeadlineExceeded);
                     };
                     let call = call.take();
+                    let lost =
+                        matches!((&landing, &call), (Landing::Lost, _) | (Landing::Apart, None));
+                    span.end(if lost { REFUSED } else { LET_THROUGH });
                     this.state.set(State::Done);
                     match (landing, call) {
                         (Landing::Shared(value), _) => {

@@ -75,7 +75,9 @@
 //! *Readiness.* Always ready; nothing is reserved. The endpoint is chosen in `call`, and its own readiness is
 //! waited for in the future. If that is an error the endpoint has failed, and the call with it.
 //!
-//! *Cancellation.* Dropping the future drops the call; it no longer counts as in flight.
+//! *Cancellation.* Dropping the future drops the call; it no longer counts as in flight. What it says is that
+//! the answer takes at least so long: the average of its endpoint goes up, if that is more. Whose caller waited for
+//! more than 4 typical answers has failed; not who lost to a [hedge](crate::hedge), where nobody gave up.
 //!
 //! *Sharing.* Clones of [`Endpoints`] and of its services share everything. Services see a change of the
 //! endpoints at their next call. A call clones the service of its endpoint, through a shared reference:
@@ -104,6 +106,7 @@ mod config;
 mod core;
 mod future;
 mod handle;
+mod health;
 mod managed;
 mod service;
 mod shared;

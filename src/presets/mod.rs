@@ -83,6 +83,8 @@ mod plan;
 mod pool;
 mod server;
 mod shared;
+#[cfg(all(test, feature = "config", not(buttress_loom)))]
+mod stress_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 #[cfg(feature = "serde")]
