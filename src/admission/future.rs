@@ -390,8 +390,9 @@ where
                 return Poll::Pending;
             }
         }
-        let Readying { held, call, deadline, timer } = readying;
-        let late = timer.is_some() && deadline <= now();
+        let Readying { held, call, deadline, .. } = readying;
+        // It has waited: for its place, or for the service.
+        let late = deadline <= now();
         match ready {
             Poll::Ready(Err(error)) => {
                 held.end_unsent();
