@@ -355,3 +355,7 @@ impl<K, V, O> fmt::Debug for Table<K, V, O> {
         f.debug_struct("Table").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, buttress_loom))]
+#[path = "loom_tests.rs"]
+mod loom_tests;
