@@ -88,19 +88,23 @@
 //! | what | how it changes | what is kept |
 //! |---|---|---|
 //! | breakers, rate limits, retry and failure budgets | in place | state, windows, levels, counters |
-//! | `faults` | in place | whether they are armed, totals; what is counted of each rule begins anew |
+//! | `faults` | in place | whether they are armed, totals; what is counted of each rule begins anew. Others in their place come disarmed if somebody had disarmed these, or killed all |
 //! | `retry`, whole or in part | with the stack | its tally, its budget |
 //! | `total_timeout`, `attempt_timeout`, `timeout` | with the stack; a breaker's or failure budget's own `cancelled_after` follows | |
 //! | `backend` | in place, also from a fixed limit to a learned one and back | who waits, what is in flight, what is known of answers |
+//! | `slo` of a failure budget that comes, goes or has another `period` | with the stack: another budget takes the place of this one | whether it is tripped by hand; the window if it goes |
 //! | `hedge` | in place | answers seen, what is saved up |
 //! | `endpoints` | in place, in all pools that the stack has made | health, who is ejected |
 //! | parts that are new, or gone | with the stack; a registry shows the new and not the gone, but for entries with a name that are still written down | all other parts |
 //! | another name for a part (`breaker: db2`) | with the stack | what that name stands for, if anything uses it already |
 //!
+//! What a command puts into a stack, faults or a server's failure budget, or takes out of it, stays so until the file has something
+//! else there. A failure budget that is in no stack any more is out of service, and begins anew in the next one.
+//!
 //! A stack is exchanged whole: no call meets parts of two files. See [`presets::Live`](crate::presets::Live) for what services do
 //! then. What is not live is told in the event and in [`Reloaded::waiting`]: `seed` of a breaker, `initial_tokens`, `floor` of a retry
-//! budget (what they begin with), `slo` of a failure budget where it comes, goes or has another `period`, and entries that are
-//! taken out of the file while the program uses them by their name. Stores, URLs, idempotency and limits that a fleet shares
+//! budget, which are what they begin with (a retry budget also after a reset); and of what the program uses by its name, entries that are taken out of the
+//! file, and `slo` where it comes, goes or has another `period`. Stores, URLs, idempotency and limits that a fleet shares
 //! are made in code, not here. So are stacks from [`presets::client`](crate::presets::client): only [`Stacks`] are live.
 //!
 //! # Secrets

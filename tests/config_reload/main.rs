@@ -11,6 +11,8 @@ use std::time::Duration;
 use buttress::config::{Loader, Reloader};
 use buttress::control::Registry;
 
+mod beginnings;
+mod commands;
 mod kit;
 mod live;
 mod load;
