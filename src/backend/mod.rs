@@ -432,8 +432,14 @@ impl Backend {
         self.shared.observers.emit(LayerKind::Admission, self.shared.name, kind);
     }
 
-    pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> Arrival {
-        self.step(|core, wakers| core.arrive(deadline, class, now, wakers))
+    /// And whether a call that was admitted has to be measured even if it is answered at once.
+    #[inline]
+    pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, bool) {
+        self.step(|core, wakers| {
+            let arrival = core.arrive(deadline, class, now, wakers);
+            let measured = !(matches!(arrival, Arrival::Admitted) && core.needs_no_time());
+            (arrival, measured)
+        })
     }
 
     pub(crate) fn poll(&self, key: Key, waker: &std::task::Waker) -> Turn {
@@ -446,6 +452,12 @@ impl Backend {
 
     pub(crate) fn finish(&self, started: Tick, end: End) {
         self.step(|core, wakers| core.finish(started, end, now(), wakers));
+    }
+
+    /// A call that need not be measured has succeeded in the poll in which it was sent.
+    #[inline]
+    pub(crate) fn finish_at_once(&self, started: Tick) {
+        self.step(|core, wakers| core.finish_at_once(started, wakers));
     }
 
     /// Admitted, and then not sent: its turn in the quota is somebody else's.

@@ -64,6 +64,7 @@ pub(super) enum Why {
 #[derive(Debug)]
 struct Ejected {
     health: Arc<Health>,
+    since: Tick,
     probe_at: Tick,
     interval: Duration,
 }
@@ -377,7 +378,9 @@ impl Core {
                 if took > health.known(typical, memory, now) {
                     health.learn(took, memory, now);
                 }
-                return None;
+                let late = end == End::Superseded && longer(GIVEN_UP);
+                // As long as others give up after, once is chance. Again and again it is the endpoint.
+                return if late { self.fail(health, now) } else { None };
             }
         };
         health.calls.fetch_add(1, Relaxed);
@@ -389,12 +392,13 @@ impl Core {
             health.learn(took.max(FAILURE * typical), memory, now);
         }
         if failed {
+            health.failed.fetch_add(1, Relaxed);
             return self.fail(health, now);
         }
         if health.in_row.load(Relaxed) != 0 {
             health.in_row.store(0, Relaxed);
         }
-        if health.is_out() { self.put_back(health, Why::Answered, now) } else { None }
+        if health.is_out() { self.answered(health, started, now) } else { None }
     }
 
     fn learn(&self, took: f64) {
@@ -406,7 +410,6 @@ impl Core {
 
     #[cold]
     fn fail(&self, health: &Arc<Health>, now: Tick) -> Option<Change> {
-        health.failed.fetch_add(1, Relaxed);
         let in_row = health.in_row.fetch_add(1, Relaxed).saturating_add(1);
         let mut state = lock(&self.state);
         self.forget(&mut state, now);
@@ -421,7 +424,7 @@ impl Core {
         health.state.store(OUT, Relaxed);
         let interval = state.config.probe_after;
         let probe_at = now.after(interval);
-        state.out.push(Ejected { health: Arc::clone(health), probe_at, interval });
+        state.out.push(Ejected { health: Arc::clone(health), since: now, probe_at, interval });
         self.settle(&state);
         self.ejections.fetch_add(1, Relaxed);
         Some(Change { out: true, why })
@@ -436,6 +439,16 @@ impl Core {
                 state.all.iter().for_each(|one| one.halve());
             }
         }
+    }
+
+    /// One that is out has answered well. If the call is from before it does not say how it is now.
+    #[cold]
+    fn answered(&self, health: &Arc<Health>, started: Tick, now: Tick) -> Option<Change> {
+        let state = lock(&self.state);
+        let out = state.out.iter().find(|out| out.health.id == health.id)?;
+        let old = started <= out.since;
+        drop(state);
+        if old { None } else { self.put_back(health, Why::Answered, now) }
     }
 
     #[cold]

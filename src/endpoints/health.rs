@@ -28,6 +28,7 @@ pub(super) struct Health {
     pub(super) learned: AtomicU64,
     /// When it last answered, or got its first call after none; 0: it never had one.
     pub(super) progress: AtomicU64,
+    /// Failures since the last success, and calls that lost to a hedge so late that they count here.
     pub(super) in_row: AtomicU32,
     /// Calls and failures that are remembered, together: `calls << 32 | failures`.
     pub(super) counted: AtomicU64,

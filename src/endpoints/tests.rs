@@ -198,6 +198,25 @@ fn failures_of_all_alike_eject_few() {
 }
 
 #[test]
+fn an_answer_to_a_call_from_before_takes_nobody_back() {
+    let mut pool = Pool::new(3, Config::default());
+    pool.run(100, all_well);
+    // Out since one of every two has failed; one that was sent before is answered.
+    let sent = pool.now;
+    pool.all[0].in_flight.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+    pool.now = pool.now.after(ms(5));
+    pool.eject(0);
+    pool.now = pool.now.after(ms(5));
+    assert_eq!(pool.end(0, sent, End::Success), None);
+    assert_eq!(pool.out(), [0]);
+    // Nor does its failure make the wait for the probe longer.
+    pool.end(0, sent, End::Failure);
+    pool.now = pool.now.after(ms(1000));
+    assert_eq!(pool.pick(FIRST), 0);
+    assert_eq!(pool.end(0, pool.now, End::Success).unwrap().why, Why::Answered);
+}
+
+#[test]
 fn one_that_hangs_gets_no_more() {
     let mut pool = Pool::new(3, Config::default());
     pool.run(100, all_well);
@@ -257,7 +276,7 @@ fn a_pause_of_this_process_is_no_failure() {
 
 #[test]
 fn who_loses_to_a_hedge_has_not_failed_but_counts_as_slow() {
-    let mut pool = Pool::new(3, Config { failures_in_row: 2, ..Config::default() });
+    let mut pool = Pool::new(3, Config { failures_in_row: 21, ..Config::default() });
     pool.run(100, all_well);
     let lose = |pool: &mut Pool, end| {
         let started = pool.now;
@@ -276,9 +295,18 @@ fn who_loses_to_a_hedge_has_not_failed_but_counts_as_slow() {
     pool.all[0].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     pool.end(0, started, End::Superseded);
     assert_eq!(pool.all[0].latency(), latency);
+    // Too often in a row is too often, but an answer in between is a sign of life.
+    assert_eq!(lose(&mut pool, End::Superseded).unwrap().why, Why::InRow(21));
+    pool.core.put_back(&pool.all[0], Why::Operator, pool.now);
+    for _ in 0..20 {
+        assert_eq!(lose(&mut pool, End::Superseded), None);
+    }
+    pool.force(0, End::Success);
+    assert_eq!(lose(&mut pool, End::Superseded), None);
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 0);
     // Given up after as long, it has failed.
     assert_eq!(lose(&mut pool, End::Cancelled), None);
-    assert_eq!(lose(&mut pool, End::Cancelled).unwrap().why, Why::InRow(2));
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 #[test]
