@@ -4,6 +4,8 @@ mod breaker;
 mod fault;
 pub(crate) mod idem;
 mod limit;
+#[cfg(feature = "live")]
+mod live;
 mod retry;
 mod stack;
 
@@ -29,6 +31,8 @@ pub fn cases() -> Vec<Case> {
     all.extend(retry::cases());
     all.extend(fault::cases());
     all.extend(stack::cases());
+    #[cfg(feature = "live")]
+    all.extend(live::cases());
     all.extend(idem::cases());
     all.extend([
         case("answer", "us stack of 3", Expect::Allowed, request).against("http/answer/identity"),
