@@ -29,6 +29,7 @@ mod rejection;
 mod replay;
 mod single;
 mod slot;
+mod superseded;
 mod sync;
 mod window;
 

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::layer::Parts;
 use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
-use crate::clock::{Tick, now};
+use crate::clock::{Tick, handed_down, now};
 use crate::context::ReadContext;
 use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
@@ -32,9 +32,14 @@ impl<C, X, R> Held<C, X, R> {
         Self { parts: Some(parts), started, sent: false }
     }
 
-    fn end(&mut self, end: End) {
+    fn end(&mut self, end: End, unmeasured: bool) {
         if let Some(parts) = self.parts.take() {
-            parts.admission.backend().finish(self.started, end);
+            let backend = parts.admission.backend();
+            if unmeasured && end == End::Success {
+                backend.finish_at_once(self.started);
+            } else {
+                backend.finish(self.started, end);
+            }
         }
     }
 
@@ -178,7 +183,7 @@ where
     S: Service<Req>,
     C: Classify<Req, S::Response, S::Error>,
 {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(inner: S, req: Req, parts: Ref<Parts<C, X, R>>) -> Self {
         let coming = Some(Coming { parts, call: Call { inner, req } });
         Self { state: State::Arriving { coming } }
@@ -236,6 +241,7 @@ where
     fn arrive(
         mut state: Place<'_, S, Req, C, X, R>,
         cx: &mut Context<'_>,
+        unmeasured: &mut bool,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         let StateProj::Arriving { coming } = state.as_mut().project() else {
             return Poll::Pending;
@@ -243,10 +249,12 @@ where
         let Some(Coming { parts, mut call }) = coming.take() else { return Poll::Pending };
         let backend = parts.admission.backend();
         let context = parts.context.context(&call.req);
-        let now = now();
+        let now = handed_down();
         let deadline =
             context.deadline().map_or_else(|| now.after(parts.admission.longest()), |by| by.tick());
-        match backend.arrive(deadline, context.criticality(), now) {
+        let (arrival, measured) = backend.arrive(deadline, context.criticality(), now);
+        *unmeasured = !measured;
+        match arrival {
             Arrival::Admitted => {
                 let held = Held::new(parts, now);
                 match call.inner.poll_ready(cx) {
@@ -260,7 +268,7 @@ where
                     }
                 }
             }
-            otherwise => Self::wait_or_refuse(state, otherwise, now, Coming { parts, call }),
+            otherwise => Self::wait_or_refuse(state, &otherwise, now, Coming { parts, call }),
         }
     }
 
@@ -282,13 +290,14 @@ where
     fn finish(
         mut state: Place<'_, S, Req, C, X, R>,
         result: Result<S::Response, S::Error>,
+        unmeasured: bool,
     ) -> Answer<S, Req, R> {
         if let StateProj::Called { ticket, held, .. } = state.as_mut().project() {
             // Also if judging the answer panics.
             held.sent = false;
             if let (Some(ticket), Some(parts)) = (ticket.take(), &held.parts) {
                 let verdict = parts.classify.finish(ticket, result.as_ref());
-                held.end(end(&verdict));
+                held.end(end(&verdict), unmeasured);
             }
         }
         state.set(State::Done);
@@ -299,12 +308,12 @@ where
     #[inline(never)]
     fn wait_or_refuse(
         mut state: Place<'_, S, Req, C, X, R>,
-        arrival: Arrival,
+        arrival: &Arrival,
         now: Tick,
         coming: Coming<S, Req, Parts<C, X, R>>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         let backend = coming.parts.admission.backend();
-        let why = match arrival {
+        let why = match *arrival {
             Arrival::Wait(key) => {
                 let waiting = Waiting::new(backend.clone(), key, now);
                 state.set(State::Waiting { waiting, coming: Some(coming) });
@@ -381,8 +390,9 @@ where
                 return Poll::Pending;
             }
         }
-        let Readying { held, call, deadline, timer } = readying;
-        let late = timer.is_some() && deadline <= now();
+        let Readying { held, call, deadline, .. } = readying;
+        // It has waited: for its place, or for the service.
+        let late = deadline <= now();
         match ready {
             Poll::Ready(Err(error)) => {
                 held.end_unsent();
@@ -416,13 +426,15 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
+        // Of a call that is sent in this very poll.
+        let mut unmeasured = false;
         loop {
             let step = match state.as_mut().project() {
                 StateProj::Called { future, .. } => {
                     let result = ready!(future.poll(cx));
-                    return Poll::Ready(Self::finish(state, result));
+                    return Poll::Ready(Self::finish(state, result, unmeasured));
                 }
-                StateProj::Arriving { .. } => Self::arrive(state.as_mut(), cx),
+                StateProj::Arriving { .. } => Self::arrive(state.as_mut(), cx, &mut unmeasured),
                 StateProj::Through { future } => return future.poll(cx).map_err(R::map_err),
                 StateProj::Waiting { .. } => Self::wait(state.as_mut(), cx),
                 StateProj::Readying { .. } => Self::ask(state.as_mut(), cx),

@@ -38,6 +38,10 @@ const FIRST_PATIENCE: f64 = 60e9;
 const IN_VAIN: f64 = 4.0;
 /// A throttled answer leaves so much of the limit.
 const ASKED_FOR_LESS: f64 = 0.9;
+/// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
+/// that come sooner, and need not even be waited for, one in so many is measured.
+const QUICK: u64 = 10_000;
+const MEASURED: u32 = 8;
 pub(super) const MAX_LIMIT: u32 = 1_000_000;
 
 #[derive(Debug)]
@@ -84,6 +88,9 @@ pub(super) struct Core {
     gap: f64,
     patience: f64,
     tokens: u32,
+    /// The last answer that was measured came at once, in the processor's sense.
+    quick: bool,
+    unmeasured: u32,
     /// How many calls a second it takes, once it has asked for less.
     pub(super) pace: Pace,
     /// Off, a callee that throttles some callers does not hold back the others.
@@ -123,6 +130,8 @@ impl Core {
             gap: 0.0,
             patience: 0.0,
             tokens: MAX_TOKENS,
+            quick: false,
+            unmeasured: 0,
             pace: Pace::new(),
             learns_quota: false,
             counts: Counts::default(),
@@ -289,12 +298,18 @@ impl Core {
         }
     }
 
-    /// Slots of the abandoned come back, and an outage is noticed.
-    fn look(&mut self, now: Tick) {
+    /// Slots of the abandoned come back.
+    #[inline]
+    pub(super) fn reap(&mut self, now: Tick) {
         while self.zombies.peek().is_some_and(|Reverse(due)| *due <= now) {
             self.zombies.pop();
             self.in_flight -= 1;
         }
+    }
+
+    /// They do, and an outage is noticed.
+    fn look(&mut self, now: Tick) {
+        self.reap(now);
         if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
             return;
         }
@@ -545,14 +560,9 @@ impl Core {
         }
         match end {
             End::Success => {
-                self.throttled = self.throttled.saturating_sub(1);
                 self.latency.record(took, !reached);
-                if !reached && self.latency.is_near() {
-                    self.usual += (f64::from(self.in_flight) + 1.0 - self.usual) / 64.0;
-                }
-                self.succeeded(started, now);
-                self.grow(reached);
-                self.pace.taken(started, now);
+                self.quick = took < QUICK && self.latency.is_warm();
+                self.went_well(reached, started, now);
             }
             End::Failure => {
                 self.failed(now);
@@ -577,6 +587,52 @@ impl Core {
         if end != End::Ignored && !self.fixed {
             self.shrink(now);
         }
+        self.earn(end);
+        if !self.room.is_empty() {
+            self.dispatch(now, wakers);
+        }
+    }
+
+    /// The call that has just been admitted need not be measured, if it is answered in the poll in which it is sent:
+    /// its like are answered so quickly that some of them say enough, and nothing is out of the ordinary.
+    #[inline]
+    pub(super) fn needs_no_time(&mut self) -> bool {
+        let all_is_well = self.quick
+            && self.state == State::Up
+            && self.pace.phase() == Phase::Free
+            && self.latency.is_near();
+        if all_is_well {
+            self.unmeasured = (self.unmeasured + 1) % MEASURED;
+        }
+        all_is_well && self.unmeasured != 0
+    }
+
+    /// Such a call has succeeded.
+    #[inline]
+    pub(super) fn finish_at_once(&mut self, started: Tick, wakers: &mut Wakers) {
+        let reached = self.is_reached();
+        self.in_flight -= 1;
+        self.quiet_since = self.quiet_since.max(started);
+        self.went_well(reached, started, started);
+        self.earn(End::Success);
+        if !self.room.is_empty() {
+            self.dispatch(started, wakers);
+        }
+    }
+
+    #[inline]
+    fn went_well(&mut self, reached: bool, started: Tick, now: Tick) {
+        self.throttled = self.throttled.saturating_sub(1);
+        if !reached && self.latency.is_near() {
+            self.usual += (f64::from(self.in_flight) + 1.0 - self.usual) / 64.0;
+        }
+        self.succeeded(started, now);
+        self.grow(reached);
+        self.pace.taken(started, now);
+    }
+
+    #[inline]
+    fn earn(&mut self, end: End) {
         // A failure only where failures lead to being down: else retries would pay for themselves.
         let answered = match end {
             End::Success | End::Answered => true,
@@ -585,9 +641,6 @@ impl Core {
         };
         if answered && self.earns() {
             self.tokens = (self.tokens + 1).min(MAX_TOKENS);
-        }
-        if !self.room.is_empty() {
-            self.dispatch(now, wakers);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sync::{Mutex, lock};
 
 use super::config::Config;
+use super::health::{FORGOTTEN, Health, IN, OUT};
 
 /// A failure is as slow as so many typical calls: it must not look like a quick answer.
 const FAILURE: f64 = 20.0;
@@ -18,8 +19,7 @@ const GIVEN_UP: f64 = 4.0;
 const TOO_SLOW: f64 = 16.0;
 /// But not below a millisecond (in nanoseconds): that is a pause of this process.
 const PAUSE: f64 = 1e6;
-/// Weight of one call in the latency of its endpoint, and in the pool's.
-const OWN: f64 = 0.2;
+/// Weight of one call in the latency that is typical of the pool.
 const POOL: f64 = 0.02;
 /// What an endpoint that has just returned gets at first, of its share.
 const START: f64 = 0.1;
@@ -27,15 +27,10 @@ const START: f64 = 0.1;
 const SURE: f64 = 4.0;
 /// Loads nearer than this are equal: an estimate that is a hair lower must not take every draw.
 const SAME: f64 = 0.99;
-/// After so many times the memory nothing is known any more of an endpoint that got no call, and it is asked.
-const FORGOTTEN: u32 = 3;
 /// Draws before it looks at every endpoint.
 const DRAWS: usize = 8;
 /// Calls whose last endpoint is remembered.
 const TRAILS: usize = 256;
-
-const IN: u32 = 0;
-const OUT: u32 = 1;
 
 /// How a call came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +39,8 @@ pub(super) enum End {
     Failure,
     /// Dropped by its caller.
     Cancelled,
+    /// Dropped because another attempt has answered.
+    Superseded,
     /// Says nothing.
     Ignored,
 }
@@ -63,107 +60,11 @@ pub(super) enum Why {
     Operator,
 }
 
-/// What is known of one endpoint.
-#[derive(Debug)]
-pub(super) struct Health {
-    pub(super) label: Arc<str>,
-    /// For the trails; never 0.
-    id: u64,
-    pub(super) in_flight: AtomicU32,
-    /// Nanoseconds as `f64`; 0 while nothing is known.
-    latency: AtomicU64,
-    /// When `latency` was last learned.
-    learned: AtomicU64,
-    /// When it last answered, or got its first call after none; 0: it never had one.
-    progress: AtomicU64,
-    in_row: AtomicU32,
-    /// Calls and failures that are remembered, together: `calls << 32 | failures`.
-    counted: AtomicU64,
-    state: AtomicU32,
-    /// Since when it is back, for the slow start; 0: it never went.
-    back: AtomicU64,
-    pub(super) calls: AtomicU64,
-    pub(super) failed: AtomicU64,
-}
-
-impl Health {
-    pub(super) fn is_out(&self) -> bool {
-        self.state.load(Relaxed) == OUT
-    }
-
-    /// Expected time of a call, in nanoseconds; a call that hangs counts for as long as it has.
-    fn expects(&self, typical: f64, memory: f64, now: Tick) -> f64 {
-        let known = f64::from_bits(self.latency.load(Relaxed));
-        let expected = if known <= 0.0 {
-            typical
-        } else if typical > 0.0 {
-            typical + (known - typical) * self.fresh(memory, now)
-        } else {
-            known
-        };
-        if self.in_flight.load(Relaxed) == 0 {
-            return expected.max(1.0);
-        }
-        let stalled = now.since(Tick(self.progress.load(Relaxed))).as_nanos() as f64;
-        expected.max(stalled).max(1.0)
-    }
-
-    /// What the next call would wait for: those that are there, and itself.
-    fn load(&self, typical: f64, memory: f64, now: Tick) -> f64 {
-        f64::from(self.in_flight.load(Relaxed) + 1) * self.expects(typical, memory, now)
-    }
-
-    pub(super) fn latency(&self) -> Duration {
-        Duration::from_nanos(f64::from_bits(self.latency.load(Relaxed)) as u64)
-    }
-
-    /// What still counts of what was learned last.
-    fn fresh(&self, memory: f64, now: Tick) -> f64 {
-        let age = now.since(Tick(self.learned.load(Relaxed))).as_nanos() as f64;
-        // Most calls find it fresh.
-        if age < memory / 16.0 {
-            1.0
-        } else if age < f64::from(FORGOTTEN) * memory {
-            (-age / memory).exp()
-        } else {
-            // A twentieth of ten seconds would still be dear beside microseconds.
-            0.0
-        }
-    }
-
-    /// A call weighs the more the longer it is since the one before it: after a long time it is all that is known.
-    fn learn(&self, took: f64, memory: f64, now: Tick) {
-        // Two at once may lose one of two: it is an estimate.
-        let known = f64::from_bits(self.latency.load(Relaxed));
-        let old = (1.0 - OWN) * self.fresh(memory, now);
-        let latency = if known > 0.0 { took + old * (known - took) } else { took.max(1.0) };
-        self.latency.store(latency.to_bits(), Relaxed);
-        self.learned.store(now.0, Relaxed);
-    }
-
-    fn counts(&self) -> (f64, f64) {
-        let both = self.counted.load(Relaxed);
-        ((both >> 32) as f64, (both & 0xffff_ffff) as f64)
-    }
-
-    fn count(&self, failed: bool) {
-        let both = self.counted.fetch_add(1 << 32 | u64::from(failed), Relaxed);
-        if both >> 32 >= 1000 {
-            self.halve();
-        }
-    }
-
-    fn halve(&self) {
-        let _ = self.counted.fetch_update(Relaxed, Relaxed, |both| {
-            Some((both >> 33) << 32 | ((both & 0xffff_ffff) >> 1))
-        });
-    }
-}
-
 /// Of an endpoint that is out.
 #[derive(Debug)]
 struct Ejected {
     health: Arc<Health>,
+    since: Tick,
     probe_at: Tick,
     interval: Duration,
 }
@@ -271,20 +172,7 @@ impl Core {
     pub(super) fn insert(&self, label: Arc<str>) -> Arc<Health> {
         let mut state = lock(&self.state);
         state.last_id += 1;
-        let health = Arc::new(Health {
-            label,
-            id: state.last_id,
-            in_flight: AtomicU32::new(0),
-            latency: AtomicU64::new(0),
-            learned: AtomicU64::new(0),
-            progress: AtomicU64::new(0),
-            in_row: AtomicU32::new(0),
-            counted: AtomicU64::new(0),
-            state: AtomicU32::new(IN),
-            back: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        });
+        let health = Arc::new(Health::new(label, state.last_id));
         state.all.push(Arc::clone(&health));
         state.next_look = Tick(0);
         self.settle(&state);
@@ -382,7 +270,7 @@ impl Core {
     /// Where the call went last, as far as that is still known.
     fn last_of(&self, call: u64) -> u64 {
         let there = self.trail(call).load(Relaxed);
-        if call != 0 && there >> 16 == trail(call, 0) >> 16 { there & 0xffff } else { 0 }
+        if call != 0 && there >> 32 == trail(call, 0) >> 32 { there & 0xffff_ffff } else { 0 }
     }
 
     fn choose<'a>(
@@ -407,7 +295,7 @@ impl Core {
         let memory = self.memory.load(Relaxed) as f64;
         let usable = |place: usize| {
             let one = get(place);
-            (all || !one.is_out()) && (avoid == 0 || one.id & 0xffff != avoid)
+            (all || !one.is_out()) && (avoid == 0 || one.id & 0xffff_ffff != avoid)
         };
         let bits = self.draw();
         let Some(one) = draw(count, bits, usable) else {
@@ -472,20 +360,31 @@ impl Core {
         now: Tick,
     ) -> Option<Change> {
         health.in_flight.fetch_sub(1, Relaxed);
-        health.progress.store(now.0, Relaxed);
+        let dropped = matches!(end, End::Cancelled | End::Superseded);
+        if !dropped {
+            health.progress.store(now.0, Relaxed);
+        }
         let took = now.since(started).as_nanos() as f64;
         let typical = self.typical();
-        let known = typical > 0.0;
+        let memory = self.memory.load(Relaxed) as f64;
+        let longer = |times| typical > 0.0 && took > PAUSE.max(times * typical);
         let failed = match end {
             End::Ignored => return None,
-            End::Success => known && took > PAUSE.max(TOO_SLOW * typical),
+            End::Success => longer(TOO_SLOW),
             End::Failure => true,
-            End::Cancelled if known && took > PAUSE.max(GIVEN_UP * typical) => true,
-            End::Cancelled => return None,
+            End::Cancelled if longer(GIVEN_UP) => true,
+            // Its answer takes at least so long: no failure, but not forgotten either.
+            End::Cancelled | End::Superseded => {
+                if took > health.known(typical, memory, now) {
+                    health.learn(took, memory, now);
+                }
+                let late = end == End::Superseded && longer(GIVEN_UP);
+                // As long as others give up after, once is chance. Again and again it is the endpoint.
+                return if late { self.fail(health, now) } else { None };
+            }
         };
         health.calls.fetch_add(1, Relaxed);
         health.count(failed);
-        let memory = self.memory.load(Relaxed) as f64;
         if end == End::Success {
             self.learn(took);
             health.learn(took, memory, now);
@@ -493,12 +392,13 @@ impl Core {
             health.learn(took.max(FAILURE * typical), memory, now);
         }
         if failed {
+            health.failed.fetch_add(1, Relaxed);
             return self.fail(health, now);
         }
         if health.in_row.load(Relaxed) != 0 {
             health.in_row.store(0, Relaxed);
         }
-        if health.is_out() { self.put_back(health, Why::Answered, now) } else { None }
+        if health.is_out() { self.answered(health, started, now) } else { None }
     }
 
     fn learn(&self, took: f64) {
@@ -510,7 +410,6 @@ impl Core {
 
     #[cold]
     fn fail(&self, health: &Arc<Health>, now: Tick) -> Option<Change> {
-        health.failed.fetch_add(1, Relaxed);
         let in_row = health.in_row.fetch_add(1, Relaxed).saturating_add(1);
         let mut state = lock(&self.state);
         self.forget(&mut state, now);
@@ -525,7 +424,7 @@ impl Core {
         health.state.store(OUT, Relaxed);
         let interval = state.config.probe_after;
         let probe_at = now.after(interval);
-        state.out.push(Ejected { health: Arc::clone(health), probe_at, interval });
+        state.out.push(Ejected { health: Arc::clone(health), since: now, probe_at, interval });
         self.settle(&state);
         self.ejections.fetch_add(1, Relaxed);
         Some(Change { out: true, why })
@@ -540,6 +439,16 @@ impl Core {
                 state.all.iter().for_each(|one| one.halve());
             }
         }
+    }
+
+    /// One that is out has answered well. If the call is from before it does not say how it is now.
+    #[cold]
+    fn answered(&self, health: &Arc<Health>, started: Tick, now: Tick) -> Option<Change> {
+        let state = lock(&self.state);
+        let out = state.out.iter().find(|out| out.health.id == health.id)?;
+        let old = started <= out.since;
+        drop(state);
+        if old { None } else { self.put_back(health, Why::Answered, now) }
     }
 
     #[cold]
@@ -565,9 +474,11 @@ impl Core {
     }
 }
 
-/// 48 bits of the call, 16 of the endpoint.
+/// 32 bits of the call beside those that say which trail, 32 of the endpoint.
 fn trail(call: u64, id: u64) -> u64 {
-    call << 16 | id & 0xffff
+    // Those above the middle depend on all.
+    let mixed = (call / TRAILS as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed & 0xffff_ffff << 32 | id & 0xffff_ffff
 }
 
 /// A place that is usable, at random: each as likely as the next, unless most are not usable.

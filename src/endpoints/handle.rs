@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::config::{Config, EndpointsBuilder};
-use super::core::{Core, Health, Why};
+use super::core::{Core, Why};
+use super::health::Health;
 use super::service::EndpointsService;
 use super::shared::Shared;
 use crate::clock;

@@ -60,7 +60,7 @@
 //! *Return.* After [`probe_after`](EndpointsBuilder::probe_after) one request, a first attempt, goes there as a
 //! probe. If it is answered well the endpoint is back, with a tenth of its share at first and all of it after
 //! [`slow_start`](EndpointsBuilder::slow_start). If not, or if it hangs, the next probe follows after twice
-//! the time.
+//! the time. The answer to a call from before the ejection takes nobody back.
 //!
 //! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
 //! the fault is then rarely theirs, and those that are left could not carry it. The first good answer of each
@@ -75,7 +75,10 @@
 //! *Readiness.* Always ready; nothing is reserved. The endpoint is chosen in `call`, and its own readiness is
 //! waited for in the future. If that is an error the endpoint has failed, and the call with it.
 //!
-//! *Cancellation.* Dropping the future drops the call; it no longer counts as in flight.
+//! *Cancellation.* Dropping the future drops the call; it no longer counts as in flight. What it says is that
+//! the answer takes at least so long: the average of its endpoint goes up, if that is more. If its caller
+//! waited for more than 4 typical answers, it has failed. One that lost to a [hedge](crate::hedge) after that time
+//! has not, since nobody gave up; but it counts among those in a row: once is chance, three times is not.
 //!
 //! *Sharing.* Clones of [`Endpoints`] and of its services share everything. Services see a change of the
 //! endpoints at their next call. A call clones the service of its endpoint, through a shared reference:
@@ -104,6 +107,7 @@ mod config;
 mod core;
 mod future;
 mod handle;
+mod health;
 mod managed;
 mod service;
 mod shared;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::Config;
-use super::core::{Asked, Core, End, Health, Why};
+use super::core::{Asked, Core, End, Why};
+use super::health::Health;
 use crate::clock::Tick;
 
 const FIRST: Asked = Asked { attempt: 1, call: 0 };
@@ -197,6 +198,25 @@ fn failures_of_all_alike_eject_few() {
 }
 
 #[test]
+fn an_answer_to_a_call_from_before_takes_nobody_back() {
+    let mut pool = Pool::new(3, Config::default());
+    pool.run(100, all_well);
+    // Out since one of every two has failed; one that was sent before is answered.
+    let sent = pool.now;
+    pool.all[0].in_flight.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+    pool.now = pool.now.after(ms(5));
+    pool.eject(0);
+    pool.now = pool.now.after(ms(5));
+    assert_eq!(pool.end(0, sent, End::Success), None);
+    assert_eq!(pool.out(), [0]);
+    // Nor does its failure make the wait for the probe longer.
+    pool.end(0, sent, End::Failure);
+    pool.now = pool.now.after(ms(1000));
+    assert_eq!(pool.pick(FIRST), 0);
+    assert_eq!(pool.end(0, pool.now, End::Success).unwrap().why, Why::Answered);
+}
+
+#[test]
 fn one_that_hangs_gets_no_more() {
     let mut pool = Pool::new(3, Config::default());
     pool.run(100, all_well);
@@ -252,6 +272,106 @@ fn a_pause_of_this_process_is_no_failure() {
     // Ten thousand times what the others take.
     assert_eq!(slow(ms(1)), None);
     assert!(slow(ms(2)).is_some());
+}
+
+#[test]
+fn who_loses_to_a_hedge_has_not_failed_but_counts_as_slow() {
+    let mut pool = Pool::new(3, Config { failures_in_row: 21, ..Config::default() });
+    pool.run(100, all_well);
+    let lose = |pool: &mut Pool, end| {
+        let started = pool.now;
+        pool.all[0].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        pool.now = pool.now.after(ms(60));
+        pool.end(0, started, end)
+    };
+    for _ in 0..20 {
+        assert_eq!(lose(&mut pool, End::Superseded), None);
+    }
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 0);
+    let latency = pool.all[0].latency();
+    assert!((ms(58)..=ms(60)).contains(&latency), "{latency:?}");
+    // Less than what is known says nothing.
+    let started = pool.now;
+    pool.all[0].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    pool.end(0, started, End::Superseded);
+    assert_eq!(pool.all[0].latency(), latency);
+    // Too often in a row is too often, but an answer in between is a sign of life.
+    assert_eq!(lose(&mut pool, End::Superseded).unwrap().why, Why::InRow(21));
+    pool.core.put_back(&pool.all[0], Why::Operator, pool.now);
+    for _ in 0..20 {
+        assert_eq!(lose(&mut pool, End::Superseded), None);
+    }
+    pool.force(0, End::Success);
+    assert_eq!(lose(&mut pool, End::Superseded), None);
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 0);
+    // Given up after as long, it has failed.
+    assert_eq!(lose(&mut pool, End::Cancelled), None);
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[test]
+fn one_whose_callers_leave_early_gets_fewer() {
+    let mut pool = Pool::new(4, Config::default());
+    pool.run(100, all_well);
+    // They wait for three typical answers, which is no failure yet.
+    let mut calls: Vec<(usize, Tick)> = Vec::new();
+    let mut got = [0; 4];
+    for _ in 0..4000 {
+        let place = pool.pick(FIRST);
+        got[place] += 1;
+        calls.push((place, pool.now));
+        pool.now = pool.now.after(ms(2));
+        let over: Vec<_> = calls
+            .extract_if(.., |(place, started)| {
+                pool.now.since(*started) >= ms(if *place == 0 { 30 } else { 10 })
+            })
+            .collect();
+        for (place, started) in over {
+            let end = if place == 0 { End::Cancelled } else { End::Success };
+            assert_eq!(pool.end(place, started, end), None);
+        }
+    }
+    // A fourth, were it as good as the others.
+    assert!(got[0] < 300, "{got:?}");
+}
+
+#[test]
+fn a_call_that_is_given_up_is_no_sign_of_life() {
+    let mut pool = Pool::new(2, Config::default());
+    pool.run(100, all_well);
+    let begin = |place: usize| {
+        pool.all[place].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
+    // One is always out there, none of the others is waited for as long as an answer takes.
+    while pool.pick(FIRST) != 0 {}
+    for _ in 0..300 {
+        begin(0);
+        pool.now = pool.now.after(ms(3));
+        pool.end(0, Tick(pool.now.0 - 3_000_000), End::Cancelled);
+    }
+    // The other one has far more calls, which it answers.
+    (0..9).for_each(|_| begin(1));
+    pool.end(1, Tick(pool.now.0 - 10_000_000), End::Success);
+    let got = (0..50).filter(|_| pool.pick(FIRST) == 0).count();
+    assert_eq!(got, 0);
+}
+
+#[test]
+fn after_many_insertions_a_retry_still_knows_where_it_was() {
+    let mut pool = Pool::new(1, Config::default());
+    for _ in 0..0xffff {
+        let passing = pool.core.insert("passing".into());
+        pool.core.remove(&passing);
+    }
+    // Its number is that of the first and 65,536.
+    pool.all.push(pool.core.insert("late".into()));
+    for call in 1..100 {
+        let first = pool.pick(Asked { attempt: 1, call });
+        pool.end(first, pool.now, End::Ignored);
+        let second = pool.pick(Asked { attempt: 2, call });
+        pool.end(second, pool.now, End::Ignored);
+        assert_ne!(first, second);
+    }
 }
 
 #[test]

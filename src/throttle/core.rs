@@ -103,6 +103,33 @@ impl Core {
         self.buckets = [Bucket::default(); BUCKETS];
     }
 
+    /// What was learned is kept, unless it is not to be learned any more. Of a window that gets shorter the same part
+    /// is kept of what was counted.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub(super) fn reconfigure(&mut self, limits: Limits, random: Option<Random>, now: Tick) {
+        let (requests, accepts) = self.window(now);
+        let part = (limits.window as f64 / self.limits.window as f64).min(1.0);
+        let same = limits.window == self.limits.window;
+        self.limits = limits;
+        if !same {
+            self.buckets = [Bucket::default(); BUCKETS];
+            let bucket = self.bucket(now);
+            (bucket.requests, bucket.accepts) = (requests * part, accepts * part);
+        }
+        if !limits.quota && self.phase() != Phase::Free {
+            self.pace.reset();
+            self.free.clear();
+        }
+        if let Some(random) = random {
+            self.random = random;
+        }
+    }
+
+    /// What is too old to count is forgotten, also if nobody calls.
+    pub(super) fn age(&mut self, now: Tick) {
+        self.pace.age(now);
+    }
+
     pub(super) const fn max_share(&self) -> f64 {
         self.limits.max_share
     }
@@ -173,9 +200,21 @@ impl Core {
         self.turn(deadline, now, now)
     }
 
-    /// Its turn was moved while it waited, since `arrived`.
-    pub(super) fn again(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
-        self.turn(deadline, arrived, now)
+    /// Its turn has come, or was moved while it waited, since `arrived`. `None` if it can go.
+    pub(super) fn again(
+        &mut self,
+        (turn, change): (Tick, u32),
+        deadline: Option<Tick>,
+        arrived: Tick,
+        now: Tick,
+    ) -> Option<Answer> {
+        if deadline.is_some_and(|at| at <= now) {
+            // It was woken too late: nobody waits for it any longer.
+            self.give_back(change, turn, now);
+            self.counts.expired += 1;
+            return Some(Answer::Expired);
+        }
+        (self.pace.change() != change).then(|| self.turn(deadline, arrived, now))
     }
 
     fn turn(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {

@@ -2,11 +2,9 @@
 
 use super::core::Core;
 use super::handle::{Shared, ThrottleStats};
-use crate::clock::now;
 use crate::error::ConfigError;
 use crate::managed::{Level, Managed, ObjectStatus, Operation, unknown};
 use crate::name::LayerKind;
-use crate::sync::lock;
 
 const COMMANDS: &[&str] = &["reset"];
 
@@ -20,12 +18,10 @@ impl Managed for Shared {
     }
 
     fn describe(&self) -> ObjectStatus {
-        let now = now();
-        let (stats, (asked, taken), due, most) = {
-            let core = lock(&self.core);
+        let (stats, (asked, taken), due, most) = self.step_now(|core, now| {
             let next = core.pace.due().since(now);
-            (ThrottleStats::of(&core, now), core.window(now), next, core.max_share())
-        };
+            (ThrottleStats::of(core, now), core.window(now), next, core.max_share())
+        });
         let sheds = stats.shed_share > 0.0;
         let few = || format!("only {taken} of the last {asked} calls were taken");
         let (level, mut why) = match (stats.state, stats.quota) {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::core::{Answer, Core, End};
+use super::core::{Answer, End};
 use super::handle::Shared;
 use crate::clock::{Tick, now};
 use crate::name::LayerKind;
@@ -20,7 +20,8 @@ pub(super) struct Permit {
     shared: Option<Arc<Shared>>,
     turn: Tick,
     change: u32,
-    /// When it was sent.
+    /// When it was granted: it is sent at once then.
+    granted: Tick,
     sent: Option<Tick>,
 }
 
@@ -49,7 +50,8 @@ impl Permit {
     ) -> Asked {
         match answer {
             Answer::Go { at, change } => {
-                let permit = Self { shared: Some(shared), turn: at, change, sent: None };
+                let permit =
+                    Self { shared: Some(shared), turn: at, change, granted: now, sent: None };
                 let Some(shared) = &permit.shared else { return Asked::Granted(permit) };
                 if at <= now {
                     if arrived < now {
@@ -74,9 +76,8 @@ impl Permit {
     /// The call is made now.
     pub(super) fn sent(&mut self) {
         if let Some(shared) = &self.shared {
-            let now = now();
-            self.sent = Some(now);
-            shared.step(|core| core.sent(now));
+            self.sent = Some(self.granted);
+            shared.step(|core| core.sent(self.granted));
         }
     }
 
@@ -110,15 +111,13 @@ impl Waiting {
             self.permit.shared = Some(shared);
             return Asked::Wait(self);
         }
-        let (change, deadline, arrived) = (self.permit.change, self.deadline, self.arrived);
-        let same = |core: &mut Core| {
-            (core.pace.change() != change).then(|| core.again(deadline, arrived, now))
-        };
-        match shared.step(same) {
+        let had = (self.permit.turn, self.permit.change);
+        let (deadline, arrived) = (self.deadline, self.arrived);
+        match shared.step(|core| core.again(had, deadline, arrived, now)) {
             None => {
                 self.span.end(LET_THROUGH);
                 shared.waited(now.since(arrived));
-                self.permit.shared = Some(shared);
+                (self.permit.shared, self.permit.granted) = (Some(shared), now);
                 Asked::Granted(self.permit)
             }
             Some(answer) => Permit::told(shared, answer, deadline, arrived, now, self.span),

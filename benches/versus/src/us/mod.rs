@@ -8,6 +8,7 @@ mod limit;
 mod live;
 mod retry;
 mod stack;
+mod throttle;
 
 use std::convert::Infallible;
 
@@ -33,6 +34,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(stack::cases());
     #[cfg(feature = "live")]
     all.extend(live::cases());
+    all.extend(throttle::cases());
     all.extend(idem::cases());
     all.extend([
         case("answer", "us stack of 3", Expect::Allowed, request).against("http/answer/identity"),
