@@ -156,6 +156,25 @@ fn loom_the_last_one_leaves_while_the_call_is_woken() {
 }
 
 #[test]
+fn loom_a_call_that_is_woken_while_it_is_polled_is_polled_again() {
+    model(|| {
+        let (reads, callee) = (reads(), Arc::<Callee>::default());
+        let (one, two) = (Caller::new(&reads, &callee), Caller::new(&reads, &callee));
+        let ends = {
+            let callee = Arc::clone(&callee);
+            thread::spawn(move || callee.end())
+        };
+        // It has the call, and goes.
+        let two = two.poll();
+        let goes = thread::spawn(move || drop(one));
+        ends.join().unwrap();
+        goes.join().unwrap();
+        assert!(got_it(&two.ends()));
+        is_empty(&reads);
+    });
+}
+
+#[test]
 fn loom_all_who_wait_get_what_one_of_them_fetched() {
     model(|| {
         let (reads, callee) = (reads(), Arc::<Callee>::default());

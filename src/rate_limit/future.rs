@@ -100,9 +100,10 @@ struct Unspent {
 }
 
 impl Unspent {
-    fn spend(mut self) -> Level {
+    /// `wanted`: somebody looks at the level.
+    fn spend(mut self, wanted: bool) -> Level {
         self.grant = None;
-        self.shared.level(now())
+        self.shared.level(if wanted { now() } else { 0 })
     }
 }
 
@@ -200,7 +201,7 @@ where
                         continue;
                     };
                     let future = call.inner.call(call.req);
-                    let ink = Some(H::ink(unspent.spend()));
+                    let ink = Some(H::ink(unspent.spend(H::WRITES)));
                     this.state.set(WaitState::Called { future, ink });
                 }
                 WaitProj::Called { future, ink } => {
