@@ -22,6 +22,26 @@ use crate::timeout::Timeout;
 
 /// A client's layers as one; [the module](super) has their order. Made by [`client`]; every service it wraps
 /// shares its objects.
+///
+/// ```
+/// use buttress::presets::{ClientLayer, ClientPlan, client};
+/// use buttress::BoxError;
+/// use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
+/// // Kept with its objects, to ask them later; the service by a short name.
+/// struct Client {
+///     stack: ClientLayer,
+///     service: BoxCloneSyncService<u32, u32, BoxError>,
+/// }
+/// let stack = client(&ClientPlan::new("double"))?;
+/// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+/// let service = BoxCloneSyncService::new(stack.layer(double));
+/// let client = Client { stack, service };
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// assert_eq!(client.service.oneshot(4).await.unwrap(), 8);
+/// assert_eq!(client.stack.backend().unwrap().stats().admitted, 1);
+/// # });
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ClientLayer<C = AnyError, P = CloneRequest, X = NoContext, R = AsError, F = Absent> {
     pub(super) parts: ClientParts,
