@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::layer::Parts;
 use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
-use crate::clock::{Tick, handed_down, now};
+use crate::clock::{Tick, hand_down, handed_down, now};
 use crate::context::ReadContext;
 use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
@@ -259,7 +259,10 @@ where
                 let held = Held::new(parts, now);
                 match call.inner.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
+                        let hands_down = held.parts.as_ref().is_some_and(|parts| parts.hands_down);
+                        let handed_down = hands_down.then(|| hand_down(now));
                         Self::send(state, held, call);
+                        drop(handed_down);
                         Poll::Ready(None)
                     }
                     ready => {

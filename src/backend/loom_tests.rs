@@ -45,7 +45,7 @@ fn of(limit: u32) -> (Backend, Tick) {
 }
 
 fn arrive(backend: &Backend, start: Tick) -> Arrival {
-    backend.arrive(start.after(Duration::from_secs(3600)), Criticality::Critical, start)
+    backend.arrive(start.after(Duration::from_secs(3600)), Criticality::Critical, start).0
 }
 
 /// At a backend that is full.

@@ -115,9 +115,10 @@ struct Unspent {
 }
 
 impl Unspent {
-    fn spend(mut self) -> Level {
+    /// `wanted`: somebody looks at the level.
+    fn spend(mut self, wanted: bool) -> Level {
         self.grant = None;
-        self.shared.level(now())
+        self.shared.level(if wanted { now() } else { 0 })
     }
 }
 
@@ -215,7 +216,7 @@ where
                         continue;
                     };
                     let future = call.inner.call(call.req);
-                    let ink = Some(H::ink(unspent.spend()));
+                    let ink = Some(H::ink(unspent.spend(H::WRITES)));
                     this.state.set(WaitState::Called { future, ink });
                 }
                 WaitProj::Called { future, ink } => {

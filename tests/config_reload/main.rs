@@ -16,6 +16,7 @@ mod commands;
 mod kit;
 mod live;
 mod load;
+mod places;
 mod rig;
 mod torn;
 

@@ -7,6 +7,7 @@ mod golden;
 mod hostile;
 mod hostile_files;
 mod messages;
+mod per_task;
 mod reload;
 mod round_trip;
 mod stacks;

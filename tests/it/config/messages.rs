@@ -43,6 +43,37 @@ fn pinned() {
     assert_eq!(seen, cases);
 }
 
+/// Of one block, too: the builder is asked again after each.
+#[test]
+fn all_contradictions_at_once() {
+    let text = "\
+breakers:
+  db: {open_for: 60s, open_for_max: 10s, failure_rate: 50%, window_calls: 5, min_calls: 9, half_open_for: 1s, probe_lease: 2s}
+  cache: {failure_rate: 50%, window: 5s, window_calls: 5}
+retry_budgets:
+  pay: {burst: 5, floor: 6, tokens: 10, initial_tokens: 11}
+faults:
+  slow: {environment: a, environment_from: B, rules: [{fault: loss, during: {start: 5s, end: 1s}}, {fault: hang, during: {start: 9s, end: 2s}}]}
+clients:
+  pay: {endpoints: {probe_after: 60s}, breaker: {min_calls: 3, open_for: 9s, open_for_max: 1s}}
+";
+    assert_eq!(
+        yaml(text),
+        "\
+f.yml:3: breakers.cache.window: 5s, expected either window or window_calls, not both
+f.yml:2: breakers.db.min_calls: 9, expected at least 1 and at most 5, the window
+f.yml:2: breakers.db.open_for_max: 10s, expected at least 60s and at most 31536000s
+f.yml:2: breakers.db.probe_lease: 2s, expected at least 1ms and at most 1s
+f.yml:5: retry_budgets.pay.floor: 6, expected at most the burst, 5
+f.yml:5: retry_budgets.pay.initial_tokens: 11, expected at most the tokens there can be, 10
+f.yml:7: faults.slow.rules[0].during.end: 1s, expected after the start, 5s
+f.yml:7: faults.slow.rules[1].during.end: 2s, expected after the start, 9s
+f.yml:9: clients.pay.breaker.min_calls: set, expected failure_rate or slow_calls with it
+f.yml:9: clients.pay.breaker.open_for_max: 1s, expected at least 9s and at most 31536000s
+f.yml:9: clients.pay.endpoints.probe_after_max: 30s, expected at least probe_after, 60s"
+    );
+}
+
 #[test]
 fn all_problems_of_all_sources_at_once() {
     let error = Loader::empty()
