@@ -54,7 +54,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.sent {
-            self.end(End::Abandoned);
+            self.end(End::Abandoned { deadline: self.deadline });
         } else {
             self.end_unsent();
         }
