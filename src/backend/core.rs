@@ -362,7 +362,9 @@ impl Core {
     fn is_beyond(&self, class: Criticality, now: Tick) -> bool {
         let more = f64::from(self.in_flight) + 1.0;
         // Nobody's limit is below that of all.
-        more > self.limit && more > self.limit_for(class) && (self.in_flight > 0 || now < self.turn(class))
+        more > self.limit
+            && more > self.limit_for(class)
+            && (self.in_flight > 0 || now < self.turn(class))
     }
 
     /// The best waiter: of the highest class the earliest deadline that will probably be met, else the newest.

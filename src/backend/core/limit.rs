@@ -9,6 +9,10 @@ use crate::context::Criticality;
 const SPARE: f64 = 1.5;
 /// So many not answered in time are more than chance.
 const MISSED: f64 = 0.125;
+/// ... and so many more than slow ones among quick ones.
+const MANY: f64 = 0.25;
+/// The quickest but one of sixteen takes so much of the baseline if there is a queue, or if they hardly differ.
+const QUICKEST: f64 = 0.75;
 /// A queue that is to blame for it takes so much of what callers wait.
 const QUEUED: f64 = 0.125;
 
@@ -103,12 +107,16 @@ impl Core {
         self.missed > share
             && self.latency.is_warm()
             && self.latency.quickest_nanos() > self.patience * QUEUED
-            && (self.latency.queue() > 0.75 || self.missed > 0.25)
+            && (self.latency.queue() > QUICKEST || self.missed > MANY)
     }
 
     /// Sent, and not answered in time. If that happens to more than a few, fewer in flight would be answered sooner,
     /// whatever the baseline says.
     pub(super) fn came_late(&mut self, started: Tick, now: Tick) {
+        // Then the baseline says it already.
+        if self.is_slower_than(1.0) {
+            return;
+        }
         self.missed += (1.0 - self.missed) / 16.0;
         if self.fixed || started < self.settled_at || !self.misses(MISSED) {
             return;
