@@ -1,5 +1,6 @@
 //! The one place that reads a clock. Cores take a [`Tick`]; only glue calls [`now`].
 
+use std::cell::Cell;
 use std::time::Duration;
 
 /// Nanoseconds on the process's monotonic clock. Zero lies in the past of every tick ever read, so 0
@@ -41,6 +42,8 @@ static BASE: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::ne
 #[cfg(not(all(feature = "fast-clock", not(feature = "testing"), not(test))))]
 #[inline(never)]
 pub(crate) fn now() -> Tick {
+    #[cfg(test)]
+    READS.set(READS.get() + 1);
     let now = tokio::time::Instant::now();
     let base = *BASE.get_or_init(|| now);
     match now.checked_duration_since(base) {
@@ -63,6 +66,38 @@ pub(crate) fn now() -> Tick {
         (clock, base)
     });
     Tick(ORIGIN.saturating_add(clock.delta_as_nanos(*base, clock.raw())))
+}
+
+#[cfg(test)]
+thread_local!(pub(crate) static READS: Cell<u32> = const { Cell::new(0) });
+
+thread_local!(static AT_HAND: Cell<Tick> = const { Cell::new(Tick(0)) });
+
+/// Hands a reading to the layer inside that asks first, which spares it one of its own: until what is returned
+/// is dropped, which is to be in the same poll.
+#[inline]
+pub(crate) fn hand_down(now: Tick) -> HandedDown {
+    AT_HAND.set(now);
+    HandedDown(())
+}
+
+#[must_use]
+pub(crate) struct HandedDown(());
+
+impl Drop for HandedDown {
+    #[inline]
+    fn drop(&mut self) {
+        AT_HAND.set(Tick(0));
+    }
+}
+
+/// What a layer outside has read a moment ago; else a reading.
+#[inline]
+pub(crate) fn handed_down() -> Tick {
+    match AT_HAND.replace(Tick(0)) {
+        Tick(0) => now(),
+        at_hand => at_hand,
+    }
 }
 
 /// The instant of a tick for tokio's timers, without another look at the clock.

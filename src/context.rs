@@ -257,12 +257,23 @@ pub trait ReadContext<Req> {
     fn set_context(&self, req: &mut Req, context: Context) {
         let _ = (req, context);
     }
+
+    /// Whether what is put back can be there when it is read again.
+    #[doc(hidden)]
+    fn keeps(&self) -> bool {
+        true
+    }
 }
 
 impl<Req, F: Fn(&Req) -> Context> ReadContext<Req> for F {
     #[inline]
     fn context(&self, req: &Req) -> Context {
         self(req)
+    }
+
+    #[inline]
+    fn keeps(&self) -> bool {
+        false
     }
 }
 
@@ -280,5 +291,10 @@ impl<Req> ReadContext<Req> for NoContext {
     #[inline]
     fn context(&self, _: &Req) -> Context {
         Context::new()
+    }
+
+    #[inline]
+    fn keeps(&self) -> bool {
+        false
     }
 }

@@ -29,6 +29,7 @@ mod rejection;
 mod replay;
 mod single;
 mod slot;
+mod superseded;
 mod sync;
 mod window;
 
@@ -77,6 +78,6 @@ pub use lever::Lever;
 pub use name::{LayerKind, Name};
 pub use outcome::{FailureClass, Outcome, RetryHint, Verdict};
 pub use quota::Quota;
-pub use reject::{AsError, AsTyped, Reject, RespondWith, respond_with};
+pub use reject::{AsError, AsTyped, Reject, Remember, RespondWith, respond_with};
 pub use rejection::{Rejection, RejectionDetail, RejectionKind};
 pub use slot::Slot;

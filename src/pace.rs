@@ -178,6 +178,12 @@ impl Pace {
         Tick(self.next)
     }
 
+    /// What is too old to count is forgotten, also if nobody calls.
+    pub(crate) fn age(&mut self, now: Tick) {
+        self.forget_single(now);
+        let _ = self.next(now);
+    }
+
     /// The next turn is given to a call.
     #[inline]
     pub(crate) fn take(&mut self, now: Tick) {

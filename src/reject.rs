@@ -49,6 +49,49 @@ pub trait Reject<Req, Res, Err> {
     fn map_err(error: Err) -> Self::Error;
 }
 
+/// Keeps of a request what its refusal may need, for layers that let the request go before they refuse: a
+/// [timeout](crate::timeout), a [retry](crate::retry), a follower of a [coalesced](crate::coalesce) call, a
+/// [conditioner](crate::conditioner) that loses the reply. They refuse by the value made here, and
+/// `buttress::http::problem()` so answers a gRPC call in gRPC's way.
+///
+/// A [`Reject`] of your own needs an empty implementation to be used there.
+///
+/// ```
+/// use buttress::{Reject, Rejection, Remember};
+/// #[derive(Clone)]
+/// struct Apologise;
+/// impl<E> Reject<(), String, E> for Apologise {
+///     type Error = E;
+///     fn reject(&self, (): (), why: Rejection) -> Result<String, E> {
+///         Ok(format!("sorry: {why}"))
+///     }
+///     fn map_err(error: E) -> E {
+///         error
+///     }
+/// }
+/// impl<Req> Remember<Req> for Apologise {}
+/// let layer = buttress::timeout::Timeout::deadlines("api").layer().on_reject(Apologise);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what it keeps of a request `{Req}` that is gone when it is refused",
+    note = "if that is nothing: `impl<Req> buttress::Remember<Req> for {Self} {{}}`"
+)]
+pub trait Remember<Req>: Clone {
+    /// What refuses this request later.
+    #[must_use]
+    #[inline]
+    fn remember(&self, req: &Req) -> Self {
+        let _ = req;
+        self.clone()
+    }
+}
+
+impl<Req> Remember<Req> for AsError {}
+
+impl<Req> Remember<Req> for AsTyped {}
+
+impl<Req, F: Clone> Remember<Req> for RespondWith<F> {}
+
 /// A refusal becomes a [`BoxError`], as in tower's own layers. One allocation per refusal.
 ///
 /// ```

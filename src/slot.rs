@@ -30,7 +30,20 @@ pub struct Slot<T> {
 struct Place<T> {
     /// Rises with every change. Services compare it with the one that they have seen.
     version: Padded<AtomicU64>,
-    held: Mutex<Option<T>>,
+    held: Mutex<Held<T>>,
+}
+
+struct Held<T> {
+    object: Option<T>,
+    /// One that has what this one has.
+    #[cfg(feature = "config")]
+    follower: Option<Follower<T>>,
+}
+
+#[cfg(feature = "config")]
+struct Follower<T> {
+    slot: Slot<T>,
+    clone: fn(&T) -> T,
 }
 
 /// The version of a slot that has always been empty.
@@ -57,7 +70,12 @@ impl<T> Slot<T> {
         Self::of(Some(object), UNTOUCHED + 1)
     }
 
-    fn of(held: Option<T>, version: u64) -> Self {
+    fn of(object: Option<T>, version: u64) -> Self {
+        let held = Held {
+            object,
+            #[cfg(feature = "config")]
+            follower: None,
+        };
         let place = Place { version: Padded(AtomicU64::new(version)), held: Mutex::new(held) };
         Self { place: Lease::new(Arc::new(place)) }
     }
@@ -91,9 +109,14 @@ impl<T> Slot<T> {
 
     fn change(&self, object: Option<T>) -> Option<T> {
         let mut held = lock(&self.place.held);
-        let before = std::mem::replace(&mut *held, object);
+        #[cfg(feature = "config")]
+        let followed = (held.follower.as_ref())
+            .map(|it| it.slot.change(object.as_ref().map(|object| (it.clone)(object))));
+        let before = std::mem::replace(&mut held.object, object);
         self.place.version.fetch_add(1, Ordering::Relaxed);
         drop(held);
+        #[cfg(feature = "config")]
+        drop(followed);
         before
     }
 }
@@ -113,7 +136,31 @@ impl<T: Clone> Slot<T> {
     /// ```
     #[must_use]
     pub fn get(&self) -> Option<T> {
-        lock(&self.place.held).clone()
+        lock(&self.place.held).object.clone()
+    }
+}
+
+#[cfg(feature = "config")]
+impl<T: Clone> Slot<T> {
+    /// Puts what `next` makes of what is there into it and into a new slot, which follows it from now on instead of the
+    /// one that did so far: that one stays as it is. `then` is run with the new one before anything else can change it.
+    /// Returns what was there.
+    pub(crate) fn hand_over<R>(
+        &self,
+        next: impl FnOnce(Option<&T>) -> Option<T>,
+        then: impl FnOnce(Self) -> R,
+    ) -> (Option<T>, R) {
+        let mut held = lock(&self.place.held);
+        let object = next(held.object.as_ref());
+        let version = UNTOUCHED + u64::from(object.is_some());
+        let follower = Follower { slot: Self::of(object.clone(), version), clone: T::clone };
+        let done = then(follower.slot.clone());
+        let last = held.follower.replace(follower);
+        let before = std::mem::replace(&mut held.object, object);
+        self.place.version.fetch_add(1, Ordering::Relaxed);
+        drop(held);
+        drop(last);
+        (before, done)
     }
 }
 
@@ -121,7 +168,7 @@ impl<T: Clone> Slot<T> {
     /// A clone of what is there, and the version of just that.
     pub(crate) fn versioned(&self) -> (u64, Option<T>) {
         let held = lock(&self.place.held);
-        (self.version(), held.clone())
+        (self.version(), held.object.clone())
     }
 }
 
@@ -175,7 +222,7 @@ impl<T> Default for Slot<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Slot<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Slot").field(&*lock(&self.place.held)).finish()
+        f.debug_tuple("Slot").field(&lock(&self.place.held).object).finish()
     }
 }
 
@@ -208,7 +255,7 @@ impl<T: Clone> Seat<T> {
         let held = lock(&self.slot.place.held);
         // Under the mutex, so that it is the version of just this object.
         self.seen = self.slot.version();
-        let before = std::mem::replace(&mut self.current, held.clone());
+        let before = std::mem::replace(&mut self.current, held.object.clone());
         drop(held);
         // Its last reference may be ours, and dropping it may run user code.
         drop(before);
@@ -244,6 +291,23 @@ mod tests {
         assert_eq!(seat.current(), Some(&mut 2));
         slot.uninstall();
         assert_eq!((seat.current(), other.current()), (None, None));
+    }
+
+    #[cfg(feature = "config")]
+    #[test]
+    fn the_last_follower_follows_and_those_before_stay_as_they_were() {
+        let slot = Slot::with(1);
+        let (before, first) = slot.hand_over(|there| there.map(|n| n + 1), |follower| follower);
+        assert_eq!((before, slot.get(), first.get()), (Some(1), Some(2), Some(2)));
+        slot.install(3);
+        assert_eq!(first.get(), Some(3));
+        let (_, second) = slot.hand_over(|_| None, |follower| follower);
+        assert_eq!((slot.get(), first.get(), second.get()), (None, Some(3), None));
+        assert_eq!(second.version(), UNTOUCHED);
+        slot.install(4);
+        assert_eq!((slot.get(), first.get(), second.get()), (Some(4), Some(3), Some(4)));
+        slot.uninstall();
+        assert_eq!((slot.get(), first.get(), second.get()), (None, Some(3), None));
     }
 
     #[test]

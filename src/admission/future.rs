@@ -1,6 +1,5 @@
 use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,17 +10,18 @@ use tower_service::Service;
 use super::layer::Parts;
 use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
-use crate::clock::{Tick, now};
+use crate::clock::{Tick, handed_down, now};
 use crate::context::ReadContext;
+use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
 use crate::sync::Ref;
 
 /// A place in flight, given back once: at the latest when it is dropped.
-struct Held {
+struct Held<C, X, R> {
     /// `None` once it was given back.
-    backend: Option<Backend>,
+    parts: Option<Ref<Parts<C, X, R>>>,
     started: Tick,
     /// Nobody waits for the answer any longer then.
     deadline: Tick,
@@ -29,34 +29,39 @@ struct Held {
     sent: bool,
 }
 
-impl Held {
-    fn new(backend: &Backend, started: Tick, deadline: Tick) -> Self {
-        Self { backend: Some(backend.clone()), started, deadline, sent: false }
+impl<C, X, R> Held<C, X, R> {
+    fn new(parts: Ref<Parts<C, X, R>>, started: Tick, deadline: Tick) -> Self {
+        Self { parts: Some(parts), started, deadline, sent: false }
     }
 
-    fn none() -> Self {
-        Self { backend: None, started: Tick(0), deadline: Tick(0), sent: false }
-    }
-
-    fn end(&mut self, end: End) {
-        if let Some(backend) = self.backend.take() {
-            backend.finish(self.started, end);
+    fn end(&mut self, end: End, unmeasured: bool) {
+        if let Some(parts) = self.parts.take() {
+            let backend = parts.admission.backend();
+            if unmeasured && end == End::Success {
+                backend.finish_at_once(self.started);
+            } else {
+                backend.finish(self.started, end);
+            }
         }
     }
 
-    fn end_unsent(&mut self) {
-        if let Some(backend) = self.backend.take() {
-            backend.finish_unsent(self.started);
-        }
+    /// What becomes of the call is decided by what it had the place from.
+    fn end_unsent(mut self) -> Option<Ref<Parts<C, X, R>>> {
+        let parts = self.parts.take()?;
+        parts.admission.backend().finish_unsent(self.started);
+        Some(parts)
     }
 }
 
-impl Drop for Held {
+impl<C, X, R> Drop for Held<C, X, R> {
     fn drop(&mut self) {
-        if self.sent {
-            self.end(End::Abandoned { deadline: self.deadline });
-        } else {
-            self.end_unsent();
+        if let Some(parts) = self.parts.take() {
+            let backend = parts.admission.backend();
+            if self.sent {
+                backend.finish(self.started, End::Abandoned { deadline: self.deadline });
+            } else {
+                backend.finish_unsent(self.started);
+            }
         }
     }
 }
@@ -69,11 +74,13 @@ struct Waiting {
     /// Made when it is polled: outside of a runtime that panics, and the place must not be lost.
     timer: Option<Pin<Box<Sleep>>>,
     at: Tick,
+    span: WaitSpan,
 }
 
 impl Waiting {
     fn new(backend: Backend, key: Key, arrived: Tick) -> Self {
-        Self { backend, key: Some(key), arrived, timer: None, at: Tick(0) }
+        let span = backend.wait_span();
+        Self { backend, key: Some(key), arrived, timer: None, at: Tick(0), span }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Settled, Tick)> {
@@ -82,6 +89,8 @@ impl Waiting {
             let at = match self.backend.poll(key, cx.waker()) {
                 Turn::Settled(how) => {
                     self.key = None;
+                    let granted = how == Settled::Granted;
+                    self.span.end(if granted { LET_THROUGH } else { REFUSED });
                     return Poll::Ready((how, key.deadline()));
                 }
                 Turn::At(at) => at,
@@ -122,6 +131,19 @@ struct Call<S, Req> {
     req: Req,
 }
 
+/// A call that has not come to the backend yet, or waits there.
+struct Coming<S, Req, P> {
+    parts: Ref<P>,
+    call: Call<S, Req>,
+}
+
+/// A call that has its place, to a service that is not ready.
+struct Readying<S, Req, C, X, R> {
+    held: Held<C, X, R>,
+    call: Call<S, Req>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
 pin_project! {
     /// Waits for a place if it must, then calls.
     ///
@@ -139,19 +161,18 @@ pin_project! {
         C: Classify<Req, S::Response, S::Error>,
     {
         #[pin]
-        state: State<S, Req, S::Future, C::Ticket>,
-        // `None` if it only passes through.
-        parts: Option<Ref<Parts<C, X, R>>>,
+        state: State<S, Req, S::Future, C, X, R, C::Ticket>,
     }
 }
 
+// What a call holds on to lies in its state, so that it is counted once for each call.
 pin_project! {
     #[project = StateProj]
-    enum State<S, Req, F, T> {
-        Arriving { call: Option<Call<S, Req>> },
-        Waiting { waiting: Waiting, call: Option<Call<S, Req>> },
-        Readying { held: Held, call: Option<Call<S, Req>>, timer: Option<Pin<Box<Sleep>>> },
-        Called { #[pin] future: F, ticket: Option<T>, held: Held },
+    enum State<S, Req, F, C, X, R, T> {
+        Arriving { coming: Option<Coming<S, Req, Parts<C, X, R>>> },
+        Waiting { waiting: Waiting, coming: Option<Coming<S, Req, Parts<C, X, R>>> },
+        Readying { readying: Option<Readying<S, Req, C, X, R>> },
+        Called { #[pin] future: F, ticket: Option<T>, held: Held<C, X, R> },
         Through { #[pin] future: F },
         Done,
     }
@@ -162,14 +183,16 @@ where
     S: Service<Req>,
     C: Classify<Req, S::Response, S::Error>,
 {
+    #[inline(always)]
     pub(super) fn new(inner: S, req: Req, parts: Ref<Parts<C, X, R>>) -> Self {
-        let call = Some(Call { inner, req });
-        Self { state: State::Arriving { call }, parts: Some(parts) }
+        let coming = Some(Coming { parts, call: Call { inner, req } });
+        Self { state: State::Arriving { coming } }
     }
 
     /// Without an admission.
+    #[inline]
     pub(super) fn through(future: S::Future) -> Self {
-        Self { state: State::Through { future }, parts: None }
+        Self { state: State::Through { future } }
     }
 }
 
@@ -188,6 +211,209 @@ fn end(verdict: &Verdict) -> End {
     }
 }
 
+type Answer<S, Req, R> = Result<
+    <S as Service<Req>>::Response,
+    <R as Reject<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
+>;
+
+type Place<'a, S, Req, C, X, R> = Pin<
+    &'a mut State<
+        S,
+        Req,
+        <S as Service<Req>>::Future,
+        C,
+        X,
+        R,
+        <C as Classify<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Ticket,
+    >,
+>;
+
+/// Only the way of nearly every call is inlined.
+impl<S, Req, C, X, R> ResponseFuture<S, Req, C, X, R>
+where
+    S: Service<Req>,
+    C: Classify<Req, S::Response, S::Error>,
+    X: ReadContext<Req>,
+    R: Reject<Req, S::Response, S::Error>,
+{
+    /// Comes to the backend, and calls at once if it may. Ready without an answer: it has called.
+    #[inline]
+    fn arrive(
+        mut state: Place<'_, S, Req, C, X, R>,
+        cx: &mut Context<'_>,
+        unmeasured: &mut bool,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let StateProj::Arriving { coming } = state.as_mut().project() else {
+            return Poll::Pending;
+        };
+        let Some(Coming { parts, mut call }) = coming.take() else { return Poll::Pending };
+        let backend = parts.admission.backend();
+        let context = parts.context.context(&call.req);
+        let now = handed_down();
+        let deadline =
+            context.deadline().map_or_else(|| now.after(parts.admission.longest()), |by| by.tick());
+        let (arrival, measured) = backend.arrive(deadline, context.criticality(), now);
+        *unmeasured = !measured;
+        match arrival {
+            Arrival::Admitted => {
+                let held = Held::new(parts, now, deadline);
+                match call.inner.poll_ready(cx) {
+                    Poll::Ready(Ok(())) => {
+                        Self::send(state, held, call);
+                        Poll::Ready(None)
+                    }
+                    ready => {
+                        let readying = Readying { held, call, timer: None };
+                        Self::ready(state, cx, readying, ready)
+                    }
+                }
+            }
+            otherwise => Self::wait_or_refuse(state, &otherwise, now, Coming { parts, call }),
+        }
+    }
+
+    #[inline]
+    fn send(
+        mut state: Place<'_, S, Req, C, X, R>,
+        mut held: Held<C, X, R>,
+        mut call: Call<S, Req>,
+    ) {
+        let Some(parts) = &held.parts else { return };
+        let ticket = Some(parts.classify.start(&call.req));
+        held.sent = true;
+        let future = call.inner.call(call.req);
+        state.set(State::Called { future, ticket, held });
+    }
+
+    /// It has answered.
+    #[inline]
+    fn finish(
+        mut state: Place<'_, S, Req, C, X, R>,
+        result: Result<S::Response, S::Error>,
+        unmeasured: bool,
+    ) -> Answer<S, Req, R> {
+        if let StateProj::Called { ticket, held, .. } = state.as_mut().project() {
+            // Also if judging the answer panics.
+            held.sent = false;
+            if let (Some(ticket), Some(parts)) = (ticket.take(), &held.parts) {
+                let verdict = parts.classify.finish(ticket, result.as_ref());
+                held.end(end(&verdict), unmeasured);
+            }
+        }
+        state.set(State::Done);
+        result.map_err(R::map_err)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_or_refuse(
+        mut state: Place<'_, S, Req, C, X, R>,
+        arrival: &Arrival,
+        now: Tick,
+        coming: Coming<S, Req, Parts<C, X, R>>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let backend = coming.parts.admission.backend();
+        let why = match *arrival {
+            Arrival::Wait(key) => {
+                let waiting = Waiting::new(backend.clone(), key, now);
+                state.set(State::Waiting { waiting, coming: Some(coming) });
+                return Poll::Ready(None);
+            }
+            Arrival::Throttled(until) => backend.refuse_until(until.since(now)),
+            Arrival::Expired => backend.refuse(RejectionKind::DeadlineExceeded),
+            Arrival::Full | Arrival::Admitted => backend.refuse(RejectionKind::Overloaded),
+        };
+        state.set(State::Done);
+        Poll::Ready(Some(coming.parts.reject.reject(coming.call.req, why)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(
+        mut state: Place<'_, S, Req, C, X, R>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let StateProj::Waiting { waiting, coming } = state.as_mut().project() else {
+            return Poll::Pending;
+        };
+        let (settled, deadline) = ready!(waiting.poll(cx));
+        let Some(Coming { parts, mut call }) = coming.take() else { return Poll::Pending };
+        let backend = parts.admission.backend();
+        let why = match settled {
+            Settled::Granted => {
+                let now = now();
+                backend.waited(waiting.arrived, now);
+                let held = Held::new(parts, now, deadline);
+                let ready = call.inner.poll_ready(cx);
+                let readying = Readying { held, call, timer: None };
+                return Self::ready(state, cx, readying, ready);
+            }
+            Settled::Hopeless => backend.refuse(RejectionKind::DeadlineExceeded),
+            Settled::Throttled(until) => backend.refuse_until(until.since(now())),
+            Settled::Displaced => backend.refuse(RejectionKind::Overloaded),
+        };
+        state.set(State::Done);
+        Poll::Ready(Some(parts.reject.reject(call.req, why)))
+    }
+
+    /// Asks again.
+    #[cold]
+    #[inline(never)]
+    fn ask(
+        mut state: Place<'_, S, Req, C, X, R>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let StateProj::Readying { readying } = state.as_mut().project() else {
+            return Poll::Pending;
+        };
+        let Some(mut readying) = readying.take() else { return Poll::Pending };
+        let ready = readying.call.inner.poll_ready(cx);
+        Self::ready(state, cx, readying, ready)
+    }
+
+    /// The service has said whether it is ready.
+    #[cold]
+    #[inline(never)]
+    fn ready(
+        mut state: Place<'_, S, Req, C, X, R>,
+        cx: &mut Context<'_>,
+        mut readying: Readying<S, Req, C, X, R>,
+        ready: Poll<Result<(), S::Error>>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        if ready.is_pending() {
+            let wait = readying.held.deadline.since(now()).min(LONGEST);
+            let timer = readying
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + wait)));
+            if timer.as_mut().poll(cx).is_pending() {
+                state.set(State::Readying { readying: Some(readying) });
+                return Poll::Pending;
+            }
+        }
+        let Readying { held, call, .. } = readying;
+        // It has waited: for its place, or for the service.
+        let late = held.deadline <= now();
+        match ready {
+            Poll::Ready(Err(error)) => {
+                held.end_unsent();
+                state.set(State::Done);
+                Poll::Ready(Some(Err(R::map_err(error))))
+            }
+            Poll::Ready(Ok(())) if !late => {
+                Self::send(state, held, call);
+                Poll::Ready(None)
+            }
+            _ => {
+                let parts = held.end_unsent();
+                state.set(State::Done);
+                let Some(parts) = parts else { return Poll::Pending };
+                let refusal = parts.admission.backend().refuse(RejectionKind::DeadlineExceeded);
+                Poll::Ready(Some(parts.reject.reject(call.req, refusal)))
+            }
+        }
+    }
+}
+
 impl<S, Req, C, X, R> Future for ResponseFuture<S, Req, C, X, R>
 where
     S: Service<Req>,
@@ -197,110 +423,26 @@ where
 {
     type Output = Result<S::Response, R::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Some(parts) = this.parts.as_deref() else {
-            let StateProj::Through { future } = this.state.project() else { return Poll::Pending };
-            return future.poll(cx).map_err(R::map_err);
-        };
-        let backend = parts.admission.backend();
+        let mut state = self.project().state;
+        // Of a call that is sent in this very poll.
+        let mut unmeasured = false;
         loop {
-            match this.state.as_mut().project() {
-                StateProj::Arriving { call } => {
-                    let Some(call) = call.take() else { return Poll::Pending };
-                    let context = parts.context.context(&call.req);
-                    let now = now();
-                    let deadline = context
-                        .deadline()
-                        .map_or_else(|| now.after(parts.admission.longest()), |by| by.tick());
-                    let kind = match backend.arrive(deadline, context.criticality(), now) {
-                        Arrival::Admitted => {
-                            let held = Held::new(backend, now, deadline);
-                            let call = Some(call);
-                            this.state.set(State::Readying { held, call, timer: None });
-                            continue;
-                        }
-                        Arrival::Wait(key) => {
-                            let waiting = Waiting::new(backend.clone(), key, now);
-                            this.state.set(State::Waiting { waiting, call: Some(call) });
-                            continue;
-                        }
-                        Arrival::Expired => RejectionKind::DeadlineExceeded,
-                        Arrival::Full => RejectionKind::Overloaded,
-                        Arrival::Throttled(until) => {
-                            let why = backend.refuse_until(until.since(now));
-                            this.state.set(State::Done);
-                            return Poll::Ready(parts.reject.reject(call.req, why));
-                        }
-                    };
-                    this.state.set(State::Done);
-                    return Poll::Ready(parts.reject.reject(call.req, backend.refuse(kind)));
-                }
-                StateProj::Waiting { waiting, call } => {
-                    let (settled, deadline) = ready!(waiting.poll(cx));
-                    if settled == Settled::Granted {
-                        let now = now();
-                        backend.waited(waiting.arrived, now);
-                        let held = Held::new(backend, now, deadline);
-                        let call = call.take();
-                        this.state.set(State::Readying { held, call, timer: None });
-                    } else {
-                        let Some(call) = call.take() else { return Poll::Pending };
-                        this.state.set(State::Done);
-                        let why = match settled {
-                            Settled::Hopeless => backend.refuse(RejectionKind::DeadlineExceeded),
-                            Settled::Throttled(until) => backend.refuse_until(until.since(now())),
-                            _ => backend.refuse(RejectionKind::Overloaded),
-                        };
-                        return Poll::Ready(parts.reject.reject(call.req, why));
-                    }
-                }
-                StateProj::Readying { held, call, timer } => {
-                    let Some(waiting) = call else { return Poll::Pending };
-                    let ready = waiting.inner.poll_ready(cx);
-                    if ready.is_pending() {
-                        let wait = held.deadline.since(now()).min(LONGEST);
-                        let timer = timer.get_or_insert_with(|| {
-                            Box::pin(tokio::time::sleep_until(Instant::now() + wait))
-                        });
-                        ready!(timer.as_mut().poll(cx));
-                    }
-                    let late = timer.is_some() && held.deadline <= now();
-                    let Some(mut call) = call.take() else { return Poll::Pending };
-                    let mut held = mem::replace(held, Held::none());
-                    match ready {
-                        Poll::Ready(Err(error)) => {
-                            held.end_unsent();
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(R::map_err(error)));
-                        }
-                        Poll::Ready(Ok(())) if !late => {}
-                        _ => {
-                            held.end_unsent();
-                            this.state.set(State::Done);
-                            let kind = RejectionKind::DeadlineExceeded;
-                            let refusal = backend.refuse(kind);
-                            return Poll::Ready(parts.reject.reject(call.req, refusal));
-                        }
-                    }
-                    let ticket = Some(parts.classify.start(&call.req));
-                    held.sent = true;
-                    let future = call.inner.call(call.req);
-                    this.state.set(State::Called { future, ticket, held });
-                }
-                StateProj::Called { future, ticket, held } => {
+            let step = match state.as_mut().project() {
+                StateProj::Called { future, .. } => {
                     let result = ready!(future.poll(cx));
-                    // It has answered, also if judging the answer panics.
-                    held.sent = false;
-                    if let Some(ticket) = ticket.take() {
-                        let verdict = parts.classify.finish(ticket, result.as_ref());
-                        held.end(end(&verdict));
-                    }
-                    this.state.set(State::Done);
-                    return Poll::Ready(result.map_err(R::map_err));
+                    return Poll::Ready(Self::finish(state, result, unmeasured));
                 }
+                StateProj::Arriving { .. } => Self::arrive(state.as_mut(), cx, &mut unmeasured),
+                StateProj::Through { future } => return future.poll(cx).map_err(R::map_err),
+                StateProj::Waiting { .. } => Self::wait(state.as_mut(), cx),
+                StateProj::Readying { .. } => Self::ask(state.as_mut(), cx),
                 // Polled again after it was ready, which a future need not support.
-                StateProj::Done | StateProj::Through { .. } => return Poll::Pending,
+                StateProj::Done => return Poll::Pending,
+            };
+            if let Some(answer) = ready!(step) {
+                return Poll::Ready(answer);
             }
         }
     }

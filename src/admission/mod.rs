@@ -56,8 +56,9 @@
 //!
 //! **Sharing.** Clones of an [`Admission`], and all in front of one [`Backend`](crate::Backend), share everything.
 //!
-//! **Cost.** Two short locks and two readings of the clock for a call that need not wait, and no allocation. Who waits
-//! has a timer.
+//! **Cost.** Two short locks and two readings of the clock for a call that need not wait, and no allocation. Of calls
+//! that the service answers in the poll in which they are sent, within 10 µs, one in eight is read the clock for a second
+//! time; one that takes longer, and all are until they are as quick again. Who waits has a timer.
 //!
 //! # Order
 //!

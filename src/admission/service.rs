@@ -71,7 +71,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let Some(parts) = &mut self.parts else {
             return ResponseFuture::through(self.inner.call(req));

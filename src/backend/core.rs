@@ -38,6 +38,10 @@ const FIRST_PATIENCE: f64 = 60e9;
 const IN_VAIN: f64 = 4.0;
 /// A throttled answer leaves so much of the limit.
 const ASKED_FOR_LESS: f64 = 0.9;
+/// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
+/// that come sooner, and need not even be waited for, one in so many is measured.
+const QUICK: u64 = 10_000;
+const MEASURED: u32 = 8;
 pub(super) const MAX_LIMIT: u32 = 1_000_000;
 
 #[derive(Debug)]
@@ -88,6 +92,9 @@ pub(super) struct Core {
     gap: f64,
     patience: f64,
     tokens: u32,
+    /// The last answer that was measured came at once, in the processor's sense.
+    quick: bool,
+    unmeasured: u32,
     /// How many calls a second it takes, once it has asked for less.
     pub(super) pace: Pace,
     /// Off, a callee that throttles some callers does not hold back the others.
@@ -129,6 +136,8 @@ impl Core {
             gap: 0.0,
             patience: 0.0,
             tokens: MAX_TOKENS,
+            quick: false,
+            unmeasured: 0,
             pace: Pace::new(),
             learns_quota: false,
             counts: Counts::default(),
@@ -165,6 +174,17 @@ impl Core {
         self.room.len()
     }
 
+    /// Nobody has been given an answer that nobody has taken.
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_settled_all(&self) -> bool {
+        self.settled.is_empty()
+    }
+
+    #[cfg(all(test, buttress_loom))]
+    pub(super) fn has_keeper(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     fn is_down(&self) -> bool {
         matches!(self.state, State::Down { .. })
     }
@@ -183,7 +203,7 @@ impl Core {
             && f64::from(self.in_flight) + 1.0 <= self.limit
             && !self.is_down()
             && self.throttled == 0
-            && self.latency.ratio() < TARGET
+            && (self.latency.is_near() || self.latency.ratio() < TARGET)
     }
 
     /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
@@ -284,16 +304,23 @@ impl Core {
         }
     }
 
-    /// Slots of the abandoned come back, and an outage is noticed.
-    fn look(&mut self, now: Tick) {
+    /// Slots of the abandoned come back.
+    #[inline]
+    pub(super) fn reap(&mut self, now: Tick) {
         while self.zombies.peek().is_some_and(|Reverse(due)| *due <= now) {
             self.zombies.pop();
             self.in_flight -= 1;
         }
+    }
+
+    /// They do, and an outage is noticed.
+    fn look(&mut self, now: Tick) {
+        self.reap(now);
         if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
             return;
         }
-        if now.0.saturating_sub(self.quiet_since.0) >= self.silence() {
+        let quiet = now.0.saturating_sub(self.quiet_since.0);
+        if quiet >= self.least_silence() && quiet >= self.silence() {
             self.go_down(true, now);
         }
     }
@@ -302,7 +329,11 @@ impl Core {
     fn silence(&self) -> u64 {
         let patience = self.patience_nanos();
         let enough = self.latency.enough();
-        (enough * 2).min((patience / 2).max(enough + enough / 4)).max(patience / 10)
+        (enough * 2).min((patience / 2).max(enough + enough / 4)).max(self.least_silence())
+    }
+
+    fn least_silence(&self) -> u64 {
+        self.patience_nanos() / 10
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
@@ -547,16 +578,9 @@ impl Core {
         }
         match end {
             End::Success => {
-                self.throttled = self.throttled.saturating_sub(1);
                 self.latency.record(took, !reached);
-                self.missed -= self.missed / 16.0;
-                if !reached && self.latency.is_warm() && self.latency.is_near() {
-                    let many = f64::from(self.in_flight) + 1.0;
-                    self.usual += if self.usual == 0.0 { many } else { (many - self.usual) / 64.0 };
-                }
-                self.succeeded(started, now);
-                self.grow(reached);
-                self.pace.taken(started, now);
+                self.quick = took < QUICK && self.latency.is_warm();
+                self.went_well(reached, started, now);
             }
             End::Failure => {
                 self.failed(now);
@@ -581,6 +605,54 @@ impl Core {
         if end != End::Ignored && !self.fixed {
             self.shrink(now);
         }
+        self.earn(end);
+        if !self.room.is_empty() {
+            self.dispatch(now, wakers);
+        }
+    }
+
+    /// The call that has just been admitted need not be measured, if it is answered in the poll in which it is sent:
+    /// its like are answered so quickly that some of them say enough, and nothing is out of the ordinary.
+    #[inline]
+    pub(super) fn needs_no_time(&mut self) -> bool {
+        let all_is_well = self.quick
+            && self.state == State::Up
+            && self.pace.phase() == Phase::Free
+            && self.latency.is_near();
+        if all_is_well {
+            self.unmeasured = (self.unmeasured + 1) % MEASURED;
+        }
+        all_is_well && self.unmeasured != 0
+    }
+
+    /// Such a call has succeeded.
+    #[inline]
+    pub(super) fn finish_at_once(&mut self, started: Tick, wakers: &mut Wakers) {
+        let reached = self.is_reached();
+        self.in_flight -= 1;
+        self.quiet_since = self.quiet_since.max(started);
+        self.went_well(reached, started, started);
+        self.earn(End::Success);
+        if !self.room.is_empty() {
+            self.dispatch(started, wakers);
+        }
+    }
+
+    #[inline]
+    fn went_well(&mut self, reached: bool, started: Tick, now: Tick) {
+        self.throttled = self.throttled.saturating_sub(1);
+        self.missed -= self.missed / 16.0;
+        if !reached && self.latency.is_warm() && self.latency.is_near() {
+            let many = f64::from(self.in_flight) + 1.0;
+            self.usual += if self.usual == 0.0 { many } else { (many - self.usual) / 64.0 };
+        }
+        self.succeeded(started, now);
+        self.grow(reached);
+        self.pace.taken(started, now);
+    }
+
+    #[inline]
+    fn earn(&mut self, end: End) {
         // A failure only where failures lead to being down: else retries would pay for themselves.
         let answered = match end {
             End::Success | End::Answered => true,
@@ -589,9 +661,6 @@ impl Core {
         };
         if answered && self.earns() {
             self.tokens = (self.tokens + 1).min(MAX_TOKENS);
-        }
-        if !self.room.is_empty() {
-            self.dispatch(now, wakers);
         }
     }
 

@@ -152,8 +152,8 @@ fn a_waker_is_dropped_outside_of_the_lock() {
     let backend = Backend::fixed("db", 1).unwrap();
     let start = now();
     let soon = start.after(Duration::from_secs(10));
-    assert!(matches!(backend.arrive(soon, Criticality::Critical, start), Arrival::Admitted));
-    let Arrival::Wait(key) = backend.arrive(soon, Criticality::Critical, start) else { panic!() };
+    assert!(matches!(backend.arrive(soon, Criticality::Critical, start).0, Arrival::Admitted));
+    let Arrival::Wait(key) = backend.arrive(soon, Criticality::Critical, start).0 else { panic!() };
     let (done, ended) = mpsc::channel();
     let inside = backend.clone();
     // It hangs for ever if the lock is held.

@@ -1,6 +1,8 @@
 //! How long an answer takes now and how long it takes when nothing is wrong, as geometric means: one answer in
 //! a hundred that takes fifty times as long moves them by 4 %, not by half.
 
+use std::cell::Cell;
+
 /// Answers until the baseline says something.
 const WARM_UP: u32 = 16;
 /// Answers of which the quickest but one says how long a queue can be.
@@ -12,7 +14,7 @@ const FREE: f64 = -0.916_290_731_874_155;
 const ALIKE: f64 = 0.75;
 
 /// What answers take, in logarithms of nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Latency {
     seen: u32,
     short: f64,
@@ -24,10 +26,14 @@ pub(super) struct Latency {
     anchor: f64,
     /// The last ones, each where it came in.
     recent: [f64; RECENT],
-    known: Known,
+    /// The lowest two of them.
+    first: f64,
+    second: f64,
+    /// What is known, once somebody has asked. While all is well nobody does.
+    known: Cell<Option<Known>>,
 }
 
-/// What is asked for at every arrival and answer, worked out once for each answer.
+/// In nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     typical: f64,
@@ -43,22 +49,43 @@ impl Latency {
     /// An answer after `nanos`. `quiet` means that what it took is not our doing: far fewer in flight than
     /// allowed, and nobody waiting.
     pub(super) fn record(&mut self, nanos: u64, quiet: bool) {
+        self.known.set(None);
         self.take(nanos, quiet);
-        self.work_out();
     }
 
-    fn work_out(&mut self) {
-        if self.is_warm() {
+    fn known(&self) -> Known {
+        if !self.is_warm() {
+            return Known::default();
+        }
+        self.known.get().unwrap_or_else(|| {
             let typical = self.short.exp();
             let enough = typical * (2.0 * self.spread.sqrt().min(1.5)).exp();
-            self.known = Known { typical, baseline: self.base.exp(), enough };
+            let known = Known { typical, baseline: self.base.exp(), enough };
+            self.known.set(Some(known));
+            known
+        })
+    }
+
+    /// Among the last ones.
+    fn remember(&mut self, ln: f64) {
+        let before = std::mem::replace(&mut self.recent[self.seen as usize % RECENT], ln);
+        if before > self.second {
+            self.second = self.second.min(ln.max(self.first));
+            self.first = self.first.min(ln);
+            return;
         }
+        let (mut first, mut second) = (f64::INFINITY, f64::INFINITY);
+        for &ln in &self.recent {
+            second = second.min(ln.max(first));
+            first = first.min(ln);
+        }
+        (self.first, self.second) = (first, second);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
     fn take(&mut self, nanos: u64, quiet: bool) {
         let ln = (nanos.max(1) as f64).ln();
-        self.recent[self.seen as usize % RECENT] = ln;
+        self.remember(ln);
         self.seen = if self.seen == u32::MAX { WARM_UP + 1 } else { self.seen + 1 };
         if self.seen <= WARM_UP {
             // Plain means first.
@@ -102,7 +129,8 @@ impl Latency {
 
     /// How many times the baseline answers take.
     pub(super) fn ratio(&self) -> f64 {
-        if self.is_warm() { self.known.typical / self.known.baseline } else { 1.0 }
+        let known = self.known();
+        if self.is_warm() { known.typical / known.baseline } else { 1.0 }
     }
 
     /// How many times the baseline a queue can be at most: in one queue even the quickest wait. Where answers
@@ -117,12 +145,7 @@ impl Latency {
 
     /// The quickest but one of the last answers.
     fn quickest(&self) -> f64 {
-        let (mut first, mut second) = (f64::INFINITY, f64::INFINITY);
-        for &ln in &self.recent {
-            second = second.min(ln.max(first));
-            first = first.min(ln);
-        }
-        second
+        self.second
     }
 
     /// Answers differ among each other by as many times as when nothing is wrong, as they do where all is slow alike. A
@@ -131,6 +154,7 @@ impl Latency {
         self.spread >= ALIKE * self.usual
     }
 
+    /// Less than half again as long as the baseline.
     pub(super) fn is_near(&self) -> bool {
         self.short < self.base + NEAR || !self.is_warm()
     }
@@ -139,20 +163,20 @@ impl Latency {
     pub(super) fn rebase(&mut self) {
         self.base = self.short;
         self.anchor = self.base;
-        self.work_out();
+        self.known.set(None);
     }
 
     pub(super) fn typical(&self) -> u64 {
-        nanos(self.known.typical)
+        nanos(self.known().typical)
     }
 
     pub(super) fn baseline(&self) -> u64 {
-        nanos(self.known.baseline)
+        nanos(self.known().baseline)
     }
 
     /// Within which about 98 in 100 answers come.
     pub(super) fn enough(&self) -> u64 {
-        nanos(self.known.enough)
+        nanos(self.known().enough)
     }
 }
 

@@ -10,7 +10,6 @@ use super::{BackendState, Shared};
 use crate::clock::{self, Tick};
 use crate::managed::{Level, Managed, ObjectStatus};
 use crate::name::LayerKind;
-use crate::sync::lock;
 
 /// Why a backend is in its state, in numbers.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +81,7 @@ impl Managed for Shared {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn describe(&self) -> ObjectStatus {
         let (why, counts, in_flight, waiting, retries, headroom, fixed) = {
-            let core = lock(&self.core);
+            let core = self.core_now();
             let (retries, headroom) = (core.retries(), core.has_headroom());
             let fixed = core.fixed_limit().is_some();
             (Why::of(&core), core.counts, core.in_flight, core.waiting(), retries, headroom, fixed)

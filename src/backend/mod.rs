@@ -7,6 +7,8 @@ mod edge_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
@@ -31,9 +33,9 @@ use crate::context::Criticality;
 use crate::error::ConfigError;
 use crate::managed::Home;
 use crate::name::{LayerKind, Name};
-use crate::observe::{EventKind, Observe, Observers};
+use crate::observe::{EventKind, Observe, Observers, WaitSpan};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
 ///
@@ -58,6 +60,17 @@ struct Shared {
     /// When it came into its state.
     since: AtomicU64,
     observers: Observers,
+}
+
+impl Shared {
+    /// As it is now, also if nobody has come for a while.
+    fn core_now(&self) -> MutexGuard<'_, Core> {
+        let mut core = lock(&self.core);
+        let now = now();
+        core.reap(now);
+        core.pace.age(now);
+        core
+    }
 }
 
 /// How a [`Backend`] is.
@@ -253,7 +266,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn has_headroom(&self) -> bool {
-        lock(&self.shared.core).has_headroom()
+        self.shared.core_now().has_headroom()
     }
 
     /// A budget for retries and hedges that is paid from headroom: each answer while there is some earns
@@ -292,7 +305,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn quota(&self) -> Option<f64> {
-        lock(&self.shared.core).pace.rate()
+        self.shared.core_now().pace.rate()
     }
 
     /// What it knows and has done.
@@ -302,7 +315,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn stats(&self) -> BackendStats {
-        let core = lock(&self.shared.core);
+        let core = self.shared.core_now();
         let counts = core.counts;
         BackendStats {
             state: BackendState::of(core.state),
@@ -402,6 +415,11 @@ impl Backend {
         why
     }
 
+    /// A call begins to wait.
+    pub(crate) fn wait_span(&self) -> WaitSpan {
+        WaitSpan::begin(LayerKind::Admission, self.shared.name)
+    }
+
     /// A call had to wait since `arrived` and has its place.
     #[cold]
     pub(crate) fn waited(&self, arrived: Tick, now: Tick) {
@@ -414,8 +432,14 @@ impl Backend {
         self.shared.observers.emit(LayerKind::Admission, self.shared.name, kind);
     }
 
-    pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> Arrival {
-        self.step(|core, wakers| core.arrive(deadline, class, now, wakers))
+    /// And whether a call that was admitted has to be measured even if it is answered at once.
+    #[inline]
+    pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, bool) {
+        self.step(|core, wakers| {
+            let arrival = core.arrive(deadline, class, now, wakers);
+            let measured = !(matches!(arrival, Arrival::Admitted) && core.needs_no_time());
+            (arrival, measured)
+        })
     }
 
     pub(crate) fn poll(&self, key: Key, waker: &std::task::Waker) -> Turn {
@@ -428,6 +452,12 @@ impl Backend {
 
     pub(crate) fn finish(&self, started: Tick, end: End) {
         self.step(|core, wakers| core.finish(started, end, now(), wakers));
+    }
+
+    /// A call that need not be measured has succeeded in the poll in which it was sent.
+    #[inline]
+    pub(crate) fn finish_at_once(&self, started: Tick) {
+        self.step(|core, wakers| core.finish_at_once(started, wakers));
     }
 
     /// Admitted, and then not sent: its turn in the quota is somebody else's.

@@ -94,7 +94,15 @@ impl Wakers {
         self.drop.extend(waker);
     }
 
+    #[inline]
     pub(super) fn wake(self) {
+        if !self.wake.is_empty() {
+            self.wake_all();
+        }
+    }
+
+    #[cold]
+    fn wake_all(self) {
         for waker in self.wake {
             // One that panics must not keep the others asleep, nor lose what the step has decided.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));

@@ -15,7 +15,9 @@ use crate::clock::{self, Tick, poll_end};
 use crate::context::ReadContext;
 use crate::deadline::Deadline;
 use crate::key::Key;
-use crate::reject::Reject;
+use crate::name::LayerKind;
+use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
+use crate::reject::{Reject, Remember};
 use crate::rejection::RejectionKind;
 use crate::single::Single;
 use crate::sync::Ref;
@@ -35,6 +37,7 @@ pin_project! {
         #[pin]
         sleep: Option<Sleep>,
         parts: Ref<Parts<K, V, Result<Res, Err>, X, P, C, R>>,
+        reject: R,
     }
 }
 
@@ -46,7 +49,7 @@ pin_project! {
         K: Eq,
     {
         Arriving { call: Option<(S, Req)> },
-        Waiting { seat: Seat<K, V, O>, call: Option<(S, Req)>, end: Option<Tick> },
+        Waiting { seat: Seat<K, V, O>, call: Option<(S, Req)>, end: Option<Tick>, span: WaitSpan },
         Alone { #[pin] call: Single<S, Req, F> },
         Done,
     }
@@ -76,8 +79,12 @@ where
         inner: S,
         req: Req,
         parts: Ref<Parts<K, V, Result<Res, Err>, X, P, C, R>>,
-    ) -> Self {
-        Self { state: State::Arriving { call: Some((inner, req)) }, sleep: None, parts }
+    ) -> Self
+    where
+        R: Remember<Req>,
+    {
+        let reject = parts.reject.remember(&req);
+        Self { state: State::Arriving { call: Some((inner, req)) }, sleep: None, parts, reject }
     }
 }
 
@@ -104,7 +111,7 @@ where
         let mut this = self.project();
         let parts = &**this.parts;
         let table = &parts.coalesce.table;
-        let refuse = |kind| Poll::Ready(parts.reject.reject((), table.refuse(kind)));
+        let refuse = |kind| Poll::Ready(this.reject.reject((), table.refuse(kind)));
         loop {
             match this.state.as_mut().project() {
                 StateProj::Arriving { call } => {
@@ -123,11 +130,17 @@ where
                     match table.enter(key, end, now) {
                         Entered::Lead(seat) => {
                             seat.begin(Box::pin(shared(inner, req, parts.share.clone())));
-                            this.state.set(State::Waiting { seat, call: None, end });
+                            this.state.set(State::Waiting {
+                                seat,
+                                call: None,
+                                end,
+                                span: WaitSpan::NONE,
+                            });
                         }
                         Entered::Follow(seat) => {
                             let call = Some((inner, req));
-                            this.state.set(State::Waiting { seat, call, end });
+                            let span = WaitSpan::begin(LayerKind::Coalesce, table.name);
+                            this.state.set(State::Waiting { seat, call, end, span });
                         }
                         Entered::Full => {
                             this.state.set(State::Alone { call: Single::new(inner, req) });
@@ -135,14 +148,18 @@ where
                         Entered::Crowded => return refuse(RejectionKind::Overloaded),
                     }
                 }
-                StateProj::Waiting { seat, call, end } => {
+                StateProj::Waiting { seat, call, end, span } => {
                     let Poll::Ready(landing) = seat.poll(cx) else {
                         ready!(poll_end(this.sleep, *end, cx));
+                        span.end(REFUSED);
                         this.state.set(State::Done);
                         add(&table.counts.expired);
                         return refuse(RejectionKind::DeadlineExceeded);
                     };
                     let call = call.take();
+                    let lost =
+                        matches!((&landing, &call), (Landing::Lost, _) | (Landing::Apart, None));
+                    span.end(if lost { REFUSED } else { LET_THROUGH });
                     this.state.set(State::Done);
                     match (landing, call) {
                         (Landing::Shared(value), _) => {

@@ -89,8 +89,8 @@
 //! **Sharing.** All services of all layers of one [`Coalesce`] share calls.
 //!
 //! **Cost.** A call with a key: two short locks of a shard of the table, two of the call for each poll, three
-//! allocations (four for an HTTP key); the clock is read only for requests with a deadline. Hash and equality of
-//! the key run under the lock of a shard. A call without a key: a reference count.
+//! allocations (four for an HTTP key); the clock is read only for requests with a deadline. The key is hashed once;
+//! its equality runs under the lock of a shard. A call without a key: a reference count.
 //!
 //! # Order
 //!

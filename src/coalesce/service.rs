@@ -10,7 +10,7 @@ use super::layer::Parts;
 use super::share::Share;
 use crate::context::ReadContext;
 use crate::key::Key;
-use crate::reject::Reject;
+use crate::reject::{Reject, Remember};
 use crate::sync::Lease;
 
 /// Made by a [`CoalesceLayer`](super::CoalesceLayer). Always ready.
@@ -70,7 +70,7 @@ where
         + Send
         + 'static,
     C: ReadContext<Req>,
-    R: Reject<(), Res, Err>,
+    R: Reject<(), Res, Err> + Remember<Req>,
 {
     type Response = Res;
     type Error = R::Error;

@@ -1,10 +1,10 @@
 //! The calls that are under way, by key.
 
-use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -21,34 +21,71 @@ pub(super) type Call<V, O> = Pin<Box<dyn Future<Output = Result<V, O>> + Send>>;
 
 pub(super) struct Flight<K, V, O> {
     key: K,
+    hash: u64,
     core: Mutex<Core<Call<V, O>, V, O>>,
 }
 
-/// A flight in the set, found by its key.
-struct Entry<K, V, O>(Arc<Flight<K, V, O>>);
-
-impl<K, V, O> Borrow<K> for Entry<K, V, O> {
-    fn borrow(&self) -> &K {
-        &self.0.key
-    }
-}
-
-impl<K: Hash, V, O> Hash for Entry<K, V, O> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key.hash(state);
-    }
-}
-
-impl<K: PartialEq, V, O> PartialEq for Entry<K, V, O> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
-    }
-}
-
-impl<K: Eq, V, O> Eq for Entry<K, V, O> {}
-
-type Shard<K, V, O> = HashSet<Entry<K, V, O>, RandomState>;
+/// The flights by the hash of their keys, which is taken once, when they are entered: what goes wrong in a key's
+/// code goes wrong there, and not in a drop.
+type Shard<K, V, O> = HashMap<u64, Bucket<K, V, O>, BuildHasherDefault<Hashed>>;
 type Shards<K, V, O> = Box<[Padded<Mutex<Shard<K, V, O>>>]>;
+
+/// Flights whose keys have the same hash: nearly always one.
+struct Bucket<K, V, O> {
+    first: Arc<Flight<K, V, O>>,
+    more: Vec<Arc<Flight<K, V, O>>>,
+}
+
+/// What is hashed is a hash.
+#[derive(Default)]
+pub(super) struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+fn find<'a, K: Eq, V, O>(
+    shard: &'a Shard<K, V, O>,
+    hash: u64,
+    key: &K,
+) -> Option<&'a Arc<Flight<K, V, O>>> {
+    let bucket = shard.get(&hash)?;
+    std::iter::once(&bucket.first).chain(&bucket.more).find(|flight| flight.key == *key)
+}
+
+fn put<K, V, O>(shard: &mut Shard<K, V, O>, flight: Arc<Flight<K, V, O>>) {
+    match shard.entry(flight.hash) {
+        Entry::Occupied(bucket) => bucket.into_mut().more.push(flight),
+        Entry::Vacant(place) => {
+            place.insert(Bucket { first: flight, more: Vec::new() });
+        }
+    }
+}
+
+/// The flight that was there, to be dropped outside of all locks.
+fn take<K, V, O>(
+    shard: &mut Shard<K, V, O>,
+    flight: &Arc<Flight<K, V, O>>,
+) -> Option<Arc<Flight<K, V, O>>> {
+    let Entry::Occupied(mut bucket) = shard.entry(flight.hash) else { return None };
+    let Bucket { first, more } = bucket.get_mut();
+    if !Arc::ptr_eq(first, flight) {
+        let place = more.iter().position(|one| Arc::ptr_eq(one, flight))?;
+        return Some(more.swap_remove(place));
+    }
+    match more.pop() {
+        Some(next) => Some(std::mem::replace(first, next)),
+        None => Some(bucket.remove().first),
+    }
+}
 
 pub(super) struct Table<K, V, O> {
     pub(super) name: Name,
@@ -76,15 +113,6 @@ pub(super) fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A call that is counted as under way, until it is dropped.
-struct Counted<'a>(&'a AtomicU32);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 pub(super) enum Entered<K: Hash + Eq, V, O> {
     Lead(Seat<K, V, O>),
     Follow(Seat<K, V, O>),
@@ -107,15 +135,14 @@ pub(super) enum Landing<V, O> {
 impl<K: Hash + Eq, V, O> Table<K, V, O> {
     pub(super) fn new(name: Name, limits: Limits, observers: Observers) -> Self {
         let hasher = RandomState::new();
-        let shard = || Padded(Mutex::new(Shard::with_hasher(hasher.clone())));
+        let shard = || Padded(Mutex::new(Shard::default()));
         let shards = (0..stripe_count()).map(|_| shard()).collect();
         Self { name, limits, observers, counts: Counts::default(), hasher, shards }
     }
 
-    fn shard(&self, key: &K) -> &Mutex<Shard<K, V, O>> {
-        // The set inside uses the low bits.
-        let hash = self.hasher.hash_one(key) >> 48;
-        &self.shards[hash as usize & (self.shards.len() - 1)].0
+    fn shard(&self, hash: u64) -> &Mutex<Shard<K, V, O>> {
+        // The map inside uses the low bits.
+        &self.shards[(hash >> 48) as usize & (self.shards.len() - 1)].0
     }
 
     /// Joins the call for `key`, or begins one.
@@ -126,15 +153,16 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
         now: Tick,
     ) -> Entered<K, V, O> {
         let Counts { led, followed, crowded, full, flights, .. } = &self.counts;
-        let mut shard = lock(self.shard(&key));
-        if let Some(Entry(flight)) = shard.get(&key) {
-            let flight = Arc::clone(flight);
+        let hash = self.hasher.hash_one(&key);
+        let mut shard = lock(self.shard(hash));
+        let there = find(&shard, hash, &key).cloned();
+        if let Some(flight) = &there {
             let join = lock(&flight.core).join(self.limits.followers, end, now);
             match join {
                 Join::Seat(index) => {
                     drop(shard);
                     add(followed);
-                    return Entered::Follow(Seat::new(self, flight, index));
+                    return Entered::Follow(Seat::new(self, Arc::clone(flight), index));
                 }
                 Join::Full => {
                     drop(shard);
@@ -154,25 +182,21 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
             }
             return Entered::Full;
         }
-        let counted = Counted(flights);
-        let flight = Arc::new(Flight { key, core: Mutex::new(Core::new(end)) });
-        let before = shard.replace(Entry(Arc::clone(&flight)));
-        std::mem::forget(counted);
+        let flight = Arc::new(Flight { key, hash, core: Mutex::new(Core::new(end)) });
+        // Who waits for the one that was there still gets its answer.
+        let before = there.as_ref().and_then(|there| take(&mut shard, there));
+        put(&mut shard, Arc::clone(&flight));
         drop(shard);
-        drop(before);
+        drop((before, there));
         add(led);
         Entered::Lead(Seat::new(self, flight, 0))
     }
 
     /// The call has ended: who comes now begins another.
     fn retire(&self, flight: &Arc<Flight<K, V, O>>) {
-        let mut shard = lock(self.shard(&flight.key));
-        let ours = shard.get(&flight.key).is_some_and(|Entry(there)| Arc::ptr_eq(there, flight));
-        let entry = if ours { shard.take(&flight.key) } else { None };
-        // Last: if the hash of a key panics, whoever drops the seat comes here again.
-        drop(Counted(&self.counts.flights));
-        drop(shard);
-        drop(entry);
+        self.counts.flights.fetch_sub(1, Ordering::Relaxed);
+        let taken = take(&mut lock(self.shard(flight.hash)), flight);
+        drop(taken);
     }
 }
 
@@ -331,3 +355,7 @@ impl<K, V, O> fmt::Debug for Table<K, V, O> {
         f.debug_struct("Table").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, buttress_loom))]
+#[path = "loom_tests.rs"]
+mod loom_tests;

@@ -255,8 +255,14 @@ impl Conditioner {
         home.forget(self.lease.shared());
     }
 
-    /// Whether that is this one.
+    /// Whether it is disarmed, and not because of where it is.
     #[cfg(feature = "config")]
+    pub(crate) fn is_off(&self) -> bool {
+        let off = self.lease.gate.load(std::sync::atomic::Ordering::Relaxed) & DISARMED != 0;
+        off && self.lease.rules.get().permission.check().is_ok()
+    }
+
+    /// Whether that is this one.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(self.lease.shared(), other.lease.shared())
     }

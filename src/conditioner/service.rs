@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use crate::reject::{AsError, Reject};
+use crate::reject::{AsError, Reject, Remember};
 use crate::slot::Seat;
 
 use super::call::{Describe, Unnamed};
@@ -74,7 +74,7 @@ impl<S, Req, D, R, M> Service<Req> for ConditionerService<S, D, R, M>
 where
     S: Service<Req> + Clone,
     D: Describe<Req>,
-    R: Reject<Req, M::Response, S::Error> + Clone,
+    R: Reject<Req, M::Response, S::Error> + Remember<Req>,
     M: Mode<Req, S::Response> + Clone,
 {
     type Response = M::Response;
@@ -109,7 +109,7 @@ impl<S, D, R, M> ConditionerService<S, D, R, M> {
     where
         S: Service<Req> + Clone,
         D: Describe<Req>,
-        R: Reject<Req, M::Response, S::Error> + Clone,
+        R: Reject<Req, M::Response, S::Error> + Remember<Req>,
         M: Mode<Req, S::Response> + Clone,
     {
         let injection = self.seat.current().and_then(|conditioner| {
@@ -119,7 +119,7 @@ impl<S, D, R, M> ConditionerService<S, D, R, M> {
         let Some(injection) = injection else {
             return Err(req);
         };
-        let reject = self.reject.clone();
+        let reject = self.reject.remember(&req);
         let call = if injection.instead.is_some() {
             // The inner service is not called: its readiness stays for the next call on this instance.
             Conditioned::instead(injection, req, reject)

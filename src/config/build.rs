@@ -7,6 +7,7 @@ use ::config_rs::ValueKind;
 use serde_json::{Map, Value as Json, json};
 
 use super::keys::join;
+use super::plans::endpoints_plan;
 use super::problem::{Problem, ProblemKind};
 use super::settings::{Config, Setting};
 use super::value::{is_secret, origin, shown};
@@ -449,12 +450,59 @@ pub(super) fn conditioner(name: &str, b: Block<'_>) -> Result<ConditionerBuilder
     Ok(builder)
 }
 
+/// What a builder says of a block: nothing, or the first thing.
+type Check<'a> = &'a dyn Fn(&str, Block<'_>) -> Option<ConfigError>;
+
+/// All that a builder says of a block: after each error it is asked again without the key that it has named.
+fn contradictions(name: &str, block: Block<'_>, check: Check<'_>) -> Vec<ConfigError> {
+    let mut block = block.0.cloned().unwrap_or_default();
+    let mut found: Vec<ConfigError> = Vec::new();
+    while let Some(error) = check(name, Block(Some(&block))) {
+        let field = error.field();
+        // Without the other one it may be an error only because that one is not there.
+        let follows = |before: &ConfigError| {
+            before.field() == field || error.expected().contains(last(before.field()))
+        };
+        if found.iter().any(follows) {
+            break;
+        }
+        let there = take(&mut block, field);
+        found.push(error);
+        if !there {
+            break;
+        }
+    }
+    found
+}
+
+fn last(field: &str) -> &str {
+    field.rsplit('.').next().unwrap_or(field)
+}
+
+/// Takes a key out of a block. Says whether it was there. A rule stays in its place, and harmless.
+fn take(block: &mut Map<String, Json>, field: &str) -> bool {
+    let (key, rest) = field.split_once(['.', '[']).unwrap_or((field, ""));
+    match block.get_mut(key) {
+        Some(Json::Object(inner)) if !rest.is_empty() => take(inner, rest),
+        Some(Json::Array(rules)) => {
+            let number = rest.split(']').next().and_then(|number| number.parse::<usize>().ok());
+            match number.and_then(|number| rules.get_mut(number)) {
+                Some(rule) => {
+                    *rule = json!({"fault": "loss"});
+                    true
+                }
+                None => block.remove(key).is_some(),
+            }
+        }
+        _ => block.remove(key).is_some(),
+    }
+}
+
 /// Builds everything once, for what only the builders can judge. What has a problem already is left out: the
 /// second would only be the first again.
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     let known = problems.clone();
-    let mut one = |parts: &[&str], error: Option<ConfigError>| {
-        let Some(error) = error else { return };
+    let mut tell = |parts: &[&str], error: &ConfigError| {
         let path = parts.iter().fold(String::new(), |path, part| join(&path, part));
         let inside = |key: &str| {
             key.strip_prefix(&path).is_some_and(|k| k.is_empty() || k.starts_with(['.', '[']))
@@ -472,8 +520,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             error.expected(),
         ));
     };
-    type Check<'a> = (&'static str, &'a dyn Fn(&str, Block<'_>) -> Option<ConfigError>);
-    let checks: [Check<'_>; 6] = [
+    let checks: [(&'static str, Check<'_>); 6] = [
         ("breakers", &|name, block| {
             config.breaker(name, block).and_then(|b| b.unregistered().build()).err()
         }),
@@ -494,7 +541,9 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     for (map, check) in checks {
         for name in config.names(map) {
             let block = Block::of(config.tree.get(map).and_then(|map| map.get(name)));
-            one(&[map, name], check(name, block));
+            for error in contradictions(name, block, check) {
+                tell(&[map, name], &error);
+            }
         }
     }
     let inline = [
@@ -512,23 +561,28 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
                 if let Some(json) = entry.filter(|json| json.is_object())
                     && let Some((_, check)) = checks.get(n)
                 {
-                    one(&[map, name, key], check(name, Block::of(Some(json))));
+                    for error in contradictions(name, Block::of(Some(json)), check) {
+                        tell(&[map, name, key], &error);
+                    }
                 }
             }
+        }
+    }
+    for name in config.names("clients") {
+        let client = config.tree.get("clients").and_then(|map| map.get(name));
+        let endpoints = Block::of(client).table("endpoints").unwrap_or(Block(None));
+        let check = |name: &str, block: Block<'_>| endpoints_plan(block).check(name).err();
+        for error in contradictions(name, endpoints, &check) {
+            tell(&["clients", name, "endpoints"], &error);
         }
     }
     let seed = |key| config.legacy("shutdown", key);
     if let (Some(timeout), Some(other)) = (seed("timeout"), seed("default_timeout"))
         && (timeout - other).abs() > 0.0
     {
-        one(
-            &["resilience", "shutdown"],
-            Some(ConfigError::new(
-                "default_timeout",
-                other,
-                format!("{timeout}, as timeout has it"),
-            )),
-        );
+        let expected = format!("{timeout}, as timeout has it");
+        let error = ConfigError::new("default_timeout", other, expected);
+        tell(&["resilience", "shutdown"], &error);
     }
 }
 

@@ -98,7 +98,12 @@ pub(super) static BREAKER_FIELDS: &[Field] = &[
     field("ramp", SPAN, "", "Lets traffic back in bit by bit over this time."),
     CANCELLED_AFTER,
     SHADOW,
-    field("seed", Kind::Count { min: 0, max: i64::MAX as u64 }, "", "Seed of its random numbers."),
+    field(
+        "seed",
+        Kind::Count { min: 0, max: i64::MAX as u64 },
+        "",
+        "Seed of its random numbers; a reload does not change it.",
+    ),
 ];
 static SLOW: &[Field] = &[
     field("after", seconds(1e-9, YEAR), "", "A call this long is slow."),
@@ -113,7 +118,7 @@ pub(super) static RATE_LIMIT_FIELDS: &[Field] = &[
         "initial_tokens",
         Kind::Number { min: 0.0, max: 9e15, percent: false },
         "the burst",
-        "Tokens at the start.",
+        "Tokens at the start; a reload adds none.",
     ),
     field("max_waiting", Kind::Count { min: 0, max: U32 }, "", "Most calls that wait."),
     SHADOW,
@@ -230,9 +235,9 @@ pub(super) static RETRY_BUDGET_FIELDS: &[Field] = &[
         "Retries for each request.",
     ),
     field("burst", count(1_000_000), "10", "Retries that may come at once."),
-    field("floor", count(1_000_000), "3", "Retries that are always possible."),
+    field("floor", count(1_000_000), "3", "Retries saved up at the start; a reload adds none."),
     field("tokens", count(1_000_000), "140", "Size of the bucket."),
-    field("initial_tokens", count(1_000_000), "28", "Tokens at the start."),
+    field("initial_tokens", count(1_000_000), "28", "Tokens at the start; a reload adds none."),
     field("cost", count(1_000_000), "14", "Tokens of a retry."),
     field("throttled_cost", count(1_000_000), "5", "Tokens of a retry after throttling."),
 ];

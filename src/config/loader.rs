@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use ::config_rs::Value;
+use ::config_rs::{Map, Value};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::fields::ROOT;
 use super::files::{self, read_file, searched, usual_places};
+use super::gather;
 use super::keys;
 use super::merge::merge;
 use super::parse::{self, Format};
@@ -36,6 +37,9 @@ pub fn load<T: DeserializeOwned>() -> Result<T, LoadError> {
 
 const ARGUMENT: &str = "argument";
 const DEFAULT: &str = "default";
+
+/// Looks at the sources and at what they are together.
+type User<'a> = &'a mut dyn FnMut(&[Map<String, Value>], &Value);
 
 #[derive(Clone)]
 enum File {
@@ -282,7 +286,14 @@ impl Loader {
     /// `Duration` is a number of seconds or a text.
     ///
     /// # Errors
-    /// Every problem of the crate's own keys and every unknown key. Of the values of your type that do not fit, the first.
+    /// Every problem of the crate's own keys and of yours: values that do not fit, in any source, also those that a stronger one
+    /// overrides; keys that a struct does not know; keys that are missing.
+    ///
+    /// serde stops at the first error, so your type is read again and again with something else in the place of what did not fit.
+    /// What cannot be found that way comes up when the rest is mended: what else is wrong in a value that an untagged enum refuses
+    /// whole, which keys are missing beside a value for which nothing that fits could be found (as with some types that
+    /// read a text of their own), and unknown keys of a struct with a flattened part, which takes them all. After some hundred
+    /// problems it ends and says so.
     ///
     /// ```
     /// use buttress::config::{Format, Loader};
@@ -295,15 +306,24 @@ impl Loader {
     /// let settings: Settings = loader.load_as()?;
     /// assert_eq!((settings.port, settings.grace.as_secs()), (80, 90));
     ///
-    /// let error = loader.set("port", "many").load_as::<Settings>().err().unwrap();
-    /// assert_eq!(error.problems()[0].key(), "port");
+    /// let loader = loader.set("port", "many").set("grace", "soon");
+    /// let error = loader.load_as::<Settings>().err().unwrap();
+    /// let keys: Vec<_> = error.problems().iter().map(|problem| problem.key()).collect();
+    /// assert_eq!(keys, ["grace", "port"]);
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn load_as<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
         let mut problems = Vec::new();
         let mut read = None;
-        let config = self.collect(Some(&mut |root| {
-            read = super::typed::read(root, "", true, &mut problems);
+        let config = self.collect(Some(&mut |sources, root| {
+            let several = sources.iter().filter(|source| !source.is_empty()).count() > 1;
+            for source in sources.iter().filter(|source| several && !source.is_empty()) {
+                // Also what a stronger one has, with all that the others have around it.
+                let mut all = sources.to_vec();
+                all.push(source.clone());
+                gather::read_part::<T>(&merge(&all), source, &mut problems);
+            }
+            read = gather::read(root, "", true, &mut problems);
         }));
         match (config, read) {
             (Ok(_), Some(value)) if problems.is_empty() => Ok(value),
@@ -327,7 +347,7 @@ impl Loader {
         found.chain(named).collect()
     }
 
-    fn collect(&self, user: Option<&mut dyn FnMut(&Value)>) -> Result<Config, LoadError> {
+    fn collect(&self, user: Option<User<'_>>) -> Result<Config, LoadError> {
         let mut problems = Vec::new();
         let mut sources = vec![keys::keyed(&self.defaults, DEFAULT, &mut problems)];
         searched(&self.search, &mut sources, &mut problems);
@@ -347,7 +367,7 @@ impl Loader {
         // Keys of a user's type are checked against that type.
         let strict = user.is_none();
         if let Some(user) = user {
-            user(&root);
+            user(&sources, &root);
         }
         let known: Option<Vec<&str>> = strict.then(|| {
             ROOT.iter()

@@ -14,9 +14,9 @@ use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
 use crate::control::Registry;
 use crate::error::ConfigError;
-use crate::failure_budget::FailureBudget;
+use crate::failure_budget::{BudgetState, FailureBudget};
 use crate::managed::Home;
-use crate::presets::{ClientParts, Live, PartsChange, ServerParts};
+use crate::presets::{ClientParts, Live, Parts, PartsChange, ServerParts};
 use crate::rate_limit::RateLimiter;
 use crate::slot::Slot;
 use crate::timeout::Timeout;
@@ -33,6 +33,12 @@ pub(super) struct Made {
     pub(super) objects: BTreeMap<Place, Object>,
     /// Those that the program has asked for by their name.
     pub(super) asked: BTreeSet<Place>,
+    /// Those that are in no stack any more, and in the configuration: out of service until one has them again.
+    pub(super) idle: BTreeSet<Place>,
+    /// Those whose faults somebody had switched off when they went.
+    pub(super) off: BTreeSet<Place>,
+    /// While the next configuration is built: budgets that others are to take the place of.
+    pub(super) replaced: BTreeMap<Place, FailureBudget>,
     pub(super) clients: BTreeMap<String, Running<ClientStack>>,
     pub(super) servers: BTreeMap<String, Running<ServerStack>>,
 }
@@ -50,8 +56,15 @@ pub(super) enum Object {
 #[derive(Clone)]
 pub(super) struct Running<L> {
     pub(super) stack: L,
-    pub(super) faults: Slot<Conditioner>,
+    pub(super) places: Places,
     pub(super) uses: Uses,
+}
+
+/// Where commands put things into a stack. What its services look at follows these.
+#[derive(Clone, Default)]
+pub(super) struct Places {
+    pub(super) faults: Slot<Conditioner>,
+    pub(super) budget: Slot<FailureBudget>,
 }
 
 /// The objects of a stack.
@@ -59,6 +72,7 @@ pub(super) struct Running<L> {
 pub(super) struct Uses {
     pub(super) places: BTreeSet<Place>,
     pub(super) conditioner: Option<Conditioner>,
+    pub(super) budget: Option<FailureBudget>,
 }
 
 /// `object!(made, path, Kind, build)`: the object there is, or a new one.
@@ -89,6 +103,9 @@ impl Made {
             generation: 1,
             objects: BTreeMap::new(),
             asked: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            off: BTreeSet::new(),
+            replaced: BTreeMap::new(),
             clients: BTreeMap::new(),
             servers: BTreeMap::new(),
         }
@@ -124,17 +141,42 @@ impl Made {
         at: &Written<'_>,
         config: &Config,
     ) -> Result<FailureBudget, ConfigError> {
-        object!(self, &at.place, FailureBudget, config.failure_budget_at(at))
-    }
-
-    pub(super) fn conditioner(&mut self, at: &Written<'_>) -> Result<Conditioner, ConfigError> {
-        let new = !self.objects.contains_key(&at.place);
-        let made = object!(self, &at.place, Conditioner, build::conditioner(at.name, at.block))?;
-        if new {
-            // Outside of its environments it stays disarmed, which its status says.
-            let _ = made.arm();
+        let before = self.replaced.get(&at.place).filter(|_| !self.objects.contains_key(&at.place));
+        let before = before.cloned();
+        // The windows of an objective are its own.
+        let saved = before.as_ref().filter(|_| at.block.get("slo").is_none());
+        let builder = config.failure_budget_at(at).map(|builder| match saved {
+            Some(before) => builder.restore(before.save()),
+            None => builder,
+        });
+        let made = object!(self, &at.place, FailureBudget, builder)?;
+        if before.is_some_and(|it| it.state() == BudgetState::Tripped) {
+            made.trip();
         }
         Ok(made)
+    }
+
+    pub(super) fn conditioner(
+        &mut self,
+        at: &Written<'_>,
+        instead_of: Option<&Conditioner>,
+    ) -> Result<Conditioner, ConfigError> {
+        let new = !self.objects.contains_key(&at.place);
+        let made = object!(self, &at.place, Conditioner, build::conditioner(at.name, at.block))?;
+        let off = self.off.contains(&at.place) || instead_of.is_some_and(Conditioner::is_off);
+        if new && !off {
+            // Outside of its environments it stays disarmed, which its status says.
+            let _ = made.arm();
+            // Looked at afterwards: who kills what there is has either seen this one, or is seen here.
+            if self.registry().faults_are_killed() {
+                made.disarm();
+            }
+        }
+        Ok(made)
+    }
+
+    pub(super) fn registry(&self) -> Registry {
+        self.registry.clone().unwrap_or_else(Registry::global)
     }
 
     pub(super) fn client(&mut self, name: &str) -> Result<ClientStack, ConfigError> {
@@ -145,9 +187,12 @@ impl Made {
         refuse(&config, "clients", name)?;
         let (parts, uses, changes) = self.client_parts(name, &config, None)?;
         changes.into_iter().for_each(|change| change());
-        let faults = self.faults("clients", name, &uses);
-        let stack = Live::client(name.to_owned().into(), parts, faults.clone());
-        let running = Running { stack: stack.clone(), faults, uses };
+        self.revive(&uses);
+        let places = Places { faults: self.place_of_faults("clients", name), ..Places::default() };
+        let parts = places.fill(Parts::Client(Box::new(parts)), &Uses::default(), &uses, |it| it).1;
+        let Parts::Client(parts) = parts else { unreachable!("it was one") };
+        let stack = Live::client(name.to_owned().into(), *parts);
+        let running = Running { stack: stack.clone(), places, uses };
         self.clients.insert(name.to_owned(), running);
         Ok(stack)
     }
@@ -159,21 +204,28 @@ impl Made {
         let config = self.newest();
         refuse(&config, "servers", name)?;
         let (parts, uses) = self.server_parts(name, &config)?;
-        let faults = self.faults("servers", name, &uses);
-        let stack = Live::server(name.to_owned().into(), parts, faults.clone());
-        let running = Running { stack: stack.clone(), faults, uses };
+        self.revive(&uses);
+        let budget = self.registry.as_ref().map(|it| it.failure_budget(&join("servers", name)));
+        let budget = budget.unwrap_or_default();
+        let places = Places { faults: self.place_of_faults("servers", name), budget };
+        let parts = places.fill(Parts::Server(parts), &Uses::default(), &uses, |it| it).1;
+        let Parts::Server(parts) = parts else { unreachable!("it was one") };
+        let stack = Live::server(name.to_owned().into(), parts);
+        let running = Running { stack: stack.clone(), places, uses };
         self.servers.insert(name.to_owned(), running);
         Ok(stack)
     }
 
+    /// For a stack that is made now.
+    fn revive(&mut self, uses: &Uses) {
+        self.reviving(uses).into_iter().for_each(|change| change());
+        self.idle.retain(|place| !uses.places.contains(place));
+    }
+
     /// The place for a new stack's faults. With a registry it is one that commands know, too.
-    fn faults(&self, map: &str, name: &str, uses: &Uses) -> Slot<Conditioner> {
+    fn place_of_faults(&self, map: &str, name: &str) -> Slot<Conditioner> {
         let known = self.registry.as_ref().map(|it| it.conditioner(&join(map, name)));
-        let slot = known.unwrap_or_default();
-        if let Some(conditioner) = &uses.conditioner {
-            slot.install(conditioner.clone());
-        }
-        slot
+        known.unwrap_or_default()
     }
 
     /// Of a client that runs, its parts `before` keep what they know.
@@ -206,8 +258,9 @@ impl Made {
         if let Some(at) = part("retry_budget") {
             parts.budget = Some(self.retry_budget(&at)?);
         }
-        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        uses.conditioner = faults;
+        let before_it = self.clients.get(name).and_then(|it| it.uses.conditioner.clone());
+        let faults = part("faults").map(|at| self.conditioner(&at, before_it.as_ref()));
+        uses.conditioner = faults.transpose()?;
         let mut parts = parts.settled()?;
         let mut changes = parts.keep(before, &self.home());
         changes.extend(backend);
@@ -228,15 +281,18 @@ impl Made {
             })
         };
         let after = block.time("timeout");
+        let budget = part("failure_budget").map(|at| self.failure_budget(&at, config));
+        let budget = budget.transpose()?;
         let parts = ServerParts {
             limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
-            budget: part("failure_budget")
-                .map(|at| self.failure_budget(&at, config))
-                .transpose()?,
+            budget: Slot::new(),
+            faults: Slot::new(),
             timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
         };
-        let faults = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        uses.conditioner = faults;
+        let before = self.servers.get(name).and_then(|it| it.uses.conditioner.clone());
+        let faults = part("faults").map(|at| self.conditioner(&at, before.as_ref()));
+        uses.conditioner = faults.transpose()?;
+        uses.budget = budget;
         Ok((parts, uses))
     }
 
@@ -252,20 +308,71 @@ impl Made {
 impl Object {
     /// It is in no stack any more, and in no configuration.
     pub(super) fn forget(&self, home: &Home) {
+        self.rest();
         match self {
             Self::Breaker(it) => it.forget(home),
             Self::Limiter(it) => it.forget(home),
             Self::RetryBudget(it) => it.forget(home),
-            Self::FailureBudget(it) => {
-                it.retire();
-                it.forget(home);
-            }
-            Self::Conditioner(it) => {
-                // Calls that hang in it go on.
-                it.disarm();
-                it.forget(home);
-            }
+            Self::FailureBudget(it) => it.forget(home),
+            Self::Conditioner(it) => it.forget(home),
         }
+    }
+
+    /// It is in no stack any more: levers are let go of, and calls that hang go on.
+    pub(super) fn rest(&self) {
+        match self {
+            Self::Breaker(_) | Self::Limiter(_) | Self::RetryBudget(_) => {}
+            Self::FailureBudget(it) => it.retire(),
+            Self::Conditioner(it) => it.disarm(),
+        }
+    }
+}
+
+/// What was in a stack's places.
+pub(super) type Before = (Option<Conditioner>, Option<FailureBudget>);
+
+impl Places {
+    /// Gives parts their faults and their failure budget, and hands them to `then` before anything else can be put there.
+    /// Returns what was there.
+    pub(super) fn fill<R>(
+        &self,
+        parts: Parts,
+        before: &Uses,
+        now: &Uses,
+        then: impl FnOnce(Parts) -> R,
+    ) -> (Before, R) {
+        let (old, new) = (before.budget.as_ref(), now.budget.as_ref());
+        let budget = |there: Option<&_>| next(there, old, new, FailureBudget::is);
+        let (old, new) = (before.conditioner.as_ref(), now.conditioner.as_ref());
+        let faults = |there: Option<&_>| next(there, old, new, Conditioner::is);
+        let (budget, (faults, done)) = self.budget.hand_over(budget, |budget| {
+            self.faults.hand_over(faults, |faults| {
+                then(match parts {
+                    Parts::Client(mut parts) => {
+                        parts.faults = faults;
+                        Parts::Client(parts)
+                    }
+                    Parts::Server(parts) => Parts::Server(ServerParts { faults, budget, ..parts }),
+                })
+            })
+        });
+        ((faults, budget), done)
+    }
+}
+
+/// What comes into a place: what the configuration has there, if it has another one now. What a command has put there
+/// stays otherwise.
+fn next<T: Clone>(
+    there: Option<&T>,
+    old: Option<&T>,
+    new: Option<&T>,
+    is: impl Fn(&T, &T) -> bool,
+) -> Option<T> {
+    match (old, new) {
+        (Some(old), Some(new)) if is(old, new) => there.cloned(),
+        (_, Some(new)) => Some(new.clone()),
+        (Some(old), None) if there.is_some_and(|there| is(there, old)) => None,
+        (_, None) => there.cloned(),
     }
 }
 

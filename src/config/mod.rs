@@ -64,7 +64,8 @@
 //! A name with a dot stands in quotes where a path is written: `breakers."api.v1".open_for`.
 //!
 //! # Errors
-//! [`LoadError`] has every problem of every source, each with key, value, file and line (or variable) and what was expected.
+//! [`LoadError`] has every problem of every source, each with key, value, file and line (or variable) and what was expected, also in
+//! types of yours ([`Loader::load_as`] says how far).
 //! A key that nobody knows is one of them, and so are a key that is there twice, two variables for one key, values that contradict
 //! each other, a name that is nowhere, a link that leads nowhere and a place that cannot be looked into. The line is
 //! that of the key. A file whose format is broken is judged no further. A file may have 4 MiB, 100,000 values (with its aliases
@@ -87,19 +88,23 @@
 //! | what | how it changes | what is kept |
 //! |---|---|---|
 //! | breakers, rate limits, retry and failure budgets | in place | state, windows, levels, counters |
-//! | `faults` | in place | whether they are armed, totals; what is counted of each rule begins anew |
+//! | `faults` | in place | whether they are armed, totals; what is counted of each rule begins anew. Others in their place come disarmed if somebody had disarmed these, or killed all |
 //! | `retry`, whole or in part | with the stack | its tally, its budget |
 //! | `total_timeout`, `attempt_timeout`, `timeout` | with the stack; a breaker's or failure budget's own `cancelled_after` follows | |
 //! | `backend` | in place, also from a fixed limit to a learned one and back | who waits, what is in flight, what is known of answers |
+//! | `slo` of a failure budget that comes, goes or has another `period` | with the stack: another budget takes the place of this one | whether it is tripped by hand; the window if it goes |
 //! | `hedge` | in place | answers seen, what is saved up |
 //! | `endpoints` | in place, in all pools that the stack has made | health, who is ejected |
 //! | parts that are new, or gone | with the stack; a registry shows the new and not the gone, but for entries with a name that are still written down | all other parts |
 //! | another name for a part (`breaker: db2`) | with the stack | what that name stands for, if anything uses it already |
 //!
+//! What a command puts into a stack, faults or a server's failure budget, or takes out of it, stays so until the file has something
+//! else there. A failure budget that is in no stack any more is out of service, and begins anew in the next one.
+//!
 //! A stack is exchanged whole: no call meets parts of two files. See [`presets::Live`](crate::presets::Live) for what services do
 //! then. What is not live is told in the event and in [`Reloaded::waiting`]: `seed` of a breaker, `initial_tokens`, `floor` of a retry
-//! budget (what they begin with), `slo` of a failure budget where it comes, goes or has another `period`, and entries that are
-//! taken out of the file while the program uses them by their name. Stores, URLs, idempotency and limits that a fleet shares
+//! budget, which are what they begin with (a retry budget also after a reset); and of what the program uses by its name, entries that are taken out of the
+//! file, and `slo` where it comes, goes or has another `period`. Stores, URLs, idempotency and limits that a fleet shares
 //! are made in code, not here. So are stacks from [`presets::client`](crate::presets::client): only [`Stacks`] are live.
 //!
 //! # Secrets
@@ -123,6 +128,7 @@ mod build;
 mod fields;
 mod files;
 mod findings;
+mod gather;
 mod keys;
 mod live;
 mod loader;
@@ -134,10 +140,12 @@ mod print;
 mod problem;
 mod read;
 mod reload;
+mod repairs;
 mod schema;
 mod settings;
 mod stacks;
 mod staged;
+mod stand_in;
 #[cfg(test)]
 mod tests;
 mod typed;

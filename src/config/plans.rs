@@ -39,7 +39,7 @@ impl Config {
         plan.attempt_timeout = block.time("attempt_timeout");
         plan.backend = block.table("backend").map(backend_plan);
         plan.hedge = hedge_plan(block);
-        plan.endpoints = endpoints_plan(block);
+        plan.endpoints = endpoints_plan(block.table("endpoints").unwrap_or(Block(None)));
         plan.retry = match self.part(block, "retry", "retries") {
             Some(block) => RetryPlan::Policy(build::policy(block)?),
             None if plan.backend.is_some() => RetryPlan::Paced,
@@ -156,15 +156,13 @@ fn hedge_plan(client: Block<'_>) -> Option<HedgePlan> {
     Some(plan)
 }
 
-fn endpoints_plan(client: Block<'_>) -> EndpointsPlan {
+pub(super) fn endpoints_plan(block: Block<'_>) -> EndpointsPlan {
     let mut plan = EndpointsPlan::default();
-    if let Some(block) = client.table("endpoints") {
-        plan.max_ejected = block.number("max_ejected").unwrap_or(plan.max_ejected);
-        plan.failures_in_row = block.count("failures_in_row").unwrap_or(plan.failures_in_row);
-        plan.probe_after = block.time("probe_after").unwrap_or(plan.probe_after);
-        plan.probe_after_max = block.time("probe_after_max").unwrap_or(plan.probe_after_max);
-        plan.slow_start = block.time("slow_start").unwrap_or(plan.slow_start);
-    }
+    plan.max_ejected = block.number("max_ejected").unwrap_or(plan.max_ejected);
+    plan.failures_in_row = block.count("failures_in_row").unwrap_or(plan.failures_in_row);
+    plan.probe_after = block.time("probe_after").unwrap_or(plan.probe_after);
+    plan.probe_after_max = block.time("probe_after_max").unwrap_or(plan.probe_after_max);
+    plan.slow_start = block.time("slow_start").unwrap_or(plan.slow_start);
     plan
 }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::live::Step;
 use super::loader::Loader;
+use super::made::Object;
 use super::problem::LoadError;
 use super::settings::{Change, Config};
 use super::stacks::{Place, Stacks};
-use super::staged::Staged;
+use super::staged::{OldParts, Staged};
 use super::watch::{self, Stamp, Watch};
 use crate::name::LayerKind;
 use crate::observe::{EventKind, Observers, Severity};
@@ -301,14 +302,16 @@ impl Inner {
         let new = !changes.is_empty() || !config.same_sections(&old);
         made.generation += u64::from(new);
         let forgotten = made.take_forgotten();
+        let idle = made.take_idle();
         let (waiting, applied) =
             changes.into_iter().partition(|change| made.waits(change.key(), &staged.new, &failed));
         made.tell();
         let (generation, home) = (made.generation, made.home());
         drop(made);
         // Outside of the lock: whoever has the last of them may run user code.
-        forgotten.iter().for_each(|object| object.forget(&home));
-        drop(gone);
+        forgotten.iter().chain(&staged.replaced).for_each(|object| object.forget(&home));
+        idle.iter().for_each(Object::rest);
+        gone.into_iter().for_each(OldParts::end);
         Ok(Reloaded { applied, waiting, generation, new })
     }
 }

@@ -236,7 +236,7 @@ impl Config {
     /// A section of yours; see [`Loader::section`](super::Loader::section).
     ///
     /// # Errors
-    /// Unknown keys, and the first value that does not fit.
+    /// All that does not fit, as far as it can be seen: see [`Loader::load_as`](super::Loader::load_as).
     ///
     /// ```
     /// use buttress::config::Loader;
@@ -253,10 +253,8 @@ impl Config {
             ValueKind::Table(table) => table.get(section).unwrap_or(&nothing),
             _ => &nothing,
         };
-        match super::typed::read(value, section, false, &mut problems) {
-            Some(value) if problems.is_empty() => Ok(value),
-            _ => Err(LoadError::new(problems)),
-        }
+        super::gather::read(value, section, false, &mut problems)
+            .ok_or_else(|| LoadError::new(problems))
     }
 
     /// Every key that has an effect, with its value and where that came from. Keys no source has are there with their default, for

@@ -204,7 +204,8 @@ impl Stacks {
     }
 
     /// Registers what is made from now on in this registry instead of [`Registry::global`], and tells it what the
-    /// linter says.
+    /// linter says. Its commands install and uninstall in these stacks by the names `clients.pay` and `servers.api`; without
+    /// this no registry knows those places.
     ///
     /// ```
     /// use buttress::{config::Loader, control::Registry};
@@ -360,7 +361,7 @@ impl Stacks {
         self.named("failure_budgets", name, Made::failure_budget)
     }
 
-    /// The conditioner of an entry of `faults`, armed if its environment allows it.
+    /// The conditioner of an entry of `faults`, armed if its environment allows it and nobody has killed all faults.
     ///
     /// # Errors
     /// If there is no such entry.
@@ -373,6 +374,6 @@ impl Stacks {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn conditioner(&self, name: &str) -> Result<Conditioner, ConfigError> {
-        self.named("faults", name, |made, at, _| made.conditioner(at))
+        self.named("faults", name, |made, at, _| made.conditioner(at, None))
     }
 }

@@ -11,12 +11,16 @@ use super::settings::{Change, Config};
 use super::stacks::{Place, Written};
 use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
+use crate::failure_budget::FailureBudget;
 use crate::presets::{Parts, PartsChange};
+use crate::slot::Slot;
 
 /// All that is to happen.
 pub(super) struct Staged {
     /// Those there are, and new ones.
     pub(super) objects: BTreeMap<Place, Object>,
+    /// The budgets that others of them take the place of.
+    pub(super) replaced: Vec<Object>,
     /// The new ones, which go by all of it.
     pub(super) new: BTreeSet<Place>,
     pub(super) steps: Vec<(Place, Step)>,
@@ -37,7 +41,17 @@ pub(super) struct NewParts {
 #[derive(Default)]
 pub(super) struct OldParts {
     _parts: Option<Parts>,
-    _conditioner: Option<Conditioner>,
+    /// What a command had put into the stack, if the configuration has taken its place.
+    conditioner: Option<Conditioner>,
+    budget: Option<FailureBudget>,
+}
+
+impl OldParts {
+    /// Nothing uses them any more.
+    pub(super) fn end(self) {
+        self.conditioner.inspect(Conditioner::disarm);
+        self.budget.inspect(FailureBudget::retire);
+    }
 }
 
 /// The key of a place.
@@ -62,17 +76,21 @@ impl Staged {
         if !problems.is_empty() {
             return Err(LoadError::new(problems));
         }
-        let steps = made.steps(config, &mut problems);
         let mut next = made.clone();
+        next.replaced = made.replaced_by(config);
+        next.objects.retain(|place, _| !next.replaced.contains_key(place));
+        let steps = next.steps(config, &mut problems);
         let mut staged = Self {
             objects: BTreeMap::new(),
+            replaced: next.replaced.values().cloned().map(Object::FailureBudget).collect(),
             new: BTreeSet::new(),
             steps,
             changes: Vec::new(),
             stacks: Vec::new(),
         };
         for (map, name) in made.running() {
-            if !affected(config, map, name, changes) {
+            let other = made.uses(map, name).iter().any(|place| next.replaced.contains_key(place));
+            if !other && !affected(config, map, name, changes) {
                 continue;
             }
             match staged.stack(&mut next, config, map, name) {
@@ -83,7 +101,9 @@ impl Staged {
             }
         }
         staged.objects = next.objects;
-        let new = staged.objects.keys().filter(|place| !made.objects.contains_key(*place));
+        let new = staged.objects.keys().filter(|place| {
+            !made.objects.contains_key(*place) || next.replaced.contains_key(*place)
+        });
         staged.new = new.cloned().collect();
         if problems.is_empty() { Ok(staged) } else { Err(LoadError::new(problems)) }
     }
@@ -108,6 +128,7 @@ impl Staged {
             let (parts, uses) = next.server_parts(name, config)?;
             (Parts::Server(parts), uses)
         };
+        self.changes.extend(next.reviving(&uses));
         self.stacks.push(NewParts { map, name: name.to_owned(), parts, uses });
         Ok(())
     }
@@ -135,6 +156,27 @@ impl Made {
     fn running(&self) -> impl Iterator<Item = (&'static str, &String)> {
         let clients = self.clients.keys().map(|name| ("clients", name));
         clients.chain(self.servers.keys().map(|name| ("servers", name)))
+    }
+
+    /// The places of the objects that a stack has.
+    fn uses(&self, map: &str, name: &str) -> &BTreeSet<Place> {
+        static NONE: BTreeSet<Place> = BTreeSet::new();
+        let client = self.clients.get(name).filter(|_| map == "clients").map(|it| &it.uses);
+        let uses = client.or_else(|| self.servers.get(name).map(|it| &it.uses));
+        uses.map_or(&NONE, |uses| &uses.places)
+    }
+
+    /// Budgets that cannot go by their new settings, and are known to stacks only: objectives come and go with a budget.
+    fn replaced_by(&self, new: &Config) -> BTreeMap<Place, FailureBudget> {
+        let period = |at: &Written<'_>| at.block.get("slo").map(|slo| slo.get("period").cloned());
+        let replaced = self.objects.iter().filter_map(|(place, object)| match object {
+            Object::FailureBudget(it) if !self.asked.contains(place) => {
+                let (before, after) = (self.config.at(place)?, new.at(place)?);
+                (period(&before) != period(&after)).then(|| (place.clone(), it.clone()))
+            }
+            _ => None,
+        });
+        replaced.collect()
     }
 
     /// What the linter calls an error in stacks that have been made.
@@ -175,28 +217,73 @@ impl Made {
     /// Puts new parts into a stack that runs.
     pub(super) fn exchange(&mut self, new: NewParts) -> OldParts {
         let NewParts { map, name, parts, uses } = new;
-        let (slot, conditioner) = if map == "clients" {
-            let Some(running) = self.clients.get_mut(&name) else { return OldParts::default() };
-            (running.stack.parts_slot().clone(), running.exchange(uses))
+        if map == "clients" {
+            let running = self.clients.get_mut(&name);
+            running.map(|it| it.exchange(parts, uses, |it| it.stack.parts_slot().clone()))
         } else {
-            let Some(running) = self.servers.get_mut(&name) else { return OldParts::default() };
-            (running.stack.parts_slot().clone(), running.exchange(uses))
-        };
-        OldParts { _parts: slot.install(parts), _conditioner: conditioner }
+            let running = self.servers.get_mut(&name);
+            running.map(|it| it.exchange(parts, uses, |it| it.stack.parts_slot().clone()))
+        }
+        .unwrap_or_default()
+    }
+
+    /// The places of the objects that stacks have.
+    fn used(&self) -> BTreeSet<Place> {
+        let clients = self.clients.values().map(|it| &it.uses);
+        let all = clients.chain(self.servers.values().map(|it| &it.uses));
+        all.flat_map(|uses| &uses.places).cloned().collect()
+    }
+
+    /// Takes out of service what has lost its last stack and stays, and lets what has one again begin anew.
+    pub(super) fn take_idle(&mut self) -> Vec<Object> {
+        let used = self.used();
+        self.idle.retain(|place| !used.contains(place));
+        let mut idle = Vec::new();
+        for (place, object) in &self.objects {
+            let stays = used.contains(place) || self.asked.contains(place);
+            let works = match object {
+                Object::FailureBudget(_) => true,
+                Object::Conditioner(it) => !it.is_off(),
+                _ => false,
+            };
+            if !stays && works && self.idle.insert(place.clone()) {
+                idle.push(object.clone());
+            }
+        }
+        idle
+    }
+
+    /// Puts into service what a stack with these gets again.
+    pub(super) fn reviving(&self, uses: &Uses) -> Vec<PartsChange> {
+        let back = uses.places.iter().filter(|place| self.idle.contains(*place));
+        let killed = self.registry().faults_are_killed();
+        back.filter_map(|place| match self.objects.get(place)?.clone() {
+            Object::FailureBudget(it) => Some(Box::new(move || it.reset()) as PartsChange),
+            Object::Conditioner(it) if !killed => Some(Box::new(move || drop(it.arm()))),
+            _ => None,
+        })
+        .collect()
     }
 
     /// Takes out the objects that are in no stack, in no configuration and in nobody's hands.
     pub(super) fn take_forgotten(&mut self) -> Vec<Object> {
-        let used: BTreeSet<_> = (self.clients.values().map(|it| &it.uses))
-            .chain(self.servers.values().map(|it| &it.uses))
-            .flat_map(|uses| &uses.places)
-            .cloned()
-            .collect();
+        let used = self.used();
         let (config, asked) = (&self.config, &self.asked);
         let stays = |place: &Place| {
             config.at(place).is_some() || asked.contains(place) || used.contains(place)
         };
         let gone: Vec<_> = self.objects.keys().filter(|place| !stays(place)).cloned().collect();
+        for place in &gone {
+            match self.objects.get(place) {
+                Some(Object::Conditioner(it)) if it.is_off() && !self.idle.contains(place) => {
+                    self.off.insert(place.clone());
+                }
+                _ => {
+                    self.off.remove(place);
+                }
+            }
+            self.idle.remove(place);
+        }
         gone.iter().filter_map(|place| self.objects.remove(place)).collect()
     }
 
@@ -218,19 +305,24 @@ impl Made {
 }
 
 impl<L> Running<L> {
-    /// The faults it had, if it has others now.
-    fn exchange(&mut self, uses: Uses) -> Option<Conditioner> {
+    fn exchange(
+        &mut self,
+        parts: Parts,
+        uses: Uses,
+        slot: impl Fn(&Self) -> Slot<Parts>,
+    ) -> OldParts {
+        let slot = slot(self);
+        let ((conditioner, budget), parts) =
+            self.places.fill(parts, &self.uses, &uses, |parts| slot.install(parts));
         let before = std::mem::replace(&mut self.uses, uses);
-        let (old, new) = (before.conditioner, &self.uses.conditioner);
-        match (old, new) {
-            (Some(old), Some(new)) if old.is(new) => None,
-            (_, Some(new)) => self.faults.install(new.clone()),
-            // What a command has put in its place stays.
-            (Some(old), None) if self.faults.get().is_some_and(|there| there.is(&old)) => {
-                self.faults.uninstall()
-            }
-            (_, None) => None,
-        }
+        // Those of the configuration are looked after by whoever has counted who uses them.
+        let (faults, now) = (before.conditioner, self.places.faults.get());
+        let conditioner = conditioner
+            .filter(|it| ![&faults, &now].into_iter().flatten().any(|other| other.is(it)));
+        let (spent, now) = (before.budget, self.places.budget.get());
+        let budget =
+            budget.filter(|it| ![&spent, &now].into_iter().flatten().any(|other| other.is(it)));
+        OldParts { _parts: parts, conditioner, budget }
     }
 }
 

@@ -1,51 +1,45 @@
 //! A user's type from a tree, with key and origin in every error.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ::config_rs::{Value, ValueKind};
 use serde::de::value::{MapDeserializer, StrDeserializer};
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer,
-    MapAccess, SeqAccess, VariantAccess, Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
 };
 
 use super::fields::ROOT;
 use super::problem::{Problem, ProblemKind};
 use super::read::{flag, join};
+use super::repairs::{NOTHING, Repairs};
 use super::schema::nearest;
+use super::stand_in::StandIn;
 use super::units;
 use super::value::{HIDDEN, is_secret, origin, shown, sorted, to_json};
 
-pub(super) fn read<T: DeserializeOwned>(
-    value: &Value,
-    path: &str,
-    root: bool,
-    problems: &mut Vec<Problem>,
-) -> Option<T> {
-    let found = RefCell::new(Vec::new());
-    let node = Node { value, path: path.to_owned(), root, found: &found };
-    let result = T::deserialize(node);
-    problems.append(&mut found.borrow_mut());
-    match result {
-        Ok(value) => Some(value),
-        Err(Fail(problem)) => {
-            problems.push(*problem);
-            None
-        }
-    }
+/// One attempt to read a type.
+pub(super) struct Run<'r> {
+    pub(super) repairs: &'r Repairs,
+    /// Keys that a struct does not know.
+    pub(super) unknown: RefCell<Vec<Problem>>,
+    /// What was taken as it came, to be made something of later, where its path is not known any more.
+    pub(super) kept: RefCell<BTreeSet<String>>,
 }
 
-struct Node<'a> {
+/// A value with its path.
+pub(super) struct Node<'a> {
     value: &'a Value,
     path: String,
     root: bool,
-    found: &'a RefCell<Vec<Problem>>,
+    run: &'a Run<'a>,
 }
 
 /// The first value that did not fit. Until a node has put its name on it, key and origin are empty.
 #[derive(Debug)]
-struct Fail(Box<Problem>);
+pub(super) struct Fail(pub(super) Box<Problem>, pub(super) Option<&'static str>);
 
 impl fmt::Display for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,44 +51,110 @@ impl std::error::Error for Fail {}
 
 impl serde::de::Error for Fail {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(Box::new(Problem::new(ProblemKind::WrongType, "", "", "", message.to_string())))
+        Self::expected(format_args!("a value that fits ({message})"))
     }
 
     fn invalid_type(_: serde::de::Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
-        Self::custom(expected)
+        Self::expected(expected)
     }
 
     fn invalid_value(_: serde::de::Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
-        Self::custom(expected)
+        Self::expected(expected)
     }
 
     fn missing_field(field: &'static str) -> Self {
-        let mut fail = Self::custom(format_args!("the key {field:?}"));
+        let mut fail = Self::expected(format_args!("the key {field:?}"));
         fail.0.kind = ProblemKind::Missing;
+        fail.1 = Some(field);
+        fail
+    }
+
+    fn invalid_length(_: usize, expected: &dyn serde::de::Expected) -> Self {
+        Self::expected(expected)
+    }
+
+    fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
+        Self::expected(one_of(variant, known.iter().copied()))
+    }
+
+    fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
+        let mut fail = Self::expected(one_of(field, known.iter().copied()));
+        fail.0.kind = ProblemKind::UnknownKey;
+        fail
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        let mut fail = Self::expected(format_args!("{field:?} once"));
+        fail.0.kind = ProblemKind::Contradiction;
         fail
     }
 }
 
+impl Fail {
+    fn expected<T: fmt::Display>(expected: T) -> Self {
+        let problem = Problem::new(ProblemKind::WrongType, "", "", "", expected.to_string());
+        Self(Box::new(problem), None)
+    }
+}
+
+/// The one that is meant, or all there are.
+fn one_of<'k>(key: &str, known: impl Iterator<Item = &'k str> + Clone) -> String {
+    match nearest(key, known.clone()) {
+        Some(near) => format!("{near:?}"),
+        None => format!("one of {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Puts its name on a problem that has none.
+pub(super) fn place(problem: &mut Problem, path: &str, value: &Value) {
+    if !problem.origin.is_empty() {
+        return;
+    }
+    origin(value).clone_into(&mut problem.origin);
+    path.clone_into(&mut problem.key);
+    problem.value = match (problem.kind, &value.kind) {
+        (ProblemKind::Missing, _) => "incomplete".to_owned(),
+        (ProblemKind::UnknownKey, _) => "unknown key".to_owned(),
+        (_, ValueKind::Table(_)) => "a table".to_owned(),
+        (_, ValueKind::Float(n)) if !n.is_finite() && !is_secret(path) => n.to_string(),
+        _ => shown(path, &to_json(value)),
+    };
+    let hidden = problem.value.contains(HIDDEN) || is_secret(path);
+    if hidden && !matches!(problem.kind, ProblemKind::Missing | ProblemKind::UnknownKey) {
+        // The type's own message may quote the value.
+        "a value that fits".clone_into(&mut problem.expected);
+    }
+}
+
+/// Reads a value, or what stands in for it.
+fn seeded<'de, T: DeserializeSeed<'de>>(node: Node<'_>, seed: T) -> Result<T::Value, Fail> {
+    let (value, path, repairs) = (node.value, node.path.clone(), node.run.repairs);
+    let read = match repairs.stands_in(&path) {
+        Some(turn) => seed.deserialize(StandIn::new(turn)),
+        None => seed.deserialize(node),
+    };
+    read.map_err(|mut fail| {
+        place(&mut fail.0, &path, value);
+        fail
+    })
+}
+
 impl<'a> Node<'a> {
+    pub(super) const fn new(value: &'a Value, path: String, root: bool, run: &'a Run<'a>) -> Self {
+        Self { value, path, root, run }
+    }
+
     fn child(&self, key: &str, value: &'a Value) -> Self {
-        Node { value, path: join(&self.path, key), root: false, found: self.found }
+        self.inner(join(&self.path, key), value)
+    }
+
+    fn inner(&self, path: String, value: &'a Value) -> Self {
+        let value = self.run.repairs.instead_of(&path).unwrap_or(value);
+        Node { value, path, root: false, run: self.run }
     }
 
     fn named(&self, mut fail: Fail) -> Fail {
-        if fail.0.origin.is_empty() {
-            fail.0.origin = origin(self.value).to_owned();
-            fail.0.key = self.path.clone();
-            fail.0.value = match (fail.0.kind, &self.value.kind) {
-                (ProblemKind::Missing, _) => "incomplete".to_owned(),
-                (_, ValueKind::Table(_)) => "a table".to_owned(),
-                _ => shown(&self.path, &to_json(self.value)),
-            };
-            let hidden = fail.0.value.contains(HIDDEN) || is_secret(&self.path);
-            if hidden && fail.0.kind != ProblemKind::Missing {
-                // The type's own message may quote the value.
-                fail.0.expected = "a value that fits".to_owned();
-            }
-        }
+        place(&mut fail.0, &self.path, self.value);
         fail
     }
 
@@ -119,7 +179,11 @@ impl<'a> Node<'a> {
             ValueKind::Float(n) => visitor.visit_f64(*n),
             ValueKind::String(text) => visitor.visit_str(text),
             ValueKind::Array(list) => {
-                visitor.visit_seq(Seq { node: self, items: list.iter().enumerate() })
+                let items = list.iter().enumerate();
+                let items =
+                    items.map(|(n, value)| self.inner(format!("{}[{n}]", self.path), value));
+                let items = items.filter(|node| !self.run.repairs.is_out(&node.path)).collect();
+                visitor.visit_seq(Nodes { nodes: in_order(items) })
             }
             ValueKind::Table(table) => visitor.visit_map(Entries::new(self, sorted(table))),
         };
@@ -139,11 +203,29 @@ macro_rules! scalar {
     };
 }
 
+/// Whatever is asked for: it says what it is.
+macro_rules! as_it_is {
+    ($($method:ident($($more:ty),*))+) => {
+        $(fn $method<V: Visitor<'de>>(self, $(_: $more,)* visitor: V) -> Result<V::Value, Fail> {
+            self.any(visitor)
+        })+
+    };
+}
+
 impl<'de> Deserializer<'de> for Node<'_> {
     type Error = Fail;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fail> {
+        self.run.kept.borrow_mut().insert(self.path.clone());
         self.any(visitor)
+    }
+
+    as_it_is! {
+        deserialize_i128() deserialize_u128() deserialize_char() deserialize_str()
+        deserialize_string() deserialize_bytes() deserialize_byte_buf() deserialize_unit()
+        deserialize_unit_struct(&'static str) deserialize_seq() deserialize_tuple(usize)
+        deserialize_tuple_struct(&'static str, usize) deserialize_map() deserialize_identifier()
+        deserialize_ignored_any()
     }
 
     scalar! {
@@ -190,16 +272,12 @@ impl<'de> Deserializer<'de> for Node<'_> {
                 if !fields.contains(&key.as_str()) && !ours(key) {
                     let known = ROOT.iter().map(|field| field.key).filter(|_| self.root);
                     let known = fields.iter().copied().chain(known);
-                    let expected = match nearest(key, known.clone()) {
-                        Some(near) => format!("{near:?}"),
-                        None => format!("one of {}", known.collect::<Vec<_>>().join(", ")),
-                    };
-                    self.found.borrow_mut().push(Problem::new(
+                    self.run.unknown.borrow_mut().push(Problem::new(
                         ProblemKind::UnknownKey,
                         join(&self.path, key),
                         "unknown key",
                         origin(value),
-                        expected,
+                        one_of(key, known),
                     ));
                 }
             }
@@ -226,16 +304,13 @@ impl<'de> Deserializer<'de> for Node<'_> {
                 Some((key, value)) => {
                     visitor.visit_enum(Variant { key, node: self.child(key, value) })
                 }
-                None => Err(Fail::custom("a variant")),
+                None => Err(Fail::expected("a variant")),
             },
-            _ => Err(Fail::custom("a variant: its name, or a table with its name as the one key")),
+            _ => {
+                Err(Fail::expected("a variant: its name, or a table with its name as the one key"))
+            }
         };
         result.map_err(|fail| self.named(fail))
-    }
-
-    serde::forward_to_deserialize_any! {
-        i128 u128 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map
-        identifier ignored_any
     }
 }
 
@@ -253,52 +328,61 @@ impl Node<'_> {
         let time = seconds.and_then(|s| std::time::Duration::try_from_secs_f64(s).ok());
         let Some(time) = time else {
             let expected = "a time: seconds, or a text such as \"250ms\" or \"1m 30s\"";
-            return Err(self.named(Fail::custom(expected)));
+            return Err(self.named(Fail::expected(expected)));
         };
         let parts = [("secs", time.as_secs()), ("nanos", u64::from(time.subsec_nanos()))];
         visitor.visit_map(MapDeserializer::new(parts.into_iter()))
     }
 }
 
-struct Seq<'n, 'a, I> {
-    node: &'n Node<'a>,
-    items: I,
+/// What does not fit at all comes last, so that the rest is looked at.
+fn in_order(mut nodes: Vec<Node<'_>>) -> std::vec::IntoIter<Node<'_>> {
+    nodes.sort_by_key(|node| node.run.repairs.is_last(&node.path));
+    nodes.into_iter()
 }
 
-impl<'de, 'a, I: Iterator<Item = (usize, &'a Value)>> SeqAccess<'de> for Seq<'_, 'a, I> {
+struct Nodes<'a> {
+    nodes: std::vec::IntoIter<Node<'a>>,
+}
+
+impl<'de> SeqAccess<'de> for Nodes<'_> {
     type Error = Fail;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Fail> {
-        let Some((n, value)) = self.items.next() else { return Ok(None) };
-        let (path, found) = (format!("{}[{n}]", self.node.path), self.node.found);
-        seed.deserialize(Node { value, path, root: false, found }).map(Some)
+        self.nodes.next().map(|node| seeded(node, seed)).transpose()
     }
 }
 
-struct Entries<'n, 'a> {
-    node: &'n Node<'a>,
-    entries: std::vec::IntoIter<(&'a String, &'a Value)>,
+struct Entries<'a> {
+    entries: std::vec::IntoIter<(&'a str, Node<'a>)>,
     value: Option<Node<'a>>,
 }
 
-impl<'n, 'a> Entries<'n, 'a> {
-    fn new(node: &'n Node<'a>, entries: Vec<(&'a String, &'a Value)>) -> Self {
-        Self { node, entries: entries.into_iter(), value: None }
+impl<'a> Entries<'a> {
+    fn new(node: &Node<'a>, entries: Vec<(&'a String, &'a Value)>) -> Self {
+        let repairs = node.run.repairs;
+        let said = entries.into_iter().map(|(key, value)| (key.as_str(), value));
+        let all = said.chain(repairs.added(&node.path).map(|key| (key, &*NOTHING)));
+        let mut all: Vec<_> = all
+            .map(|(key, value)| (key, node.child(key, value)))
+            .filter(|(_, node)| !repairs.is_out(&node.path))
+            .collect();
+        all.sort_by_key(|(_, node)| repairs.is_last(&node.path));
+        Self { entries: all.into_iter(), value: None }
     }
 }
 
-impl<'de> MapAccess<'de> for Entries<'_, '_> {
+impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = Fail;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Fail> {
-        let Some((key, value)) = self.entries.next() else { return Ok(None) };
-        let node = self.node.child(key, value);
+        let Some((key, node)) = self.entries.next() else { return Ok(None) };
         let read =
             seed.deserialize(StrDeserializer::new(key)).map_err(|fail: Fail| node.named(fail));
         self.value = Some(node);
@@ -307,12 +391,8 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fail> {
         match self.value.take() {
-            Some(node) => {
-                let (value, path, found) = (node.value, node.path.clone(), node.found);
-                seed.deserialize(node)
-                    .map_err(|fail| Node { value, path, root: false, found }.named(fail))
-            }
-            None => Err(Fail::custom("a value")),
+            Some(node) => seeded(node, seed),
+            None => Err(Fail::expected("a value")),
         }
     }
 }
@@ -332,19 +412,31 @@ impl<'de, 'a> EnumAccess<'de> for Variant<'a> {
     }
 }
 
+impl Node<'_> {
+    fn stands_in(&self) -> Option<StandIn> {
+        self.run.repairs.stands_in(&self.path).map(StandIn::new)
+    }
+}
+
 impl<'de> VariantAccess<'de> for Node<'_> {
     type Error = Fail;
 
     fn unit_variant(self) -> Result<(), Fail> {
-        serde::Deserialize::deserialize(self)
+        match self.stands_in() {
+            Some(_) => Ok(()),
+            None => serde::Deserialize::deserialize(self),
+        }
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fail> {
-        seed.deserialize(self)
+        seeded(self, seed)
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fail> {
-        self.any(visitor)
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Fail> {
+        match self.stands_in() {
+            Some(other) => other.deserialize_tuple(len, visitor).map_err(|fail| self.named(fail)),
+            None => self.any(visitor),
+        }
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -352,6 +444,12 @@ impl<'de> VariantAccess<'de> for Node<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fail> {
-        self.deserialize_struct("", fields, visitor)
+        match self.stands_in() {
+            Some(other) => {
+                let read = other.deserialize_struct("", fields, visitor);
+                read.map_err(|fail| self.named(fail))
+            }
+            None => self.deserialize_struct("", fields, visitor),
+        }
     }
 }

@@ -26,7 +26,8 @@ pub enum Command {
     InstallNetworkConditioner(InstallNetworkConditioner),
     /// Empties a slot of a conditioner.
     UninstallNetworkConditioner(Uninstall),
-    /// Ends the faults of every conditioner of the registry, now.
+    /// Ends the faults of every conditioner of the registry, now. Those that a configuration brings afterwards come disarmed,
+    /// too: whoever wants them arms them.
     KillFaults,
     /// Something that one object is to do.
     #[cfg_attr(feature = "serde", serde(untagged))]

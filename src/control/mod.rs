@@ -49,7 +49,8 @@
 //! | `uninstall_failure_budget`, `uninstall_network_conditioner` | | |
 //!
 //! Each also takes a `target`, by name only: the name of the slot. Without one the registry must have
-//! exactly one slot of the kind.
+//! exactly one slot of the kind. Stacks from a configuration have slots named as they are there: `servers.api` for a failure
+//! budget and for faults, `clients.pay` for faults.
 //!
 //! Orders to objects take a `target`: an `id` of the status document (`circuit_breaker/payments`), or a name
 //! that only one object which takes the order has.
@@ -61,7 +62,7 @@
 //! | `reset` | also a limiter, a retry budget, a failure budget |
 //! | `engage`, `release` | a retry budget, a lever of the registry; `engage` also trips a failure budget |
 //! | `disarm`, `enable` | the faults of a conditioner |
-//! | `kill_faults`, without a target | all faults |
+//! | `kill_faults`, without a target | all faults, and those that a configuration brings later |
 //!
 //! # Status and timeline
 //!

@@ -67,6 +67,7 @@ impl Registry {
 
     /// Ends all faults: of conditioners that are registered here or installed in a slot.
     pub(super) fn kill_faults(&self) -> Done {
+        self.keep_faults_off();
         for conditioner in self.installed_faults() {
             conditioner.disarm();
         }

@@ -50,6 +50,8 @@ struct Places {
     lifecycle: Option<crate::supervise::Lifecycle>,
     #[cfg(feature = "supervise")]
     shutdown: Option<crate::supervise::shutdown::GracefulShutdown>,
+    /// Faults that a configuration brings are not armed any more.
+    killed: bool,
     service: String,
     lint: Vec<super::status::Lint>,
 }
@@ -273,13 +275,15 @@ impl Registry {
             Command::InstallNetworkConditioner(install) => self.install_conditioner(install),
             Command::UninstallFailureBudget(uninstall) => {
                 self.failure_budget_at(uninstall.target.as_deref()).map(|(_, slot)| {
-                    let was_installed = retire(slot.uninstall());
+                    let was_installed = self.retire(slot.uninstall());
                     Done::Uninstalled { was_installed }
                 })
             }
-            Command::UninstallNetworkConditioner(uninstall) => self
-                .conditioner_at(uninstall.target.as_deref())
-                .map(|(_, slot)| Done::Uninstalled { was_installed: disarm(slot.uninstall()) }),
+            Command::UninstallNetworkConditioner(uninstall) => {
+                self.conditioner_at(uninstall.target.as_deref()).map(|(_, slot)| {
+                    Done::Uninstalled { was_installed: self.disarm(slot.uninstall()) }
+                })
+            }
             Command::KillFaults => Ok(self.kill_faults()),
             Command::Operate(operate) if operate.operation == Operation::Drain => {
                 self.drain().ok_or_else(|| {
@@ -296,6 +300,36 @@ impl Registry {
 
     fn lever(&self, name: &str) -> Option<Arc<dyn Lever>> {
         lock(&self.places).levers.get(name).cloned()
+    }
+
+    /// A budget that is out of its slot lets go of its levers, unless another slot has it, too. Says whether there was one.
+    fn retire(&self, budget: Option<FailureBudget>) -> bool {
+        let Some(budget) = budget else { return false };
+        let slots: Vec<_> = lock(&self.places).failure_budgets.values().cloned().collect();
+        if !slots.iter().filter_map(Slot::get).any(|there| there.is(&budget)) {
+            budget.retire();
+        }
+        true
+    }
+
+    /// Calls that a conditioner holds up or lets hang must not outlive the command that ended it, unless another slot has
+    /// it, too. Says whether there was one.
+    fn disarm(&self, conditioner: Option<Conditioner>) -> bool {
+        let Some(conditioner) = conditioner else { return false };
+        if !self.installed_faults().iter().any(|there| there.is(&conditioner)) {
+            conditioner.disarm();
+        }
+        true
+    }
+
+    pub(super) fn keep_faults_off(&self) {
+        lock(&self.places).killed = true;
+    }
+
+    /// Whether somebody has switched all faults off.
+    #[cfg(feature = "config")]
+    pub(crate) fn faults_are_killed(&self) -> bool {
+        lock(&self.places).killed
     }
 
     /// The conditioners in the slots, which may be registered elsewhere.
@@ -318,7 +352,7 @@ impl Registry {
         }
         let budget =
             builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
-        retire(slot.install(budget));
+        self.retire(slot.install(budget));
         Ok(Done::Installed("FailureBudget"))
     }
 
@@ -346,7 +380,7 @@ impl Registry {
         conditioner
             .arm()
             .map_err(|error| ConfigError::new("environment", error, "one it may arm in"))?;
-        disarm(slot.install(conditioner));
+        self.disarm(slot.install(conditioner));
         Ok(Done::Installed("Conditioner"))
     }
 
@@ -403,23 +437,12 @@ fn one_of<T>(known: &BTreeMap<String, T>) -> String {
     }
 }
 
-/// A budget that is out of its slot lets go of its levers. Says whether there was one.
-fn retire(budget: Option<FailureBudget>) -> bool {
-    budget.inspect(FailureBudget::retire).is_some()
-}
-
 /// The same error under the name that the argument has in a command.
 fn renamed(error: ConfigError, names: &[(&str, &'static str)]) -> ConfigError {
     match names.iter().find(|(name, _)| *name == error.field()) {
         Some((_, name)) => ConfigError::new(*name, error.value(), error.expected().to_owned()),
         None => error,
     }
-}
-
-/// Calls that a conditioner holds up or lets hang must not outlive the command that ended it. Says whether
-/// there was one.
-fn disarm(conditioner: Option<Conditioner>) -> bool {
-    conditioner.inspect(Conditioner::disarm).is_some()
 }
 
 fn span<E>(

@@ -118,7 +118,7 @@ impl EndpointsBuilder {
     }
 
     /// After this time without a call, two thirds of what is remembered of an endpoint are forgotten, default
-    /// 10 s.
+    /// 10 s. After three times this all is, and the endpoint gets a call.
     ///
     /// ```
     /// use buttress::endpoints::Endpoints;

@@ -9,6 +9,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sync::{Mutex, lock};
 
 use super::config::Config;
+use super::health::{FORGOTTEN, Health, IN, OUT};
 
 /// A failure is as slow as so many typical calls: it must not look like a quick answer.
 const FAILURE: f64 = 20.0;
@@ -16,8 +17,9 @@ const FAILURE: f64 = 20.0;
 const GIVEN_UP: f64 = 4.0;
 /// So is an answer that took so long.
 const TOO_SLOW: f64 = 16.0;
-/// Weight of one call in the latency of its endpoint, and in the pool's.
-const OWN: f64 = 0.2;
+/// But not below a millisecond (in nanoseconds): that is a pause of this process.
+const PAUSE: f64 = 1e6;
+/// Weight of one call in the latency that is typical of the pool.
 const POOL: f64 = 0.02;
 /// What an endpoint that has just returned gets at first, of its share.
 const START: f64 = 0.1;
@@ -30,9 +32,6 @@ const DRAWS: usize = 8;
 /// Calls whose last endpoint is remembered.
 const TRAILS: usize = 256;
 
-const IN: u32 = 0;
-const OUT: u32 = 1;
-
 /// How a call came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -40,6 +39,8 @@ pub(super) enum End {
     Failure,
     /// Dropped by its caller.
     Cancelled,
+    /// Dropped because another attempt has answered.
+    Superseded,
     /// Says nothing.
     Ignored,
 }
@@ -59,94 +60,11 @@ pub(super) enum Why {
     Operator,
 }
 
-/// What is known of one endpoint.
-#[derive(Debug)]
-pub(super) struct Health {
-    pub(super) label: Arc<str>,
-    /// For the trails; never 0.
-    id: u64,
-    pub(super) in_flight: AtomicU32,
-    /// Nanoseconds as `f64`; 0 while nothing is known.
-    latency: AtomicU64,
-    /// When `latency` was last learned.
-    learned: AtomicU64,
-    /// When it last answered, or got its first call after none.
-    progress: AtomicU64,
-    in_row: AtomicU32,
-    /// Calls and failures that are remembered, together: `calls << 32 | failures`.
-    counted: AtomicU64,
-    state: AtomicU32,
-    /// Since when it is back, for the slow start; 0: it never went.
-    back: AtomicU64,
-    pub(super) calls: AtomicU64,
-    pub(super) failed: AtomicU64,
-}
-
-impl Health {
-    pub(super) fn is_out(&self) -> bool {
-        self.state.load(Relaxed) == OUT
-    }
-
-    /// Expected time of a call, in nanoseconds; a call that hangs counts for as long as it has.
-    fn expects(&self, typical: f64, memory: f64, now: Tick) -> f64 {
-        let known = f64::from_bits(self.latency.load(Relaxed));
-        if known <= 0.0 {
-            return typical.max(1.0);
-        }
-        let age = now.since(Tick(self.learned.load(Relaxed))).as_nanos() as f64;
-        // Most calls find it fresh.
-        let expected = if age < memory / 16.0 || typical <= 0.0 {
-            known
-        } else {
-            typical + (known - typical) * (-age / memory).exp()
-        };
-        if self.in_flight.load(Relaxed) == 0 {
-            return expected.max(1.0);
-        }
-        let stalled = now.since(Tick(self.progress.load(Relaxed))).as_nanos() as f64;
-        expected.max(stalled).max(1.0)
-    }
-
-    /// What the next call would wait for: those that are there, and itself.
-    fn load(&self, typical: f64, memory: f64, now: Tick) -> f64 {
-        f64::from(self.in_flight.load(Relaxed) + 1) * self.expects(typical, memory, now)
-    }
-
-    pub(super) fn latency(&self) -> Duration {
-        Duration::from_nanos(f64::from_bits(self.latency.load(Relaxed)) as u64)
-    }
-
-    fn learn(&self, took: f64, now: Tick) {
-        // Two at once may lose one of two: it is an estimate.
-        let known = f64::from_bits(self.latency.load(Relaxed));
-        let latency = if known > 0.0 { known + OWN * (took - known) } else { took.max(1.0) };
-        self.latency.store(latency.to_bits(), Relaxed);
-        self.learned.store(now.0, Relaxed);
-    }
-
-    fn counts(&self) -> (f64, f64) {
-        let both = self.counted.load(Relaxed);
-        ((both >> 32) as f64, (both & 0xffff_ffff) as f64)
-    }
-
-    fn count(&self, failed: bool) {
-        let both = self.counted.fetch_add(1 << 32 | u64::from(failed), Relaxed);
-        if both >> 32 >= 1000 {
-            self.halve();
-        }
-    }
-
-    fn halve(&self) {
-        let _ = self.counted.fetch_update(Relaxed, Relaxed, |both| {
-            Some((both >> 33) << 32 | ((both & 0xffff_ffff) >> 1))
-        });
-    }
-}
-
 /// Of an endpoint that is out.
 #[derive(Debug)]
 struct Ejected {
     health: Arc<Health>,
+    since: Tick,
     probe_at: Tick,
     interval: Duration,
 }
@@ -156,8 +74,48 @@ struct State {
     config: Config,
     all: Vec<Arc<Health>>,
     out: Vec<Ejected>,
+    /// When to look for one that got no call; 0: at once.
+    next_look: Tick,
     last_id: u64,
     halved: Tick,
+}
+
+impl State {
+    fn next_probe(&self) -> Option<Tick> {
+        self.out.iter().map(|out| out.probe_at).min()
+    }
+
+    /// The endpoint whose probe is due. The next one is due after twice the time, unless this one answers.
+    fn probe(&mut self, now: Tick) -> Option<u64> {
+        let due = self.out.iter_mut().filter(|out| out.probe_at <= now);
+        let due = due.min_by_key(|out| out.probe_at)?;
+        due.interval = due.interval.saturating_mul(2).min(self.config.probe_after_max);
+        due.probe_at = now.after(due.interval);
+        Some(due.health.id)
+    }
+
+    /// The place of the one that is without a call for longest, if that is too long. However dear it looks beside
+    /// the others: that is a guess, and no call would ever correct it.
+    fn unasked(&mut self, find: impl Fn(u64) -> Option<usize>, now: Tick) -> Option<usize> {
+        let wait = self.config.memory.saturating_mul(FORGOTTEN);
+        // Who has calls is asked, and who is out has probes.
+        let idle = |one: &Health| one.in_flight.load(Relaxed) == 0 && !one.is_out();
+        let due_at = |one: &Health| match one.progress.load(Relaxed) {
+            0 => Tick(0),
+            _ if !idle(one) => now.after(wait),
+            last => Tick(last).after(wait),
+        };
+        let due = self.all.iter().filter(|one| due_at(one) <= now);
+        let due = due.filter_map(|one| Some((one, find(one.id)?)));
+        let due = due.min_by_key(|(one, _)| one.progress.load(Relaxed));
+        let place = due.map(|(one, place)| {
+            one.progress.store(now.0, Relaxed);
+            place
+        });
+        let next = self.all.iter().map(|one| due_at(one)).min();
+        self.next_look = next.unwrap_or(Tick(0));
+        place
+    }
 }
 
 /// One pool.
@@ -169,8 +127,8 @@ pub(super) struct Core {
     /// Geometric mean of the answers' times: logarithm of nanoseconds as `f64`; 0: none yet.
     typical: AtomicU64,
     draws: AtomicU64,
-    /// When the next probe is due; `u64::MAX`: nobody is out.
-    next_probe: AtomicU64,
+    /// When the next call has to be a probe, or may have to go to one that gets no calls.
+    due: AtomicU64,
     /// More have failed than may be ejected: all are used.
     panic: AtomicU32,
     trails: Box<[AtomicU64]>,
@@ -194,7 +152,7 @@ impl Core {
             slow_start: AtomicU64::new(nanos(config.slow_start)),
             typical: AtomicU64::new(0),
             draws: AtomicU64::new(seed),
-            next_probe: AtomicU64::new(u64::MAX),
+            due: AtomicU64::new(0),
             panic: AtomicU32::new(0),
             trails: (0..TRAILS).map(|_| AtomicU64::new(0)).collect(),
             ejections: AtomicU64::new(0),
@@ -204,6 +162,7 @@ impl Core {
                 config,
                 all: Vec::new(),
                 out: Vec::new(),
+                next_look: Tick(0),
                 last_id: 0,
                 halved: Tick(0),
             }),
@@ -213,21 +172,9 @@ impl Core {
     pub(super) fn insert(&self, label: Arc<str>) -> Arc<Health> {
         let mut state = lock(&self.state);
         state.last_id += 1;
-        let health = Arc::new(Health {
-            label,
-            id: state.last_id,
-            in_flight: AtomicU32::new(0),
-            latency: AtomicU64::new(0),
-            learned: AtomicU64::new(0),
-            progress: AtomicU64::new(0),
-            in_row: AtomicU32::new(0),
-            counted: AtomicU64::new(0),
-            state: AtomicU32::new(IN),
-            back: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        });
+        let health = Arc::new(Health::new(label, state.last_id));
         state.all.push(Arc::clone(&health));
+        state.next_look = Tick(0);
         self.settle(&state);
         health
     }
@@ -249,6 +196,7 @@ impl Core {
             out.probe_at = out.probe_at.min(now.after(out.interval));
         }
         state.config = config;
+        state.next_look = Tick(0);
         self.settle(&state);
     }
 
@@ -260,9 +208,12 @@ impl Core {
     /// What picking looks at, after a change.
     fn settle(&self, state: &State) {
         let most = (state.config.max_ejected * state.all.len() as f64).floor() as usize;
-        self.panic.store(u32::from(state.out.len() > most), Relaxed);
-        let next = state.out.iter().map(|out| out.probe_at.0).min();
-        self.next_probe.store(next.unwrap_or(u64::MAX), Relaxed);
+        let panic = state.out.len() > most;
+        self.panic.store(u32::from(panic), Relaxed);
+        // There are no probes while all are used.
+        let probe = if panic { None } else { state.next_probe() };
+        let due = probe.map_or(state.next_look, |at| at.min(state.next_look));
+        self.due.store(due.0, Relaxed);
     }
 
     pub(super) fn in_panic(&self) -> bool {
@@ -270,8 +221,7 @@ impl Core {
     }
 
     pub(super) fn next_probe(&self) -> Option<Tick> {
-        let at = self.next_probe.load(Relaxed);
-        (at != u64::MAX).then_some(Tick(at))
+        lock(&self.state).next_probe()
     }
 
     /// Of an answer, in nanoseconds; 0 while there was none.
@@ -320,7 +270,7 @@ impl Core {
     /// Where the call went last, as far as that is still known.
     fn last_of(&self, call: u64) -> u64 {
         let there = self.trail(call).load(Relaxed);
-        if call != 0 && there >> 16 == trail(call, 0) >> 16 { there & 0xffff } else { 0 }
+        if call != 0 && there >> 32 == trail(call, 0) >> 32 { there & 0xffff_ffff } else { 0 }
     }
 
     fn choose<'a>(
@@ -337,17 +287,15 @@ impl Core {
         let all = self.in_panic();
         // Only with a first attempt: another can follow if it fails.
         if first
-            && now.0 >= self.next_probe.load(Relaxed)
-            && !all
-            && let Some(id) = self.probe(now)
-            && let Some(place) = (0..count).find(|&place| get(place).id == id)
+            && now.0 >= self.due.load(Relaxed)
+            && let Some(place) = self.look(count, get, now)
         {
             return place;
         }
         let memory = self.memory.load(Relaxed) as f64;
         let usable = |place: usize| {
             let one = get(place);
-            (all || !one.is_out()) && (avoid == 0 || one.id & 0xffff != avoid)
+            (all || !one.is_out()) && (avoid == 0 || one.id & 0xffff_ffff != avoid)
         };
         let bits = self.draw();
         let Some(one) = draw(count, bits, usable) else {
@@ -382,22 +330,25 @@ impl Core {
         (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= share
     }
 
-    /// Takes the probe that is due. The next one is due after twice the time, unless this one answers.
+    /// Takes the probe that is due, or else one that never got a call, or none for long.
     #[cold]
-    fn probe(&self, now: Tick) -> Option<u64> {
+    fn look<'a>(
+        &self,
+        count: usize,
+        get: &impl Fn(usize) -> &'a Health,
+        now: Tick,
+    ) -> Option<usize> {
         let mut state = lock(&self.state);
-        let longest = state.config.probe_after_max;
-        let due = state
-            .out
-            .iter_mut()
-            .filter(|out| out.probe_at <= now)
-            .min_by_key(|out| out.probe_at)?;
-        due.interval = due.interval.saturating_mul(2).min(longest);
-        due.probe_at = now.after(due.interval);
-        let id = due.health.id;
+        let find = |id| (0..count).find(|&place| get(place).id == id);
+        let probe = if self.in_panic() { None } else { state.probe(now) };
+        let place = if let Some(id) = probe {
+            self.probes.fetch_add(1, Relaxed);
+            find(id)
+        } else {
+            state.unasked(find, now)
+        };
         self.settle(&state);
-        self.probes.fetch_add(1, Relaxed);
-        Some(id)
+        place
     }
 
     /// A call that was picked is over.
@@ -409,32 +360,45 @@ impl Core {
         now: Tick,
     ) -> Option<Change> {
         health.in_flight.fetch_sub(1, Relaxed);
-        health.progress.store(now.0, Relaxed);
+        let dropped = matches!(end, End::Cancelled | End::Superseded);
+        if !dropped {
+            health.progress.store(now.0, Relaxed);
+        }
         let took = now.since(started).as_nanos() as f64;
         let typical = self.typical();
-        let known = typical > 0.0;
+        let memory = self.memory.load(Relaxed) as f64;
+        let longer = |times| typical > 0.0 && took > PAUSE.max(times * typical);
         let failed = match end {
             End::Ignored => return None,
-            End::Success => known && took > TOO_SLOW * typical,
+            End::Success => longer(TOO_SLOW),
             End::Failure => true,
-            End::Cancelled if known && took > GIVEN_UP * typical => true,
-            End::Cancelled => return None,
+            End::Cancelled if longer(GIVEN_UP) => true,
+            // Its answer takes at least so long: no failure, but not forgotten either.
+            End::Cancelled | End::Superseded => {
+                if took > health.known(typical, memory, now) {
+                    health.learn(took, memory, now);
+                }
+                let late = end == End::Superseded && longer(GIVEN_UP);
+                // As long as others give up after, once is chance. Again and again it is the endpoint.
+                return if late { self.fail(health, now) } else { None };
+            }
         };
         health.calls.fetch_add(1, Relaxed);
         health.count(failed);
         if end == End::Success {
             self.learn(took);
-            health.learn(took, now);
+            health.learn(took, memory, now);
         } else {
-            health.learn(took.max(FAILURE * typical), now);
+            health.learn(took.max(FAILURE * typical), memory, now);
         }
         if failed {
+            health.failed.fetch_add(1, Relaxed);
             return self.fail(health, now);
         }
         if health.in_row.load(Relaxed) != 0 {
             health.in_row.store(0, Relaxed);
         }
-        if health.is_out() { self.put_back(health, Why::Answered, now) } else { None }
+        if health.is_out() { self.answered(health, started, now) } else { None }
     }
 
     fn learn(&self, took: f64) {
@@ -446,7 +410,6 @@ impl Core {
 
     #[cold]
     fn fail(&self, health: &Arc<Health>, now: Tick) -> Option<Change> {
-        health.failed.fetch_add(1, Relaxed);
         let in_row = health.in_row.fetch_add(1, Relaxed).saturating_add(1);
         let mut state = lock(&self.state);
         self.forget(&mut state, now);
@@ -461,7 +424,7 @@ impl Core {
         health.state.store(OUT, Relaxed);
         let interval = state.config.probe_after;
         let probe_at = now.after(interval);
-        state.out.push(Ejected { health: Arc::clone(health), probe_at, interval });
+        state.out.push(Ejected { health: Arc::clone(health), since: now, probe_at, interval });
         self.settle(&state);
         self.ejections.fetch_add(1, Relaxed);
         Some(Change { out: true, why })
@@ -476,6 +439,16 @@ impl Core {
                 state.all.iter().for_each(|one| one.halve());
             }
         }
+    }
+
+    /// One that is out has answered well. If the call is from before it does not say how it is now.
+    #[cold]
+    fn answered(&self, health: &Arc<Health>, started: Tick, now: Tick) -> Option<Change> {
+        let state = lock(&self.state);
+        let out = state.out.iter().find(|out| out.health.id == health.id)?;
+        let old = started <= out.since;
+        drop(state);
+        if old { None } else { self.put_back(health, Why::Answered, now) }
     }
 
     #[cold]
@@ -501,9 +474,11 @@ impl Core {
     }
 }
 
-/// 48 bits of the call, 16 of the endpoint.
+/// 32 bits of the call beside those that say which trail, 32 of the endpoint.
 fn trail(call: u64, id: u64) -> u64 {
-    call << 16 | id & 0xffff
+    // Those above the middle depend on all.
+    let mixed = (call / TRAILS as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed & 0xffff_ffff << 32 | id & 0xffff_ffff
 }
 
 /// A place that is usable, at random: each as likely as the next, unless most are not usable.

@@ -15,6 +15,7 @@ use crate::classify::Classify;
 use crate::clock::{self, Tick};
 use crate::outcome::{FailureClass, Outcome};
 use crate::reject::Reject;
+use crate::superseded::is_superseded;
 
 /// One call at its endpoint. Dropped before [`end`](Self::end), it was cancelled.
 pub(super) struct Chosen<S> {
@@ -58,7 +59,7 @@ impl<S> Drop for Bomb<'_, S> {
 
 impl<S> Drop for Chosen<S> {
     fn drop(&mut self) {
-        self.end(End::Cancelled);
+        self.end(if is_superseded() { End::Superseded } else { End::Cancelled });
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::config::{Config, EndpointsBuilder};
-use super::core::{Core, Health, Why};
+use super::core::{Core, Why};
+use super::health::Health;
 use super::service::EndpointsService;
 use super::shared::Shared;
 use crate::clock;
@@ -112,7 +113,7 @@ impl<S> Endpoints<S> {
     }
 
     /// Adds an endpoint, or replaces the service of the one that has this label, whose past is forgotten. A new
-    /// endpoint is taken to be as quick as the others.
+    /// endpoint gets the next first attempt; until that has ended it is taken to be as quick as the others.
     ///
     /// ```
     /// let pool = buttress::endpoints::Endpoints::new("db");

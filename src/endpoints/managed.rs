@@ -44,7 +44,7 @@ impl Managed for Shared {
             (None, _) => why,
         };
         let in_flight: u32 = all.iter().map(|one| one.in_flight.load(Relaxed)).sum();
-        let total = |of: fn(&super::core::Health) -> u64| all.iter().map(|one| of(one)).sum();
+        let total = |of: fn(&super::health::Health) -> u64| all.iter().map(|one| of(one)).sum();
         let most = (core.max_ejected() * all.len() as f64).floor();
         let mut status = ObjectStatus::new(state)
             .level(level)

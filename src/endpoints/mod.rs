@@ -48,17 +48,19 @@
 //! *Choice.* Two endpoints are drawn at random, and the one is taken where calls in flight, times their average
 //! time, come to less. A failure counts as 20 times the pool's typical answer (its geometric mean), and a
 //! call that hangs for as long as it has. What was learned fades towards the typical answer with
-//! [`memory`](EndpointsBuilder::memory), so that nobody is avoided for ever because of an old bad day.
+//! [`memory`](EndpointsBuilder::memory), so that nobody is avoided for ever because of an old bad day. An endpoint
+//! that never got a call, or none for three times that long, gets the next first attempt, whatever the others have
+//! measured: no call corrects what is believed of one that gets none.
 //!
 //! *Ejection.* An endpoint is ejected after [three](EndpointsBuilder::failures_in_row) failures in a row, or when
 //! its share of failures is so far above that of the others that chance does not explain it (four standard
 //! deviations and twice as many). An answer that takes 16 typical answers counts as failure, so does a call
-//! that is given up after 4. Failures of all endpoints alike eject nobody by share.
+//! that is given up after 4, neither below a millisecond. Failures of all endpoints alike eject nobody by share.
 //!
 //! *Return.* After [`probe_after`](EndpointsBuilder::probe_after) one request, a first attempt, goes there as a
 //! probe. If it is answered well the endpoint is back, with a tenth of its share at first and all of it after
 //! [`slow_start`](EndpointsBuilder::slow_start). If not, or if it hangs, the next probe follows after twice
-//! the time.
+//! the time. The answer to a call from before the ejection takes nobody back.
 //!
 //! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
 //! the fault is then rarely theirs, and those that are left could not carry it. The first good answer of each
@@ -73,14 +75,18 @@
 //! *Readiness.* Always ready; nothing is reserved. The endpoint is chosen in `call`, and its own readiness is
 //! waited for in the future. If that is an error the endpoint has failed, and the call with it.
 //!
-//! *Cancellation.* Dropping the future drops the call; it no longer counts as in flight.
+//! *Cancellation.* Dropping the future drops the call; it no longer counts as in flight. What it says is that
+//! the answer takes at least so long: the average of its endpoint goes up, if that is more. If its caller
+//! waited for more than 4 typical answers, it has failed. One that lost to a [hedge](crate::hedge) after that time
+//! has not, since nobody gave up; but it counts among those in a row: once is chance, three times is not.
 //!
 //! *Sharing.* Clones of [`Endpoints`] and of its services share everything. Services see a change of the
 //! endpoints at their next call. A call clones the service of its endpoint, through a shared reference:
 //! services have to be `Sync` for the pool to be used by several threads (`BoxCloneSyncService` is).
 //!
 //! *Cost.* Two looks at the clock, at two endpoints, and a clone of the service of one; no lock and no
-//! allocation of its own. Failures and probes take a mutex and look at all.
+//! allocation of its own. Failures, probes and
+//! the first call of an endpoint take a mutex and look at all.
 //!
 //! # Order
 //!
@@ -101,6 +107,7 @@ mod config;
 mod core;
 mod future;
 mod handle;
+mod health;
 mod managed;
 mod service;
 mod shared;

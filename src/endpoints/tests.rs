@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::Config;
-use super::core::{Asked, Core, End, Health, Why};
+use super::core::{Asked, Core, End, Why};
+use super::health::Health;
 use crate::clock::Tick;
 
 const FIRST: Asked = Asked { attempt: 1, call: 0 };
@@ -23,7 +24,11 @@ struct Pool {
 
 impl Pool {
     fn new(count: usize, config: Config) -> Self {
-        let core = Core::new(config, 42);
+        Self::seeded(count, config, 42)
+    }
+
+    fn seeded(count: usize, config: Config, seed: u64) -> Self {
+        let core = Core::new(config, seed);
         let all = (0..count).map(|n| core.insert(n.to_string().into())).collect();
         Self { core, all, now: Tick(1 << 50) }
     }
@@ -193,6 +198,25 @@ fn failures_of_all_alike_eject_few() {
 }
 
 #[test]
+fn an_answer_to_a_call_from_before_takes_nobody_back() {
+    let mut pool = Pool::new(3, Config::default());
+    pool.run(100, all_well);
+    // Out since one of every two has failed; one that was sent before is answered.
+    let sent = pool.now;
+    pool.all[0].in_flight.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+    pool.now = pool.now.after(ms(5));
+    pool.eject(0);
+    pool.now = pool.now.after(ms(5));
+    assert_eq!(pool.end(0, sent, End::Success), None);
+    assert_eq!(pool.out(), [0]);
+    // Nor does its failure make the wait for the probe longer.
+    pool.end(0, sent, End::Failure);
+    pool.now = pool.now.after(ms(1000));
+    assert_eq!(pool.pick(FIRST), 0);
+    assert_eq!(pool.end(0, pool.now, End::Success).unwrap().why, Why::Answered);
+}
+
+#[test]
 fn one_that_hangs_gets_no_more() {
     let mut pool = Pool::new(3, Config::default());
     pool.run(100, all_well);
@@ -207,6 +231,205 @@ fn one_that_hangs_gets_no_more() {
         }
     }
     assert!(hung <= 3, "{hung}");
+}
+
+/// Nanoseconds a call, the first of all a thousand times slower, one call at a time: whoever was measured is far
+/// below what is taken to be typical.
+fn tiny(pool: &mut Pool, calls: usize) -> Vec<u32> {
+    let mut got = vec![0; pool.all.len()];
+    for n in 0..calls {
+        let (place, started) = (pool.pick(FIRST), pool.now);
+        pool.now = pool.now.after(Duration::from_nanos(if n == 0 { 100_000 } else { 100 }));
+        pool.end(place, started, End::Success);
+        got[place] += 1;
+    }
+    got
+}
+
+#[test]
+fn each_is_asked_with_one_of_the_first_calls() {
+    for seed in 0..200 {
+        let mut pool = Pool::seeded(5, Config::default(), seed);
+        assert_eq!(tiny(&mut pool, 5), [1; 5], "seed {seed}");
+        // One that comes later gets the next first attempt, but not all that follow.
+        pool.all.push(pool.core.insert("late".into()));
+        assert_eq!(pool.pick(FIRST), 5, "seed {seed}");
+        let got = (0..5).filter(|_| pool.pick(FIRST) == 5).count();
+        assert!(got < 5, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_pause_of_this_process_is_no_failure() {
+    let mut pool = Pool::new(3, Config { failures_in_row: 1, ..Config::default() });
+    tiny(&mut pool, 1000);
+    let mut slow = |time: Duration| {
+        pool.all[1].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let started = pool.now;
+        pool.now = pool.now.after(time);
+        pool.end(1, started, End::Success)
+    };
+    // Ten thousand times what the others take.
+    assert_eq!(slow(ms(1)), None);
+    assert!(slow(ms(2)).is_some());
+}
+
+#[test]
+fn who_loses_to_a_hedge_has_not_failed_but_counts_as_slow() {
+    let mut pool = Pool::new(3, Config { failures_in_row: 21, ..Config::default() });
+    pool.run(100, all_well);
+    let lose = |pool: &mut Pool, end| {
+        let started = pool.now;
+        pool.all[0].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        pool.now = pool.now.after(ms(60));
+        pool.end(0, started, end)
+    };
+    for _ in 0..20 {
+        assert_eq!(lose(&mut pool, End::Superseded), None);
+    }
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 0);
+    let latency = pool.all[0].latency();
+    assert!((ms(58)..=ms(60)).contains(&latency), "{latency:?}");
+    // Less than what is known says nothing.
+    let started = pool.now;
+    pool.all[0].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    pool.end(0, started, End::Superseded);
+    assert_eq!(pool.all[0].latency(), latency);
+    // Too often in a row is too often, but an answer in between is a sign of life.
+    assert_eq!(lose(&mut pool, End::Superseded).unwrap().why, Why::InRow(21));
+    pool.core.put_back(&pool.all[0], Why::Operator, pool.now);
+    for _ in 0..20 {
+        assert_eq!(lose(&mut pool, End::Superseded), None);
+    }
+    pool.force(0, End::Success);
+    assert_eq!(lose(&mut pool, End::Superseded), None);
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 0);
+    // Given up after as long, it has failed.
+    assert_eq!(lose(&mut pool, End::Cancelled), None);
+    assert_eq!(pool.all[0].failed.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[test]
+fn one_whose_callers_leave_early_gets_fewer() {
+    let mut pool = Pool::new(4, Config::default());
+    pool.run(100, all_well);
+    // They wait for three typical answers, which is no failure yet.
+    let mut calls: Vec<(usize, Tick)> = Vec::new();
+    let mut got = [0; 4];
+    for _ in 0..4000 {
+        let place = pool.pick(FIRST);
+        got[place] += 1;
+        calls.push((place, pool.now));
+        pool.now = pool.now.after(ms(2));
+        let over: Vec<_> = calls
+            .extract_if(.., |(place, started)| {
+                pool.now.since(*started) >= ms(if *place == 0 { 30 } else { 10 })
+            })
+            .collect();
+        for (place, started) in over {
+            let end = if place == 0 { End::Cancelled } else { End::Success };
+            assert_eq!(pool.end(place, started, end), None);
+        }
+    }
+    // A fourth, were it as good as the others.
+    assert!(got[0] < 300, "{got:?}");
+}
+
+#[test]
+fn a_call_that_is_given_up_is_no_sign_of_life() {
+    let mut pool = Pool::new(2, Config::default());
+    pool.run(100, all_well);
+    let begin = |place: usize| {
+        pool.all[place].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
+    // One is always out there, none of the others is waited for as long as an answer takes.
+    while pool.pick(FIRST) != 0 {}
+    for _ in 0..300 {
+        begin(0);
+        pool.now = pool.now.after(ms(3));
+        pool.end(0, Tick(pool.now.0 - 3_000_000), End::Cancelled);
+    }
+    // The other one has far more calls, which it answers.
+    (0..9).for_each(|_| begin(1));
+    pool.end(1, Tick(pool.now.0 - 10_000_000), End::Success);
+    let got = (0..50).filter(|_| pool.pick(FIRST) == 0).count();
+    assert_eq!(got, 0);
+}
+
+#[test]
+fn after_many_insertions_a_retry_still_knows_where_it_was() {
+    let mut pool = Pool::new(1, Config::default());
+    for _ in 0..0xffff {
+        let passing = pool.core.insert("passing".into());
+        pool.core.remove(&passing);
+    }
+    // Its number is that of the first and 65,536.
+    pool.all.push(pool.core.insert("late".into()));
+    for call in 1..100 {
+        let first = pool.pick(Asked { attempt: 1, call });
+        pool.end(first, pool.now, End::Ignored);
+        let second = pool.pick(Asked { attempt: 2, call });
+        pool.end(second, pool.now, End::Ignored);
+        assert_ne!(first, second);
+    }
+}
+
+#[test]
+fn one_without_an_answer_yet_is_not_asked_for_that_alone() {
+    // Whether its calls are cancelled or say nothing: as much as the others, at most.
+    for end in [End::Cancelled, End::Ignored] {
+        let mut pool = Pool::new(4, Config::default());
+        let got = pool.run(4000, |n| (10, if n == 0 { end } else { End::Success }));
+        assert!(got[0] < 1400, "{end:?}: {got:?}");
+    }
+}
+
+#[test]
+fn one_that_was_slow_is_asked_again_and_believed() {
+    let mut pool = Pool::new(3, Config::default());
+    tiny(&mut pool, 100);
+    // Ten seconds, where the others take nothing.
+    pool.all[0].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let started = pool.now;
+    pool.now = pool.now.after(ms(10_000));
+    pool.end(0, started, End::Success);
+    let begin = pool.now;
+    let mut asked = Vec::new();
+    while pool.now.since(begin) < ms(40_000) {
+        let (place, started) = (pool.pick(FIRST), pool.now);
+        pool.now = pool.now.after(Duration::from_nanos(100));
+        pool.end(place, started, End::Success);
+        if place == 0 {
+            asked.push(started.since(begin));
+        }
+        pool.now = pool.now.after(ms(10));
+    }
+    // Three times the memory after its last call, and then as anybody: a third of a thousand.
+    assert!((ms(30_000)..ms(30_020)).contains(&asked[0]), "{:?}", asked[0]);
+    assert!(asked.len() > 200, "{}", asked.len());
+}
+
+#[test]
+fn one_that_hangs_from_its_first_call_gets_no_more() {
+    let mut pool = Pool::new(3, Config::default());
+    pool.run(100, all_well);
+    pool.all.push(pool.core.insert("late".into()));
+    let (mut hung, mut calls) = (0, Vec::new());
+    // Ten at a time, and then forty.
+    for n in 0..2000 {
+        let place = pool.pick(FIRST);
+        if place == 3 {
+            hung += 1;
+        } else {
+            calls.push((place, pool.now));
+        }
+        pool.now = pool.now.after(ms(1));
+        if calls.len() == if n < 1000 { 10 } else { 40 } {
+            let (place, started) = calls.remove(0);
+            pool.end(place, started, End::Success);
+        }
+    }
+    assert!(hung <= 6, "{hung}");
 }
 
 #[test]

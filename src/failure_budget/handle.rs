@@ -516,6 +516,11 @@ impl FailureBudget {
         self.lease.tell(self.lease.core.retire(clock::now()));
     }
 
+    /// Whether that is this one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.lease.shared(), other.lease.shared())
+    }
+
     /// What it remembers, for [`restore`](FailureBudgetBuilder::restore) after a restart: the windows and
     /// whether it is tripped. A breach is not: the successor judges the windows at its first call, and
     /// tells of it again.

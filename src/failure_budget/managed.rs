@@ -26,7 +26,7 @@ impl Managed for Shared {
         let now = self.core.snapshot(at);
         let config = self.core.settings();
         let level = match now.state {
-            BudgetState::Healthy => Level::Ok,
+            BudgetState::Healthy | BudgetState::Retired => Level::Ok,
             BudgetState::Breached | BudgetState::Tripped => Level::Bad,
             _ => Level::Warn,
         };

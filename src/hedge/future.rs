@@ -15,6 +15,7 @@ use crate::clock::{self, Tick};
 use crate::deadline::Deadline;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::replay::{Attempt, Replay};
+use crate::superseded::superseded;
 
 pin_project! {
     /// Future of a [`HedgeService`](super::HedgeService). Dropping it drops all attempts.
@@ -108,8 +109,11 @@ where
     /// Lets go of everything.
     fn end(self: Pin<&mut Self>) {
         let mut this = self.project();
-        this.first.set(None);
-        this.hedges.clear();
+        // Those that are still out have lost to the answer.
+        superseded(|| {
+            this.first.set(None);
+            this.hedges.clear();
+        });
         this.sleep.set(None);
         *this.spare = None;
         *this.stage = Stage::Done;

@@ -33,6 +33,36 @@ pub(super) mod code {
     pub(crate) const UNAUTHENTICATED: u64 = 16;
 }
 
+/// What a gRPC request is, as far as it matters to an answer that is made when the request is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Plain,
+    Web,
+    WebText,
+}
+
+impl Dialect {
+    /// `None` if it is not a gRPC request.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        const TEXT: &[u8] = b"application/grpc-web-text";
+        let value = answer_content_type(headers)?;
+        let value = value.as_bytes();
+        Some(match value.get(..TEXT.len()) {
+            Some(start) if start.eq_ignore_ascii_case(TEXT) => Self::WebText,
+            _ if value == b"application/grpc" => Self::Plain,
+            _ => Self::Web,
+        })
+    }
+
+    pub(super) const fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Plain => "application/grpc",
+            Self::Web => "application/grpc-web",
+            Self::WebText => "application/grpc-web-text",
+        })
+    }
+}
+
 /// The content type a gRPC request deserves in its answer; `None` if it is not a gRPC request.
 pub(crate) fn answer_content_type(headers: &HeaderMap) -> Option<HeaderValue> {
     const GRPC: &[u8] = b"application/grpc";

@@ -8,13 +8,13 @@ use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use ::http::{Request, Response, StatusCode, Version};
 use bytes::Bytes;
 
-use super::grpc::{self, code};
+use super::grpc::{self, Dialect, code};
 use super::headers::insert;
 use super::retry_after::{PUSHBACK, millis_up};
 use super::sheet::{Number, Sheet, small, value};
 use super::texts::{Facts, Paper};
 use crate::name::LayerKind;
-use crate::reject::Reject;
+use crate::reject::{Reject, Remember};
 use crate::rejection::{Rejection, RejectionKind};
 
 /// Answers a refused request with a problem document (RFC 9457), or in gRPC's way if it was a gRPC
@@ -33,7 +33,8 @@ use crate::rejection::{Rejection, RejectionKind};
 /// [Advice](Rejection::advice) is added to the detail, and to `grpc-message`.
 ///
 /// A gRPC call (`content-type: application/grpc…`) gets a response without body and trailers: HTTP
-/// 200, `grpc-status`, `grpc-message`, and `grpc-retry-pushback-ms` if the time is known.
+/// 200, `grpc-status`, `grpc-message`, and `grpc-retry-pushback-ms` if the time is known. A layer that refuses when
+/// the request is gone [remembers](Remember) which it was.
 ///
 /// The response body must be made `From<Bytes>`, as axum's, hyper's `Full` and reqwest's are. For
 /// others (tonic's) see [`status_only`].
@@ -110,18 +111,23 @@ struct Style {
     detail: bool,
     jitter: Duration,
     /// Also what is no request of gRPC, or is gone.
-    grpc: bool,
+    grpc: Option<Dialect>,
 }
 
 impl Style {
     const fn new() -> Self {
-        Self { detail: true, jitter: Duration::ZERO, grpc: false }
+        Self { detail: true, jitter: Duration::ZERO, grpc: None }
     }
 
     /// The content type of an answer in gRPC's way, if it is to be one.
     fn content_type(self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let grpc = || self.grpc.then(|| HeaderValue::from_static("application/grpc"));
-        grpc::answer_content_type(headers).or_else(grpc)
+        let known = || self.grpc.map(Dialect::content_type);
+        grpc::answer_content_type(headers).or_else(known)
+    }
+
+    /// For a request that will be gone.
+    fn of_request(self, headers: &HeaderMap) -> Self {
+        Self { grpc: Dialect::of(headers).or(self.grpc), ..self }
     }
 }
 
@@ -154,8 +160,7 @@ impl Problem {
         self
     }
 
-    /// For servers that speak nothing but gRPC: every answer is one of gRPC, also that of a layer which answers
-    /// when the request is gone and with it what it was, as a [timeout](crate::timeout) does.
+    /// For servers that speak nothing but gRPC: every answer is one of gRPC, also to what is no call of it.
     ///
     /// ```
     /// use buttress::{http::problem, timeout::Timeout};
@@ -163,7 +168,7 @@ impl Problem {
     /// ```
     #[must_use]
     pub const fn grpc(mut self) -> Self {
-        self.style.grpc = true;
+        self.style.grpc = Some(Dialect::Plain);
         self
     }
 }
@@ -194,8 +199,7 @@ impl StatusOnly {
         self
     }
 
-    /// For servers that speak nothing but gRPC: every answer is one of gRPC, also that of a layer which answers
-    /// when the request is gone and with it what it was, as a [timeout](crate::timeout) does.
+    /// For servers that speak nothing but gRPC: every answer is one of gRPC, also to what is no call of it.
     ///
     /// ```
     /// use buttress::{http::status_only, timeout::Timeout};
@@ -203,13 +207,20 @@ impl StatusOnly {
     /// ```
     #[must_use]
     pub const fn grpc(mut self) -> Self {
-        self.style.grpc = true;
+        self.style.grpc = Some(Dialect::Plain);
         self
     }
 }
 
-/// For layers that answer when the request is gone, and with it what it was: HTTP's way, unless told
-/// that all of it is gRPC.
+/// In gRPC's way if the request was a gRPC call.
+impl<B> Remember<Request<B>> for Problem {
+    fn remember(&self, req: &Request<B>) -> Self {
+        Self { style: self.style.of_request(req.headers()) }
+    }
+}
+
+/// For layers that answer when the request is gone: HTTP's way, unless it is
+/// [remembered](Remember) or told that it was gRPC.
 impl<B2: From<Bytes>, E> Reject<(), Response<B2>, E> for Problem {
     type Error = E;
 
@@ -246,8 +257,15 @@ impl<B1, B2: From<Bytes>, E> Reject<Request<B1>, Response<B2>, E> for Problem {
     }
 }
 
-/// For layers that answer when the request is gone, and with it what it was: HTTP's way, unless told
-/// that all of it is gRPC.
+/// In gRPC's way if the request was a gRPC call.
+impl<B> Remember<Request<B>> for StatusOnly {
+    fn remember(&self, req: &Request<B>) -> Self {
+        Self { style: self.style.of_request(req.headers()) }
+    }
+}
+
+/// For layers that answer when the request is gone: HTTP's way, unless it is
+/// [remembered](Remember) or told that it was gRPC.
 impl<B2: Default, E> Reject<(), Response<B2>, E> for StatusOnly {
     type Error = E;
 

@@ -14,7 +14,7 @@ use super::scope::Scope;
 use crate::backoff::Random;
 use crate::clock::now;
 use crate::name::{LayerKind, Name};
-use crate::observe::{EventKind, Observers};
+use crate::observe::{EventKind, LET_THROUGH, Observers, REFUSED, WaitSpan};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::store::{
     Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, State, Store,
@@ -378,7 +378,12 @@ impl<S: Store> Idempotency<S> {
         claim: &Claim,
         go_on: impl FnMut() -> bool + Send,
     ) -> Result<Begin<S>, StoreError> {
-        let begun = self.claim_uncounted(pace, of, claim, go_on).await?;
+        let mut span = WaitSpan::NONE;
+        let begun = self.claim_uncounted(pace, of, claim, go_on, &mut span).await;
+        let refused =
+            matches!(begun, Err(_) | Ok(Begin::InFlight { .. } | Begin::Overloaded { .. }));
+        span.end(if refused { REFUSED } else { LET_THROUGH });
+        let begun = begun?;
         self.shared.tally.count(&begun);
         Ok(begun)
     }
@@ -389,6 +394,7 @@ impl<S: Store> Idempotency<S> {
         (id, tag): (&RecordId, Tag),
         claim: &Claim,
         mut go_on: impl FnMut() -> bool + Send,
+        span: &mut WaitSpan,
     ) -> Result<Begin<S>, StoreError> {
         let settings = &self.shared.settings;
         let started = now();
@@ -437,6 +443,7 @@ impl<S: Store> Idempotency<S> {
             }
             // Woken by the store if it can, and looking again from time to time if it cannot.
             let jittered = Random::of_thread(|random| random.between(75, 100));
+            span.ensure(LayerKind::Idempotency, self.shared.name);
             let wait = (pause / 100 * u32::try_from(jittered).unwrap_or(100)).min(left);
             Box::pin(pace.within(wait, self.shared.store.changed(id, generation))).await;
             pause = (pause * 2).min(Duration::from_secs(1));

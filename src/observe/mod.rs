@@ -47,8 +47,16 @@
 //! | `unrecorded` | error | `reason` |
 //! | those of the supervision | as severe as they are | `detail` |
 //!
-//! A retry runs in a span `retry_attempt` (level `DEBUG`, fields `layer`, `name`, `attempt`); a first attempt
-//! in the span of its caller, and costs none.
+//! # Spans
+//!
+//! With `tracing`, target `buttress`, children of the caller's. A call that neither waits nor is retried costs none;
+//! while nobody listens at `DEBUG`, none allocates.
+//!
+//! | span | level | fields | what it is |
+//! |---|---|---|---|
+//! | `wait` | debug | `layer`, `name`, `outcome` | From when a call begins to wait: for a token, for a place or a turn at its backend, for a call that it joined or repeats, before a retry. `outcome` is `let_through`, `refused` or `left` |
+//! | `retry_attempt` | debug | `layer`, `name`, `attempt` | An attempt after the first, which runs in the span of its caller |
+//! | `request` | debug | `layer`, `name`, `outcome`, `why` | A call of a stack in a `SpanLayer`, which is opt-in. `outcome` is `answered`, `failed`, `refused` or `left` |
 //!
 //! # Metrics
 //!
@@ -103,15 +111,23 @@ pub(crate) mod instruments;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "tracing")]
+mod request;
+mod spans;
+#[cfg(feature = "tracing")]
 mod tracing;
 
 pub use instruments::{INSTRUMENTS, Instrument, InstrumentKind};
 #[cfg(feature = "metrics")]
 pub use metrics::Metrics;
+#[cfg(all(feature = "tracing", feature = "http"))]
+pub use request::Responses;
+#[cfg(feature = "tracing")]
+pub use request::{Errors, SpanFuture, SpanLayer, SpanService, Told};
+#[cfg(feature = "tracing")]
+pub(crate) use spans::retry_span;
+pub(crate) use spans::{LET_THROUGH, REFUSED, WaitSpan};
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
-#[cfg(feature = "tracing")]
-pub(crate) use tracing::retry_span;
 
 /// One decision of one object.
 #[derive(Debug)]

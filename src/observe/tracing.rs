@@ -49,8 +49,3 @@ impl Observe for Tracing {
         }
     }
 }
-
-/// The span of a retry; a first attempt runs in its caller's.
-pub(crate) fn retry_span(name: &'static str, attempt: u32) -> ::tracing::Span {
-    ::tracing::debug_span!(target: "buttress", "retry_attempt", layer = "retry", name, attempt)
-}

@@ -39,6 +39,9 @@ pub(crate) struct ClientParts {
     /// Of a stack whose parts are exchanged.
     #[cfg(feature = "config")]
     pub(super) record: Option<crate::retry::Record>,
+    /// As long as these are the parts, it has what a command or the configuration puts there.
+    #[cfg(feature = "config")]
+    pub(crate) faults: crate::slot::Slot<crate::conditioner::Conditioner>,
 }
 
 /// A hedge that is made with the first pool.
@@ -54,7 +57,17 @@ pub(super) struct MadeHedge {
     hedge: OnceLock<Hedge>,
     /// What it goes by, if that is not what its first parts say: whoever makes it may still have those.
     #[cfg(feature = "config")]
-    latest: crate::sync::Mutex<Option<HedgeBuilder>>,
+    latest: crate::sync::Mutex<Latest>,
+}
+
+#[cfg(feature = "config")]
+#[derive(Debug, Default)]
+enum Latest {
+    #[default]
+    First,
+    Changed(HedgeBuilder),
+    /// The configuration has none any more.
+    Gone,
 }
 
 impl MadeHedge {
@@ -69,7 +82,12 @@ impl MadeHedge {
         #[cfg(feature = "config")]
         let latest = crate::sync::lock(&self.latest);
         #[cfg(feature = "config")]
-        let builder = || latest.clone().unwrap_or_else(builder);
+        let builder = || match &*latest {
+            Latest::First => builder(),
+            Latest::Changed(builder) => builder.clone(),
+            // For a service that does not know it yet. No registry is to show that one.
+            Latest::Gone => builder().unregistered(),
+        };
         self.hedge.get_or_init(|| builder().make()).clone()
     }
 
@@ -77,8 +95,22 @@ impl MadeHedge {
     #[cfg(feature = "config")]
     pub(super) fn reconfigure(&self, builder: HedgeBuilder) {
         let mut latest = crate::sync::lock(&self.latest);
-        let before = latest.replace(builder.clone());
+        let before = std::mem::replace(&mut *latest, Latest::Changed(builder.clone()));
         let _ = self.get().map(|hedge| hedge.reconfigure(builder));
+        drop(latest);
+        drop(before);
+    }
+}
+
+#[cfg(feature = "config")]
+impl MadeHedge {
+    /// It is in no configuration any more.
+    pub(super) fn end(&self, home: &crate::managed::Home) {
+        let mut latest = crate::sync::lock(&self.latest);
+        let before = std::mem::replace(&mut *latest, Latest::Gone);
+        if let Some(hedge) = self.get() {
+            hedge.forget(home);
+        }
         drop(latest);
         drop(before);
     }
@@ -166,6 +198,8 @@ impl ClientParts {
             pools: crate::endpoints::Pools::default(),
             #[cfg(feature = "config")]
             record: None,
+            #[cfg(feature = "config")]
+            faults: crate::slot::Slot::new(),
         }
     }
 
@@ -194,5 +228,26 @@ impl ClientParts {
             self.attempt = None;
         }
         Ok(self)
+    }
+}
+
+#[cfg(all(test, feature = "config"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_comes_late_registers_no_hedge_that_is_gone() {
+        let registry = Registry::new();
+        let builder = || Hedge::builder("db").register_in(&registry);
+        let made = MadeHedge::default();
+        made.get_or_make(builder);
+        assert_eq!(registry.status().objects.len(), 1);
+        made.end(&registry.home());
+        assert_eq!(registry.status().objects.len(), 0);
+
+        let made = MadeHedge::default();
+        made.end(&registry.home());
+        let late = made.get_or_make(builder);
+        assert_eq!((late.name(), registry.status().objects.len()), ("db", 0));
     }
 }

@@ -210,7 +210,10 @@ where
     ) -> impl Fn(Option<Parts>) -> L + Send + Sync + 'static {
         let layer = self.layer.clone();
         move |parts| match parts {
-            Some(Parts::Client(parts)) => layers(&ClientLayer { parts: *parts, ..layer.clone() }),
+            Some(Parts::Client(parts)) => {
+                let faults = layer.faults.with_faults(&parts.faults);
+                layers(&ClientLayer { parts: *parts, faults, ..layer.clone() })
+            }
             _ => layers(&layer),
         }
     }

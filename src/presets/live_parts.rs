@@ -63,8 +63,8 @@ impl ClientParts {
     fn keep_hedge(&mut self, before: &Self, home: &Home) -> Option<PartsChange> {
         let old = Arc::clone(&before.hedge.as_ref()?.made);
         let Some(hedge) = &mut self.hedge else {
-            let (hedge, home) = (old.get()?.clone(), home.clone());
-            return Some(Box::new(move || hedge.forget(&home)));
+            let home = home.clone();
+            return Some(Box::new(move || old.end(&home)));
         };
         hedge.made = Arc::clone(&old);
         let backend = self.admission.as_ref().map(Admission::backend);
@@ -74,11 +74,10 @@ impl ClientParts {
 }
 
 impl Live<ClientLayer> {
-    /// A client with these parts, and faults in `faults`.
+    /// A client with these parts.
     pub(crate) fn client(
         name: Name,
         parts: ClientParts,
-        faults: Slot<Conditioner>,
     ) -> Live<
         ClientLayer<
             crate::AnyError,
@@ -89,19 +88,19 @@ impl Live<ClientLayer> {
         >,
     > {
         let layer = ClientLayer::of(ClientParts::none(name, Endpoints::<()>::builder(name)));
-        Live { layer: layer.conditioner(faults), slot: Slot::with(Parts::Client(Box::new(parts))) }
+        let layer = layer.conditioner(Slot::<Conditioner>::new());
+        Live { layer, slot: Slot::with(Parts::Client(Box::new(parts))) }
     }
 }
 
 impl Live<ServerLayer> {
-    /// A server with these parts, and faults in `faults`.
+    /// A server with these parts.
     pub(crate) fn server(
         name: Name,
         parts: ServerParts,
-        faults: Slot<Conditioner>,
     ) -> Live<ServerLayer<crate::AnyError, crate::NoContext, crate::AsError, super::Absent, Faults>>
     {
-        let layer = ServerLayer::empty(name).conditioner(faults);
+        let layer = ServerLayer::empty(name).conditioner(Slot::<Conditioner>::new());
         Live { layer, slot: Slot::with(Parts::Server(parts)) }
     }
 }

@@ -42,7 +42,7 @@ impl<C, X, R, I, F> Live<ServerLayer<C, X, R, I, F>> {
     /// ```
     #[must_use]
     pub fn failure_budget(&self) -> Option<FailureBudget> {
-        self.parts()?.budget
+        self.parts()?.budget.get()
     }
 
     /// For HTTP: see [`ServerLayer::http`].

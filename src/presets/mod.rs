@@ -61,11 +61,15 @@
 //! [`failure_budget`](crate::failure_budget), [`idempotency`](crate::idempotency),
 //! [`conditioner`](crate::conditioner). *Readiness.* As ready as the inner service; with a rate limit or a
 //! backend always, since those wait inside of the call. *Sharing.* All services of one layer and its clones share its objects.
+//! *Time.* That of a client's call counts from its first poll where its [`context`](ClientLayer::context) keeps nothing,
+//! as by default, and there is a backend, which has the same reading of the clock; else from `call`.
 //! *Cost.* That of the layers; a part that is absent costs a branch.
 
 mod attempts;
 mod client;
 mod client_parts;
+#[cfg(all(test, not(buttress_loom)))]
+mod cost_tests;
 #[cfg(feature = "http")]
 mod http;
 mod lint;
@@ -83,6 +87,8 @@ mod plan;
 mod pool;
 mod server;
 mod shared;
+#[cfg(all(test, feature = "config", not(buttress_loom)))]
+mod stress_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 #[cfg(feature = "serde")]

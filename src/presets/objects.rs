@@ -124,6 +124,11 @@ impl Default for EndpointsPlan {
 }
 
 impl EndpointsPlan {
+    #[cfg(feature = "config")]
+    pub(crate) fn check(self, name: &str) -> Result<(), ConfigError> {
+        self.builder(name.to_owned().into()).check()
+    }
+
     pub(super) fn builder(self, name: Name) -> EndpointsBuilder {
         Endpoints::<()>::builder(name)
             .max_ejected(self.max_ejected)

@@ -64,6 +64,17 @@ pub trait Part<R>: sealed::Sealed {
 
     #[doc(hidden)]
     fn layer(&self, reject: &R) -> Self::Layer;
+
+    /// The same, looking there for faults.
+    #[doc(hidden)]
+    #[must_use]
+    #[cfg(feature = "config")]
+    fn with_faults(&self, _: &Slot<Conditioner>) -> Self
+    where
+        Self: Clone,
+    {
+        self.clone()
+    }
 }
 
 /// A part that can be had for HTTP. Sealed.
@@ -97,6 +108,11 @@ impl<R: Clone> Part<R> for Faults<Plain> {
     fn layer(&self, reject: &R) -> Self::Layer {
         ConditionerLayer::from_slot(self.slot.clone()).on_reject(reject.clone())
     }
+
+    #[cfg(feature = "config")]
+    fn with_faults(&self, slot: &Slot<Conditioner>) -> Self {
+        Self::new(slot.clone())
+    }
 }
 
 #[cfg(feature = "http")]
@@ -105,6 +121,11 @@ impl<R: Clone> Part<R> for Faults<crate::conditioner::Http> {
 
     fn layer(&self, reject: &R) -> Self::Layer {
         ConditionerLayer::from_slot(self.slot.clone()).http().on_reject(reject.clone())
+    }
+
+    #[cfg(feature = "config")]
+    fn with_faults(&self, slot: &Slot<Conditioner>) -> Self {
+        Self::new(slot.clone())
     }
 }
 

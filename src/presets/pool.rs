@@ -147,7 +147,12 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         let retry = retry.on_reject(self.reject.clone());
         let admission = AdmissionLayer::maybe(parts.admission.clone()).classify(self.attempts());
         let admission = admission.context(self.context.clone()).on_reject(self.reject.clone());
-        let outer = Stack::new(retry, self.timeout(parts.total));
+        // The reading of the clock that it begins with is also that of the call's arrival at the backend.
+        let total = parts.total.map(|total| match &parts.admission {
+            Some(_) => total.counted_from_poll(),
+            None => total,
+        });
+        let outer = Stack::new(retry, self.timeout(total));
         let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
         Stack::new(admission, outer)
     }

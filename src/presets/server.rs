@@ -29,13 +29,26 @@ pub(super) type Server<C, X, R, I, F> =
 pub struct ServerLayer<C = AnyError, X = NoContext, R = AsError, I = Absent, F = Absent> {
     name: Name,
     limiter: Option<(RateLimiter, std::time::Duration)>,
-    budget: Option<FailureBudget>,
+    budget: Budget,
     timeout: Option<Timeout>,
     classify: C,
     context: X,
     reject: R,
     idempotency: I,
     faults: F,
+}
+
+/// A failure budget, where the layers look for it.
+#[derive(Clone, Debug, Default)]
+struct Budget {
+    planned: Option<FailureBudget>,
+    slot: Slot<FailureBudget>,
+}
+
+impl From<FailureBudget> for Budget {
+    fn from(budget: FailureBudget) -> Self {
+        Self { slot: Slot::with(budget.clone()), planned: Some(budget) }
+    }
 }
 
 /// The layers of a plan.
@@ -56,10 +69,11 @@ pub fn server(plan: &ServerPlan) -> Result<ServerLayer, ConfigError> {
     checked(plan)?;
     let name = Name::from(plan.name.clone());
     let limiter = plan.rate_limit.map(|limit| limit.build(name).map(|made| (made, limit.max_wait)));
+    let budget = plan.failure_budget.map(|budget| budget.build(name, plan.timeout)).transpose()?;
     Ok(ServerLayer {
         name,
         limiter: limiter.transpose()?,
-        budget: plan.failure_budget.map(|budget| budget.build(name, plan.timeout)).transpose()?,
+        budget: budget.map(Budget::from).unwrap_or_default(),
         timeout: plan.timeout.map(|after| Timeout::new(name, after)).transpose()?,
         classify: AnyError,
         context: NoContext,
@@ -91,7 +105,7 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
     /// ```
     #[must_use]
     pub const fn failure_budget(&self) -> Option<&FailureBudget> {
-        self.budget.as_ref()
+        self.budget.planned.as_ref()
     }
 
     /// For `http::Request` and `http::Response`: refusals are responses and the error type stays what it
@@ -318,10 +332,7 @@ impl<C: Clone, X: Clone, R: Clone, I: Part<R>, F: Part<R>> ServerLayer<C, X, R, 
     pub(super) fn layers(&self) -> Server<C, X, R, I::Layer, F::Layer> {
         let timeout = TimeoutLayer::maybe(self.timeout);
         let timeout = timeout.context(self.context.clone()).on_reject(self.reject.clone());
-        let budget = FailureBudgetLayer::from_slot(match &self.budget {
-            Some(budget) => Slot::with(budget.clone()),
-            None => Slot::new(),
-        });
+        let budget = FailureBudgetLayer::from_slot(self.budget.slot.clone());
         let budget = budget.classify(self.classify.clone()).on_reject(self.reject.clone());
         let outer = limited(self.limiter.as_ref(), &self.reject);
         let outer = Stack::new(timeout, outer);
@@ -336,7 +347,9 @@ impl<C: Clone, X: Clone, R: Clone, I: Part<R>, F: Part<R>> ServerLayer<C, X, R, 
 #[derive(Clone, Debug)]
 pub(crate) struct ServerParts {
     pub(crate) limiter: Option<RateLimiter>,
-    pub(crate) budget: Option<FailureBudget>,
+    /// As long as these are the parts, they have what a command or the configuration puts there.
+    pub(crate) budget: Slot<FailureBudget>,
+    pub(crate) faults: Slot<Conditioner>,
     pub(crate) timeout: Option<Timeout>,
 }
 
@@ -346,7 +359,7 @@ impl ServerLayer {
         Self {
             name,
             limiter: None,
-            budget: None,
+            budget: Budget::default(),
             timeout: None,
             classify: AnyError,
             context: NoContext,
@@ -358,9 +371,11 @@ impl ServerLayer {
 }
 
 #[cfg(feature = "config")]
-impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
+impl<C, X, R, I, F: Part<R> + Clone> ServerLayer<C, X, R, I, F> {
     pub(super) fn with(self, parts: ServerParts) -> Self {
         let limiter = parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO));
-        Self { limiter, budget: parts.budget, timeout: parts.timeout, ..self }
+        let budget = Budget { planned: None, slot: parts.budget };
+        let faults = self.faults.with_faults(&parts.faults);
+        Self { limiter, budget, timeout: parts.timeout, faults, ..self }
     }
 }

@@ -153,6 +153,7 @@ impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
     }
 
     /// Without a limit.
+    #[inline(always)]
     pub(crate) fn through(future: F) -> Self {
         Self { state: WaitState::Called { future, ink: None }, marker: PhantomData }
     }

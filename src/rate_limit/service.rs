@@ -3,6 +3,7 @@ use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tower_service::Service;
 
@@ -16,7 +17,7 @@ use super::stamp::NoHeaders;
 use super::stamp::sealed::Stamp;
 use super::wait::Waiting;
 use crate::reject::{AsError, Reject};
-use crate::sync::Lease;
+use crate::sync::{Lease, Ref};
 
 /// The service of [`RateLimitLayer`](super::RateLimitLayer).
 ///
@@ -128,17 +129,33 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let Some(parts) = &mut self.parts else {
             return WaitingFuture::through(self.inner.call(req));
         };
-        let parts = parts.for_call();
-        let cost = parts.limits.cost(&req);
-        let shared = Arc::clone(&parts.limits.limiter().shared);
-        let waiting = Waiting::new(shared, cost, Some(self.mode.max));
-        // The clone stays here; whoever waits owns the instance it will make ready and call.
-        let clone = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, clone);
-        WaitingFuture::new(waiting, inner, req, parts)
+        waiting(&mut self.inner, req, parts.for_call(), self.mode.max)
     }
+}
+
+/// A call that waits for its token if it must.
+#[inline(never)]
+fn waiting<S, Req, L, R, H>(
+    service: &mut S,
+    req: Req,
+    parts: Ref<Parts<L, R>>,
+    longest: Duration,
+) -> WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
+where
+    S: Service<Req> + Clone,
+    L: Limit<Req> + Waitable,
+    H: Stamp<S::Response>,
+{
+    let cost = parts.limits.cost(&req);
+    let shared = Arc::clone(&parts.limits.limiter().shared);
+    let waiting = Waiting::new(shared, cost, Some(longest));
+    // The clone stays here; whoever waits owns the instance it will make ready and call.
+    let clone = service.clone();
+    let inner = mem::replace(service, clone);
+    WaitingFuture::new(waiting, inner, req, parts)
 }

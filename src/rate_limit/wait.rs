@@ -13,7 +13,8 @@ use super::ledger::Refusal;
 use super::queue::Turn;
 use super::shared::{Joined, Shared};
 use crate::clock::{self, Tick};
-use crate::observe::EventKind;
+use crate::name::LayerKind;
+use crate::observe::{EventKind, LET_THROUGH, REFUSED, WaitSpan};
 use crate::rejection::Rejection;
 
 /// What a granted wait holds: `None` if nothing was charged (shadow mode, cost 0).
@@ -25,11 +26,12 @@ pub(crate) struct Place<H: AsRef<Shared>> {
     shared: H,
     since: Tick,
     queued: Option<u64>,
+    span: WaitSpan,
 }
 
 impl<H: AsRef<Shared>> Place<H> {
     pub(crate) fn new(shared: H) -> Self {
-        Self { shared, since: Tick::default(), queued: None }
+        Self { shared, since: Tick::default(), queued: None, span: WaitSpan::NONE }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -68,6 +70,7 @@ impl<H: AsRef<Shared>> Place<H> {
             }
             Joined::Queued { id } => {
                 self.queued = Some(id);
+                self.span = WaitSpan::begin(LayerKind::RateLimit, shared.ledger.name);
                 Poll::Pending
             }
             Joined::Shadow(denied) => {
@@ -92,6 +95,7 @@ impl<H: AsRef<Shared>> Place<H> {
             Turn::At(due) => Err(due),
             Turn::Granted(receipt) => {
                 self.queued = None;
+                self.span.end(LET_THROUGH);
                 shared.ledger.acquired();
                 let waited = clock::now().since(self.since);
                 shared.ledger.emit(EventKind::Waited { waited });
@@ -100,11 +104,13 @@ impl<H: AsRef<Shared>> Place<H> {
             // By a quota that came while it waited, and that is on trial.
             Turn::Refused(denied) if denied.rule.shadow => {
                 self.queued = None;
+                self.span.end(LET_THROUGH);
                 Refusal::quota(&shared.ledger, denied).pass();
                 Ok(Ok(None))
             }
             Turn::Refused(denied) => {
                 self.queued = None;
+                self.span.end(REFUSED);
                 Ok(Err(refuse(shared, denied, false)))
             }
         }

@@ -16,7 +16,8 @@ use super::service::Shared;
 use super::{Attempt, Replay};
 use crate::classify::Classify;
 use crate::clock::Tick;
-use crate::observe::Observers;
+use crate::name::LayerKind;
+use crate::observe::{LET_THROUGH, Observers, WaitSpan};
 use crate::outcome::{Outcome, Verdict};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
@@ -107,6 +108,8 @@ pub(super) struct Slow<E> {
     // The error of the attempt before, in case the next cannot be made. A response is not kept: it may
     // hold a connection.
     last: Option<E>,
+    // Of the pause before the retry.
+    pause: WaitSpan,
     // Of the retry in hand; none during a first attempt.
     #[cfg(feature = "tracing")]
     span: tracing::Span,
@@ -119,6 +122,7 @@ impl<E> Slow<E> {
             timer: None,
             armed: false,
             last: None,
+            pause: WaitSpan::NONE,
             #[cfg(feature = "tracing")]
             span: tracing::Span::none(),
         })
@@ -317,6 +321,7 @@ where
             if delay.is_zero() {
                 this.state.set(State::Readying { inner, copy });
             } else {
+                slow.pause = WaitSpan::begin(LayerKind::Retry, terms.name);
                 slow.arm(delay);
                 this.state.set(State::Sleeping { inner, copy });
             }
@@ -351,6 +356,7 @@ where
                 return Poll::Pending;
             }
             slow.armed = false;
+            slow.pause.end(LET_THROUGH);
         }
         if let StateOwn::Sleeping { inner, copy } = this.state.as_mut().project_replace(State::Done)
         {

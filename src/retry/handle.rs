@@ -15,8 +15,8 @@ use crate::clock::{Tick, now, park};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::managed::Home;
-use crate::name::Name;
-use crate::observe::{Observe, Observers};
+use crate::name::{LayerKind, Name};
+use crate::observe::{LET_THROUGH, Observe, Observers, WaitSpan};
 use crate::rejection::RejectionKind;
 use crate::slot::Slot;
 
@@ -324,7 +324,9 @@ impl<C> Retry<C> {
             // A value may hold a connection: it does not outlive this line.
             let last = ended.and_then(Result::err);
             if !delay.is_zero() {
+                let mut span = WaitSpan::begin(LayerKind::Retry, terms.name);
                 tokio::time::sleep(delay).await;
+                span.end(LET_THROUGH);
             } else if progress.attempts().is_multiple_of(TURN) {
                 yield_once().await;
             }
@@ -400,7 +402,9 @@ impl<C> Retry<C> {
             let Some(delay) = progress.settle(&terms, judged, true) else { return result };
             let last = result.err();
             if !delay.is_zero() {
+                let mut span = WaitSpan::begin(LayerKind::Retry, terms.name);
                 sleeper(delay);
+                span.end(LET_THROUGH);
             }
             // Where the last result was a value there is nothing else to answer with than another attempt.
             if let Some(error) = last

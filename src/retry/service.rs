@@ -15,7 +15,7 @@ use crate::classify::{AnyError, Classify};
 use crate::deadline::Deadline;
 use crate::name::Name;
 use crate::observe::Observers;
-use crate::reject::{AsError, Reject};
+use crate::reject::{AsError, Reject, Remember};
 use crate::slot::{Made, Slot};
 use crate::sync::Lease;
 
@@ -136,7 +136,7 @@ where
     S::Error: 'static,
     C: Classify<Req, S::Response, S::Error> + Clone,
     R: Replay<Req> + Clone,
-    J: Reject<(), S::Response, S::Error> + Clone,
+    J: Reject<(), S::Response, S::Error> + Remember<Req>,
 {
     type Response = S::Response;
     type Error = J::Error;
@@ -172,6 +172,7 @@ where
         }
         self.replay.begin(&mut req);
         let shared = self.shared.as_mut().map(Lease::for_call);
+        let reject = self.reject.remember(&req);
         // Each value is made in the place it is to have: the compiler does not see through a move of the
         // request, its copy or the inner future, which are hundreds of bytes.
         ResponseFuture {
@@ -189,7 +190,7 @@ where
             deadline,
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
-            reject: self.reject.clone(),
+            reject,
             shared,
             slow: None,
         }

@@ -11,6 +11,17 @@ use crate::observe::{Observe, Observers};
 
 /// Builds a [`Throttle`]; see [`Throttle::builder`].
 ///
+/// ```
+/// use buttress::throttle::Throttle;
+/// use std::time::Duration;
+/// // A quota alone: calls wait up to a second for their turn, and failures refuse nothing.
+/// let quota = || Throttle::builder("api").without_shedding().max_wait(Duration::from_secs(1));
+/// let throttle = quota().build()?;
+/// // The same settings but one, in a throttle that runs.
+/// throttle.reconfigure(quota().max_wait(Duration::ZERO))?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+///
 /// | setting | default | range |
 /// |---|---|---|
 /// | [`quota`](Self::quota) | on | |
@@ -153,6 +164,18 @@ impl ThrottleBuilder {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn build(self) -> Result<Throttle, ConfigError> {
+        let limits = self.limits()?;
+        let random = self.random().unwrap_or_else(Random::fresh);
+        Ok(Throttle::from_parts(self.name, self.observers, limits, random))
+    }
+
+    pub(super) fn random(&self) -> Option<Random> {
+        self.seed.map(Random::seeded)
+    }
+
+    /// # Errors
+    /// If a number is out of its range.
+    pub(super) fn limits(&self) -> Result<Limits, ConfigError> {
         let hour = Duration::from_secs(3600);
         if let Some(k) = self.k
             && !(1.0..=100.0).contains(&k)
@@ -170,15 +193,13 @@ impl ThrottleBuilder {
             let wait = format!("{:?}", self.max_wait);
             return Err(ConfigError::new("max_wait", wait, "at most 1 hour"));
         }
-        let limits = Limits {
+        Ok(Limits {
             quota: self.quota,
             k: self.k,
             max_share: self.max_share,
             window: nanos(self.window),
             max_wait: nanos(self.max_wait),
-        };
-        let random = self.seed.map_or_else(Random::fresh, Random::seeded);
-        Ok(Throttle::from_parts(self.name, self.observers, limits, random))
+        })
     }
 }
 

@@ -62,6 +62,8 @@ struct Bucket {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) sent: u64,
+    /// Of those sent: throttled, or failed.
+    pub(super) failed: u64,
     pub(super) waited: u64,
     pub(super) no_room: u64,
     pub(super) shed: u64,
@@ -101,6 +103,37 @@ impl Core {
         self.buckets = [Bucket::default(); BUCKETS];
     }
 
+    /// What was learned is kept, unless it is not to be learned any more. Of a window that gets shorter the same part
+    /// is kept of what was counted.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub(super) fn reconfigure(&mut self, limits: Limits, random: Option<Random>, now: Tick) {
+        let (requests, accepts) = self.window(now);
+        let part = (limits.window as f64 / self.limits.window as f64).min(1.0);
+        let same = limits.window == self.limits.window;
+        self.limits = limits;
+        if !same {
+            self.buckets = [Bucket::default(); BUCKETS];
+            let bucket = self.bucket(now);
+            (bucket.requests, bucket.accepts) = (requests * part, accepts * part);
+        }
+        if !limits.quota && self.phase() != Phase::Free {
+            self.pace.reset();
+            self.free.clear();
+        }
+        if let Some(random) = random {
+            self.random = random;
+        }
+    }
+
+    /// What is too old to count is forgotten, also if nobody calls.
+    pub(super) fn age(&mut self, now: Tick) {
+        self.pace.age(now);
+    }
+
+    pub(super) const fn max_share(&self) -> f64 {
+        self.limits.max_share
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.pace.phase()
     }
@@ -120,9 +153,8 @@ impl Core {
         bucket
     }
 
-    /// The share of calls that is refused here: `(requests - k * accepts) / (requests + 1)`.
-    pub(super) fn share(&self, now: Tick) -> f64 {
-        let Some(k) = self.limits.k else { return 0.0 };
+    /// How many calls of the window were asked for, and how many were taken.
+    pub(super) fn window(&self, now: Tick) -> (f64, f64) {
         let newest = self.number(now);
         let oldest = newest.saturating_sub(BUCKETS as u64 - 1);
         let (mut requests, mut accepts) = (0.0, 0.0);
@@ -132,6 +164,13 @@ impl Core {
                 accepts += bucket.accepts;
             }
         }
+        (requests, accepts)
+    }
+
+    /// The share of calls that is refused here: `(requests - k * accepts) / (requests + 1)`.
+    pub(super) fn share(&self, now: Tick) -> f64 {
+        let Some(k) = self.limits.k else { return 0.0 };
+        let (requests, accepts) = self.window(now);
         if requests < ENOUGH {
             return 0.0;
         }
@@ -161,9 +200,21 @@ impl Core {
         self.turn(deadline, now, now)
     }
 
-    /// Its turn was moved while it waited, since `arrived`.
-    pub(super) fn again(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
-        self.turn(deadline, arrived, now)
+    /// Its turn has come, or was moved while it waited, since `arrived`. `None` if it can go.
+    pub(super) fn again(
+        &mut self,
+        (turn, change): (Tick, u32),
+        deadline: Option<Tick>,
+        arrived: Tick,
+        now: Tick,
+    ) -> Option<Answer> {
+        if deadline.is_some_and(|at| at <= now) {
+            // It was woken too late: nobody waits for it any longer.
+            self.give_back(change, turn, now);
+            self.counts.expired += 1;
+            return Some(Answer::Expired);
+        }
+        (self.pace.change() != change).then(|| self.turn(deadline, arrived, now))
     }
 
     fn turn(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
@@ -221,6 +272,7 @@ impl Core {
     }
 
     pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
+        self.counts.failed += u64::from(matches!(end, End::Failed | End::Refused(_)));
         // What the quota sees to must not be refused twice.
         let by_quota = self.limits.quota && matches!(end, End::Refused(_));
         if end != End::Ignored && !by_quota {

@@ -11,7 +11,7 @@ use crate::backoff::Random;
 use crate::classify::{AnyError, Classify};
 use crate::clock::{Tick, instant, now};
 use crate::deadline::Deadline;
-use crate::error::Error;
+use crate::error::{ConfigError, Error};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::outcome::{FailureClass, Outcome, Verdict};
@@ -79,8 +79,13 @@ impl Shared {
 
     #[cold]
     fn changed(&self, from: Phase, to: Phase) {
-        let (from, to) = (word(from), word(to));
-        let reason = format_args!("by what was throttled");
+        let reason = match to {
+            Phase::Free => "nothing is throttled any more",
+            Phase::Measuring => "a call was throttled",
+            Phase::Limiting => "it is known how many it takes",
+            Phase::Stopped => "it takes none",
+        };
+        let (from, to, reason) = (word(from), word(to), format_args!("{reason}"));
         let kind = EventKind::StateChanged { from, to, reason };
         self.observers.emit(LayerKind::Throttle, self.name, kind);
     }
@@ -107,18 +112,16 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> ThrottleStats {
-        let core = lock(&self.core);
-        let counts = core.counts;
-        ThrottleStats {
-            state: word(core.phase()),
-            quota: core.pace.rate(),
-            shed_share: core.share(now()),
-            sent: counts.sent,
-            waited: counts.waited,
-            no_room: counts.no_room,
-            shed: counts.shed,
-            expired: counts.expired,
-        }
+        self.step_now(ThrottleStats::of)
+    }
+
+    /// As it is now, also if nobody has called for a while.
+    pub(super) fn step_now<T>(&self, f: impl FnOnce(&Core, Tick) -> T) -> T {
+        let now = now();
+        self.step(|core| {
+            core.age(now);
+            f(core, now)
+        })
     }
 }
 
@@ -186,7 +189,7 @@ impl Throttle {
     /// ```
     #[must_use]
     pub fn quota(&self) -> Option<f64> {
-        lock(&self.shared.core).pace.rate()
+        self.shared.step_now(|core, _| core.pace.rate())
     }
 
     /// What it knows and has done.
@@ -206,6 +209,32 @@ impl Throttle {
     /// ```
     pub fn reset(&self) {
         self.shared.step(Core::reset);
+    }
+
+    /// Gives a running throttle all the settings of `builder`.
+    ///
+    /// What it has learned is kept, unless [`quota`](ThrottleBuilder::quota) is off from now on; so are the counters,
+    /// and the turns of calls that wait. A setting that the builder was not given has its default. The name stays, and so
+    /// do observers and the place in a registry: the builder's are not looked at.
+    ///
+    /// # Errors
+    /// As [`ThrottleBuilder::build`]; then nothing has changed.
+    ///
+    /// ```
+    /// use buttress::throttle::Throttle;
+    /// let throttle = Throttle::new("api");
+    /// throttle.reconfigure(Throttle::builder("api").k(1.5))?;
+    /// let error = throttle.reconfigure(Throttle::builder("api").k(0.5)).unwrap_err();
+    /// assert_eq!(error.field(), "k");
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self, builder: ThrottleBuilder) -> Result<(), ConfigError> {
+        let limits = builder.limits()?;
+        let random = builder.random();
+        // Outside of the lock: what is left of the builder is user code, too.
+        drop(builder);
+        self.shared.step(|core| core.reconfigure(limits, random, now()));
+        Ok(())
     }
 
     /// Makes a call in its turn, or refuses it. Every error is a failure; [`run_with`](Self::run_with) judges.
@@ -304,6 +333,8 @@ pub struct ThrottleStats {
     pub shed_share: f64,
     /// Calls sent.
     pub sent: u64,
+    /// Of those, calls that were throttled or failed.
+    pub failed: u64,
     /// Calls that had to wait for their turn.
     pub waited: u64,
     /// Calls refused because the quota had no room for them in time.
@@ -312,4 +343,21 @@ pub struct ThrottleStats {
     pub shed: u64,
     /// Calls whose deadline had passed when they came.
     pub expired: u64,
+}
+
+impl ThrottleStats {
+    pub(super) fn of(core: &Core, now: Tick) -> Self {
+        let counts = core.counts;
+        Self {
+            state: word(core.phase()),
+            quota: core.pace.rate(),
+            shed_share: core.share(now),
+            sent: counts.sent,
+            failed: counts.failed,
+            waited: counts.waited,
+            no_room: counts.no_room,
+            shed: counts.shed,
+            expired: counts.expired,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What a registry shows of a throttle, and the orders it takes.
 
 use super::core::Core;
-use super::handle::Shared;
+use super::handle::{Shared, ThrottleStats};
 use crate::error::ConfigError;
 use crate::managed::{Level, Managed, ObjectStatus, Operation, unknown};
 use crate::name::LayerKind;
@@ -18,20 +18,38 @@ impl Managed for Shared {
     }
 
     fn describe(&self) -> ObjectStatus {
-        let stats = self.stats();
-        let (level, why) = match (stats.state, stats.quota) {
+        let (stats, (asked, taken), due, most) = self.step_now(|core, now| {
+            let next = core.pace.due().since(now);
+            (ThrottleStats::of(core, now), core.window(now), next, core.max_share())
+        });
+        let sheds = stats.shed_share > 0.0;
+        let few = || format!("only {taken} of the last {asked} calls were taken");
+        let (level, mut why) = match (stats.state, stats.quota) {
             ("stopped", _) => (Level::Bad, "nothing is taken: single calls ask".to_owned()),
             (_, Some(rate)) => (Level::Warn, format!("it takes about {rate:.1} calls a second")),
-            _ if stats.shed_share > 0.0 => (Level::Warn, "so many calls failed".to_owned()),
+            ("measuring", _) => {
+                (Level::Warn, "calls were throttled: it is learned how many".into())
+            }
+            _ if sheds => (Level::Warn, few()),
             _ => (Level::Ok, String::new()),
         };
-        let mut status = ObjectStatus::new(stats.state).level(level).why(why).commands(COMMANDS);
+        if sheds && stats.state != "free" {
+            why = format!("{why}; {}", few());
+        }
+        let state = if sheds && stats.state == "free" { "shedding" } else { stats.state };
+        let mut status = ObjectStatus::new(state).level(level).why(why).commands(COMMANDS);
         if let Some(rate) = stats.quota {
-            status = status.gauge("quota", "quota", rate, "calls/s", |_| {});
+            status = status.gauge("rate", "rate of its quota", rate, "1/s", |_| {});
+        }
+        if stats.state == "stopped" {
+            status = status.next("probe", due);
         }
         status
-            .gauge("shed_share", "refused because others failed", stats.shed_share, "share", |_| {})
+            .gauge("shed_share", "refused as others failed", stats.shed_share, "ratio", |gauge| {
+                gauge.max = Some(most);
+            })
             .counter("sent", stats.sent)
+            .counter("failed", stats.failed)
             .counter("waited", stats.waited)
             .reject("rate_limited", stats.no_room)
             .reject("overloaded", stats.shed)

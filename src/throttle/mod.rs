@@ -66,7 +66,7 @@
 //! **Sharing.** Clones of a [`Throttle`] and its layers are one object. Several processes that share a quota each learn
 //! their part.
 //!
-//! **Cost.** Three looks at the clock and three short locks for each call; nothing is allocated unless a call waits.
+//! **Cost.** Two looks at the clock and three short locks for each call; nothing is allocated unless a call waits.
 //!
 //! # Order
 //!

@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
-use super::core::{Answer, Core, End};
+use super::core::{Answer, End};
 use super::handle::Shared;
 use crate::clock::{Tick, now};
+use crate::name::LayerKind;
+use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::rejection::Rejection;
 
 /// What a call is told that wants to be sent.
@@ -18,7 +20,8 @@ pub(super) struct Permit {
     shared: Option<Arc<Shared>>,
     turn: Tick,
     change: u32,
-    /// When it was sent.
+    /// When it was granted: it is sent at once then.
+    granted: Tick,
     sent: Option<Tick>,
 }
 
@@ -27,13 +30,14 @@ pub(super) struct Waiting {
     permit: Permit,
     deadline: Option<Tick>,
     arrived: Tick,
+    span: WaitSpan,
 }
 
 impl Permit {
     pub(super) fn ask(shared: Arc<Shared>, deadline: Option<Tick>) -> Asked {
         let now = now();
         let answer = shared.step(|core| core.admit(deadline, now));
-        Self::told(shared, answer, deadline, now, now)
+        Self::told(shared, answer, deadline, now, now, WaitSpan::NONE)
     }
 
     fn told(
@@ -42,26 +46,38 @@ impl Permit {
         deadline: Option<Tick>,
         arrived: Tick,
         now: Tick,
+        mut span: WaitSpan,
     ) -> Asked {
         match answer {
             Answer::Go { at, change } => {
-                let permit = Self { shared: Some(shared), turn: at, change, sent: None };
+                let permit =
+                    Self { shared: Some(shared), turn: at, change, granted: now, sent: None };
+                let Some(shared) = &permit.shared else { return Asked::Granted(permit) };
                 if at <= now {
+                    if arrived < now {
+                        span.end(LET_THROUGH);
+                        shared.waited(now.since(arrived));
+                    }
                     Asked::Granted(permit)
                 } else {
-                    Asked::Wait(Waiting { permit, deadline, arrived })
+                    if arrived == now {
+                        span = WaitSpan::begin(LayerKind::Throttle, shared.name);
+                    }
+                    Asked::Wait(Waiting { permit, deadline, arrived, span })
                 }
             }
-            refused => Asked::Refused(shared.refuse(refused, now)),
+            refused => {
+                span.end(REFUSED);
+                Asked::Refused(shared.refuse(refused, now))
+            }
         }
     }
 
     /// The call is made now.
     pub(super) fn sent(&mut self) {
         if let Some(shared) = &self.shared {
-            let now = now();
-            self.sent = Some(now);
-            shared.step(|core| core.sent(now));
+            self.sent = Some(self.granted);
+            shared.step(|core| core.sent(self.granted));
         }
     }
 
@@ -95,17 +111,16 @@ impl Waiting {
             self.permit.shared = Some(shared);
             return Asked::Wait(self);
         }
-        let (change, deadline, arrived) = (self.permit.change, self.deadline, self.arrived);
-        let same = |core: &mut Core| {
-            (core.pace.change() != change).then(|| core.again(deadline, arrived, now))
-        };
-        match shared.step(same) {
+        let had = (self.permit.turn, self.permit.change);
+        let (deadline, arrived) = (self.deadline, self.arrived);
+        match shared.step(|core| core.again(had, deadline, arrived, now)) {
             None => {
+                self.span.end(LET_THROUGH);
                 shared.waited(now.since(arrived));
-                self.permit.shared = Some(shared);
+                (self.permit.shared, self.permit.granted) = (Some(shared), now);
                 Asked::Granted(self.permit)
             }
-            Some(answer) => Permit::told(shared, answer, deadline, arrived, now),
+            Some(answer) => Permit::told(shared, answer, deadline, arrived, now, self.span),
         }
     }
 }

@@ -7,7 +7,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::handle::Timeout;
-use crate::clock::{Tick, poll_end};
+use crate::clock::{HandedDown, Tick, hand_down, now, poll_end};
 use crate::reject::Reject;
 
 pin_project! {
@@ -40,6 +40,19 @@ pin_project! {
     }
 }
 
+/// The time counts from the first poll.
+pub(super) const NOT_BEGUN: Option<Tick> = Some(Tick(0));
+
+#[inline]
+fn begin(end: &mut Option<Tick>, timeout: Option<&Timeout>) -> Option<HandedDown> {
+    if *end != NOT_BEGUN {
+        return None;
+    }
+    let now = now();
+    *end = timeout.and_then(Timeout::duration).map(|after| now.after(after));
+    Some(hand_down(now))
+}
+
 impl<F, R, Res, Err> Future for ResponseFuture<F, R>
 where
     F: Future<Output = Result<Res, Err>>,
@@ -52,7 +65,10 @@ where
         let mut this = self.project();
         match this.state.as_mut().project() {
             StateProj::Called { call } => {
-                if let Poll::Ready(result) = call.poll(cx) {
+                let handed_down = begin(this.end, this.timeout.as_ref());
+                let polled = call.poll(cx);
+                drop(handed_down);
+                if let Poll::Ready(result) = polled {
                     return Poll::Ready(result.map_err(R::map_err));
                 }
                 ready!(poll_end(this.sleep, *this.end, cx));

@@ -31,6 +31,8 @@ pub struct Timeout {
     after: Option<Duration>,
     /// What it bounds is one attempt of several.
     of_attempts: bool,
+    /// Who is inside reads the clock at the first poll, too.
+    from_poll: bool,
 }
 
 impl Timeout {
@@ -48,7 +50,7 @@ impl Timeout {
         if after.is_zero() {
             return Err(ConfigError::new("timeout", "0s", "a time above 0"));
         }
-        Ok(Self { name: name.into(), after: Some(after), of_attempts: false })
+        Ok(Self { name: name.into(), after: Some(after), of_attempts: false, from_poll: false })
     }
 
     /// Bounds calls by their own deadlines only.
@@ -58,12 +60,24 @@ impl Timeout {
     /// ```
     #[must_use]
     pub fn deadlines(name: impl Into<Name>) -> Self {
-        Self { name: name.into(), after: None, of_attempts: false }
+        Self { name: name.into(), after: None, of_attempts: false, from_poll: false }
     }
 
     /// Bounds single attempts, and says so when it ends one: the retry outside of it may make another.
     pub(crate) const fn of_attempts(self) -> Self {
         Self { of_attempts: true, ..self }
+    }
+
+    /// Counted from the first poll, where nobody inside can see the end earlier than that; who is inside and asks for
+    /// the time then gets the same reading.
+    pub(crate) const fn counted_from_poll(self) -> Self {
+        Self { from_poll: true, ..self }
+    }
+
+    /// A call without a deadline that goes to somebody who sees none ends some time after its first poll.
+    #[inline]
+    pub(super) fn begins_later(&self, context: &Context, seen: bool) -> bool {
+        self.from_poll && !seen && context.deadline().is_none() && self.after.is_some()
     }
 
     /// As a layer.

@@ -52,7 +52,7 @@ impl<C, R> TimeoutLayer<C, R> {
     }
 
     /// What becomes of a call whose time is over. The request is gone by then, so the strategy gets `()`
-    /// for it.
+    /// for it; what the answer needs of it is [remembered](crate::Remember).
     ///
     /// ```
     /// let layer = buttress::timeout::Timeout::deadlines("db").layer().on_reject(buttress::AsTyped);

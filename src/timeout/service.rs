@@ -2,12 +2,12 @@ use std::task::{self, Poll};
 
 use tower_service::Service;
 
-use super::future::{ResponseFuture, State};
+use super::future::{NOT_BEGUN, ResponseFuture, State};
 use super::handle::Timeout;
 use crate::clock::Tick;
-use crate::context::{NoContext, ReadContext};
+use crate::context::{Context, NoContext, ReadContext};
 use crate::deadline::Deadline;
-use crate::reject::{AsError, Reject};
+use crate::reject::{AsError, Reject, Remember};
 
 /// A service whose calls end in time: see the [module](super).
 ///
@@ -40,7 +40,7 @@ impl<S, C, R, Req> Service<Req> for TimeoutService<S, C, R>
 where
     S: Service<Req>,
     C: ReadContext<Req>,
-    R: Reject<(), S::Response, S::Error> + Clone,
+    R: Reject<(), S::Response, S::Error> + Remember<Req>,
 {
     type Response = S::Response;
     type Error = R::Error;
@@ -51,7 +51,8 @@ where
         self.inner.poll_ready(cx).map_err(R::map_err)
     }
 
-    #[inline]
+    // Each future is made in the place that it is to have: moved, it would be copied.
+    #[inline(always)]
     fn call(&mut self, mut req: Req) -> Self::Future {
         let Some(timeout) = self.timeout else {
             return ResponseFuture {
@@ -63,22 +64,44 @@ where
             };
         };
         let context = self.context.context(&req);
-        let end = timeout.end(&context);
-        if let Ok(Some(end)) = end
-            && context.deadline().map(Deadline::tick) != Some(end)
-        {
-            self.context.set_context(&mut req, context.with_deadline(Deadline::at(end)));
-        }
-        let at = end.unwrap_or(None::<Tick>);
+        let reject = self.reject.remember(&req);
+        let end = if timeout.begins_later(&context, self.context.keeps()) {
+            NOT_BEGUN
+        } else {
+            let Ok(end) = timeout.end(&context) else {
+                return too_late(timeout, &context, reject);
+            };
+            self.pass_on(end, context, &mut req);
+            end
+        };
         ResponseFuture {
-            state: match end {
-                Ok(_) => State::Called { call: self.inner.call(req) },
-                Err(()) => State::TooLate,
-            },
+            timeout: Some(timeout.ending_at(end, &context)),
+            end,
             sleep: None,
-            end: at,
-            timeout: Some(timeout.ending_at(at, &context)),
-            reject: self.reject.clone(),
+            reject,
+            state: State::Called { call: self.inner.call(req) },
         }
     }
+}
+
+impl<S, C, R> TimeoutService<S, C, R> {
+    /// To the layers inside.
+    #[inline]
+    fn pass_on<Req>(&self, end: Option<Tick>, context: Context, req: &mut Req)
+    where
+        C: ReadContext<Req>,
+    {
+        if let Some(end) = end
+            && context.deadline().map(Deadline::tick) != Some(end)
+        {
+            self.context.set_context(req, context.with_deadline(Deadline::at(end)));
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn too_late<F, R>(timeout: Timeout, context: &Context, reject: R) -> ResponseFuture<F, R> {
+    let timeout = Some(timeout.ending_at(None, context));
+    ResponseFuture { state: State::TooLate, sleep: None, end: None, timeout, reject }
 }

@@ -29,6 +29,7 @@ use buttress::supervise::Lifecycle;
 use buttress::supervise::heartbeat::Heartbeat;
 use buttress::supervise::process::{Child, ProcessSupervisor};
 use buttress::supervise::watchdog::Watchdog;
+use buttress::throttle::Throttle;
 use buttress::{Backend, Backoff, BoxError, Name, Quota, RetryBudget};
 
 use super::{Registry, TOKEN, Value};
@@ -160,6 +161,20 @@ async fn backends(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn
     let reads: Coalesce<u8, u8> = Coalesce::builder(name).register_in(registry).build().unwrap();
     reads.run(1, || async { 2 }).await.unwrap();
     keep(Arc::new((service, budget, bulkhead, hedge, pool, fallback, reads)));
+    throttles(registry, name, keep).await;
+}
+
+/// One that refuses because too much failed, and one that has just been throttled.
+async fn throttles(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn std::any::Any>)) {
+    let sheds = Throttle::builder(name).seed(7).register_in(registry).build().unwrap();
+    for _ in 0..40 {
+        sheds.run(async { Err::<(), _>("broken") }).await.unwrap_err();
+    }
+    let limited = Throttle::builder(name).register_in(registry).build().unwrap();
+    let throttled =
+        buttress::classify_fn(|_: Result<&(), &&str>| buttress::Verdict::throttled(None));
+    limited.run_with(async { Err::<(), _>("slowly") }, &throttled, None).await.unwrap_err();
+    keep(Arc::new((sheds, limited)));
 }
 
 fn process(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn std::any::Any>)) {
@@ -201,7 +216,7 @@ async fn status(admin: &Admin) -> Value {
     serde_json::from_str(&get(admin, "/status.json", "*/*").await).unwrap()
 }
 
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "backend",
     "circuit_breaker",
     "coalesce",
@@ -216,6 +231,7 @@ const KINDS: [&str; 15] = [
     "rate_limit",
     "retry",
     "retry_budget",
+    "throttle",
     "watchdog",
 ];
 
@@ -320,6 +336,23 @@ async fn every_kind_has_a_row_that_says_what_the_page_reads() {
         object["kind"] == "retry_budget" && why.starts_with("paid from the headroom of backend/db")
     }));
     assert_eq!(rejects("endpoints/db"), [serde_json::json!({"reason": "overloaded", "value": 1})]);
+    let sheds = of("throttle/db");
+    assert_eq!(
+        (sheds["state"].as_str(), sheds["level"].as_str()),
+        (Some("shedding"), Some("warn"))
+    );
+    assert_eq!(sheds["why"], "only 0 of the last 40 calls were taken");
+    let [sent, failed] = ["sent", "failed"].map(|id| counter("throttle/db", id).as_u64().unwrap());
+    assert!((10..40).contains(&sent) && failed == sent, "{sheds:#}");
+    assert_eq!(
+        rejects("throttle/db")[1],
+        serde_json::json!({"reason": "overloaded", "value": 40 - sent})
+    );
+    // As a share, or neither the page nor `/metrics` would take it for one.
+    let share =
+        sheds["gauges"].as_array().unwrap().iter().find(|g| g["id"] == "shed_share").unwrap();
+    assert_eq!((share["value"].as_f64(), share["unit"].as_str()), (Some(0.9), Some("ratio")));
+    assert_eq!(of("throttle/db#2")["state"], "measuring");
     assert_eq!(counter("coalesce/db", "led"), 1);
     assert_eq!(of("hedge/db")["state"], "learning");
     assert_eq!(of("heartbeat/db")["state"], "stopped");

@@ -11,9 +11,12 @@ use std::time::Duration;
 use buttress::config::{Loader, Reloader};
 use buttress::control::Registry;
 
+mod beginnings;
+mod commands;
 mod kit;
 mod live;
 mod load;
+mod places;
 mod rig;
 mod torn;
 

@@ -106,6 +106,30 @@ async fn who_waits_for_the_inner_service_leaves_at_its_deadline_unsent() {
     is_as_new(&backend).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_has_its_place_and_is_polled_after_its_deadline_leaves_unsent() {
+    let gate = Gate::default();
+    gate.open.store(true, Ordering::Relaxed);
+    let backend = Backend::fixed("db", 1).unwrap();
+    let with = |with: &Context| *with;
+    let hangs = Inner::new(service_fn(|_: Context| pending::<io::Result<()>>()));
+    let hanging: Boxed<Context, ()> = Boxed::new(plain(&backend).context(with).layer(hangs));
+    let service: Boxed<Context, ()> = Boxed::new(plain(&backend).context(with).layer(gate.clone()));
+    let by = |ms: u32| Context::new().with_deadline(Deadline::after(ms * MS));
+    let mut first = Box::pin(hanging.oneshot(by(1000)));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let mut call = Box::pin(service.clone().oneshot(by(50)));
+    assert!(futures_util::poll!(&mut call).is_pending());
+    drop(first);
+    assert_eq!((backend.stats().in_flight, backend.stats().waiting), (1, 0), "it is its place");
+    // Whoever was to poll it was busy.
+    tokio::time::advance(60 * MS).await;
+    assert_eq!(kind(&call.await), Some(RejectionKind::DeadlineExceeded));
+    assert_eq!(gate.calls.load(Ordering::Relaxed), 0, "nobody waited for it any longer");
+    service.oneshot(by(50)).await.unwrap();
+    is_as_new(&backend).await;
+}
+
 /// Panics where it is told to.
 #[derive(Clone, Copy)]
 struct Panics {

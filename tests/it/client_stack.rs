@@ -37,6 +37,8 @@ async fn nothing_is_left_of_calls_that_are_given_up() {
         // What was sent may still be worked on for as long as it was waited for.
         assert_eq!(out(), (after, 0));
         tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(out(), (0, 0), "also while nobody comes");
+        assert!(backend.has_headroom());
         let mut next = Box::pin(service.oneshot(0));
         assert!(futures_util::poll!(&mut next).is_pending());
         assert_eq!(out(), (1, 0), "the next is sent");

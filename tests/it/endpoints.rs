@@ -174,6 +174,44 @@ async fn a_registry_shows_it_and_resets_it() {
     assert!(!pool.stats()[0].ejected);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_loses_to_a_hedge_has_not_failed_and_who_is_given_up_has() {
+    use buttress::hedge::Hedge;
+    use tower::Layer;
+    let slow = Arc::new(AtomicU32::new(99));
+    let pool = Endpoints::new("search");
+    for me in 0..2 {
+        let slow = Arc::clone(&slow);
+        let server = service_fn(move |_: u32| {
+            let takes = if slow.load(Ordering::Relaxed) == me { 1000 } else { 10 };
+            async move {
+                tokio::time::sleep(ms(takes)).await;
+                Ok::<_, io::Error>(me)
+            }
+        });
+        pool.insert(me.to_string(), server);
+    }
+    let hedge = Hedge::builder("search").min_delay(ms(45)).build().unwrap();
+    let client = hedge.layer().layer(pool.service());
+    for _ in 0..200 {
+        client.clone().oneshot(1).await.unwrap();
+    }
+    slow.store(0, Ordering::Relaxed);
+    // Each that goes there is let go after more than five typical answers.
+    while hedge.stats().won < 2 {
+        assert_eq!(client.clone().oneshot(1).await.unwrap(), 1);
+    }
+    let stats = &pool.stats()[0];
+    assert_eq!((stats.ejected, stats.failed, stats.in_flight), (false, 0, 0));
+    assert!(stats.latency >= ms(17), "{stats:?}");
+    // Without a hedge its callers give up. One more of those, and it is out.
+    while !pool.stats()[0].ejected {
+        let call = tokio::time::timeout(ms(55), pool.service().oneshot(1));
+        assert!(call.await.is_ok_and(|answer| answer.unwrap() == 1) || pool.stats()[0].ejected);
+    }
+    assert_eq!(pool.stats()[0].failed, 1);
+}
+
 #[cfg(feature = "testing")]
 #[tokio::test(start_paused = true)]
 async fn every_property_of_the_contract_holds() {

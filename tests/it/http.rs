@@ -4,6 +4,7 @@ mod classify;
 mod errors;
 mod grpc_timeout;
 mod keys;
+mod one_port;
 mod replay;
 mod respond;
 mod trailers;

@@ -17,6 +17,8 @@ mod circuit_breaker;
 mod circuit_breaker_contract;
 mod circuit_breaker_service;
 #[cfg(feature = "testing")]
+mod client_dropped;
+#[cfg(feature = "testing")]
 mod client_stack;
 #[cfg(feature = "testing")]
 mod coalesce;

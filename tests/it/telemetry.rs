@@ -2,6 +2,8 @@
 
 #![cfg(feature = "tracing")]
 
+mod spans;
+
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +32,17 @@ impl Log {
         tracing_subscriber::fmt()
             .with_max_level(level)
             .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .set_default()
+    }
+
+    /// Also the end of each span.
+    fn listen_to_spans(&self, level: tracing::Level) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_ansi(false)
+            .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
             .with_writer(move || writer.clone())
             .set_default()
     }

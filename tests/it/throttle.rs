@@ -87,6 +87,19 @@ async fn a_quota_is_learned_and_the_rest_is_refused_unsent() {
     let status = registry.status();
     let row = status.objects.iter().find(|row| row.id == "throttle/api").unwrap();
     assert!(row.state == "limiting" || row.state == "stopped", "{}", row.state);
+    assert!(row.why.starts_with(if row.state == "limiting" {
+        "it takes about"
+    } else {
+        "nothing"
+    }));
+    assert_eq!(
+        row.next.is_some(),
+        row.state == "stopped",
+        "when it is asked again: {:?}",
+        row.next
+    );
+    let rate = row.gauges.iter().find(|gauge| gauge.id == "rate").unwrap();
+    assert_eq!(rate.unit, "1/s");
     throttle.reset();
     assert_eq!(throttle.quota(), None);
 }
@@ -101,3 +114,216 @@ impl std::fmt::Display for Wait {
 }
 
 impl std::error::Error for Wait {}
+
+/// Asks for more than the quota until there is a rate.
+async fn learns(throttle: &Throttle) {
+    let last = std::sync::Arc::new(std::sync::Mutex::new(Instant::now()));
+    let judge = classify_fn(|result: Result<&(), &Duration>| match result {
+        Ok(()) => Verdict::success(),
+        Err(_) => Verdict::throttled(None),
+    });
+    for _ in 0..1000 {
+        sleep(Duration::from_millis(5)).await;
+        // Refused here or there.
+        let _ = throttle.run_with(quota(last.clone()), &judge, None).await;
+    }
+    assert_eq!(throttle.stats().state, "limiting");
+    let rate = throttle.quota().unwrap();
+    assert!((10.0..40.0).contains(&rate), "{rate}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_old_is_forgotten_also_while_nobody_calls() {
+    let registry = Registry::new();
+    let throttle = Throttle::builder("api").register_in(&registry).build().unwrap();
+    learns(&throttle).await;
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!((throttle.quota(), throttle.stats().state), (None, "free"));
+    let one = async { Err::<(), _>(true) };
+    let judge = classify_fn(|_: Result<&(), &bool>| Verdict::throttled(None));
+    throttle.run_with(one, &judge, None).await.unwrap_err();
+    assert_eq!(registry.status().objects[0].state, "measuring");
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(registry.status().objects[0].state, "free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_woken_after_its_deadline_is_not_sent() {
+    let throttle = Throttle::builder("api").max_wait(Duration::from_secs(60)).build().unwrap();
+    learns(&throttle).await;
+    let before = throttle.stats();
+    let left = Duration::from_secs(20);
+    let mut late = None;
+    for _ in 0..10_000 {
+        let sent = async { Ok::<_, io::Error>(()) };
+        let judge = buttress::AnyError;
+        let by = buttress::Deadline::after(left);
+        let throttle = &throttle;
+        let mut call = Box::pin(async move { throttle.run_with(sent, &judge, by).await });
+        if futures_util::poll!(&mut call).is_pending() {
+            late = Some(call);
+            break;
+        }
+    }
+    let late = late.expect("one has to wait");
+    // Whoever was to poll it was busy.
+    tokio::time::advance(left + Duration::from_millis(1)).await;
+    let error = late.await.unwrap_err();
+    assert_eq!(error.rejection().unwrap().kind(), RejectionKind::DeadlineExceeded);
+    assert_eq!(throttle.stats().expired, before.expired + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_keep_what_was_learned() {
+    let throttle = Throttle::builder("api").seed(7).build().unwrap();
+    learns(&throttle).await;
+    let before = throttle.stats();
+    for builder in [
+        Throttle::builder("other").k(0.5),
+        Throttle::builder("other").max_share(2.0),
+        Throttle::builder("other").window(Duration::ZERO),
+        Throttle::builder("other").max_wait(Duration::from_secs(7200)),
+    ] {
+        throttle.reconfigure(builder.quota(false)).unwrap_err();
+        assert_eq!(throttle.stats(), before, "a bad value changes nothing");
+    }
+    throttle.reconfigure(Throttle::builder("other").max_wait(Duration::ZERO)).unwrap();
+    assert_eq!(throttle.stats(), before);
+    assert_eq!(throttle.name(), "api");
+    // Who waited before is refused now.
+    let waits = |throttle: Throttle| async move {
+        let began = Instant::now();
+        for _ in 0..100 {
+            let _ = throttle.run(async { Ok::<_, io::Error>(()) }).await;
+        }
+        began.elapsed()
+    };
+    assert_eq!(waits(throttle.clone()).await, Duration::ZERO);
+    throttle.reconfigure(Throttle::builder("other")).unwrap();
+    assert!(waits(throttle.clone()).await > Duration::ZERO);
+    throttle.reconfigure(Throttle::builder("other").quota(false)).unwrap();
+    assert_eq!((throttle.quota(), throttle.stats().state), (None, "free"));
+    assert_eq!(waits(throttle).await, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_window_keeps_the_part_of_it() {
+    let minute = Duration::from_secs(60);
+    let throttle = Throttle::builder("api").window(minute).build().unwrap();
+    for n in 0..1000 {
+        sleep(minute / 1000).await;
+        let answer = async { if n % 10 == 0 { Ok(()) } else { Err("down") } };
+        let _ = throttle.run(answer).await;
+    }
+    let share = throttle.stats().shed_share;
+    assert!(share > 0.5, "{share}");
+    for window in [minute / 4, minute / 2, 10 * minute] {
+        throttle.reconfigure(Throttle::builder("api").window(window)).unwrap();
+        let now = throttle.stats().shed_share;
+        assert!((now - share).abs() < 0.05, "{now} after {share}, {window:?}");
+    }
+    sleep(12 * minute).await;
+    assert!(throttle.stats().shed_share.abs() < 1e-9, "it ends as any other");
+}
+
+/// So many calls of one thread, in a runtime of its own; how they ended: sent, refused, given up.
+fn calls(throttle: &Throttle, seed: u64) -> [u64; 3] {
+    use futures_util::future::{Either, join_all, select};
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut ended = [0; 3];
+    let judge = |n: u32| {
+        classify_fn(move |_: Result<&(), &io::Error>| match n {
+            0..10 => Verdict::throttled(Some(Duration::from_millis(2))),
+            10..13 => Verdict::failure(buttress::FailureClass::Transient),
+            _ => Verdict::success(),
+        })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..100 {
+            let some: Vec<_> = (0..40)
+                .map(|_| {
+                    let (n, patience) = (random.random_range(0..40), random.random_range(0..80));
+                    let left = Duration::from_millis(random.random_range(0..30));
+                    async move {
+                        let sent = std::cell::Cell::new(false);
+                        let work = async {
+                            sent.set(true);
+                            for _ in 0..n {
+                                tokio::task::yield_now().await;
+                            }
+                            if n < 13 { Err(io::Error::other("x")) } else { Ok(()) }
+                        };
+                        let judge = judge(n);
+                        let by = (n % 3 == 0).then(|| buttress::Deadline::after(left));
+                        let call = std::pin::pin!(throttle.run_with(work, &judge, by));
+                        let gives_up = std::pin::pin!(async {
+                            for _ in 0..patience {
+                                tokio::task::yield_now().await;
+                            }
+                            if patience > 40 {
+                                std::future::pending::<()>().await;
+                            }
+                        });
+                        let over = select(call, gives_up).await;
+                        match (sent.get(), over) {
+                            (true, _) => 0,
+                            (false, Either::Left(_)) => 1,
+                            (false, Either::Right(_)) => 2,
+                        }
+                    }
+                })
+                .collect();
+            for how in join_all(some).await {
+                ended[how] += 1;
+            }
+        }
+    });
+    ended
+}
+
+#[test]
+fn threads_that_call_and_give_up_while_settings_change() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let throttle = Throttle::new("api");
+    let over = AtomicBool::new(false);
+    let mut ended = [0; 3];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                n += 1;
+                let builder = Throttle::builder("api").window(Duration::from_secs(1 + n % 3));
+                let builder = builder.quota(!n.is_multiple_of(5)).seed(n);
+                throttle.reconfigure(builder).unwrap();
+                if n.is_multiple_of(7) {
+                    throttle.reset();
+                }
+                let _ = (throttle.stats(), throttle.quota());
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+        });
+        let callers: Vec<_> = (0..4)
+            .map(|thread| {
+                let throttle = throttle.clone();
+                scope.spawn(move || calls(&throttle, seed ^ (thread << 32)))
+            })
+            .collect();
+        let all: Vec<_> = callers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        over.store(true, Ordering::Relaxed);
+        for one in all {
+            for (sum, n) in ended.iter_mut().zip(one.unwrap()) {
+                *sum += n;
+            }
+        }
+    });
+    assert!(ended.iter().all(|n| *n > 0), "the test does nothing: {ended:?}");
+    let stats = throttle.stats();
+    assert_eq!(ended.iter().sum::<u64>(), 4 * 100 * 40);
+    assert_eq!(stats.sent, ended[0], "{stats:?}");
+    assert_eq!(stats.no_room + stats.shed + stats.expired, ended[1], "{stats:?}");
+    assert!(stats.failed <= stats.sent, "{stats:?}");
+}

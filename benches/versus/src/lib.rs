@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(peers::retry::cases());
     all.extend(peers::fault::cases());
     all.extend(peers::stack::cases());
+    all.extend(peers::throttle::cases());
     all.extend(http::cases());
     all.extend(peers::idem::cases());
     // Neighbours in the table: by area, then by what is done, in the order in which that first came up.
@@ -43,8 +44,10 @@ pub fn cases() -> Vec<Case> {
             order.push(key);
         }
     }
-    let areas =
-        ["floor", "breaker", "limit", "keyed", "retry", "budget", "fault", "stack", "http", "idem"];
+    let areas = [
+        "floor", "breaker", "limit", "keyed", "throttle", "retry", "budget", "fault", "stack",
+        "http", "idem",
+    ];
     all.sort_by_key(|case| {
         let key = key(case);
         let area = areas.iter().position(|area| *area == key.0);

@@ -52,6 +52,10 @@ impl Core {
 
     /// Answers take longer than this share of the target, and a queue can be the cause.
     fn is_slower_than(&self, share: f64) -> bool {
+        // Three quarters of the least target is half again the baseline.
+        if self.latency.is_near() {
+            return false;
+        }
         let target = self.target();
         self.latency.ratio() > share * target && self.latency.queue() > share * (target - 1.0)
     }

@@ -43,6 +43,23 @@ fn pinned() {
     assert_eq!(seen, cases);
 }
 
+/// Of one block, too: the builder is asked again after each.
+#[test]
+fn all_contradictions_at_once() {
+    let text = "\
+breakers:
+  db: {open_for: 60s, open_for_max: 10s, failure_rate: 50%, window_calls: 5, min_calls: 9, half_open_for: 1s, probe_lease: 2s}
+  cache: {failure_rate: 50%, window: 5s, window_calls: 5}
+retry_budgets:
+  pay: {burst: 5, floor: 6, tokens: 10, initial_tokens: 11}
+faults:
+  slow: {environment: a, environment_from: B, rules: [{fault: {latency: {uniform: {min: 2s, max: 1s}}}}, {fault: loss, during: {start: 5s, end: 1s}}]}
+clients:
+  pay: {endpoints: {probe_after: 60s}, breaker: {min_calls: 3, open_for: 9s, open_for_max: 1s}}
+";
+    assert_eq!(yaml(text), "");
+}
+
 #[test]
 fn all_problems_of_all_sources_at_once() {
     let error = Loader::empty()

@@ -6,3 +6,4 @@ pub mod idem;
 pub mod limit;
 pub mod retry;
 pub mod stack;
+pub mod throttle;

@@ -6,6 +6,7 @@ pub(crate) mod idem;
 mod limit;
 mod retry;
 mod stack;
+mod throttle;
 
 use std::convert::Infallible;
 
@@ -29,6 +30,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(retry::cases());
     all.extend(fault::cases());
     all.extend(stack::cases());
+    all.extend(throttle::cases());
     all.extend(idem::cases());
     all.extend([
         case("answer", "us stack of 3", Expect::Allowed, request).against("http/answer/identity"),

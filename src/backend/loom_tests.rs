@@ -1,0 +1,225 @@
+//! Every interleaving of calls that come, wait, leave and end at one backend: no place is lost, no waiter that has
+//! one sleeps on, and never are more out than the limit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use loom::thread;
+
+use super::turn::{Arrival, End, Key, Settled, Turn};
+use super::{Backend, Observers};
+use crate::clock::{Tick, now};
+use crate::context::Criticality;
+use crate::managed::Home;
+use crate::name::Name;
+
+/// All interleavings with up to so many switches where none is forced: more of them finds nothing more here.
+fn model(f: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(4);
+    model.check(f);
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Flag {
+    /// Whether it was up.
+    fn lower(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
+fn of(limit: u32) -> (Backend, Tick) {
+    let mut observers = Observers::default();
+    observers.move_to(Home::Nowhere);
+    (Backend::with(Name::from("loom"), Some(limit), observers), now())
+}
+
+fn arrive(backend: &Backend, start: Tick) -> Arrival {
+    backend.arrive(start.after(Duration::from_secs(3600)), Criticality::Critical, start)
+}
+
+/// At a backend that is full.
+fn waits(backend: &Backend, start: Tick) -> Key {
+    match arrive(backend, start) {
+        Arrival::Wait(key) => key,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// It has the place: at once, or it was told while `others` were at work.
+fn gets_it(backend: &Backend, key: Key, others: impl FnOnce()) {
+    let flag = Arc::<Flag>::default();
+    let waker = Waker::from(Arc::clone(&flag));
+    let first = backend.poll(key, &waker);
+    others();
+    match first {
+        Turn::Settled(how) => assert_eq!(how, Settled::Granted),
+        Turn::At(_) => {
+            assert!(flag.lower(), "it has a place and does not know");
+            let again = backend.poll(key, &waker);
+            assert!(matches!(again, Turn::Settled(Settled::Granted)), "{again:?}");
+        }
+    }
+}
+
+fn is_empty(backend: &Backend) {
+    let stats = backend.stats();
+    assert_eq!((stats.in_flight, stats.waiting), (0, 0));
+    assert!(super::lock(&backend.shared.core).has_settled_all());
+}
+
+#[test]
+fn loom_a_place_that_comes_back_beside_a_call_that_comes() {
+    model(|| {
+        let (backend, start) = of(1);
+        assert!(matches!(arrive(&backend, start), Arrival::Admitted));
+        let other = backend.clone();
+        let ends = thread::spawn(move || other.finish(start, End::Success));
+        match arrive(&backend, start) {
+            Arrival::Admitted => ends.join().unwrap(),
+            Arrival::Wait(key) => gets_it(&backend, key, || ends.join().unwrap()),
+            other => panic!("{other:?}"),
+        }
+        backend.finish(start, End::Success);
+        is_empty(&backend);
+    });
+}
+
+/// It may have been handed the place already, which then is the next one's.
+#[test]
+fn loom_a_waiter_that_leaves_beside_a_place_that_comes_back() {
+    model(|| {
+        let (backend, start) = of(1);
+        assert!(matches!(arrive(&backend, start), Arrival::Admitted));
+        let (gone, stays) = (waits(&backend, start), waits(&backend, start));
+        let (ending, leaving) = (backend.clone(), backend.clone());
+        let ends = thread::spawn(move || ending.finish(start, End::Success));
+        let leaves = thread::spawn(move || leaving.leave(gone));
+        gets_it(&backend, stays, || {
+            ends.join().unwrap();
+            leaves.join().unwrap();
+        });
+        backend.finish(start, End::Success);
+        is_empty(&backend);
+    });
+}
+
+/// Both that could have it leave while it comes back: it is free.
+#[test]
+fn loom_all_waiters_leave_beside_a_place_that_comes_back() {
+    model(|| {
+        let (backend, start) = of(1);
+        assert!(matches!(arrive(&backend, start), Arrival::Admitted));
+        let (one, two) = (waits(&backend, start), waits(&backend, start));
+        let (ending, leaving) = (backend.clone(), backend.clone());
+        let ends = thread::spawn(move || ending.finish(start, End::Success));
+        let leaves = thread::spawn(move || leaving.leave(one));
+        backend.leave(two);
+        ends.join().unwrap();
+        leaves.join().unwrap();
+        is_empty(&backend);
+        assert!(matches!(arrive(&backend, start), Arrival::Admitted));
+    });
+}
+
+/// A call that moves to another task while its place comes: who has polled it last is told.
+#[test]
+fn loom_a_waiter_that_is_polled_by_another_task() {
+    model(|| {
+        let (backend, start) = of(1);
+        assert!(matches!(arrive(&backend, start), Arrival::Admitted));
+        let key = waits(&backend, start);
+        let before = Arc::<Flag>::default();
+        assert!(matches!(backend.poll(key, &Waker::from(before)), Turn::At(_)));
+        let ending = backend.clone();
+        let ends = thread::spawn(move || ending.finish(start, End::Success));
+        gets_it(&backend, key, || ends.join().unwrap());
+        backend.finish(start, End::Success);
+        is_empty(&backend);
+    });
+}
+
+/// The one that is awake for the core's own times leaves: somebody else is then.
+#[test]
+fn loom_the_keeper_leaves_beside_one_that_comes() {
+    model(|| {
+        let (backend, start) = of(1);
+        assert!(matches!(arrive(&backend, start), Arrival::Admitted));
+        let keeper = waits(&backend, start);
+        let leaving = backend.clone();
+        let leaves = thread::spawn(move || leaving.leave(keeper));
+        let key = waits(&backend, start);
+        leaves.join().unwrap();
+        assert!(super::lock(&backend.shared.core).has_keeper());
+        gets_it(&backend, key, || backend.finish(start, End::Success));
+        backend.finish(start, End::Success);
+        is_empty(&backend);
+    });
+}
+
+/// Two come while the place comes back: one at a time is out, and each in its turn.
+#[test]
+fn loom_never_more_than_the_limit() {
+    fn call(backend: &Backend, start: Tick, out: &AtomicU32, flag: &Arc<Flag>) -> Option<Key> {
+        match arrive(backend, start) {
+            Arrival::Admitted => {
+                assert_eq!(out.fetch_add(1, Ordering::SeqCst), 0);
+                thread::yield_now();
+                out.fetch_sub(1, Ordering::SeqCst);
+                backend.finish(start, End::Success);
+                None
+            }
+            Arrival::Wait(key) => match backend.poll(key, &Waker::from(Arc::clone(flag))) {
+                Turn::Settled(how) => {
+                    assert_eq!(how, Settled::Granted);
+                    assert_eq!(out.fetch_add(1, Ordering::SeqCst), 0);
+                    out.fetch_sub(1, Ordering::SeqCst);
+                    backend.finish(start, End::Success);
+                    None
+                }
+                Turn::At(_) => Some(key),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+    model(|| {
+        let (backend, start) = of(1);
+        let out = Arc::new(AtomicU32::new(1));
+        assert!(matches!(arrive(&backend, start), Arrival::Admitted));
+        let flags: [Arc<Flag>; 2] = Default::default();
+        let threads = flags.clone().map(|flag| {
+            let (backend, out) = (backend.clone(), Arc::clone(&out));
+            thread::spawn(move || call(&backend, start, &out, &flag))
+        });
+        out.fetch_sub(1, Ordering::SeqCst);
+        backend.finish(start, End::Success);
+        let mut left: Vec<_> = Vec::new();
+        for (thread, flag) in threads.into_iter().zip(&flags) {
+            left.extend(thread.join().unwrap().map(|key| (key, flag)));
+        }
+        // Who still waits is woken, one after the other; some perhaps only to keep watch.
+        while !left.is_empty() {
+            let at = left.iter().position(|(_, flag)| flag.lower()).expect("somebody is told");
+            let (key, flag) = left[at];
+            match backend.poll(key, &Waker::from(Arc::clone(flag))) {
+                Turn::Settled(how) => {
+                    assert_eq!((how, backend.stats().in_flight), (Settled::Granted, 1));
+                    backend.finish(start, End::Success);
+                    left.remove(at);
+                }
+                Turn::At(_) => assert_eq!(backend.stats().in_flight, 1),
+            }
+        }
+        is_empty(&backend);
+    });
+}

@@ -1,0 +1,162 @@
+//! Spans: where the time of a call goes before it is sent, between its attempts, and in a server's stack.
+
+use crate::name::{LayerKind, Name};
+
+/// How a wait ended; a third word is for whoever went away.
+pub(crate) const LET_THROUGH: &str = "let_through";
+pub(crate) const REFUSED: &str = "refused";
+#[cfg(feature = "tracing")]
+pub(crate) const LEFT: &str = "left";
+
+/// A call waits: a span from its beginning to its end, a child of the caller's. One word, since it lies in futures
+/// of which most never wait; nothing without `tracing`, and no allocation while nobody listens at `DEBUG`.
+#[derive(Debug)]
+pub(crate) struct WaitSpan {
+    #[cfg(feature = "tracing")]
+    span: Option<Box<::tracing::Span>>,
+}
+
+impl WaitSpan {
+    pub(crate) const NONE: Self = Self {
+        #[cfg(feature = "tracing")]
+        span: None,
+    };
+
+    #[cold]
+    #[cfg_attr(
+        not(feature = "tracing"),
+        expect(clippy::missing_const_for_fn, reason = "it is not with it")
+    )]
+    pub(crate) fn begin(layer: LayerKind, name: Name) -> Self {
+        #[cfg(feature = "tracing")]
+        return Self { span: wait(layer, name).map(Box::new) };
+        #[cfg(not(feature = "tracing"))]
+        {
+            let _ = (layer, name);
+            Self::NONE
+        }
+    }
+
+    #[inline]
+    pub(crate) fn end(&mut self, outcome: &'static str) {
+        #[cfg(feature = "tracing")]
+        if let Some(span) = self.span.take() {
+            span.record("outcome", outcome);
+        }
+        #[cfg(not(feature = "tracing"))]
+        let _ = outcome;
+    }
+
+    /// Begins if it has not.
+    pub(crate) fn ensure(&mut self, layer: LayerKind, name: Name) {
+        #[cfg(feature = "tracing")]
+        if self.span.is_none() {
+            *self = Self::begin(layer, name);
+        }
+        #[cfg(not(feature = "tracing"))]
+        let _ = (layer, name);
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl Drop for WaitSpan {
+    #[inline]
+    fn drop(&mut self) {
+        self.end(LEFT);
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn wait(layer: LayerKind, name: Name) -> Option<::tracing::Span> {
+    let (layer, name) = (layer.as_str(), name.as_str());
+    let outcome = ::tracing::field::Empty;
+    let span = ::tracing::debug_span!(target: "buttress", "wait", layer, name, outcome);
+    (!span.is_disabled()).then_some(span)
+}
+
+/// The span of a retry; a first attempt runs in its caller's.
+#[cfg(feature = "tracing")]
+pub(crate) fn retry_span(name: &'static str, attempt: u32) -> ::tracing::Span {
+    ::tracing::debug_span!(target: "buttress", "retry_attempt", layer = "retry", name, attempt)
+}
+
+/// The span of a call of a server's stack.
+#[cfg(feature = "tracing")]
+pub(crate) fn request(name: Name) -> ::tracing::Span {
+    let (name, outcome, why) = (name.as_str(), ::tracing::field::Empty, ::tracing::field::Empty);
+    ::tracing::debug_span!(target: "buttress", "request", layer = "server", name, outcome, why)
+}
+
+#[cfg(all(test, feature = "tracing", not(buttress_loom)))]
+mod tests {
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    use ::tracing::span::{Attributes, Id, Record};
+    use ::tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    /// Writes a line of the table for each new span.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.is_span()
+        }
+
+        fn new_span(&self, span: &Attributes<'_>) -> Id {
+            let about = span.metadata();
+            assert_eq!(about.target(), "buttress");
+            let fields: Vec<_> = about.fields().iter().map(|field| format!("`{field}`")).collect();
+            let (name, fields) = (about.name(), fields.join(", "));
+            let level = about.level().to_string().to_lowercase();
+            self.0.lock().unwrap().push(format!("//! | `{name}` | {level} | {fields} |"));
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &Event<'_>) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn the_documentation_has_these_spans() {
+        let lines = Lines::default();
+        ::tracing::subscriber::with_default(lines.clone(), || {
+            let name = Name::from("api");
+            drop(WaitSpan::begin(LayerKind::Admission, name));
+            drop(retry_span("api", 2));
+            drop(request(name));
+        });
+        let documented = include_str!("mod.rs").lines();
+        let documented: Vec<_> = documented
+            .skip_while(|line| !line.starts_with("//! | span |"))
+            .skip(2)
+            .take_while(|line| line.starts_with("//! |"))
+            .map(|line| line.rsplitn(3, '|').last().unwrap().to_owned() + "|")
+            .collect();
+        assert_eq!(documented, *lines.0.lock().unwrap());
+    }
+
+    #[test]
+    fn all_spans_are_made_here() {
+        fn look(at: &Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(at).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    look(&path, found);
+                } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains(MACRO)) {
+                    found.push(path.file_name().unwrap().to_string_lossy().into_owned());
+                }
+            }
+        }
+        const MACRO: &str = "span!(";
+        let mut found = Vec::new();
+        look(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        assert_eq!(found, ["spans.rs"]);
+    }
+}

@@ -1,0 +1,106 @@
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+//! What a call through the default client costs in looks at the clock, and that it is not paid for elsewhere.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use super::{ClientPlan, RateLimitPlan, client};
+use crate::BoxError;
+use crate::clock::{READS, handed_down, now, park};
+
+fn reads(during: impl FnOnce()) -> u32 {
+    let before = READS.get();
+    during();
+    READS.get() - before
+}
+
+fn at_once<S: Service<u32, Response = u32, Error = BoxError>>(service: &mut S) {
+    let call = async { service.ready().await.unwrap().call(1).await.unwrap() };
+    assert_eq!(call.now_or_never(), Some(1));
+}
+
+fn echo(n: u32) -> Ready<Result<u32, Infallible>> {
+    ready(Ok(n))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_looks_at_the_clock_once_and_one_of_eight_a_second_time() {
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let mut service = stack.layer(service_fn(echo));
+    (0..64).for_each(|_| at_once(&mut service));
+    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 + 8);
+    let stats = stack.backend().unwrap().stats();
+    assert_eq!((stats.admitted, stats.in_flight), (128, 0));
+}
+
+#[tokio::test]
+async fn what_keeps_the_processor_busy_is_measured_each_time() {
+    let slow = Arc::new(AtomicBool::new(false));
+    let blocking = slow.clone();
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let mut service = stack.layer(service_fn(move |n: u32| {
+        if blocking.load(Relaxed) {
+            park(Duration::from_millis(2));
+        }
+        echo(n)
+    }));
+    (0..64).for_each(|_| at_once(&mut service));
+    slow.store(true, Relaxed);
+    // It is noticed once one of eight was measured.
+    (0..8).for_each(|_| at_once(&mut service));
+    // A change of state looks at it, too.
+    let reads = reads(|| (0..32).for_each(|_| at_once(&mut service)));
+    assert!(reads >= 64, "{reads}");
+    let latency = stack.backend().unwrap().stats().latency;
+    assert!(latency > Duration::from_millis(1), "{latency:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_call_counts_from_its_first_poll() {
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(Duration::from_secs(1));
+    let stuck = service_fn(|_: u32| std::future::pending::<Result<u32, Infallible>>());
+    let mut service = client(&plan).unwrap().layer(stuck);
+    let call = service.ready().await.unwrap().call(1);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let first = tokio::time::Instant::now();
+    assert!(call.await.is_err());
+    assert_eq!(first.elapsed(), Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_is_handed_down_within_a_poll_only() {
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let mut service = stack.layer(service_fn(|n: u32| async move {
+        // The service has the time that it is, not that of the layers.
+        let at = now();
+        assert_eq!(handed_down(), at);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(handed_down(), now());
+        Ok::<_, Infallible>(n)
+    }));
+    assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_that_nobody_took_is_gone_after_the_poll() {
+    let mut plan = ClientPlan::new("db");
+    plan.rate_limit = Some(RateLimitPlan {
+        quota: "1/s".parse().unwrap(),
+        max_wait: plan.total_timeout.unwrap(),
+    });
+    let mut service = client(&plan).unwrap().layer(service_fn(echo));
+    at_once(&mut service);
+    // It waits for its turn before it comes to the backend.
+    let mut waits = std::pin::pin!(service.call(1));
+    assert!(futures_util::poll!(waits.as_mut()).is_pending());
+    assert_eq!(reads(|| assert_eq!(handed_down(), now())) - 1, 1);
+    assert_eq!(waits.await.unwrap(), 1);
+}

@@ -1,0 +1,349 @@
+//! Everything in a user's type that does not fit, at once.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use buttress::config::{Format, Loader};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+fn yaml(text: &str) -> Loader {
+    Loader::empty().text("a.yml", Format::Yaml, text)
+}
+
+fn problems<T: DeserializeOwned>(loader: &Loader) -> Vec<String> {
+    match loader.load_as::<T>() {
+        Ok(_) => Vec::new(),
+        Err(error) => error.to_string().lines().skip(1).map(str::to_owned).collect(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "only read")]
+enum Mode {
+    Plain,
+    Tls { cert: String, port: u16 },
+    Pair(u8, u8),
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Settings {
+    port: u16,
+    grace: Duration,
+    mode: Mode,
+    hosts: Vec<String>,
+    limits: BTreeMap<String, f32>,
+    ratio: Option<f64>,
+    nested: Nested,
+    bind: SocketAddr,
+    #[serde(alias = "other")]
+    own: NonZeroU16,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Nested {
+    on: bool,
+    deep: Deep,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only read")]
+struct Deep {
+    letter: char,
+    pair: (u8, i8),
+    ip: IpAddr,
+}
+
+#[test]
+fn each_with_key_value_line_and_what_was_expected() {
+    let text = "\
+port: 70000
+grace: soon
+mode: {tls: {cert: 3, prt: 1}}
+hosts: [a, 1, b, 2]
+limits: {x: much, y: 2.5, z: []}
+ratio: half
+nested:
+  on: 3
+  deep:
+    letter: ab
+    pair: [256, -129]
+    ip: here
+    more: 1
+bind: 80
+other: 0
+breakers:
+  db: {open_for: soon}
+";
+    let found = problems::<Settings>(&yaml(text));
+    assert_eq!(
+        found,
+        [
+            "a.yml:17: breakers.db.open_for: \"soon\", expected a time: seconds, or a text such as \"250ms\" or \"1m 30s\"",
+            "a.yml:3: mode.tls.prt: unknown key, expected \"port\"",
+            "a.yml:13: nested.deep.more: unknown key, expected one of letter, pair, ip",
+            "a.yml:14: bind: 80, expected socket address",
+            "a.yml:2: grace: \"soon\", expected a time: seconds, or a text such as \"250ms\" or \"1m 30s\"",
+            "a.yml:4: hosts[1]: 1, expected a string",
+            "a.yml:4: hosts[3]: 2, expected a string",
+            "a.yml:5: limits.x: \"much\", expected f32",
+            "a.yml:5: limits.z: [], expected f32",
+            "a.yml:3: mode.tls.cert: 3, expected a string",
+            "a.yml:3: mode.tls: incomplete, expected the key \"port\"",
+            "a.yml:12: nested.deep.ip: \"here\", expected a value that fits (invalid IP address syntax)",
+            "a.yml:10: nested.deep.letter: \"ab\", expected a character",
+            "a.yml:11: nested.deep.pair[0]: 256, expected u8",
+            "a.yml:11: nested.deep.pair[1]: -129, expected i8",
+            "a.yml:8: nested.on: 3, expected a boolean",
+            "a.yml:15: other: 0, expected a nonzero u16",
+            "a.yml:1: port: 70000, expected u16",
+            "a.yml:6: ratio: \"half\", expected f64",
+        ]
+    );
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Flat {
+    name: String,
+    #[serde(flatten)]
+    limits: Limits,
+    kind: Kind,
+    any: Any,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Limits {
+    most: u16,
+    least: Option<u16>,
+    time: Duration,
+    strict: bool,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(tag = "is", rename_all = "snake_case")]
+enum Kind {
+    File { path: String, size: u64 },
+    Memory,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+enum Any {
+    Number(u64),
+    Point { x: i32, y: i32 },
+}
+
+#[test]
+fn parts_that_are_flattened_or_tagged() {
+    let good = "\
+name: a
+most: 1
+time: 1m 30s
+strict: true
+kind: {is: file, path: /, size: 1}
+any: {x: 1, y: 2}
+";
+    let loader = yaml(good)
+        .env_from([("BUTTRESS__MOST", "5"), ("BUTTRESS__STRICT", "off")])
+        .set("kind.size", "7");
+    let flat: Flat = loader.load_as().unwrap();
+    assert_eq!(
+        flat,
+        Flat {
+            name: "a".to_owned(),
+            limits: Limits { most: 5, least: None, time: Duration::from_secs(90), strict: false },
+            kind: Kind::File { path: "/".to_owned(), size: 7 },
+            any: Any::Point { x: 1, y: 2 },
+        }
+    );
+    let bad = "\
+name: 1
+most: -1
+least: much
+time: soon
+kind:
+  is: file
+  path: []
+  size: x
+any: {x: 1, y: z}
+";
+    assert_eq!(
+        problems::<Flat>(&yaml(bad)),
+        [
+            "a.yml:9: any: a table, expected a value that fits (data did not match any variant of untagged enum Any)",
+            "a.yml:7: kind.path: [], expected a string",
+            "a.yml:8: kind.size: \"x\", expected u64",
+            "a.yml:1: name: 1, expected a string",
+            "a.yml:3: least: \"much\", expected u16",
+            "a.yml:2: most: -1, expected u16",
+            "a.yml:4: time: \"soon\", expected struct Duration",
+            "default: incomplete, expected the key \"strict\"",
+        ]
+    );
+    let kind = "name: a\nmost: 1\ntime: 1\nstrict: true\nany: 1\nkind: {is: fiel}\n";
+    assert_eq!(problems::<Flat>(&yaml(kind)), ["a.yml:6: kind.is: \"fiel\", expected \"file\""]);
+}
+
+#[test]
+fn all_sources_also_values_that_a_stronger_one_has() {
+    let loader = Loader::empty()
+        .set_default("nested.on", 3)
+        .text("a.yml", Format::Yaml, "port: many\nnested: {deep: {letter: 5}}\nprot: 1\n")
+        .text("b.toml", Format::Toml, "port = -1\nhosts = 5\n")
+        .text("c.json", Format::Json, "{\"port\": 80,\n \"hosts\": [],\n \"mode\": \"plian\"}")
+        .env_from([("BUTTRESS__NESTED__ON", "true"), ("BUTTRESS__GRACE", "later")])
+        .set("own", 65536);
+    assert_eq!(
+        problems::<Settings>(&loader),
+        [
+            "default: nested.on: 3, expected a boolean",
+            "a.yml:3: prot: unknown key, expected \"port\"",
+            "a.yml:2: nested.deep.letter: 5, expected a character",
+            "a.yml:1: port: \"many\", expected u16",
+            "b.toml:2: hosts: 5, expected a sequence",
+            "b.toml:1: port: -1, expected u16",
+            "c.json:3: mode: \"plian\", expected \"plain\"",
+            "variable BUTTRESS__GRACE: grace: \"later\", expected a time: seconds, or a text such as \"250ms\" or \"1m 30s\"",
+            "argument: own: 65536, expected a nonzero u16",
+            "a.yml:2: nested.deep: incomplete, expected the key \"pair\"",
+            "a.yml:2: nested.deep: incomplete, expected the key \"ip\"",
+            "default: incomplete, expected the key \"limits\"",
+            "default: incomplete, expected the key \"bind\"",
+        ]
+    );
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Odd {
+    range: Range,
+    even: Even,
+    password: Secret,
+    shy: Shy,
+    after: u8,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "(u8, u8)")]
+struct Range;
+
+impl TryFrom<(u8, u8)> for Range {
+    type Error = &'static str;
+
+    fn try_from((from, to): (u8, u8)) -> Result<Self, Self::Error> {
+        if from < to { Ok(Self) } else { Err("from must be below to") }
+    }
+}
+
+/// Nothing that could stand in for it is one.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Even;
+
+impl TryFrom<String> for Even {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "an even one" { Ok(Self) } else { Err("an odd one") }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Secret;
+
+impl TryFrom<String> for Secret {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Err(format!("{text} is weak"))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(from = "String")]
+struct Shy;
+
+impl From<String> for Shy {
+    fn from(text: String) -> Self {
+        assert!(text.len() > 1, "too short");
+        Self
+    }
+}
+
+#[test]
+fn types_that_judge_themselves() {
+    let text = "range: [5, 3]\neven: 3\npassword: hunter2\nshy: []\nafter: 256\n";
+    assert_eq!(
+        problems::<Odd>(&yaml(text)),
+        [
+            "a.yml:5: after: 256, expected u8",
+            "a.yml:2: even: 3, expected a string",
+            "a.yml:3: password: (hidden), expected a value that fits",
+            "a.yml:1: range: [5,3], expected a value that fits (from must be below to)",
+            "a.yml:4: shy: [], expected a string",
+        ]
+    );
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Many {
+    numbers: BTreeMap<String, u8>,
+}
+
+#[test]
+fn a_hundred_and_no_end_of_them() {
+    let lines = |n: usize| -> String { (0..n).map(|n| format!(" k{n}: x\n")).collect() };
+    let found = problems::<Many>(&yaml(&format!("numbers:\n{}", lines(100))));
+    assert_eq!(found.len(), 100, "{found:#?}");
+    // It ends, and says that it has not looked at all.
+    let found = problems::<Many>(&yaml(&format!("numbers:\n{}", lines(3_000))));
+    assert!((150..3_000).contains(&found.len()), "{}", found.len());
+    assert!(found.last().unwrap().contains("what else does not fit has not been looked for"));
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Tree {
+    value: u8,
+    #[serde(default)]
+    children: Vec<Tree>,
+    next: Option<Box<Tree>>,
+}
+
+#[test]
+fn types_that_contain_themselves() {
+    let text =
+        "value: a\nchildren:\n - {value: b}\n - {children: [{value: c}]}\nnext: {value: d}\n";
+    assert_eq!(
+        problems::<Tree>(&yaml(text)),
+        [
+            "a.yml:3: children[0].value: \"b\", expected u8",
+            "a.yml:4: children[1].children[0].value: \"c\", expected u8",
+            "a.yml:4: children[1]: incomplete, expected the key \"value\"",
+            "a.yml:5: next.value: \"d\", expected u8",
+            "a.yml:1: value: \"a\", expected u8",
+        ]
+    );
+}
+
+#[test]
+fn a_section_too() {
+    let config =
+        yaml("app:\n on: 3\n deep: {letter: ab, pair: 1, ip: '::1'}\n").section("app").load();
+    let error = config.unwrap().read::<Nested>("app").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "3 problems in the configuration\n\
+         a.yml:3: app.deep.letter: \"ab\", expected a character\n\
+         a.yml:3: app.deep.pair: 1, expected a tuple of size 2\n\
+         a.yml:2: app.on: 3, expected a boolean"
+    );
+}
