@@ -282,6 +282,13 @@ pub(crate) fn as_std_error<E: 'static>(error: &E) -> Option<&(dyn StdError + 'st
 
 /// A classifier that walks the `source()` chain of the error type of the service it is used on:
 /// see [`error_chain`].
+///
+/// ```
+/// use buttress::{ErrorChain, Typed, error_chain};
+/// use buttress::circuit_breaker::CircuitBreaker;
+/// const JUDGE: fn() -> ErrorChain<Typed> = error_chain;
+/// let layer = CircuitBreaker::new("db").layer().classify(JUDGE());
+/// ```
 pub struct ErrorChain<M>(std::marker::PhantomData<fn() -> M>);
 
 impl<M> Clone for ErrorChain<M> {

@@ -91,7 +91,16 @@ impl Drop for HandedDown {
     }
 }
 
-/// What a layer outside has read a moment ago; else a reading.
+/// What a layer outside has read a moment ago; else a reading. It stays there for the next layer.
+#[inline]
+pub(crate) fn at_hand() -> Tick {
+    match AT_HAND.get() {
+        Tick(0) => now(),
+        at_hand => at_hand,
+    }
+}
+
+/// The same for the last layer that is to have it.
 #[inline]
 pub(crate) fn handed_down() -> Tick {
     match AT_HAND.replace(Tick(0)) {

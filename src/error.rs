@@ -7,6 +7,12 @@ use std::fmt;
 use crate::rejection::Rejection;
 
 /// The type-erased error of tower's own layers.
+///
+/// ```
+/// use buttress::BoxError;
+/// let error: BoxError = std::io::Error::other("broken").into();
+/// assert_eq!(error.to_string(), "broken");
+/// ```
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
 /// A refusal of ours, or the error of the call itself: the error of direct use

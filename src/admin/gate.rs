@@ -194,6 +194,33 @@ mod tests {
         }
     }
 
+    /// So long that a comparison which stops at the first difference would take a hundred times as long for a
+    /// token that is wrong at its end as for one that is wrong at its beginning. The least of many turns, taken
+    /// in turn, so that what else the machine does is in both or in neither.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "it is about real time")]
+    fn how_long_it_takes_tells_nothing_of_the_token() {
+        const LONG: usize = 1 << 16;
+        let right = "x".repeat(LONG);
+        let token = Token::new(&right).unwrap();
+        let wrong = |at: usize| {
+            let mut wrong = right.clone();
+            wrong.replace_range(at..=at, "y");
+            headers(&[("authorization", &format!("Bearer {wrong}"))])
+        };
+        let given = [wrong(0), wrong(LONG - 1)];
+        let mut least = [f64::INFINITY; 2];
+        for _ in 0..200 {
+            for (least, given) in least.iter_mut().zip(&given) {
+                let start = std::time::Instant::now();
+                assert!(!token.opens(black_box(given)));
+                *least = least.min(start.elapsed().as_secs_f64());
+            }
+        }
+        let ratio = least[0] / least[1];
+        assert!((0.5..2.0).contains(&ratio), "{least:?}");
+    }
+
     #[test]
     fn origins() {
         let same = |lines: &[(&'static str, &str)]| {

@@ -26,6 +26,7 @@ pub struct AdmissionLayer<C = AnyError, X = NoContext, R = AsError> {
     classify: C,
     context: X,
     reject: R,
+    hands_down: bool,
 }
 
 pub(super) struct Parts<C, X, R> {
@@ -33,6 +34,8 @@ pub(super) struct Parts<C, X, R> {
     pub(super) classify: C,
     pub(super) context: X,
     pub(super) reject: R,
+    /// Who is inside takes over the reading of the clock at which a call is sent.
+    pub(super) hands_down: bool,
 }
 
 impl AdmissionLayer {
@@ -50,11 +53,22 @@ impl AdmissionLayer {
 
     /// A layer that may be absent from its stack, in a type that is the same with it and without.
     pub(crate) const fn maybe(admission: Option<Admission>) -> Self {
-        Self { admission, classify: AnyError, context: NoContext, reject: AsError }
+        Self {
+            admission,
+            classify: AnyError,
+            context: NoContext,
+            reject: AsError,
+            hands_down: false,
+        }
     }
 }
 
 impl<C, X, R> AdmissionLayer<C, X, R> {
+    /// The service inside takes over a reading of the clock that it would make when it is called.
+    pub(crate) fn hands_down(self, hands_down: bool) -> Self {
+        Self { hands_down, ..self }
+    }
+
     /// What counts as an answer, a failure, a throttle.
     ///
     /// ```
@@ -63,8 +77,8 @@ impl<C, X, R> AdmissionLayer<C, X, R> {
     /// ```
     #[must_use]
     pub fn classify<T>(self, classify: T) -> AdmissionLayer<T, X, R> {
-        let Self { admission, context, reject, .. } = self;
-        AdmissionLayer { admission, classify, context, reject }
+        let Self { admission, context, reject, hands_down, .. } = self;
+        AdmissionLayer { admission, classify, context, reject, hands_down }
     }
 
     /// Where requests keep deadline and criticality.
@@ -75,8 +89,8 @@ impl<C, X, R> AdmissionLayer<C, X, R> {
     /// ```
     #[must_use]
     pub fn context<T>(self, context: T) -> AdmissionLayer<C, T, R> {
-        let Self { admission, classify, reject, .. } = self;
-        AdmissionLayer { admission, classify, context, reject }
+        let Self { admission, classify, reject, hands_down, .. } = self;
+        AdmissionLayer { admission, classify, context, reject, hands_down }
     }
 
     /// What becomes of a refused call.
@@ -87,8 +101,8 @@ impl<C, X, R> AdmissionLayer<C, X, R> {
     /// ```
     #[must_use]
     pub fn on_reject<T>(self, reject: T) -> AdmissionLayer<C, X, T> {
-        let Self { admission, classify, context, .. } = self;
-        AdmissionLayer { admission, classify, context, reject }
+        let Self { admission, classify, context, hands_down, .. } = self;
+        AdmissionLayer { admission, classify, context, reject, hands_down }
     }
 }
 
@@ -99,6 +113,7 @@ impl<C: Clone, X: Clone, R: Clone> Clone for AdmissionLayer<C, X, R> {
             classify: self.classify.clone(),
             context: self.context.clone(),
             reject: self.reject.clone(),
+            hands_down: self.hands_down,
         }
     }
 }
@@ -113,9 +128,10 @@ impl<S, C: Clone, X: Clone, R: Clone> Layer<S> for AdmissionLayer<C, X, R> {
     type Service = AdmissionService<S, C, X, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { admission, classify, context, reject } = self.clone();
-        let parts = admission
-            .map(|admission| Lease::new(Arc::new(Parts { admission, classify, context, reject })));
+        let Self { admission, classify, context, reject, hands_down } = self.clone();
+        let parts =
+            admission.map(|admission| Parts { admission, classify, context, reject, hands_down });
+        let parts = parts.map(|parts| Lease::new(Arc::new(parts)));
         AdmissionService::new(inner, parts)
     }
 }

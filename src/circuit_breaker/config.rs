@@ -61,6 +61,19 @@ pub(super) struct Config {
 /// | [`probe_lease`](Self::probe_lease) | 30 s | 1 ms to `half_open_for` |
 /// | [`ramp`](Self::ramp) | off | 1 ms to 1 year |
 /// | [`cancelled_after`](Self::cancelled_after) | 1 s | 0 to 1 year |
+///
+/// ```
+/// use buttress::circuit_breaker::CircuitBreaker;
+/// use std::time::Duration;
+/// // Half of twenty calls or more in half a minute; then five seconds, and up to a minute if that does not help.
+/// let breaker = CircuitBreaker::builder("db")
+///     .failure_rate(0.5)
+///     .window(Duration::from_secs(30))
+///     .open_for(Duration::from_secs(5))
+///     .open_for_max(Duration::from_secs(60))
+///     .build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CircuitBreakerBuilder {

@@ -19,6 +19,20 @@ pin_project! {
     /// what its `Reject` made of a refusal.
     ///
     /// Dropping it cancels the call: see the [module](super).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::circuit_breaker::{CircuitBreaker, ResponseFuture};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = CircuitBreaker::new("double").layer().layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R>
     where

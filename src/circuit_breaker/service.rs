@@ -16,6 +16,22 @@ use super::reopening::Reopening;
 use super::shared::Shared;
 
 /// A service behind a circuit breaker: see the [module](super).
+///
+/// ```
+/// use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerService};
+/// use buttress::{AnyError, AsError};
+/// use tower::Layer;
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: CircuitBreakerService<S, AnyError, AsError>,
+/// }
+/// impl<S> Client<S> {
+///     fn new(inner: S) -> Self {
+///         Self { service: CircuitBreaker::new("db").layer().layer(inner) }
+///     }
+/// }
+/// let client = Client::new(7);
+/// ```
 pub struct CircuitBreakerService<S, C, R> {
     inner: S,
     /// `None`: as if the layer were not there.

@@ -14,6 +14,12 @@ use crate::observe::{Observe, Observers};
 /// |---|---|---|
 /// | [`max_keys`](Self::max_keys) | 10 000 | 1 to 10 000 000 |
 /// | [`max_followers`](Self::max_followers) | 1 000 | 1 to 1 000 000 |
+///
+/// ```
+/// use buttress::coalesce::Coalesce;
+/// let coalesce: Coalesce<u32, String> = Coalesce::builder("users").max_followers(100).build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct CoalesceBuilder {

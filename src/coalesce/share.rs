@@ -8,6 +8,12 @@ use crate::error::BoxError;
 /// How one answer is given to several: what is kept of it, and what each makes of that.
 ///
 /// [`CloneResponse`] (the default) for answers that are `Clone`, `BufferResponse` for HTTP.
+///
+/// ```
+/// use buttress::coalesce::{CloneResponse, Share};
+/// let both = <CloneResponse as Share<u32, std::io::Error>>::pass(Ok(7));
+/// assert_eq!(both.unwrap(), 7);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot give `Result<{Res}, {Err}>` to several callers",
     note = "`CloneResponse` needs an answer that is `Clone`; for HTTP use `Coalesce::http` or `.share(BufferResponse::up_to(...))`",
@@ -34,6 +40,13 @@ pub trait Share<Res, Err> {
 }
 
 /// How one error is given to several.
+///
+/// ```
+/// use buttress::coalesce::{ErrorsShared, ShareError};
+/// let error = std::io::Error::other("broken");
+/// let alone = <ErrorsShared as ShareError<std::io::Error>>::pass(error);
+/// assert_eq!(alone.to_string(), "broken");
+/// ```
 pub trait ShareError<Err> {
     /// What is kept.
     type Shared: Clone;

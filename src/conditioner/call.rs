@@ -392,6 +392,12 @@ where
 }
 
 /// Describes HTTP requests by [`Call::of`]; see [`ConditionerLayer::http`](super::ConditionerLayer::http).
+///
+/// ```
+/// use buttress::conditioner::{Describe, HttpCalls};
+/// let request = http::Request::get("/orders").body(()).unwrap();
+/// let call = HttpCalls::default().describe(&request);
+/// ```
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]

@@ -19,6 +19,21 @@ pin_project! {
     ///
     /// A call that nothing is done to is the inner service's future and nothing else. What is needed for one
     /// that something is done to is in a box. Dropping it cancels the call, at any point.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::conditioner::{Conditioner, ConditionerLayer, ResponseFuture};
+    /// use std::time::Duration;
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = ConditionerLayer::new(Conditioner::network(Duration::ZERO, Duration::ZERO, 0.0, None)?).layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, R, M>
     where

@@ -14,6 +14,19 @@ use super::handle::Conditioner;
 use super::mode::{Plain, sealed::Mode};
 
 /// A service behind a conditioner: see the [module](super).
+///
+/// ```
+/// use buttress::conditioner::{Conditioner, ConditionerLayer, ConditionerService};
+/// use std::time::Duration;
+/// use tower::Layer;
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: ConditionerService<S>,
+/// }
+/// let slow = Conditioner::network(Duration::from_millis(80), Duration::ZERO, 0.1, None)?;
+/// let client = Client { service: ConditionerLayer::new(slow).layer(7) };
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 pub struct ConditionerService<S, D = Unnamed, R = AsError, M = Plain> {
     pub(super) inner: S,
     pub(super) seat: Seat<Conditioner>,

@@ -430,7 +430,9 @@ pub(super) fn conditioner(name: &str, b: Block<'_>) -> Result<ConditionerBuilder
     for (n, rule) in rules.as_array().into_iter().flatten().enumerate() {
         let rule: Rule = serde_json::from_value(rule.clone()).map_err(|error| {
             let error = spoken("fault", &error);
-            let field = format!("rules[{n}].{}", error.field());
+            // Its name in code.
+            let field = error.field().replacen("schedule", "during", 1);
+            let field = format!("rules[{n}].{field}");
             ConfigError::new(field, error.value(), error.expected().to_owned())
         })?;
         builder = builder.rule(rule);
@@ -467,6 +469,10 @@ fn contradictions(name: &str, block: Block<'_>, check: Check<'_>) -> Vec<ConfigE
             break;
         }
         let there = take(&mut block, field);
+        if !there && !found.is_empty() {
+            // One that is missing: of those that were taken out.
+            break;
+        }
         found.push(error);
         if !there {
             break;

@@ -67,6 +67,22 @@ pin_project! {
     /// Future of an [`EndpointsService`](super::EndpointsService).
     ///
     /// Dropping it drops the call; its endpoint no longer counts it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::endpoints::{Endpoints, ResponseFuture};
+    /// use tower::{Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let pool = Endpoints::new("double");
+    /// pool.insert("one", double);
+    /// let mut service = pool.service();
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R>
     where

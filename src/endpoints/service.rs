@@ -16,6 +16,17 @@ use crate::reject::{AsError, Reject};
 use crate::slot::Seat;
 
 /// Sends each request to one of the [`Endpoints`]: see the [module](super).
+///
+/// ```
+/// use buttress::endpoints::{Endpoints, EndpointsService};
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: EndpointsService<S>,
+/// }
+/// let pool = Endpoints::new("search");
+/// pool.extend([("10.0.0.1", 7), ("10.0.0.2", 8)]);
+/// let client = Client { service: pool.service() };
+/// ```
 pub struct EndpointsService<S, C = AnyError, X = NoContext, R = AsError> {
     list: Seat<Arc<List<S>>>,
     name: Name,

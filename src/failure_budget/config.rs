@@ -112,6 +112,17 @@ impl fmt::Debug for Hooks {
 /// | [`slo`](Self::slo) | off | objective above 0 and below 1; period 1 s to 10 years |
 /// | [`burn_alerts`](Self::burn_alerts) | the workbook's four | 1 to 16 |
 /// | [`act_on`](Self::act_on) | pages | pages, tickets |
+///
+/// ```
+/// use buttress::failure_budget::FailureBudget;
+/// use std::time::Duration;
+/// let budget = FailureBudget::builder("api")
+///     .threshold(0.02)
+///     .window(Duration::from_secs(60))
+///     .min_samples(200)
+///     .build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct FailureBudgetBuilder {

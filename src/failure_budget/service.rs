@@ -14,6 +14,22 @@ use super::guard::Guard;
 use super::handle::FailureBudget;
 
 /// A service whose calls a failure budget counts and may refuse: see the [module](super).
+///
+/// ```
+/// use buttress::failure_budget::{FailureBudget, FailureBudgetService};
+/// use buttress::{AnyError, AsError};
+/// use tower::Layer;
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: FailureBudgetService<S, AnyError, AsError>,
+/// }
+/// impl<S> Client<S> {
+///     fn new(inner: S) -> Self {
+///         Self { service: FailureBudget::new("api").layer().layer(inner) }
+///     }
+/// }
+/// let client = Client::new(7);
+/// ```
 pub struct FailureBudgetService<S, C, R> {
     inner: S,
     seat: Seat<FailureBudget>,

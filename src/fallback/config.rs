@@ -10,6 +10,12 @@ use crate::observe::{Observe, Observers};
 /// | setting | default | range |
 /// |---|---|---|
 /// | [`max_in_flight`](Self::max_in_flight) | 1 000 000 | 1 to 1 000 000 |
+///
+/// ```
+/// use buttress::fallback::Fallback;
+/// let fallback = Fallback::builder("prices").max_in_flight(100).build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct FallbackBuilder {

@@ -24,6 +24,18 @@ pub(super) type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
 /// | [`hedges`](Self::hedges) | 2 | 1 to 10 |
 /// | [`budget`](Self::budget) | none | |
 /// | [`gate`](Self::gate) | none | |
+///
+/// ```
+/// use buttress::hedge::Hedge;
+/// use std::time::Duration;
+/// // For answers of some ten milliseconds: a second attempt beside the slowest twentieth, one in fifty calls at most.
+/// let hedge = Hedge::builder("search")
+///     .percentile(0.95)
+///     .min_delay(Duration::from_millis(5))
+///     .extra_load(0.02)
+///     .build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct HedgeBuilder {

@@ -61,7 +61,10 @@ impl Managed for Shared {
             "saved",
             stats.saved,
             "hedges",
-            |gauge| (gauge.max, gauge.threshold) = (Some(burst), Some(1.0)),
+            |gauge| {
+                (gauge.max, gauge.threshold) = (Some(burst), Some(1.0));
+                gauge.below = true;
+            },
         );
         if let Some(delay) = stats.delay {
             status = status.gauge("delay", "delay", delay.as_secs_f64(), "s", |_| {});

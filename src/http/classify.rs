@@ -106,6 +106,18 @@ pub fn standard<M>() -> Standard<M> {
 }
 
 /// See [`standard`].
+///
+/// ```
+/// use buttress::circuit_breaker::CircuitBreaker;
+/// use buttress::http::{Standard, standard};
+/// use buttress::Typed;
+/// // One for all layers of a client.
+/// struct Settings {
+///     classify: Standard<Typed>,
+/// }
+/// let settings = Settings { classify: standard() };
+/// let layer = CircuitBreaker::new("db").layer().classify(settings.classify);
+/// ```
 pub struct Standard<M> {
     not_sent: Option<fn(&(dyn StdError + 'static)) -> bool>,
     marker: PhantomData<fn() -> M>,

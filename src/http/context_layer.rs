@@ -174,6 +174,16 @@ impl<S, R: Clone> Layer<S> for ContextLayer<R> {
 }
 
 /// Made by a [`ContextLayer`]. As ready as the inner service, without state.
+///
+/// ```
+/// use buttress::http::{ContextLayer, ContextService};
+/// use tower::Layer;
+/// // By name, in a server of our own.
+/// struct Server<S> {
+///     service: ContextService<S>,
+/// }
+/// let server = Server { service: ContextLayer::new("api").layer(7) };
+/// ```
 #[derive(Clone)]
 pub struct ContextService<S, R = Problem> {
     inner: S,

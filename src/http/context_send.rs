@@ -83,6 +83,16 @@ impl<S, R: Clone> Layer<S> for SendContextLayer<R> {
 }
 
 /// Made by a [`SendContextLayer`]. As ready as the inner service, without state.
+///
+/// ```
+/// use buttress::http::{SendContextLayer, SendContextService};
+/// use tower::Layer;
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: SendContextService<S>,
+/// }
+/// let client = Client { service: SendContextLayer::new("api").layer(7) };
+/// ```
 #[derive(Clone)]
 pub struct SendContextService<S, R = AsError> {
     inner: S,

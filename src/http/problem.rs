@@ -95,12 +95,33 @@ pub const fn status_only() -> StatusOnly {
 }
 
 /// See [`problem`].
+///
+/// ```
+/// use buttress::http::{Problem, problem};
+/// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+/// // One for all layers of a server, and what strangers may know.
+/// struct Settings {
+///     on_reject: Problem,
+/// }
+/// let settings = Settings { on_reject: problem().detail(false) };
+/// let limit = RateLimiter::new("100/s burst 20".parse()?);
+/// let layer = RateLimitLayer::new(limit).on_reject(settings.on_reject);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
     style: Style,
 }
 
 /// See [`status_only`].
+///
+/// ```
+/// use buttress::circuit_breaker::CircuitBreaker;
+/// use buttress::http::{StatusOnly, status_only};
+/// // For a server that speaks nothing but gRPC.
+/// const ON_REJECT: StatusOnly = status_only().grpc();
+/// let layer = CircuitBreaker::new("db").layer().on_reject(ON_REJECT);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusOnly {
     style: Style,

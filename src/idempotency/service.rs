@@ -19,6 +19,14 @@ use crate::store::Store;
 /// As ready as the wrapped service. A call that the layer does not concern is passed to it as it is; any
 /// other takes the ready instance with it and runs on its own from the moment its request has been read, so
 /// the wrapped service must be `Clone` and `Send`. A refused call does not reach the wrapped service.
+///
+/// ```
+/// use buttress::idempotency::IdempotencyService;
+/// // By name, in a server of our own.
+/// struct Server<S, G, P> {
+///     service: IdempotencyService<S, G, P>,
+/// }
+/// ```
 pub struct IdempotencyService<S, G, P, R = AsError> {
     inner: S,
     parts: Arc<Parts<G, P>>,

@@ -90,6 +90,13 @@ pub struct ObjectStatus {
 }
 
 /// What happens next by itself, and when.
+///
+/// ```
+/// use buttress::control::ObjectStatus;
+/// use std::time::Duration;
+/// let next = ObjectStatus::new("open").next("probe", Duration::from_secs(5)).next.unwrap();
+/// assert_eq!((next.what, next.in_s), ("probe", 5.0));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -101,6 +108,14 @@ pub struct Next {
 }
 
 /// A value that rises and falls. `value` is `NaN` if it is not known; in JSON that is `null`.
+///
+/// ```
+/// use buttress::control::ObjectStatus;
+/// let status = ObjectStatus::new("ok").gauge("in_use", "in use", 3.0, "connections", |gauge| {
+///     gauge.max = Some(8.0);
+/// });
+/// assert_eq!((status.gauges[0].value, status.gauges[0].max), (3.0, Some(8.0)));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -122,6 +137,12 @@ pub struct Gauge {
 }
 
 /// A short text about an object.
+///
+/// ```
+/// use buttress::control::ObjectStatus;
+/// let status = ObjectStatus::new("ok").fact("server", "10.0.0.1");
+/// assert_eq!(status.facts[0].value, "10.0.0.1");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -147,6 +168,11 @@ impl ObjectStatus {
     }
 
     /// Sets how well it is.
+    ///
+    /// ```
+    /// use buttress::control::{Level, ObjectStatus};
+    /// assert_eq!(ObjectStatus::new("open").level(Level::Bad).level, Level::Bad);
+    /// ```
     #[must_use]
     pub fn level(mut self, level: Level) -> Self {
         self.level = level;
@@ -154,6 +180,11 @@ impl ObjectStatus {
     }
 
     /// Sets why.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// assert_eq!(ObjectStatus::new("open").why("7 of 10 failed").why, "7 of 10 failed");
+    /// ```
     #[must_use]
     pub fn why(mut self, why: impl Into<String>) -> Self {
         self.why = why.into();
@@ -161,6 +192,12 @@ impl ObjectStatus {
     }
 
     /// Sets for how long.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// use std::time::Duration;
+    /// assert_eq!(ObjectStatus::new("open").since(Duration::from_secs(2)).since_s, Some(2.0));
+    /// ```
     #[must_use]
     pub fn since(mut self, since: Duration) -> Self {
         self.since_s = Some(since.as_secs_f64());
@@ -168,6 +205,13 @@ impl ObjectStatus {
     }
 
     /// Sets what happens next.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// use std::time::Duration;
+    /// let status = ObjectStatus::new("open").next("probe", Duration::from_secs(5));
+    /// assert_eq!(status.next.unwrap().what, "probe");
+    /// ```
     #[must_use]
     pub fn next(mut self, what: &'static str, within: Duration) -> Self {
         self.next = Some(Next { what, in_s: within.as_secs_f64() });
@@ -175,6 +219,14 @@ impl ObjectStatus {
     }
 
     /// Adds a gauge; `more` may set its `max`, `threshold` and `below`.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// let status = ObjectStatus::new("ok").gauge("failed", "failed", 0.2, "ratio", |gauge| {
+    ///     (gauge.max, gauge.threshold) = (Some(1.0), Some(0.5));
+    /// });
+    /// assert_eq!(status.gauges[0].threshold, Some(0.5));
+    /// ```
     #[must_use]
     pub fn gauge(
         mut self,
@@ -191,6 +243,11 @@ impl ObjectStatus {
     }
 
     /// Adds a total.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// assert_eq!(ObjectStatus::new("ok").counter("calls", 7).counters, [("calls", 7)]);
+    /// ```
     #[must_use]
     pub fn counter(mut self, id: &'static str, value: u64) -> Self {
         self.counters.push((id, value));
@@ -198,6 +255,11 @@ impl ObjectStatus {
     }
 
     /// Adds a total of refusals.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// assert_eq!(ObjectStatus::new("ok").reject("overloaded", 7).rejects, [("overloaded", 7)]);
+    /// ```
     #[must_use]
     pub fn reject(mut self, reason: &'static str, value: u64) -> Self {
         self.rejects.push((reason, value));
@@ -205,6 +267,11 @@ impl ObjectStatus {
     }
 
     /// Adds a text.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// assert_eq!(ObjectStatus::new("ok").fact("limit", "learned").facts[0].label, "limit");
+    /// ```
     #[must_use]
     pub fn fact(mut self, label: &'static str, value: impl Into<String>) -> Self {
         let mut value = value.into();
@@ -216,6 +283,11 @@ impl ObjectStatus {
     }
 
     /// Sets the orders that it takes.
+    ///
+    /// ```
+    /// use buttress::control::ObjectStatus;
+    /// assert_eq!(ObjectStatus::new("ok").commands(&["reset"]).commands, ["reset"]);
+    /// ```
     #[must_use]
     pub fn commands(mut self, commands: &[&'static str]) -> Self {
         self.commands = commands.to_vec();

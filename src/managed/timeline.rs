@@ -236,15 +236,11 @@ fn folds(kind: &EventKind<'_>) -> bool {
 
 fn severity_of(kind: &EventKind<'_>) -> Severity {
     match kind {
-        EventKind::StateChanged { to: "open" | "breached" | "tripped" | "forced_open", .. }
-        | EventKind::TableFull { .. }
-        | EventKind::TakenOver { .. }
-        | EventKind::RetryAbandoned { .. }
-        | EventKind::FellBack { .. }
-        | EventKind::Rejected(_) => Severity::Warning,
-        EventKind::Unrecorded { .. } => Severity::Error,
-        EventKind::Supervised { severity, .. } => *severity,
-        _ => Severity::Info,
+        // What happens to single calls is below what anybody logs; here it is folded, and shown.
+        EventKind::RetryAbandoned { .. } | EventKind::FellBack { .. } | EventKind::Rejected(_) => {
+            Severity::Warning
+        }
+        kind => kind.severity().max(Severity::Info),
     }
 }
 

@@ -130,6 +130,21 @@ pub(crate) use spans::{LET_THROUGH, REFUSED, WaitSpan};
 pub use tracing::Tracing;
 
 /// One decision of one object.
+///
+/// ```
+/// use buttress::circuit_breaker::CircuitBreaker;
+/// use buttress::observe::Event;
+/// use std::sync::Mutex;
+/// static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// let breaker = CircuitBreaker::builder("db")
+///     .observe(|event: &Event<'_>| {
+///         SEEN.lock().unwrap().push(format!("{} {}", event.name, event.kind.as_str()));
+///     })
+///     .build()?;
+/// breaker.force_open();
+/// assert_eq!(*SEEN.lock().unwrap(), ["db state_changed"]);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Event<'a> {
@@ -142,6 +157,17 @@ pub struct Event<'a> {
 }
 
 /// What was decided.
+///
+/// ```
+/// use buttress::observe::{Event, EventKind};
+/// // An alert for what opens or goes down, and nothing else.
+/// fn alert(event: &Event<'_>) {
+///     if let EventKind::StateChanged { to: to @ ("open" | "down"), reason, .. } = event.kind {
+///         eprintln!("{} is {to}: {reason}", event.name);
+///     }
+/// }
+/// let backend = buttress::Backend::new("db").observe(alert);
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EventKind<'a> {

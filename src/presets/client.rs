@@ -22,6 +22,26 @@ use crate::timeout::Timeout;
 
 /// A client's layers as one; [the module](super) has their order. Made by [`client`]; every service it wraps
 /// shares its objects.
+///
+/// ```
+/// use buttress::presets::{ClientLayer, ClientPlan, client};
+/// use buttress::BoxError;
+/// use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
+/// // Kept with its objects, to ask them later; the service by a short name.
+/// struct Client {
+///     stack: ClientLayer,
+///     service: BoxCloneSyncService<u32, u32, BoxError>,
+/// }
+/// let stack = client(&ClientPlan::new("double"))?;
+/// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+/// let service = BoxCloneSyncService::new(stack.layer(double));
+/// let client = Client { stack, service };
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// assert_eq!(client.service.oneshot(4).await.unwrap(), 8);
+/// assert_eq!(client.stack.backend().unwrap().stats().admitted, 1);
+/// # });
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ClientLayer<C = AnyError, P = CloneRequest, X = NoContext, R = AsError, F = Absent> {
     pub(super) parts: ClientParts,
@@ -151,17 +171,24 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
             .with_faults(F::for_http)
     }
 
-    /// What the retry and the breaker make of answers, a [`Classify`](crate::Classify).
+    /// What the retry, the breaker and the backend make of answers, a [`Classify`](crate::Classify). Inside of the layers
+    /// errors have the type of the service, outside that of the refusals: one that knows one type only is told by
+    /// [`downcast`](crate::downcast), or the service's is made a [`BoxError`](crate::BoxError).
     ///
     /// ```
     /// use buttress::presets::{ClientPlan, client};
-    /// use buttress::{FailureClass, Verdict, classify_fn};
-    /// let stack = client(&ClientPlan::new("db"))?.classify(classify_fn(
-    ///     |result: Result<&u32, &std::io::Error>| match result {
-    ///         Ok(_) => Verdict::success(),
-    ///         Err(_) => Verdict::failure(FailureClass::Permanent),
-    ///     },
-    /// ));
+    /// use buttress::{FailureClass, Verdict, classify_fn, downcast};
+    /// use std::io::Error;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// let judge = classify_fn(|result: Result<&u32, &Error>| match result {
+    ///     Ok(_) => Verdict::success(),
+    ///     Err(_) => Verdict::failure(FailureClass::Permanent),
+    /// });
+    /// let stack = client(&ClientPlan::new("db"))?.classify(downcast::<Error, _>(judge));
+    /// let service = stack.layer(service_fn(|n: u32| async move { Ok::<_, Error>(n) }));
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// assert_eq!(service.oneshot(7).await.unwrap(), 7);
+    /// # });
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]

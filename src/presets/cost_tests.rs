@@ -40,6 +40,36 @@ async fn a_call_looks_at_the_clock_once_and_one_of_eight_a_second_time() {
     assert_eq!((stats.admitted, stats.in_flight), (128, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_and_a_timeout_of_attempts_look_at_it_no_more() {
+    let mut plan = ClientPlan::new("db");
+    plan.rate_limit = Some(RateLimitPlan::new("1000000/s".parse().unwrap()));
+    plan.attempt_timeout = Some(Duration::from_secs(1));
+    let mut service = client(&plan).unwrap().layer(service_fn(echo));
+    (0..64).for_each(|_| at_once(&mut service));
+    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 + 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_has_its_time_from_when_it_is_sent() {
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(Duration::from_secs(20));
+    plan.attempt_timeout = Some(Duration::from_secs(1));
+    plan.retry = super::RetryPlan::Never;
+    plan.backend.as_mut().unwrap().in_flight = Some(1);
+    let mut service = client(&plan).unwrap().layer(service_fn(|_: u32| {
+        // The reading is the attempt timeout's only.
+        assert_eq!(handed_down(), now());
+        std::future::pending::<Result<u32, Infallible>>()
+    }));
+    let begun = tokio::time::Instant::now();
+    let first = service.ready().await.unwrap().call(1);
+    let second = service.ready().await.unwrap().call(2);
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_err() && second.is_err());
+    assert_eq!(begun.elapsed(), Duration::from_secs(2), "one after the other, a second each");
+}
+
 #[tokio::test]
 async fn what_keeps_the_processor_busy_is_measured_each_time() {
     let slow = Arc::new(AtomicBool::new(false));

@@ -54,6 +54,91 @@
 //! For HTTP a `http::ContextLayer` goes outside of a server's stack, a `http::SendContextLayer` inside of a
 //! client's.
 //!
+//! # Around real clients
+//!
+//! hyper's client and everything that takes an `http::Request` whose body is `Clone`. `BoxCloneSyncService` gives the
+//! whole a short name; it is `Clone`, `Send` and `Sync` if the client is.
+//!
+//! ```
+//! # #[cfg(feature = "http")] {
+//! use buttress::BoxError;
+//! use buttress::http::SendContextLayer;
+//! use buttress::presets::{ClientPlan, client};
+//! use http_body_util::Full;
+//! use hyper::body::{Bytes, Incoming};
+//! use hyper::{Request, Response};
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{ServiceBuilder, util::BoxCloneSyncService};
+//!
+//! type Orders = BoxCloneSyncService<Request<Full<Bytes>>, Response<Incoming>, BoxError>;
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let orders = Orders::new(
+//!     ServiceBuilder::new()
+//!         .layer(client(&ClientPlan::new("orders"))?.http())
+//!         .layer(SendContextLayer::new("orders")) // tells the callee what time is left
+//!         .service(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>()),
+//! );
+//! # Ok::<(), buttress::ConfigError>(())
+//! # }).unwrap();
+//! # }
+//! ```
+//!
+//! The code that tonic generates: its body is no `Clone`, and what the stack refuses is to be a status. Errors then keep their
+//! type, too, without which calls of a generated client cannot be spawned.
+//!
+//! ```
+//! # #[cfg(feature = "http")] {
+//! use buttress::http::{ReplayBody, replay_up_to, status_only, try_replay_request};
+//! use buttress::presets::{ClientPlan, client};
+//! use tonic::body::Body;
+//! use tonic::transport::{Channel, Endpoint};
+//! use tonic_health::pb::health_client::HealthClient;
+//! use tower::ServiceBuilder;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let stack = client(&ClientPlan::new("health"))?.http();
+//! let stack = stack.replay(try_replay_request).on_reject(status_only().grpc());
+//! let channel: Channel = Endpoint::from_static("http://localhost:50051").connect_lazy();
+//! let health = HealthClient::new(
+//!     ServiceBuilder::new()
+//!         .layer(replay_up_to(64 * 1024))
+//!         .layer(stack)
+//!         .map_request(|request: http::Request<ReplayBody<Body>>| request.map(Body::new))
+//!         .service(channel),
+//! );
+//! # Ok::<(), buttress::ConfigError>(())
+//! # }).unwrap();
+//! # }
+//! ```
+//!
+//! Requests of a kind of their own, here reqwest's: how they are sent again, and how answers are judged. All layers see one
+//! error type if the inner one is a [`BoxError`](crate::BoxError).
+//!
+//! ```
+//! use buttress::presets::{ClientPlan, client};
+//! use buttress::{BoxError, FailureClass, RetryHint, Verdict, classify_fn, judge_error};
+//! use tower::{Layer, ServiceExt};
+//!
+//! fn judge(result: Result<&reqwest::Response, &BoxError>) -> Verdict {
+//!     match result {
+//!         Ok(answer) if answer.status().is_server_error() => {
+//!             Verdict::failure(FailureClass::Transient).with_retry(RetryHint::Safe { after: None })
+//!         }
+//!         Ok(_) => Verdict::success(),
+//!         Err(error) => judge_error(&**error),
+//!     }
+//! }
+//! let reads = client(&ClientPlan::new("reads"))?
+//!     .replay(reqwest::Request::try_clone)
+//!     .classify(classify_fn(judge))
+//!     .layer(reqwest::Client::new().map_err(BoxError::from));
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
+//!
+//! A call is over when the head of its answer is there: no timeout of the stack ends the body, which nobody's place in
+//! flight waits for.
+//!
 //! # Semantics
 //!
 //! Each layer keeps its own: see [`timeout`](crate::timeout), [`retry`](crate::retry),

@@ -28,6 +28,21 @@ impl<M> Absent<M> {
 }
 
 /// What a stack has for its conditioner: a slot, innermost.
+///
+/// ```
+/// use buttress::Slot;
+/// use buttress::presets::{ClientLayer, ClientPlan, Faults, client};
+/// // A type that is written out says that faults can come and go.
+/// type Stack = ClientLayer<
+///     buttress::AnyError,
+///     buttress::retry::CloneRequest,
+///     buttress::NoContext,
+///     buttress::AsError,
+///     Faults,
+/// >;
+/// let stack: Stack = client(&ClientPlan::new("db"))?.conditioner(Slot::new());
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Faults<M = Plain> {
     pub(super) slot: Slot<Conditioner>,

@@ -153,6 +153,7 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
             None => total,
         });
         let outer = Stack::new(retry, self.timeout(total));
+        let admission = admission.hands_down(parts.attempt.is_some());
         let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
         Stack::new(admission, outer)
     }

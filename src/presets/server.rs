@@ -25,6 +25,17 @@ pub(super) type Server<C, X, R, I, F> =
 ///
 /// The timeout is outside of the failure budget, which sees a call that was given up and counts it; a refusal
 /// from inside would not count.
+///
+/// ```
+/// use buttress::presets::{ServerLayer, ServerPlan, server};
+/// // Kept with its objects, to ask them later.
+/// struct Server {
+///     stack: ServerLayer,
+/// }
+/// let server = Server { stack: server(&ServerPlan::new("api"))? };
+/// assert_eq!(server.stack.failure_budget().unwrap().stats().samples, 0);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ServerLayer<C = AnyError, X = NoContext, R = AsError, I = Absent, F = Absent> {
     name: Name,

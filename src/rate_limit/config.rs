@@ -17,6 +17,13 @@ pub(crate) const DEFAULT_MAX_WAITING: usize = 1024;
 /// | [`initial_tokens`](Self::initial_tokens) | 0 to the capacity | a full bucket |
 /// | [`max_waiting`](Self::max_waiting) | any; 0 means that nobody may wait | 1024 |
 /// | [`shadow`](Self::shadow) | | off |
+///
+/// ```
+/// use buttress::rate_limit::RateLimiter;
+/// // On trial: what it would refuse is only told.
+/// let limiter = RateLimiter::builder("api").quota("100/s burst 20".parse()?).shadow(true).build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct RateLimiterBuilder {

@@ -21,6 +21,21 @@ pin_project! {
     /// The future of a refusing [`RateLimitService`](super::RateLimitService): the wrapped service's, or an
     /// answer that is there already. Holds nothing of the limiter; dropping it gives nothing back, since
     /// the call was made.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::Quota;
+    /// use buttress::rate_limit::{RateLimitLayer, RateLimiter, ResponseFuture};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = RateLimitLayer::new(RateLimiter::new(Quota::per_second(9)?)).layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, T, I, P> {
         #[pin]
@@ -100,9 +115,10 @@ struct Unspent {
 }
 
 impl Unspent {
-    fn spend(mut self) -> Level {
+    /// `wanted`: somebody looks at the level.
+    fn spend(mut self, wanted: bool) -> Level {
         self.grant = None;
-        self.shared.level(now())
+        self.shared.level(if wanted { now() } else { 0 })
     }
 }
 
@@ -200,7 +216,7 @@ where
                         continue;
                     };
                     let future = call.inner.call(call.req);
-                    let ink = Some(H::ink(unspent.spend()));
+                    let ink = Some(H::ink(unspent.spend(H::WRITES)));
                     this.state.set(WaitState::Called { future, ink });
                 }
                 WaitProj::Called { future, ink } => {

@@ -56,6 +56,16 @@ impl WhenFull {
 /// | [`capacity`](Self::capacity) | 1 to 2^28 | none: must be given |
 /// | [`when_full`](Self::when_full) | | [`WhenFull::Reject`] |
 /// | [`shadow`](Self::shadow) | | off |
+///
+/// ```
+/// use buttress::rate_limit::{KeyedRateLimiter, WhenFull};
+/// let limiter = KeyedRateLimiter::<u32>::builder("per user")
+///     .quota("5/s burst 10".parse()?)
+///     .capacity(10_000)
+///     .when_full(WhenFull::ShareOne)
+///     .build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct KeyedRateLimiterBuilder<K: ?Sized> {

@@ -42,11 +42,28 @@ pub struct RateLimitLayer<L, R = AsError, M = Refuse, H = NoHeaders> {
 }
 
 /// Refuses a call that finds no token. The default.
+///
+/// ```
+/// use buttress::rate_limit::{RateLimitService, RateLimiter, Refuse};
+/// use buttress::AsError;
+/// // A type that is written out says which of the two ways it is.
+/// struct Client<S> {
+///     service: RateLimitService<S, RateLimiter, AsError, Refuse>,
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Refuse;
 
 /// Lets a call wait for its token; see [`RateLimitLayer::wait`].
+///
+/// ```
+/// use buttress::rate_limit::{RateLimitService, RateLimiter, Wait};
+/// use buttress::AsError;
+/// struct Client<S> {
+///     service: RateLimitService<S, RateLimiter, AsError, Wait>,
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
     pub(crate) max: Duration,

@@ -24,6 +24,23 @@ use crate::sync::{Lease, Ref};
 /// Refusing: as ready as the wrapped service. The limit is asked in `call`, when the request and its key
 /// are known; a refused call does not reach the wrapped service, whose readiness then stays for the
 /// next call on this instance. Waiting: always ready; see [`RateLimitLayer::wait`](super::RateLimitLayer::wait).
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::rate_limit::{RateLimitLayer, RateLimitService, RateLimiter};
+/// use tower::Layer;
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: RateLimitService<S, RateLimiter>,
+/// }
+/// impl<S> Client<S> {
+///     fn new(inner: S) -> Self {
+///         let limiter = RateLimiter::new(Quota::per_minute(60).expect("not none"));
+///         Self { service: RateLimitLayer::new(limiter).layer(inner) }
+///     }
+/// }
+/// let client = Client::new(7);
+/// ```
 pub struct RateLimitService<S, L, R = AsError, M = Refuse, H = NoHeaders> {
     inner: S,
     /// `None`: as if the layer were not there.

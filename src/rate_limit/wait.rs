@@ -46,7 +46,7 @@ impl<H: AsRef<Shared>> Place<H> {
         waker: impl FnOnce() -> Waker,
     ) -> Poll<Result<Grant, Rejection>> {
         let shared = self.shared.as_ref();
-        let now = clock::now();
+        let now = clock::at_hand();
         if n == 0 {
             return Poll::Ready(Ok(None));
         }

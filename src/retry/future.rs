@@ -33,6 +33,20 @@ pin_project! {
     ///
     /// Dropping it at any point stops everything; a retry that was granted and not yet sent goes back to the
     /// budget.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::retry::{ResponseFuture, RetryLayer, RetryPolicy};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = RetryLayer::new(RetryPolicy::default()).layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, C, R, J>
     where

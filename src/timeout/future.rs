@@ -13,6 +13,21 @@ use crate::reject::Reject;
 pin_project! {
     /// The answer of a [`TimeoutService`](super::TimeoutService): the inner service's, or what its `Reject`
     /// made of the timeout. Dropping it drops the call.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::timeout::{ResponseFuture, Timeout};
+    /// use std::time::Duration;
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = Timeout::new("double", Duration::from_secs(1))?.layer().layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, R> {
         #[pin]

@@ -181,7 +181,8 @@ impl Timeout {
         if inherited.is_none() && self.after.is_none() {
             return Ok(None);
         }
-        let now = clock::now();
+        // Only the layers of a stack hand something to their attempts.
+        let now = if self.of_attempts { clock::handed_down() } else { clock::now() };
         if inherited.is_some_and(|at| at <= now) {
             return Err(());
         }

@@ -15,6 +15,8 @@ mod everything;
 #[path = "../../src/admin/grammar.rs"]
 mod grammar;
 mod http2;
+#[cfg(unix)]
+mod kinds;
 mod mounted;
 
 const TOKEN: &str = "u4zQ0nPBJx5m2yGk";

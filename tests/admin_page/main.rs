@@ -5,6 +5,9 @@
 #![expect(unreachable_pub, reason = "a program has no public parts")]
 
 mod chromium;
+#[cfg(unix)]
+#[path = "../admin/kinds.rs"]
+mod kinds;
 mod real;
 mod service;
 

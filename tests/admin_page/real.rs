@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use buttress::admin::Admin;
 use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
+#[cfg(unix)]
+use buttress::control::Lint;
 use buttress::control::Registry;
+#[cfg(unix)]
+use buttress::observe::Severity;
 use serde_json::json;
 
 use crate::chromium::Page;
+#[cfg(unix)]
+use crate::kinds::{KINDS, everything};
 use crate::service::TOKEN;
 use crate::{BREAKER, alone, command, says, use_token};
 
@@ -136,6 +142,102 @@ async fn a_real_breaker_trips_and_is_forced_and_reset_through_the_page() {
     page.until("document.getElementById('verdict').className.includes('ok')").await;
     assert_eq!(page.complaints(), Vec::<String>::new());
 }
+
+/// All that the page promises to show, of real objects: each has something to tell.
+#[cfg(unix)]
+#[tokio::test]
+async fn every_kind_of_object_is_shown_with_what_it_has_to_tell() {
+    let _alone = alone().await;
+    let registry = Registry::new();
+    let _kept = everything(&registry, "db").await;
+    let text = "2 attempts of 3 s do not fit into 5 s";
+    registry.set_lint([Lint::new(Severity::Warning, "fits", text, ["circuit_breaker/db"])]);
+    let listener = admin(&registry).listen("127.0.0.1:0").unwrap();
+    let page = Page::start("kinds").await;
+    page.open(&format!("http://{}/", listener.addr())).await;
+    for kind in KINDS {
+        page.until(&format!("!!document.getElementById('o:{kind}/db')")).await;
+    }
+    // Counters and facts are behind `More`.
+    page.eval("document.querySelectorAll('tr details').forEach(more => more.open = true)").await;
+    for (id, texts) in [
+        (
+            "circuit_breaker/db",
+            &[
+                "open",
+                "probe in",
+                "failed",
+                "4\u{a0}of 10\u{a0}calls",
+                "threshold 50\u{a0}%",
+                "circuit open",
+                "for ",
+            ][..],
+        ),
+        ("failure_budget/db", &["budget left", "burn over the period", "exhausted in"]),
+        ("failure_budget/db#2", &["breached", "failure_rate 1.0000 above 0.1"]),
+        ("retry_budget/db", &["exhausted", "0\u{a0}of 140\u{a0}tokens"]),
+        ("rate_limit/db", &["rate limited", "1/s"]),
+        ("backend/db", &["down", "12 failures in a row", "probe"]),
+        (
+            "throttle/db",
+            &["shedding", "only 0 of the last 40 calls were taken", "overloaded", "90\u{a0}%"],
+        ),
+        ("throttle/db#2", &["measuring"]),
+        ("conditioner/db", &["injecting"]),
+        ("idempotency/db", &["hits", "conflicts"]),
+        ("process_supervisor/db", &["one", "two"]),
+        ("heartbeat/db", &["stopped"]),
+        ("watchdog/db", &[]),
+        ("endpoints/db", &["overloaded"]),
+        ("coalesce/db", &["led"]),
+        ("hedge/db", &["learning"]),
+    ] {
+        for text in texts {
+            page.until(&says(id, text)).await;
+        }
+    }
+    let section = |id: &str| {
+        format!(
+            "document.getElementById('o:{id}').closest('section').querySelector('h2').textContent"
+        )
+    };
+    for (id, title) in [
+        ("circuit_breaker/db", "Policies"),
+        ("failure_budget/db", "Budgets"),
+        ("throttle/db", "Limiters"),
+        ("backend/db", "Limiters"),
+        ("conditioner/db", "Faults"),
+        ("idempotency/db", "Idempotency"),
+        ("process_supervisor/db", "Process, children, heartbeats"),
+        ("heartbeat/db", "Process, children, heartbeats"),
+    ] {
+        assert_eq!(page.eval(&section(id)).await, title, "{id}");
+    }
+    // The process, the findings of the linter with their objects, and who is to blame.
+    page.until("document.getElementById('ident').textContent.includes('starting')").await;
+    let lint = "document.getElementById('lint').textContent";
+    assert_eq!(page.eval(&format!("{lint}.includes({})", json!(text))).await, true);
+    assert_eq!(page.eval("document.querySelector('#lint a').textContent").await, BREAKER_OF_ALL);
+    page.until("document.getElementById('verdict').className.includes('bad')").await;
+    assert_eq!(page.eval(&format!("[...document.querySelectorAll('#causes a')].some(a => a.textContent === '{BREAKER_OF_ALL}')")).await, true);
+    page.until("document.getElementById('events').innerText.includes('circuit_breaker/db')").await;
+    // Two minutes in steps of two seconds: the last of them are known.
+    let spark = "document.getElementById('o:circuit_breaker/db').querySelector('.spark').getAttribute('aria-label')";
+    page.until(&format!("/^Two minutes: .* at most/.test({spark})")).await;
+
+    // All faults end by one button, with the token.
+    let kill = "[...document.querySelectorAll('button.danger')].find(b => b.textContent === 'Kill all faults')";
+    assert_eq!(page.eval(&format!("{kill}.disabled")).await, true);
+    use_token(&page, TOKEN).await;
+    page.eval(&format!("{kill}.click()")).await;
+    page.until("document.getElementById('dialog').open").await;
+    page.eval("document.getElementById('d-go').click()").await;
+    page.until(&says("conditioner/db", "disarmed")).await;
+    assert_eq!(page.complaints(), Vec::<String>::new());
+}
+
+#[cfg(unix)]
+const BREAKER_OF_ALL: &str = "circuit_breaker/db";
 
 /// The example, which the tests' own build has not necessarily made.
 fn gateway() -> std::path::PathBuf {

@@ -32,6 +32,7 @@ mod control;
 mod control_rows;
 mod control_status;
 mod dashboard;
+mod documented;
 #[cfg(all(feature = "supervise", feature = "testing"))]
 mod drain_layer;
 #[cfg(feature = "testing")]

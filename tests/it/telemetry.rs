@@ -6,10 +6,17 @@ mod spans;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use buttress::circuit_breaker::CircuitBreaker;
+use buttress::coalesce::Coalesce;
+use buttress::idempotency::{Idempotency, Scope};
+use buttress::presets::{ClientPlan, ServerPlan, client, server};
+use buttress::rate_limit::{RateLimitLayer, RateLimiter};
 use buttress::retry::{RetryLayer, RetryPolicy};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use buttress::store::{Fingerprint, MemoryStore};
+use buttress::{BoxError, Quota};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tracing_subscriber::util::SubscriberInitExt;
 
 #[derive(Clone, Default)]
@@ -106,6 +113,34 @@ async fn a_healthy_system_is_quiet() {
         breaker.call_blocking(|| Ok::<_, io::Error>(())).unwrap();
     }
     assert_eq!(log.lines(), lines, "successes say nothing");
+    // Whole stacks, calls that wait, calls that join another one, calls that are answered from a record.
+    let answer = || {
+        service_fn(|n: u32| async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok::<_, BoxError>(n)
+        })
+    };
+    let client = client(&ClientPlan::new("db")).unwrap().layer(answer());
+    let server = server(&ServerPlan::new("api")).unwrap().layer(answer());
+    let quota = Quota::per_second(1000).unwrap().burst(1).unwrap();
+    let limited =
+        RateLimitLayer::new(RateLimiter::new(quota)).wait(Duration::from_secs(1)).layer(answer());
+    let reads =
+        Coalesce::new("reads").layer(|_: &u32| Some(1)).layer(service_fn(|n: u32| async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok::<_, io::Error>(n)
+        }));
+    let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    for n in 0..300 {
+        client.clone().oneshot(n).await.unwrap();
+        server.clone().oneshot(n).await.unwrap();
+        let (one, two) = tokio::join!(limited.clone().oneshot(n), limited.clone().oneshot(n));
+        assert!(one.is_ok() && two.is_ok());
+        let (one, two) = tokio::join!(reads.clone().oneshot(n), reads.clone().oneshot(n));
+        assert!(one.is_ok() && two.is_ok());
+        gate.run("1", Fingerprint::NONE, || async { Ok::<_, io::Error>(()) }).await.unwrap();
+    }
+    assert_eq!(log.lines(), lines, "nor does a healthy system");
     breaker.force_open();
     assert!(log.lines().last().unwrap().contains("WARN"), "{:?}", log.lines());
 }

@@ -24,6 +24,12 @@ const FORCED: u8 = 124;
 /// | [`failed_exit_code`](Self::failed_exit_code) | 0 | 0 to 255 |
 /// | [`exit_at_deadline`](Self::exit_at_deadline) | only for signals | |
 /// | [`lifecycle`](Self::lifecycle) | a new one | |
+///
+/// ```
+/// use buttress::supervise::shutdown::GracefulShutdown;
+/// let shutdown = GracefulShutdown::builder("api").failed_exit_code(3).build()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct GracefulShutdownBuilder {

@@ -44,7 +44,7 @@ fn limits_of_files() {
             check(&loader, &case["limits"], case);
         }
     }
-    assert_eq!(tables, 30);
+    assert_eq!(tables, 27);
 }
 
 #[test]

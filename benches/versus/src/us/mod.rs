@@ -4,6 +4,8 @@ mod breaker;
 mod fault;
 pub(crate) mod idem;
 mod limit;
+#[cfg(feature = "live")]
+mod live;
 mod retry;
 mod stack;
 mod throttle;
@@ -30,6 +32,8 @@ pub fn cases() -> Vec<Case> {
     all.extend(retry::cases());
     all.extend(fault::cases());
     all.extend(stack::cases());
+    #[cfg(feature = "live")]
+    all.extend(live::cases());
     all.extend(throttle::cases());
     all.extend(idem::cases());
     all.extend([

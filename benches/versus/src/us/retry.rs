@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use buttress::Backoff;
 use buttress::retry::{RetryLayer, RetryPolicy};
+use buttress::{Backoff, RetryBudget, RetryCost};
 use tower::Layer;
 
-use crate::case::{Case, Expect, Hold, numbers};
+use crate::case::{Case, Expect, Hold, direct, numbers};
 use crate::floor::{Answer, Fail};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -40,5 +40,13 @@ pub(super) fn cases() -> Vec<Case> {
             numbers(RetryLayer::new(policy).without_budget().layer(Fail), Hold::Reuse)
         })
         .against("retry/3 failing attempts/tower"),
+        // A first attempt failed, its retry is paid, and put back unsent.
+        Case::new("budget/failed/us", Expect::Allowed, || {
+            direct(RetryBudget::new("db"), |budget| {
+                let budget = budget.clone();
+                move || budget.failed(RetryCost::Failed).is_some()
+            })
+        })
+        .no_alloc(),
     ]
 }

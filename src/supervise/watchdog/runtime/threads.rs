@@ -42,6 +42,10 @@ impl ThreadState {
     }
 
     /// All threads of this process. Not to be had here.
+    ///
+    /// ```
+    /// assert!(buttress::supervise::watchdog::ThreadSnapshot::all().is_empty());
+    /// ```
     #[must_use]
     #[cfg(not(target_os = "linux"))]
     pub fn all() -> Vec<Self> {
