@@ -23,13 +23,15 @@ struct Held<C, X, R> {
     /// `None` once it was given back.
     parts: Option<Ref<Parts<C, X, R>>>,
     started: Tick,
+    /// Nobody waits for the answer any longer then.
+    deadline: Tick,
     /// The backend may be working on it.
     sent: bool,
 }
 
 impl<C, X, R> Held<C, X, R> {
-    fn new(parts: Ref<Parts<C, X, R>>, started: Tick) -> Self {
-        Self { parts: Some(parts), started, sent: false }
+    fn new(parts: Ref<Parts<C, X, R>>, started: Tick, deadline: Tick) -> Self {
+        Self { parts: Some(parts), started, deadline, sent: false }
     }
 
     fn end(&mut self, end: End, unmeasured: bool) {
@@ -56,7 +58,7 @@ impl<C, X, R> Drop for Held<C, X, R> {
         if let Some(parts) = self.parts.take() {
             let backend = parts.admission.backend();
             if self.sent {
-                backend.finish(self.started, End::Abandoned);
+                backend.finish(self.started, End::Abandoned { deadline: self.deadline });
             } else {
                 backend.finish_unsent(self.started);
             }
@@ -139,8 +141,6 @@ struct Coming<S, Req, P> {
 struct Readying<S, Req, C, X, R> {
     held: Held<C, X, R>,
     call: Call<S, Req>,
-    /// Nobody waits for the answer any longer then.
-    deadline: Tick,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -256,7 +256,7 @@ where
         *unmeasured = !measured;
         match arrival {
             Arrival::Admitted => {
-                let held = Held::new(parts, now);
+                let held = Held::new(parts, now, deadline);
                 match call.inner.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
                         let hands_down = held.parts.as_ref().is_some_and(|parts| parts.hands_down);
@@ -266,7 +266,7 @@ where
                         Poll::Ready(None)
                     }
                     ready => {
-                        let readying = Readying { held, call, deadline, timer: None };
+                        let readying = Readying { held, call, timer: None };
                         Self::ready(state, cx, readying, ready)
                     }
                 }
@@ -346,9 +346,9 @@ where
             Settled::Granted => {
                 let now = now();
                 backend.waited(waiting.arrived, now);
-                let held = Held::new(parts, now);
+                let held = Held::new(parts, now, deadline);
                 let ready = call.inner.poll_ready(cx);
-                let readying = Readying { held, call, deadline, timer: None };
+                let readying = Readying { held, call, timer: None };
                 return Self::ready(state, cx, readying, ready);
             }
             Settled::Hopeless => backend.refuse(RejectionKind::DeadlineExceeded),
@@ -384,7 +384,7 @@ where
         ready: Poll<Result<(), S::Error>>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         if ready.is_pending() {
-            let wait = readying.deadline.since(now()).min(LONGEST);
+            let wait = readying.held.deadline.since(now()).min(LONGEST);
             let timer = readying
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + wait)));
@@ -393,9 +393,9 @@ where
                 return Poll::Pending;
             }
         }
-        let Readying { held, call, deadline, .. } = readying;
+        let Readying { held, call, .. } = readying;
         // It has waited: for its place, or for the service.
-        let late = deadline <= now();
+        let late = held.deadline <= now();
         match ready {
             Poll::Ready(Err(error)) => {
                 held.end_unsent();

@@ -18,8 +18,8 @@ use crate::pace::{Pace, Phase};
 const THROTTLED: u32 = 100;
 /// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
 const TARGET: f64 = 2.0;
-/// The smallest limit. Many processes share a backend; what is below one in flight is the probe's.
-const FLOOR: f64 = 1.0;
+/// The smallest limit. Many processes share a backend: below one in flight is one with a pause after it.
+const FLOOR: f64 = 1.0 / 64.0;
 /// Few, so that the first answers show how long one takes without a queue; doubled until answers take longer.
 const START: f64 = 4.0;
 const ALWAYS: f64 = 16.0;
@@ -71,8 +71,12 @@ pub(super) struct Core {
     peak: u32,
     /// Answers in a row while the limit was not reached.
     answered: u32,
-    /// In flight on average when nothing was wrong.
+    /// In flight on average when nothing was wrong; zero until that is known.
     usual: f64,
+    /// The share of what was sent that was not answered in time.
+    missed: f64,
+    /// When the last one was admitted.
+    sent_at: Tick,
     /// Since when the limit has been at its floor.
     floored: Option<Tick>,
     room: BTreeMap<Key, Option<Waker>>,
@@ -118,7 +122,9 @@ impl Core {
             settled_at: Tick(0),
             peak: 0,
             answered: 0,
-            usual: START,
+            usual: 0.0,
+            missed: 0.0,
+            sent_at: Tick(0),
             floored: None,
             room: BTreeMap::new(),
             max_waiting,
@@ -144,7 +150,7 @@ impl Core {
         reason = "from 1 to a million"
     )]
     pub(super) fn limit(&self) -> u32 {
-        self.limit as u32
+        (self.limit as u32).max(1)
     }
 
     /// The limit, if it is not learned.
@@ -186,7 +192,7 @@ impl Core {
     /// More could be sent without anybody having to wait longer for it.
     pub(super) fn has_headroom(&self) -> bool {
         self.room.is_empty()
-            && self.in_flight < self.limit()
+            && f64::from(self.in_flight) + 1.0 <= self.limit
             && !self.is_down()
             && self.latency.is_near()
             && self.throttled == 0
@@ -194,7 +200,7 @@ impl Core {
 
     fn earns(&self) -> bool {
         self.room.is_empty()
-            && self.in_flight < self.limit()
+            && f64::from(self.in_flight) + 1.0 <= self.limit
             && !self.is_down()
             && self.throttled == 0
             && (self.latency.is_near() || self.latency.ratio() < TARGET)
@@ -365,7 +371,7 @@ impl Core {
                 self.state = State::Down { silent, next };
                 self.counts.probes += 1;
             }
-            _ if self.is_beyond(class) => return false,
+            _ if self.is_beyond(class, now) => return false,
             _ if self.pace.next(now) > now => {
                 self.pace.wait(now);
                 return false;
@@ -373,6 +379,7 @@ impl Core {
             _ => {}
         }
         self.pace.take(now);
+        self.sent_at = now;
         if self.in_flight as usize == self.zombies.len() {
             self.quiet_since = now;
         }
@@ -383,10 +390,12 @@ impl Core {
     }
 
     /// One more of this class would be more than may be in flight.
-    fn is_beyond(&self, class: Criticality) -> bool {
+    fn is_beyond(&self, class: Criticality, now: Tick) -> bool {
         let more = f64::from(self.in_flight) + 1.0;
         // Nobody's limit is below that of all.
-        more > self.limit && more > self.limit_for(class)
+        more > self.limit
+            && more > self.limit_for(class)
+            && (self.in_flight > 0 || now < self.turn(class))
     }
 
     /// The best waiter: of the highest class the earliest deadline that will probably be met, else the newest.
@@ -452,8 +461,14 @@ impl Core {
         // With a place free it is the pace that is waited for; the most important has more of them.
         let first = self.room.first_key_value().map(|(key, _)| key.class.0);
         let zombie = match self.pace.rate() {
-            Some(_) if first.is_some_and(|class| !self.is_beyond(class)) => {
+            Some(_) if first.is_some_and(|class| !self.is_beyond(class, self.pace.due())) => {
                 zombie.min(self.pace.due())
+            }
+            _ => zombie,
+        };
+        let zombie = match first {
+            Some(class) if self.in_flight == 0 && self.limit < 1.0 => {
+                zombie.min(self.turn(class).max(self.pace.due()))
             }
             _ => zombie,
         };
@@ -540,11 +555,14 @@ impl Core {
     pub(super) fn finish(&mut self, started: Tick, end: End, now: Tick, wakers: &mut Wakers) {
         let took = now.0.saturating_sub(started.0);
         let reached = self.is_reached();
-        if end == End::Abandoned {
+        if let End::Abandoned { deadline } = end {
             // Nothing answers: that says nothing of how long an answer takes.
             if !self.is_down() {
                 self.latency.censored(took);
                 self.begin_smaller(started, took, now);
+                if deadline <= now {
+                    self.came_late(started, now);
+                }
             }
             // As long as it was waited for it is perhaps still worked on.
             if took > self.latency.baseline() / 2 && !self.fixed {
@@ -582,7 +600,7 @@ impl Core {
                 self.succeeded(started, now);
                 self.pace.taken(started, now);
             }
-            End::Ignored | End::Abandoned => {}
+            End::Ignored | End::Abandoned { .. } => {}
         }
         if end != End::Ignored && !self.fixed {
             self.shrink(now);
@@ -623,8 +641,10 @@ impl Core {
     #[inline]
     fn went_well(&mut self, reached: bool, started: Tick, now: Tick) {
         self.throttled = self.throttled.saturating_sub(1);
-        if !reached && self.latency.is_near() {
-            self.usual += (f64::from(self.in_flight) + 1.0 - self.usual) / 64.0;
+        self.missed -= self.missed / 16.0;
+        if !reached && self.latency.is_warm() && self.latency.is_near() {
+            let many = f64::from(self.in_flight) + 1.0;
+            self.usual += if self.usual == 0.0 { many } else { (many - self.usual) / 64.0 };
         }
         self.succeeded(started, now);
         self.grow(reached);
@@ -681,7 +701,8 @@ impl Core {
             if !self.fixed {
                 // What was abandoned may still be worked on; two more find out.
                 let gone = self.zombies.len() as f64;
-                self.limit = (self.before / 4.0).max(gone + 2.0).min(self.before.max(2.0));
+                let few = self.before / 4.0;
+                self.limit = few.max(gone + self.before.min(2.0)).min(self.before.max(2.0));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use super::core::Core;
-use super::tests::{arrive, at, calls, finish, wait};
+use super::tests::{ABANDONED, arrive, at, calls, finish, wait};
 use super::turn::{Arrival, End, Key, Settled, State, Turn, Wakers};
 use super::{Backend, BackendState};
 use crate::clock::{Tick, now};
@@ -204,9 +204,7 @@ fn retries_do_not_pay_for_themselves() {
     // Each failure with a free place earned the next attempt, for as long as callers waited: a bulkhead is never
     // down, and who asks for less is not either.
     for fixed in [Some(8), None] {
-        for end in
-            [End::Failure, End::Throttled(Duration::from_secs(1)), End::TooMany, End::Abandoned]
-        {
+        for end in [End::Failure, End::Throttled(Duration::from_secs(1)), End::TooMany, ABANDONED] {
             let attempts = attempts_while_all(end, &mut Core::new(fixed, 1000));
             assert!(attempts <= 200, "{attempts} attempts of 100 calls, {end:?}, {fixed:?}");
         }

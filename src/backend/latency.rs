@@ -139,6 +139,10 @@ impl Latency {
         (self.quickest() - self.base).exp()
     }
 
+    pub(super) fn quickest_nanos(&self) -> f64 {
+        self.quickest().exp()
+    }
+
     /// The quickest but one of the last answers.
     fn quickest(&self) -> f64 {
         self.second

@@ -1,7 +1,7 @@
 //! How many are in flight, and whose they are.
 
 use super::core::Core;
-use super::tests::{arrive, at, calls, finish};
+use super::tests::{ABANDONED, arrive, at, calls, finish};
 use super::turn::{Arrival, End, State, Wakers};
 use crate::context::Criticality;
 
@@ -106,12 +106,22 @@ fn until(
     let (mut now, mut n, mut out) = (from, 0, Vec::new());
     while now < from + 60_000 && !done(core) {
         while core.in_flight < core.limit() {
-            assert!(matches!(arrive(core, now, 1000), Arrival::Admitted));
+            match arrive(core, now, 1000) {
+                Arrival::Admitted => {}
+                Arrival::Wait(key) => {
+                    core.leave(key, at(now), &mut Wakers::default());
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
             n += 1;
             out.push((now + took(n), now));
         }
         out.sort_unstable_by(|one, other| other.cmp(one));
-        let (end, started) = out.pop().expect("calls are out");
+        let Some((end, started)) = out.pop() else {
+            now += 1;
+            continue;
+        };
         now = end;
         finish(core, started, End::Success, now);
     }
@@ -164,7 +174,7 @@ fn what_has_never_answered_in_time_is_asked_less() {
         }
         assert!(sent >= 1, "somebody is always sent");
         for _ in 0..sent {
-            finish(&mut core, now, End::Abandoned, now + 600);
+            finish(&mut core, now, ABANDONED, now + 600);
         }
         assert_eq!(core.limit(), expected);
         // What was abandoned is taken to be worked on for as long again.
@@ -173,11 +183,50 @@ fn what_has_never_answered_in_time_is_asked_less() {
     // Who goes at once has not waited in vain, and with answers it is known how long they take.
     let mut core = Core::new(None, 1000);
     assert!(matches!(arrive(&mut core, 0, 1000), Arrival::Admitted));
-    finish(&mut core, 0, End::Abandoned, 20);
+    finish(&mut core, 0, ABANDONED, 20);
     assert_eq!(core.limit(), began);
     let now = calls(&mut core, 100, 20, 10, End::Success);
     let known = core.limit();
     assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
-    finish(&mut core, now, End::Abandoned, now + 600);
+    finish(&mut core, now, ABANDONED, now + 600);
     assert_eq!(core.limit(), known);
+}
+
+/// A deadline of a second, and an answer after as long.
+fn late(core: &mut Core, now: u64) -> u64 {
+    assert!(matches!(arrive(core, now, 1000), Arrival::Admitted), "limit {}", core.limit());
+    let end = End::Abandoned { deadline: at(now + 1000) };
+    finish(core, now, end, now + 1000);
+    now + 2000
+}
+
+#[test]
+fn what_comes_too_late_again_and_again_is_sent_less_often_than_one_at_a_time() {
+    // Its first answers came out of a queue already, and the target is twice that.
+    let mut core = Core::new(None, 1000);
+    let mut now = calls(&mut core, 0, 40, 600, End::Success);
+    for _ in 0..12 {
+        now = late(&mut core, now);
+    }
+    // Nobody waits and nothing is out, and yet:
+    assert!(!core.has_headroom());
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    finish(&mut core, now, End::Success, now + 300);
+    let key = super::tests::wait(&mut core, now + 300, 10_000);
+    core.leave(key, at(now + 300), &mut Wakers::default());
+    // ... but not for longer than callers wait.
+    assert!(matches!(arrive(&mut core, now + 1400, 1000), Arrival::Admitted));
+}
+
+#[test]
+fn late_answers_of_a_slow_tail_lower_no_limit() {
+    let mut core = Core::new(None, 1000);
+    let mut now = calls(&mut core, 0, 40, 50, End::Success);
+    let limit = core.limit();
+    // Every fourth is late, but the others are as quick as ever: no queue has held it up.
+    for _ in 0..40 {
+        now = calls(&mut core, now, 3, 50, End::Success);
+        now = late(&mut core, now);
+    }
+    assert_eq!(core.limit(), limit);
 }

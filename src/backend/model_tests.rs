@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::core::Core;
-use super::tests::MS;
+use super::tests::{ABANDONED, MS};
 use super::turn::{Arrival, End, Key, Settled, Turn, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
@@ -285,7 +285,7 @@ impl World {
                     End::Success,
                     End::Success,
                     End::Failure,
-                    End::Abandoned,
+                    ABANDONED,
                     End::Answered,
                     End::Ignored,
                 ];

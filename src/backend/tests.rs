@@ -7,6 +7,8 @@ use crate::clock::Tick;
 use crate::context::Criticality;
 
 pub(super) const MS: u64 = 1_000_000;
+/// Given up before its deadline.
+pub(super) const ABANDONED: End = End::Abandoned { deadline: Tick(u64::MAX) };
 const CLASS: Criticality = Criticality::Critical;
 
 pub(super) fn at(ms: u64) -> Tick {
@@ -239,7 +241,7 @@ fn an_abandoned_call_keeps_its_slot_as_long_as_it_was_waited_for() {
     let mut core = Core::new(None, 10);
     let now = calls(&mut core, 0, 50, 10, End::Success);
     assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
-    finish(&mut core, now, End::Abandoned, now + 80);
+    finish(&mut core, now, ABANDONED, now + 80);
     assert_eq!(core.in_flight, 1);
     let now = now + 159;
     assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
@@ -282,7 +284,7 @@ proptest! {
                 },
                 3..=5 if !out.is_empty() => {
                     let started = out.swap_remove(which % out.len());
-                    let end = [End::Success, End::Failure, End::Abandoned][usize::from(what) - 3];
+                    let end = [End::Success, End::Failure, ABANDONED][usize::from(what) - 3];
                     finish(&mut core, started, end, now);
                 }
                 6 if !waiting.is_empty() => {

@@ -31,7 +31,9 @@ pub(crate) enum End {
     /// Says nothing.
     Ignored,
     /// Nobody waits for it any longer, the backend may still work on it.
-    Abandoned,
+    Abandoned {
+        deadline: Tick,
+    },
 }
 
 /// Highest class first, then the earliest deadline, then who came first.

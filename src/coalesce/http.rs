@@ -176,6 +176,7 @@ impl<B: Body> Key<Request<B>> for Reads {
 pub struct BufferResponse<E = ErrorsShared> {
     most: usize,
     private: bool,
+    edit: fn(&mut HeaderMap),
     errors: PhantomData<fn() -> E>,
 }
 
@@ -187,7 +188,7 @@ impl BufferResponse {
     /// ```
     #[must_use]
     pub const fn up_to(bytes: usize) -> Self {
-        Self { most: bytes, private: false, errors: PhantomData }
+        Self { most: bytes, private: false, edit: |_| (), errors: PhantomData }
     }
 }
 
@@ -205,6 +206,22 @@ impl<E> BufferResponse<E> {
         self
     }
 
+    /// Changes the headers of each response that may be shared. As it comes it is an answer to the request of one
+    /// caller, also where it says so: a request id that the server echoes is that caller's. Taken out here, a layer
+    /// outside can give each its own.
+    ///
+    /// ```
+    /// use buttress::coalesce::BufferResponse;
+    /// let share = BufferResponse::up_to(1 << 20).edit_headers(|headers| {
+    ///     headers.remove("x-request-id");
+    /// });
+    /// ```
+    #[must_use]
+    pub fn edit_headers(mut self, edit: fn(&mut HeaderMap)) -> Self {
+        self.edit = edit;
+        self
+    }
+
     /// Errors are `Clone` and stay what they are.
     ///
     /// ```
@@ -212,8 +229,8 @@ impl<E> BufferResponse<E> {
     /// ```
     #[must_use]
     pub fn with_errors_cloned(self) -> BufferResponse<ErrorsCloned> {
-        let Self { most, private, .. } = self;
-        BufferResponse { most, private, errors: PhantomData }
+        let Self { most, private, edit, .. } = self;
+        BufferResponse { most, private, edit, errors: PhantomData }
     }
 
     /// Whether others than who asked may see it.
@@ -260,8 +277,8 @@ where
         Pin<Box<dyn Future<Output = Result<Shared<E::Shared>, Alone<B, E::Error>>> + Send>>;
 
     fn share(&self, result: Result<Response<B>, Err>) -> Self::Future {
-        let most = self.most;
-        let (head, body) = match result {
+        let (most, edit) = (self.most, self.edit);
+        let (mut head, body) = match result {
             Ok(response) => response.into_parts(),
             Err(error) => return Box::pin(std::future::ready(Ok(Err(E::share(error))))),
         };
@@ -276,6 +293,7 @@ where
             }
             let (data, trailers, error) = body.into_read();
             let broken = error.map(<ErrorsShared as ShareError<BoxError>>::share);
+            edit(&mut head.headers);
             Ok(Ok(SharedResponse { head, data, trailers, broken }))
         })
     }

@@ -58,7 +58,9 @@
 //! no difference. What a server knows of a client beside the headers (its address, a certificate) is not in the key.
 //! The response is read to its end, up to a cap, 64 KiB unless told otherwise. One that is longer, that is a stream
 //! of events or another protocol (101), or that says by `Set-Cookie`, `Cache-Control: private` or `no-store`, or
-//! `Vary: *` that it is for one client, goes to who made the call, and the others make their own.
+//! `Vary: *` that it is for one client, goes to who made the call, and the others make their own. All who share a
+//! response get its headers as they are, a request id that the server echoes among them: that of the one who made the
+//! call, unless `BufferResponse::edit_headers` takes it out.
 //!
 //! **Deadlines.** Who waits is refused when its own deadline passes; the call goes on for the others. The layers
 //! inside know the deadline of the request that the call was made with, and may end it then, so only those join it to

@@ -1,5 +1,6 @@
 use crate::failure_budget::BreachAction;
 use crate::managed::Operation;
+use crate::retry::RetryPolicy;
 
 /// A change to a running stack. In JSON an object whose `command` says which.
 ///
@@ -26,6 +27,10 @@ pub enum Command {
     InstallNetworkConditioner(InstallNetworkConditioner),
     /// Empties a slot of a conditioner.
     UninstallNetworkConditioner(Uninstall),
+    /// Puts a retry policy into a slot, in place of what is there.
+    InstallRetryPolicy(InstallRetryPolicy),
+    /// Empties a slot of a retry policy: nothing is tried again.
+    UninstallRetryPolicy(Uninstall),
     /// Ends the faults of every conditioner of the registry, now. Those that a configuration brings afterwards come disarmed,
     /// too: whoever wants them arms them.
     KillFaults,
@@ -49,6 +54,8 @@ impl Command {
             Self::UninstallFailureBudget(_) => "uninstall_failure_budget",
             Self::InstallNetworkConditioner(_) => "install_network_conditioner",
             Self::UninstallNetworkConditioner(_) => "uninstall_network_conditioner",
+            Self::InstallRetryPolicy(_) => "install_retry_policy",
+            Self::UninstallRetryPolicy(_) => "uninstall_retry_policy",
             Self::KillFaults => "kill_faults",
             Self::Operate(operate) => operate.operation.as_str(),
         }
@@ -112,6 +119,22 @@ pub struct InstallNetworkConditioner {
     pub loss_rate: f64,
     /// Only calls whose name or URL contains this.
     pub name_filter: Option<String>,
+}
+
+/// Arguments of [`Command::InstallRetryPolicy`].
+///
+/// ```
+/// use buttress::{control::InstallRetryPolicy, retry::RetryPolicy};
+/// assert_eq!(InstallRetryPolicy::default().policy, RetryPolicy::default());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct InstallRetryPolicy {
+    /// Which slot; `None` for the only one.
+    pub target: Option<String>,
+    /// What calls that begin from now on are tried by.
+    pub policy: RetryPolicy,
 }
 
 /// Arguments of the commands that uninstall.

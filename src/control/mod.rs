@@ -46,7 +46,8 @@
 //! | | `jitter_ms` | 0 |
 //! | | `loss_rate` | 0 |
 //! | | `name_filter` (part of a request's name or URL) | none |
-//! | `uninstall_failure_budget`, `uninstall_network_conditioner` | | |
+//! | `install_retry_policy` | `policy` (as a [`RetryPolicy`](crate::retry::RetryPolicy) is written) | the default policy |
+//! | `uninstall_failure_budget`, `uninstall_network_conditioner`, `uninstall_retry_policy` | | |
 //!
 //! Each also takes a `target`, by name only: the name of the slot. Without one the registry must have
 //! exactly one slot of the kind. Stacks from a configuration have slots named as they are there: `servers.api` for a failure
@@ -92,7 +93,10 @@ mod status;
 mod watch;
 
 pub use crate::managed::{Managed, Operation};
-pub use command::{Command, InstallFailureBudget, InstallNetworkConditioner, Operate, Uninstall};
+pub use command::{
+    Command, InstallFailureBudget, InstallNetworkConditioner, InstallRetryPolicy, Operate,
+    Uninstall,
+};
 #[cfg(feature = "serde")]
 pub use document::{Executed, execute};
 pub use error::CommandError;

@@ -81,8 +81,10 @@ impl Registry {
         let target = match command {
             Command::InstallFailureBudget(install) => install.target.as_deref(),
             Command::InstallNetworkConditioner(install) => install.target.as_deref(),
+            Command::InstallRetryPolicy(install) => install.target.as_deref(),
             Command::UninstallFailureBudget(uninstall)
-            | Command::UninstallNetworkConditioner(uninstall) => uninstall.target.as_deref(),
+            | Command::UninstallNetworkConditioner(uninstall)
+            | Command::UninstallRetryPolicy(uninstall) => uninstall.target.as_deref(),
             Command::Operate(operate) => operate.target.as_deref(),
             Command::KillFaults => None,
         };

@@ -4,15 +4,17 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::{Map, Value};
 
 use super::command::{
-    Command, InstallFailureBudget, InstallNetworkConditioner, Operate, Uninstall,
+    Command, InstallFailureBudget, InstallNetworkConditioner, InstallRetryPolicy, Operate,
+    Uninstall,
 };
 use super::error::CommandError;
 use crate::error::ConfigError;
 use crate::failure_budget::BreachAction;
 use crate::managed::Operation;
+use crate::retry::RetryPolicy;
 
-const NAMES: &str = "install_failure_budget, uninstall_failure_budget, install_network_conditioner or \
-                     uninstall_network_conditioner, also with LD_ before it; force_open, force_closed, \
+const NAMES: &str = "install_failure_budget, uninstall_failure_budget, install_network_conditioner, \
+                     uninstall_network_conditioner, install_retry_policy or uninstall_retry_policy, also with LD_ before it; force_open, force_closed, \
                      reset, enable, disable, set_quota, drain, disarm, engage, release or kill_faults";
 
 impl<'de> Deserialize<'de> for Command {
@@ -52,6 +54,8 @@ fn read(name: &str, arguments: Arguments<'_>) -> Result<Command, CommandError> {
         "uninstall_network_conditioner" => {
             uninstall(arguments).map(Command::UninstallNetworkConditioner)
         }
+        "install_retry_policy" => install_retry_policy(arguments),
+        "uninstall_retry_policy" => uninstall(arguments).map(Command::UninstallRetryPolicy),
         "kill_faults" => arguments.fields(&[], &[]).map(|_| Command::KillFaults),
         "force_open" => operate(arguments, Operation::ForceOpen),
         "force_closed" => operate(arguments, Operation::ForceClosed),
@@ -106,6 +110,17 @@ fn install_network_conditioner(arguments: Arguments<'_>) -> Result<Command, Conf
         loss_rate: read.number("loss_rate")?.unwrap_or_default(),
         name_filter: read.text("name_filter")?,
     }))
+}
+
+fn install_retry_policy(arguments: Arguments<'_>) -> Result<Command, ConfigError> {
+    let read = arguments.fields(&["policy"], &["target"])?;
+    let mut install = InstallRetryPolicy { target: read.text("target")?, ..Default::default() };
+    if let Some(policy) = read.get("policy") {
+        install.policy = RetryPolicy::deserialize(policy).map_err(|error| {
+            ConfigError::new("policy", policy, format!("a retry policy: {error}"))
+        })?;
+    }
+    Ok(Command::InstallRetryPolicy(install))
 }
 
 fn uninstall(arguments: Arguments<'_>) -> Result<Uninstall, ConfigError> {

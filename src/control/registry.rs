@@ -11,6 +11,7 @@ use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
 use crate::managed::{Home, Operation, Roster, epoch_ms};
+use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
 
@@ -45,6 +46,7 @@ impl Default for Registry {
 struct Places {
     failure_budgets: BTreeMap<String, Slot<FailureBudget>>,
     conditioners: BTreeMap<String, Slot<Conditioner>>,
+    retry_policies: BTreeMap<String, Slot<RetryPolicy>>,
     levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,
@@ -117,6 +119,21 @@ impl Registry {
     #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
     pub fn conditioner(&self, name: &str) -> Slot<Conditioner> {
         lock(&self.places).conditioners.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The slot `name` for a retry policy: the one there is, or a new empty one. With nothing in it nothing is tried
+    /// again.
+    ///
+    /// ```
+    /// use buttress::control::Registry;
+    /// use buttress::retry::{RetryLayer, RetryPolicy};
+    /// let registry = Registry::new();
+    /// registry.retry_policy("pay").install(RetryPolicy::default());
+    /// let layer = RetryLayer::from_slot(registry.retry_policy("pay"));
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
+    pub fn retry_policy(&self, name: &str) -> Slot<RetryPolicy> {
+        lock(&self.places).retry_policies.entry(name.to_owned()).or_default().clone()
     }
 
     /// Adds a lever that budgets installed by commands engage while they are spent, in place of one of the
@@ -284,6 +301,15 @@ impl Registry {
                     Done::Uninstalled { was_installed: self.disarm(slot.uninstall()) }
                 })
             }
+            Command::InstallRetryPolicy(install) => {
+                self.retry_policy_at(install.target.as_deref()).map(|(_, slot)| {
+                    slot.install(install.policy);
+                    Done::Installed("RetryPolicy")
+                })
+            }
+            Command::UninstallRetryPolicy(uninstall) => self
+                .retry_policy_at(uninstall.target.as_deref())
+                .map(|(_, slot)| Done::Uninstalled { was_installed: slot.uninstall().is_some() }),
             Command::KillFaults => Ok(self.kill_faults()),
             Command::Operate(operate) if operate.operation == Operation::Drain => {
                 self.drain().ok_or_else(|| {
@@ -398,6 +424,13 @@ impl Registry {
         find(&lock(&self.places).conditioners, target)
     }
 
+    fn retry_policy_at(
+        &self,
+        target: Option<&str>,
+    ) -> Result<(String, Slot<RetryPolicy>), ConfigError> {
+        find(&lock(&self.places).retry_policies, target)
+    }
+
     fn levers(&self, names: Option<&[String]>) -> Result<Vec<Arc<dyn Lever>>, ConfigError> {
         let places = lock(&self.places);
         let Some(names) = names else { return Ok(places.levers.values().cloned().collect()) };
@@ -461,6 +494,7 @@ impl fmt::Debug for Registry {
         f.debug_struct("Registry")
             .field("failure_budgets", &places.failure_budgets)
             .field("conditioners", &places.conditioners)
+            .field("retry_policies", &places.retry_policies)
             .field("levers", &places.levers.keys())
             .finish()
     }

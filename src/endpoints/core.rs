@@ -311,7 +311,8 @@ impl Core {
         let load = |place: usize| get(place).load(typical, memory, now);
         let (better, worse) =
             if load(other) < SAME * load(one) { (other, one) } else { (one, other) };
-        if self.holds_back(get(better), now) { worse } else { better }
+        // Not for the sake of one that is down, while all are used.
+        if !get(worse).is_out() && self.holds_back(get(better), now) { worse } else { better }
     }
 
     /// Whether an endpoint that has just returned lets this call pass by.

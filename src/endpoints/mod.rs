@@ -64,7 +64,7 @@
 //!
 //! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
 //! the fault is then rarely theirs, and those that are left could not carry it. The first good answer of each
-//! takes it back.
+//! takes it back, and it starts slowly beside those that are well, not beside those that are still down.
 //!
 //! *Retries.* An attempt after the first does not go where the one before it went, if there is another endpoint.
 //! It takes a [`Context`](crate::Context) with the number of the attempt and of the

@@ -169,6 +169,36 @@ fn when_more_than_half_have_failed_all_are_used() {
 }
 
 #[test]
+fn the_first_to_recover_of_all_is_not_held_back_for_those_that_are_still_down() {
+    let mut pool = Pool::new(2, Config::default());
+    pool.run(100, all_well);
+    pool.eject(0);
+    pool.eject(1);
+    assert!(pool.core.in_panic());
+    pool.now = pool.now.after(ms(1));
+    // One answers again, and the slow start begins.
+    while pool.out() != [1] {
+        pool.run(1, |n| if n == 1 { (1, End::Failure) } else { (10, End::Success) });
+    }
+    // The other one may be ejected now, and gets its probes.
+    let got = pool.run(50, |n| if n == 1 { (1, End::Failure) } else { (10, End::Success) });
+    assert!(got[1] <= 1, "{got:?}");
+    // Where more are down than may be ejected they are still used, but not for its sake.
+    let mut pool = Pool::new(4, Config::default());
+    pool.run(100, all_well);
+    (0..4).for_each(|n| pool.eject(n));
+    let down = |n| if n == 0 { (10, End::Success) } else { (1, End::Failure) };
+    while pool.out().len() == 4 {
+        pool.now = pool.now.after(ms(1));
+        pool.run(1, down);
+    }
+    assert!(pool.core.in_panic());
+    // Half of all pairs have it.
+    let got = pool.run(100, down);
+    assert!(got[0] > 35, "{got:?}");
+}
+
+#[test]
 fn a_share_of_failures_that_chance_does_not_explain_ejects() {
     // Every third call of the first fails: never three in a row.
     let mut pool = Pool::new(5, Config::default());

@@ -374,6 +374,28 @@ mod http {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_names_one_request_can_be_taken_out_of_what_is_shared() {
+        let share = || BufferResponse::up_to(1_000).with_errors_cloned();
+        let edited = share().edit_headers(|headers| drop(headers.remove("x-request-id")));
+        let make = |caching: &'static str| {
+            move || {
+                let head = Response::builder().header("x-request-id", "7");
+                head.header("cache-control", caching).body(Body::from("b")).unwrap()
+            }
+        };
+        let ids = |both: [Response<_>; 2]| {
+            both.iter().filter(|one| one.headers().contains_key("x-request-id")).count()
+        };
+        let (calls, both) = two(share(), make("max-age=1")).await;
+        assert_eq!((calls, ids(both)), (1, 2));
+        let (calls, both) = two(edited, make("max-age=1")).await;
+        assert_eq!((calls, ids(both)), (1, 0));
+        // Each has its own.
+        let (calls, both) = two(edited, make("no-store")).await;
+        assert_eq!((calls, ids(both)), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn trailers_are_shared() {
         let frames = || {
             let mut trailers = ::http::HeaderMap::new();

@@ -2,10 +2,11 @@
 
 use buttress::conditioner::{Conditioner, ConditionerLayer};
 use buttress::control::{
-    Command, Done, Executed, InstallFailureBudget, InstallNetworkConditioner, Registry, Uninstall,
-    execute,
+    Command, Done, Executed, InstallFailureBudget, InstallNetworkConditioner, InstallRetryPolicy,
+    Registry, Uninstall, execute,
 };
 use buttress::failure_budget::{BreachAction, FailureBudgetLayer};
+use buttress::retry::{RetryLayer, RetryPolicy};
 use buttress::{RetryBudget, RetryCost};
 use serde_json::{Value, json};
 use std::io;
@@ -262,15 +263,58 @@ fn a_command_is_read_back_as_it_was_written() {
     let mut network = InstallNetworkConditioner::default();
     network.latency_ms = 0.5;
     network.name_filter = Some(String::new());
+    let mut retries = InstallRetryPolicy::default();
+    retries.target = Some("pay".into());
+    retries.policy = RetryPolicy::adaptive();
     for command in [
         Command::InstallFailureBudget(budget),
         Command::InstallFailureBudget(InstallFailureBudget::default()),
         Command::InstallNetworkConditioner(network),
         Command::UninstallFailureBudget(Uninstall::default()),
         Command::UninstallNetworkConditioner(Uninstall::default()),
+        Command::InstallRetryPolicy(retries),
+        Command::InstallRetryPolicy(InstallRetryPolicy::default()),
+        Command::UninstallRetryPolicy(Uninstall::default()),
     ] {
         let text = serde_json::to_string(&command).unwrap();
         assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), command, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_is_exchanged_under_the_calls_of_a_layer() {
+    let registry = Registry::new();
+    let calls = Arc::new(AtomicU32::new(0));
+    let seen = calls.clone();
+    let service = RetryLayer::from_slot(registry.retry_policy("pay")).without_budget().layer(
+        service_fn(move |()| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            async { Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused)) }
+        }),
+    );
+    let attempts = async || {
+        calls.store(0, Ordering::Relaxed);
+        service.clone().oneshot(()).await.unwrap_err();
+        calls.load(Ordering::Relaxed)
+    };
+    assert_eq!(attempts().await, 1, "nothing is installed");
+    let mut policy = serde_json::to_value(RetryPolicy::default()).unwrap();
+    for wanted in [5, 2] {
+        policy["max_attempts"] = json!(wanted);
+        let install = json!({"command": "install_retry_policy", "target": "pay", "policy": policy});
+        let done = execute(&registry, &install).unwrap();
+        assert_eq!(done[0].result, Ok(Done::Installed("RetryPolicy")));
+        assert_eq!(attempts().await, wanted);
+    }
+    policy["max_attempts"] = json!("many");
+    let wrong = json!([["install_retry_policy", [policy]]]);
+    let error = execute(&registry, &wrong).unwrap()[0].result.clone().unwrap_err().to_string();
+    assert!(error.starts_with("install_retry_policy: invalid policy: {"), "{error}");
+    assert_eq!(attempts().await, 2, "and changes nothing");
+    for was_installed in [true, false] {
+        let done = execute(&registry, &json!([["uninstall_retry_policy"]])).unwrap();
+        assert_eq!(done[0].result, Ok(Done::Uninstalled { was_installed }));
+        assert_eq!(attempts().await, 1);
     }
 }
 

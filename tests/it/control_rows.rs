@@ -393,6 +393,14 @@ fn every_command_in_json_says_what_is_wrong_with_it() {
             "uninstall_network_conditioner",
             "uninstall_network_conditioner: invalid target: \"x\", expected one that the program has made, and it has made none",
         ),
+        (
+            "install_retry_policy",
+            "install_retry_policy: invalid target: \"x\", expected one that the program has made, and it has made none",
+        ),
+        (
+            "uninstall_retry_policy",
+            "uninstall_retry_policy: invalid target: \"x\", expected one that the program has made, and it has made none",
+        ),
         ("kill_faults", "kill_faults: invalid target: \"x\", expected one of the arguments "),
         (
             "set_quota",

@@ -7,6 +7,14 @@ use crate::context::Criticality;
 
 /// What is in flight is sometimes half again as much as on average.
 const SPARE: f64 = 1.5;
+/// So many not answered in time are more than chance.
+const MISSED: f64 = 0.125;
+/// ... and so many more than slow ones among quick ones.
+const MANY: f64 = 0.25;
+/// The quickest but one of sixteen takes so much of the baseline if there is a queue, or if they hardly differ.
+const QUICKEST: f64 = 0.75;
+/// A queue that is to blame for it takes so much of what callers wait.
+const QUEUED: f64 = 0.125;
 
 impl Core {
     /// How many may be in flight before one of this class has to wait. A more important one goes beyond the limit by
@@ -65,18 +73,18 @@ impl Core {
         if self.state == State::Recovering && f64::from(self.answered) >= self.before {
             self.state = State::Up;
         }
-        if !reached || self.throttled > 0 {
+        if !reached || self.throttled > 0 || self.misses(MISSED / 2.0) {
             return;
         }
         if self.starting {
-            self.limit += 1.0;
+            self.limit += self.limit.min(1.0);
         } else if self.state == State::Recovering {
-            self.limit += 1.0;
+            self.limit += self.limit.min(1.0);
             if self.limit >= self.before {
                 self.state = State::Up;
             }
         } else {
-            self.limit += 1.0 / self.limit.sqrt();
+            self.limit += (1.0 / self.limit.sqrt()).min(self.limit / 2.0);
         }
         // Never far beyond what was in use.
         let most = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
@@ -92,6 +100,54 @@ impl Core {
         self.settled_at = now;
         self.starting = false;
         self.limit = (self.limit * ASKED_FOR_LESS).max(FLOOR);
+    }
+
+    fn floor(&self) -> f64 {
+        (self.usual * 0.75).max(FLOOR).min(self.before)
+    }
+
+    /// More than this share is not answered in time, and a queue can be the cause: even the quickest wait in one.
+    fn misses(&self, share: f64) -> bool {
+        self.missed > share
+            && self.latency.is_warm()
+            && self.latency.quickest_nanos() > self.patience * QUEUED
+            && (self.latency.queue() > QUICKEST || self.missed > MANY)
+    }
+
+    /// Sent, and not answered in time. If that happens to more than a few, fewer in flight would be answered sooner,
+    /// whatever the baseline says.
+    pub(super) fn came_late(&mut self, started: Tick, now: Tick) {
+        // Then the baseline says it already.
+        if self.is_slower_than(1.0) {
+            return;
+        }
+        self.missed += (1.0 - self.missed) / 16.0;
+        if self.fixed || started < self.settled_at || !self.misses(MISSED) {
+            return;
+        }
+        self.settled_at = now;
+        self.starting = false;
+        if self.state == State::Up {
+            self.before = self.limit.min(f64::from(self.peak.max(4)));
+        }
+        self.state = State::Congested;
+        self.peak = self.in_flight;
+        self.limit = (self.limit * 0.7).max(self.floor());
+    }
+
+    /// When the next of this class may go as far as a limit below one is concerned: with a half, a call is followed by
+    /// a pause as long as it takes.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds")]
+    pub(super) fn turn(&self, class: Criticality) -> Tick {
+        let most = self.limit.max(self.limit_for(class));
+        if most >= 1.0 {
+            return Tick(0);
+        }
+        let typical = self.latency.typical() as f64;
+        let takes = if self.latency.is_warm() { typical } else { self.patience };
+        // One in the time that callers wait finds out when there is room again.
+        Tick(self.sent_at.0.saturating_add((takes / most).min(self.patience) as u64))
     }
 
     /// At most once in the time that an answer takes.
@@ -111,7 +167,7 @@ impl Core {
         }
         self.state = State::Congested;
         self.peak = self.in_flight;
-        let floor = (self.usual * 0.75).max(FLOOR).min(self.before);
+        let floor = self.floor();
         self.limit = (self.limit * (target / ratio).max(0.7)).max(floor);
         if self.limit > floor {
             self.floored = None;

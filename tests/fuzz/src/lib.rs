@@ -107,6 +107,7 @@ pub const TARGETS: &[Target] = &[
             br#"[["LD_install_failure_budget",{"threshold":0.1,"window_seconds":30}]]"#,
             br#"{"commands":[{"command":"install_network_conditioner","latency_ms":50,"loss_rate":0.01}]}"#,
             br#"{"load_density":[["LD_uninstall_network_conditioner"]]}"#,
+            br#"[["install_retry_policy",{"policy":{"max_attempts":4}}],["uninstall_retry_policy"]]"#,
         ],
     },
     Target {

@@ -10,10 +10,8 @@ fn yaml(text: &str) -> String {
 
 #[test]
 fn pinned() {
-    let cases = include_str!("messages.txt").trim_end();
     let mut seen = String::new();
-    for case in cases.split("\n\n") {
-        let (input, _) = case.split_once("\n=> ").unwrap_or((case, ""));
+    for input in include_str!("messages.txt").lines() {
         let (format, text) = input.split_once(": ").unwrap();
         // `;;` ends a line.
         let text = text.replace(";;", "\n");
@@ -23,24 +21,16 @@ fn pinned() {
             "json" => Format::Json,
             other => panic!("{other}"),
         };
-        let name = "f";
-        let result = Loader::empty().text(name, format, text).load();
+        let result = Loader::empty().text("f", format, text).load();
         let error = result.err().map_or_else(|| "no problem".to_owned(), |error| error.to_string());
-        let lines: Vec<_> = error.lines().skip(1).collect();
-        if !seen.is_empty() {
-            seen.push_str("\n\n");
-        }
         seen.push_str(input);
-        for line in lines {
+        for line in error.lines().skip(1) {
             seen.push_str("\n=> ");
             seen.push_str(line);
         }
+        seen.push_str("\n\n");
     }
-    if std::env::var_os("BUTTRESS_PIN").is_some() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/config/messages.txt");
-        std::fs::write(path, format!("{seen}\n")).unwrap();
-    }
-    assert_eq!(seen, cases);
+    insta::assert_snapshot!(seen);
 }
 
 /// Of one block, too: the builder is asked again after each.

@@ -314,8 +314,8 @@ fn a_hundred_and_no_end_of_them() {
 struct Tree {
     value: u8,
     #[serde(default)]
-    children: Vec<Tree>,
-    next: Option<Box<Tree>>,
+    children: Vec<Self>,
+    next: Option<Box<Self>>,
 }
 
 #[test]
