@@ -265,8 +265,8 @@ async fn a_call_that_waits_for_the_quota() {
 #[tokio::test(start_paused = true)]
 async fn a_call_while_it_is_down() {
     // The twelfth failure takes it down, a probe that is answered up.
-    let mut scenario = Scenario::new("down", 17, |n| match n {
-        0..16 => Answer::Bad,
+    let mut scenario = Scenario::new("down", 14, |n| match n {
+        0..13 => Answer::Bad,
         _ => Answer::Good(MS),
     });
     scenario.before = 5;
