@@ -33,6 +33,10 @@
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
 //!   baseline. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
 //!   known of what answers take, it is halved when a call is given up after a quarter of what callers wait, or later.
+//! - **Too late.** A client that begins in an overload takes the queue for normal. So it falls, whatever the baseline says,
+//!   when more than one in eight of what was sent misses its deadline, and even the quickest answers take an eighth of
+//!   what callers wait; below one in flight, too: then there is a pause after each call, of no more than what callers
+//!   wait. Where nothing is known of how many are usually in flight, there is no other floor.
 //! - **Criticality.** A more important call goes beyond the limit by the share of what is less important, which waits
 //!   for it. Where those as important as it are the lesser part, as many may be out as they had when nothing was wrong,
 //!   and half again, whoever else fills the backend; not while it recovers.

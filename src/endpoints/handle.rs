@@ -229,7 +229,9 @@ impl<S> Endpoints<S> {
         self.shared.reset();
     }
 
-    /// Inserts and removes what `discover` finds, until it ends. Run it in a task.
+    /// Inserts and removes what `discover` finds, until it ends or fails; then the endpoints stay as they are. Run it in
+    /// a task. Keys are told apart by how they print. One that is inserted again, with its key, is [new](Self::insert):
+    /// a discovery that repeats itself takes back who is ejected.
     ///
     /// # Errors
     /// The discovery's.

@@ -23,10 +23,6 @@ impl WaitSpan {
     };
 
     #[cold]
-    #[cfg_attr(
-        not(feature = "tracing"),
-        expect(clippy::missing_const_for_fn, reason = "it is not with it")
-    )]
     pub(crate) fn begin(layer: LayerKind, name: Name) -> Self {
         #[cfg(feature = "tracing")]
         return Self { span: wait(layer, name).map(Box::new) };
@@ -38,6 +34,10 @@ impl WaitSpan {
     }
 
     #[inline]
+    #[cfg_attr(
+        not(feature = "tracing"),
+        expect(clippy::needless_pass_by_ref_mut, reason = "it changes with it")
+    )]
     pub(crate) fn end(&mut self, outcome: &'static str) {
         #[cfg(feature = "tracing")]
         if let Some(span) = self.span.take() {
@@ -48,6 +48,10 @@ impl WaitSpan {
     }
 
     /// Begins if it has not.
+    #[cfg_attr(
+        not(feature = "tracing"),
+        expect(clippy::needless_pass_by_ref_mut, reason = "it changes with it")
+    )]
     pub(crate) fn ensure(&mut self, layer: LayerKind, name: Name) {
         #[cfg(feature = "tracing")]
         if self.span.is_none() {

@@ -212,6 +212,31 @@ async fn who_loses_to_a_hedge_has_not_failed_and_who_is_given_up_has() {
     assert_eq!(pool.stats()[0].failed, 1);
 }
 
+#[cfg(feature = "tower")]
+#[tokio::test(start_paused = true)]
+async fn a_discovery_that_fails_leaves_the_endpoints_and_one_that_repeats_itself_makes_them_new() {
+    use tower::discover::Change;
+    let ill = Arc::new(AtomicU32::new(1));
+    let pool = Endpoints::<u8>::builder("search").failures_in_row(1).build().unwrap();
+    let insert = |me: u32| Ok(Change::Insert(me, server(me, &ill)));
+    let found = [insert(1), insert(2), Ok(Change::Remove(7)), insert(3), Ok(Change::Remove(3))];
+    let broken = found.into_iter().chain([Err(io::Error::other("the registry is down"))]);
+    assert!(pool.follow(futures_util::stream::iter(broken)).await.is_err());
+    let labels = || pool.stats().iter().map(|one| one.endpoint.to_string()).collect::<Vec<_>>();
+    assert_eq!(labels(), ["1", "2"]);
+    let mut failed = 0;
+    for _ in 0..20 {
+        failed += u32::from(pool.service().oneshot(1).await.is_err());
+    }
+    assert_eq!((failed, pool.stats()[0].ejected), (1, true));
+    // Calls that have begun at the one before end there.
+    let mut before = Box::pin(pool.service().oneshot(1));
+    assert!(futures_util::poll!(&mut before).is_pending());
+    pool.follow(futures_util::stream::iter([insert(1), insert(2)])).await.unwrap();
+    assert_eq!(before.await.unwrap(), 2);
+    assert!(pool.stats().iter().all(|one| !one.ejected && one.calls == 0 && one.in_flight == 0));
+}
+
 #[cfg(feature = "testing")]
 #[tokio::test(start_paused = true)]
 async fn every_property_of_the_contract_holds() {

@@ -44,7 +44,7 @@ impl ThreadState {
     /// All threads of this process. Not to be had here.
     ///
     /// ```
-    /// assert!(buttress::supervise::watchdog::ThreadSnapshot::all().is_empty());
+    /// assert!(buttress::supervise::watchdog::ThreadState::all().is_empty());
     /// ```
     #[must_use]
     #[cfg(not(target_os = "linux"))]
