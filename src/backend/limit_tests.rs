@@ -230,3 +230,11 @@ fn late_answers_of_a_slow_tail_lower_no_limit() {
     }
     assert_eq!(core.limit(), limit);
 }
+
+#[test]
+fn slow_answers_that_nobody_feels_leave_one_in_flight_without_a_pause() {
+    // Ten times as slow as they were, and a hundredth of what callers wait: `calls` wants each admitted at once.
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 40, 1, End::Success);
+    calls(&mut core, now, 400, 10, End::Success);
+}

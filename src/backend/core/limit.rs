@@ -103,14 +103,21 @@ impl Core {
     }
 
     fn floor(&self) -> f64 {
-        (self.usual * 0.75).max(FLOOR).min(self.before)
+        // Less than one in flight is for queues that callers feel.
+        let least = if self.waits_long() { FLOOR } else { self.limit.min(1.0) };
+        (self.usual * 0.75).max(least).min(self.before)
+    }
+
+    /// Even the quickest answers, which wait as all do in one queue, take much of what callers wait.
+    fn waits_long(&self) -> bool {
+        self.latency.quickest_nanos() > self.patience * QUEUED
     }
 
     /// More than this share is not answered in time, and a queue can be the cause: even the quickest wait in one.
     fn misses(&self, share: f64) -> bool {
         self.missed > share
             && self.latency.is_warm()
-            && self.latency.quickest_nanos() > self.patience * QUEUED
+            && self.waits_long()
             && (self.latency.queue() > QUICKEST || self.missed > MANY)
     }
 
@@ -177,7 +184,11 @@ impl Core {
         // differ: then it is others' queue, or something that adds the same to all, and only time can tell.
         let since = *self.floored.get_or_insert(now);
         let long = self.patience_nanos().saturating_add(self.latency.typical().saturating_mul(8));
-        let long = if self.latency.differs_as_usual() { long } else { long.saturating_mul(8) };
+        let long = if self.usual > 0.0 && self.latency.differs_as_usual() {
+            long
+        } else {
+            long.saturating_mul(8)
+        };
         if now.0.saturating_sub(since.0) >= long {
             self.floored = None;
             self.latency.rebase();
