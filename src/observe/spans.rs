@@ -116,7 +116,10 @@ mod tests {
             let fields: Vec<_> = about.fields().iter().map(|field| format!("`{field}`")).collect();
             let (name, fields) = (about.name(), fields.join(", "));
             let level = about.level().to_string().to_lowercase();
-            self.0.lock().expect("nobody panics with it").push(format!("//! | `{name}` | {level} | {fields} |"));
+            self.0
+                .lock()
+                .expect("nobody panics with it")
+                .push(format!("//! | `{name}` | {level} | {fields} |"));
             Id::from_u64(1)
         }
 
