@@ -2,46 +2,31 @@
 //! short lock: a permit that comes back is handed to the best waiter in the same step.
 
 mod limit;
+mod outcome;
+mod room;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::task::Waker;
 
 use super::latency::Latency;
-use super::turn::{Arrival, Counts, End, Key, Settled, State, Turn, Wakers};
+use super::turn::{Arrival, Counts, Key, Settled, State, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
 use crate::pace::{Pace, Phase};
 
-/// After an answer that asks for less, so many successes pass before extra attempts are sent again and the limit
-/// grows.
-const THROTTLED: u32 = 100;
 /// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
 const TARGET: f64 = 2.0;
 /// The smallest limit. Many processes share a backend: below one in flight is one with a pause after it.
 const FLOOR: f64 = 1.0 / 64.0;
 /// Few, so that the first answers show how long one takes without a queue; doubled until answers take longer.
 const START: f64 = 4.0;
-const ALWAYS: f64 = 16.0;
-/// Failures in a row that no success of a later call interrupts. With 70 % errors one in 70 such rows.
-const DOWN_AFTER: u32 = 12;
-/// ... and as many as would come by chance, at the rate that was usual before, once in so many rows.
-const CHANCE: f64 = 1e-5;
-const NO_CHANCE: u32 = 100;
 const MAX_TOKENS: u32 = 3;
 /// So many arrivals for each probe: one that fails is tried again and arrives once more, and of what is new three of
 /// ten are sent.
 const PROBED: f64 = 4.4;
 /// What callers wait is not taken to be longer when only the first has come: a minute, in nanoseconds.
 const FIRST_PATIENCE: f64 = 60e9;
-/// Who has waited this part of what callers wait has waited for the answer, and not gone for reasons of its own.
-const IN_VAIN: f64 = 4.0;
-/// A throttled answer leaves so much of the limit.
-const ASKED_FOR_LESS: f64 = 0.9;
-/// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
-/// that come sooner, and need not even be waited for, one in so many is measured.
-const QUICK: u64 = 10_000;
-const MEASURED: u32 = 8;
 pub(super) const MAX_LIMIT: u32 = 1_000_000;
 
 #[derive(Debug)]
@@ -271,39 +256,6 @@ impl Core {
         self.last_arrival = now;
     }
 
-    fn enter(&mut self, key: Key, now: Tick, wakers: &mut Wakers) -> Arrival {
-        if self.room.len() >= self.max_waiting {
-            match self.room.last_key_value() {
-                Some((&last, _)) if last > key => self.settle(last, Settled::Displaced, wakers),
-                _ => {
-                    self.counts.full += 1;
-                    // What has come in has changed how far each class may go.
-                    self.dispatch(now, wakers);
-                    return Arrival::Full;
-                }
-            }
-        }
-        self.next_id += 1;
-        self.counts.waited += 1;
-        self.room.insert(key, None);
-        self.dispatch(now, wakers);
-        Arrival::Wait(key)
-    }
-
-    fn settle(&mut self, key: Key, how: Settled, wakers: &mut Wakers) {
-        if let Some(waker) = self.room.remove(&key) {
-            match how {
-                Settled::Granted => {}
-                Settled::Hopeless => self.counts.hopeless += 1,
-                Settled::Displaced => self.counts.full += 1,
-                Settled::Throttled(_) => self.counts.throttled += 1,
-            }
-            self.settled.push((key.id, how));
-            wakers.add(waker);
-            self.leave_watch(key.id);
-        }
-    }
-
     /// Slots of the abandoned come back.
     #[inline]
     pub(super) fn reap(&mut self, now: Tick) {
@@ -396,330 +348,5 @@ impl Core {
         more > self.limit
             && more > self.limit_for(class)
             && (self.in_flight > 0 || now < self.turn(class))
-    }
-
-    /// The best waiter: of the highest class the earliest deadline that will probably be met, else the newest.
-    fn best(&self, now: Tick) -> Option<Key> {
-        let (first, _) = self.room.first_key_value()?;
-        let class = first.class;
-        let enough = self.latency.enough();
-        // What the quota is spent on should not be lost to one slow answer.
-        let enough = match self.pace.rate() {
-            Some(_) => enough.saturating_mul(2).min(self.patience_nanos() / 2).max(enough),
-            None => enough,
-        };
-        let safe = Tick(now.0.saturating_add(enough));
-        let lowest = Key { class, deadline: safe, id: 0 };
-        let highest = Key { class, deadline: Tick(u64::MAX), id: u64::MAX };
-        let mut safe = self.room.range(lowest..=highest);
-        safe.next().or_else(|| self.room.range(..=highest).next_back()).map(|(key, _)| *key)
-    }
-
-    /// Hands out what is free. Who cannot make it any more is sent away.
-    fn dispatch(&mut self, now: Tick, wakers: &mut Wakers) {
-        self.look(now);
-        self.drop_hopeless(now, wakers);
-        while let Some(key) = self.best(now) {
-            if !self.admit_one(key.class.0, now) {
-                break;
-            }
-            self.settle(key, Settled::Granted, wakers);
-        }
-        self.watch(wakers);
-    }
-
-    fn gives_up_at(&self, key: Key) -> Tick {
-        // No more than half of what callers wait, or a slow backend would get nothing at all.
-        let typical = self.latency.typical().min(self.patience_nanos() / 2);
-        Tick(key.deadline.0.saturating_sub(typical))
-    }
-
-    fn drop_hopeless(&mut self, now: Tick, wakers: &mut Wakers) {
-        for class in Criticality::ALL {
-            let class = Reverse(class);
-            let from = Key { class, deadline: Tick(0), id: 0 };
-            let to = Key { class, deadline: Tick(u64::MAX), id: u64::MAX };
-            while let Some((&key, _)) = self.room.range(from..=to).next() {
-                if self.gives_up_at(key) > now {
-                    break;
-                }
-                let how = match self.pace.rate() {
-                    // It is the quota that it waited for.
-                    Some(_) if self.in_flight < self.limit() && !self.is_down() => {
-                        Settled::Throttled(key.deadline.max(self.pace.due()))
-                    }
-                    _ => Settled::Hopeless,
-                };
-                self.settle(key, how, wakers);
-            }
-        }
-    }
-
-    /// When the core itself has something to do next.
-    fn next_due(&self) -> Tick {
-        let zombie = self.zombies.peek().map_or(Tick(u64::MAX), |Reverse(due)| *due);
-        // With a place free it is the pace that is waited for; the most important has more of them.
-        let first = self.room.first_key_value().map(|(key, _)| key.class.0);
-        let zombie = match self.pace.rate() {
-            Some(_) if first.is_some_and(|class| !self.is_beyond(class, self.pace.due())) => {
-                zombie.min(self.pace.due())
-            }
-            _ => zombie,
-        };
-        let zombie = match first {
-            Some(class) if self.in_flight == 0 && self.limit < 1.0 => {
-                zombie.min(self.turn(class).max(self.pace.due()))
-            }
-            _ => zombie,
-        };
-        match self.state {
-            State::Down { next, .. } => next,
-            _ if self.fixed || !self.latency.is_warm() || self.in_flight == 0 => zombie,
-            _ => zombie.min(Tick(self.quiet_since.0.saturating_add(self.silence()))),
-        }
-    }
-
-    /// Somebody must be awake when it has.
-    fn watch(&mut self, wakers: &mut Wakers) {
-        let due = self.next_due();
-        match self.keeper {
-            Some((_, at)) if at <= due => {}
-            Some((id, _)) => {
-                let found = self.room.iter_mut().find(|(key, _)| key.id == id);
-                wakers.add(found.and_then(|(_, waker)| waker.take()));
-                self.keeper = Some((id, due));
-            }
-            None => {
-                if let Some((key, waker)) = self.room.last_key_value() {
-                    let (id, waker) = (key.id, waker.clone());
-                    self.keeper = Some((id, due));
-                    wakers.add(waker);
-                }
-            }
-        }
-    }
-
-    fn leave_watch(&mut self, id: u64) {
-        if self.keeper.is_some_and(|(keeper, _)| keeper == id) {
-            self.keeper = None;
-        }
-    }
-
-    /// A waiter asks.
-    pub(super) fn poll(&mut self, key: Key, waker: &Waker, now: Tick, wakers: &mut Wakers) -> Turn {
-        if let Some(slot) = self.room.get_mut(&key) {
-            match slot {
-                Some(there) if there.will_wake(waker) => {}
-                _ => wakers.discard(slot.replace(waker.clone())),
-            }
-            self.dispatch(now, wakers);
-        }
-        if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id) {
-            return Turn::Settled(self.settled.swap_remove(at).1);
-        }
-        let own = self.gives_up_at(key);
-        match self.keeper {
-            Some((id, _)) if id == key.id => {
-                let due = self.next_due();
-                self.keeper = Some((id, due));
-                Turn::At(own.min(due))
-            }
-            _ => Turn::At(own),
-        }
-    }
-
-    /// A waiter has gone, perhaps with a grant that it has not seen.
-    pub(super) fn leave(&mut self, key: Key, now: Tick, wakers: &mut Wakers) {
-        if let Some(waker) = self.room.remove(&key) {
-            wakers.discard(waker);
-            self.leave_watch(key.id);
-        } else if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id)
-            && self.settled.swap_remove(at).1 == Settled::Granted
-        {
-            self.in_flight -= 1;
-            self.pace.give_back(self.pace.change(), now);
-        }
-        self.dispatch(now, wakers);
-    }
-
-    /// Admitted, and then not sent. Before the last change of the pace it had no turn, or one that is void.
-    pub(super) fn finish_unsent(&mut self, started: Tick, now: Tick, wakers: &mut Wakers) {
-        if self.pace.is_since_change(started) {
-            self.pace.give_back(self.pace.change(), now);
-        }
-        self.finish(started, End::Ignored, now, wakers);
-    }
-
-    /// A call that was admitted has ended.
-    #[inline]
-    pub(super) fn finish(&mut self, started: Tick, end: End, now: Tick, wakers: &mut Wakers) {
-        let took = now.0.saturating_sub(started.0);
-        let reached = self.is_reached();
-        if let End::Abandoned { deadline } = end {
-            // Nothing answers: that says nothing of how long an answer takes.
-            if !self.is_down() {
-                self.latency.censored(took);
-                self.begin_smaller(started, took, now);
-                if deadline <= now {
-                    self.came_late(started, now);
-                }
-            }
-            // As long as it was waited for it is perhaps still worked on.
-            if took > self.latency.baseline() / 2 && !self.fixed {
-                self.zombies.push(Reverse(Tick(now.0.saturating_add(took))));
-            } else {
-                self.in_flight -= 1;
-            }
-        } else {
-            self.in_flight -= 1;
-            if end != End::Ignored {
-                self.quiet_since = now;
-            }
-        }
-        match end {
-            End::Success => {
-                self.latency.record(took, !reached);
-                self.quick = took < QUICK && self.latency.is_warm();
-                self.went_well(reached, started, now);
-            }
-            End::Failure => {
-                self.failed(now);
-                self.pace.taken(started, now);
-            }
-            End::Throttled(after) => {
-                self.throttled = THROTTLED;
-                if self.learns_quota {
-                    self.pace.refused(started, Some(after), now);
-                }
-            }
-            End::TooMany => {
-                self.throttled = THROTTLED;
-                self.ask_for_less(now);
-            }
-            End::Answered => {
-                self.succeeded(started, now);
-                self.pace.taken(started, now);
-            }
-            End::Ignored | End::Abandoned { .. } => {}
-        }
-        if end != End::Ignored && !self.fixed {
-            self.shrink(now);
-        }
-        self.earn(end);
-        if !self.room.is_empty() {
-            self.dispatch(now, wakers);
-        }
-    }
-
-    /// The call that has just been admitted need not be measured, if it is answered in the poll in which it is sent:
-    /// its like are answered so quickly that some of them say enough, and nothing is out of the ordinary.
-    #[inline]
-    pub(super) fn needs_no_time(&mut self) -> bool {
-        let all_is_well = self.quick
-            && self.state == State::Up
-            && self.pace.phase() == Phase::Free
-            && self.latency.is_near();
-        if all_is_well {
-            self.unmeasured = (self.unmeasured + 1) % MEASURED;
-        }
-        all_is_well && self.unmeasured != 0
-    }
-
-    /// Such a call has succeeded.
-    #[inline]
-    pub(super) fn finish_at_once(&mut self, started: Tick, wakers: &mut Wakers) {
-        let reached = self.is_reached();
-        self.in_flight -= 1;
-        self.quiet_since = self.quiet_since.max(started);
-        self.went_well(reached, started, started);
-        self.earn(End::Success);
-        if !self.room.is_empty() {
-            self.dispatch(started, wakers);
-        }
-    }
-
-    #[inline]
-    fn went_well(&mut self, reached: bool, started: Tick, now: Tick) {
-        self.throttled = self.throttled.saturating_sub(1);
-        self.missed -= self.missed / 16.0;
-        if !reached && self.latency.is_warm() && self.latency.is_near() {
-            let many = f64::from(self.in_flight) + 1.0;
-            self.usual += if self.usual == 0.0 { many } else { (many - self.usual) / 64.0 };
-        }
-        self.succeeded(started, now);
-        self.grow(reached);
-        self.pace.taken(started, now);
-    }
-
-    #[inline]
-    fn earn(&mut self, end: End) {
-        // A failure only where failures lead to being down: else retries would pay for themselves.
-        let answered = match end {
-            End::Success | End::Answered => true,
-            End::Failure => !self.fixed,
-            _ => false,
-        };
-        if answered && self.earns() {
-            self.tokens = (self.tokens + 1).min(MAX_TOKENS);
-        }
-    }
-
-    /// Not one answer yet, and callers have waited in vain: it may be too many for all that is known. Each halving
-    /// is for calls sent after the last one.
-    #[expect(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
-    fn begin_smaller(&mut self, started: Tick, took: u64, now: Tick) {
-        let in_vain = took as f64 >= self.patience / IN_VAIN;
-        if self.fixed || self.latency.is_warm() || !in_vain || started < self.settled_at {
-            return;
-        }
-        self.settled_at = now;
-        self.limit = (self.limit / 2.0).max(FLOOR);
-    }
-
-    /// Half of it is in use: what is measured then says something about it.
-    fn is_reached(&self) -> bool {
-        f64::from(self.in_flight) * 2.0 >= self.limit || !self.room.is_empty()
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "at most a million")]
-    fn succeeded(&mut self, started: Tick, now: Tick) {
-        // What was sent before the first failure says nothing about what is after it.
-        if started >= self.failing_since {
-            for _ in 0..self.failures.min(NO_CHANCE) {
-                self.failing += (1.0 - self.failing) / 64.0;
-            }
-            self.failing -= self.failing / 64.0;
-            self.failures = 0;
-        }
-        if let State::Down { silent, .. } = self.state
-            && (silent || started >= self.failing_since)
-        {
-            self.failures = 0;
-            self.state = State::Recovering;
-            self.answered = 0;
-            self.settled_at = now;
-            if !self.fixed {
-                // What was abandoned may still be worked on; two more find out.
-                let gone = self.zombies.len() as f64;
-                let few = self.before / 4.0;
-                self.limit = few.max(gone + self.before.min(2.0)).min(self.before.max(2.0));
-            }
-        }
-    }
-
-    fn failed(&mut self, now: Tick) {
-        if self.failures == 0 {
-            self.failing_since = now;
-        }
-        self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.down_after() && !self.is_down() && !self.fixed {
-            self.go_down(false, now);
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-    fn down_after(&self) -> u32 {
-        let row = CHANCE.ln() / self.failing.clamp(1e-9, 0.99).ln();
-        (row.ceil() as u32).clamp(DOWN_AFTER, NO_CHANCE)
     }
 }

@@ -1,10 +1,13 @@
 //! How many may be in flight: it grows, falls, and reaches further for what is more important.
 
-use super::{ALWAYS, ASKED_FOR_LESS, Core, FLOOR, MAX_LIMIT, TARGET};
+use super::{Core, FLOOR, MAX_LIMIT, TARGET};
 use crate::backend::turn::State;
 use crate::clock::Tick;
 use crate::context::Criticality;
 
+const ALWAYS: f64 = 16.0;
+/// A throttled answer leaves so much of the limit.
+const ASKED_FOR_LESS: f64 = 0.9;
 /// What is in flight is sometimes half again as much as on average.
 const SPARE: f64 = 1.5;
 /// So many not answered in time are more than chance.

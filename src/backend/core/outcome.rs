@@ -1,0 +1,217 @@
+//! What the end of a call says.
+
+use std::cmp::Reverse;
+
+use super::{Core, FLOOR, MAX_TOKENS};
+use crate::backend::turn::{End, State, Wakers};
+use crate::clock::Tick;
+use crate::pace::Phase;
+
+/// After an answer that asks for less, so many successes pass before extra attempts are sent again and the limit
+/// grows.
+const THROTTLED: u32 = 100;
+/// Failures in a row that no success of a later call interrupts. With 70 % errors one in 70 such rows.
+const DOWN_AFTER: u32 = 12;
+/// ... and as many as would come by chance, at the rate that was usual before, once in so many rows.
+const CHANCE: f64 = 1e-5;
+const NO_CHANCE: u32 = 100;
+/// Who has waited this part of what callers wait has waited for the answer, and not gone for reasons of its own.
+const IN_VAIN: f64 = 4.0;
+/// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
+/// that come sooner, and need not even be waited for, one in so many is measured.
+const QUICK: u64 = 10_000;
+const MEASURED: u32 = 8;
+
+impl Core {
+    /// Admitted, and then not sent. Before the last change of the pace it had no turn, or one that is void.
+    pub(in crate::backend) fn finish_unsent(
+        &mut self,
+        started: Tick,
+        now: Tick,
+        wakers: &mut Wakers,
+    ) {
+        if self.pace.is_since_change(started) {
+            self.pace.give_back(self.pace.change(), now);
+        }
+        self.finish(started, End::Ignored, now, wakers);
+    }
+
+    /// A call that was admitted has ended.
+    #[inline]
+    pub(in crate::backend) fn finish(
+        &mut self,
+        started: Tick,
+        end: End,
+        now: Tick,
+        wakers: &mut Wakers,
+    ) {
+        let took = now.0.saturating_sub(started.0);
+        let reached = self.is_reached();
+        if let End::Abandoned { deadline } = end {
+            // Nothing answers: that says nothing of how long an answer takes.
+            if !self.is_down() {
+                self.latency.censored(took);
+                self.begin_smaller(started, took, now);
+                if deadline <= now {
+                    self.came_late(started, now);
+                }
+            }
+            // As long as it was waited for it is perhaps still worked on.
+            if took > self.latency.baseline() / 2 && !self.fixed {
+                self.zombies.push(Reverse(Tick(now.0.saturating_add(took))));
+            } else {
+                self.in_flight -= 1;
+            }
+        } else {
+            self.in_flight -= 1;
+            if end != End::Ignored {
+                self.quiet_since = now;
+            }
+        }
+        match end {
+            End::Success => {
+                self.latency.record(took, !reached);
+                self.quick = took < QUICK && self.latency.is_warm();
+                self.went_well(reached, started, now);
+            }
+            End::Failure => {
+                self.failed(now);
+                self.pace.taken(started, now);
+            }
+            End::Throttled(after) => {
+                self.throttled = THROTTLED;
+                if self.learns_quota {
+                    self.pace.refused(started, Some(after), now);
+                }
+            }
+            End::TooMany => {
+                self.throttled = THROTTLED;
+                self.ask_for_less(now);
+            }
+            End::Answered => {
+                self.succeeded(started, now);
+                self.pace.taken(started, now);
+            }
+            End::Ignored | End::Abandoned { .. } => {}
+        }
+        if end != End::Ignored && !self.fixed {
+            self.shrink(now);
+        }
+        self.earn(end);
+        if !self.room.is_empty() {
+            self.dispatch(now, wakers);
+        }
+    }
+
+    /// The call that has just been admitted need not be measured, if it is answered in the poll in which it is sent:
+    /// its like are answered so quickly that some of them say enough, and nothing is out of the ordinary.
+    #[inline]
+    pub(in crate::backend) fn needs_no_time(&mut self) -> bool {
+        let all_is_well = self.quick
+            && self.state == State::Up
+            && self.pace.phase() == Phase::Free
+            && self.latency.is_near();
+        if all_is_well {
+            self.unmeasured = (self.unmeasured + 1) % MEASURED;
+        }
+        all_is_well && self.unmeasured != 0
+    }
+
+    /// Such a call has succeeded.
+    #[inline]
+    pub(in crate::backend) fn finish_at_once(&mut self, started: Tick, wakers: &mut Wakers) {
+        let reached = self.is_reached();
+        self.in_flight -= 1;
+        self.quiet_since = self.quiet_since.max(started);
+        self.went_well(reached, started, started);
+        self.earn(End::Success);
+        if !self.room.is_empty() {
+            self.dispatch(started, wakers);
+        }
+    }
+
+    #[inline]
+    fn went_well(&mut self, reached: bool, started: Tick, now: Tick) {
+        self.throttled = self.throttled.saturating_sub(1);
+        self.missed -= self.missed / 16.0;
+        if !reached && self.latency.is_warm() && self.latency.is_near() {
+            let many = f64::from(self.in_flight) + 1.0;
+            self.usual += if self.usual == 0.0 { many } else { (many - self.usual) / 64.0 };
+        }
+        self.succeeded(started, now);
+        self.grow(reached);
+        self.pace.taken(started, now);
+    }
+
+    #[inline]
+    fn earn(&mut self, end: End) {
+        // A failure only where failures lead to being down: else retries would pay for themselves.
+        let answered = match end {
+            End::Success | End::Answered => true,
+            End::Failure => !self.fixed,
+            _ => false,
+        };
+        if answered && self.earns() {
+            self.tokens = (self.tokens + 1).min(MAX_TOKENS);
+        }
+    }
+
+    /// Not one answer yet, and callers have waited in vain: it may be too many for all that is known. Each halving
+    /// is for calls sent after the last one.
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
+    fn begin_smaller(&mut self, started: Tick, took: u64, now: Tick) {
+        let in_vain = took as f64 >= self.patience / IN_VAIN;
+        if self.fixed || self.latency.is_warm() || !in_vain || started < self.settled_at {
+            return;
+        }
+        self.settled_at = now;
+        self.limit = (self.limit / 2.0).max(FLOOR);
+    }
+
+    /// Half of it is in use: what is measured then says something about it.
+    fn is_reached(&self) -> bool {
+        f64::from(self.in_flight) * 2.0 >= self.limit || !self.room.is_empty()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "at most a million")]
+    fn succeeded(&mut self, started: Tick, now: Tick) {
+        // What was sent before the first failure says nothing about what is after it.
+        if started >= self.failing_since {
+            for _ in 0..self.failures.min(NO_CHANCE) {
+                self.failing += (1.0 - self.failing) / 64.0;
+            }
+            self.failing -= self.failing / 64.0;
+            self.failures = 0;
+        }
+        if let State::Down { silent, .. } = self.state
+            && (silent || started >= self.failing_since)
+        {
+            self.failures = 0;
+            self.state = State::Recovering;
+            self.answered = 0;
+            self.settled_at = now;
+            if !self.fixed {
+                // What was abandoned may still be worked on; two more find out.
+                let gone = self.zombies.len() as f64;
+                let few = self.before / 4.0;
+                self.limit = few.max(gone + self.before.min(2.0)).min(self.before.max(2.0));
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Tick) {
+        if self.failures == 0 {
+            self.failing_since = now;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= self.down_after() && !self.is_down() && !self.fixed {
+            self.go_down(false, now);
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    fn down_after(&self) -> u32 {
+        let row = CHANCE.ln() / self.failing.clamp(1e-9, 0.99).ln();
+        (row.ceil() as u32).clamp(DOWN_AFTER, NO_CHANCE)
+    }
+}
