@@ -269,6 +269,8 @@ servers: {{api: {{timeout: {time}s, rate_limit: 1000000/s, failure_budget: {{}}}
         });
     }
     std::fs::remove_file(file).unwrap();
+    // Nobody has asked for the registry of the process, whose timeline would note refusals from then on.
+    what_allocates_is_seen();
 }
 
 /// What a layer makes for each call and cannot do without: neither more nor, unnoticed, less.

@@ -168,15 +168,17 @@ impl Made {
             // Outside of its environments it stays disarmed, which its status says.
             let _ = made.arm();
             // Looked at afterwards: who kills what there is has either seen this one, or is seen here.
-            if self.registry().faults_are_killed() {
+            if self.faults_are_killed() {
                 made.disarm();
             }
         }
         Ok(made)
     }
 
-    pub(super) fn registry(&self) -> Registry {
-        self.registry.clone().unwrap_or_else(Registry::global)
+    /// Whether somebody has switched all faults off, where these would be found.
+    pub(super) fn faults_are_killed(&self) -> bool {
+        let registry = self.registry.clone().or_else(Registry::global_if_made);
+        registry.is_some_and(|it| it.faults_are_killed())
     }
 
     pub(super) fn client(&mut self, name: &str) -> Result<ClientStack, ConfigError> {

@@ -256,7 +256,7 @@ impl Made {
     /// Puts into service what a stack with these gets again.
     pub(super) fn reviving(&self, uses: &Uses) -> Vec<PartsChange> {
         let back = uses.places.iter().filter(|place| self.idle.contains(*place));
-        let killed = self.registry().faults_are_killed();
+        let killed = self.faults_are_killed();
         back.filter_map(|place| match self.objects.get(place)?.clone() {
             Object::FailureBudget(it) => Some(Box::new(move || it.reset()) as PartsChange),
             Object::Conditioner(it) if !killed => Some(Box::new(move || drop(it.arm()))),
