@@ -79,8 +79,11 @@ struct Waiting {
 
 impl Waiting {
     fn new(backend: Backend, key: Key, arrived: Tick) -> Self {
-        let span = backend.wait_span();
-        Self { backend, key: Some(key), arrived, timer: None, at: Tick(0), span }
+        let span = WaitSpan::NONE;
+        let mut waiting = Self { backend, key: Some(key), arrived, timer: None, at: Tick(0), span };
+        // Should that panic, the place is given back.
+        waiting.span = waiting.backend.wait_span();
+        waiting
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Settled, Tick)> {

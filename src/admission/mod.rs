@@ -34,7 +34,7 @@
 //!   baseline. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
 //!   known of what answers take, it is halved when a call is given up after a quarter of what callers wait, or later.
 //! - **Too late.** A client that begins in an overload takes the queue for normal. So it falls, whatever the baseline says,
-//!   when more than one in eight of what was sent misses its deadline, and even the quickest answers take an eighth of
+//!   when more than one in eight of what was sent is given up at its deadline, and even the quickest answers take an eighth of
 //!   what callers wait; below one in flight, too: then there is a pause after each call, of no more than what callers
 //!   wait. Where nothing is known of how many are usually in flight, there is no other floor.
 //! - **Criticality.** A more important call goes beyond the limit by the share of what is less important, which waits
@@ -61,8 +61,8 @@
 //! **Sharing.** Clones of an [`Admission`], and all in front of one [`Backend`](crate::Backend), share everything.
 //!
 //! **Cost.** Two short locks and two readings of the clock for a call that need not wait, and no allocation. Of calls
-//! that the service answers in the poll in which they are sent, within 10 µs, one in eight is read the clock for a second
-//! time; one that takes longer, and all are until they are as quick again. Who waits has a timer.
+//! that the service answers in the poll in which they are sent, one in eight is read the clock for a second time while
+//! those took less than 10 µs; once one takes longer all are, until they are as quick again. Who waits has a timer.
 //!
 //! # Order
 //!

@@ -80,6 +80,8 @@ pub(super) struct Core {
     /// The last answer that was measured came at once, in the processor's sense.
     quick: bool,
     unmeasured: u32,
+    /// There was an answer since the last look, of which nobody knows when.
+    heard: bool,
     /// How many calls a second it takes, once it has asked for less.
     pub(super) pace: Pace,
     /// Off, a callee that throttles some callers does not hold back the others.
@@ -123,6 +125,7 @@ impl Core {
             tokens: MAX_TOKENS,
             quick: false,
             unmeasured: 0,
+            heard: false,
             pace: Pace::new(),
             learns_quota: false,
             counts: Counts::default(),
@@ -268,12 +271,29 @@ impl Core {
     /// They do, and an outage is noticed.
     fn look(&mut self, now: Tick) {
         self.reap(now);
-        if self.fixed || self.is_down() || !self.latency.is_warm() || self.in_flight == 0 {
+        if self.heard {
+            self.heard = false;
+            self.quiet_since = now;
+        }
+        if self.is_down() || !self.listens() {
             return;
         }
         let quiet = now.0.saturating_sub(self.quiet_since.0);
         if quiet >= self.least_silence() && quiet >= self.silence() {
             self.go_down(true, now);
+        }
+    }
+
+    /// A silence would mean something. Not where answers are late anyway, and nobody waits for those that are out.
+    fn listens(&self) -> bool {
+        let late = self.limit < 1.0 && self.in_flight as usize == self.zombies.len();
+        !self.fixed && self.latency.is_warm() && self.in_flight > 0 && !late
+    }
+
+    /// The last to be admitted was not sent: with `left` in flight nobody is, and there is no pause to keep.
+    fn sends_none(&mut self, left: u32) {
+        if self.in_flight == left {
+            self.sent_at = Tick(0);
         }
     }
 

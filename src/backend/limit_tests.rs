@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::tests::{ABANDONED, arrive, at, calls, finish};
-use super::turn::{Arrival, End, State, Wakers};
+use super::turn::{Arrival, End, Settled, State, Turn, Wakers};
 use crate::context::Criticality;
 
 fn arrive_as(core: &mut Core, class: Criticality, now: u64) -> Arrival {
@@ -237,4 +237,100 @@ fn slow_answers_that_nobody_feels_leave_one_in_flight_without_a_pause() {
     let mut core = Core::new(None, 1000);
     let now = calls(&mut core, 0, 40, 1, End::Success);
     calls(&mut core, now, 400, 10, End::Success);
+}
+
+#[test]
+fn who_asks_for_less_without_a_time_still_gets_one_at_a_time() {
+    // Below one there is a pause, and a hundred successes would have to come before it got shorter: minutes.
+    for known in [0, 40] {
+        let mut core = Core::new(None, 1000);
+        let mut now = calls(&mut core, 0, known, 50, End::Success);
+        for _ in 0..100 {
+            now = calls(&mut core, now, 1, 60, End::TooMany);
+        }
+        assert!(!core.pauses());
+        now = calls(&mut core, now, 120, 50, End::Success);
+        // One at a time needs no more.
+        assert!(core.limit() >= 2, "{} at {now}", core.limit());
+    }
+}
+
+#[test]
+fn what_begins_in_an_outage_is_back_with_the_first_answers() {
+    let mut core = Core::new(None, 1000);
+    let mut now = 0;
+    for _ in 0..20 {
+        assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+        finish(&mut core, now, End::Abandoned { deadline: at(now + 1000) }, now + 1000);
+        now += 2000;
+    }
+    assert_eq!((core.limit(), core.pauses()), (1, false));
+    // `calls` wants each admitted at once, and has no use for more than two.
+    calls(&mut core, now, 10, 1, End::Success);
+    assert!(core.limit() >= 2, "{}", core.limit());
+}
+
+#[test]
+fn calls_that_are_late_as_usual_are_not_a_silence() {
+    // To be down would end the pause: probes are sent whatever the limit is.
+    let mut core = Core::new(None, 1000);
+    let mut now = calls(&mut core, 0, 40, 900, End::Success);
+    for _ in 0..12 {
+        now = late(&mut core, now);
+    }
+    assert!(core.pauses());
+    let downs = core.counts.downs;
+    let (mut out, from) = (None, now);
+    while now < from + 20_000 {
+        match arrive(&mut core, now, 1000) {
+            Arrival::Admitted => out = Some(now),
+            Arrival::Wait(key) => core.leave(key, at(now), &mut Wakers::default()),
+            other => panic!("{other:?}"),
+        }
+        now += 100;
+        if let Some(sent) = out.take_if(|sent| *sent + 1000 <= now) {
+            finish(&mut core, sent, End::Abandoned { deadline: at(sent + 1000) }, now);
+        }
+    }
+    assert_eq!(core.counts.downs, downs);
+    assert!(core.pauses());
+}
+
+#[test]
+fn who_got_its_turn_after_a_pause_and_is_not_sent_leaves_it_to_the_next() {
+    let paused = || {
+        let mut core = Core::new(None, 1000);
+        let mut now = calls(&mut core, 0, 40, 600, End::Success);
+        for _ in 0..12 {
+            now = late(&mut core, now);
+        }
+        (core, now)
+    };
+    let (mut core, now) = paused();
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    core.finish_unsent(at(now), at(now), &mut Wakers::default());
+    assert!(matches!(arrive(&mut core, now + 1, 1000), Arrival::Admitted));
+    // As a waiter that has gone before it saw that it may.
+    let (mut core, now) = paused();
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    finish(&mut core, now, End::Success, now + 300);
+    let key = super::tests::wait(&mut core, now + 300, 10_000);
+    let next = super::tests::wait(&mut core, now + 300, 20_000);
+    assert!(matches!(super::tests::poll(&mut core, next, now + 2000), Turn::At(_)));
+    core.leave(key, at(now + 2000), &mut Wakers::default());
+    let turn = super::tests::poll(&mut core, next, now + 2000);
+    assert!(matches!(turn, Turn::Settled(Settled::Granted)), "{turn:?}");
+}
+
+#[test]
+fn an_answer_that_nobody_timed_ends_a_silence() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 100, 0, End::Success);
+    assert!(core.needs_no_time(), "its like are quick");
+    // Two are out; the second keeps the thread busy for long, and answers in the poll in which it is sent.
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+    core.finish_at_once(at(now), &mut Wakers::default());
+    assert!(matches!(arrive(&mut core, now + 500, 1000), Arrival::Admitted));
+    assert!(!matches!(core.state, State::Down { .. }));
 }

@@ -19,6 +19,10 @@ pub(super) struct Why {
     latency: Duration,
     baseline: Duration,
     limit: u32,
+    /// It is below one: a call is followed by a pause.
+    pauses: bool,
+    /// The share that is given up at its deadline, if that is what the limit is for.
+    late: Option<f64>,
     before: u32,
     /// Calls a second that its quota has room for, if it has said that there is one.
     rate: Option<f64>,
@@ -37,6 +41,8 @@ impl Why {
             latency: Duration::from_nanos(core.latency.typical()),
             baseline: Duration::from_nanos(core.latency.baseline()),
             limit: core.limit(),
+            pauses: core.pauses(),
+            late: core.late(),
             before: core.before as u32,
             rate: core.pace.rate(),
         }
@@ -45,12 +51,18 @@ impl Why {
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { latency, baseline, limit, before, .. } = self;
+        let Self { latency, baseline, before, .. } = self;
+        let limit = if self.pauses { "1, then a pause".to_owned() } else { self.limit.to_string() };
         match self.state {
             State::Up => write!(f, "answers take {latency:.1?}, usually {baseline:.1?}"),
-            State::Congested => {
-                write!(f, "answers take {latency:.1?} instead of {baseline:.1?}, limit {limit}")
-            }
+            State::Congested => match self.late {
+                Some(late) => {
+                    write!(f, "{:.0} % are given up at their deadline, limit {limit}", 100.0 * late)
+                }
+                None => {
+                    write!(f, "answers take {latency:.1?} instead of {baseline:.1?}, limit {limit}")
+                }
+            },
             State::Down { silent: true, .. } => {
                 write!(f, "no answer for longer than one takes, which is {latency:.1?}")
             }
@@ -97,6 +109,7 @@ impl Managed for Shared {
         let said = match (state, waiting) {
             (BackendState::Up, 0) if full => format!("all {} places are taken", why.limit),
             (BackendState::Up, 0) => String::new(),
+            (BackendState::Up, n) if why.pauses => format!("a pause between calls, {n} wait"),
             (BackendState::Up, n) => format!("all {} places are taken, {n} wait", why.limit),
             _ => why.to_string(),
         };
@@ -121,6 +134,7 @@ impl Managed for Shared {
             .reject("overloaded", counts.full)
             .reject("rate_limited", counts.throttled)
             .fact("limit", if fixed { "fixed" } else { "learned" })
+            .fact("pause between calls", if why.pauses { "yes" } else { "no" })
             .fact("headroom", if headroom { "yes" } else { "no" });
         if !why.baseline.is_zero() {
             let (takes, usually) = (why.latency.as_secs_f64(), why.baseline.as_secs_f64());

@@ -84,7 +84,7 @@ impl Shared {
 pub enum BackendState {
     /// Answers as usual.
     Up,
-    /// Answers take more than twice as long as usual.
+    /// Answers take more than twice as long as usual, or too many calls are given up at their deadline.
     Congested,
     /// Nothing answers, or everything fails. Single requests probe it.
     Down,

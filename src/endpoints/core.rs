@@ -98,11 +98,10 @@ impl State {
     /// the others: that is a guess, and no call would ever correct it.
     fn unasked(&mut self, find: impl Fn(u64) -> Option<usize>, now: Tick) -> Option<usize> {
         let wait = self.config.memory.saturating_mul(FORGOTTEN);
-        // Who has calls is asked, and who is out has probes.
-        let idle = |one: &Health| one.in_flight.load(Relaxed) == 0 && !one.is_out();
+        // Who is out has probes. Who has calls is not asked by that: perhaps one of them never ends.
         let due_at = |one: &Health| match one.progress.load(Relaxed) {
             0 => Tick(0),
-            _ if !idle(one) => now.after(wait),
+            _ if one.is_out() => now.after(wait),
             last => Tick(last).after(wait),
         };
         let due = self.all.iter().filter(|one| due_at(one) <= now);

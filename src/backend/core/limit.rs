@@ -102,7 +102,18 @@ impl Core {
         }
         self.settled_at = now;
         self.starting = false;
-        self.limit = (self.limit * ASKED_FOR_LESS).max(FLOOR);
+        // It answers, and quickly: what is below one is for queues.
+        self.limit = (self.limit * ASKED_FOR_LESS).max(self.limit.min(1.0));
+    }
+
+    /// Below one: a call is followed by a pause.
+    pub(in crate::backend) fn pauses(&self) -> bool {
+        self.limit < 1.0
+    }
+
+    /// The share that is given up at its deadline, if that is more than chance.
+    pub(in crate::backend) fn late(&self) -> Option<f64> {
+        self.misses(MISSED / 2.0).then_some(self.missed)
     }
 
     fn floor(&self) -> f64 {

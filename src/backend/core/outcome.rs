@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Core, FLOOR, MAX_TOKENS};
+use super::{Core, MAX_TOKENS};
 use crate::backend::turn::{End, State, Wakers};
 use crate::clock::Tick;
 use crate::pace::Phase;
@@ -33,6 +33,7 @@ impl Core {
         if self.pace.is_since_change(started) {
             self.pace.give_back(self.pace.change(), now);
         }
+        self.sends_none(1);
         self.finish(started, End::Ignored, now, wakers);
     }
 
@@ -122,7 +123,7 @@ impl Core {
     pub(in crate::backend) fn finish_at_once(&mut self, started: Tick, wakers: &mut Wakers) {
         let reached = self.is_reached();
         self.in_flight -= 1;
-        self.quiet_since = self.quiet_since.max(started);
+        self.heard = true;
         self.went_well(reached, started, started);
         self.earn(End::Success);
         if !self.room.is_empty() {
@@ -165,7 +166,8 @@ impl Core {
             return;
         }
         self.settled_at = now;
-        self.limit = (self.limit / 2.0).max(FLOOR);
+        // A pause is for what is known to be late: nothing is known of how long it would have to be.
+        self.limit = (self.limit / 2.0).max(self.limit.min(1.0));
     }
 
     /// Half of it is in use: what is measured then says something about it.

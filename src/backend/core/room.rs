@@ -89,7 +89,7 @@ impl Core {
                 }
                 let how = match self.pace.rate() {
                     // It is the quota that it waited for.
-                    Some(_) if self.in_flight < self.limit() && !self.is_down() => {
+                    Some(_) if f64::from(self.in_flight) + 1.0 <= self.limit && !self.is_down() => {
                         Settled::Throttled(key.deadline.max(self.pace.due()))
                     }
                     _ => Settled::Hopeless,
@@ -118,7 +118,7 @@ impl Core {
         };
         match self.state {
             State::Down { next, .. } => next,
-            _ if self.fixed || !self.latency.is_warm() || self.in_flight == 0 => zombie,
+            _ if !self.listens() => zombie,
             _ => zombie.min(Tick(self.quiet_since.0.saturating_add(self.silence()))),
         }
     }
@@ -187,6 +187,7 @@ impl Core {
             && self.settled.swap_remove(at).1 == Settled::Granted
         {
             self.in_flight -= 1;
+            self.sends_none(0);
             self.pace.give_back(self.pace.change(), now);
         }
         self.dispatch(now, wakers);
