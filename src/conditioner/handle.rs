@@ -23,7 +23,7 @@ use super::config::ConditionerBuilder;
 use super::injection::Instead;
 use super::layer::ConditionerLayer;
 use super::plan::Plan;
-use super::shared::{Current, DISARMED, HELD, KILLED, Rules, Shared, wait};
+use super::shared::{Current, DISARMED, HELD, KILLED, RESTING, Rules, Shared, wait};
 use super::stats::ConditionerStats;
 
 /// Injects faults into calls, by rules, so that they can be replayed.
@@ -60,7 +60,7 @@ impl Shared {
         if self.gate.load(Ordering::Relaxed) & DISARMED != 0 {
             self.armed_at.store(clock::now().0, Ordering::Relaxed);
         }
-        let armed = |gate: u32| (gate & KILLED == 0).then_some(gate & !DISARMED);
+        let armed = |gate: u32| (gate & KILLED == 0).then_some(gate & !(DISARMED | RESTING));
         // Release: who sees the gate open must not see the time of an earlier arming. The gate is read
         // relaxed, so this makes it likely, not certain; then a schedule is a moment late.
         match self.gate.fetch_update(Ordering::Release, Ordering::Relaxed, armed) {
@@ -69,8 +69,24 @@ impl Shared {
         }
     }
 
+    /// As [`arm`](Self::arm), of one that rests.
+    #[cfg(feature = "config")]
+    fn wake(&self) -> bool {
+        let rules = self.rules.get();
+        let allowed = rules.permission.check().is_ok();
+        if allowed {
+            rules.barred.store(false, Ordering::Relaxed);
+            self.armed_at.store(clock::now().0, Ordering::Relaxed);
+        }
+        let closed = if allowed { 0 } else { DISARMED };
+        let awake =
+            |gate: u32| (gate & RESTING != 0).then_some(gate & !(DISARMED | RESTING) | closed);
+        let woken = self.gate.fetch_update(Ordering::Release, Ordering::Relaxed, awake);
+        woken.is_ok() && allowed
+    }
+
     pub(super) fn disarm(&self) {
-        let _ = self.set_gate(|gate| Some(gate | DISARMED));
+        let _ = self.set_gate(|gate| Some((gate | DISARMED) & !RESTING));
     }
 }
 
@@ -190,7 +206,7 @@ impl Conditioner {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     pub fn kill(&self) {
-        let _ = self.lease.set_gate(|gate| Some(gate | DISARMED | KILLED));
+        let _ = self.lease.set_gate(|gate| Some((gate | DISARMED | KILLED) & !RESTING));
     }
 
     /// Whether it injects: armed, and not held back by a failure budget.
@@ -242,7 +258,7 @@ impl Conditioner {
         self.lease.rules.install(rules);
         if !allowed {
             self.lease.disarm();
-        } else if newly {
+        } else if newly && self.lease.gate.load(Ordering::Relaxed) & RESTING == 0 {
             // Unless it was killed, which is for good.
             let _ = self.lease.arm();
         }
@@ -255,11 +271,43 @@ impl Conditioner {
         home.forget(self.lease.shared());
     }
 
-    /// Whether it is disarmed, and not because of where it is.
+    /// Whether it is disarmed, whoever did that.
+    #[cfg(feature = "config")]
+    pub(crate) fn is_disarmed(&self) -> bool {
+        self.lease.gate.load(Ordering::Relaxed) & DISARMED != 0
+    }
+
+    /// Whether somebody has disarmed it: not because of where it is, and not because nobody has it.
     #[cfg(feature = "config")]
     pub(crate) fn is_off(&self) -> bool {
-        let off = self.lease.gate.load(std::sync::atomic::Ordering::Relaxed) & DISARMED != 0;
-        off && self.lease.rules.get().permission.check().is_ok()
+        let gate = self.lease.gate.load(Ordering::Relaxed);
+        gate & (DISARMED | RESTING) == DISARMED && self.lease.rules.get().permission.check().is_ok()
+    }
+
+    /// Nobody has it so far: [`wake`](Self::wake) arms it.
+    #[cfg(feature = "config")]
+    pub(crate) fn begin_at_rest(&self) {
+        let _ = self.lease.set_gate(|gate| Some(gate | DISARMED | RESTING));
+    }
+
+    /// Nobody has it any more. Whoever has disarmed it, or does so meanwhile, has done so for longer than that.
+    #[cfg(feature = "config")]
+    pub(crate) fn rest(&self) {
+        let rest = |gate: u32| (gate & DISARMED == 0).then_some(gate | DISARMED | RESTING);
+        let _ = self.lease.set_gate(rest);
+    }
+
+    /// Somebody has it again: it is armed unless anybody has disarmed it, or it may not be where it is. Says whether it was.
+    #[cfg(feature = "config")]
+    pub(crate) fn wake(&self) -> bool {
+        self.lease.wake()
+    }
+
+    /// Somebody has it again, in place of one that is off.
+    #[cfg(feature = "config")]
+    pub(crate) fn stay_off(&self) {
+        let off = |gate: u32| (gate & RESTING != 0).then_some(gate & !RESTING);
+        let _ = self.lease.set_gate(off);
     }
 
     /// Whether that is this one.

@@ -111,8 +111,10 @@ pub(super) struct Shared {
 
 pub(super) const DISARMED: u32 = 1 << 31;
 pub(super) const KILLED: u32 = 1 << 30;
+/// Disarmed because nobody has it, and by nobody: see [`Conditioner::wake`](super::Conditioner).
+pub(super) const RESTING: u32 = 1 << 29;
 /// The bits of the count.
-pub(super) const HELD: u32 = KILLED - 1;
+pub(super) const HELD: u32 = RESTING - 1;
 
 #[derive(Default)]
 pub(super) struct Tally {

@@ -33,8 +33,6 @@ pub(super) struct Made {
     pub(super) objects: BTreeMap<Place, Object>,
     /// Those that the program has asked for by their name.
     pub(super) asked: BTreeSet<Place>,
-    /// Those that are in no stack any more, and in the configuration: out of service until one has them again.
-    pub(super) idle: BTreeSet<Place>,
     /// Those whose faults somebody had switched off when they went.
     pub(super) off: BTreeSet<Place>,
     /// While the next configuration is built: budgets that others are to take the place of.
@@ -103,7 +101,6 @@ impl Made {
             generation: 1,
             objects: BTreeMap::new(),
             asked: BTreeSet::new(),
-            idle: BTreeSet::new(),
             off: BTreeSet::new(),
             replaced: BTreeMap::new(),
             clients: BTreeMap::new(),
@@ -142,71 +139,62 @@ impl Made {
         config: &Config,
     ) -> Result<FailureBudget, ConfigError> {
         let before = self.replaced.get(&at.place).filter(|_| !self.objects.contains_key(&at.place));
-        let before = before.cloned();
         // The windows of an objective are its own.
-        let saved = before.as_ref().filter(|_| at.block.get("slo").is_none());
+        let saved = before.filter(|_| at.block.get("slo").is_none());
         let builder = config.failure_budget_at(at).map(|builder| match saved {
             Some(before) => builder.restore(before.save()),
             None => builder,
         });
-        let made = object!(self, &at.place, FailureBudget, builder)?;
-        if before.is_some_and(|it| it.state() == BudgetState::Tripped) {
-            made.trip();
-        }
-        Ok(made)
+        object!(self, &at.place, FailureBudget, builder)
     }
 
-    pub(super) fn conditioner(
-        &mut self,
-        at: &Written<'_>,
-        instead_of: Option<&Conditioner>,
-    ) -> Result<Conditioner, ConfigError> {
+    pub(super) fn conditioner(&mut self, at: &Written<'_>) -> Result<Conditioner, ConfigError> {
         let new = !self.objects.contains_key(&at.place);
         let made = object!(self, &at.place, Conditioner, build::conditioner(at.name, at.block))?;
-        let off = self.off.contains(&at.place) || instead_of.is_some_and(Conditioner::is_off);
-        if new && !off {
-            // Outside of its environments it stays disarmed, which its status says.
-            let _ = made.arm();
-            // Looked at afterwards: who kills what there is has either seen this one, or is seen here.
-            if self.faults_are_killed() {
-                made.disarm();
-            }
+        if new && !self.off.contains(&at.place) {
+            made.begin_at_rest();
         }
         Ok(made)
     }
 
-    /// Whether somebody has switched all faults off, where these would be found.
-    pub(super) fn faults_are_killed(&self) -> bool {
-        let registry = self.registry.clone().or_else(Registry::global_if_made);
-        registry.is_some_and(|it| it.faults_are_killed())
+    /// That of the process is not made to listen by this.
+    pub(super) fn registry(&self) -> Registry {
+        self.registry.clone().unwrap_or_else(Registry::global_unwatched)
     }
 
-    pub(super) fn client(&mut self, name: &str) -> Result<ClientStack, ConfigError> {
+    /// And what is to be done when no lock is held.
+    pub(super) fn client(
+        &mut self,
+        name: &str,
+    ) -> Result<(ClientStack, Vec<PartsChange>), ConfigError> {
         if let Some(running) = self.clients.get(name) {
-            return Ok(running.stack.clone());
+            return Ok((running.stack.clone(), Vec::new()));
         }
         let config = self.newest();
         refuse(&config, "clients", name)?;
-        let (parts, uses, changes) = self.client_parts(name, &config, None)?;
-        changes.into_iter().for_each(|change| change());
-        self.revive(&uses);
+        let (parts, uses, mut changes) = self.client_parts(name, &config, None)?;
+        changes.extend(self.reviving(&uses, &Uses::default()).all());
         let places = Places { faults: self.place_of_faults("clients", name), ..Places::default() };
         let parts = places.fill(Parts::Client(Box::new(parts)), &Uses::default(), &uses, |it| it).1;
         let Parts::Client(parts) = parts else { unreachable!("it was one") };
         let stack = Live::client(name.to_owned().into(), *parts);
         let running = Running { stack: stack.clone(), places, uses };
         self.clients.insert(name.to_owned(), running);
-        Ok(stack)
+        Ok((stack, changes))
     }
 
-    pub(super) fn server(&mut self, name: &str) -> Result<ServerStack, ConfigError> {
+    /// As [`client`](Self::client).
+    pub(super) fn server(
+        &mut self,
+        name: &str,
+    ) -> Result<(ServerStack, Vec<PartsChange>), ConfigError> {
         if let Some(running) = self.servers.get(name) {
-            return Ok(running.stack.clone());
+            return Ok((running.stack.clone(), Vec::new()));
         }
         let config = self.newest();
         refuse(&config, "servers", name)?;
         let (parts, uses) = self.server_parts(name, &config)?;
-        self.revive(&uses);
+        let changes = self.reviving(&uses, &Uses::default()).all();
         let budget = self.registry.as_ref().map(|it| it.failure_budget(&join("servers", name)));
         let budget = budget.unwrap_or_default();
         let places = Places { faults: self.place_of_faults("servers", name), budget };
@@ -215,13 +203,7 @@ impl Made {
         let stack = Live::server(name.to_owned().into(), parts);
         let running = Running { stack: stack.clone(), places, uses };
         self.servers.insert(name.to_owned(), running);
-        Ok(stack)
-    }
-
-    /// For a stack that is made now.
-    fn revive(&mut self, uses: &Uses) {
-        self.reviving(uses).into_iter().for_each(|change| change());
-        self.idle.retain(|place| !uses.places.contains(place));
+        Ok((stack, changes))
     }
 
     /// The place for a new stack's faults. With a registry it is one that commands know, too.
@@ -260,9 +242,7 @@ impl Made {
         if let Some(at) = part("retry_budget") {
             parts.budget = Some(self.retry_budget(&at)?);
         }
-        let before_it = self.clients.get(name).and_then(|it| it.uses.conditioner.clone());
-        let faults = part("faults").map(|at| self.conditioner(&at, before_it.as_ref()));
-        uses.conditioner = faults.transpose()?;
+        uses.conditioner = part("faults").map(|at| self.conditioner(&at)).transpose()?;
         let mut parts = parts.settled()?;
         let mut changes = parts.keep(before, &self.home());
         changes.extend(backend);
@@ -291,9 +271,7 @@ impl Made {
             faults: Slot::new(),
             timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
         };
-        let before = self.servers.get(name).and_then(|it| it.uses.conditioner.clone());
-        let faults = part("faults").map(|at| self.conditioner(&at, before.as_ref()));
-        uses.conditioner = faults.transpose()?;
+        uses.conditioner = part("faults").map(|at| self.conditioner(&at)).transpose()?;
         uses.budget = budget;
         Ok((parts, uses))
     }
@@ -325,7 +303,25 @@ impl Object {
         match self {
             Self::Breaker(_) | Self::Limiter(_) | Self::RetryBudget(_) => {}
             Self::FailureBudget(it) => it.retire(),
-            Self::Conditioner(it) => it.disarm(),
+            Self::Conditioner(it) => it.rest(),
+        }
+    }
+
+    /// A stack or the program has it, perhaps again. Not under a lock: it may be an event.
+    pub(super) fn revive(&self, registry: &Registry) {
+        match self {
+            Self::Breaker(_) | Self::Limiter(_) | Self::RetryBudget(_) => {}
+            Self::FailureBudget(it) => {
+                if it.state() == BudgetState::Retired {
+                    it.reset();
+                }
+            }
+            Self::Conditioner(it) => {
+                // Looked at afterwards: who kills what there is has either seen this one, or is seen here.
+                if it.wake() && registry.faults_are_killed() {
+                    it.disarm();
+                }
+            }
         }
     }
 }

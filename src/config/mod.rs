@@ -99,12 +99,14 @@
 //! | another name for a part (`breaker: db2`) | with the stack | what that name stands for, if anything uses it already |
 //!
 //! What a command puts into a stack, faults or a server's failure budget, or takes out of it, stays so until the file has something
-//! else there. A failure budget that is in no stack any more is out of service, and begins anew in the next one.
+//! else there. A failure budget that is in no stack any more is out of service, and begins anew in the next one,
+//! or when the program asks for it by its name; faults are disarmed and armed like that, unless somebody has disarmed them meanwhile.
 //!
 //! A stack is exchanged whole: no call meets parts of two files. See [`presets::Live`](crate::presets::Live) for what services do
 //! then. What is not live is told in the event and in [`Reloaded::waiting`]: `seed` of a breaker, `initial_tokens`, `floor` of a retry
 //! budget, which are what they begin with (a retry budget also after a reset); and of what the program uses by its name, entries that are taken out of the
-//! file, and `slo` where it comes, goes or has another `period`. Stores, URLs, idempotency and limits that a fleet shares
+//! file, and `slo` where it comes, goes or has another `period` (also
+//! of a budget that a server has which is not in the file any more). Stores, URLs, idempotency and limits that a fleet shares
 //! are made in code, not here. So are stacks from [`presets::client`](crate::presets::client): only [`Stacks`] are live.
 //!
 //! # Secrets

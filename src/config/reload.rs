@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::live::Step;
 use super::loader::Loader;
-use super::made::Object;
 use super::problem::LoadError;
 use super::settings::{Change, Config};
 use super::stacks::{Place, Stacks};
@@ -302,15 +301,19 @@ impl Inner {
         let new = !changes.is_empty() || !config.same_sections(&old);
         made.generation += u64::from(new);
         let forgotten = made.take_forgotten();
-        let idle = made.take_idle();
+        let idle = made.idle();
         let (waiting, applied) =
             changes.into_iter().partition(|change| made.waits(change.key(), &staged.new, &failed));
         made.tell();
-        let (generation, home) = (made.generation, made.home());
+        let (generation, home, registry) = (made.generation, made.home(), made.registry());
         drop(made);
         // Outside of the lock: whoever has the last of them may run user code.
         forgotten.iter().chain(&staged.replaced).for_each(|object| object.forget(&home));
-        idle.iter().for_each(Object::rest);
+        idle.iter().for_each(|(_, object)| object.rest());
+        // Who has got one of them meanwhile has perhaps not seen that it rests.
+        let again =
+            if idle.is_empty() { Vec::new() } else { self.stacks.made().no_more_idle(idle) };
+        again.iter().for_each(|object| object.revive(&registry));
         gone.into_iter().for_each(OldParts::end);
         Ok(Reloaded { applied, waiting, generation, new })
     }

@@ -263,7 +263,9 @@ impl Stacks {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn client(&self, name: &str) -> Result<ClientStack, ConfigError> {
-        self.made().client(name)
+        let (stack, changes) = self.made().client(name)?;
+        changes.into_iter().for_each(|change| change());
+        Ok(stack)
     }
 
     /// The layers of a server as `servers` has it.
@@ -278,7 +280,9 @@ impl Stacks {
     /// # Ok::<(), buttress::config::LoadError>(())
     /// ```
     pub fn server(&self, name: &str) -> Result<ServerStack, ConfigError> {
-        self.made().server(name)
+        let (stack, changes) = self.made().server(name)?;
+        changes.into_iter().for_each(|change| change());
+        Ok(stack)
     }
 
     fn named<T>(
@@ -290,8 +294,13 @@ impl Stacks {
         let mut made = self.made();
         let config = made.newest();
         let at = Written { place: place([map, name]), name, block: config.entry(map, name)? };
-        made.asked.insert(at.place.clone());
-        make(&mut made, &at, &config)
+        let object = make(&mut made, &at, &config)?;
+        let (there, registry) = (made.objects.get(&at.place).cloned(), made.registry());
+        made.asked.insert(at.place);
+        drop(made);
+        // It may have been in no stack any more.
+        there.inspect(|it| it.revive(&registry));
+        Ok(object)
     }
 
     /// The breaker of an entry of `breakers`. With the block `resilience`, every name has one.
@@ -346,7 +355,7 @@ impl Stacks {
         self.named("retry_budgets", name, |made, at, _| made.retry_budget(at))
     }
 
-    /// The budget of an entry of `failure_budgets`.
+    /// The budget of an entry of `failure_budgets`. One that is retired begins anew.
     ///
     /// # Errors
     /// If there is no such entry.
@@ -361,7 +370,8 @@ impl Stacks {
         self.named("failure_budgets", name, Made::failure_budget)
     }
 
-    /// The conditioner of an entry of `faults`, armed if its environment allows it and nobody has killed all faults.
+    /// The conditioner of an entry of `faults`, armed if its environment allows it and nobody has disarmed it or killed
+    /// all faults.
     ///
     /// # Errors
     /// If there is no such entry.
@@ -374,6 +384,6 @@ impl Stacks {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn conditioner(&self, name: &str) -> Result<Conditioner, ConfigError> {
-        self.named("faults", name, |made, at, _| made.conditioner(at, None))
+        self.named("faults", name, |made, at, _| made.conditioner(at))
     }
 }

@@ -11,7 +11,7 @@ use super::settings::{Change, Config};
 use super::stacks::{Place, Written};
 use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
-use crate::failure_budget::FailureBudget;
+use crate::failure_budget::{BudgetState, FailureBudget};
 use crate::presets::{Parts, PartsChange};
 use crate::slot::Slot;
 
@@ -35,6 +35,19 @@ pub(super) struct NewParts {
     name: String,
     parts: Parts,
     uses: Uses,
+}
+
+/// What is to be done when a stack gets objects that it did not have: before anything comes into service, and then.
+#[derive(Default)]
+pub(super) struct Revived {
+    off: Vec<PartsChange>,
+    on: Vec<PartsChange>,
+}
+
+impl Revived {
+    pub(super) fn all(self) -> Vec<PartsChange> {
+        self.off.into_iter().chain(self.on).collect()
+    }
 }
 
 /// What a stack had before. Kept until no lock is held.
@@ -89,6 +102,10 @@ impl Staged {
             stacks: Vec::new(),
         };
         for (map, name) in made.running() {
+            // What is not written down any more goes on as it was.
+            if config.entry(map, name).is_err() {
+                continue;
+            }
             let other = made.uses(map, name).iter().any(|place| next.replaced.contains_key(place));
             if !other && !affected(config, map, name, changes) {
                 continue;
@@ -98,6 +115,16 @@ impl Staged {
                 Err(error) => {
                     problems.push(problem(config, &[map.to_owned(), name.to_owned()], &error));
                 }
+            }
+        }
+        for (place, before) in &next.replaced {
+            if let Some(Object::FailureBudget(it)) = next.objects.get(place) {
+                let (before, it) = (before.clone(), it.clone());
+                staged.changes.push(Box::new(move || {
+                    if before.state() == BudgetState::Tripped {
+                        it.trip();
+                    }
+                }));
             }
         }
         staged.objects = next.objects;
@@ -128,17 +155,17 @@ impl Staged {
             let (parts, uses) = next.server_parts(name, config)?;
             (Parts::Server(parts), uses)
         };
-        self.changes.extend(next.reviving(&uses));
+        let Revived { off, on } = next.reviving(&uses, next.had(map, name));
+        // What one stack must have disarmed is so in all that get it now.
+        self.changes.splice(..0, off);
+        self.changes.extend(on);
         self.stacks.push(NewParts { map, name: name.to_owned(), parts, uses });
         Ok(())
     }
 }
 
-/// Whether a stack has other parts, of those that are still written down.
+/// Whether a stack that is still written down has other parts.
 fn affected(config: &Config, map: &'static str, name: &str, changes: &[Change]) -> bool {
-    if config.entry(map, name).is_err() {
-        return false;
-    }
     let policy = config.written(map, name, "retry").map(|policy| path(&policy.place));
     let paths = [Some(join(map, name)), policy];
     let mut paths = paths.iter().flatten();
@@ -158,19 +185,28 @@ impl Made {
         clients.chain(self.servers.keys().map(|name| ("servers", name)))
     }
 
-    /// The places of the objects that a stack has.
-    fn uses(&self, map: &str, name: &str) -> &BTreeSet<Place> {
-        static NONE: BTreeSet<Place> = BTreeSet::new();
-        let client = self.clients.get(name).filter(|_| map == "clients").map(|it| &it.uses);
-        let uses = client.or_else(|| self.servers.get(name).map(|it| &it.uses));
-        uses.map_or(&NONE, |uses| &uses.places)
+    /// The objects that a stack has.
+    fn had(&self, map: &str, name: &str) -> &Uses {
+        static NONE: Uses = Uses { places: BTreeSet::new(), conditioner: None, budget: None };
+        let uses = match map {
+            "clients" => self.clients.get(name).map(|it| &it.uses),
+            _ => self.servers.get(name).map(|it| &it.uses),
+        };
+        uses.unwrap_or(&NONE)
     }
 
-    /// Budgets that cannot go by their new settings, and are known to stacks only: objectives come and go with a budget.
+    fn uses(&self, map: &str, name: &str) -> &BTreeSet<Place> {
+        &self.had(map, name).places
+    }
+
+    /// Budgets that cannot go by their new settings, and are known only to stacks that are written down: objectives come
+    /// and go with a budget.
     fn replaced_by(&self, new: &Config) -> BTreeMap<Place, FailureBudget> {
         let period = |at: &Written<'_>| at.block.get("slo").map(|slo| slo.get("period").cloned());
+        let gone = self.running().filter(|(map, name)| new.entry(map, name).is_err());
+        let kept: BTreeSet<_> = gone.flat_map(|(map, name)| self.uses(map, name)).collect();
         let replaced = self.objects.iter().filter_map(|(place, object)| match object {
-            Object::FailureBudget(it) if !self.asked.contains(place) => {
+            Object::FailureBudget(it) if !self.asked.contains(place) && !kept.contains(place) => {
                 let (before, after) = (self.config.at(place)?, new.at(place)?);
                 (period(&before) != period(&after)).then(|| (place.clone(), it.clone()))
             }
@@ -207,11 +243,25 @@ impl Made {
                 continue;
             }
             match object.prepare(new, &at) {
-                Ok(step) => steps.push((place.clone(), step)),
+                Ok(step) => steps.push((place.clone(), self.kept_off(object, step))),
                 Err(error) => problems.push(problem(new, place, &error)),
             }
         }
         steps
+    }
+
+    /// Faults become allowed by other settings, and are armed then: not if all were killed.
+    fn kept_off(&self, object: &Object, step: Step) -> Step {
+        let Object::Conditioner(it) = object else { return step };
+        let (it, registry) = (it.clone(), self.registry());
+        Box::new(move || {
+            let off = it.is_disarmed();
+            step()?;
+            if off && registry.faults_are_killed() {
+                it.disarm();
+            }
+            Ok(())
+        })
     }
 
     /// Puts new parts into a stack that runs.
@@ -234,35 +284,45 @@ impl Made {
         all.flat_map(|uses| &uses.places).cloned().collect()
     }
 
-    /// Takes out of service what has lost its last stack and stays, and lets what has one again begin anew.
-    pub(super) fn take_idle(&mut self) -> Vec<Object> {
+    /// What is in no stack, and in nobody's hands.
+    pub(super) fn idle(&self) -> Vec<(Place, Object)> {
         let used = self.used();
-        self.idle.retain(|place| !used.contains(place));
-        let mut idle = Vec::new();
-        for (place, object) in &self.objects {
-            let stays = used.contains(place) || self.asked.contains(place);
-            let works = match object {
-                Object::FailureBudget(_) => true,
-                Object::Conditioner(it) => !it.is_off(),
-                _ => false,
-            };
-            if !stays && works && self.idle.insert(place.clone()) {
-                idle.push(object.clone());
-            }
-        }
-        idle
+        let idle = self.objects.iter().filter(|(place, _)| !used.contains(*place));
+        let idle = idle.filter(|(place, _)| !self.asked.contains(*place));
+        idle.map(|(place, object)| (place.clone(), object.clone())).collect()
     }
 
-    /// Puts into service what a stack with these gets again.
-    pub(super) fn reviving(&self, uses: &Uses) -> Vec<PartsChange> {
-        let back = uses.places.iter().filter(|place| self.idle.contains(*place));
-        let killed = self.faults_are_killed();
-        back.filter_map(|place| match self.objects.get(place)?.clone() {
-            Object::FailureBudget(it) => Some(Box::new(move || it.reset()) as PartsChange),
-            Object::Conditioner(it) if !killed => Some(Box::new(move || drop(it.arm()))),
-            _ => None,
-        })
-        .collect()
+    /// Those of them that somebody has meanwhile.
+    pub(super) fn no_more_idle(&self, idle: Vec<(Place, Object)>) -> Vec<Object> {
+        let used = self.used();
+        let has = |place: &Place| used.contains(place) || self.asked.contains(place);
+        idle.into_iter().filter(|(place, _)| has(place)).map(|(_, object)| object).collect()
+    }
+
+    /// Puts into service what a stack gets that it did not have `before`.
+    pub(super) fn reviving(&self, uses: &Uses, before: &Uses) -> Revived {
+        let mut revived = Revived::default();
+        let registry = self.registry();
+        let budget = (uses.budget.clone())
+            .filter(|it| !before.budget.as_ref().is_some_and(|had| had.is(it)));
+        if let Some(it) = budget {
+            let registry = registry.clone();
+            revived.on.push(Box::new(move || Object::FailureBudget(it).revive(&registry)));
+        }
+        let faults = (uses.conditioner.clone())
+            .filter(|it| !before.conditioner.as_ref().is_some_and(|had| had.is(it)));
+        if let Some(it) = faults {
+            let (other, had) = (it.clone(), before.conditioner.clone());
+            revived.off.extend(had.map(|had| -> PartsChange {
+                Box::new(move || {
+                    if had.is_off() {
+                        other.stay_off();
+                    }
+                })
+            }));
+            revived.on.push(Box::new(move || Object::Conditioner(it).revive(&registry)));
+        }
+        revived
     }
 
     /// Takes out the objects that are in no stack, in no configuration and in nobody's hands.
@@ -275,14 +335,13 @@ impl Made {
         let gone: Vec<_> = self.objects.keys().filter(|place| !stays(place)).cloned().collect();
         for place in &gone {
             match self.objects.get(place) {
-                Some(Object::Conditioner(it)) if it.is_off() && !self.idle.contains(place) => {
+                Some(Object::Conditioner(it)) if it.is_off() => {
                     self.off.insert(place.clone());
                 }
                 _ => {
                     self.off.remove(place);
                 }
             }
-            self.idle.remove(place);
         }
         gone.iter().filter_map(|place| self.objects.remove(place)).collect()
     }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::command::{Command, InstallFailureBudget, InstallNetworkConditioner};
@@ -14,8 +14,6 @@ use crate::managed::{Home, Operation, Roster, epoch_ms};
 use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
-
-static GLOBAL: OnceLock<Registry> = OnceLock::new();
 
 /// What commands act on: the slots of a program by name, and its levers.
 ///
@@ -91,13 +89,14 @@ impl Registry {
     /// ```
     #[must_use]
     pub fn global() -> Self {
-        GLOBAL.get_or_init(|| Self::of(Roster::global())).clone()
+        Roster::watch();
+        Self::global_unwatched()
     }
 
-    /// The one of the process, if anybody has asked for it. To ask makes its timeline listen to all objects.
-    #[cfg(feature = "config")]
-    pub(crate) fn global_if_made() -> Option<Self> {
-        GLOBAL.get().cloned()
+    /// The same, without making its timeline listen to every object.
+    pub(crate) fn global_unwatched() -> Self {
+        static GLOBAL: LazyLock<Registry> = LazyLock::new(|| Registry::of(Roster::global()));
+        GLOBAL.clone()
     }
 
     pub(crate) fn home(&self) -> Home {

@@ -60,10 +60,14 @@ impl Roster {
         }
     }
 
-    /// The one of the process, from now on with a timeline.
+    /// The one of the process.
     pub(crate) fn global() -> Arc<Self> {
-        WATCHED.store(true, Ordering::Relaxed);
         Arc::clone(&GLOBAL)
+    }
+
+    /// From now on that one has a timeline.
+    pub(crate) fn watch() {
+        WATCHED.store(true, Ordering::Relaxed);
     }
 
     fn objects(&self) -> MutexGuard<'_, Objects> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use buttress::config::{Loader, Reloader};
 use buttress::control::Registry;
 
+mod back;
 mod beginnings;
 mod commands;
 mod kit;
