@@ -15,9 +15,12 @@ use super::problem::{Problem, ProblemKind};
 use super::read::flag;
 use super::repairs::{NOTHING, Repair, Repairs};
 use super::stand_in::TURNS;
-use super::typed::{Fail, Node, Run, place};
+use super::typed::{Fail, Field, Node, Run, place};
 use super::units;
 use super::value::{origin, sorted};
+
+/// Whether types may be given values that nobody wrote: they may panic at them, which must not end the process.
+pub(super) const MADE_UP: bool = cfg!(panic = "unwind");
 
 /// The value at `path` as a `T`, or at least one problem.
 pub(super) fn read<T: DeserializeOwned>(
@@ -28,27 +31,42 @@ pub(super) fn read<T: DeserializeOwned>(
 ) -> Option<T> {
     let mut gather = Gather::new(value, path, root);
     let read = gather.all::<T>();
-    let found =
-        gather.unknown.into_iter().chain(gather.found.into_iter().map(|(problem, _)| problem));
     let before = problems.len();
-    add(problems, found);
+    add(problems, gather.told().map(|(problem, _)| problem));
     read.filter(|_| problems.len() == before)
 }
 
-/// What does not fit in the values that only come from a source when it is the strongest: keys that a struct does not
-/// know, and single values whose place alone says what they must be. `value` is all sources with that one as the strongest.
+/// What does not fit in the values of a source of which stronger ones have others. `on_top` is all sources with that one as the
+/// strongest, `up_to` it and the weaker ones, and `whole` what is known to be wrong in all together.
+///
+/// Values beside others than those that they were written for are nobody's mistake. So only single values are told of, that do
+/// not fit among the stronger ones and do not among the weaker ones either; and what is wrong anyway.
 pub(super) fn read_part<T: DeserializeOwned>(
-    value: &Value,
+    on_top: &Value,
+    up_to: impl FnOnce() -> Value,
     source: &Map<String, Value>,
+    whole: &[Problem],
     problems: &mut Vec<Problem>,
 ) {
     let mut origins = BTreeSet::new();
     source.values().for_each(|value| collect_origins(value, &mut origins));
+    let mut found = part::<T>(on_top);
+    found.retain(|(problem, alone)| {
+        let known = || problem.kind == ProblemKind::UnknownKey && whole.contains(problem);
+        origins.contains(problem.origin.as_str()) && (*alone || known())
+    });
+    if found.iter().any(|(problem, _)| !whole.contains(problem)) {
+        let before = part::<T>(&up_to());
+        found.retain(|one| whole.contains(&one.0) || before.contains(one));
+    }
+    add(problems, found.into_iter().map(|(problem, _)| problem));
+}
+
+fn part<T: DeserializeOwned>(value: &Value) -> Vec<(Problem, bool)> {
     let mut gather = Gather::new(value, "", true);
+    gather.part = true;
     gather.all::<T>();
-    let found = gather.found.into_iter().filter(|(_, alone)| *alone).map(|(problem, _)| problem);
-    let found = gather.unknown.into_iter().chain(found);
-    add(problems, found.filter(|problem| origins.contains(problem.origin.as_str())));
+    gather.told().collect()
 }
 
 fn collect_origins<'v>(value: &'v Value, origins: &mut BTreeSet<&'v str>) {
@@ -60,7 +78,7 @@ fn collect_origins<'v>(value: &'v Value, origins: &mut BTreeSet<&'v str>) {
     }
 }
 
-fn add(problems: &mut Vec<Problem>, found: impl Iterator<Item = Problem>) {
+pub(super) fn add(problems: &mut Vec<Problem>, found: impl Iterator<Item = Problem>) {
     for problem in found {
         if !problems.contains(&problem) {
             problems.push(problem);
@@ -68,20 +86,28 @@ fn add(problems: &mut Vec<Problem>, found: impl Iterator<Item = Problem>) {
     }
 }
 
+/// What came of it, the keys that are not known, and what was kept for later.
+type Attempt<T> = (Result<T, Fail>, Vec<Problem>, BTreeSet<String>);
+
 struct Gather<'v> {
     value: &'v Value,
     path: &'v str,
     root: bool,
     repairs: Repairs,
+    /// Whether nobody wrote all of it together.
+    part: bool,
+    made_up: bool,
     unknown: Vec<Problem>,
+    unknown_at: BTreeSet<String>,
     /// With whether nothing else can be to blame.
     found: Vec<(Problem, bool)>,
     /// What the last run kept for later.
-    kept: Vec<String>,
+    kept: BTreeSet<String>,
     /// Of what was kept, whether errors in it know their place.
     direct: BTreeMap<String, bool>,
     /// The repair that was made last.
     latest: String,
+    /// How often it may still be read.
     runs: usize,
 }
 
@@ -96,18 +122,24 @@ impl<'v> Gather<'v> {
             path,
             root,
             repairs: Repairs::default(),
+            part: false,
+            made_up: MADE_UP,
             unknown: Vec::new(),
+            unknown_at: BTreeSet::new(),
             found: Vec::new(),
-            kept: Vec::new(),
+            kept: BTreeSet::new(),
             direct: BTreeMap::new(),
             latest: String::new(),
-            runs: 0,
+            runs: MIN_RUNS.max(MAX_READ / count(value)),
         }
+    }
+
+    fn told(self) -> impl Iterator<Item = (Problem, bool)> {
+        self.unknown.into_iter().map(|problem| (problem, false)).chain(self.found)
     }
 
     /// Reads until nothing new is found.
     fn all<T: DeserializeOwned>(&mut self) -> Option<T> {
-        let most = MIN_RUNS.max(MAX_READ / count(self.value));
         let mut outcome = self.first::<T>();
         loop {
             let goes_on = match outcome {
@@ -116,47 +148,64 @@ impl<'v> Gather<'v> {
                 // What stands in made the type panic.
                 None => self.another(&self.latest.clone()),
             };
-            if !goes_on {
-                return None;
-            }
-            if self.runs > most {
+            if self.runs == 0 {
                 let more = "what else does not fit has not been looked for";
                 let at = origin(self.value);
                 let problem = Problem::new(ProblemKind::WrongType, self.path, more, at, "");
                 self.found.push((problem, false));
                 return None;
             }
+            if !goes_on {
+                return None;
+            }
             outcome = self.run::<T>();
         }
     }
 
-    /// As it is written. A panic of the type is the caller's.
+    /// As it is written. A panic of the type is the caller's, if it is as somebody wrote it.
     fn first<T: DeserializeOwned>(&mut self) -> Option<Result<T, Fail>> {
-        let repairs = std::mem::take(&mut self.repairs);
-        let result = self.attempt(&repairs);
-        self.repairs = repairs;
-        Some(result)
+        if self.part {
+            return self.run();
+        }
+        let (read, unknown, kept) = self.attempt(&Repairs::default());
+        self.keep(unknown, kept);
+        Some(read)
     }
 
     fn run<T: DeserializeOwned>(&mut self) -> Option<Result<T, Fail>> {
         let repairs = self.repairs.clone();
-        self.try_with(&repairs)
+        let (read, unknown, kept) = self.caught(&repairs)?;
+        self.keep(unknown, kept);
+        Some(read)
     }
 
+    fn keep(&mut self, unknown: Vec<Problem>, kept: BTreeSet<String>) {
+        let seen = &mut self.unknown_at;
+        self.unknown.extend(unknown.into_iter().filter(|one| seen.insert(one.key.clone())));
+        self.kept = kept;
+    }
+
+    /// Only to see what comes of it: `None` also when enough has been read.
     fn try_with<T: DeserializeOwned>(&mut self, repairs: &Repairs) -> Option<Result<T, Fail>> {
+        self.caught(repairs).map(|(read, ..)| read)
+    }
+
+    fn caught<T: DeserializeOwned>(&mut self, repairs: &Repairs) -> Option<Attempt<T>> {
+        if self.runs == 0 {
+            return None;
+        }
         catch_unwind(AssertUnwindSafe(|| self.attempt(repairs))).ok()
     }
 
-    fn attempt<T: DeserializeOwned>(&mut self, repairs: &Repairs) -> Result<T, Fail> {
-        self.runs += 1;
+    fn attempt<T: DeserializeOwned>(&mut self, repairs: &Repairs) -> Attempt<T> {
+        self.runs = self.runs.saturating_sub(1);
         let run = Run { repairs, unknown: RefCell::default(), kept: RefCell::default() };
         let result = T::deserialize(Node::new(self.value, self.path.to_owned(), self.root, &run));
-        add(&mut self.unknown, run.unknown.into_inner().into_iter());
-        self.kept = run.kept.into_inner().into_iter().collect();
-        result.map_err(|mut fail| {
+        let read = result.map_err(|mut fail| {
             place(&mut fail.0, self.path, self.value);
             fail
-        })
+        });
+        (read, run.unknown.into_inner(), run.kept.into_inner())
     }
 
     /// Takes note of what is wrong and puts something else there. Says whether there is anything left to do.
@@ -165,32 +214,94 @@ impl<'v> Gather<'v> {
         if self.repairs.stands_in(&at).is_some() {
             return self.another(&at);
         }
-        if let Some(field) = fail.1 {
-            let place = join(&at, field);
-            return match self.repairs.at.get(&place) {
-                None => {
-                    self.found.push((*fail.0, false));
-                    self.repairs.added.entry(at).or_default().push(field);
-                    self.put(&place, Repair::StandIn(0))
-                }
-                // It cannot be left out either.
-                Some(Repair::Out) => self.put(&place, Repair::Last),
-                Some(_) => self.another(&place),
-            };
+        match &fail.1 {
+            Some(Field::Missing(field)) => return self.missing(*fail.0, at, field),
+            Some(Field::Unknown(field)) => return self.unknown::<T>(&fail, field),
+            None => {}
         }
         if self.repairs.at.contains_key(&at) {
             return self.another(&at);
         }
         if fail.0.kind == ProblemKind::UnknownKey {
-            add(&mut self.unknown, std::iter::once(*fail.0));
+            self.tell_unknown(*fail.0);
             return self.put(&at, Repair::Out);
         }
         if let Some((inner, alone)) = self.blamed::<T>(&at, &fail) {
             return self.mend_inner::<T>(&inner, &alone, &fail);
         }
-        let single = self.find(&at).is_some_and(|value| below(value, &at).is_empty());
+        let table = |value: &Value| matches!(value.kind, ValueKind::Table(_));
+        let single = |value: &Value| below(value, &at).is_empty() && !table(value);
+        let single = self.find(&at).is_some_and(single);
         self.found.push((*fail.0, single));
-        at != self.path && self.put(&at, Repair::StandIn(0))
+        at != self.path && self.instead(&at)
+    }
+
+    fn missing(&mut self, problem: Problem, at: String, field: &'static str) -> bool {
+        let place = join(&at, field);
+        match self.repairs.at.get(&place) {
+            None if self.made_up => {
+                self.found.push((problem, false));
+                self.repairs.added.entry(at).or_default().push(field);
+                self.instead(&place)
+            }
+            // Nothing can be put there.
+            None if self.repairs.at.contains_key(&at) => self.another(&at),
+            None => {
+                self.found.push((problem, false));
+                at != self.path && self.put(&at, Repair::Out)
+            }
+            // It cannot be left out either.
+            Some(Repair::Out) => self.put(&place, Repair::Last),
+            Some(_) => self.another(&place),
+        }
+    }
+
+    /// A key that a struct somewhere in a table does not know, of which only the name is known.
+    fn unknown<T: DeserializeOwned>(&mut self, fail: &Fail, field: &str) -> bool {
+        let at = &fail.0.key;
+        if self.repairs.at.contains_key(at) {
+            return self.another(at);
+        }
+        let mut places = Vec::new();
+        named(self.find(at).unwrap_or(&NOTHING), at, field, &mut places);
+        places.retain(|place| !self.repairs.is_out(place));
+        let mut without = self.repairs.clone();
+        without.at.extend(places.iter().map(|place| (place.clone(), Repair::Out)));
+        // Others may have the name by right.
+        if places.len() > 1 {
+            places.retain(|place| {
+                let out = without.at.remove(place);
+                let told = self.try_with::<T>(&without);
+                without.at.extend(out.map(|out| (place.clone(), out)));
+                matches!(told, Some(Err(next)) if same(&next, fail))
+            });
+        }
+        let still = matches!(self.try_with::<T>(&without), Some(Err(next)) if same(&next, fail));
+        if still || places.is_empty() {
+            let mut problem = (*fail.0).clone();
+            problem.key = join(at, field);
+            self.tell_unknown(problem);
+            return *at != self.path && self.put(at, Repair::Out);
+        }
+        for place_of in places {
+            let mut problem = (*fail.0).clone();
+            problem.origin.clear();
+            place(&mut problem, &place_of, self.find(&place_of).unwrap_or(&NOTHING));
+            self.tell_unknown(problem);
+            self.put(&place_of, Repair::Out);
+        }
+        true
+    }
+
+    fn tell_unknown(&mut self, problem: Problem) {
+        if self.unknown_at.insert(problem.key.clone()) {
+            self.unknown.push(problem);
+        }
+    }
+
+    /// Something else, so that the rest can be read.
+    fn instead(&mut self, at: &str) -> bool {
+        self.put(at, if self.made_up { Repair::StandIn(0) } else { Repair::Out })
     }
 
     /// Something that a table was made of, whose place the error did not know any more.
@@ -213,7 +324,7 @@ impl<'v> Gather<'v> {
         problem.origin.clear();
         place(&mut problem, at, value);
         self.found.push((problem, false));
-        self.put(at, Repair::StandIn(0))
+        self.instead(at)
     }
 
     fn put(&mut self, at: &str, repair: Repair) -> bool {
@@ -235,7 +346,7 @@ impl<'v> Gather<'v> {
             Some(Repair::Last) => match self.parent(at) {
                 Some(parent) if parent == self.path => false,
                 Some(parent) if self.repairs.at.contains_key(&parent) => self.another(&parent),
-                Some(parent) => self.put(&parent, Repair::StandIn(0)),
+                Some(parent) => self.instead(&parent),
                 None => false,
             },
             None => false,
@@ -257,18 +368,48 @@ impl<'v> Gather<'v> {
                 Some(Repair::Out | Repair::Last) => false,
                 Some(Repair::As(_)) | None => kept.contains(path),
             });
-            inner.retain(|path| !self.is_direct::<T>(path, &repairs));
-            let alone = |path: &str| {
-                let others = inner.iter().filter(|other| *other != path);
-                others.fold(repairs.clone(), |with, other| with.with(other, Repair::Out))
-            };
-            let all = inner.iter().map(|path| (path.clone(), alone(path)));
-            let all: Vec<_> = all.collect();
-            match all.into_iter().find(|(path, alone)| self.blames::<T>(path, alone, fail)) {
+            let mut blamed = self.halved::<T>(&inner, &repairs, fail);
+            if blamed.is_none() {
+                inner.retain(|path| !self.is_direct::<T>(path, &repairs));
+                blamed = inner.iter().find_map(|path| {
+                    if self.runs == 0 {
+                        return None;
+                    }
+                    let alone = only(&repairs, &inner, std::slice::from_ref(path));
+                    self.blames::<T>(path, &alone, fail).then(|| (path.clone(), alone))
+                });
+            }
+            // Enough has been read: nothing is known of what is in it.
+            if self.runs == 0 {
+                return None;
+            }
+            match blamed {
                 Some((path, alone)) => (found, repairs) = (Some(path), alone),
                 None => return found.map(|found| (found, repairs)),
             }
         }
+    }
+
+    /// The one that is to blame, if leaving out others changes nothing: among thousands it is found in some runs.
+    fn halved<T: DeserializeOwned>(
+        &mut self,
+        inner: &[String],
+        repairs: &Repairs,
+        fail: &Fail,
+    ) -> Option<(String, Repairs)> {
+        let mut left = inner;
+        while left.len() > 1 {
+            let (first, second) = left.split_at(left.len() / 2);
+            let first_only = self.try_with::<T>(&only(repairs, inner, first));
+            left = match first_only {
+                Some(Err(next)) if same(&next, fail) => first,
+                _ => second,
+            };
+        }
+        let path = left.first()?;
+        let alone = only(repairs, inner, left);
+        let blamed = !self.is_direct::<T>(path, repairs) && self.blames::<T>(path, &alone, fail);
+        blamed.then(|| (path.clone(), alone))
     }
 
     /// Whether the error is there with this `alone`, and not without it.
@@ -283,19 +424,23 @@ impl<'v> Gather<'v> {
             None => return false,
         }
         // It must be there, which says nothing about its value.
-        others().into_iter().any(|other| {
-            match self.try_with::<T>(&alone.with(at, Repair::As(Value::new(None, other)))) {
-                Some(Err(next)) => !same(&next, fail),
-                Some(Ok(_)) => true,
-                None => false,
-            }
-        })
+        self.made_up
+            && others().into_iter().any(|other| {
+                match self.try_with::<T>(&alone.with(at, Repair::As(Value::new(None, other)))) {
+                    Some(Err(next)) => !same(&next, fail),
+                    Some(Ok(_)) => true,
+                    None => false,
+                }
+            })
     }
 
     /// Whether errors in it know their place.
     fn is_direct<T: DeserializeOwned>(&mut self, at: &str, repairs: &Repairs) -> bool {
         if let Some(known) = self.direct.get(at) {
             return *known;
+        }
+        if !self.made_up || self.runs == 0 {
+            return false;
         }
         let direct = others().into_iter().any(|other| {
             let with = repairs.with(at, Repair::As(Value::new(None, other)));
@@ -324,6 +469,15 @@ impl<'v> Gather<'v> {
         }
         chain
     }
+}
+
+/// Of these paths, all but some left out.
+fn only(repairs: &Repairs, all: &[String], some: &[String]) -> Repairs {
+    let mut only = repairs.clone();
+    let some: BTreeSet<_> = some.iter().collect();
+    let others = all.iter().filter(|path| !some.contains(path));
+    only.at.extend(others.map(|path| (path.clone(), Repair::Out)));
+    only
 }
 
 /// Values of all sorts.
@@ -359,6 +513,18 @@ fn below<'v>(value: &'v Value, path: &str) -> Vec<(String, &'v Value)> {
     }
 }
 
+/// The keys of that name in it.
+fn named(value: &Value, path: &str, name: &str, places: &mut Vec<String>) {
+    let keys = match &value.kind {
+        ValueKind::Table(table) => table.contains_key(name).then(|| join(path, name)),
+        _ => None,
+    };
+    places.extend(keys);
+    for (path, value) in below(value, path) {
+        named(value, &path, name, places);
+    }
+}
+
 fn count(value: &Value) -> usize {
     match &value.kind {
         ValueKind::Table(table) => 1 + table.values().map(count).sum::<usize>(),
@@ -370,15 +536,16 @@ fn count(value: &Value) -> usize {
 impl Fail {
     /// Whether it is about what is at this path, or below, or should be.
     fn is_about(&self, path: &str) -> bool {
-        match self.1 {
-            Some(missing) => leads(path, &join(&self.0.key, missing)),
-            None => leads(path, &self.0.key),
+        match &self.1 {
+            Some(Field::Missing(field)) => leads(path, &join(&self.0.key, field)),
+            _ => leads(path, &self.0.key),
         }
     }
 }
 
 fn same(one: &Fail, other: &Fail) -> bool {
-    (one.0.kind, &one.0.key, &one.0.expected) == (other.0.kind, &other.0.key, &other.0.expected)
+    let all = |fail: &Fail| (fail.0.kind, fail.1.clone());
+    all(one) == all(other) && one.0.key == other.0.key && one.0.expected == other.0.expected
 }
 
 /// What else a value can be, of which was not known what it is for when it was read: a time, or a number or flag
@@ -410,4 +577,66 @@ fn readings(value: &Value, expected: &str) -> Vec<Value> {
         all.extend(flag(text).map(ValueKind::Boolean));
     }
     all.into_iter().map(|kind| Value::new(None, kind)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only read")]
+    struct Settings {
+        port: u16,
+        host: Written,
+        inner: Inner,
+        share: f64,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only read")]
+    struct Inner {
+        on: bool,
+        count: u8,
+        name: String,
+    }
+
+    /// Panics at everything that nobody wrote.
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(from = "String")]
+    struct Written;
+
+    impl From<String> for Written {
+        fn from(text: String) -> Self {
+            assert_eq!(text, "written", "made up");
+            Self
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_up_where_a_panic_is_the_end() {
+        let json = serde_json::json!({
+            "port": "x", "host": "written", "inner": {"on": 1, "count": -1}, "share": "half", "more": 1,
+        });
+        let value = super::super::value::from_json(&json, "a");
+        let mut gather = Gather::new(&value, "", true);
+        gather.made_up = false;
+        assert!(gather.all::<Settings>().is_none());
+        let told: Vec<_> = gather.told().map(|(problem, _)| problem.to_string()).collect();
+        assert_eq!(
+            told,
+            [
+                "a: more: unknown key, expected one of port, host, inner, share",
+                "a: inner.count: -1, expected u8",
+                "a: inner.on: 1, expected a boolean",
+                "a: inner: incomplete, expected the key \"name\"",
+                "a: port: \"x\", expected u16",
+                "a: share: \"half\", expected f64",
+            ]
+        );
+        let host = super::super::value::from_json(&serde_json::json!({"host": 3}), "a");
+        let mut gather = Gather::new(&host, "", true);
+        gather.made_up = false;
+        assert!(gather.all::<Settings>().is_none());
+        assert!(gather.told().next().is_some());
+    }
 }

@@ -19,6 +19,9 @@ use super::value::from_json;
 
 /// The settings of the process as a type of yours: [`Loader::new`] with [`load_as`](Loader::load_as).
 ///
+/// The type's `Deserialize` must have no effects: when something does not fit it is called again, also with values that
+/// are in no source.
+///
 /// # Errors
 /// Every problem of every source.
 ///
@@ -286,14 +289,18 @@ impl Loader {
     /// `Duration` is a number of seconds or a text.
     ///
     /// # Errors
-    /// Every problem of the crate's own keys and of yours: values that do not fit, in any source, also those that a stronger one
-    /// overrides; keys that a struct does not know; keys that are missing.
+    /// Every problem of the crate's own keys and of yours: values that do not fit, in any source, also single ones that a stronger
+    /// one overrides, if they cannot be right; keys that a struct does not know; keys that are missing.
     ///
     /// serde stops at the first error, so your type is read again and again with something else in the place of what did not fit.
+    /// Its `Deserialize` must therefore have no effects, and may be called with values that are in no source, or not together: what
+    /// comes of them is thrown away, and a panic at them is caught. (The hook for panics still hears of it.) Where a panic ends the process
+    /// (`panic = "abort"`) no values are made up and no source is looked at alone, so fewer problems are told at once.
+    ///
     /// What cannot be found that way comes up when the rest is mended: what else is wrong in a value that an untagged enum refuses
     /// whole, which keys are missing beside a value for which nothing that fits could be found (as with some types that
     /// read a text of their own), and unknown keys of a struct with a flattened part, which takes them all. After some hundred
-    /// problems it ends and says so.
+    /// readings it ends and says so.
     ///
     /// ```
     /// use buttress::config::{Format, Loader};
@@ -316,14 +323,19 @@ impl Loader {
         let mut problems = Vec::new();
         let mut read = None;
         let config = self.collect(Some(&mut |sources, root| {
+            let mut whole = Vec::new();
+            read = gather::read(root, "", true, &mut whole);
             let several = sources.iter().filter(|source| !source.is_empty()).count() > 1;
-            for source in sources.iter().filter(|source| several && !source.is_empty()) {
-                // Also what a stronger one has, with all that the others have around it.
-                let mut all = sources.to_vec();
-                all.push(source.clone());
-                gather::read_part::<T>(&merge(&all), source, &mut problems);
+            for (n, source) in sources.iter().enumerate() {
+                if gather::MADE_UP && several && !source.is_empty() {
+                    // Also what a stronger one has, with all that the others have around it.
+                    let mut all = sources.to_vec();
+                    all.push(source.clone());
+                    let up_to = || merge(sources.get(..=n).unwrap_or(sources));
+                    gather::read_part::<T>(&merge(&all), up_to, source, &whole, &mut problems);
+                }
             }
-            read = gather::read(root, "", true, &mut problems);
+            gather::add(&mut problems, whole.into_iter());
         }));
         match (config, read) {
             (Ok(_), Some(value)) if problems.is_empty() => Ok(value),

@@ -39,7 +39,14 @@ pub(super) struct Node<'a> {
 
 /// The first value that did not fit. Until a node has put its name on it, key and origin are empty.
 #[derive(Debug)]
-pub(super) struct Fail(pub(super) Box<Problem>, pub(super) Option<&'static str>);
+pub(super) struct Fail(pub(super) Box<Problem>, pub(super) Option<Field>);
+
+/// The field that it is about, of which the problem's key is not yet that of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Missing(&'static str),
+    Unknown(Box<str>),
+}
 
 impl fmt::Display for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,7 +72,7 @@ impl serde::de::Error for Fail {
     fn missing_field(field: &'static str) -> Self {
         let mut fail = Self::expected(format_args!("the key {field:?}"));
         fail.0.kind = ProblemKind::Missing;
-        fail.1 = Some(field);
+        fail.1 = Some(Field::Missing(field));
         fail
     }
 
@@ -80,6 +87,7 @@ impl serde::de::Error for Fail {
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
         let mut fail = Self::expected(one_of(field, known.iter().copied()));
         fail.0.kind = ProblemKind::UnknownKey;
+        fail.1 = Some(Field::Unknown(field.into()));
         fail
     }
 
@@ -383,8 +391,10 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, Fail> {
         let Some((key, node)) = self.entries.next() else { return Ok(None) };
-        let read =
-            seed.deserialize(StrDeserializer::new(key)).map_err(|fail: Fail| node.named(fail));
+        let read = seed.deserialize(StrDeserializer::new(key)).map_err(|fail: Fail| {
+            // Its place is that of the field.
+            Fail(node.named(fail).0, None)
+        });
         self.value = Some(node);
         read.map(Some)
     }

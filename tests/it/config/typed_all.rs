@@ -347,3 +347,255 @@ fn a_section_too() {
          a.yml:2: app.on: 3, expected a boolean"
     );
 }
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Stored {
+    #[serde(default)]
+    port: u16,
+    backend: Backend,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Backend {
+    Memory(InMemory),
+    Redis(Remote),
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct InMemory {}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Remote {
+    url: String,
+    port: Option<u16>,
+    tls: Option<Tls>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    cert: String,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Adjacent {
+    one: Content,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+enum Content {
+    Number(u8),
+    Text(String),
+}
+
+#[test]
+fn a_stronger_source_may_choose_another_variant() {
+    let redis = |url: &str| Backend::Redis(Remote { url: url.to_owned(), port: None, tls: None });
+    let weak = || yaml("backend: {kind: memory}\n");
+    let file = weak().text("b.yml", Format::Yaml, "backend: {kind: redis, url: a}\n");
+    assert_eq!(problems::<Stored>(&file), [""; 0]);
+    assert_eq!(file.load_as::<Stored>().unwrap(), Stored { port: 0, backend: redis("a") });
+    let variables =
+        weak().env_from([("BUTTRESS__BACKEND__KIND", "redis"), ("BUTTRESS__BACKEND__URL", "b")]);
+    assert_eq!(variables.load_as::<Stored>().unwrap().backend, redis("b"));
+    // Neither of the others is wrong in what it says itself.
+    let three = yaml("one: {kind: number, value: 5}\n")
+        .text("b.yml", Format::Yaml, "one: {value: 6}\n")
+        .text("c.yml", Format::Yaml, "one: {kind: text, value: x}\n");
+    assert_eq!(problems::<Adjacent>(&three), [""; 0]);
+    // What is wrong whatever the rest is, still is.
+    let wrong = yaml("port: many\nbackend: {kind: memroy}\n").text(
+        "b.yml",
+        Format::Yaml,
+        "port: 1\nbackend: {kind: redis, url: a}\n",
+    );
+    assert_eq!(
+        problems::<Stored>(&wrong),
+        [
+            "a.yml:2: backend.kind: \"memroy\", expected \"memory\"",
+            "a.yml:1: port: \"many\", expected u16",
+        ]
+    );
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Picky {
+    level: Steady,
+}
+
+/// Does not take the two together.
+#[derive(Debug, Deserialize)]
+#[serde(from = "BTreeMap<String, u8>")]
+struct Steady;
+
+impl From<BTreeMap<String, u8>> for Steady {
+    fn from(map: BTreeMap<String, u8>) -> Self {
+        assert!(map["low"] < map["high"], "low is above");
+        Self
+    }
+}
+
+#[test]
+fn a_type_that_panics_at_a_mixture_that_nobody_wrote() {
+    let loader = yaml("level: {low: 1, high: 2}\n").text(
+        "b.yml",
+        Format::Yaml,
+        "level: {low: 5, high: 9}\n",
+    );
+    let loader = loader.set("level.low", 3).set_default("level.low", 10);
+    assert_eq!(problems::<Picky>(&loader), [""; 0]);
+}
+
+#[test]
+fn unknown_keys_of_a_variant() {
+    let text = "\
+port: x
+backend:
+  kind: redis
+  prot: 1
+  url: []
+  tls: {cert: a, crt: a}
+";
+    assert_eq!(
+        problems::<Stored>(&yaml(text)),
+        [
+            "a.yml:4: backend.prot: unknown key, expected \"port\"",
+            "a.yml:6: backend.tls.crt: unknown key, expected \"cert\"",
+            "a.yml:5: backend.url: [], expected a string",
+            "a.yml:1: port: \"x\", expected u16",
+        ]
+    );
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Listed {
+    Remote { all: Vec<Tls>, other: Other },
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Other {
+    crt: u8,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct HasListed {
+    listed: Listed,
+}
+
+#[test]
+fn the_same_unknown_key_several_times() {
+    let text = "\
+listed:
+  kind: remote
+  all:
+    - {cert: a, crt: 1}
+    - {cert: a}
+    - {cert: a, crt: 1}
+  other: {crt: 1}
+";
+    assert_eq!(
+        problems::<HasListed>(&yaml(text)),
+        [
+            "a.yml:4: listed.all[0].crt: unknown key, expected \"cert\"",
+            "a.yml:6: listed.all[2].crt: unknown key, expected \"cert\"",
+        ]
+    );
+}
+
+thread_local! {
+    static RUNS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts how often it is read.
+#[derive(Debug)]
+struct Counted<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Counted<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RUNS.set(RUNS.get() + 1);
+        T::deserialize(deserializer).map(|_| Self(std::marker::PhantomData))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Spread {
+    #[serde(flatten)]
+    all: BTreeMap<String, u8>,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Long {
+    list: InList,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum InList {
+    Some { all: Vec<u8> },
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Summed {
+    #[serde(flatten)]
+    all: Few,
+}
+
+/// All of them together are to blame.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "BTreeMap<String, u8>")]
+struct Few;
+
+impl TryFrom<BTreeMap<String, u8>> for Few {
+    type Error = &'static str;
+
+    fn try_from(all: BTreeMap<String, u8>) -> Result<Self, Self::Error> {
+        if all.len() < 2_000 { Ok(Self) } else { Err("too many") }
+    }
+}
+
+#[test]
+fn one_wrong_value_among_thousands() {
+    const MANY: usize = 2_500;
+    let lines: String = (0..MANY).map(|n| format!("k{n}: 1\n")).collect();
+    let loader = yaml(&format!("{lines}wrong: x\n"));
+    RUNS.set(0);
+    assert_eq!(problems::<Counted<Spread>>(&loader), ["a.yml:2501: wrong: \"x\", expected u8"]);
+    assert!(RUNS.get() <= 100, "{} runs", RUNS.get());
+
+    let items = "1, ".repeat(MANY);
+    let loader = yaml(&format!("list:\n  kind: some\n  all: [{items}x]\n"));
+    RUNS.set(0);
+    let found = problems::<Counted<Long>>(&loader);
+    assert_eq!(found, ["a.yml:3: list.all[2500]: \"x\", expected u8"]);
+    assert!(RUNS.get() <= 100, "{} runs", RUNS.get());
+
+    // Nor is one refused that comes as text.
+    let loader = yaml(&lines).env_from([("BUTTRESS__K7", "7")]);
+    RUNS.set(0);
+    assert_eq!(problems::<Counted<Spread>>(&loader), [""; 0]);
+    assert!(RUNS.get() <= 200, "{} runs", RUNS.get());
+}
+
+#[test]
+fn looking_for_what_is_to_blame_ends() {
+    let lines: String = (0..2_500).map(|n| format!("k{n}: 1\n")).collect();
+    RUNS.set(0);
+    let found = problems::<Counted<Summed>>(&yaml(&lines));
+    assert!((100..=250).contains(&RUNS.get()), "{} runs", RUNS.get());
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].contains("too many"), "{found:#?}");
+    assert!(found[1].contains("what else does not fit has not been looked for"), "{found:#?}");
+}
