@@ -42,7 +42,8 @@ struct Held<T> {
 
 #[cfg(feature = "config")]
 struct Follower<T> {
-    slot: Slot<T>,
+    /// It ends with whoever looks at it.
+    place: std::sync::Weak<Place<T>>,
     clone: fn(&T) -> T,
 }
 
@@ -110,8 +111,11 @@ impl<T> Slot<T> {
     fn change(&self, object: Option<T>) -> Option<T> {
         let mut held = lock(&self.place.held);
         #[cfg(feature = "config")]
-        let followed = (held.follower.as_ref())
-            .map(|it| it.slot.change(object.as_ref().map(|object| (it.clone)(object))));
+        let followed = held.follower.as_ref().and_then(|it| {
+            let slot = Self { place: Lease::new(it.place.upgrade()?) };
+            let before = slot.change(object.as_ref().map(|object| (it.clone)(object)));
+            Some((slot, before))
+        });
         let before = std::mem::replace(&mut held.object, object);
         self.place.version.fetch_add(1, Ordering::Relaxed);
         drop(held);
@@ -153,14 +157,19 @@ impl<T: Clone> Slot<T> {
         let mut held = lock(&self.place.held);
         let object = next(held.object.as_ref());
         let version = UNTOUCHED + u64::from(object.is_some());
-        let follower = Follower { slot: Self::of(object.clone(), version), clone: T::clone };
-        let done = then(follower.slot.clone());
-        let last = held.follower.replace(follower);
+        let slot = Self::of(object.clone(), version);
+        let place = Arc::downgrade(slot.place.shared());
+        let done = then(slot);
+        held.follower = Some(Follower { place, clone: T::clone });
         let before = std::mem::replace(&mut held.object, object);
         self.place.version.fetch_add(1, Ordering::Relaxed);
         drop(held);
-        drop(last);
         (before, done)
+    }
+
+    /// Whether a slot follows it that somebody looks at.
+    pub(crate) fn is_followed(&self) -> bool {
+        lock(&self.place.held).follower.as_ref().is_some_and(|it| it.place.strong_count() > 0)
     }
 }
 
@@ -308,6 +317,11 @@ mod tests {
         assert_eq!((slot.get(), first.get(), second.get()), (Some(4), Some(3), Some(4)));
         slot.uninstall();
         assert_eq!((slot.get(), first.get(), second.get()), (None, Some(3), None));
+        drop(first);
+        assert!(slot.is_followed());
+        drop(second);
+        assert!(!slot.is_followed());
+        assert_eq!((slot.install(5), slot.get()), (None, Some(5)));
     }
 
     #[test]

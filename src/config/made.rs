@@ -172,9 +172,10 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "clients", name)?;
+        let faults = self.place_of_faults("clients", name)?;
         let (parts, uses, mut changes) = self.client_parts(name, &config, None)?;
         changes.extend(self.reviving(&uses, &Uses::default()).all());
-        let places = Places { faults: self.place_of_faults("clients", name), ..Places::default() };
+        let places = Places { faults, ..Places::default() };
         let parts = places.fill(Parts::Client(Box::new(parts)), &Uses::default(), &uses, |it| it).1;
         let Parts::Client(parts) = parts else { unreachable!("it was one") };
         let stack = Live::client(name.to_owned().into(), *parts);
@@ -193,11 +194,12 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "servers", name)?;
+        let faults = self.place_of_faults("servers", name)?;
         let (parts, uses) = self.server_parts(name, &config)?;
         let changes = self.reviving(&uses, &Uses::default()).all();
         let budget = self.registry.as_ref().map(|it| it.failure_budget(&join("servers", name)));
         let budget = budget.unwrap_or_default();
-        let places = Places { faults: self.place_of_faults("servers", name), budget };
+        let places = Places { faults, budget };
         let parts = places.fill(Parts::Server(parts), &Uses::default(), &uses, |it| it).1;
         let Parts::Server(parts) = parts else { unreachable!("it was one") };
         let stack = Live::server(name.to_owned().into(), parts);
@@ -207,9 +209,18 @@ impl Made {
     }
 
     /// The place for a new stack's faults. With a registry it is one that commands know, too.
-    fn place_of_faults(&self, map: &str, name: &str) -> Slot<Conditioner> {
-        let known = self.registry.as_ref().map(|it| it.conditioner(&join(map, name)));
-        known.unwrap_or_default()
+    ///
+    /// # Errors
+    /// If another stack has it: commands would reach only one of them.
+    fn place_of_faults(&self, map: &str, name: &str) -> Result<Slot<Conditioner>, ConfigError> {
+        let Some(registry) = &self.registry else { return Ok(Slot::new()) };
+        let key = join(map, name);
+        let slot = registry.conditioner(&key);
+        if slot.is_followed() {
+            let expected = "a registry in which no stack of other `Stacks` has this name";
+            return Err(ConfigError::new(key, "there is one already", expected));
+        }
+        Ok(slot)
     }
 
     /// Of a client that runs, its parts `before` keep what they know.

@@ -205,7 +205,8 @@ impl Stacks {
 
     /// Registers what is made from now on in this registry instead of [`Registry::global`], and tells it what the
     /// linter says. Its commands install and uninstall in these stacks by the names `clients.pay` and `servers.api`; without
-    /// this no registry knows those places.
+    /// this no registry knows those places. While a stack or a service of other `Stacks` in the same registry has such a name,
+    /// making another one of that name is an error.
     ///
     /// ```
     /// use buttress::{config::Loader, control::Registry};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use buttress::config::Stacks;
+use buttress::config::{Loader, Stacks};
 use buttress::control::{Done, Registry, execute};
 use buttress::failure_budget::BudgetState;
 use serde_json::{Value, json};
@@ -290,4 +290,34 @@ fn who_hears_events_may_look_at_the_stacks() {
         let (stack, heard) = looking(&rig.stacks, || rig.stacks.server("third").unwrap());
         assert_eq!((stack.failure_budget().unwrap().state(), heard), (BudgetState::Healthy, 1));
     });
+}
+
+#[test]
+fn a_name_is_one_stack_of_a_registry() {
+    let registry = Registry::new();
+    let stacks = || {
+        let loader = Loader::empty().set("servers.api.failure_budget", "x");
+        let loader = loader.set("clients.api.total_timeout", "5s");
+        let config = loader.set("failure_budgets.x.min_samples", 1).load().unwrap();
+        config.stacks().register_in(&registry)
+    };
+    let (first, second) = (stacks().server("api").unwrap(), stacks());
+    let uninstall = json!({"command": "uninstall_failure_budget", "target": "servers.api"});
+    let error = second.server("api").unwrap_err();
+    assert_eq!(error.field(), "servers.api", "{error}");
+    // Commands still reach the one that there is.
+    assert_eq!(run(&registry, &uninstall), Done::Uninstalled { was_installed: true });
+    assert!(first.failure_budget().is_none());
+    // The name of a client is another one.
+    second.client("api").unwrap();
+    assert!(stacks().client("api").is_err());
+    // Without a registry nobody can mix them up.
+    second.config().stacks().server("api").unwrap();
+
+    drop(first);
+    let next = second.server("api").unwrap();
+    assert!(next.failure_budget().is_some());
+    assert_eq!(run(&registry, &uninstall), Done::Uninstalled { was_installed: true });
+    assert!(next.failure_budget().is_none());
+    second.server("api").unwrap();
 }
