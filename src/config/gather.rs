@@ -215,7 +215,7 @@ impl<'v> Gather<'v> {
             return self.another(&at);
         }
         match &fail.1 {
-            Some(Field::Missing(field)) => return self.missing(*fail.0, at, field),
+            Some(Field::Missing(field)) => return self.missing::<T>(&fail, field),
             Some(Field::Unknown(field)) => return self.unknown::<T>(&fail, field),
             None => {}
         }
@@ -236,7 +236,13 @@ impl<'v> Gather<'v> {
         at != self.path && self.instead(&at)
     }
 
-    fn missing(&mut self, problem: Problem, at: String, field: &'static str) -> bool {
+    fn missing<T: DeserializeOwned>(&mut self, fail: &Fail, field: &'static str) -> bool {
+        let at = self.lacking::<T>(fail, field).unwrap_or_else(|| fail.0.key.clone());
+        let mut problem = (*fail.0).clone();
+        if at != problem.key {
+            problem.origin.clear();
+            place(&mut problem, &at, self.find(&at).unwrap_or(&NOTHING));
+        }
         let place = join(&at, field);
         match self.repairs.at.get(&place) {
             None if self.made_up => {
@@ -254,6 +260,32 @@ impl<'v> Gather<'v> {
             Some(Repair::Out) => self.put(&place, Repair::Last),
             Some(_) => self.another(&place),
         }
+    }
+
+    /// The table in a variant or a flattened part that lacks a key, of which the error knows only the whole.
+    fn lacking<T: DeserializeOwned>(&mut self, fail: &Fail, field: &'static str) -> Option<String> {
+        let mut tables = Vec::new();
+        collect_tables(self.find(&fail.0.key)?, &fail.0.key, &mut tables);
+        tables.retain(|path| self.kept.contains(path) && *path != fail.0.key);
+        if tables.is_empty() || !self.made_up {
+            return None;
+        }
+        tables.insert(0, fail.0.key.clone());
+        tables.into_iter().find(|table| {
+            let place = join(table, field);
+            if self.repairs.at.contains_key(&place) {
+                return false;
+            }
+            let mut with = self.repairs.with(&place, Repair::StandIn(0));
+            with.added.entry(table.clone()).or_default().push(field);
+            match self.try_with::<T>(&with) {
+                Some(Err(next)) => {
+                    !same(&next, fail) && next.1 != Some(Field::Unknown(field.into()))
+                }
+                Some(Ok(_)) => true,
+                None => false,
+            }
+        })
     }
 
     /// A key that a struct somewhere in a table does not know, of which only the name is known.
@@ -525,6 +557,15 @@ fn named(value: &Value, path: &str, name: &str, places: &mut Vec<String>) {
     }
 }
 
+fn collect_tables(value: &Value, path: &str, tables: &mut Vec<String>) {
+    if matches!(value.kind, ValueKind::Table(_)) {
+        tables.push(path.to_owned());
+    }
+    for (path, value) in below(value, path) {
+        collect_tables(value, &path, tables);
+    }
+}
+
 fn count(value: &Value) -> usize {
     match &value.kind {
         ValueKind::Table(table) => 1 + table.values().map(count).sum::<usize>(),
@@ -625,18 +666,27 @@ mod tests {
         assert_eq!(
             told,
             [
-                "a: more: unknown key, expected one of port, host, inner, share",
+                "a: more: unknown key, expected \"port\"",
                 "a: inner.count: -1, expected u8",
                 "a: inner.on: 1, expected a boolean",
-                "a: inner: incomplete, expected the key \"name\"",
                 "a: port: \"x\", expected u16",
                 "a: share: \"half\", expected f64",
             ]
         );
-        let host = super::super::value::from_json(&serde_json::json!({"host": 3}), "a");
-        let mut gather = Gather::new(&host, "", true);
+        let json = serde_json::json!({
+            "port": 1, "host": "written", "inner": {"on": true}, "share": "half",
+        });
+        let value = super::super::value::from_json(&json, "a");
+        let mut gather = Gather::new(&value, "", true);
         gather.made_up = false;
         assert!(gather.all::<Settings>().is_none());
-        assert!(gather.told().next().is_some());
+        let told: Vec<_> = gather.told().map(|(problem, _)| problem.to_string()).collect();
+        assert_eq!(
+            told,
+            [
+                "a: inner: incomplete, expected the key \"count\"",
+                "a: share: \"half\", expected f64",
+            ]
+        );
     }
 }

@@ -472,6 +472,26 @@ backend:
     );
 }
 
+#[test]
+fn a_key_that_something_in_a_variant_lacks() {
+    let text = "\
+port: x
+backend:
+  kind: redis
+  tls: {crt: a}
+  url: []
+";
+    assert_eq!(
+        problems::<Stored>(&yaml(text)),
+        [
+            "a.yml:4: backend.tls.crt: unknown key, expected \"cert\"",
+            "a.yml:4: backend.tls: incomplete, expected the key \"cert\"",
+            "a.yml:5: backend.url: [], expected a string",
+            "a.yml:1: port: \"x\", expected u16",
+        ]
+    );
+}
+
 #[derive(Debug, Deserialize)]
 #[expect(dead_code, reason = "only read")]
 #[serde(tag = "kind", rename_all = "snake_case")]
