@@ -321,3 +321,25 @@ fn a_name_is_one_stack_of_a_registry() {
     assert!(next.failure_budget().is_none());
     second.server("api").unwrap();
 }
+
+#[test]
+fn what_must_stay_off_in_one_of_two_stacks_that_get_it_does_so_in_both() {
+    // Faults that there were, and new ones.
+    for before in [", b: {timeout: 60s, faults: b}", ""] {
+        let text = |first: &str, last: &str| {
+            format!(
+                "faults: {{a: {LOSS}, b: {LOSS}}}
+servers: {{a: {{timeout: 60s{first}}}, z: {{timeout: 60s{last}}}{before}}}"
+            )
+        };
+        let rig = Rig::new(&text("", ", faults: a"));
+        ["a", "z"].map(|name| rig.stacks.server(name).unwrap());
+        if !before.is_empty() {
+            rig.reload(&text("", ", faults: b"));
+            rig.reload(&text("", ", faults: a"));
+        }
+        disarm(&rig, "a");
+        rig.reload(&text(", faults: b", ", faults: b"));
+        assert_eq!(state(&rig, "conditioner/b"), "disarmed", "{before}");
+    }
+}
