@@ -333,7 +333,7 @@ servers: {{a: {{timeout: 60s{first}}}, z: {{timeout: 60s{last}}}{before}}}"
             )
         };
         let rig = Rig::new(&text("", ", faults: a"));
-        ["a", "z"].map(|name| rig.stacks.server(name).unwrap());
+        let _stacks = ["a", "z"].map(|name| rig.stacks.server(name).unwrap());
         if !before.is_empty() {
             rig.reload(&text("", ", faults: b"));
             rig.reload(&text("", ", faults: a"));
