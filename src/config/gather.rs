@@ -273,11 +273,16 @@ impl<'v> Gather<'v> {
         tables.insert(0, fail.0.key.clone());
         tables.into_iter().find(|table| {
             let place = join(table, field);
-            if self.repairs.at.contains_key(&place) {
-                return false;
-            }
-            let mut with = self.repairs.with(&place, Repair::StandIn(0));
-            with.added.entry(table.clone()).or_default().push(field);
+            let with = match self.repairs.at.get(&place) {
+                None => {
+                    let mut with = self.repairs.with(&place, Repair::StandIn(0));
+                    with.added.entry(table.clone()).or_default().push(field);
+                    with
+                }
+                // It was left out before.
+                Some(Repair::Out) => self.repairs.with(&place, Repair::Last),
+                Some(_) => return false,
+            };
             match self.try_with::<T>(&with) {
                 Some(Err(next)) => {
                     !same(&next, fail) && next.1 != Some(Field::Unknown(field.into()))
