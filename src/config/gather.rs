@@ -10,14 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ::config_rs::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
+use super::inside::{
+    below, collect_origins, collect_tables, count, leads, named, others, readings,
+};
 use super::keys::join;
 use super::problem::{Problem, ProblemKind};
-use super::read::flag;
 use super::repairs::{NOTHING, Repair, Repairs};
 use super::stand_in::TURNS;
 use super::typed::{Fail, Field, Node, Run, place};
-use super::units;
-use super::value::{origin, sorted};
+use super::value::origin;
 
 /// Whether types may be given values that nobody wrote: they may panic at them, which must not end the process.
 pub(super) const MADE_UP: bool = cfg!(panic = "unwind");
@@ -67,15 +68,6 @@ fn part<T: DeserializeOwned>(value: &Value) -> Vec<(Problem, bool)> {
     gather.part = true;
     gather.all::<T>();
     gather.told().collect()
-}
-
-fn collect_origins<'v>(value: &'v Value, origins: &mut BTreeSet<&'v str>) {
-    origins.insert(origin(value));
-    match &value.kind {
-        ValueKind::Table(table) => table.values().for_each(|one| collect_origins(one, origins)),
-        ValueKind::Array(list) => list.iter().for_each(|one| collect_origins(one, origins)),
-        _ => {}
-    }
 }
 
 pub(super) fn add(problems: &mut Vec<Problem>, found: impl Iterator<Item = Problem>) {
@@ -232,7 +224,9 @@ impl<'v> Gather<'v> {
         let table = |value: &Value| matches!(value.kind, ValueKind::Table(_));
         let single = |value: &Value| below(value, &at).is_empty() && !table(value);
         let single = self.find(&at).is_some_and(single);
-        self.found.push((*fail.0, single));
+        if !self.is_told_of(&at) {
+            self.found.push((*fail.0, single));
+        }
         at != self.path && self.instead(&at)
     }
 
@@ -266,6 +260,11 @@ impl<'v> Gather<'v> {
     fn lacking<T: DeserializeOwned>(&mut self, fail: &Fail, field: &'static str) -> Option<String> {
         let mut tables = Vec::new();
         collect_tables(self.find(&fail.0.key)?, &fail.0.key, &mut tables);
+        // There, nothing that fits was found.
+        let known = tables.iter().find(|table| self.repairs.is_last(&join(table, field)));
+        if known.is_some() {
+            return known.cloned();
+        }
         tables.retain(|path| self.kept.contains(path) && *path != fail.0.key);
         if tables.is_empty() || !self.made_up {
             return None;
@@ -360,8 +359,18 @@ impl<'v> Gather<'v> {
         let mut problem = (*fail.0).clone();
         problem.origin.clear();
         place(&mut problem, at, value);
-        self.found.push((problem, false));
+        if !self.is_told_of(at) {
+            self.found.push((problem, false));
+        }
         self.instead(at)
+    }
+
+    /// Whether something in it is known to be wrong for which nothing stands in.
+    fn is_told_of(&self, at: &str) -> bool {
+        let mut all = self.repairs.at.iter();
+        all.any(|(path, repair)| {
+            matches!(repair, Repair::Last) && path != at && leads(at, path) && at != self.path
+        })
     }
 
     fn put(&mut self, at: &str, repair: Repair) -> bool {
@@ -517,68 +526,6 @@ fn only(repairs: &Repairs, all: &[String], some: &[String]) -> Repairs {
     only
 }
 
-/// Values of all sorts.
-fn others() -> [ValueKind; 8] {
-    let time = [("secs", 1_u64), ("nanos", 0)].map(|(key, n)| (key.to_owned(), Value::from(n)));
-    [
-        ValueKind::Nil,
-        ValueKind::Boolean(true),
-        ValueKind::I64(1),
-        ValueKind::Float(0.5),
-        ValueKind::String("a".to_owned()),
-        ValueKind::Array(Vec::new()),
-        ValueKind::Table(Map::new()),
-        ValueKind::Table(time.into()),
-    ]
-}
-
-/// Whether one path is on the way to the other, or the same.
-fn leads(path: &str, to: &str) -> bool {
-    to.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-fn below<'v>(value: &'v Value, path: &str) -> Vec<(String, &'v Value)> {
-    match &value.kind {
-        ValueKind::Table(table) => {
-            sorted(table).into_iter().map(|(key, value)| (join(path, key), value)).collect()
-        }
-        ValueKind::Array(list) => {
-            let all = list.iter().enumerate();
-            all.map(|(n, value)| (format!("{path}[{n}]"), value)).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// The keys of that name in it.
-fn named(value: &Value, path: &str, name: &str, places: &mut Vec<String>) {
-    let keys = match &value.kind {
-        ValueKind::Table(table) => table.contains_key(name).then(|| join(path, name)),
-        _ => None,
-    };
-    places.extend(keys);
-    for (path, value) in below(value, path) {
-        named(value, &path, name, places);
-    }
-}
-
-fn collect_tables(value: &Value, path: &str, tables: &mut Vec<String>) {
-    if matches!(value.kind, ValueKind::Table(_)) {
-        tables.push(path.to_owned());
-    }
-    for (path, value) in below(value, path) {
-        collect_tables(value, &path, tables);
-    }
-}
-
-fn count(value: &Value) -> usize {
-    match &value.kind {
-        ValueKind::Table(table) => 1 + table.values().map(count).sum::<usize>(),
-        ValueKind::Array(list) => 1 + list.iter().map(count).sum::<usize>(),
-        _ => 1,
-    }
-}
-
 impl Fail {
     /// Whether it is about what is at this path, or below, or should be.
     fn is_about(&self, path: &str) -> bool {
@@ -592,37 +539,6 @@ impl Fail {
 fn same(one: &Fail, other: &Fail) -> bool {
     let all = |fail: &Fail| (fail.0.kind, fail.1.clone());
     all(one) == all(other) && one.0.key == other.0.key && one.0.expected == other.0.expected
-}
-
-/// What else a value can be, of which was not known what it is for when it was read: a time, or a number or flag
-/// that came as text.
-fn readings(value: &Value, expected: &str) -> Vec<Value> {
-    let mut all = Vec::new();
-    if expected.contains("Duration") {
-        let seconds = match &value.kind {
-            ValueKind::String(text) => units::seconds(text),
-            #[expect(clippy::cast_precision_loss, reason = "a number of seconds")]
-            ValueKind::I64(n) => Some(*n as f64),
-            ValueKind::Float(n) => Some(*n),
-            _ => None,
-        };
-        let time = seconds.and_then(|s| std::time::Duration::try_from_secs_f64(s).ok());
-        all.extend(time.map(|time| {
-            let parts = [("secs", time.as_secs()), ("nanos", u64::from(time.subsec_nanos()))];
-            ValueKind::Table(parts.map(|(key, n)| (key.to_owned(), Value::from(n))).into())
-        }));
-    }
-    let origin = origin(value);
-    if let ValueKind::String(text) = &value.kind
-        && (origin.starts_with("variable ") || origin == "argument")
-    {
-        let text = text.trim();
-        all.extend(text.parse().ok().map(ValueKind::I64));
-        all.extend(text.parse().ok().map(ValueKind::U64));
-        all.extend(units::number(text).map(ValueKind::Float));
-        all.extend(flag(text).map(ValueKind::Boolean));
-    }
-    all.into_iter().map(|kind| Value::new(None, kind)).collect()
 }
 
 #[cfg(test)]

@@ -131,6 +131,7 @@ mod fields;
 mod files;
 mod findings;
 mod gather;
+mod inside;
 mod keys;
 mod live;
 mod loader;

@@ -586,6 +586,39 @@ impl TryFrom<BTreeMap<String, u8>> for Few {
     }
 }
 
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct Hard {
+    kind: HardKind,
+    after: u8,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+#[serde(tag = "is", rename_all = "snake_case")]
+enum HardKind {
+    Deep { inner: HardInner, size: u8 },
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only read")]
+struct HardInner {
+    even: Even,
+}
+
+#[test]
+fn a_value_in_a_variant_that_nothing_stands_in_for() {
+    let text = "kind:\n  is: deep\n  inner: {even: 3}\n  size: x\nafter: y\n";
+    assert_eq!(
+        problems::<Hard>(&yaml(text)),
+        [
+            "a.yml:5: after: \"y\", expected u8",
+            "a.yml:3: kind.inner.even: 3, expected a string",
+            "a.yml:4: kind.size: \"x\", expected u8"
+        ]
+    );
+}
+
 #[test]
 fn one_wrong_value_among_thousands() {
     const MANY: usize = 2_500;
