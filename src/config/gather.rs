@@ -574,18 +574,21 @@ mod tests {
         }
     }
 
+    fn told(json: &serde_json::Value) -> Vec<String> {
+        let value = super::super::value::from_json(json, "a");
+        let mut gather = Gather::new(&value, "", true);
+        gather.made_up = false;
+        assert!(gather.all::<Settings>().is_none());
+        gather.told().map(|(problem, _)| problem.to_string()).collect()
+    }
+
     #[test]
     fn nothing_is_made_up_where_a_panic_is_the_end() {
         let json = serde_json::json!({
             "port": "x", "host": "written", "inner": {"on": 1, "count": -1}, "share": "half", "more": 1,
         });
-        let value = super::super::value::from_json(&json, "a");
-        let mut gather = Gather::new(&value, "", true);
-        gather.made_up = false;
-        assert!(gather.all::<Settings>().is_none());
-        let told: Vec<_> = gather.told().map(|(problem, _)| problem.to_string()).collect();
         assert_eq!(
-            told,
+            told(&json),
             [
                 "a: more: unknown key, expected \"port\"",
                 "a: inner.count: -1, expected u8",
@@ -597,13 +600,8 @@ mod tests {
         let json = serde_json::json!({
             "port": 1, "host": "written", "inner": {"on": true}, "share": "half",
         });
-        let value = super::super::value::from_json(&json, "a");
-        let mut gather = Gather::new(&value, "", true);
-        gather.made_up = false;
-        assert!(gather.all::<Settings>().is_none());
-        let told: Vec<_> = gather.told().map(|(problem, _)| problem.to_string()).collect();
         assert_eq!(
-            told,
+            told(&json),
             [
                 "a: inner: incomplete, expected the key \"count\"",
                 "a: share: \"half\", expected f64",
