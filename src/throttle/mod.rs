@@ -89,6 +89,8 @@ mod core;
 mod future;
 mod handle;
 mod layer;
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 mod managed;
 mod permit;
 mod service;
