@@ -193,7 +193,7 @@ fn loom_nobody_waits_for_a_turn_that_is_void() {
     model(|| {
         let (throttle, start, told) = learned(TURN * 300);
         drop(granted_and_sent(&throttle));
-        let waiting = waits(ask(&throttle));
+        let (waiting, late) = (waits(ask(&throttle)), waits(ask(&throttle)));
         let later = start.after(TURN * 12);
         // So many in a row, and nothing was taken for long: nothing is taken at all.
         let threads = [0, 1].map(|thread| {
@@ -220,6 +220,10 @@ fn loom_nobody_waits_for_a_turn_that_is_void() {
             Asked::Wait(turn) => drop(gets_its_turn(turn, 2)),
             Asked::Refused(why) => panic!("{why}"),
         }
+        let turn = late.at();
+        let late = waits(late.again_at(turn));
+        assert!(late.at() > turn, "nothing is taken, and it would go");
+        drop(gets_its_turn(late, 1));
         let stats = throttle.stats();
         assert_eq!(stats.failed, LEARNED + 8, "each that was refused is counted");
         let state = throttle.shared.step(|core| super::handle::word(core.phase()));
