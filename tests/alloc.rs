@@ -181,6 +181,19 @@ fn a_breaker_in_a_slot() {
 }
 
 #[test]
+fn a_limiter_in_a_slot() {
+    let slot = buttress::Slot::<RateLimiter>::new();
+    let layer = RateLimitLayer::from_slot(slot.clone());
+    let refusing = layer.clone().layer(service_fn(ok));
+    let waiting = layer.wait(Duration::from_secs(1)).layer(service_fn(ok));
+    service_costs_nothing("an empty slot", refusing.clone());
+    service_costs_nothing("an empty slot, waiting", waiting.clone());
+    slot.install(RateLimiter::new(plenty()));
+    service_costs_nothing("after a change", refusing);
+    service_costs_nothing("after a change, waiting", waiting);
+}
+
+#[test]
 fn all_three_together() {
     let limiter = RateLimiter::new(plenty());
     let breaker = CircuitBreaker::builder("db").failure_rate(0.5).build().unwrap();

@@ -4,6 +4,7 @@
 mod budget;
 mod circuit_breaker;
 mod rate_limit;
+mod rate_limit_slot;
 mod retry;
 
 use std::sync::Arc;
