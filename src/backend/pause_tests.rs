@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::core::Core;
 use super::tests::{arrive, at, calls, finish, poll, wait};
 use super::turn::{Arrival, End, Settled, Turn};
-use super::{Backend, BackendState, lock};
+use super::{Backend, BackendState};
 use crate::managed::{Home, Level, Managed};
 
 /// Until it pauses: callers wait for a second, and what took most of that does not come any more.
@@ -69,7 +69,7 @@ async fn its_status_says_that_there_is_a_pause_and_why() {
         (status.state, status.level, status.why)
     };
     assert_eq!(of("no"), ("up".into(), Level::Ok, String::new()));
-    let now = pauses(&mut lock(&backend.shared.core));
+    let now = pauses(&mut backend.shared.core.lock());
     let (state, level, why) = of("yes");
     assert_eq!((state.as_str(), level), ("congested", Level::Warn));
     assert!(why.ends_with(" % are given up at their deadline, limit 1, then a pause"), "{why}");
@@ -77,7 +77,7 @@ async fn its_status_says_that_there_is_a_pause_and_why() {
     assert!((25.0..=100.0).contains(&share), "{why}");
     // One is answered as quickly as ever: it is up, but goes on pausing until more are.
     {
-        let mut core = lock(&backend.shared.core);
+        let mut core = backend.shared.core.lock();
         assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
         finish(&mut core, now, End::Success, now + 300);
         wait(&mut core, now + 301, 3_600_000);
