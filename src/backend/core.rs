@@ -1,6 +1,7 @@
 //! Limit, state, waiting room and retry tokens of one backend, without clock and timer. All of it is behind one
 //! short lock: a permit that comes back is handed to the best waiter in the same step.
 
+mod lane;
 mod limit;
 mod outcome;
 mod room;
@@ -9,6 +10,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::task::Waker;
 
+pub(super) use self::lane::Calm;
+use self::lane::share;
+pub(super) use self::outcome::MEASURED;
 use super::latency::Latency;
 use super::turn::{Arrival, Counts, Key, Settled, State, Wakers};
 use crate::clock::Tick;
@@ -80,6 +84,8 @@ pub(super) struct Core {
     /// The last answer that was measured came at once, in the processor's sense.
     quick: bool,
     unmeasured: u32,
+    /// Calls have come of which nobody has seen when.
+    unseen: u32,
     /// There was an answer since the last look, of which nobody knows when.
     heard: bool,
     /// How many calls a second it takes, once it has asked for less.
@@ -125,6 +131,7 @@ impl Core {
             tokens: MAX_TOKENS,
             quick: false,
             unmeasured: 0,
+            unseen: 0,
             heard: false,
             pace: Pace::new(),
             learns_quota: false,
@@ -243,9 +250,7 @@ impl Core {
 
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
     fn observe_arrival(&mut self, deadline: Tick, class: Criticality, now: Tick) {
-        for (one, share) in Criticality::ALL.into_iter().zip(&mut self.shares) {
-            *share += (if one == class { 1.0 } else { 0.0 } - *share) / 64.0;
-        }
+        self.see_class(class, 1);
         let remaining = deadline.0.saturating_sub(now.0) as f64;
         let gap = now.0.saturating_sub(self.last_arrival.0) as f64;
         if self.patience == 0.0 {
@@ -254,9 +259,12 @@ impl Core {
         } else {
             // Who waits for ever does so in its own name only.
             self.patience += (remaining.min(2.0 * self.patience) - self.patience) / 32.0;
-            self.gap += (gap.min(self.patience) - self.gap) / 32.0;
+            let came = self.unseen + 1;
+            let gap = (gap / f64::from(came)).min(self.patience);
+            self.gap += (gap - self.gap) * share(32.0, came);
         }
         self.last_arrival = now;
+        self.unseen = 0;
     }
 
     /// Slots of the abandoned come back.

@@ -75,7 +75,7 @@ fn gets_it(backend: &Backend, key: Key, others: impl FnOnce()) {
 fn is_empty(backend: &Backend) {
     let stats = backend.stats();
     assert_eq!((stats.in_flight, stats.waiting), (0, 0));
-    assert!(super::lock(&backend.shared.core).has_settled_all());
+    assert!(backend.shared.core.lock().has_settled_all());
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn loom_the_keeper_leaves_beside_one_that_comes() {
         let leaves = thread::spawn(move || leaving.leave(keeper));
         let key = waits(&backend, start);
         leaves.join().unwrap();
-        assert!(super::lock(&backend.shared.core).has_keeper());
+        assert!(backend.shared.core.lock().has_keeper());
         gets_it(&backend, key, || backend.finish(start, End::Success));
         backend.finish(start, End::Success);
         is_empty(&backend);
@@ -220,6 +220,97 @@ fn loom_never_more_than_the_limit() {
                 Turn::At(_) => assert_eq!(backend.stats().in_flight, 1),
             }
         }
+        is_empty(&backend);
+    });
+}
+
+/// At which calls go past the lock while one or none is in flight.
+fn quick(limit: u32) -> (Backend, Tick) {
+    let (backend, start) = of(limit);
+    backend.shared.core.lock().make_quick(start);
+    (backend, start)
+}
+
+fn admitted(backend: &Backend, start: Tick) -> bool {
+    let end = start.after(Duration::from_secs(3600));
+    let (arrival, measured) = backend.arrive(end, Criticality::Critical, start);
+    assert!(matches!(arrival, Arrival::Admitted), "{arrival:?}");
+    !measured
+}
+
+/// Who has come past the lock and wants to go so finds that somebody waits for the place.
+#[test]
+fn loom_a_place_that_was_had_past_the_lock_goes_to_who_waits() {
+    model(|| {
+        let (backend, start) = quick(3);
+        let other = backend.clone();
+        let calls = thread::spawn(move || {
+            match other.arrive(start.after(Duration::from_secs(3600)), Criticality::Critical, start)
+            {
+                (Arrival::Admitted, false) => other.finish_at_once(start),
+                (Arrival::Admitted, true) => other.finish(start, End::Success),
+                (Arrival::Wait(key), _) => other.leave(key),
+                other => panic!("{other:?}"),
+            }
+        });
+        let mut waiting = None;
+        for _ in 0..3 {
+            match arrive(&backend, start) {
+                Arrival::Admitted => {}
+                Arrival::Wait(key) => {
+                    assert!(waiting.replace(key).is_none(), "only one more is there");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(backend.stats().in_flight <= 3);
+        match waiting {
+            Some(key) => gets_it(&backend, key, || calls.join().unwrap()),
+            None => calls.join().unwrap(),
+        }
+        assert_eq!(backend.stats().in_flight, 3);
+        (0..3).for_each(|_| backend.finish(start, End::Success));
+        is_empty(&backend);
+    });
+}
+
+/// Some go past the lock while others take it: each is counted once.
+#[test]
+fn loom_calls_past_the_lock_beside_those_that_take_it() {
+    model(|| {
+        let (backend, start) = quick(100);
+        let threads = [End::Success, End::Ignored].map(|end| {
+            let backend = backend.clone();
+            thread::spawn(move || {
+                if admitted(&backend, start) && end == End::Success {
+                    backend.finish_at_once(start);
+                } else {
+                    backend.finish(start, end);
+                }
+            })
+        });
+        assert!(backend.stats().in_flight <= 2);
+        threads.map(|thread| thread.join().unwrap());
+        assert_eq!(backend.stats().admitted, 2);
+        is_empty(&backend);
+    });
+}
+
+/// The last place that can be had so: one gets it, the other comes by the lock, whoever is first.
+#[test]
+fn loom_the_last_place_past_the_lock() {
+    model(|| {
+        let (backend, start) = quick(3);
+        let core = &backend.shared.core;
+        assert_eq!(core.lock().calm().map(|calm| calm.most), Some(1));
+        let other = backend.clone();
+        let comes = thread::spawn(move || other.shared.core.enter());
+        let here = core.enter();
+        let there = comes.join().unwrap();
+        assert!(here != there, "one of both");
+        assert!(!core.enter());
+        assert_eq!(backend.stats().in_flight, 1);
+        backend.finish_at_once(start);
         is_empty(&backend);
     });
 }

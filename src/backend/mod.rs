@@ -4,6 +4,9 @@
 mod core;
 #[cfg(all(test, not(buttress_loom)))]
 mod edge_tests;
+mod lane;
+#[cfg(all(test, not(buttress_loom)))]
+mod lane_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
@@ -12,6 +15,8 @@ mod loom_tests;
 mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod pause_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod scenario_tests;
 #[cfg(all(test, not(buttress_loom)))]
@@ -24,6 +29,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use self::core::Core;
+use self::lane::{Guarded, Locked};
 use self::managed::Why;
 pub(crate) use self::turn::{Arrival, End, Key, Settled, Turn};
 use self::turn::{State, Wakers};
@@ -35,7 +41,6 @@ use crate::managed::Home;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observe, Observers, WaitSpan};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::sync::{Mutex, MutexGuard, lock};
 
 /// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
 ///
@@ -56,7 +61,7 @@ pub struct Backend {
 
 struct Shared {
     name: Name,
-    core: Mutex<Core>,
+    core: Guarded,
     /// When it came into its state.
     since: AtomicU64,
     observers: Observers,
@@ -64,8 +69,8 @@ struct Shared {
 
 impl Shared {
     /// As it is now, also if nobody has come for a while.
-    fn core_now(&self) -> MutexGuard<'_, Core> {
-        let mut core = lock(&self.core);
+    fn core_now(&self) -> Locked<'_> {
+        let mut core = self.core.lock();
         let now = now();
         core.reap(now);
         core.pace.age(now);
@@ -196,7 +201,7 @@ impl Backend {
     }
 
     fn with(name: Name, fixed: Option<u32>, observers: Observers) -> Self {
-        let core = Mutex::new(Core::new(fixed, ROOM));
+        let core = Guarded::new(Core::new(fixed, ROOM));
         let since = AtomicU64::new(now().0);
         let shared = Arc::new(Shared { name, core, since, observers });
         shared.observers.register(&shared);
@@ -207,7 +212,7 @@ impl Backend {
     fn rebuilt(self, change: impl FnOnce(&mut Observers)) -> Self {
         let mut observers = self.shared.observers.clone();
         change(&mut observers);
-        let limit = lock(&self.shared.core).fixed_limit();
+        let limit = self.shared.core.lock().fixed_limit();
         Self::with(self.shared.name, limit, observers)
     }
 
@@ -255,7 +260,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn state(&self) -> BackendState {
-        BackendState::of(lock(&self.shared.core).state)
+        BackendState::of(self.shared.core.lock().state)
     }
 
     /// Whether more can be sent without anybody waiting longer for it: the limit is not reached, nobody waits,
@@ -295,7 +300,7 @@ impl Backend {
     /// assert_eq!(api.quota(), None);
     /// ```
     pub fn learn_quota(&self) {
-        lock(&self.shared.core).learns_quota = true;
+        self.shared.core.lock().learns_quota = true;
     }
 
     /// Calls a second that are sent, if it throttles; see [`learn_quota`](Self::learn_quota).
@@ -339,7 +344,7 @@ impl Backend {
     /// The limit, if it is not learned.
     #[cfg(feature = "config")]
     pub(crate) fn fixed_limit(&self) -> Option<u32> {
-        lock(&self.shared.core).fixed_limit()
+        self.shared.core.lock().fixed_limit()
     }
 
     /// Another fixed limit, or that it is learned.
@@ -357,23 +362,23 @@ impl Backend {
     }
 
     pub(crate) fn take_retry(&self) -> bool {
-        lock(&self.shared.core).take_retry()
+        self.shared.core.lock().take_retry()
     }
 
     /// Retries that it would grant now, and at most; `None` while it is down and grants all.
     pub(crate) fn retries(&self) -> Option<(u32, u32)> {
-        lock(&self.shared.core).retries()
+        self.shared.core.lock().retries()
     }
 
     pub(crate) fn give_retry_back(&self) {
-        lock(&self.shared.core).give_retry_back();
+        self.shared.core.lock().give_retry_back();
     }
 
     /// One step of the core. Wakers run and changes are told once the lock is gone.
     #[inline]
     fn step<T>(&self, f: impl FnOnce(&mut Core, &mut Wakers) -> T) -> T {
         let mut wakers = Wakers::default();
-        let mut core = lock(&self.shared.core);
+        let mut core = self.shared.core.lock();
         let before = BackendState::of(core.state);
         let done = f(&mut core, &mut wakers);
         let after = BackendState::of(core.state);
@@ -435,6 +440,14 @@ impl Backend {
     /// And whether a call that was admitted has to be measured even if it is answered at once.
     #[inline]
     pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, bool) {
+        if class == Criticality::Critical && deadline > now && self.shared.core.enter() {
+            return (Arrival::Admitted, false);
+        }
+        self.arrive_slowly(deadline, class, now)
+    }
+
+    #[inline(never)]
+    fn arrive_slowly(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, bool) {
         self.step(|core, wakers| {
             let arrival = core.arrive(deadline, class, now, wakers);
             let measured = !(matches!(arrival, Arrival::Admitted) && core.needs_no_time());
@@ -450,6 +463,7 @@ impl Backend {
         self.step(|core, wakers| core.leave(key, now(), wakers));
     }
 
+    #[inline(never)]
     pub(crate) fn finish(&self, started: Tick, end: End) {
         self.step(|core, wakers| core.finish(started, end, now(), wakers));
     }
@@ -457,6 +471,13 @@ impl Backend {
     /// A call that need not be measured has succeeded in the poll in which it was sent.
     #[inline]
     pub(crate) fn finish_at_once(&self, started: Tick) {
+        if !self.shared.core.leave() {
+            self.finish_and_tell(started);
+        }
+    }
+
+    #[inline(never)]
+    fn finish_and_tell(&self, started: Tick) {
         self.step(|core, wakers| core.finish_at_once(started, wakers));
     }
 

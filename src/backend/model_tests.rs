@@ -16,7 +16,7 @@ use crate::clock::Tick;
 use crate::context::Criticality;
 
 /// `BUTTRESS_SEED` replays a run.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     let given = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
     println!("BUTTRESS_SEED={seed}");

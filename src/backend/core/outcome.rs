@@ -5,7 +5,6 @@ use std::cmp::Reverse;
 use super::{Core, MAX_TOKENS};
 use crate::backend::turn::{End, State, Wakers};
 use crate::clock::Tick;
-use crate::pace::Phase;
 
 /// After an answer that asks for less, so many successes pass before extra attempts are sent again and the limit
 /// grows.
@@ -20,7 +19,7 @@ const IN_VAIN: f64 = 4.0;
 /// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
 /// that come sooner, and need not even be waited for, one in so many is measured.
 const QUICK: u64 = 10_000;
-const MEASURED: u32 = 8;
+pub(in crate::backend) const MEASURED: u32 = 8;
 
 impl Core {
     /// Admitted, and then not sent. Before the last change of the pace it had no turn, or one that is void.
@@ -108,10 +107,7 @@ impl Core {
     /// its like are answered so quickly that some of them say enough, and nothing is out of the ordinary.
     #[inline]
     pub(in crate::backend) fn needs_no_time(&mut self) -> bool {
-        let all_is_well = self.quick
-            && self.state == State::Up
-            && self.pace.phase() == Phase::Free
-            && self.latency.is_near();
+        let all_is_well = self.all_is_well();
         if all_is_well {
             self.unmeasured = (self.unmeasured + 1) % MEASURED;
         }

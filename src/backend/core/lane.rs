@@ -1,0 +1,125 @@
+//! What calls that go past the lock have changed.
+
+use super::outcome::MEASURED;
+use super::{Core, MAX_TOKENS};
+use crate::backend::turn::State;
+use crate::context::Criticality;
+use crate::pace::Phase;
+
+/// Nothing has to be decided about the next calls.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::backend) struct Calm {
+    pub(in crate::backend) in_flight: u32,
+    /// So many may be in flight before it matters.
+    pub(in crate::backend) most: u32,
+    /// Since the last call that was measured.
+    pub(in crate::backend) unmeasured: u32,
+}
+
+impl Core {
+    /// Answers come so quickly that not all of them are measured, and nothing is out of the ordinary.
+    #[inline]
+    pub(super) fn all_is_well(&self) -> bool {
+        self.quick
+            && self.state == State::Up
+            && self.pace.phase() == Phase::Free
+            && self.latency.is_near()
+    }
+
+    /// If so, a call that comes or succeeds changes nothing but counts and means.
+    pub(in crate::backend) fn calm(&self) -> Option<Calm> {
+        let calm = self.all_is_well()
+            && self.failures == 0
+            && self.throttled == 0
+            && self.room.is_empty()
+            && self.zombies.is_empty();
+        if !calm {
+            return None;
+        }
+        // Fewer than half of what may be: what they take is not our doing.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most a million"
+        )]
+        let most = (self.limit / 2.0).ceil() as u32;
+        let most = most.saturating_sub(1);
+        let Self { in_flight, unmeasured, .. } = *self;
+        (in_flight <= most && unmeasured < MEASURED - 1).then_some(Calm {
+            in_flight,
+            most,
+            unmeasured,
+        })
+    }
+
+    /// Calls have come, and those that were answered at once are gone, since it was calm: so many are in flight, and
+    /// so many were not measured.
+    pub(in crate::backend) fn catch_up(&mut self, in_flight: u32, unmeasured: u32) {
+        let came = unmeasured - self.unmeasured;
+        let went = self.in_flight + came - in_flight;
+        if came > 0 {
+            self.counts.admitted += u64::from(came);
+            self.unmeasured = unmeasured;
+            self.unseen += came;
+            // If none was out before, it is not since then that there has been no answer.
+            self.heard = true;
+            self.see_class(Criticality::Critical, came);
+        }
+        self.in_flight = in_flight;
+        self.peak = self.peak.max(in_flight);
+        if went == 0 {
+            return;
+        }
+        self.heard = true;
+        if !self.fixed {
+            self.floored = None;
+            self.answered = self.answered.saturating_add(went);
+        }
+        self.tokens = (self.tokens + went).min(MAX_TOKENS);
+        self.missed -= self.missed * share(16.0, went);
+        self.failing -= self.failing * share(64.0, went);
+        let many = f64::from(in_flight) + 1.0;
+        if self.usual == 0.0 {
+            self.usual = many;
+        }
+        self.usual += (many - self.usual) * share(64.0, went);
+    }
+
+    /// So many calls of that class have come.
+    #[inline]
+    pub(super) fn see_class(&mut self, class: Criticality, times: u32) {
+        let new = share(64.0, times);
+        for (one, share) in Criticality::ALL.into_iter().zip(&mut self.shares) {
+            *share += (if one == class { 1.0 } else { 0.0 } - *share) * new;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Core {
+    /// As after a few calls that were answered at once.
+    pub(in crate::backend) fn make_quick(&mut self, now: crate::clock::Tick) {
+        (0..16).for_each(|_| self.latency.record(1000, true));
+        (self.quick, self.quiet_since, self.last_arrival) = (true, now, now);
+        self.patience = 1e9;
+    }
+
+    #[cfg(not(buttress_loom))]
+    pub(in crate::backend) fn whole(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+        let counts = (self.counts.admitted, self.counts.waited, self.counts.downs);
+        let numbers = (self.in_flight, self.unmeasured, self.tokens, self.failures);
+        (counts, numbers, self.answered, self.state, self.limit.to_bits())
+    }
+
+    #[cfg(not(buttress_loom))]
+    pub(in crate::backend) fn means(&self) -> [f64; 4] {
+        [self.missed, self.failing, self.shares[2], self.gap]
+    }
+}
+
+/// Of so many new values, one after the other, in a mean that takes one of `of` of each.
+#[inline]
+pub(super) fn share(of: f64, times: u32) -> f64 {
+    let one = 1.0 / of;
+    (1..times).fold(one, |share, _| share + (1.0 - share) * one)
+}
