@@ -61,7 +61,7 @@ pub(crate) enum Phase {
 }
 
 /// The rate at which one callee takes calls, and whose turn is when.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pace {
     phase: Phase,
     /// Calls a second.

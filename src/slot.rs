@@ -1,7 +1,7 @@
 //! A place in a running stack for an object that comes and goes.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::sync::Padded;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use crate::sync::{Lease, Mutex, lock, stripe_count, thread_number};
 /// A layer made from a slot looks into it at each call. Clones of a slot, the layers made from it and
 /// their services share one place. A call uses the object that was there when it was made, to its end:
 /// none sees half of a change. Looking at an empty slot costs one relaxed load; a change costs each service
-/// one mutex when it looks next.
+/// one mutex when it looks next, which only a few threads share.
 ///
 /// ```
 /// use buttress::Slot;
@@ -30,10 +30,12 @@ pub struct Slot<T> {
 struct Place<T> {
     /// Rises with every change. Services compare it with the one that they have seen.
     version: Padded<AtomicU64>,
-    held: Mutex<Held<T>>,
+    held: Mutex<Content<T>>,
+    /// For services that look after a change.
+    known: OnceLock<Made<Option<T>>>,
 }
 
-struct Held<T> {
+struct Content<T> {
     object: Option<T>,
     /// One that has what this one has.
     #[cfg(feature = "config")]
@@ -72,12 +74,13 @@ impl<T> Slot<T> {
     }
 
     fn of(object: Option<T>, version: u64) -> Self {
-        let held = Held {
+        let held = Content {
             object,
             #[cfg(feature = "config")]
             follower: None,
         };
-        let place = Place { version: Padded(AtomicU64::new(version)), held: Mutex::new(held) };
+        let (version, held) = (Padded(AtomicU64::new(version)), Mutex::new(held));
+        let place = Place { version, held, known: OnceLock::new() };
         Self { place: Lease::new(Arc::new(place)) }
     }
 
@@ -117,11 +120,24 @@ impl<T> Slot<T> {
             Some((slot, before))
         });
         let before = std::mem::replace(&mut held.object, object);
-        self.place.version.fetch_add(1, Ordering::Relaxed);
+        self.changed();
         drop(held);
         #[cfg(feature = "config")]
         drop(followed);
+        self.forget();
         before
+    }
+
+    /// Under the lock.
+    fn changed(&self) {
+        self.place.version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What has been is not kept for those who look.
+    fn forget(&self) {
+        if let Some(known) = self.place.known.get() {
+            known.clear();
+        }
     }
 }
 
@@ -162,8 +178,9 @@ impl<T: Clone> Slot<T> {
         let done = then(slot);
         held.follower = Some(Follower { place, clone: T::clone });
         let before = std::mem::replace(&mut held.object, object);
-        self.place.version.fetch_add(1, Ordering::Relaxed);
+        self.changed();
         drop(held);
+        self.forget();
         (before, done)
     }
 
@@ -191,11 +208,20 @@ pub(crate) struct Made<T> {
 /// With the version that it was made of.
 type Known<T> = Mutex<Option<(u64, T)>>;
 
-impl<T: Clone> Made<T> {
+impl<T> Made<T> {
     pub(crate) fn new() -> Self {
         Self { stripes: (0..stripe_count()).map(|_| Padded(Mutex::new(None))).collect() }
     }
 
+    fn clear(&self) {
+        for stripe in &self.stripes {
+            let before = lock(stripe).take();
+            drop(before);
+        }
+    }
+}
+
+impl<T: Clone> Made<T> {
     /// What `make` makes of what is in the slot, and the version of that.
     pub(crate) fn of<O: Clone>(
         &self,
@@ -213,6 +239,11 @@ impl<T: Clone> Made<T> {
         let before = lock(stripe).replace(made.clone());
         // Its last reference may be ours, and dropping it may run user code.
         drop(before);
+        if slot.version() != version {
+            // Whoever has changed it has perhaps cleared this before.
+            let late = lock(stripe).take_if(|known| known.0 == version);
+            drop(late);
+        }
         made
     }
 }
@@ -244,9 +275,14 @@ pub(crate) struct Seat<T> {
 
 impl<T: Clone> Seat<T> {
     pub(crate) fn new(slot: Slot<T>) -> Self {
-        let mut seat = Self { slot, seen: UNTOUCHED, current: None };
-        seat.current();
-        seat
+        let (seen, current) = slot.versioned();
+        Self { slot, seen, current }
+    }
+
+    /// What was there when it was last looked at.
+    #[inline]
+    pub(crate) fn seen(&mut self) -> Option<&mut T> {
+        self.current.as_mut()
     }
 
     /// What is in the slot now.
@@ -261,13 +297,52 @@ impl<T: Clone> Seat<T> {
     #[cold]
     #[inline(never)]
     fn look(&mut self) {
-        let held = lock(&self.slot.place.held);
-        // Under the mutex, so that it is the version of just this object.
-        self.seen = self.slot.version();
-        let before = std::mem::replace(&mut self.current, held.object.clone());
-        drop(held);
-        // Its last reference may be ours, and dropping it may run user code.
+        let known = self.slot.place.known.get_or_init(Made::new);
+        let (seen, current) = known.of(&self.slot, |object| object);
+        self.seen = seen;
+        // The last reference to what was there may be ours, and dropping it may run user code.
+        let before = std::mem::replace(&mut self.current, current);
         drop(before);
+    }
+}
+
+/// What a service goes by: the same object always, or none, or whichever is in a slot.
+#[derive(Clone)]
+pub(crate) enum Held<T> {
+    Fixed(Option<T>),
+    Live(Seat<T>),
+}
+
+impl<T: Clone> Held<T> {
+    /// The object to go by now.
+    #[inline]
+    pub(crate) fn current(&mut self) -> Option<&mut T> {
+        match self {
+            Self::Fixed(object) => object.as_mut(),
+            Self::Live(seat) => seat.current(),
+        }
+    }
+
+    /// What was there when it was last looked at.
+    #[inline]
+    pub(crate) fn seen(&mut self) -> Option<&mut T> {
+        match self {
+            Self::Fixed(object) => object.as_mut(),
+            Self::Live(seat) => seat.seen(),
+        }
+    }
+
+    pub(crate) const fn is_live(&self) -> bool {
+        matches!(self, Self::Live(_))
+    }
+}
+
+impl<T: Clone + fmt::Debug> fmt::Debug for Held<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(object) => object.fmt(f),
+            Self::Live(seat) => seat.fmt(f),
+        }
     }
 }
 
@@ -300,6 +375,30 @@ mod tests {
         assert_eq!(seat.current(), Some(&mut 2));
         slot.uninstall();
         assert_eq!((seat.current(), other.current()), (None, None));
+    }
+
+    #[test]
+    fn what_has_been_taken_out_is_not_kept_for_those_who_look() {
+        let slot = Slot::new();
+        let mut seat = Seat::new(slot.clone());
+        let first = Arc::new(1);
+        slot.install(Arc::clone(&first));
+        // Each of many that have not looked yet finds it, and so does the next.
+        for _ in 0..9 {
+            assert_eq!(seat.clone().current(), Some(&mut Arc::clone(&first)));
+        }
+        assert!(Arc::strong_count(&first) > 2, "somebody keeps one for them");
+        let second = Arc::new(2);
+        assert!(slot.install(Arc::clone(&second)).is_some());
+        assert_eq!(Arc::strong_count(&first), 1);
+        assert_eq!(seat.current(), Some(&mut Arc::clone(&second)));
+        assert!(slot.uninstall().is_some());
+        assert_eq!(
+            (Arc::strong_count(&second), seat.seen().cloned()),
+            (2, Some(Arc::clone(&second)))
+        );
+        assert_eq!(seat.current(), None);
+        assert_eq!(Arc::strong_count(&second), 1);
     }
 
     #[cfg(feature = "config")]

@@ -7,7 +7,9 @@ use std::io;
 use std::time::Duration;
 
 use allocation_counter::measure;
-use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder, KeyedCircuitBreaker};
+use buttress::circuit_breaker::{
+    CircuitBreaker, CircuitBreakerBuilder, CircuitBreakerLayer, KeyedCircuitBreaker,
+};
 use buttress::rate_limit::{KeyedRateLimiter, Meter, RateLimitLayer, RateLimiter};
 use buttress::retry::{Retry, RetryLayer, RetryPolicy};
 use buttress::{AsTyped, Quota, key_fn};
@@ -164,6 +166,31 @@ fn a_call_that_needs_no_retry() {
     costs_nothing("blocking", || {
         assert_eq!(retry.run_blocking(|_| Ok::<_, io::Error>(1)).unwrap(), 1);
     });
+}
+
+#[test]
+fn a_breaker_in_a_slot() {
+    let slot = buttress::Slot::<CircuitBreaker>::new();
+    let live = CircuitBreakerLayer::from_slot(slot.clone()).layer(service_fn(ok));
+    service_costs_nothing("an empty slot", live.clone());
+    let mut service = live.clone();
+    slot.install(CircuitBreaker::new("db"));
+    service_costs_nothing("only cloned, after a change", live);
+    assert!(service.ready().now_or_never().is_some());
+    service_costs_nothing("that has looked", service);
+}
+
+#[test]
+fn a_limiter_in_a_slot() {
+    let slot = buttress::Slot::<RateLimiter>::new();
+    let layer = RateLimitLayer::from_slot(slot.clone());
+    let refusing = layer.clone().layer(service_fn(ok));
+    let waiting = layer.wait(Duration::from_secs(1)).layer(service_fn(ok));
+    service_costs_nothing("an empty slot", refusing.clone());
+    service_costs_nothing("an empty slot, waiting", waiting.clone());
+    slot.install(RateLimiter::new(plenty()));
+    service_costs_nothing("after a change", refusing);
+    service_costs_nothing("after a change, waiting", waiting);
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod managed;
 #[cfg(all(test, not(buttress_loom)))]
 mod model_tests;
 #[cfg(all(test, not(buttress_loom)))]
+mod pause_tests;
+#[cfg(all(test, not(buttress_loom)))]
 mod scenario_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;

@@ -100,6 +100,9 @@
 //!
 //! *Change.* [`reconfigure`](CircuitBreaker::reconfigure) gives a running breaker other settings: it keeps
 //! its state and, where the window is the same, what it has counted.
+//! [`CircuitBreakerLayer::from_slot`] takes the breaker from a [`Slot`](crate::Slot): it is installed, replaced and
+//! uninstalled while calls are made. A call that has begun keeps its breaker, with its outcome and a probe's place; so does a
+//! refusal for which readiness was told. While the slot is empty, the layer costs one load.
 //!
 //! *Cost.* While closed: one load to admit and one to record, plus the count itself. No lock, no
 //! allocation; no clock unless a time window or slow calls need it. Failures, probes and changes of state

@@ -10,7 +10,7 @@ use crate::clock;
 use super::shared::Shared;
 use super::state::CircuitState;
 
-/// How long to wait before looking again whether a probe's place has become free.
+/// How long to wait before looking again whether a probe's place has become free, or another breaker has come.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Waits until an open circuit may let a call through: until its time has passed or its state changes.
@@ -19,8 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct Reopening(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
 impl Reopening {
-    /// `None` if a call would be let through now.
-    pub(super) fn of(shared: &Arc<Shared>) -> Option<Self> {
+    /// `None` if a call would be let through now. `live`: another breaker may come, which nobody tells of.
+    pub(super) fn of(shared: &Arc<Shared>, live: bool) -> Option<Self> {
         if shared.is_shadow() {
             return None;
         }
@@ -35,6 +35,10 @@ impl Reopening {
                 Some(LOOK_AGAIN)
             }
             None => return None,
+        };
+        let wait = match live {
+            true => Some(wait.map_or(LOOK_AGAIN, |wait| wait.min(LOOK_AGAIN))),
+            false => wait,
         };
         Some(Self(Box::pin(async move {
             let changed = states.changed();

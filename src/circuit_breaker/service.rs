@@ -7,11 +7,13 @@ use tower_service::Service;
 use crate::classify::Classify;
 use crate::clock;
 use crate::reject::Reject;
+use crate::slot::Held;
 use crate::sync::Lease;
 
 use super::core::{Refusal, Ticket};
 use super::future::{ResponseFuture, State};
 use super::guard::{Call, Guard};
+use super::handle::CircuitBreaker;
 use super::reopening::Reopening;
 use super::shared::Shared;
 
@@ -34,8 +36,8 @@ use super::shared::Shared;
 /// ```
 pub struct CircuitBreakerService<S, C, R> {
     inner: S,
-    /// `None`: as if the layer were not there.
-    lease: Option<Lease<Shared>>,
+    /// With none it is as if the layer were not there.
+    breaker: Held<CircuitBreaker>,
     classify: C,
     reject: R,
     mode: Mode,
@@ -47,7 +49,7 @@ pub struct CircuitBreakerService<S, C, R> {
 enum Mode {
     Plain,
     /// The circuit was open when readiness was asked, and the inner service was not: the next call must
-    /// be refused, even if the circuit has closed meanwhile.
+    /// be refused, even if the circuit has closed meanwhile or the breaker is another one.
     Refusing(Refusal),
     /// Under a load balancer: not ready while open. The inner service may already have said that it is
     /// ready; the circuit must not take that back.
@@ -59,13 +61,13 @@ enum Mode {
 impl<S, C, R> CircuitBreakerService<S, C, R> {
     pub(super) fn new(
         inner: S,
-        lease: Option<Lease<Shared>>,
+        breaker: Held<CircuitBreaker>,
         classify: C,
         reject: R,
         unready_while_open: bool,
     ) -> Self {
         let mode = if unready_while_open { Mode::Balanced { ready: false } } else { Mode::Plain };
-        Self { inner, lease, classify, reject, mode, waiting: None }
+        Self { inner, breaker, classify, reject, mode, waiting: None }
     }
 
     /// The inner service.
@@ -96,7 +98,7 @@ impl<S: Clone, C: Clone, R: Clone> Clone for CircuitBreakerService<S, C, R> {
     fn clone(&self) -> Self {
         Self::new(
             self.inner.clone(),
-            self.lease.clone(),
+            self.breaker.clone(),
             self.classify.clone(),
             self.reject.clone(),
             matches!(self.mode, Mode::Balanced { .. }),
@@ -108,7 +110,7 @@ impl<S: fmt::Debug, C, R> fmt::Debug for CircuitBreakerService<S, C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerService")
             .field("inner", &self.inner)
-            .field("breaker", &self.lease)
+            .field("breaker", &self.breaker)
             .finish_non_exhaustive()
     }
 }
@@ -128,7 +130,8 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         if matches!(self.mode, Mode::Plain) {
-            if self.lease.as_ref().is_some_and(|lease| lease.core.is_shut()) && self.will_refuse() {
+            let breaker = self.breaker.current();
+            if breaker.is_some_and(|breaker| breaker.lease.core.is_shut()) && self.will_refuse() {
                 return Poll::Ready(Ok(()));
             }
         } else if !ready!(self.poll_unusual(cx)) {
@@ -143,8 +146,13 @@ where
 
     #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let Some(lease) = &mut self.lease else {
-            return ResponseFuture::through(self.inner.call(req));
+        // A refusal that has been promised is that of the breaker which has.
+        let breaker = match self.mode {
+            Mode::Refusing(_) => self.breaker.seen(),
+            Mode::Plain | Mode::Balanced { .. } => self.breaker.current(),
+        };
+        let Some(CircuitBreaker { lease }) = breaker else {
+            return self.through(req);
         };
         let admitted = if matches!(self.mode, Mode::Plain) {
             lease.admit()
@@ -204,10 +212,24 @@ where
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
+    /// Without a breaker.
+    #[inline]
+    fn through<Req>(&mut self, req: Req) -> ResponseFuture<S, Req, C, R>
+    where
+        S: Service<Req>,
+        C: Classify<Req, S::Response, S::Error>,
+        R: Reject<Req, S::Response, S::Error>,
+    {
+        if let Mode::Balanced { ready } = &mut self.mode {
+            *ready = false;
+        }
+        ResponseFuture::through(self.inner.call(req))
+    }
+
     /// The circuit is shut. Promises a refusal, unless the open time has passed or nothing is refused.
     #[inline(never)]
     fn will_refuse(&mut self) -> bool {
-        if let Some(lease) = &self.lease
+        if let Some(CircuitBreaker { lease }) = self.breaker.seen()
             && !lease.is_shadow()
             && let Some(refusal) = lease.core.shut(clock::now())
         {
@@ -233,7 +255,9 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
             if let Some(waiting) = &mut self.waiting {
                 ready!(waiting.poll(cx));
             }
-            self.waiting = self.lease.as_ref().and_then(|lease| Reopening::of(lease.shared()));
+            let live = self.breaker.is_live();
+            let breaker = self.breaker.current();
+            self.waiting = breaker.and_then(|it| Reopening::of(it.lease.shared(), live));
             if self.waiting.is_none() {
                 return Poll::Ready(());
             }

@@ -50,7 +50,8 @@
 //! # Spans
 //!
 //! With `tracing`, target `buttress`, children of the caller's. A call that neither waits nor is retried costs none;
-//! while nobody listens at `DEBUG`, none allocates.
+//! while nobody listens at `DEBUG`, none allocates. A subscriber that panics when one begins, is given a field, or, for
+//! `wait`, ends does not change the call either.
 //!
 //! | span | level | fields | what it is |
 //! |---|---|---|---|

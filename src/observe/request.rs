@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::spans::{LEFT, REFUSED, request};
+use super::spans::{LEFT, REFUSED, record, request};
 use crate::classify::as_std_error;
 use crate::name::Name;
 use crate::rejection::Rejection;
@@ -202,7 +202,7 @@ pin_project! {
     impl<F, A> PinnedDrop for SpanFuture<F, A> {
         fn drop(this: Pin<&mut Self>) {
             if !this.over {
-                this.call.span().record("outcome", LEFT);
+                record(this.call.span(), "outcome", LEFT);
             }
         }
     }
@@ -236,12 +236,10 @@ fn tell<Res, Err: 'static>(span: &Span, answers: &impl Told<Res>, result: &Resul
     };
     match refusal {
         Some(why) => {
-            span.record("outcome", REFUSED);
-            span.record("why", ::tracing::field::display(why));
+            record(span, "outcome", REFUSED);
+            record(span, "why", ::tracing::field::display(why));
         }
-        None => {
-            span.record("outcome", outcome);
-        }
+        None => record(span, "outcome", outcome),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Spans: where the time of a call goes before it is sent, between its attempts, and in a server's stack.
 
+#[cfg(feature = "tracing")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::name::{LayerKind, Name};
 
 /// How a wait ended; a third word is for whoever went away.
@@ -41,7 +44,7 @@ impl WaitSpan {
     pub(crate) fn end(&mut self, outcome: &'static str) {
         #[cfg(feature = "tracing")]
         if let Some(span) = self.span.take() {
-            span.record("outcome", outcome);
+            close(*span, outcome);
         }
         #[cfg(not(feature = "tracing"))]
         let _ = outcome;
@@ -74,21 +77,42 @@ impl Drop for WaitSpan {
 fn wait(layer: LayerKind, name: Name) -> Option<::tracing::Span> {
     let (layer, name) = (layer.as_str(), name.as_str());
     let outcome = ::tracing::field::Empty;
-    let span = ::tracing::debug_span!(target: "buttress", "wait", layer, name, outcome);
-    (!span.is_disabled()).then_some(span)
+    let span = guarded(|| ::tracing::debug_span!(target: "buttress", "wait", layer, name, outcome));
+    span.filter(|span| !span.is_disabled())
+}
+
+#[cfg(feature = "tracing")]
+#[cold]
+fn close(span: ::tracing::Span, outcome: &'static str) {
+    record(&span, "outcome", outcome);
+    guarded(|| drop(span));
+}
+
+/// As an observer, a subscriber must not change the call that it watches: who begins to wait has a place in a row, and
+/// who ends to wait has what it waited for.
+#[cfg(feature = "tracing")]
+fn guarded<T>(f: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(f)).ok()
+}
+
+#[cfg(feature = "tracing")]
+pub(super) fn record(span: &::tracing::Span, field: &str, value: impl ::tracing::Value) {
+    guarded(|| span.record(field, value));
 }
 
 /// The span of a retry; a first attempt runs in its caller's.
 #[cfg(feature = "tracing")]
 pub(crate) fn retry_span(name: &'static str, attempt: u32) -> ::tracing::Span {
-    ::tracing::debug_span!(target: "buttress", "retry_attempt", layer = "retry", name, attempt)
+    let span = || ::tracing::debug_span!(target: "buttress", "retry_attempt", layer = "retry", name, attempt);
+    guarded(span).unwrap_or_else(::tracing::Span::none)
 }
 
 /// The span of a call of a server's stack.
 #[cfg(feature = "tracing")]
 pub(crate) fn request(name: Name) -> ::tracing::Span {
     let (name, outcome, why) = (name.as_str(), ::tracing::field::Empty, ::tracing::field::Empty);
-    ::tracing::debug_span!(target: "buttress", "request", layer = "server", name, outcome, why)
+    let span = || ::tracing::debug_span!(target: "buttress", "request", layer = "server", name, outcome, why);
+    guarded(span).unwrap_or_else(::tracing::Span::none)
 }
 
 #[cfg(all(test, feature = "tracing", not(buttress_loom)))]

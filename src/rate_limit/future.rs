@@ -168,6 +168,12 @@ impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
         Self { state: WaitState::Waiting { waiting, call }, marker: PhantomData }
     }
 
+    /// Without a limit, to a service that is not ready yet.
+    pub(crate) fn unlimited(inner: S, req: Req, parts: Ref<Parts<L, R>>) -> Self {
+        let call = Some(Call { inner, req, parts });
+        Self { state: WaitState::Readying { unspent: None, call }, marker: PhantomData }
+    }
+
     /// Without a limit.
     #[inline(always)]
     pub(crate) fn through(future: F) -> Self {
@@ -211,12 +217,13 @@ where
                         this.state.set(WaitState::Done);
                         return Poll::Ready(Err(R::map_err(error)));
                     }
-                    let (Some(unspent), Some(mut call)) = (unspent.take(), call.take()) else {
+                    let Some(mut call) = call.take() else {
                         this.state.set(WaitState::Done);
                         continue;
                     };
+                    let unspent = unspent.take();
                     let future = call.inner.call(call.req);
-                    let ink = Some(H::ink(unspent.spend(H::WRITES)));
+                    let ink = unspent.map(|unspent| H::ink(unspent.spend(H::WRITES)));
                     this.state.set(WaitState::Called { future, ink });
                 }
                 WaitProj::Called { future, ink } => {

@@ -342,6 +342,29 @@ impl RateLimiter {
         self.shared.set_quota(quota);
     }
 
+    /// Lets all who wait now go on at once, without a token: for a limiter that has been taken out of service. What their
+    /// places cost goes back to the bucket; who comes later is limited as before.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::rate_limit::RateLimiter;
+    /// let limiter = RateLimiter::new("1/h".parse()?);
+    /// limiter.try_acquire()?;
+    /// let waiter = tokio::spawn({
+    ///     let limiter = limiter.clone();
+    ///     async move { limiter.acquire().await }
+    /// });
+    /// tokio::task::yield_now().await;
+    /// limiter.release_waiting();
+    /// waiter.await??;
+    /// assert!(limiter.try_acquire().is_err());
+    /// # Ok(()) }
+    /// ```
+    pub fn release_waiting(&self) {
+        self.shared.release_waiting();
+    }
+
     /// Gives a running limiter all the settings of `builder`: quota, `max_waiting` and shadow mode.
     ///
     /// They change at one point in time: no call is decided by some of the old and some of the new. The

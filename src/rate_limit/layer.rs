@@ -3,12 +3,14 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::handle::RateLimiter;
 use super::keyed::KeyedRateLimiter;
-use super::limits::{ByKey, Costed, sealed_wait::Waitable};
+use super::limits::{ByKey, Costed, FromSlot, sealed_wait::Waitable};
 use super::meter::Both;
 use super::service::RateLimitService;
 use super::stamp::NoHeaders;
 use crate::reject::AsError;
+use crate::slot::{Seat, Slot};
 use crate::sync::Lease;
 
 /// Wraps services so that their calls are charged to a limit.
@@ -36,6 +38,8 @@ use crate::sync::Lease;
 pub struct RateLimitLayer<L, R = AsError, M = Refuse, H = NoHeaders> {
     /// `None`: as if the layer were not there.
     limits: Option<L>,
+    /// Where one of the limiters comes from, if it may change.
+    slot: Option<Slot<RateLimiter>>,
     reject: R,
     mode: M,
     headers: H,
@@ -94,7 +98,43 @@ impl<L> RateLimitLayer<L> {
 
     /// A layer that may be absent from its stack, in a type that is the same with it and without.
     pub(crate) const fn maybe(limits: Option<L>) -> Self {
-        Self { limits, reject: AsError, mode: Refuse, headers: NoHeaders }
+        Self { limits, slot: None, reject: AsError, mode: Refuse, headers: NoHeaders }
+    }
+}
+
+impl RateLimitLayer<FromSlot> {
+    /// A layer that charges calls to whichever limiter is in `slot` when they are made, or to none. So a limit is
+    /// installed, replaced and uninstalled while the stack runs. While the slot is empty, calls pass as if the layer were
+    /// not there; what it is [combined](Self::and) with goes on.
+    ///
+    /// A call that [waits](Self::wait) keeps its place in the line of the limiter that it waits at, whatever is in the slot
+    /// meanwhile: it goes on when it has its token from that, or when its time is over. Whoever takes a limiter out and
+    /// wants those who wait to go on at once says [`release_waiting`](RateLimiter::release_waiting), as the command
+    /// that uninstalls does.
+    ///
+    /// ```
+    /// use buttress::Slot;
+    /// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// let slot = Slot::new();
+    /// let mut service = RateLimitLayer::from_slot(slot.clone())
+    ///     .layer(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n) }));
+    /// service.ready().await?.call(1).await?;
+    ///
+    /// slot.install(RateLimiter::new("1/h".parse()?));
+    /// service.ready().await?.call(2).await?;
+    /// assert!(service.ready().await?.call(3).await.is_err());
+    /// slot.uninstall();
+    /// service.ready().await?.call(4).await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub const fn from_slot(slot: Slot<RateLimiter>) -> Self {
+        let slot = Some(slot);
+        Self { limits: Some(FromSlot), slot, reject: AsError, mode: Refuse, headers: NoHeaders }
     }
 }
 
@@ -102,6 +142,7 @@ impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
     fn map_limits<T>(self, f: impl FnOnce(L) -> T) -> RateLimitLayer<T, R, M, H> {
         RateLimitLayer {
             limits: self.limits.map(f),
+            slot: self.slot,
             reject: self.reject,
             mode: self.mode,
             headers: self.headers,
@@ -149,7 +190,13 @@ impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
     /// ```
     #[must_use]
     pub fn on_reject<T>(self, reject: T) -> RateLimitLayer<L, T, M, H> {
-        RateLimitLayer { limits: self.limits, reject, mode: self.mode, headers: self.headers }
+        RateLimitLayer {
+            limits: self.limits,
+            slot: self.slot,
+            reject,
+            mode: self.mode,
+            headers: self.headers,
+        }
     }
 
     /// Writes `RateLimit` and `RateLimit-Policy` on every HTTP response, admitted or refused, over those a
@@ -172,6 +219,7 @@ impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
     pub fn headers(self) -> RateLimitLayer<L, R, M, super::Headers> {
         RateLimitLayer {
             limits: self.limits,
+            slot: self.slot,
             reject: self.reject,
             mode: self.mode,
             headers: super::Headers::default(),
@@ -218,6 +266,7 @@ impl<L: Waitable, R, H> RateLimitLayer<L, R, Refuse, H> {
     pub fn wait(self, max_wait: Duration) -> RateLimitLayer<L, R, Wait, H> {
         RateLimitLayer {
             limits: self.limits,
+            slot: self.slot,
             reject: self.reject,
             mode: Wait { max: max_wait },
             headers: self.headers,
@@ -238,6 +287,6 @@ where
             .limits
             .clone()
             .map(|limits| Lease::new(Arc::new(Parts { limits, reject: self.reject.clone() })));
-        RateLimitService::new(inner, parts, self.mode.clone())
+        RateLimitService::new(inner, parts, self.slot.clone().map(Seat::new), self.mode.clone())
     }
 }

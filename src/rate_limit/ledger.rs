@@ -205,6 +205,17 @@ pub struct Level {
 }
 
 impl Level {
+    /// Where there is no limit. No quota has such a burst.
+    pub(crate) fn unlimited() -> Self {
+        let rule = Rule { interval: 1, tolerance: u64::MAX, burst: u64::MAX, shadow: false };
+        Self { name: "none".into(), rule, tat: 0, now: 0 }
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) const fn is_unlimited(&self) -> bool {
+        self.rule.burst == u64::MAX
+    }
+
     pub(crate) fn remaining(&self) -> u64 {
         self.rule.room(self.tat, self.now) / self.rule.interval
     }

@@ -11,7 +11,7 @@ use crate::key::Key;
 /// Which buckets a request of type `Req` is charged to: what a
 /// [`RateLimitLayer`](super::RateLimitLayer) holds.
 ///
-/// Implemented by [`RateLimiter`], [`ByKey`], [`Both`] and [`Costed`].
+/// Implemented by [`RateLimiter`], [`ByKey`], [`Both`], [`Costed`] and [`FromSlot`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a limit for requests of type `{Req}`",
     note = "a `KeyedRateLimiter` needs a key: `RateLimitLayer::new(keyed).key(extractor)`"
@@ -21,6 +21,7 @@ pub trait Limit<Req>: sealed_limit::Limit<Req> {}
 impl<Req, L: sealed_limit::Limit<Req>> Limit<Req> for L {}
 
 pub(crate) mod sealed_limit {
+    use crate::rate_limit::RateLimiter;
     use crate::rate_limit::meter::sealed::Meter;
 
     pub trait Limit<Req> {
@@ -28,11 +29,17 @@ pub(crate) mod sealed_limit {
         where
             Self: 'a;
 
-        /// The buckets of this request. Runs user code: the key extractor.
-        fn meter(&self, req: &Req) -> Self::Meter<'_>;
+        /// The buckets of this request. Runs user code: the key extractor. `there`: what is in the layer's slot.
+        fn meter<'a>(&'a self, req: &Req, there: Option<&'a RateLimiter>) -> Self::Meter<'a>;
 
         fn cost(&self, _: &Req) -> u64 {
             1
+        }
+
+        /// Whether there is nothing to charge anybody to.
+        #[inline]
+        fn is_absent(&self, _: Option<&RateLimiter>) -> bool {
+            false
         }
     }
 }
@@ -41,8 +48,39 @@ impl<Req> sealed_limit::Limit<Req> for RateLimiter {
     type Meter<'a> = &'a Self;
 
     #[inline]
-    fn meter(&self, _: &Req) -> &Self {
+    fn meter<'a>(&'a self, _: &Req, _: Option<&'a RateLimiter>) -> &'a Self {
         self
+    }
+}
+
+/// Whichever limiter is in the slot of a layer, if there is one; see
+/// [`RateLimitLayer::from_slot`](super::RateLimitLayer::from_slot).
+///
+/// ```
+/// use buttress::rate_limit::{FromSlot, RateLimitLayer, RateLimitService};
+/// use buttress::Slot;
+/// use tower::Layer;
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: RateLimitService<S, FromSlot>,
+/// }
+/// let client = Client { service: RateLimitLayer::from_slot(Slot::new()).layer(7) };
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct FromSlot;
+
+impl<Req> sealed_limit::Limit<Req> for FromSlot {
+    type Meter<'a> = Option<&'a RateLimiter>;
+
+    #[inline]
+    fn meter<'a>(&'a self, _: &Req, there: Option<&'a RateLimiter>) -> Option<&'a RateLimiter> {
+        there
+    }
+
+    #[inline]
+    fn is_absent(&self, there: Option<&RateLimiter>) -> bool {
+        there.is_none()
     }
 }
 
@@ -56,8 +94,8 @@ where
     where
         Self: 'a;
 
-    fn meter(&self, req: &Req) -> Self::Meter<'_> {
-        Both { first: self.first.meter(req), second: self.second.meter(req) }
+    fn meter<'a>(&'a self, req: &Req, there: Option<&'a RateLimiter>) -> Self::Meter<'a> {
+        Both { first: self.first.meter(req, there), second: self.second.meter(req, there) }
     }
 }
 
@@ -136,7 +174,7 @@ where
         Self: 'a;
 
     #[inline]
-    fn meter(&self, req: &Req) -> KeyBucket<'_> {
+    fn meter<'a>(&'a self, req: &Req, _: Option<&'a RateLimiter>) -> KeyBucket<'a> {
         let shared = &*self.limiter.shared;
         let print = match (self.extractor.key(req), self.missing) {
             (Some(key), _) => Some(shared.print(&key)),
@@ -176,12 +214,17 @@ where
     where
         Self: 'a;
 
-    fn meter(&self, req: &Req) -> Self::Meter<'_> {
-        self.limit.meter(req)
+    fn meter<'a>(&'a self, req: &Req, there: Option<&'a RateLimiter>) -> Self::Meter<'a> {
+        self.limit.meter(req, there)
     }
 
     fn cost(&self, req: &Req) -> u64 {
         (self.cost)(req)
+    }
+
+    #[inline]
+    fn is_absent(&self, there: Option<&RateLimiter>) -> bool {
+        self.limit.is_absent(there)
     }
 }
 
@@ -190,18 +233,28 @@ pub(crate) mod sealed_wait {
     use super::RateLimiter;
 
     pub trait Waitable {
-        fn limiter(&self) -> &RateLimiter;
+        /// `there`: what is in the layer's slot.
+        fn limiter<'a>(&'a self, there: Option<&'a RateLimiter>) -> Option<&'a RateLimiter>;
     }
 }
 
 impl sealed_wait::Waitable for RateLimiter {
-    fn limiter(&self) -> &RateLimiter {
-        self
+    #[inline]
+    fn limiter<'a>(&'a self, _: Option<&'a RateLimiter>) -> Option<&'a RateLimiter> {
+        Some(self)
+    }
+}
+
+impl sealed_wait::Waitable for FromSlot {
+    #[inline]
+    fn limiter<'a>(&'a self, there: Option<&'a RateLimiter>) -> Option<&'a RateLimiter> {
+        there
     }
 }
 
 impl<L: sealed_wait::Waitable, F> sealed_wait::Waitable for Costed<L, F> {
-    fn limiter(&self) -> &RateLimiter {
-        self.limit.limiter()
+    #[inline]
+    fn limiter<'a>(&'a self, there: Option<&'a RateLimiter>) -> Option<&'a RateLimiter> {
+        self.limit.limiter(there)
     }
 }

@@ -275,6 +275,42 @@ impl<M: sealed::Meter + ?Sized> sealed::Meter for &M {
     }
 }
 
+/// Nothing is charged where there is nothing.
+impl sealed::Meter for Option<&RateLimiter> {
+    type Charge = Paid;
+
+    fn probe(&self, n: u64, now: u64) -> Result<(), Refusal<'_>> {
+        self.map_or(Ok(()), |limiter| limiter.probe(n, now))
+    }
+
+    fn charge(&self, n: u64, now: u64) -> Result<(Level, Paid), Refusal<'_>> {
+        match self {
+            Some(limiter) => limiter.charge(n, now),
+            None => Ok((Level::unlimited(), Paid(None))),
+        }
+    }
+
+    fn refund(&self, paid: Paid) {
+        if let Some(limiter) = self {
+            limiter.refund(paid);
+        }
+    }
+
+    fn count(&self, paid: Paid) {
+        if let Some(limiter) = self {
+            limiter.count(paid);
+        }
+    }
+
+    #[inline(always)]
+    fn admit(&self, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
+        match self {
+            Some(limiter) => limiter.admit(n, now),
+            None => Ok(Level::unlimited()),
+        }
+    }
+}
+
 /// What a [`KeyBucket`] remembers of a charge.
 #[derive(Clone, Copy, Debug)]
 pub struct PaidByKey(Option<Charged>);

@@ -107,6 +107,10 @@
 //! it, share it. [`KeyedRateLimiter`] keeps one bucket per key in a table of fixed size, see there.
 //! Several limits can apply to one call, see [`Meter`].
 //!
+//! *Change.* [`RateLimitLayer::from_slot`] takes the limiter from a [`Slot`](crate::Slot): it is installed, replaced and
+//! uninstalled while calls are made. A call that waits keeps its place at the limiter that it waits at; one that has been taken out
+//! can [let them go](RateLimiter::release_waiting). While the slot is empty, the layer costs one load.
+//!
 //! *Shadow mode* computes, counts and reports, and refuses nothing.
 //!
 //! # Order
@@ -170,7 +174,7 @@ pub use keyed::{KeyBucket, KeyedRateLimiter};
 pub use keyed_config::{KeyedRateLimiterBuilder, WhenFull};
 pub use layer::{RateLimitLayer, Refuse, Wait};
 pub use ledger::RateLimitStats;
-pub use limits::{ByKey, Costed, Limit, WhenMissing};
+pub use limits::{ByKey, Costed, FromSlot, Limit, WhenMissing};
 pub use meter::{Both, Meter};
 pub use service::RateLimitService;
 #[cfg(feature = "http")]

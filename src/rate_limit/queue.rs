@@ -49,6 +49,7 @@ impl Entry {
 enum Settled {
     Granted(Receipt),
     Refused(Denied),
+    Released,
 }
 
 /// What a waiter learns when it looks.
@@ -57,6 +58,8 @@ pub(crate) enum Turn {
     Granted(Receipt),
     /// The quota was changed and the wait can no longer succeed.
     Refused(Denied),
+    /// It goes on without a token.
+    Released,
     /// Not before this instant.
     At(u64),
 }
@@ -186,6 +189,7 @@ impl Queue {
             return Some(match settled {
                 Settled::Granted(receipt) => Turn::Granted(receipt),
                 Settled::Refused(denied) => Turn::Refused(denied),
+                Settled::Released => Turn::Released,
             });
         }
         let place = self.place(id)?;
@@ -217,7 +221,7 @@ impl Queue {
     pub(crate) fn leaving(&mut self, id: u64) -> Option<Result<Receipt, u64>> {
         match self.take_settled(id) {
             Some(Settled::Granted(receipt)) => Some(Ok(receipt)),
-            Some(Settled::Refused(_)) => None,
+            Some(Settled::Refused(_) | Settled::Released) => None,
             None => self.place(id).map(|place| Err(self.entries[place].cost)),
         }
     }
@@ -238,6 +242,19 @@ impl Queue {
         };
         wakers.drop_later(entry.waker);
         self.rouse_head(rule, wakers);
+    }
+
+    /// What the places of all who wait cost.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.cost))
+    }
+
+    /// Lets everybody go, after what their places cost was subtracted from TAT.
+    pub(crate) fn release(&mut self, wakers: &mut Wakers) {
+        for entry in self.entries.drain(..) {
+            self.settled.push((entry.id, Settled::Released));
+            wakers.wake_later(entry.waker);
+        }
     }
 
     /// Moves everybody up by `cost` units that were given back ahead of them.

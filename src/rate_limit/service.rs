@@ -8,6 +8,7 @@ use std::time::Duration;
 use tower_service::Service;
 
 use super::future::{ResponseFuture, WaitingFuture};
+use super::handle::RateLimiter;
 use super::layer::{Parts, Refuse, Wait};
 use super::limits::sealed_limit::Limit;
 use super::limits::sealed_wait::Waitable;
@@ -17,13 +18,15 @@ use super::stamp::NoHeaders;
 use super::stamp::sealed::Stamp;
 use super::wait::Waiting;
 use crate::reject::{AsError, Reject};
-use crate::sync::{Lease, Ref};
+use crate::slot::Seat;
+use crate::sync::Lease;
 
 /// The service of [`RateLimitLayer`](super::RateLimitLayer).
 ///
 /// Refusing: as ready as the wrapped service. The limit is asked in `call`, when the request and its key
 /// are known; a refused call does not reach the wrapped service, whose readiness then stays for the
-/// next call on this instance. Waiting: always ready; see [`RateLimitLayer::wait`](super::RateLimitLayer::wait).
+/// next call on this instance. Waiting: always ready; see [`RateLimitLayer::wait`](super::RateLimitLayer::wait). With nothing
+/// in its [slot](super::RateLimitLayer::from_slot) it is as ready as the wrapped service, and the next call passes.
 ///
 /// ```
 /// use buttress::Quota;
@@ -45,19 +48,28 @@ pub struct RateLimitService<S, L, R = AsError, M = Refuse, H = NoHeaders> {
     inner: S,
     /// `None`: as if the layer were not there.
     parts: Option<Lease<Parts<L, R>>>,
+    /// Where one of the limiters comes from, if it may change.
+    seat: Option<Seat<RateLimiter>>,
+    /// Nobody had to wait when readiness was asked, and the wrapped service has been found ready.
+    found_ready: bool,
     mode: M,
     headers: PhantomData<fn() -> H>,
 }
 
 impl<S, L, R, M, H> RateLimitService<S, L, R, M, H> {
-    pub(crate) fn new(inner: S, parts: Option<Lease<Parts<L, R>>>, mode: M) -> Self {
-        Self { inner, parts, mode, headers: PhantomData }
+    pub(crate) fn new(
+        inner: S,
+        parts: Option<Lease<Parts<L, R>>>,
+        seat: Option<Seat<RateLimiter>>,
+        mode: M,
+    ) -> Self {
+        Self { inner, parts, seat, found_ready: false, mode, headers: PhantomData }
     }
 }
 
 impl<S: Clone, L, R, M: Clone, H> Clone for RateLimitService<S, L, R, M, H> {
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.parts.clone(), self.mode.clone())
+        Self::new(self.inner.clone(), self.parts.clone(), self.seat.clone(), self.mode.clone())
     }
 }
 
@@ -94,9 +106,13 @@ where
         let Some(parts) = self.parts.as_deref() else {
             return ResponseFuture::through(self.inner.call(req));
         };
+        let there = self.seat.as_mut().and_then(Seat::current).map(|limiter| &*limiter);
+        if parts.limits.is_absent(there) {
+            return ResponseFuture::through(self.inner.call(req));
+        }
         // User code first: a slow key extractor must not make the time of the decision stale.
         let cost = parts.limits.cost(&req);
-        let meter = parts.limits.meter(&req);
+        let meter = parts.limits.meter(&req, there);
         match meter.admit(cost, now()) {
             Ok(level) => ResponseFuture::called(self.inner.call(req), H::ink(level)),
             Err(refusal) => {
@@ -140,8 +156,15 @@ where
     /// service ready for it would hold one of its slots for nothing.
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        if self.parts.is_none() {
+        let Some(parts) = self.parts.as_deref() else {
             return self.inner.poll_ready(cx).map_err(R::map_err);
+        };
+        if let Some(seat) = &mut self.seat
+            && (self.found_ready || parts.limits.limiter(seat.current().map(|it| &*it)).is_none())
+        {
+            let ready = ready!(self.inner.poll_ready(cx));
+            self.found_ready = ready.is_ok();
+            return Poll::Ready(ready.map_err(R::map_err));
         }
         Poll::Ready(Ok(()))
     }
@@ -151,7 +174,11 @@ where
         let Some(parts) = &mut self.parts else {
             return WaitingFuture::through(self.inner.call(req));
         };
-        waiting(&mut self.inner, req, parts.for_call(), self.mode.max)
+        if mem::take(&mut self.found_ready) {
+            return WaitingFuture::through(self.inner.call(req));
+        }
+        let there = self.seat.as_mut().and_then(Seat::current).map(|limiter| &*limiter);
+        waiting(&mut self.inner, req, parts, there, self.mode.max)
     }
 }
 
@@ -160,7 +187,8 @@ where
 fn waiting<S, Req, L, R, H>(
     service: &mut S,
     req: Req,
-    parts: Ref<Parts<L, R>>,
+    parts: &mut Lease<Parts<L, R>>,
+    there: Option<&RateLimiter>,
     longest: Duration,
 ) -> WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
 where
@@ -169,10 +197,16 @@ where
     H: Stamp<S::Response>,
 {
     let cost = parts.limits.cost(&req);
-    let shared = Arc::clone(&parts.limits.limiter().shared);
-    let waiting = Waiting::new(shared, cost, Some(longest));
+    let limiter = parts.limits.limiter(there).map(|limiter| Arc::clone(&limiter.shared));
     // The clone stays here; whoever waits owns the instance it will make ready and call.
     let clone = service.clone();
     let inner = mem::replace(service, clone);
-    WaitingFuture::new(waiting, inner, req, parts)
+    match limiter {
+        Some(shared) => {
+            let waiting = Waiting::new(shared, cost, Some(longest));
+            WaitingFuture::new(waiting, inner, req, parts.for_call())
+        }
+        // It was there when readiness was asked, and the wrapped service was not asked.
+        None => WaitingFuture::unlimited(inner, req, parts.for_call()),
+    }
 }

@@ -303,6 +303,28 @@ impl Shared {
         }
     }
 
+    /// Lets all who wait go on uncharged.
+    pub(crate) fn release_waiting(&self) {
+        let mut wakers = Wakers::default();
+        self.release_locked(&mut lock(&self.queue), &mut wakers);
+        wakers.wake();
+    }
+
+    fn release_locked(&self, queue: &mut MutexGuard<'_, Queue>, wakers: &mut Wakers) {
+        let (rule, version) = self.rule_locked(queue);
+        let refunded = self.refunded.load(Ordering::Relaxed);
+        loop {
+            let tat = self.bucket.load();
+            queue.settle(rule, version, refunded, now(), wakers);
+            // As if they left, from the last to the first: each place is worth its whole cost.
+            let cost = queue.reserved();
+            if self.bucket.replace(tat, tat.saturating_sub(cost)).is_ok() {
+                self.refunded.store(refunded.wrapping_add(cost), Ordering::Release);
+                return queue.release(wakers);
+            }
+        }
+    }
+
     /// Exchanges the rule. The number of tokens in the bucket stays (up to the new capacity), and so
     /// does the order of those who wait; who can no longer be served in time is told at once.
     pub(crate) fn set_quota(&self, quota: Quota) {

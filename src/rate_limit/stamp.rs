@@ -57,6 +57,9 @@ impl<B> sealed::Stamp<http::Response<B>> for Headers {
     }
 
     fn admitted(level: Level, response: &mut http::Response<B>) {
+        if level.is_unlimited() {
+            return;
+        }
         let detail = level.detail();
         crate::http::rate_limit_fields(detail, level.name.as_str(), response.headers_mut());
     }

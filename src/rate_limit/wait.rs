@@ -93,6 +93,11 @@ impl<H: AsRef<Shared>> Place<H> {
         let turn = shared.look(id, self.since, timer_fired, waker);
         match turn {
             Turn::At(due) => Err(due),
+            Turn::Released => {
+                self.queued = None;
+                self.span.end(LET_THROUGH);
+                Ok(Ok(None))
+            }
             Turn::Granted(receipt) => {
                 self.queued = None;
                 self.span.end(LET_THROUGH);

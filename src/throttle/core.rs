@@ -125,9 +125,12 @@ impl Core {
         }
     }
 
-    /// What is too old to count is forgotten, also if nobody calls.
-    pub(super) fn age(&mut self, now: Tick) {
-        self.pace.age(now);
+    /// The quota as it is by now, also if nobody has called for a while. Only seen: the next call or answer is what
+    /// forgets what is too old, and tells of it.
+    pub(super) fn pace_at(&self, now: Tick) -> Pace {
+        let mut pace = self.pace.clone();
+        pace.age(now);
+        pace
     }
 
     pub(super) const fn max_share(&self) -> f64 {

@@ -15,7 +15,7 @@ use crate::error::{ConfigError, Error};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::outcome::{FailureClass, Outcome, Verdict};
-use crate::pace::Phase;
+use crate::pace::{Pace, Phase};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::sync::{Lease, Mutex, lock};
 
@@ -112,16 +112,13 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> ThrottleStats {
-        self.step_now(ThrottleStats::of)
+        self.read(|core, now| ThrottleStats::of(core, &core.pace_at(now), now))
     }
 
-    /// As it is now, also if nobody has called for a while.
-    pub(super) fn step_now<T>(&self, f: impl FnOnce(&Core, Tick) -> T) -> T {
+    /// Changes nothing and tells nobody: whoever reads may hold locks that an observer takes.
+    pub(super) fn read<T>(&self, f: impl FnOnce(&Core, Tick) -> T) -> T {
         let now = now();
-        self.step(|core| {
-            core.age(now);
-            f(core, now)
-        })
+        f(&lock(&self.core), now)
     }
 }
 
@@ -189,10 +186,11 @@ impl Throttle {
     /// ```
     #[must_use]
     pub fn quota(&self) -> Option<f64> {
-        self.shared.step_now(|core, _| core.pace.rate())
+        self.shared.read(|core, now| core.pace_at(now).rate())
     }
 
-    /// What it knows and has done.
+    /// What it knows and has done. As all readings, without effects: that a quota has grown too old is seen at once and
+    /// [told](super#events) with the next call.
     ///
     /// ```
     /// assert_eq!(buttress::throttle::Throttle::new("api").stats().shed, 0);
@@ -346,11 +344,11 @@ pub struct ThrottleStats {
 }
 
 impl ThrottleStats {
-    pub(super) fn of(core: &Core, now: Tick) -> Self {
+    pub(super) fn of(core: &Core, pace: &Pace, now: Tick) -> Self {
         let counts = core.counts;
         Self {
-            state: word(core.phase()),
-            quota: core.pace.rate(),
+            state: word(pace.phase()),
+            quota: pace.rate(),
             shed_share: core.share(now),
             sent: counts.sent,
             failed: counts.failed,

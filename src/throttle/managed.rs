@@ -18,9 +18,10 @@ impl Managed for Shared {
     }
 
     fn describe(&self) -> ObjectStatus {
-        let (stats, (asked, taken), due, most) = self.step_now(|core, now| {
-            let next = core.pace.due().since(now);
-            (ThrottleStats::of(core, now), core.window(now), next, core.max_share())
+        let (stats, (asked, taken), due, most) = self.read(|core, now| {
+            let pace = core.pace_at(now);
+            let (stats, next) = (ThrottleStats::of(core, &pace, now), pace.due().since(now));
+            (stats, core.window(now), next, core.max_share())
         });
         let sheds = stats.shed_share > 0.0;
         let few = || format!("only {taken} of the last {asked} calls were taken");

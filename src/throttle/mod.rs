@@ -81,13 +81,16 @@
 //!
 //! # Events
 //!
-//! `rejected`, `waited`, and `state_changed` between `free`, `measuring`, `limiting` and `stopped`.
+//! `rejected`, `waited`, and `state_changed` between `free`, `measuring`, `limiting` and `stopped`. That a quota is too
+//! old is told by the next call, or the next answer if it was still measured: readings show it, but tell nobody.
 
 mod config;
 mod core;
 mod future;
 mod handle;
 mod layer;
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 mod managed;
 mod permit;
 mod service;

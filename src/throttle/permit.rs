@@ -104,8 +104,11 @@ impl Waiting {
     }
 
     /// The turn has come, if it was not moved meanwhile.
-    pub(super) fn again(mut self) -> Asked {
-        let now = now();
+    pub(super) fn again(self) -> Asked {
+        self.again_at(now())
+    }
+
+    pub(super) fn again_at(mut self, now: Tick) -> Asked {
         let Some(shared) = self.permit.shared.take() else { return Asked::Granted(self.permit) };
         if now < self.permit.turn {
             self.permit.shared = Some(shared);

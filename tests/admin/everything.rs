@@ -6,11 +6,12 @@ use std::time::Duration;
 use buttress::admin::{Admin, AdminBody};
 use http_body_util::BodyExt;
 use hyper::{Request, Response};
+use serde_json::json;
 use tower::ServiceExt;
 
 use super::{Registry, TOKEN, Value};
 use crate::grammar::parse;
-use crate::kinds::{KINDS, everything};
+use crate::kinds::{KINDS, everything, pausing};
 
 fn admin(registry: &Registry) -> Admin {
     Admin::builder(registry).token(TOKEN).interval(Duration::from_millis(100)).build().unwrap()
@@ -45,6 +46,20 @@ fn read<'a>(page: &'a str, receiver: &str) -> BTreeSet<&'a str> {
         }
     }
     fields
+}
+
+#[tokio::test]
+async fn a_backend_below_one_in_flight_says_so() {
+    let registry = Registry::new();
+    let _kept = pausing(&registry, "late").await;
+    let status = status(&admin(&registry)).await;
+    let row = &status["objects"][0];
+    assert_eq!((&row["id"], &row["state"]), (&json!("backend/late"), &json!("congested")));
+    let why = row["why"].as_str().unwrap();
+    assert!(why.contains(" % are given up at their deadline, limit 1, then a pause"), "{why}");
+    let pause = json!({"label": "pause between calls", "value": "yes"});
+    assert!(row["facts"].as_array().unwrap().contains(&pause), "{row:#}");
+    assert_eq!(status["verdict"]["causes"], json!(["backend/late"]));
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use buttress::supervise::heartbeat::Heartbeat;
 use buttress::supervise::process::{Child, ProcessSupervisor};
 use buttress::supervise::watchdog::Watchdog;
 use buttress::throttle::Throttle;
-use buttress::{Backend, Backoff, BoxError, Name, Quota, RetryBudget};
+use buttress::{Backend, Backoff, BoxError, Context, Deadline, Name, Quota, RetryBudget};
 
 pub(crate) const KINDS: [&str; 16] = [
     "backend",
@@ -145,6 +145,33 @@ async fn limits(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn s
         .unwrap();
     fleet.try_acquire().await.unwrap();
     keep(Arc::new((limiter, users, fleet)));
+}
+
+/// A backend whose calls are late so often that less than one is in flight.
+pub(crate) async fn pausing(registry: &Registry, name: &'static str) -> Backend {
+    let backend = Backend::new(name).register_in(registry);
+    let patience = Duration::from_millis(60);
+    let by = move |_: &bool| Context::new().with_deadline(Deadline::after(patience));
+    let service = AdmissionLayer::new(Admission::of(&backend)).context(by).layer(service_fn(
+        move |answers: bool| async move {
+            tokio::time::sleep(if answers { patience * 2 / 3 } else { patience * 1000 }).await;
+            Ok::<_, BoxError>(())
+        },
+    ));
+    for _ in 0..20 {
+        service.clone().oneshot(true).await.unwrap();
+    }
+    for _ in 0..60 {
+        if registry.status().objects.iter().any(|row| row.why.ends_with("limit 1, then a pause")) {
+            return backend;
+        }
+        let began = tokio::time::Instant::now();
+        let call = service.clone().oneshot(false);
+        tokio::time::timeout(patience + Duration::from_millis(2), call).await.unwrap_err();
+        // For as long as it was waited for, it is taken to be worked on.
+        tokio::time::sleep(began.elapsed() + Duration::from_millis(5)).await;
+    }
+    panic!("no pause: {:#?}", registry.status().objects);
 }
 
 async fn backends(registry: &Registry, name: Name, keep: &mut impl FnMut(Arc<dyn std::any::Any>)) {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::chromium::Page;
 #[cfg(unix)]
-use crate::kinds::{KINDS, everything};
+use crate::kinds::{KINDS, everything, pausing};
 use crate::service::TOKEN;
 use crate::{BREAKER, alone, command, says, use_token};
 
@@ -149,7 +149,7 @@ async fn a_real_breaker_trips_and_is_forced_and_reset_through_the_page() {
 async fn every_kind_of_object_is_shown_with_what_it_has_to_tell() {
     let _alone = alone().await;
     let registry = Registry::new();
-    let _kept = everything(&registry, "db").await;
+    let _kept = (everything(&registry, "db").await, pausing(&registry, "late").await);
     let text = "2 attempts of 3 s do not fit into 5 s";
     registry.set_lint([Lint::new(Severity::Warning, "fits", text, ["circuit_breaker/db"])]);
     let listener = admin(&registry).listen("127.0.0.1:0").unwrap();
@@ -178,6 +178,14 @@ async fn every_kind_of_object_is_shown_with_what_it_has_to_tell() {
         ("retry_budget/db", &["exhausted", "0\u{a0}of 140\u{a0}tokens"]),
         ("rate_limit/db", &["rate limited", "1/s"]),
         ("backend/db", &["down", "12 failures in a row", "probe"]),
+        (
+            "backend/late",
+            &[
+                "are given up at their deadline, limit 1, then a pause",
+                "pause between calls",
+                "yes",
+            ],
+        ),
         (
             "throttle/db",
             &["shedding", "only 0 of the last 40 calls were taken", "overloaded", "90\u{a0}%"],

@@ -2,6 +2,7 @@
 
 #![cfg(feature = "tracing")]
 
+mod hostile;
 mod spans;
 
 use std::io::{self, Write};

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use buttress::control::Registry;
+use buttress::observe::{Event, EventKind};
 use buttress::testing::{Subject, check_all};
 use buttress::throttle::{Throttle, ThrottleLayer};
 use buttress::{AsTyped, Rejection, RejectionKind, Verdict, classify_fn};
@@ -145,6 +146,47 @@ async fn what_is_old_is_forgotten_also_while_nobody_calls() {
     assert_eq!(registry.status().objects[0].state, "measuring");
     sleep(Duration::from_secs(600)).await;
     assert_eq!(registry.status().objects[0].state, "free");
+}
+
+/// Whoever reads may hold a lock of its own that its observer takes, too: only calls and orders tell anybody anything.
+#[tokio::test(start_paused = true)]
+async fn a_reading_tells_nobody_anything_and_the_next_call_does() {
+    let registry = Registry::new();
+    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let tells = told.clone();
+    let throttle = Throttle::builder("api")
+        .register_in(&registry)
+        .observe(move |event: &Event<'_>| {
+            if let EventKind::StateChanged { from, to, .. } = event.kind {
+                tells.lock().unwrap().push((from, to));
+            }
+        })
+        .build()
+        .unwrap();
+    let read = || {
+        let stats = throttle.stats();
+        let row = &registry.status().objects[0];
+        assert_eq!((row.state.as_str(), throttle.quota()), (stats.state, stats.quota));
+        assert!(format!("{throttle:?}").contains("api"));
+        stats.state
+    };
+    learns(&throttle).await;
+    let learned = [("free", "measuring"), ("measuring", "limiting")];
+    assert_eq!(*told.lock().unwrap(), learned);
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!((read(), read()), ("free", "free"), "it is read as it is by now");
+    assert_eq!(*told.lock().unwrap(), learned, "a reading told of a change");
+    throttle.run(async { Ok::<_, io::Error>(()) }).await.unwrap();
+    assert_eq!(told.lock().unwrap()[2..], [("limiting", "free")]);
+    // One that only has begun to measure is told of with the next answer.
+    let judge = classify_fn(|_: Result<&(), &bool>| Verdict::throttled(None));
+    throttle.run_with(async { Err::<(), _>(true) }, &judge, None).await.unwrap_err();
+    assert_eq!(read(), "measuring");
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(read(), "free");
+    assert_eq!(told.lock().unwrap()[3..], [("free", "measuring")]);
+    throttle.run(async { Ok::<_, io::Error>(()) }).await.unwrap();
+    assert_eq!(told.lock().unwrap()[4..], [("measuring", "free")]);
 }
 
 #[tokio::test(start_paused = true)]

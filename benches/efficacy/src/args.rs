@@ -14,6 +14,8 @@ How much goodput a resilience stack keeps while things break.
   --clients N  --workers N  --service-ms X  --sigma X  --deadline-ms X  --utilisation X  --burstiness X
                     the shape (A: 10, 50, 50, 0.6, 1000, 0.7, 1)
   --random-shapes N also N shapes drawn at random: mean, tenth percentile and worst of each candidate
+  --first-shape N   the first of them (0)
+  --shape-seeds N   runs of each of their cells (1)
   --timeline S      one scenario second by second, of the first candidate that --candidate names
   --csv DIR         scores.csv and seconds.csv
   --svg DIR         scores.svg and one chart for each scenario
@@ -28,6 +30,8 @@ pub(crate) struct Args {
     pub(crate) seeds: u64,
     pub(crate) shape: Shape,
     pub(crate) random_shapes: u64,
+    pub(crate) first_shape: u64,
+    pub(crate) shape_seeds: u64,
     pub(crate) timeline: Option<String>,
     pub(crate) csv: Option<PathBuf>,
     pub(crate) svg: Option<PathBuf>,
@@ -44,6 +48,8 @@ impl Args {
             seeds: 3,
             shape: Shape::a(),
             random_shapes: 0,
+            first_shape: 0,
+            shape_seeds: 1,
             timeline: None,
             csv: None,
             svg: None,
@@ -83,6 +89,8 @@ impl Args {
             "--seeds" => self.seeds = number(1.0, 1000.0)? as u64,
             "--threads" => self.threads = number(1.0, 256.0)? as usize,
             "--random-shapes" => self.random_shapes = number(0.0, 1000.0)? as u64,
+            "--first-shape" => self.first_shape = number(0.0, 1e9)? as u64,
+            "--shape-seeds" => self.shape_seeds = number(1.0, 1000.0)? as u64,
             "--clients" => self.shape.clients = number(1.0, 10_000.0)? as usize,
             "--workers" => self.shape.workers = number(5.0, 10_000.0)? as usize,
             "--service-ms" => self.shape.service = millis(number(1.0, 10_000.0)?),

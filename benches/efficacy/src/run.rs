@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::candidates::{Candidate, Client, Known};
+use crate::candidates::{Candidate, Client, Counts, Known};
 use crate::request::{Backend, Endpoint, Request};
 use crate::rng::Rng;
 use crate::scenario::Plan;
@@ -87,6 +87,29 @@ fn lock(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
     world.lock().expect("no panic under the lock")
 }
 
+/// What the first client says of itself, and what all of them have done since `before`.
+fn says(clients: &[Arc<Client>], before: &mut Counts) -> String {
+    let mut counts = Counts::new();
+    for client in clients {
+        for (at, (name, count)) in client.counts().into_iter().enumerate() {
+            match counts.get_mut(at) {
+                Some((_, sum)) => *sum += count,
+                None => counts.push((name, count)),
+            }
+        }
+    }
+    let mut said = String::new();
+    for (at, (name, count)) in counts.iter().enumerate() {
+        let more = count - before.get(at).map_or(0, |(_, before)| *before);
+        if more > 0 {
+            said += &format!("{name} {more} ");
+        }
+    }
+    *before = counts;
+    let one = clients[0].says();
+    if said.is_empty() { one } else { format!("[all: {}] {one}", said.trim_end()) }
+}
+
 async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
     let start = Instant::now();
     let world = Arc::new(Mutex::new(World::new(plan.clone(), seed, candidate.central())));
@@ -120,6 +143,7 @@ async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
         mixed: plan.score == crate::scenario::Score::Weighted,
     };
     let mut said = Vec::new();
+    let mut counted = Counts::new();
 
     // Open loop: batches of a geometric size, exponential gaps.
     let mean_gap = plan.shape.clients as f64 * plan.shape.burstiness.max(1.0) / plan.rate * 1e6;
@@ -151,7 +175,7 @@ async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
             let mut world = lock(&world);
             let load = world.load();
             world.tally.look(second as usize, load, in_flight);
-            said.push(callers.clients[0].says());
+            said.push(says(&callers.clients, &mut counted));
             second = now / 1_000_000;
         }
         if now >= end + plan.shape.deadline.as_micros() as Micros {

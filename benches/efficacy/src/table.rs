@@ -166,17 +166,27 @@ pub(crate) fn random_shapes(
 ) -> String {
     let mut means: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
     let mut shares = means.clone();
+    // Points behind the oracle, and cells worse than none, marked with `!`.
+    let mut lost = vec![(0.0, 0); scenarios.len()];
     let mut out = String::from("random shapes\n");
-    for n in 0..args.random_shapes {
+    for n in args.first_shape..args.first_shape + args.random_shapes {
         let drawn = random_shape(n);
         let _ = writeln!(out, "{n:4}: {}", shape(&drawn));
-        let board = Board::run(&drawn, scenarios, candidates, 1, args.threads);
+        let board = Board::run(&drawn, scenarios, candidates, args.shape_seeds, args.threads);
         let oracle = candidates.iter().position(|one| one.central()).unwrap_or(0);
+        let raw = candidates.iter().position(|one| one.name() == "none").unwrap_or(0);
         for (c, candidate) in candidates.iter().enumerate() {
-            if candidate.name().starts_with("ours") || candidate.central() {
+            let ours = candidate.name().starts_with("ours");
+            if ours || candidate.central() {
                 let _ = write!(out, "      {:24}", candidate.name());
-                for (scenario, cell) in scenarios.iter().zip(&board.cells[c]) {
-                    let _ = write!(out, " {} {:.1}", scenario.name(), cell.score);
+                for (s, scenario) in scenarios.iter().enumerate() {
+                    let [score, raw, oracle] = [c, raw, oracle].map(|c| board.cells[c][s].score);
+                    let harm = if ours && score < raw - 0.5 { "!" } else { "" };
+                    let _ = write!(out, " {} {score:.1}{harm}", scenario.name());
+                    if ours {
+                        lost[s].0 += (oracle - score) / args.random_shapes as f64;
+                        lost[s].1 += u32::from(score < raw - 0.5);
+                    }
                 }
                 out.push('\n');
             }
@@ -186,6 +196,11 @@ pub(crate) fn random_shapes(
             shares[c].push(100.0 * board.row(c).mean / board.row(oracle).mean);
         }
     }
+    out.push_str("ours, behind the oracle on average, and in how many shapes worse than none by more than 0.5:\n  ");
+    for (scenario, (points, harm)) in scenarios.iter().zip(lost) {
+        let _ = write!(out, " {} {points:.1} ({harm})", scenario.name());
+    }
+    out.push('\n');
     let _ = writeln!(out, "{:30}{:>26}{:>26}", "", "mean score of a shape", "as % of the oracle's");
     let _ = write!(out, "{:30}", "candidate");
     let _ = writeln!(

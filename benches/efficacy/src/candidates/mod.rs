@@ -44,10 +44,13 @@ pub(crate) trait Candidate: Send + Sync {
 
 type Call = dyn Fn(Request) -> Boxed<bool> + Send + Sync;
 type Says = dyn Fn() -> String + Send + Sync;
+/// Counters that only grow, with their names.
+pub(crate) type Counts = Vec<(&'static str, u64)>;
 
 pub(crate) struct Client {
     call: Box<Call>,
     says: Box<Says>,
+    counts: Box<dyn Fn() -> Counts + Send + Sync>,
 }
 
 impl Client {
@@ -66,12 +69,21 @@ impl Client {
     }
 
     pub(crate) fn from_fn(call: impl Fn(Request) -> Boxed<bool> + Send + Sync + 'static) -> Self {
-        Self { call: Box::new(call), says: Box::new(String::new) }
+        Self { call: Box::new(call), says: Box::new(String::new), counts: Box::new(Vec::new) }
     }
 
     /// With one line on its state, for the time-line.
     pub(crate) fn saying(self, says: impl Fn() -> String + Send + Sync + 'static) -> Self {
         Self { says: Box::new(says), ..self }
+    }
+
+    /// With what it has done so far, for the time-line.
+    pub(crate) fn counting(self, counts: impl Fn() -> Counts + Send + Sync + 'static) -> Self {
+        Self { counts: Box::new(counts), ..self }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        (self.counts)()
     }
 
     pub(crate) fn call(&self, request: Request) -> Boxed<bool> {

@@ -49,7 +49,26 @@ impl Candidate for Storm {
             .build()
             .expect("a valid configuration");
         pool.extend(endpoints.into_iter().map(|one| (one.server.to_string(), one)));
-        Client::of(stack.pool(&pool)).saying(move || {
+        let client = Client::of(stack.pool(&pool));
+        let shown = stack.clone();
+        let client = client.counting(move || {
+            let mut counts = Vec::new();
+            if let Some(backend) = shown.backend().map(buttress::Backend::stats) {
+                counts.push(("waited", backend.waited));
+                counts.push(("hopeless", backend.hopeless));
+                counts.push(("full", backend.full + backend.throttled));
+                counts.push(("expired", backend.expired));
+                counts.push(("probes", backend.probes));
+                counts.push(("downs", backend.downs));
+            }
+            if let Some(hedge) = shown.hedge().map(buttress::hedge::Hedge::stats) {
+                counts.push(("hedges", hedge.sent));
+                counts.push(("won", hedge.won));
+                counts.push(("withheld", hedge.withheld));
+            }
+            counts
+        });
+        client.saying(move || {
             let backend = stack.backend().expect("the default has one");
             let s = backend.stats();
             let all = pool.stats().into_iter().map(|one| {
