@@ -1,5 +1,7 @@
 //! What is installed and uninstalled over HTTP while calls are made: none is lost.
 
+#![expect(clippy::disallowed_methods, reason = "callers are threads")]
+
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

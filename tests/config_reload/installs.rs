@@ -1,6 +1,6 @@
 //! Breakers and limits that commands put into stacks from a file and take out again.
 
-#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
+#![expect(clippy::disallowed_methods, reason = "callers are threads")]
 
 use std::io;
 use std::sync::Arc;
