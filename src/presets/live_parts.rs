@@ -1,17 +1,20 @@
 //! What parts keep from one configuration to the next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::client::ClientLayer;
 use super::client_parts::ClientParts;
 use super::live::{Live, Parts};
 use super::part::Faults;
-use super::server::{ServerLayer, ServerParts};
+use super::server::ServerLayer;
 use crate::admission::Admission;
+use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
 use crate::endpoints::Endpoints;
 use crate::managed::Home;
 use crate::name::Name;
+use crate::rate_limit::RateLimiter;
 use crate::retry::Record;
 use crate::slot::Slot;
 
@@ -74,10 +77,10 @@ impl ClientParts {
 }
 
 impl Live<ClientLayer> {
-    /// A client with these parts.
+    /// A client that finds its parts there.
     pub(crate) fn client(
         name: Name,
-        parts: ClientParts,
+        slot: Slot<Parts>,
     ) -> Live<
         ClientLayer<
             crate::AnyError,
@@ -89,19 +92,37 @@ impl Live<ClientLayer> {
     > {
         let layer = ClientLayer::of(ClientParts::none(name, Endpoints::<()>::builder(name)));
         let layer = layer.conditioner(Slot::<Conditioner>::new());
-        Live { layer, slot: Slot::with(Parts::Client(Box::new(parts))) }
+        Live { layer, slot }
     }
 }
 
 impl Live<ServerLayer> {
-    /// A server with these parts.
+    /// A server that finds its parts there.
     pub(crate) fn server(
         name: Name,
-        parts: ServerParts,
+        slot: Slot<Parts>,
     ) -> Live<ServerLayer<crate::AnyError, crate::NoContext, crate::AsError, super::Absent, Faults>>
     {
         let layer = ServerLayer::empty(name).conditioner(Slot::<Conditioner>::new());
-        Live { layer, slot: Slot::with(Parts::Server(parts)) }
+        Live { layer, slot }
+    }
+}
+
+impl Parts {
+    /// A limiter is among the parts, or none.
+    pub(crate) fn set_limiter(&mut self, limiter: Option<&RateLimiter>) {
+        let limiter = limiter.cloned();
+        match self {
+            Self::Client(parts) => parts.limiter = limiter.map(|it| (it, Duration::ZERO)),
+            Self::Server(parts) => parts.limiter = limiter,
+        }
+    }
+
+    /// A breaker is among the parts, or none. Servers have no place for one.
+    pub(crate) fn set_breaker(&mut self, breaker: Option<&CircuitBreaker>) {
+        if let Self::Client(parts) = self {
+            parts.breaker = breaker.cloned();
+        }
     }
 }
 

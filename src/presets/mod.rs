@@ -194,6 +194,7 @@ pub use live::{Live, LiveService};
 pub use live_client::LivePool;
 #[cfg(feature = "config")]
 pub(crate) use live_parts::PartsChange;
+pub(crate) use objects::cancelled_after;
 pub use objects::{
     BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
     RetryBudgetPlan,

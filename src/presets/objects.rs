@@ -266,7 +266,7 @@ impl BreakerPlan {
 }
 
 /// Half of a time after which a call is given up, if that is below what the layers have without it.
-fn cancelled_after(given_up: Option<Duration>) -> Option<Duration> {
+pub(crate) fn cancelled_after(given_up: Option<Duration>) -> Option<Duration> {
     given_up.filter(|time| *time < Duration::from_secs(2)).map(|time| time / 2)
 }
 
