@@ -155,6 +155,8 @@ mod client;
 mod client_parts;
 #[cfg(all(test, not(buttress_loom)))]
 mod cost_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod deadline_tests;
 #[cfg(feature = "http")]
 mod http;
 mod lint;
