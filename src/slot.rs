@@ -113,6 +113,11 @@ impl<T> Slot<T> {
         self.change(None)
     }
 
+    /// The same for clones of it, and for no other that is there at the same time. Never 0.
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(self.place.shared()).addr()
+    }
+
     /// Rises with every change.
     #[inline]
     pub(crate) fn version(&self) -> u64 {
@@ -334,6 +339,10 @@ impl<T: Clone> Seat<T> {
     pub(crate) fn new(slot: Slot<T>) -> Self {
         let (seen, current) = slot.versioned();
         Self { slot, seen, current }
+    }
+
+    pub(crate) const fn slot(&self) -> &Slot<T> {
+        &self.slot
     }
 
     /// What was there when it was last looked at.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::command::{
     InstallCircuitBreaker, InstallFailureBudget, InstallNetworkConditioner, InstallRateLimit,
-    Uninstall,
+    InstallRetryPolicy, Uninstall,
 };
+use super::follow::GivenUp;
 use super::registry::{Done, Registry};
 use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
@@ -16,7 +17,7 @@ use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
 use crate::presets::cancelled_after;
-use crate::rate_limit::RateLimiter;
+use crate::rate_limit::{RateLimiter, WeakRateLimiter};
 use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::sync::lock;
@@ -47,11 +48,6 @@ impl<T: Clone> Slots<T> {
 
     fn find(&self, target: Option<&str>) -> Result<(String, Slot<T>), ConfigError> {
         find(&self.slots, target)
-    }
-
-    /// Whether it is in one of them.
-    fn has(&self, is: impl Fn(&T) -> bool) -> bool {
-        self.slots.values().filter_map(Slot::get).any(|there| is(&there))
     }
 
     /// Takes out those that commands have made and that are in no slot any more: nobody else has them. After anything has been
@@ -93,16 +89,28 @@ impl Registry {
         install: &InstallCircuitBreaker,
     ) -> Result<Done, ConfigError> {
         let (name, slot) = lock(&self.places).circuit_breakers.find(install.target.as_deref())?;
-        let mut settings = install.breaker.clone();
-        if settings.cancelled_after.is_none() && !settings.ignore_cancelled {
-            settings.cancelled_after = cancelled_after(self.given_up(&name));
-        }
-        let breaker = settings.builder(&name).register_in(self).build();
+        let settings = install.breaker.clone();
+        let follows = settings.cancelled_after.is_none() && !settings.ignore_cancelled;
+        let builder = move |name: &str, after: GivenUp| {
+            let builder = settings.builder(name);
+            match after {
+                Some(after) => builder.cancelled_after(after),
+                None => builder,
+            }
+        };
+        let now = if follows { self.cancelled_after(&name) } else { None };
+        let breaker = builder(&name, now).register_in(self).build();
         let breaker = breaker.map_err(|error| within("breaker", &error))?;
         let out = slot.install(breaker.clone());
-        lock(&self.places).circuit_breakers.made.push(breaker);
+        lock(&self.places).circuit_breakers.made.push(breaker.clone());
         drop(out);
         self.forget_gone();
+        if follows {
+            self.breaker_follows((name, slot), &breaker, now, move |breaker, after| {
+                // It differs from one that could be built in this time alone.
+                let _ = breaker.reconfigure(builder(breaker.name(), after).unregistered());
+            });
+        }
         Ok(Done::Installed("CircuitBreaker"))
     }
 
@@ -124,21 +132,26 @@ impl Registry {
         let limiter = install.rate_limit.builder(&name).register_in(self).build();
         let limiter = limiter.map_err(|error| within("rate_limit", &error))?;
         let out = slot.install(limiter.clone());
-        lock(&self.places).rate_limiters.made.push(limiter);
-        drop(out);
+        let mut places = lock(&self.places);
+        places.rate_limiters.made.push(limiter);
+        let before = places.replaced_limiters.remove(&name).unwrap_or_default();
+        drop(places);
+        let (before, _awaited): (Vec<_>, Vec<_>) = (before.into_iter())
+            .chain(out.iter().map(RateLimiter::downgrade))
+            .filter_map(|it| it.awaited().map(|awaited| (it, awaited)))
+            .unzip();
+        lock(&self.places).replaced_limiters.entry(name).or_default().extend(before);
         self.forget_gone();
         Ok(Done::Installed("RateLimiter"))
     }
 
     pub(super) fn uninstall_rate_limit(&self, uninstall: &Uninstall) -> Result<Done, ConfigError> {
-        let (_, slot) = lock(&self.places).rate_limiters.find(uninstall.target.as_deref())?;
+        let (name, slot) = lock(&self.places).rate_limiters.find(uninstall.target.as_deref())?;
         let out = slot.uninstall();
-        // Nobody is to be held up by a limit that is not there any more.
-        if let Some(out) = &out
-            && !lock(&self.places).rate_limiters.has(|there| there.is(out))
-        {
-            out.release_waiting();
-        }
+        // Nobody is to be held up by a limit that is not there any more. Who waits at it elsewhere still waits.
+        let replaced = lock(&self.places).replaced_limiters.remove(&name).unwrap_or_default();
+        let replaced: Vec<_> = replaced.iter().filter_map(WeakRateLimiter::awaited).collect();
+        out.iter().chain(&replaced).for_each(|it| it.release_waiting_by(&slot));
         self.forget_gone();
         Ok(Done::Uninstalled { was_installed: out.is_some() })
     }
@@ -146,6 +159,7 @@ impl Registry {
     /// What commands have made and is in no slot any more is shown no more: services that are not called again may hold it
     /// for long.
     pub(crate) fn forget_gone(&self) {
+        self.still_following();
         let mut places = lock(&self.places);
         let breakers = places.circuit_breakers.take_gone(CircuitBreaker::is);
         let limiters = places.rate_limiters.take_gone(RateLimiter::is);
@@ -155,19 +169,26 @@ impl Registry {
         limiters.0.iter().for_each(|it| it.forget(&home));
     }
 
-    /// When calls through the stack with this place are cut off.
-    fn given_up(&self, name: &str) -> Option<Duration> {
-        lock(&self.places).given_up.get(name).copied()
-    }
-
-    /// The stack that has this place cuts calls off after that time.
-    #[cfg(feature = "config")]
-    pub(crate) fn set_given_up(&self, name: String, after: Option<Duration>) {
-        let mut places = lock(&self.places);
-        match after {
-            Some(after) => places.given_up.insert(name, after),
-            None => places.given_up.remove(&name),
-        };
+    pub(super) fn install_retry_policy(
+        &self,
+        install: &InstallRetryPolicy,
+    ) -> Result<Done, ConfigError> {
+        let (name, slot) = self.retry_policy_at(install.target.as_deref())?;
+        let policy = &install.policy;
+        let ends = [("attempt_timeout", policy.attempt_timeout()), ("deadline", policy.deadline())];
+        for (field, after) in ends {
+            // What the breaker and the linter go by are the timeouts of the file.
+            if let Some(after) = after.filter(|after| cancelled_after(Some(*after)).is_some())
+                && self.has_stack(&name)
+            {
+                let expected = "none below 2s: short timeouts of a stack are its configuration's, \
+                                or its breaker would not count what is cut off";
+                let error = ConfigError::new(field, format_args!("{after:?}"), expected);
+                return Err(within("policy", &error));
+            }
+        }
+        slot.install(*policy);
+        Ok(Done::Installed("RetryPolicy"))
     }
 
     pub(super) fn install_failure_budget(
@@ -175,23 +196,30 @@ impl Registry {
         install: &InstallFailureBudget,
     ) -> Result<Done, ConfigError> {
         let (name, slot) = self.failure_budget_at(install.target.as_deref())?;
-        let place = name.clone();
         let window = span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?;
-        let mut builder = FailureBudget::builder(name)
-            .register_in(self)
-            .threshold(install.threshold)
-            .window(window)
-            .min_samples(install.min_samples)
-            .action(install.on_breach);
-        if let Some(after) = cancelled_after(self.given_up(&place)) {
-            builder = builder.cancelled_after(after);
-        }
+        let InstallFailureBudget { threshold, min_samples, on_breach, .. } = *install;
+        let settings = move |name: &str, after: GivenUp| {
+            let builder = FailureBudget::builder(name.to_owned())
+                .threshold(threshold)
+                .window(window)
+                .min_samples(min_samples)
+                .action(on_breach);
+            match after {
+                Some(after) => builder.cancelled_after(after),
+                None => builder,
+            }
+        };
+        let now = self.cancelled_after(&name);
+        let mut builder = settings(&name, now).register_in(self);
         for lever in self.levers(install.levers.as_deref())? {
             builder = builder.lever(lever);
         }
         let budget =
             builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
-        self.retire(slot.install(budget));
+        self.retire(slot.install(budget.clone()));
+        self.budget_follows((name, slot), &budget, now, move |budget, after| {
+            let _ = budget.reconfigure(settings(budget.name(), after).unregistered());
+        });
         Ok(Done::Installed("FailureBudget"))
     }
 

@@ -64,6 +64,7 @@ impl Registry {
     /// ```
     #[must_use]
     pub fn status(&self) -> Status {
+        self.forget_gone();
         let now_ms = epoch_ms();
         let uptime = clock::now().since(self.made);
         let all = sorted(self.roster.living());
