@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::findings::Finding;
 use super::keys::join;
 use super::live::Step;
-use super::made::{Made, Object, Running, Uses, Was};
+use super::made::{Made, Object, Places, Running, Uses, Was};
 use super::problem::{LoadError, Problem, ProblemKind};
 use super::settings::{Change, Config};
 use super::stacks::{Place, Written};
@@ -53,7 +53,7 @@ impl Revived {
 /// What a stack had before. Kept until no lock is held.
 #[derive(Default)]
 pub(super) struct OldParts {
-    _parts: Option<Parts>,
+    _parts: (Option<Parts>, Option<Parts>),
     _was: Option<Was>,
     /// What a command had put into the stack, if the configuration has taken its place.
     conditioner: Option<Conditioner>,
@@ -61,6 +61,21 @@ pub(super) struct OldParts {
 }
 
 impl OldParts {
+    pub(super) fn new(
+        parts: (Option<Parts>, Option<Parts>),
+        was: Was,
+        (before, places): (&Uses, &Places),
+    ) -> Self {
+        // Those of the configuration are looked after by whoever has counted who uses them.
+        let (had, now) = (&before.conditioner, places.faults.get());
+        let conditioner =
+            (was.faults.clone()).filter(|it| !had.iter().chain(&now).any(|other| other.is(it)));
+        let (had, now) = (&before.budget, places.budget.get());
+        let budget =
+            (was.budget.clone()).filter(|it| !had.iter().chain(&now).any(|other| other.is(it)));
+        Self { _parts: parts, _was: Some(was), conditioner, budget }
+    }
+
     /// Nothing uses them any more.
     pub(super) fn end(self) {
         self.conditioner.inspect(Conditioner::disarm);
@@ -380,19 +395,8 @@ impl<L> Running<L> {
         slot: impl Fn(&Self) -> Slot<Parts>,
     ) -> OldParts {
         let slot = slot(self);
-        let (was, parts) = self.places.fill(parts, &self.uses, &uses, |parts| slot.install(parts));
-        let Was { faults: conditioner, budget, .. } = &was;
         let before = std::mem::replace(&mut self.uses, uses);
-        // Those of the configuration are looked after by whoever has counted who uses them.
-        let (faults, now) = (before.conditioner, self.places.faults.get());
-        let conditioner = conditioner
-            .clone()
-            .filter(|it| ![&faults, &now].into_iter().flatten().any(|other| other.is(it)));
-        let (spent, now) = (before.budget, self.places.budget.get());
-        let budget = budget
-            .clone()
-            .filter(|it| ![&spent, &now].into_iter().flatten().any(|other| other.is(it)));
-        OldParts { _parts: parts, _was: Some(was), conditioner, budget }
+        self.places.exchange(&slot, parts, (&before, &self.uses))
     }
 }
 

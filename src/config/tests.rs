@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::Loader;
 use super::fields::{ENDPOINTS, HEDGE, ROOT};
 use super::schema::{Field, Kind};
+use super::staged::Staged;
 use crate::control::Registry;
 use crate::presets::{EndpointsPlan, HedgePlan, Parts};
 
@@ -151,4 +152,39 @@ fn what_is_made_while_a_configuration_comes_into_force_goes_by_it() {
     let row = status.objects.iter().find(|row| row.id.starts_with("endpoints/")).unwrap();
     let ejected = row.gauges.iter().find(|gauge| gauge.id == "ejected").unwrap();
     assert_eq!(ejected.threshold, Some(1.0));
+}
+
+/// A command may come between the building of a configuration and its coming into force.
+#[test]
+fn what_is_counted_of_retries_is_shown_once_whatever_commands_do_meanwhile() {
+    use crate::control::{Command, InstallRetryPolicy, Uninstall};
+
+    let load =
+        |timeout: &str| Loader::empty().set("clients.pay.total_timeout", timeout).load().unwrap();
+    let install = Command::InstallRetryPolicy(InstallRetryPolicy::default());
+    let uninstall = Command::UninstallRetryPolicy(Uninstall::default());
+    let none: &[&Command] = &[];
+    for (first, meanwhile) in [(none, vec![&install]), (&[&install], vec![&uninstall, &install])] {
+        let registry = Registry::new();
+        let stacks = load("60s").stacks().register_in(&registry);
+        stacks.client("pay").unwrap();
+        first.iter().for_each(|command| drop(registry.apply(command).unwrap()));
+        let next = load("50s");
+        let staged = {
+            let made = stacks.made();
+            Staged::new(&made, &next, &next.changes_since(&made.config)).unwrap()
+        };
+        meanwhile.iter().for_each(|command| drop(registry.apply(command).unwrap()));
+        staged.changes.into_iter().for_each(|change| change());
+        let mut made = stacks.made();
+        let gone: Vec<_> = staged.stacks.into_iter().map(|it| made.exchange(it)).collect();
+        drop(made);
+        assert_eq!(gone.len(), 1);
+        let shown = || -> Vec<_> {
+            registry.status().objects.into_iter().map(|row| (row.id, row.state)).collect()
+        };
+        assert_eq!(shown(), [("retry/pay".to_owned(), "active".to_owned())]);
+        registry.apply(&uninstall).unwrap();
+        assert!(shown().is_empty());
+    }
 }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use buttress::circuit_breaker::CircuitState;
+use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
 use buttress::control::{
     Command, Done, InstallCircuitBreaker, InstallRateLimit, Uninstall, execute,
 };
+use buttress::failure_budget::BudgetState;
+use buttress::observe::Event;
 use buttress::{Quota, Rejection};
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt, service_fn};
@@ -243,6 +245,129 @@ servers: {{api: {{timeout: {ms}ms}}}}"
     });
     run(&rig.registry, &never);
     assert_eq!([answer(&pay).await, answer(&pay).await], ["deadline_exceeded"; 2]);
+}
+
+/// What is in a stack already follows a file that changes its timeouts.
+#[tokio::test(start_paused = true)]
+async fn what_is_installed_goes_by_the_timeouts_in_force() {
+    let text = |time: &str| {
+        format!(
+            "clients: {{pay: {{total_timeout: 60s, attempt_timeout: {time}}}}}
+servers: {{api: {{timeout: {time}}}}}"
+        )
+    };
+    let budget = json!({
+        "command": "install_failure_budget", "target": "servers.api", "min_samples": 1
+    });
+    let hangs = || Inner::new(service_fn(|_: u32| std::future::pending::<io::Result<u32>>()));
+    let rig = Rig::new(&text("5s"));
+    let (pay, api) = (client(&rig, "pay", hangs()), server(&rig, "api", hangs()));
+    run(&rig.registry, &breaker("clients.pay"));
+    run(&rig.registry, &budget);
+    rig.reload(&text("200ms"));
+    assert_eq!([answer(&pay).await, answer(&pay).await], ["deadline_exceeded", "circuit_open"]);
+    assert_eq!([answer(&api).await, answer(&api).await], ["deadline_exceeded", "budget_exhausted"]);
+
+    // Who hangs up after a moment is no sign of a callee that hangs once there is more time.
+    run(&rig.registry, &breaker("clients.pay"));
+    run(&rig.registry, &budget);
+    rig.reload(&text("50s"));
+    for service in [&pay, &api] {
+        let hung_up = tokio::time::timeout(Duration::from_millis(150), answer(service)).await;
+        assert!(hung_up.is_err());
+    }
+    assert_eq!(rig.row("circuit_breaker/clients.pay").state, "closed");
+    let budget = rig.stacks.server("api").unwrap().failure_budget().unwrap();
+    assert_eq!(budget.state(), BudgetState::Healthy);
+
+    // Unless the command has said how it is to be.
+    let own = json!({
+        "command": "install_circuit_breaker", "target": "clients.pay",
+        "breaker": {"consecutive_failures": 1, "cancelled_after": "1s"},
+    });
+    run(&rig.registry, &own);
+    rig.reload(&text("200ms"));
+    assert_eq!([answer(&pay).await, answer(&pay).await], ["deadline_exceeded"; 2]);
+}
+
+/// Attempts that a policy cuts off are to count as those that the stack does.
+#[tokio::test(start_paused = true)]
+async fn no_command_brings_a_timeout_that_a_breaker_does_not_know() {
+    let rig = Rig::new(
+        "clients:
+  pay: {total_timeout: 60s, breaker: {consecutive_failures: 1}}
+  own: {total_timeout: 60s, breaker: {consecutive_failures: 1}, retry: {like: default, deadline: 500ms}}",
+    );
+    let hangs = || Inner::new(service_fn(|_: u32| std::future::pending::<io::Result<u32>>()));
+    let (pay, own) = (client(&rig, "pay", hangs()), client(&rig, "own", hangs()));
+    let policy = |field: &str, seconds: f64| {
+        json!({"command": "install_retry_policy", "target": "clients.pay",
+            "policy": {"max_attempts": 2, field: seconds}})
+    };
+    for field in ["attempt_timeout", "deadline"] {
+        let done = execute(&rig.registry, &policy(field, 1.5)).unwrap().remove(0);
+        let error = done.result.unwrap_err().to_string();
+        let expected = format!("invalid policy.{field}: 1.5s, expected none below 2s");
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert!(rig.registry.retry_policy("clients.pay").get().is_none());
+    run(&rig.registry, &policy("attempt_timeout", 2.0));
+    assert_eq!(answer(&pay).await, "circuit_open");
+    assert_eq!(answer(&own).await, "deadline_exceeded");
+    assert_eq!(rig.row("circuit_breaker/own").state, "open");
+    // A slot of a program's own layers takes any.
+    rig.registry.retry_policy("mine");
+    let mut mine = policy("attempt_timeout", 0.1);
+    mine["target"] = "mine".into();
+    assert_eq!(run(&rig.registry, &mine), Done::Installed("RetryPolicy"));
+}
+
+/// The program, or a stack that is made later, puts something else where a command had put its own.
+#[test]
+fn what_a_command_has_made_is_shown_no_more_once_anybody_has_taken_it_out() {
+    let rig = Rig::new("breakers: {one: {}}\nclients: {pay: {breaker: one, rate_limit: 5/s}}");
+    let places =
+        (rig.registry.circuit_breaker("clients.pay"), rig.registry.rate_limiter("clients.pay"));
+    let limit =
+        json!({"command": "install_rate_limit", "target": "clients.pay", "rate_limit": "1/h"});
+    let install = || {
+        run(&rig.registry, &breaker("clients.pay"));
+        run(&rig.registry, &limit);
+    };
+    install();
+    assert_eq!(rig.shown(), ["circuit_breaker/clients.pay", "rate_limit/clients.pay"]);
+    let kept = (places.0.get().unwrap(), places.1.get().unwrap());
+    let stack = rig.stacks.client("pay").unwrap();
+    assert_eq!(stack.breaker().unwrap().name(), "one");
+    assert_eq!(rig.shown(), ["circuit_breaker/one", "rate_limit/pay"]);
+    install();
+    places.0.uninstall();
+    places.1.install(kept.1.clone());
+    let reset = json!([{"command": "reset", "target": "circuit_breaker/clients.pay"}]);
+    assert!(execute(&rig.registry, &reset).unwrap().remove(0).result.is_err(), "it is in no stack");
+    assert_eq!(rig.shown(), ["circuit_breaker/one", "rate_limit/pay"]);
+}
+
+/// What a new stack takes the place of ends with user code, which may ask for what it likes.
+#[test]
+fn a_breaker_whose_end_asks_for_stacks_holds_up_nothing() {
+    struct Asks(buttress::config::Stacks);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            assert_eq!(self.0.generation(), 1);
+        }
+    }
+    let rig = Rig::new("clients: {pay: {breaker: {}}}");
+    let asks = Asks(rig.stacks.clone());
+    let own = CircuitBreaker::builder("own").unregistered().observe(move |_: &Event<'_>| {
+        let _ = &asks;
+    });
+    rig.registry.circuit_breaker("clients.pay").install(own.build().unwrap());
+    let (done, is_done) = std::sync::mpsc::channel();
+    let stacks = rig.stacks.clone();
+    let thread = std::thread::spawn(move || done.send(stacks.client("pay").is_ok()));
+    assert!(is_done.recv_timeout(Duration::from_secs(20)).unwrap(), "it waits for itself");
+    thread.join().unwrap().unwrap();
 }
 
 #[test]
