@@ -168,13 +168,14 @@ fn what_is_counted_of_retries_is_shown_once_whatever_commands_do_meanwhile() {
         let registry = Registry::new();
         let stacks = load("60s").stacks().register_in(&registry);
         stacks.client("pay").unwrap();
-        first.iter().for_each(|command| drop(registry.apply(command).unwrap()));
+        let run = |command: &&Command| assert!(registry.apply(command).is_ok());
+        first.iter().for_each(run);
         let next = load("50s");
         let staged = {
             let made = stacks.made();
             Staged::new(&made, &next, &next.changes_since(&made.config)).unwrap()
         };
-        meanwhile.iter().for_each(|command| drop(registry.apply(command).unwrap()));
+        meanwhile.iter().for_each(run);
         staged.changes.into_iter().for_each(|change| change());
         let mut made = stacks.made();
         let gone: Vec<_> = staged.stacks.into_iter().map(|it| made.exchange(it)).collect();

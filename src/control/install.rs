@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::command::{
@@ -16,6 +16,7 @@ use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
+use crate::managed::{Level, Managed, ObjectStatus};
 use crate::presets::cancelled_after;
 use crate::rate_limit::{RateLimiter, WeakRateLimiter};
 use crate::retry::RetryPolicy;
@@ -27,6 +28,12 @@ pub(super) struct Slots<T> {
     slots: BTreeMap<String, Slot<T>>,
     /// What commands have made for them, as long as it is in one.
     made: Vec<T>,
+}
+
+/// An object that is not where it was.
+pub(super) struct TakenOut {
+    object: Weak<dyn Managed>,
+    slot: String,
 }
 
 impl<T> Default for Slots<T> {
@@ -103,7 +110,7 @@ impl Registry {
         let breaker = breaker.map_err(|error| within("breaker", &error))?;
         let out = slot.install(breaker.clone());
         lock(&self.places).circuit_breakers.made.push(breaker.clone());
-        drop(out);
+        self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
         if follows {
             self.breaker_follows((name, slot), &breaker, now, move |breaker, after| {
@@ -118,8 +125,10 @@ impl Registry {
         &self,
         uninstall: &Uninstall,
     ) -> Result<Done, ConfigError> {
-        let (_, slot) = lock(&self.places).circuit_breakers.find(uninstall.target.as_deref())?;
-        let was_installed = slot.uninstall().is_some();
+        let (name, slot) = lock(&self.places).circuit_breakers.find(uninstall.target.as_deref())?;
+        let out = slot.uninstall();
+        let was_installed = out.is_some();
+        self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
         Ok(Done::Uninstalled { was_installed })
     }
@@ -140,6 +149,7 @@ impl Registry {
             .chain(out.iter().map(RateLimiter::downgrade))
             .filter_map(|it| it.awaited().map(|awaited| (it, awaited)))
             .unzip();
+        self.note_taken_out(&name, out.map(|out| out.managed()));
         lock(&self.places).replaced_limiters.entry(name).or_default().extend(before);
         self.forget_gone();
         Ok(Done::Installed("RateLimiter"))
@@ -152,8 +162,10 @@ impl Registry {
         let replaced = lock(&self.places).replaced_limiters.remove(&name).unwrap_or_default();
         let replaced: Vec<_> = replaced.iter().filter_map(WeakRateLimiter::awaited).collect();
         out.iter().chain(&replaced).for_each(|it| it.release_waiting_by(&slot));
+        let was_installed = out.is_some();
+        self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
-        Ok(Done::Uninstalled { was_installed: out.is_some() })
+        Ok(Done::Uninstalled { was_installed })
     }
 
     /// What commands have made and is in no slot any more is shown no more: services that are not called again may hold it
@@ -163,10 +175,41 @@ impl Registry {
         let mut places = lock(&self.places);
         let breakers = places.circuit_breakers.take_gone(CircuitBreaker::is);
         let limiters = places.rate_limiters.take_gone(RateLimiter::is);
+        let there: Vec<_> = (breakers.1.iter().map(CircuitBreaker::managed))
+            .chain(limiters.1.iter().map(RateLimiter::managed))
+            .collect();
+        let back = |it: &mut TakenOut| {
+            it.object.strong_count() == 0 || there.iter().any(|there| there.ptr_eq(&it.object))
+        };
+        let back: Vec<_> = places.taken_out.extract_if(.., back).collect();
         drop(places);
+        drop(back);
         let home = self.home();
         breakers.0.iter().for_each(|it| it.forget(&home));
         limiters.0.iter().for_each(|it| it.forget(&home));
+    }
+
+    /// Swept by [`forget_gone`](Self::forget_gone).
+    fn note_taken_out(&self, slot: &str, object: Option<Weak<dyn Managed>>) {
+        if let Some(object) = object {
+            lock(&self.places).taken_out.push(TakenOut { object, slot: slot.to_owned() });
+        }
+    }
+
+    /// No call meets what is in no slot any more: it is well, whatever it says.
+    pub(super) fn mark_taken_out(
+        &self,
+        object: &Arc<dyn Managed>,
+        row: ObjectStatus,
+    ) -> ObjectStatus {
+        let object = Arc::downgrade(object);
+        let places = lock(&self.places);
+        // The last one.
+        let out = places.taken_out.iter().rev().find(|out| out.object.ptr_eq(&object));
+        match out {
+            Some(out) => row.level(Level::Ok).fact("taken_out_of", out.slot.clone()),
+            None => row,
+        }
     }
 
     pub(super) fn install_retry_policy(

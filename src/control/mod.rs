@@ -65,8 +65,10 @@
 //! | timeouts, backend, hedge, endpoints, retry budget | none | by a reload only: the linter looks at how they go together, which one command cannot | a timeout, by a reload only |
 //! | idempotency, coalescing, fallback, throttle | none: they are made with code (a store, a key, an answer) that no document carries | | |
 //!
-//! What a configuration brings later leaves alone what a command has done, until it has another object at that place: see
-//! `config`. A breaker or budget that is put into a stack with a short timeout counts the calls that are cut off
+//! What a configuration brings later leaves alone what a command has done, until it has another object at that place, or
+//! other settings for its own: see `config`. A breaker or limiter that a command has taken out or replaced, and that is in no other slot, is
+//! still shown, for it is written down or the program's; its row has the fact `taken_out_of`, and it is well whatever it says: no call
+//! meets it by a slot. Orders to it hold once it is back. A breaker or budget that is put into a stack with a short timeout counts the calls that are cut off
 //! by it, as one from the configuration does, also when a reload changes the timeout. So that this holds of all that guards a
 //! stack, a retry policy that a command puts there has no `attempt_timeout` or `deadline` below 2 s; what is taken out or
 //! replaced of the file's policy, its timeouts, is still counted with.

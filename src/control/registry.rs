@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use super::command::Command;
 use super::error::CommandError;
 use super::follow::{Following, GivenUp};
-use super::install::Slots;
+use super::install::{Slots, TakenOut};
 use crate::circuit_breaker::CircuitBreaker;
 use crate::clock::{self, Tick};
 use crate::conditioner::Conditioner;
@@ -57,6 +57,8 @@ pub(super) struct Places {
     /// The shortest time after which calls through the stacks that have these slots are cut off.
     pub(super) given_up: BTreeMap<String, GivenUp>,
     pub(super) following: Vec<Arc<Following>>,
+    /// What commands have taken out of slots, or replaced there.
+    pub(super) taken_out: Vec<TakenOut>,
     pub(super) levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,

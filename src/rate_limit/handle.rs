@@ -8,6 +8,7 @@ use super::ledger::{Ledger, RateLimitStats, Refusal};
 use super::shared::{Shared, now};
 use super::wait::{Acquire, block};
 use crate::error::ConfigError;
+use crate::managed::Managed;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::quota::Quota;
@@ -370,6 +371,12 @@ impl RateLimiter {
     /// The same for those who came by this slot.
     pub(crate) fn release_waiting_by(&self, slot: &Slot<Self>) {
         self.shared.release_waiting(Some(slot.id()));
+    }
+
+    /// What a registry shows of it.
+    pub(crate) fn managed(&self) -> Weak<dyn Managed> {
+        let weak: Weak<Shared> = Arc::downgrade(&self.shared);
+        weak
     }
 
     /// For as long as somebody waits at it.

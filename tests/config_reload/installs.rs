@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
 use buttress::control::{
-    Command, Done, InstallCircuitBreaker, InstallRateLimit, Uninstall, execute,
+    Command, Done, InstallCircuitBreaker, InstallRateLimit, Level, Uninstall, execute,
 };
 use buttress::failure_budget::BudgetState;
 use buttress::observe::Event;
@@ -80,7 +80,15 @@ clients: {{pay: {{total_timeout: 60s, breaker: {name}{more}}}}}"
     // One of a file is taken out by its stack's name, and stays out until the file has another one.
     assert_eq!(run(&rig.registry, &uninstall("circuit_breaker", "clients.pay")), WAS_THERE);
     assert_eq!([answer(&service).await, answer(&service).await], ["failed", "failed"]);
-    assert_eq!(rig.row("circuit_breaker/one").state, "open", "it is written down");
+    let row = rig.row("circuit_breaker/one");
+    assert_eq!(
+        (&*row.state, row.level),
+        ("open", Level::Ok),
+        "it is written down, and no call meets it"
+    );
+    assert!(
+        row.facts.iter().any(|fact| (fact.label, &*fact.value) == ("taken_out_of", "clients.pay"))
+    );
     rig.reload(&own("one", ", attempt_timeout: 5s"));
     assert_eq!([answer(&service).await, answer(&service).await], ["failed", "failed"]);
     rig.reload(&own("two", ""));
@@ -320,6 +328,72 @@ async fn no_command_brings_a_timeout_that_a_breaker_does_not_know() {
     let mut mine = policy("attempt_timeout", 0.1);
     mine["target"] = "mine".into();
     assert_eq!(run(&rig.registry, &mine), Done::Installed("RetryPolicy"));
+}
+
+/// Whoever edits what a command has taken out or replaced means it to be in force.
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_the_file_brings_back_what_it_is_about_and_nothing_else() {
+    let text = |rate: u32, failures: u32, share: u32, timeout: u32| {
+        format!(
+            "rate_limits: {{shared: {rate}/h}}
+breakers: {{one: {{consecutive_failures: {failures}}}}}
+faults: {{lost: {{rules: [{{fault: loss, share: {share}%}}]}}}}
+failure_budgets: {{few: {{min_samples: {failures}, action: reject}}}}
+clients: {{pay: {{total_timeout: {timeout}s, breaker: one}}}}
+servers:
+  api: {{timeout: {timeout}s, rate_limit: shared}}
+  own: {{timeout: {timeout}s, rate_limit: {rate}/h}}
+  bad: {{timeout: {timeout}s, faults: lost, failure_budget: few}}"
+        )
+    };
+    let rig = Rig::new(&text(5, 1, 100, 60));
+    let works = || {
+        let (inner, fails) = failing();
+        fails.store(false, Ordering::Relaxed);
+        inner
+    };
+    let pay = client(&rig, "pay", failing().0);
+    let [api, own, bad] = ["api", "own", "bad"].map(|name| server(&rig, name, works()));
+    let four =
+        async || [answer(&pay).await, answer(&api).await, answer(&own).await, answer(&bad).await];
+    let refused = ["circuit_open", "rate_limited", "rate_limited", "budget_exhausted"];
+    let nothing = ["failed", "7", "7", "7"];
+    for _ in 0..5 {
+        four().await;
+    }
+    assert_eq!(four().await, refused);
+    let out = [
+        ("circuit_breaker", "clients.pay"),
+        ("rate_limit", "servers.api"),
+        ("rate_limit", "servers.own"),
+        ("failure_budget", "servers.bad"),
+        ("network_conditioner", "servers.bad"),
+    ];
+    for (what, target) in out {
+        assert_eq!(run(&rig.registry, &uninstall(what, target)), WAS_THERE);
+    }
+    assert_eq!(four().await, nothing);
+    // Another timeout, by which the breaker and the budget go, is no edit of theirs.
+    rig.reload(&text(5, 1, 100, 1));
+    assert_eq!(four().await, nothing);
+    rig.reload(&text(6, 1, 100, 1));
+    assert_eq!(four().await, ["failed", "rate_limited", "rate_limited", "7"]);
+    rig.reload(&text(6, 2, 100, 1));
+    assert_eq!(four().await[0], "circuit_open", "it has been open");
+    assert_eq!(four().await[3], "7");
+    assert!(rig.registry.conditioner("servers.bad").get().is_none(), "they are as they were");
+    rig.reload(&text(6, 2, 99, 1));
+    let server = rig.stacks.server("bad").unwrap();
+    assert_eq!(server.failure_budget().unwrap().state(), BudgetState::Healthy);
+    let faults = rig.registry.conditioner("servers.bad").get().unwrap();
+    assert!(!faults.is_injecting(), "the command has disarmed them, too");
+    assert!(rig.row("circuit_breaker/one").facts.iter().all(|fact| fact.label != "taken_out_of"));
+
+    // And in place of what a command has put there.
+    run(&rig.registry, &breaker("clients.pay"));
+    rig.reload(&text(6, 3, 99, 1));
+    assert_eq!(rig.stacks.client("pay").unwrap().breaker().unwrap().name(), "one");
+    assert!(!rig.shown().contains(&"circuit_breaker/clients.pay".to_owned()));
 }
 
 /// The program, or a stack that is made later, puts something else where a command had put its own.
