@@ -322,6 +322,30 @@ fn a_name_is_one_stack_of_a_registry() {
     second.server("api").unwrap();
 }
 
+/// Whoever comes first has the name, and commands reach that one.
+#[test]
+fn of_two_that_want_a_name_at_the_same_time_one_gets_it() {
+    let config = Loader::empty().set("clients.api.total_timeout", "5s").load().unwrap();
+    for _ in 0..200 {
+        let registry = Registry::new();
+        let meet = std::sync::Barrier::new(2);
+        let made = std::thread::scope(|scope| {
+            let make = || {
+                let stacks = config.stacks().register_in(&registry);
+                meet.wait();
+                stacks.client("api")
+            };
+            let two = [scope.spawn(make), scope.spawn(make)];
+            two.map(|thread| thread.join().unwrap())
+        });
+        let [one, two] = &made;
+        assert_ne!(one.is_ok(), two.is_ok(), "{one:?} {two:?}");
+        let stack = one.as_ref().or(two.as_ref()).unwrap();
+        run(&registry, &json!({"command": "install_circuit_breaker", "target": "clients.api"}));
+        assert!(stack.breaker().is_some());
+    }
+}
+
 #[test]
 fn what_must_stay_off_in_one_of_two_stacks_that_get_it_does_so_in_both() {
     // Faults that there were, and new ones.
