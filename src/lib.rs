@@ -31,6 +31,8 @@ mod single;
 mod slot;
 mod superseded;
 mod sync;
+#[cfg(feature = "serde")]
+mod units;
 mod window;
 
 #[cfg(feature = "admin")]

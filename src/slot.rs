@@ -40,7 +40,14 @@ struct Content<T> {
     /// One that has what this one has.
     #[cfg(feature = "config")]
     follower: Option<Follower<T>>,
+    /// Who is told of each change.
+    #[cfg(feature = "config")]
+    told: Option<Told<T>>,
 }
+
+/// What it returns is dropped when no lock is held.
+#[cfg(feature = "config")]
+type Told<T> = Box<dyn Fn(Option<&T>) -> Box<dyn std::any::Any> + Send>;
 
 #[cfg(feature = "config")]
 struct Follower<T> {
@@ -78,6 +85,8 @@ impl<T> Slot<T> {
             object,
             #[cfg(feature = "config")]
             follower: None,
+            #[cfg(feature = "config")]
+            told: None,
         };
         let (version, held) = (Padded(AtomicU64::new(version)), Mutex::new(held));
         let place = Place { version, held, known: OnceLock::new() };
@@ -119,11 +128,13 @@ impl<T> Slot<T> {
             let before = slot.change(object.as_ref().map(|object| (it.clone)(object)));
             Some((slot, before))
         });
+        #[cfg(feature = "config")]
+        let told = held.told.as_ref().map(|tell| tell(object.as_ref()));
         let before = std::mem::replace(&mut held.object, object);
         self.changed();
         drop(held);
         #[cfg(feature = "config")]
-        drop(followed);
+        drop((followed, told));
         self.forget();
         before
     }
@@ -182,6 +193,52 @@ impl<T: Clone> Slot<T> {
         drop(held);
         self.forget();
         (before, done)
+    }
+
+    /// Puts what `next` makes of what is there into it, and runs `then` with that before anything else can change it. Returns
+    /// what was there.
+    pub(crate) fn settle<R>(
+        &self,
+        next: impl FnOnce(Option<&T>) -> Option<T>,
+        then: impl FnOnce(Option<&T>) -> R,
+    ) -> (Option<T>, R) {
+        let mut held = lock(&self.place.held);
+        let object = next(held.object.as_ref());
+        let done = then(object.as_ref());
+        let before = std::mem::replace(&mut held.object, object);
+        self.changed();
+        drop(held);
+        self.forget();
+        (before, done)
+    }
+
+    /// Puts what `change` makes of what is there in its place, if anything is there. Returns what was there.
+    pub(crate) fn alter(&self, change: impl FnOnce(&mut T)) -> Option<T> {
+        let mut held = lock(&self.place.held);
+        let mut object = held.object.clone()?;
+        change(&mut object);
+        let before = held.object.replace(object);
+        self.changed();
+        drop(held);
+        self.forget();
+        before
+    }
+
+    /// From now on, each [`install`](Self::install) and [`uninstall`](Self::uninstall) also changes what is in `other`, at
+    /// the same time.
+    pub(crate) fn tell<P: Clone + Send + Sync + 'static>(
+        &self,
+        other: &Slot<P>,
+        change: impl Fn(&mut P, Option<&T>) + Send + 'static,
+    ) {
+        // It ends with whoever looks at the other one.
+        let other = Arc::downgrade(other.place.shared());
+        let tell = move |object: Option<&T>| -> Box<dyn std::any::Any> {
+            let other = other.upgrade().map(|place| Slot { place: Lease::new(place) });
+            Box::new(other.map(|other| (other.alter(|it| change(it, object)), other)))
+        };
+        let before = lock(&self.place.held).told.replace(Box::new(tell));
+        drop(before);
     }
 
     /// Whether a slot follows it that somebody looks at.
@@ -421,6 +478,26 @@ mod tests {
         drop(second);
         assert!(!slot.is_followed());
         assert_eq!((slot.install(5), slot.get()), (None, Some(5)));
+    }
+
+    #[cfg(feature = "config")]
+    #[test]
+    fn what_is_told_is_there_before_the_change_is_seen_elsewhere_and_ends_with_the_other() {
+        let (slot, sum) = (Slot::with(1), Slot::with((0, 7)));
+        slot.tell(&sum, |sum: &mut (i32, i32), there| sum.0 = there.copied().unwrap_or(-1));
+        assert_eq!(sum.get(), Some((0, 7)), "not what is there already");
+        slot.install(2);
+        assert_eq!(sum.get(), Some((2, 7)));
+        let (before, seen) =
+            slot.settle(|there| there.map(|n| n + 1), |it| (it.copied(), sum.get()));
+        assert_eq!((before, seen, slot.get()), (Some(2), (Some(3), Some((2, 7))), Some(3)));
+        slot.uninstall();
+        assert_eq!(sum.get(), Some((-1, 7)));
+        sum.uninstall();
+        slot.install(4);
+        assert_eq!(sum.get(), None, "nothing is put there");
+        drop(sum);
+        assert_eq!((slot.install(5), slot.get()), (Some(4), Some(5)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::layer::Parts;
 use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
-use crate::clock::{Tick, hand_down, handed_down, now};
+use crate::clock::{Tick, end_handed_down, hand_down, handed_down, now};
 use crate::context::ReadContext;
 use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
@@ -232,6 +232,12 @@ type Place<'a, S, Req, C, X, R> = Pin<
     >,
 >;
 
+/// It waits so long at most, or until a layer outside gives it up.
+#[inline]
+fn without_deadline(longest: Tick) -> Tick {
+    end_handed_down().map_or(longest, |end| end.min(longest))
+}
+
 /// Only the way of nearly every call is inlined.
 impl<S, Req, C, X, R> ResponseFuture<S, Req, C, X, R>
 where
@@ -253,8 +259,10 @@ where
         let (Some(parts), Some(request)) = (&*place, &*req) else { return Poll::Pending };
         let context = parts.context.context(request);
         let now = handed_down();
-        let deadline =
-            context.deadline().map_or_else(|| now.after(parts.admission.longest()), |by| by.tick());
+        let deadline = match context.deadline() {
+            Some(by) => by.tick(),
+            None => without_deadline(now.after(parts.admission.longest())),
+        };
         let backend = parts.admission.backend();
         let (arrival, measured) = backend.arrive(deadline, context.criticality(), now);
         *unmeasured = !measured;

@@ -429,8 +429,12 @@ impl CircuitBreaker {
         Ok(())
     }
 
+    /// Whether that is this one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.lease.shared(), other.lease.shared())
+    }
+
     /// No registry shows it any more.
-    #[cfg(feature = "config")]
     pub(crate) fn forget(&self, home: &crate::managed::Home) {
         home.forget(self.lease.shared());
     }

@@ -14,6 +14,7 @@ use super::value::{is_secret, origin, shown};
 use crate::budget::{RetryBudget, RetryBudgetBuilder};
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
 use crate::conditioner::{Conditioner, ConditionerBuilder, Rule};
+use crate::control::{CircuitBreakerSettings, RateLimitSettings};
 use crate::error::ConfigError;
 use crate::failure_budget::{BreachAction, FailureBudget, FailureBudgetBuilder};
 use crate::rate_limit::{RateLimiter, RateLimiterBuilder};
@@ -179,43 +180,23 @@ impl Config {
         name: &str,
         b: Block<'_>,
     ) -> Result<CircuitBreakerBuilder, ConfigError> {
-        let mut builder = CircuitBreaker::builder(name.to_owned());
-        let rates = b.get("failure_rate").is_some() || b.get("slow_calls").is_some();
+        let mut settings = match b.0 {
+            Some(block) => CircuitBreakerSettings::from_json(block)?,
+            None => CircuitBreakerSettings::default(),
+        };
+        let rates = settings.failure_rate.is_some() || settings.slow_calls.is_some();
         let limits = self.limits();
         if self.legacy("circuit_breaker", "max_failures").is_some() && !rates {
-            builder = builder.consecutive_failures(limits.circuit_max_failures);
+            settings.consecutive_failures.get_or_insert(limits.circuit_max_failures);
         }
         if self.legacy("circuit_breaker", "reset_timeout").is_some() {
-            builder = builder.open_for(Duration::from_secs_f64(limits.circuit_reset_timeout));
+            let open = Duration::from_secs_f64(limits.circuit_reset_timeout);
+            settings.open_for.get_or_insert(open);
         }
         if self.legacy("circuit_breaker", "half_open_max_calls").is_some() {
-            builder = builder.half_open_calls(limits.circuit_half_open_calls);
+            settings.half_open_calls.get_or_insert(limits.circuit_half_open_calls);
         }
-        set!(builder,
-            b.count("consecutive_failures") => consecutive_failures,
-            b.number("failure_rate") => failure_rate,
-            b.time("window") => window,
-            b.count("window_calls") => window_calls,
-            b.count("min_calls") => min_calls,
-            b.time("open_for") => open_for,
-            b.time("open_for_max") => open_for_max,
-            b.count("half_open_calls") => half_open_calls,
-            b.time("half_open_for") => half_open_for,
-            b.time("probe_lease") => probe_lease,
-            b.time("ramp") => ramp,
-            b.time("cancelled_after") => cancelled_after,
-            b.flag("shadow") => shadow,
-            b.int("seed") => seed,
-        );
-        if let Some(slow) = b.table("slow_calls") {
-            let after = slow.time("after").ok_or_else(|| missing("slow_calls.after", "a time"))?;
-            let rate = slow.number("rate").ok_or_else(|| missing("slow_calls.rate", "a share"))?;
-            builder = builder.slow_calls(after, rate);
-        }
-        if b.text("cancelled_after").is_some() {
-            builder = builder.ignore_cancelled();
-        }
-        Ok(builder)
+        Ok(settings.builder(name))
     }
 
     /// A new limiter as `rate_limits` has it.
@@ -301,16 +282,8 @@ fn missing(field: &'static str, expected: &'static str) -> ConfigError {
 }
 
 pub(super) fn limiter(name: &str, b: Block<'_>) -> Result<RateLimiterBuilder, ConfigError> {
-    let rate =
-        b.text("rate").ok_or_else(|| missing("rate", "a rate such as \"100/s burst 20\""))?;
-    let mut builder = RateLimiter::builder(name.to_owned()).quota(rate.parse()?);
-    let waiting = b.int("max_waiting").and_then(|n| usize::try_from(n).ok());
-    set!(builder,
-        b.number("initial_tokens") => initial_tokens,
-        waiting => max_waiting,
-        b.flag("shadow") => shadow,
-    );
-    Ok(builder)
+    let block = b.0.cloned().unwrap_or_default();
+    Ok(RateLimitSettings::from_json(&block)?.builder(name))
 }
 
 pub(super) fn policy(b: Block<'_>) -> Result<RetryPolicy, ConfigError> {

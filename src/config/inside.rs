@@ -6,8 +6,8 @@ use ::config_rs::{Map, Value, ValueKind};
 
 use super::keys::join;
 use super::read::flag;
-use super::units;
 use super::value::{origin, sorted};
+use crate::units;
 
 /// Values of all sorts.
 pub(super) fn others() -> [ValueKind; 8] {

@@ -16,8 +16,9 @@ use crate::control::Registry;
 use crate::error::ConfigError;
 use crate::failure_budget::{BudgetState, FailureBudget};
 use crate::managed::Home;
-use crate::presets::{ClientParts, Live, Parts, PartsChange, ServerParts};
+use crate::presets::{ClientParts, Live, Parts, PartsChange, RetryPlan, ServerParts};
 use crate::rate_limit::RateLimiter;
+use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::timeout::Timeout;
 
@@ -63,6 +64,11 @@ pub(super) struct Running<L> {
 pub(super) struct Places {
     pub(super) faults: Slot<Conditioner>,
     pub(super) budget: Slot<FailureBudget>,
+    pub(super) breaker: Slot<CircuitBreaker>,
+    pub(super) limiter: Slot<RateLimiter>,
+    pub(super) policy: Slot<RetryPolicy>,
+    /// Where what is counted of retries is shown.
+    home: Home,
 }
 
 /// The objects of a stack.
@@ -71,6 +77,10 @@ pub(super) struct Uses {
     pub(super) places: BTreeSet<Place>,
     pub(super) conditioner: Option<Conditioner>,
     pub(super) budget: Option<FailureBudget>,
+    pub(super) breaker: Option<CircuitBreaker>,
+    pub(super) limiter: Option<RateLimiter>,
+    /// And whether it follows from the timeouts.
+    pub(super) policy: Option<(RetryPolicy, bool)>,
 }
 
 /// `object!(made, path, Kind, build)`: the object there is, or a new one.
@@ -172,13 +182,12 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "clients", name)?;
-        let faults = self.place_of_faults("clients", name)?;
+        let places = self.places("clients", name)?;
         let (parts, uses, mut changes) = self.client_parts(name, &config, None)?;
         changes.extend(self.reviving(&uses, &Uses::default()).all());
-        let places = Places { faults, ..Places::default() };
-        let parts = places.fill(Parts::Client(Box::new(parts)), &Uses::default(), &uses, |it| it).1;
-        let Parts::Client(parts) = parts else { unreachable!("it was one") };
-        let stack = Live::client(name.to_owned().into(), *parts);
+        let slot = places.begin(Parts::Client(Box::new(parts)), &uses);
+        let stack = Live::client(name.to_owned().into(), slot);
+        self.tell_given_up("clients", name, &config);
         let running = Running { stack: stack.clone(), places, uses };
         self.clients.insert(name.to_owned(), running);
         Ok((stack, changes))
@@ -194,33 +203,55 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "servers", name)?;
-        let faults = self.place_of_faults("servers", name)?;
+        let places = self.places("servers", name)?;
         let (parts, uses) = self.server_parts(name, &config)?;
         let changes = self.reviving(&uses, &Uses::default()).all();
-        let budget = self.registry.as_ref().map(|it| it.failure_budget(&join("servers", name)));
-        let budget = budget.unwrap_or_default();
-        let places = Places { faults, budget };
-        let parts = places.fill(Parts::Server(parts), &Uses::default(), &uses, |it| it).1;
-        let Parts::Server(parts) = parts else { unreachable!("it was one") };
-        let stack = Live::server(name.to_owned().into(), parts);
+        let slot = places.begin(Parts::Server(parts), &uses);
+        let stack = Live::server(name.to_owned().into(), slot);
+        self.tell_given_up("servers", name, &config);
         let running = Running { stack: stack.clone(), places, uses };
         self.servers.insert(name.to_owned(), running);
         Ok((stack, changes))
     }
 
-    /// The place for a new stack's faults. With a registry it is one that commands know, too.
+    /// The places of a new stack. With a registry they are those that commands know.
     ///
     /// # Errors
-    /// If another stack has it: commands would reach only one of them.
-    fn place_of_faults(&self, map: &str, name: &str) -> Result<Slot<Conditioner>, ConfigError> {
-        let Some(registry) = &self.registry else { return Ok(Slot::new()) };
+    /// If another stack has them: commands would reach only one.
+    fn places(&self, map: &str, name: &str) -> Result<Places, ConfigError> {
+        let Some(registry) = &self.registry else { return Ok(Places::default()) };
         let key = join(map, name);
-        let slot = registry.conditioner(&key);
-        if slot.is_followed() {
+        let faults = registry.conditioner(&key);
+        if faults.is_followed() {
             let expected = "a registry in which no stack of other `Stacks` has this name";
             return Err(ConfigError::new(key, "there is one already", expected));
         }
-        Ok(slot)
+        let limiter = registry.rate_limiter(&key);
+        Ok(match map {
+            "clients" => {
+                let (breaker, policy) =
+                    (registry.circuit_breaker(&key), registry.retry_policy(&key));
+                let home = registry.home();
+                Places { faults, limiter, breaker, policy, home, ..Places::default() }
+            }
+            _ => Places {
+                faults,
+                limiter,
+                budget: registry.failure_budget(&key),
+                ..Places::default()
+            },
+        })
+    }
+
+    /// What a command puts into a stack counts calls that the stack gives up.
+    pub(super) fn tell_given_up(&self, map: &str, name: &str, config: &Config) {
+        if let Some(registry) = &self.registry {
+            let after = match map {
+                "clients" => config.attempt_given_up(name),
+                _ => config.call_given_up(name),
+            };
+            registry.set_given_up(join(map, name), after);
+        }
     }
 
     /// Of a client that runs, its parts `before` keep what they know.
@@ -246,15 +277,15 @@ impl Made {
         let mut parts = ClientParts::of(&plan, self.registry.as_ref())?;
         let backend = parts.keep_backend(before);
         parts.total = timeout(block.time("total_timeout"))?;
-        let limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
-        parts.limiter = limiter.map(|limiter| (limiter, Duration::ZERO));
+        uses.limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
         parts.attempt = timeout(block.time("attempt_timeout"))?;
-        parts.breaker = part("breaker").map(|at| self.breaker(&at, config)).transpose()?;
+        uses.breaker = part("breaker").map(|at| self.breaker(&at, config)).transpose()?;
         if let Some(at) = part("retry_budget") {
             parts.budget = Some(self.retry_budget(&at)?);
         }
         uses.conditioner = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        let mut parts = parts.settled()?;
+        let paced = plan.retry == RetryPlan::Paced;
+        uses.policy = parts.note_policy()?.map(|policy| (policy, paced));
         let mut changes = parts.keep(before, &self.home());
         changes.extend(backend);
         Ok((parts, uses, changes))
@@ -277,13 +308,14 @@ impl Made {
         let budget = part("failure_budget").map(|at| self.failure_budget(&at, config));
         let budget = budget.transpose()?;
         let parts = ServerParts {
-            limiter: part("rate_limit").map(|at| self.limiter(&at)).transpose()?,
+            limiter: None,
             budget: Slot::new(),
             faults: Slot::new(),
             timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
         };
+        let limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
         uses.conditioner = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        uses.budget = budget;
+        (uses.budget, uses.limiter) = (budget, limiter);
         Ok((parts, uses))
     }
 
@@ -338,34 +370,74 @@ impl Object {
 }
 
 /// What was in a stack's places.
-pub(super) type Before = (Option<Conditioner>, Option<FailureBudget>);
+pub(super) struct Was {
+    pub(super) faults: Option<Conditioner>,
+    pub(super) budget: Option<FailureBudget>,
+    /// Dropped when no lock is held.
+    _rest: (Option<CircuitBreaker>, Option<RateLimiter>),
+}
 
 impl Places {
-    /// Gives parts their faults and their failure budget, and hands them to `then` before anything else can be put there.
+    /// Where a new stack finds its parts, whatever is put into these places later.
+    fn begin(&self, parts: Parts, uses: &Uses) -> Slot<Parts> {
+        let slot = Slot::new();
+        self.breaker.tell(&slot, Parts::set_breaker);
+        self.limiter.tell(&slot, Parts::set_limiter);
+        let home = self.home.clone();
+        self.policy.tell(&slot, move |parts, policy| Parts::set_policy(parts, policy, &home));
+        let none = Uses::default();
+        let (_was, _before) = self.fill(parts, &none, uses, |parts| slot.install(parts));
+        slot
+    }
+
+    /// Gives parts what belongs into these places, and hands them to `then` before anything else can be put there.
     /// Returns what was there.
     pub(super) fn fill<R>(
         &self,
-        parts: Parts,
+        mut parts: Parts,
         before: &Uses,
         now: &Uses,
         then: impl FnOnce(Parts) -> R,
-    ) -> (Before, R) {
+    ) -> (Was, R) {
         let (old, new) = (before.budget.as_ref(), now.budget.as_ref());
         let budget = |there: Option<&_>| next(there, old, new, FailureBudget::is);
         let (old, new) = (before.conditioner.as_ref(), now.conditioner.as_ref());
         let faults = |there: Option<&_>| next(there, old, new, Conditioner::is);
-        let (budget, (faults, done)) = self.budget.hand_over(budget, |budget| {
-            self.faults.hand_over(faults, |faults| {
-                then(match parts {
-                    Parts::Client(mut parts) => {
-                        parts.faults = faults;
-                        Parts::Client(parts)
-                    }
-                    Parts::Server(parts) => Parts::Server(ServerParts { faults, budget, ..parts }),
+        let (old, new) = (before.breaker.as_ref(), now.breaker.as_ref());
+        let breaker = |there: Option<&_>| next(there, old, new, CircuitBreaker::is);
+        let (old, new) = (before.limiter.as_ref(), now.limiter.as_ref());
+        let limiter = |there: Option<&_>| next(there, old, new, RateLimiter::is);
+        let policy = |there: Option<&_>| match (before.policy, now.policy) {
+            // With another timeout it is still what it was.
+            (Some((old, true)), Some((new, true))) if there == Some(&old) => Some(new),
+            (Some((_, true)), Some((_, true))) => there.copied(),
+            (old, new) => {
+                let (old, new) = (old.map(|it| it.0), new.map(|it| it.0));
+                next(there, old.as_ref(), new.as_ref(), RetryPolicy::eq)
+            }
+        };
+        let inner = |budget, faults| {
+            match &mut parts {
+                Parts::Client(parts) => parts.faults = faults,
+                Parts::Server(parts) => (parts.faults, parts.budget) = (faults, budget),
+            }
+            self.breaker.settle(breaker, |breaker| {
+                parts.set_breaker(breaker);
+                self.limiter.settle(limiter, |limiter| {
+                    parts.set_limiter(limiter);
+                    let (_, done) = self.policy.settle(policy, |policy| {
+                        parts.set_policy(policy, &self.home);
+                        then(parts)
+                    });
+                    done
                 })
             })
-        });
-        ((faults, budget), done)
+        };
+        let (budget, (faults, (breaker, (limiter, done)))) =
+            self.budget.hand_over(budget, |budget| {
+                self.faults.hand_over(faults, |faults| inner(budget, faults))
+            });
+        (Was { faults, budget, _rest: (breaker, limiter) }, done)
     }
 }
 

@@ -6,9 +6,9 @@ use serde_json::{Map, Value as Json};
 pub(super) use super::keys::join;
 use super::problem::{Problem, ProblemKind};
 use super::schema::{Field, Kind, nearest};
-use super::units;
 use super::value::{is_secret, origin, shown, sorted, to_json};
 use crate::quota::Quota;
+use crate::units;
 
 /// Whether the top-level map of the first name has an entry of the second.
 type Known<'a> = &'a dyn Fn(&str, &str) -> bool;

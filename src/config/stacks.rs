@@ -18,7 +18,7 @@ use crate::context::NoContext;
 use crate::control::Registry;
 use crate::error::ConfigError;
 use crate::failure_budget::{FailureBudget, FailureBudgetBuilder};
-use crate::presets::{Absent, ClientLayer, Faults, Live, ServerLayer};
+use crate::presets::{Absent, ClientLayer, Faults, Live, ServerLayer, cancelled_after};
 use crate::rate_limit::RateLimiter;
 use crate::reject::AsError;
 use crate::retry::CloneRequest;
@@ -150,19 +150,26 @@ impl Config {
         let attempts = self
             .names("clients")
             .filter(|name| uses("clients", name, "breaker"))
-            .filter_map(|name| {
-                let client = Block::of(self.tree.get("clients")?.get(name));
-                let retry = self.written("clients", name, "retry");
-                let own =
-                    retry.and_then(|retry| build::policy(retry.block).ok()?.attempt_timeout());
-                let ends = [client.time("attempt_timeout"), client.time("total_timeout"), own];
-                ends.into_iter().flatten().min()
-            });
+            .filter_map(|name| self.attempt_given_up(name));
         let calls = self
             .names("servers")
             .filter(|name| uses("servers", name, "failure_budget"))
-            .filter_map(|name| Block::of(self.tree.get("servers")?.get(name)).time("timeout"));
+            .filter_map(|name| self.call_given_up(name));
         attempts.chain(calls).min()
+    }
+
+    /// The time after which a client cuts off one attempt.
+    pub(super) fn attempt_given_up(&self, name: &str) -> Option<Duration> {
+        let client = Block::of(self.tree.get("clients")?.get(name));
+        let retry = self.written("clients", name, "retry");
+        let own = retry.and_then(|retry| build::policy(retry.block).ok()?.attempt_timeout());
+        let ends = [client.time("attempt_timeout"), client.time("total_timeout"), own];
+        ends.into_iter().flatten().min()
+    }
+
+    /// The time after which a server gives a call up.
+    pub(super) fn call_given_up(&self, name: &str) -> Option<Duration> {
+        Block::of(self.tree.get("servers")?.get(name)).time("timeout")
     }
 
     /// Half of that: who is cut off is a failure, however short the time was. None where the block says it, or the
@@ -172,7 +179,7 @@ impl Config {
             Some(_) => None,
             None => self.given_up_of(&written.place),
         };
-        given_up.filter(|after| *after < Duration::from_secs(2)).map(|after| after / 2)
+        cancelled_after(given_up)
     }
 
     pub(super) fn breaker_at(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::findings::Finding;
 use super::keys::join;
 use super::live::Step;
-use super::made::{Made, Object, Running, Uses};
+use super::made::{Made, Object, Running, Uses, Was};
 use super::problem::{LoadError, Problem, ProblemKind};
 use super::settings::{Change, Config};
 use super::stacks::{Place, Written};
@@ -54,6 +54,7 @@ impl Revived {
 #[derive(Default)]
 pub(super) struct OldParts {
     _parts: Option<Parts>,
+    _was: Option<Was>,
     /// What a command had put into the stack, if the configuration has taken its place.
     conditioner: Option<Conditioner>,
     budget: Option<FailureBudget>,
@@ -187,7 +188,14 @@ impl Made {
 
     /// The objects that a stack has.
     fn had(&self, map: &str, name: &str) -> &Uses {
-        static NONE: Uses = Uses { places: BTreeSet::new(), conditioner: None, budget: None };
+        static NONE: Uses = Uses {
+            places: BTreeSet::new(),
+            conditioner: None,
+            budget: None,
+            breaker: None,
+            limiter: None,
+            policy: None,
+        };
         let uses = match map {
             "clients" => self.clients.get(name).map(|it| &it.uses),
             _ => self.servers.get(name).map(|it| &it.uses),
@@ -267,6 +275,7 @@ impl Made {
     /// Puts new parts into a stack that runs.
     pub(super) fn exchange(&mut self, new: NewParts) -> OldParts {
         let NewParts { map, name, parts, uses } = new;
+        self.tell_given_up(map, &name, &self.newest());
         if map == "clients" {
             let running = self.clients.get_mut(&name);
             running.map(|it| it.exchange(parts, uses, |it| it.stack.parts_slot().clone()))
@@ -371,17 +380,19 @@ impl<L> Running<L> {
         slot: impl Fn(&Self) -> Slot<Parts>,
     ) -> OldParts {
         let slot = slot(self);
-        let ((conditioner, budget), parts) =
-            self.places.fill(parts, &self.uses, &uses, |parts| slot.install(parts));
+        let (was, parts) = self.places.fill(parts, &self.uses, &uses, |parts| slot.install(parts));
+        let Was { faults: conditioner, budget, .. } = &was;
         let before = std::mem::replace(&mut self.uses, uses);
         // Those of the configuration are looked after by whoever has counted who uses them.
         let (faults, now) = (before.conditioner, self.places.faults.get());
         let conditioner = conditioner
+            .clone()
             .filter(|it| ![&faults, &now].into_iter().flatten().any(|other| other.is(it)));
         let (spent, now) = (before.budget, self.places.budget.get());
-        let budget =
-            budget.filter(|it| ![&spent, &now].into_iter().flatten().any(|other| other.is(it)));
-        OldParts { _parts: parts, conditioner, budget }
+        let budget = budget
+            .clone()
+            .filter(|it| ![&spent, &now].into_iter().flatten().any(|other| other.is(it)));
+        OldParts { _parts: parts, _was: Some(was), conditioner, budget }
     }
 }
 

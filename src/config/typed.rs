@@ -17,8 +17,8 @@ use super::read::{flag, join};
 use super::repairs::{NOTHING, Repairs};
 use super::schema::nearest;
 use super::stand_in::StandIn;
-use super::units;
 use super::value::{HIDDEN, is_secret, origin, shown, sorted, to_json};
+use crate::units;
 
 /// One attempt to read a type.
 pub(super) struct Run<'r> {

@@ -1,3 +1,4 @@
+use super::settings::{CircuitBreakerSettings, RateLimitSettings};
 use crate::failure_budget::BreachAction;
 use crate::managed::Operation;
 use crate::retry::RetryPolicy;
@@ -31,9 +32,20 @@ pub enum Command {
     InstallRetryPolicy(InstallRetryPolicy),
     /// Empties a slot of a retry policy: nothing is tried again.
     UninstallRetryPolicy(Uninstall),
+    /// Puts a new breaker into a slot, in place of what is there.
+    InstallCircuitBreaker(InstallCircuitBreaker),
+    /// Empties a slot of a breaker.
+    UninstallCircuitBreaker(Uninstall),
+    /// Puts a new limiter into a slot, in place of what is there.
+    InstallRateLimit(InstallRateLimit),
+    /// Empties a slot of a limiter. Calls that wait at it go on.
+    UninstallRateLimit(Uninstall),
     /// Ends the faults of every conditioner of the registry, now. Those that a configuration brings afterwards come disarmed,
     /// too: whoever wants them arms them.
     KillFaults,
+    /// Takes [`KillFaults`](Self::KillFaults) back: arms every conditioner of the registry that may be armed where it is, whoever
+    /// has disarmed it, and those that a configuration brings afterwards come armed again.
+    ArmFaults,
     /// Something that one object is to do.
     #[cfg_attr(feature = "serde", serde(untagged))]
     Operate(Operate),
@@ -56,8 +68,31 @@ impl Command {
             Self::UninstallNetworkConditioner(_) => "uninstall_network_conditioner",
             Self::InstallRetryPolicy(_) => "install_retry_policy",
             Self::UninstallRetryPolicy(_) => "uninstall_retry_policy",
+            Self::InstallCircuitBreaker(_) => "install_circuit_breaker",
+            Self::UninstallCircuitBreaker(_) => "uninstall_circuit_breaker",
+            Self::InstallRateLimit(_) => "install_rate_limit",
+            Self::UninstallRateLimit(_) => "uninstall_rate_limit",
             Self::KillFaults => "kill_faults",
+            Self::ArmFaults => "arm_faults",
             Self::Operate(operate) => operate.operation.as_str(),
+        }
+    }
+
+    /// What it names as its target.
+    pub(super) fn target(&self) -> Option<&str> {
+        match self {
+            Self::InstallFailureBudget(install) => install.target.as_deref(),
+            Self::InstallNetworkConditioner(install) => install.target.as_deref(),
+            Self::InstallRetryPolicy(install) => install.target.as_deref(),
+            Self::InstallCircuitBreaker(install) => install.target.as_deref(),
+            Self::InstallRateLimit(install) => install.target.as_deref(),
+            Self::UninstallFailureBudget(uninstall)
+            | Self::UninstallNetworkConditioner(uninstall)
+            | Self::UninstallRetryPolicy(uninstall)
+            | Self::UninstallCircuitBreaker(uninstall)
+            | Self::UninstallRateLimit(uninstall) => uninstall.target.as_deref(),
+            Self::Operate(operate) => operate.target.as_deref(),
+            Self::KillFaults | Self::ArmFaults => None,
         }
     }
 }
@@ -135,6 +170,69 @@ pub struct InstallRetryPolicy {
     pub target: Option<String>,
     /// What calls that begin from now on are tried by.
     pub policy: RetryPolicy,
+}
+
+/// Arguments of [`Command::InstallCircuitBreaker`].
+///
+/// ```
+/// # #[cfg(feature = "serde")] {
+/// use buttress::control::Command;
+/// let command = serde_json::json!({
+///     "command": "install_circuit_breaker", "target": "clients.pay",
+///     "breaker": {"failure_rate": "50%", "open_for": "5s"},
+/// });
+/// let Command::InstallCircuitBreaker(install) = serde_json::from_value(command)? else { unreachable!() };
+/// assert_eq!((install.breaker.failure_rate, install.breaker.window), (Some(0.5), None));
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct InstallCircuitBreaker {
+    /// Which slot; `None` for the only one.
+    pub target: Option<String>,
+    /// What it goes by.
+    pub breaker: CircuitBreakerSettings,
+}
+
+/// Arguments of [`Command::InstallRateLimit`].
+///
+/// ```
+/// # #[cfg(feature = "serde")] {
+/// use buttress::control::{Command, InstallRateLimit};
+/// let mut install = InstallRateLimit::new("100/s burst 20".parse::<buttress::Quota>()?);
+/// install.target = Some("servers.api".into());
+/// let command = serde_json::json!({
+///     "command": "install_rate_limit", "target": "servers.api", "rate_limit": "100/s burst 20",
+/// });
+/// assert_eq!(serde_json::from_value::<Command>(command)?, Command::InstallRateLimit(install));
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct InstallRateLimit {
+    /// Which slot; `None` for the only one.
+    pub target: Option<String>,
+    /// What it goes by.
+    pub rate_limit: RateLimitSettings,
+}
+
+impl InstallRateLimit {
+    /// Of a limiter with these settings, or with this rate.
+    ///
+    /// ```
+    /// use buttress::control::InstallRateLimit;
+    /// let install = InstallRateLimit::new("5/s".parse::<buttress::Quota>()?);
+    /// assert_eq!(install.target, None);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn new(rate_limit: impl Into<RateLimitSettings>) -> Self {
+        Self { target: None, rate_limit: rate_limit.into() }
+    }
 }
 
 /// Arguments of the commands that uninstall.

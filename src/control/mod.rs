@@ -47,11 +47,27 @@
 //! | | `loss_rate` | 0 |
 //! | | `name_filter` (part of a request's name or URL) | none |
 //! | `install_retry_policy` | `policy` (as a [`RetryPolicy`](crate::retry::RetryPolicy) is written) | the default policy |
-//! | `uninstall_failure_budget`, `uninstall_network_conditioner`, `uninstall_retry_policy` | | |
+//! | `install_circuit_breaker` | `breaker` (the keys of an entry of `breakers` in a configuration, see [`CircuitBreakerSettings`]) | those of the builder |
+//! | `install_rate_limit` | `rate_limit` (`"100/s burst 20"`, or the keys of an entry of `rate_limits`, see [`RateLimitSettings`]) | none: must be given |
+//! | `uninstall_failure_budget`, `uninstall_network_conditioner`, `uninstall_retry_policy`, `uninstall_circuit_breaker`, `uninstall_rate_limit` | | |
 //!
 //! Each also takes a `target`, by name only: the name of the slot. Without one the registry must have
-//! exactly one slot of the kind. Stacks from a configuration have slots named as they are there: `servers.api` for a failure
-//! budget and for faults, `clients.pay` for faults.
+//! exactly one slot of the kind. Stacks from a configuration have slots named as they are there, also for what the configuration
+//! does not put into them:
+//!
+//! | kind | slot of a program | `clients.pay` | `servers.api` |
+//! |---|---|---|---|
+//! | failure budget | [`Registry::failure_budget`] | no: a client's failures are its breaker's matter, and a budget would refuse the retries and the probes of its backend | yes |
+//! | faults | [`Registry::conditioner`] | yes | yes |
+//! | breaker | [`Registry::circuit_breaker`] | yes | no: a breaker guards one callee, and a handler may have many |
+//! | rate limit | [`Registry::rate_limiter`] | yes | yes |
+//! | retry policy | [`Registry::retry_policy`] | yes; without a retry budget or a backend only the policy bounds it | no: who retries is the caller |
+//! | timeouts, backend, hedge, endpoints, retry budget | none | by a reload only: the linter looks at how they go together, which one command cannot | a timeout, by a reload only |
+//! | idempotency, coalescing, fallback, throttle | none: they are made with code (a store, a key, an answer) that no document carries | | |
+//!
+//! What a configuration brings later leaves alone what a command has done, until it has another object at that place: see
+//! `config`. A breaker or budget that is put into a stack with a short timeout counts the calls that are cut off
+//! by it, as one from the configuration does.
 //!
 //! Orders to objects take a `target`: an `id` of the status document (`circuit_breaker/payments`), or a name
 //! that only one object which takes the order has.
@@ -64,6 +80,7 @@
 //! | `engage`, `release` | a retry budget, a lever of the registry; `engage` also trips a failure budget |
 //! | `disarm`, `enable` | the faults of a conditioner |
 //! | `kill_faults`, without a target | all faults, and those that a configuration brings later |
+//! | `arm_faults`, without a target | takes that back: all faults that may be armed where they are, and those that a configuration brings later |
 //!
 //! # Status and timeline
 //!
@@ -76,12 +93,14 @@
 //! Actions run in order, and one that fails does not stop the rest. A document that is not such a list
 //! changes nothing; neither does an action with a wrong argument, or one for a slot that no stack has.
 //! Installing replaces what was there; uninstalling what is not there is no error. A budget that is replaced
-//! or taken out lets go of its levers, a conditioner of the calls that it holds up.
+//! or taken out lets go of its levers, a conditioner of the calls that it holds up. A limiter that is taken out lets those go on who
+//! wait at it; one that is replaced serves them first. A breaker takes the outcomes of its calls to their end.
 
 mod command;
 #[cfg(feature = "serde")]
 mod document;
 mod error;
+mod install;
 mod operate;
 #[cfg(feature = "serde")]
 mod parse;
@@ -89,18 +108,20 @@ mod parse;
 mod publish;
 mod register;
 mod registry;
+mod settings;
 mod status;
 mod watch;
 
 pub use crate::managed::{Managed, Operation};
 pub use command::{
-    Command, InstallFailureBudget, InstallNetworkConditioner, InstallRetryPolicy, Operate,
-    Uninstall,
+    Command, InstallCircuitBreaker, InstallFailureBudget, InstallNetworkConditioner,
+    InstallRateLimit, InstallRetryPolicy, Operate, Uninstall,
 };
 #[cfg(feature = "serde")]
 pub use document::{Executed, execute};
 pub use error::CommandError;
 pub use registry::{Done, Registry};
+pub use settings::{CircuitBreakerSettings, RateLimitSettings};
 pub use status::{
     Fact, Gauge, Level, Lint, Next, ObjectStatus, ProcessPhase, Status, Summary, TimelineEvent,
 };

@@ -67,7 +67,7 @@ impl Registry {
 
     /// Ends all faults: of conditioners that are registered here or installed in a slot.
     pub(super) fn kill_faults(&self) -> Done {
-        self.keep_faults_off();
+        self.keep_faults_off(true);
         for conditioner in self.installed_faults() {
             conditioner.disarm();
         }
@@ -76,18 +76,20 @@ impl Registry {
         Done::Operated(faults.filter(|faults| faults.operate(&Operation::Disarm).is_ok()).count())
     }
 
+    /// Takes that back.
+    pub(super) fn arm_faults(&self) -> Done {
+        self.keep_faults_off(false);
+        for conditioner in self.installed_faults() {
+            let _ = conditioner.arm();
+        }
+        let objects = self.roster.living();
+        let faults = objects.iter().filter(|object| object.kind() == LayerKind::Conditioner);
+        Done::Operated(faults.filter(|faults| faults.operate(&Operation::Enable).is_ok()).count())
+    }
+
     /// Each command is an event, refused ones too.
     pub(super) fn note_command(&self, command: &Command, error: Option<&ConfigError>) {
-        let target = match command {
-            Command::InstallFailureBudget(install) => install.target.as_deref(),
-            Command::InstallNetworkConditioner(install) => install.target.as_deref(),
-            Command::InstallRetryPolicy(install) => install.target.as_deref(),
-            Command::UninstallFailureBudget(uninstall)
-            | Command::UninstallNetworkConditioner(uninstall)
-            | Command::UninstallRetryPolicy(uninstall) => uninstall.target.as_deref(),
-            Command::Operate(operate) => operate.target.as_deref(),
-            Command::KillFaults => None,
-        };
+        let target = command.target();
         // A name from outside may be as long as it likes.
         let name: String = target.unwrap_or_default().chars().take(100).collect();
         let what = command.as_str();

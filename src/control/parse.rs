@@ -3,19 +3,29 @@
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::{Map, Value};
 
+use std::time::Duration;
+
 use super::command::{
-    Command, InstallFailureBudget, InstallNetworkConditioner, InstallRetryPolicy, Operate,
-    Uninstall,
+    Command, InstallCircuitBreaker, InstallFailureBudget, InstallNetworkConditioner,
+    InstallRateLimit, InstallRetryPolicy, Operate, Uninstall,
 };
 use super::error::CommandError;
+use super::install::within;
+use super::settings::{CircuitBreakerSettings, RateLimitSettings};
 use crate::error::ConfigError;
 use crate::failure_budget::BreachAction;
 use crate::managed::Operation;
+use crate::quota::Quota;
 use crate::retry::RetryPolicy;
+use crate::units;
 
 const NAMES: &str = "install_failure_budget, uninstall_failure_budget, install_network_conditioner, \
-                     uninstall_network_conditioner, install_retry_policy or uninstall_retry_policy, also with LD_ before it; force_open, force_closed, \
-                     reset, enable, disable, set_quota, drain, disarm, engage, release or kill_faults";
+                     uninstall_network_conditioner, install_retry_policy, uninstall_retry_policy, \
+                     install_circuit_breaker, uninstall_circuit_breaker, install_rate_limit or \
+                     uninstall_rate_limit, also with LD_ before it; force_open, force_closed, \
+                     reset, enable, disable, set_quota, drain, disarm, engage, release, kill_faults or arm_faults";
+
+const QUOTA: &str = "a quota such as \"100/s burst 20\"";
 
 impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -56,6 +66,11 @@ fn read(name: &str, arguments: Arguments<'_>) -> Result<Command, CommandError> {
         }
         "install_retry_policy" => install_retry_policy(arguments),
         "uninstall_retry_policy" => uninstall(arguments).map(Command::UninstallRetryPolicy),
+        "install_circuit_breaker" => install_circuit_breaker(arguments),
+        "uninstall_circuit_breaker" => uninstall(arguments).map(Command::UninstallCircuitBreaker),
+        "install_rate_limit" => install_rate_limit(arguments),
+        "uninstall_rate_limit" => uninstall(arguments).map(Command::UninstallRateLimit),
+        "arm_faults" => arguments.fields(&[], &[]).map(|_| Command::ArmFaults),
         "kill_faults" => arguments.fields(&[], &[]).map(|_| Command::KillFaults),
         "force_open" => operate(arguments, Operation::ForceOpen),
         "force_closed" => operate(arguments, Operation::ForceClosed),
@@ -123,6 +138,43 @@ fn install_retry_policy(arguments: Arguments<'_>) -> Result<Command, ConfigError
     Ok(Command::InstallRetryPolicy(install))
 }
 
+fn install_circuit_breaker(arguments: Arguments<'_>) -> Result<Command, ConfigError> {
+    let read = arguments.fields(&["breaker"], &["target"])?;
+    let breaker = match read.get("breaker") {
+        None => CircuitBreakerSettings::default(),
+        Some(Value::Object(block)) => {
+            CircuitBreakerSettings::from_json(block).map_err(|error| within("breaker", &error))?
+        }
+        Some(other) => {
+            let expected = "the keys of an entry of `breakers`, such as {\"failure_rate\": 0.5}";
+            return Err(ConfigError::new("breaker", other, expected));
+        }
+    };
+    let target = read.text("target")?;
+    Ok(Command::InstallCircuitBreaker(InstallCircuitBreaker { target, breaker }))
+}
+
+fn install_rate_limit(arguments: Arguments<'_>) -> Result<Command, ConfigError> {
+    const EXPECTED: &str =
+        "a rate such as \"100/s burst 20\", or the keys of an entry of `rate_limits`";
+    let read = arguments.fields(&["rate_limit"], &["target"])?;
+    let rate_limit = match read.get("rate_limit") {
+        None => return Err(ConfigError::new("rate_limit", "none", EXPECTED)),
+        Some(Value::String(_)) => read.quota("rate_limit")?.map(RateLimitSettings::new),
+        Some(Value::Object(block)) => {
+            let settings = RateLimitSettings::from_json(block);
+            Some(settings.map_err(|error| within("rate_limit", &error))?)
+        }
+        Some(_) => None,
+    };
+    let Some(rate_limit) = rate_limit else {
+        let given = read.get("rate_limit").unwrap_or(&Value::Null);
+        return Err(ConfigError::new("rate_limit", given, EXPECTED));
+    };
+    let target = read.text("target")?;
+    Ok(Command::InstallRateLimit(InstallRateLimit { target, rate_limit }))
+}
+
 fn uninstall(arguments: Arguments<'_>) -> Result<Uninstall, ConfigError> {
     Ok(Uninstall { target: arguments.fields(&[], &["target"])?.text("target")? })
 }
@@ -133,20 +185,14 @@ fn operate(arguments: Arguments<'_>, operation: Operation) -> Result<Command, Co
 }
 
 fn set_quota(arguments: Arguments<'_>) -> Result<Command, ConfigError> {
-    const EXPECTED: &str = "a quota such as \"100/s burst 20\"";
     let read = arguments.fields(&["target", "quota"], &[])?;
     let target = read.text("target")?;
-    let Some(text) = read.text("quota")? else {
-        return Err(ConfigError::new("quota", "none", EXPECTED));
-    };
-    let quota = text.parse().map_err(|error| {
-        ConfigError::new("quota", format_args!("{text:?}"), format!("{EXPECTED}: {error}"))
-    })?;
+    let quota = read.quota("quota")?.ok_or_else(|| ConfigError::new("quota", "none", QUOTA))?;
     Ok(Command::Operate(Operate { target, operation: Operation::SetQuota(quota) }))
 }
 
 #[derive(Clone, Copy)]
-enum Arguments<'a> {
+pub(super) enum Arguments<'a> {
     Named(&'a Map<String, Value>),
     /// With the command's name among them.
     Beside(&'a Map<String, Value>),
@@ -155,7 +201,7 @@ enum Arguments<'a> {
 
 impl<'a> Arguments<'a> {
     /// Checks that nothing else is there than `ordered` (which may be given in that order) and `named`.
-    fn fields(
+    pub(super) fn fields(
         self,
         ordered: &'static [&'static str],
         named: &[&'static str],
@@ -188,14 +234,14 @@ impl<'a> Arguments<'a> {
     }
 }
 
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     arguments: Arguments<'a>,
     ordered: &'static [&'static str],
 }
 
 impl<'a> Fields<'a> {
     /// `null` is as good as absent.
-    fn get(&self, field: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
         let value = match self.arguments {
             Arguments::Named(map) | Arguments::Beside(map) => map.get(field),
             Arguments::InOrder(list) => {
@@ -216,11 +262,11 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    fn number(&self, field: &'static str) -> Result<Option<f64>, ConfigError> {
+    pub(super) fn number(&self, field: &'static str) -> Result<Option<f64>, ConfigError> {
         self.read(field, "a number", |value| value.as_f64().filter(|n| n.is_finite()))
     }
 
-    fn whole(&self, field: &'static str) -> Result<Option<u32>, ConfigError> {
+    pub(super) fn whole(&self, field: &'static str) -> Result<Option<u32>, ConfigError> {
         self.read(field, "a whole number from 0 to 4294967295", |value| {
             u32::try_from(value.as_u64()?).ok()
         })
@@ -228,6 +274,36 @@ impl<'a> Fields<'a> {
 
     fn text(&self, field: &'static str) -> Result<Option<String>, ConfigError> {
         self.read(field, "a text", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// In seconds, or with units.
+    pub(super) fn time(&self, field: &'static str) -> Result<Option<Duration>, ConfigError> {
+        self.read(field, "a time: seconds, or such as \"1m 30s\"", |value| {
+            let seconds = value.as_f64().or_else(|| units::seconds(value.as_str()?))?;
+            Duration::try_from_secs_f64(seconds).ok()
+        })
+    }
+
+    pub(super) fn share(&self, field: &'static str) -> Result<Option<f64>, ConfigError> {
+        self.read(field, "a number from 0 to 1, or such as \"5%\"", |value| {
+            let share = value.as_f64().or_else(|| units::ratio(value.as_str()?))?;
+            (0.0..=1.0).contains(&share).then_some(share)
+        })
+    }
+
+    pub(super) fn flag(&self, field: &'static str) -> Result<Option<bool>, ConfigError> {
+        self.read(field, "true or false", Value::as_bool)
+    }
+
+    pub(super) fn seed(&self, field: &'static str) -> Result<Option<u64>, ConfigError> {
+        self.read(field, "a whole number that is not negative", Value::as_u64)
+    }
+
+    pub(super) fn quota(&self, field: &'static str) -> Result<Option<Quota>, ConfigError> {
+        let Some(text) = self.text(field)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|error| {
+            ConfigError::new(field, format_args!("{text:?}"), format!("{QUOTA}: {error}"))
+        })
     }
 
     fn texts(&self, field: &'static str) -> Result<Option<Vec<String>>, ConfigError> {

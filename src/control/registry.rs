@@ -3,14 +3,17 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::command::{Command, InstallFailureBudget, InstallNetworkConditioner};
+use super::command::Command;
 use super::error::CommandError;
+use super::install::Slots;
+use crate::circuit_breaker::CircuitBreaker;
 use crate::clock::{self, Tick};
 use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
 use crate::managed::{Home, Operation, Roster, epoch_ms};
+use crate::rate_limit::RateLimiter;
 use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
@@ -27,7 +30,7 @@ use crate::sync::{Mutex, lock};
 /// ```
 #[derive(Clone)]
 pub struct Registry {
-    places: Arc<Mutex<Places>>,
+    pub(super) places: Arc<Mutex<Places>>,
     pub(super) roster: Arc<Roster>,
     pub(super) made: Tick,
     pub(super) made_ms: u64,
@@ -43,11 +46,15 @@ impl Default for Registry {
 }
 
 #[derive(Default)]
-struct Places {
-    failure_budgets: BTreeMap<String, Slot<FailureBudget>>,
-    conditioners: BTreeMap<String, Slot<Conditioner>>,
-    retry_policies: BTreeMap<String, Slot<RetryPolicy>>,
-    levers: BTreeMap<String, Arc<dyn Lever>>,
+pub(super) struct Places {
+    pub(super) failure_budgets: BTreeMap<String, Slot<FailureBudget>>,
+    pub(super) conditioners: BTreeMap<String, Slot<Conditioner>>,
+    pub(super) retry_policies: BTreeMap<String, Slot<RetryPolicy>>,
+    pub(super) circuit_breakers: Slots<CircuitBreaker>,
+    pub(super) rate_limiters: Slots<RateLimiter>,
+    /// The shortest time after which calls through the stack of a name are cut off.
+    pub(super) given_up: BTreeMap<String, Duration>,
+    pub(super) levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,
     #[cfg(feature = "supervise")]
@@ -140,6 +147,30 @@ impl Registry {
     #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
     pub fn retry_policy(&self, name: &str) -> Slot<RetryPolicy> {
         lock(&self.places).retry_policies.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The slot `name` for a breaker: the one there is, or a new empty one.
+    ///
+    /// ```
+    /// use buttress::{circuit_breaker::CircuitBreakerLayer, control::Registry};
+    /// let registry = Registry::new();
+    /// let layer = CircuitBreakerLayer::from_slot(registry.circuit_breaker("backend"));
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
+    pub fn circuit_breaker(&self, name: &str) -> Slot<CircuitBreaker> {
+        lock(&self.places).circuit_breakers.slot(name)
+    }
+
+    /// The slot `name` for a limiter: the one there is, or a new empty one.
+    ///
+    /// ```
+    /// use buttress::{control::Registry, rate_limit::RateLimitLayer};
+    /// let registry = Registry::new();
+    /// let layer = RateLimitLayer::from_slot(registry.rate_limiter("api"));
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
+    pub fn rate_limiter(&self, name: &str) -> Slot<RateLimiter> {
+        lock(&self.places).rate_limiters.slot(name)
     }
 
     /// Adds a lever that budgets installed by commands engage while they are spent, in place of one of the
@@ -316,7 +347,14 @@ impl Registry {
             Command::UninstallRetryPolicy(uninstall) => self
                 .retry_policy_at(uninstall.target.as_deref())
                 .map(|(_, slot)| Done::Uninstalled { was_installed: slot.uninstall().is_some() }),
+            Command::InstallCircuitBreaker(install) => self.install_circuit_breaker(install),
+            Command::UninstallCircuitBreaker(uninstall) => {
+                self.uninstall_circuit_breaker(uninstall)
+            }
+            Command::InstallRateLimit(install) => self.install_rate_limit(install),
+            Command::UninstallRateLimit(uninstall) => self.uninstall_rate_limit(uninstall),
             Command::KillFaults => Ok(self.kill_faults()),
+            Command::ArmFaults => Ok(self.arm_faults()),
             Command::Operate(operate) if operate.operation == Operation::Drain => {
                 self.drain().ok_or_else(|| {
                     let expected = "a process whose lifecycle the registry has been given";
@@ -330,32 +368,8 @@ impl Registry {
         }
     }
 
-    fn lever(&self, name: &str) -> Option<Arc<dyn Lever>> {
-        lock(&self.places).levers.get(name).cloned()
-    }
-
-    /// A budget that is out of its slot lets go of its levers, unless another slot has it, too. Says whether there was one.
-    fn retire(&self, budget: Option<FailureBudget>) -> bool {
-        let Some(budget) = budget else { return false };
-        let slots: Vec<_> = lock(&self.places).failure_budgets.values().cloned().collect();
-        if !slots.iter().filter_map(Slot::get).any(|there| there.is(&budget)) {
-            budget.retire();
-        }
-        true
-    }
-
-    /// Calls that a conditioner holds up or lets hang must not outlive the command that ended it, unless another slot has
-    /// it, too. Says whether there was one.
-    fn disarm(&self, conditioner: Option<Conditioner>) -> bool {
-        let Some(conditioner) = conditioner else { return false };
-        if !self.installed_faults().iter().any(|there| there.is(&conditioner)) {
-            conditioner.disarm();
-        }
-        true
-    }
-
-    pub(super) fn keep_faults_off(&self) {
-        lock(&self.places).killed = true;
+    pub(super) fn keep_faults_off(&self, off: bool) {
+        lock(&self.places).killed = off;
     }
 
     /// Whether somebody has switched all faults off.
@@ -369,129 +383,6 @@ impl Registry {
         let slots: Vec<_> = lock(&self.places).conditioners.values().cloned().collect();
         slots.iter().filter_map(Slot::get).collect()
     }
-
-    fn install_failure_budget(&self, install: &InstallFailureBudget) -> Result<Done, ConfigError> {
-        let (name, slot) = self.failure_budget_at(install.target.as_deref())?;
-        let window = span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?;
-        let mut builder = FailureBudget::builder(name)
-            .register_in(self)
-            .threshold(install.threshold)
-            .window(window)
-            .min_samples(install.min_samples)
-            .action(install.on_breach);
-        for lever in self.levers(install.levers.as_deref())? {
-            builder = builder.lever(lever);
-        }
-        let budget =
-            builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
-        self.retire(slot.install(budget));
-        Ok(Done::Installed("FailureBudget"))
-    }
-
-    fn install_conditioner(
-        &self,
-        install: &InstallNetworkConditioner,
-    ) -> Result<Done, ConfigError> {
-        let (name, slot) = self.conditioner_at(install.target.as_deref())?;
-        let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1e3);
-        let (latency, jitter) = (
-            span("latency_ms", install.latency_ms, ms)?,
-            span("jitter_ms", install.jitter_ms, ms)?,
-        );
-        if !(0.0..=1.0).contains(&install.loss_rate) {
-            return Err(ConfigError::new("loss_rate", install.loss_rate, "a share from 0 to 1"));
-        }
-        let conditioner = Conditioner::builder(name)
-            .register_in(self)
-            .network(latency, jitter, install.loss_rate, install.name_filter.as_deref())
-            .build()
-            .map_err(|error| {
-                renamed(error, &[("latency", "latency_ms"), ("jitter", "jitter_ms")])
-            })?;
-        // It names no environments that it could be outside of.
-        conditioner
-            .arm()
-            .map_err(|error| ConfigError::new("environment", error, "one it may arm in"))?;
-        self.disarm(slot.install(conditioner));
-        Ok(Done::Installed("Conditioner"))
-    }
-
-    fn failure_budget_at(
-        &self,
-        target: Option<&str>,
-    ) -> Result<(String, Slot<FailureBudget>), ConfigError> {
-        find(&lock(&self.places).failure_budgets, target)
-    }
-
-    fn conditioner_at(
-        &self,
-        target: Option<&str>,
-    ) -> Result<(String, Slot<Conditioner>), ConfigError> {
-        find(&lock(&self.places).conditioners, target)
-    }
-
-    fn retry_policy_at(
-        &self,
-        target: Option<&str>,
-    ) -> Result<(String, Slot<RetryPolicy>), ConfigError> {
-        find(&lock(&self.places).retry_policies, target)
-    }
-
-    fn levers(&self, names: Option<&[String]>) -> Result<Vec<Arc<dyn Lever>>, ConfigError> {
-        let places = lock(&self.places);
-        let Some(names) = names else { return Ok(places.levers.values().cloned().collect()) };
-        let mut levers = Vec::new();
-        for name in names {
-            let lever = places.levers.get(name).ok_or_else(|| {
-                ConfigError::new("levers", format_args!("{name:?}"), one_of(&places.levers))
-            })?;
-            levers.push(Arc::clone(lever));
-        }
-        Ok(levers)
-    }
-}
-
-fn find<T>(
-    slots: &BTreeMap<String, Slot<T>>,
-    target: Option<&str>,
-) -> Result<(String, Slot<T>), ConfigError> {
-    let found = match target {
-        Some(name) => slots.get_key_value(name),
-        None if slots.len() == 1 => slots.iter().next(),
-        None => None,
-    };
-    found.map(|(name, slot)| (name.clone(), slot.clone())).ok_or_else(|| match target {
-        Some(name) => ConfigError::new("target", format_args!("{name:?}"), one_of(slots)),
-        None => ConfigError::new("target", "none", one_of(slots)),
-    })
-}
-
-fn one_of<T>(known: &BTreeMap<String, T>) -> String {
-    match known.len() {
-        0 => "one that the program has made, and it has made none".to_owned(),
-        _ => {
-            let names: Vec<_> = known.keys().map(|name| format!("{name:?}")).collect();
-            format!("one of {}", names.join(", "))
-        }
-    }
-}
-
-/// The same error under the name that the argument has in a command.
-fn renamed(error: ConfigError, names: &[(&str, &'static str)]) -> ConfigError {
-    match names.iter().find(|(name, _)| *name == error.field()) {
-        Some((_, name)) => ConfigError::new(*name, error.value(), error.expected().to_owned()),
-        None => error,
-    }
-}
-
-fn span<E>(
-    field: &'static str,
-    value: f64,
-    convert: impl FnOnce(f64) -> Result<Duration, E>,
-) -> Result<Duration, ConfigError> {
-    convert(value).map_err(|_| {
-        ConfigError::new(field, value, "a finite number, at least 0 and below 584 years")
-    })
 }
 
 impl fmt::Debug for Registry {
@@ -501,6 +392,8 @@ impl fmt::Debug for Registry {
             .field("failure_budgets", &places.failure_budgets)
             .field("conditioners", &places.conditioners)
             .field("retry_policies", &places.retry_policies)
+            .field("circuit_breakers", &places.circuit_breakers)
+            .field("rate_limiters", &places.rate_limiters)
             .field("levers", &places.levers.keys())
             .finish()
     }

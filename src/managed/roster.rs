@@ -85,13 +85,12 @@ impl Roster {
         objects.entries.push(object);
     }
 
-    /// Those that live, in the order in which they came.
     /// It lives on, unseen: a service that is never called again may hold it for as long as the program runs.
-    #[cfg(feature = "config")]
     fn remove(&self, object: *const ()) {
         self.objects().entries.retain(|entry| entry.as_ptr().cast::<()>() != object);
     }
 
+    /// Those that live, in the order in which they came.
     pub(crate) fn living(&self) -> Vec<Arc<dyn Managed>> {
         self.objects().entries.iter().filter_map(Weak::upgrade).collect()
     }
@@ -132,8 +131,7 @@ impl Home {
         roster.add(weak);
     }
 
-    /// Whether somebody may read what happens.
-    #[cfg(feature = "config")]
+    /// No status shows it any more.
     pub(crate) fn forget<T: Managed>(&self, object: &Arc<T>) {
         let roster = match self {
             Self::Global => &GLOBAL,
@@ -143,6 +141,7 @@ impl Home {
         roster.remove(Arc::as_ptr(object).cast());
     }
 
+    /// Whether somebody may read what happens.
     #[inline]
     pub(crate) fn listens(&self) -> bool {
         match self {

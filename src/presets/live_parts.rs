@@ -1,18 +1,22 @@
 //! What parts keep from one configuration to the next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::client::ClientLayer;
 use super::client_parts::ClientParts;
 use super::live::{Live, Parts};
 use super::part::Faults;
-use super::server::{ServerLayer, ServerParts};
+use super::server::ServerLayer;
 use crate::admission::Admission;
+use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
 use crate::endpoints::Endpoints;
+use crate::error::ConfigError;
 use crate::managed::Home;
 use crate::name::Name;
-use crate::retry::Record;
+use crate::rate_limit::RateLimiter;
+use crate::retry::{Record, RetryPolicy};
 use crate::slot::Slot;
 
 /// What is to be done outside of all locks before new parts take the place of old ones.
@@ -46,18 +50,36 @@ impl ClientParts {
             let (pools, endpoints) = (self.pools.clone(), self.endpoints.clone());
             changes.push(Box::new(move || pools.reconfigure(&endpoints)));
         }
-        let record = before.and_then(|before| before.record.clone());
-        match (self.policy, record) {
-            (Some(policy), record) => {
-                let record = record.unwrap_or_else(|| Record::new(self.name, home.clone()));
-                self.record = Some(record.clone());
-                let budget = self.budget.clone();
-                changes.push(Box::new(move || record.show(policy, budget.as_ref())));
-            }
-            (None, Some(record)) => changes.push(Box::new(move || record.forget())),
-            (None, None) => {}
-        }
+        self.record = before.and_then(|before| before.record.clone());
         changes
+    }
+
+    /// The policy that the configuration has for it. It has been checked that it goes with the timeouts.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub(crate) fn note_policy(&mut self) -> Result<Option<RetryPolicy>, ConfigError> {
+        self.clone().settled()?;
+        self.written = (self.policy, self.attempt);
+        Ok(self.policy)
+    }
+
+    /// Goes by this policy from now on, and shows it.
+    fn go_by(&mut self, policy: Option<RetryPolicy>, home: &Home) {
+        (self.policy, self.attempt) = (policy, self.written.1);
+        // Where an attempt timeout does not go with a policy, it stays a layer.
+        if let Ok(settled) = self.clone().settled() {
+            *self = settled;
+        }
+        match (self.policy, self.record.take()) {
+            (None, Some(record)) if self.written.0.is_none() => record.forget(),
+            (None, None) => {}
+            (policy, record) => {
+                let record = record.unwrap_or_else(|| Record::new(self.name, home.clone()));
+                record.show(policy.unwrap_or(RetryPolicy::NO_RETRY), self.budget.as_ref());
+                self.record = Some(record);
+            }
+        }
     }
 
     fn keep_hedge(&mut self, before: &Self, home: &Home) -> Option<PartsChange> {
@@ -74,10 +96,10 @@ impl ClientParts {
 }
 
 impl Live<ClientLayer> {
-    /// A client with these parts.
+    /// A client that finds its parts there.
     pub(crate) fn client(
         name: Name,
-        parts: ClientParts,
+        slot: Slot<Parts>,
     ) -> Live<
         ClientLayer<
             crate::AnyError,
@@ -89,19 +111,44 @@ impl Live<ClientLayer> {
     > {
         let layer = ClientLayer::of(ClientParts::none(name, Endpoints::<()>::builder(name)));
         let layer = layer.conditioner(Slot::<Conditioner>::new());
-        Live { layer, slot: Slot::with(Parts::Client(Box::new(parts))) }
+        Live { layer, slot }
     }
 }
 
 impl Live<ServerLayer> {
-    /// A server with these parts.
+    /// A server that finds its parts there.
     pub(crate) fn server(
         name: Name,
-        parts: ServerParts,
+        slot: Slot<Parts>,
     ) -> Live<ServerLayer<crate::AnyError, crate::NoContext, crate::AsError, super::Absent, Faults>>
     {
         let layer = ServerLayer::empty(name).conditioner(Slot::<Conditioner>::new());
-        Live { layer, slot: Slot::with(Parts::Server(parts)) }
+        Live { layer, slot }
+    }
+}
+
+impl Parts {
+    /// A limiter is among the parts, or none.
+    pub(crate) fn set_limiter(&mut self, limiter: Option<&RateLimiter>) {
+        let limiter = limiter.cloned();
+        match self {
+            Self::Client(parts) => parts.limiter = limiter.map(|it| (it, Duration::ZERO)),
+            Self::Server(parts) => parts.limiter = limiter,
+        }
+    }
+
+    /// Calls are tried again by this policy, or not at all. Servers do not.
+    pub(crate) fn set_policy(&mut self, policy: Option<&RetryPolicy>, home: &Home) {
+        if let Self::Client(parts) = self {
+            parts.go_by(policy.copied(), home);
+        }
+    }
+
+    /// A breaker is among the parts, or none. Servers have no place for one.
+    pub(crate) fn set_breaker(&mut self, breaker: Option<&CircuitBreaker>) {
+        if let Self::Client(parts) = self {
+            parts.breaker = breaker.cloned();
+        }
     }
 }
 

@@ -156,6 +156,8 @@ mod client;
 mod client_parts;
 #[cfg(all(test, not(buttress_loom)))]
 mod cost_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod deadline_tests;
 #[cfg(feature = "http")]
 mod http;
 mod lint;
@@ -195,6 +197,7 @@ pub use live::{Live, LiveService};
 pub use live_client::LivePool;
 #[cfg(feature = "config")]
 pub(crate) use live_parts::PartsChange;
+pub(crate) use objects::cancelled_after;
 pub use objects::{
     BackendPlan, BreakerPlan, EndpointsPlan, FailureBudgetPlan, HedgePlan, RateLimitPlan,
     RetryBudgetPlan,

@@ -105,7 +105,7 @@ pub struct EndpointsPlan {
     /// The longest time between two probes (30 s).
     #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
     pub probe_after_max: Duration,
-    /// How long an endpoint that has returned takes to get its full share (2 s).
+    /// How long an endpoint that has returned, or come to others, takes to get its full share (2 s).
     #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
     pub slow_start: Duration,
 }
@@ -266,7 +266,7 @@ impl BreakerPlan {
 }
 
 /// Half of a time after which a call is given up, if that is below what the layers have without it.
-fn cancelled_after(given_up: Option<Duration>) -> Option<Duration> {
+pub(crate) fn cancelled_after(given_up: Option<Duration>) -> Option<Duration> {
     given_up.filter(|time| *time < Duration::from_secs(2)).map(|time| time / 2)
 }
 

@@ -405,8 +405,12 @@ impl RateLimiter {
         self.shared.quota()
     }
 
+    /// Whether that is this one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// No registry shows it any more.
-    #[cfg(feature = "config")]
     pub(crate) fn forget(&self, home: &crate::managed::Home) {
         home.forget(&self.shared);
     }

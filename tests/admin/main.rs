@@ -15,6 +15,7 @@ mod everything;
 #[path = "../../src/admin/grammar.rs"]
 mod grammar;
 mod http2;
+mod installs;
 #[cfg(unix)]
 mod kinds;
 mod mounted;

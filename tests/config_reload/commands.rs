@@ -17,7 +17,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::rig::{Boxed, Inner, Rig};
 
 /// Fails while it is told to.
-fn failing() -> (Inner, Arc<AtomicBool>) {
+pub(crate) fn failing() -> (Inner, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(true));
     let told = Arc::clone(&fails);
     let inner = service_fn(move |n: u32| {
@@ -27,12 +27,12 @@ fn failing() -> (Inner, Arc<AtomicBool>) {
     (Inner::new(inner), fails)
 }
 
-fn server(rig: &Rig, name: &str, inner: Inner) -> Boxed {
+pub(crate) fn server(rig: &Rig, name: &str, inner: Inner) -> Boxed {
     Boxed::new(rig.stacks.server(name).unwrap().layer(inner))
 }
 
 /// What refused it, or what it said.
-async fn answer(service: &Boxed) -> String {
+pub(crate) async fn answer(service: &Boxed) -> String {
     match service.clone().oneshot(7).await {
         Ok(answer) => answer.to_string(),
         Err(error) => Rejection::find(&*error)
@@ -40,7 +40,7 @@ async fn answer(service: &Boxed) -> String {
     }
 }
 
-fn run(registry: &Registry, command: &Value) -> Done {
+pub(crate) fn run(registry: &Registry, command: &Value) -> Done {
     let done = execute(registry, command).unwrap().pop().unwrap();
     done.result.unwrap_or_else(|error| panic!("{command}: {error}"))
 }

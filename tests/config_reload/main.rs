@@ -14,6 +14,7 @@ use buttress::control::Registry;
 mod back;
 mod beginnings;
 mod commands;
+mod installs;
 mod kit;
 mod live;
 mod load;

@@ -1,19 +1,22 @@
 //! Commands against the recorded actions of the load tester, and against what they cannot carry out.
 
+use buttress::circuit_breaker::CircuitBreakerLayer;
 use buttress::conditioner::{Conditioner, ConditionerLayer};
 use buttress::control::{
-    Command, Done, Executed, InstallFailureBudget, InstallNetworkConditioner, InstallRetryPolicy,
-    Registry, Uninstall, execute,
+    Command, Done, Executed, InstallCircuitBreaker, InstallFailureBudget,
+    InstallNetworkConditioner, InstallRateLimit, InstallRetryPolicy, Registry, Uninstall, execute,
 };
 use buttress::failure_budget::{BreachAction, FailureBudgetLayer};
+use buttress::rate_limit::RateLimitLayer;
 use buttress::retry::{RetryLayer, RetryPolicy};
-use buttress::{RetryBudget, RetryCost};
+use buttress::{Quota, Rejection, RejectionKind, RetryBudget, RetryCost};
 use serde_json::{Value, json};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 
 /// What we answer differently on purpose: title of the case, index of the action, and our error.
@@ -266,7 +269,34 @@ fn a_command_is_read_back_as_it_was_written() {
     let mut retries = InstallRetryPolicy::default();
     retries.target = Some("pay".into());
     retries.policy = RetryPolicy::adaptive();
+    let mut breaker = InstallCircuitBreaker::default();
+    breaker.target = Some("pay".into());
+    let settings = &mut breaker.breaker;
+    let time = |ms| Some(Duration::from_millis(ms));
+    settings.consecutive_failures = Some(7);
+    settings.failure_rate = Some(0.25);
+    settings.slow_calls = Some((Duration::from_millis(1500), 0.5));
+    (settings.window, settings.window_calls, settings.min_calls) = (time(2500), Some(9), Some(3));
+    (settings.open_for, settings.open_for_max) = (time(100), time(9000));
+    (settings.half_open_calls, settings.half_open_for) = (Some(2), time(7000));
+    (settings.probe_lease, settings.ramp) = (time(4000), time(8000));
+    (settings.cancelled_after, settings.shadow, settings.seed) = (time(300), true, Some(5));
+    let mut deaf = InstallCircuitBreaker::default();
+    deaf.breaker.ignore_cancelled = true;
+    let mut limit = InstallRateLimit::new("100/s burst 20".parse::<Quota>().unwrap());
+    limit.target = Some("api".into());
+    let limits = &mut limit.rate_limit;
+    (limits.initial_tokens, limits.max_waiting, limits.shadow) = (Some(1.5), Some(9), true);
     for command in [
+        Command::InstallCircuitBreaker(breaker),
+        Command::InstallCircuitBreaker(deaf),
+        Command::InstallCircuitBreaker(InstallCircuitBreaker::default()),
+        Command::UninstallCircuitBreaker(Uninstall::default()),
+        Command::InstallRateLimit(limit),
+        Command::InstallRateLimit(InstallRateLimit::new("1/min".parse::<Quota>().unwrap())),
+        Command::UninstallRateLimit(Uninstall::default()),
+        Command::KillFaults,
+        Command::ArmFaults,
         Command::InstallFailureBudget(budget),
         Command::InstallFailureBudget(InstallFailureBudget::default()),
         Command::InstallNetworkConditioner(network),
@@ -279,6 +309,57 @@ fn a_command_is_read_back_as_it_was_written() {
         let text = serde_json::to_string(&command).unwrap();
         assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), command, "{text}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "callers are tasks")]
+async fn breakers_and_limits_come_and_go_in_layers_of_a_program() {
+    let registry = Registry::new();
+    let service = RateLimitLayer::from_slot(registry.rate_limiter("api"))
+        .wait(Duration::from_secs(3600))
+        .layer(CircuitBreakerLayer::from_slot(registry.circuit_breaker("db")).layer(service_fn(
+            |n: u32| async move { if n > 0 { Ok(n) } else { Err(io::Error::other("down")) } },
+        )));
+    let run = |action: Value| {
+        let done = execute(&registry, &json!([action])).unwrap().remove(0);
+        done.result.unwrap_or_else(|error| panic!("{action}: {error}"))
+    };
+    run(json!(["install_circuit_breaker", [{"consecutive_failures": 1}]]));
+    assert!(service.clone().oneshot(0).await.is_err());
+    let refused = service.clone().oneshot(1).await.unwrap_err();
+    assert_eq!(Rejection::find(&*refused).unwrap().kind(), RejectionKind::CircuitOpen);
+    run(json!(["uninstall_circuit_breaker"]));
+    assert_eq!(service.clone().oneshot(1).await.unwrap(), 1);
+
+    run(json!(["install_rate_limit", ["1/h"]]));
+    let start = Instant::now();
+    assert_eq!(service.clone().oneshot(1).await.unwrap(), 1);
+    let waits = tokio::spawn(service.clone().oneshot(2));
+    tokio::task::yield_now().await;
+    // Another limit serves its own calls; who waits keeps its place.
+    run(json!(["install_rate_limit", ["1/min"]]));
+    assert_eq!(service.clone().oneshot(3).await.unwrap(), 3);
+    let other = tokio::spawn(service.clone().oneshot(4));
+    tokio::task::yield_now().await;
+    let limiter = registry.rate_limiter("api").get().unwrap();
+    assert_eq!(limiter.waiting(), 1);
+    // Taken out, it lets them go.
+    run(json!(["uninstall_rate_limit"]));
+    assert_eq!((other.await.unwrap().unwrap(), start.elapsed()), (4, Duration::ZERO));
+    assert_eq!(waits.await.unwrap().unwrap(), 2);
+    assert_eq!(start.elapsed(), Duration::from_secs(3600));
+
+    // Unless another slot has it, too.
+    registry.rate_limiter("other").install(limiter.clone());
+    registry.rate_limiter("api").install(limiter.clone());
+    limiter.try_acquire().unwrap();
+    let waits = tokio::spawn(service.clone().oneshot(5));
+    tokio::task::yield_now().await;
+    run(json!(["uninstall_rate_limit", {"target": "api"}]));
+    assert_eq!(limiter.waiting(), 1);
+    run(json!(["uninstall_rate_limit", {"target": "other"}]));
+    assert_eq!(limiter.waiting(), 0);
+    waits.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -401,6 +401,23 @@ fn every_command_in_json_says_what_is_wrong_with_it() {
             "uninstall_retry_policy",
             "uninstall_retry_policy: invalid target: \"x\", expected one that the program has made, and it has made none",
         ),
+        (
+            "install_circuit_breaker",
+            "install_circuit_breaker: invalid target: \"x\", expected one that the program has made, and it has made none",
+        ),
+        (
+            "uninstall_circuit_breaker",
+            "uninstall_circuit_breaker: invalid target: \"x\", expected one that the program has made, and it has made none",
+        ),
+        (
+            "install_rate_limit",
+            "install_rate_limit: invalid rate_limit: none, expected a rate such as \"100/s burst 20\", or the keys of an entry of `rate_limits`",
+        ),
+        (
+            "uninstall_rate_limit",
+            "uninstall_rate_limit: invalid target: \"x\", expected one that the program has made, and it has made none",
+        ),
+        ("arm_faults", "arm_faults: invalid target: \"x\", expected one of the arguments "),
         ("kill_faults", "kill_faults: invalid target: \"x\", expected one of the arguments "),
         (
             "set_quota",

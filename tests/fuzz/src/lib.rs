@@ -108,6 +108,7 @@ pub const TARGETS: &[Target] = &[
             br#"{"commands":[{"command":"install_network_conditioner","latency_ms":50,"loss_rate":0.01}]}"#,
             br#"{"load_density":[["LD_uninstall_network_conditioner"]]}"#,
             br#"[["install_retry_policy",{"policy":{"max_attempts":4}}],["uninstall_retry_policy"]]"#,
+            br#"[["install_circuit_breaker",[{"failure_rate":"50%","slow_calls":{"after":"2s","rate":0.5}}]],["install_rate_limit",[{"rate":"5/s burst 9","max_waiting":3}]]]"#,
         ],
     },
     Target {

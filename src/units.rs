@@ -1,9 +1,7 @@
 //! Times, shares and how they are printed.
 
-use std::time::Duration;
-
 /// `"1m 30s"`, `"250ms"`, `"1.5h"`; a number without unit is seconds.
-pub(super) fn seconds(text: &str) -> Option<f64> {
+pub(crate) fn seconds(text: &str) -> Option<f64> {
     let text = text.trim();
     if let Some(number) = number(text) {
         return Some(number);
@@ -37,13 +35,13 @@ fn unit(name: &str) -> Option<f64> {
 }
 
 /// A finite number, and none of the words Rust also reads.
-pub(super) fn number(text: &str) -> Option<f64> {
+pub(crate) fn number(text: &str) -> Option<f64> {
     let digits = text.trim_start_matches(['-', '+']).starts_with(|c: char| c.is_ascii_digit());
     text.parse::<f64>().ok().filter(|n| digits && n.is_finite())
 }
 
 /// `0.05`, `"0.05"`, `"5%"`.
-pub(super) fn ratio(text: &str) -> Option<f64> {
+pub(crate) fn ratio(text: &str) -> Option<f64> {
     match text.trim().strip_suffix('%') {
         Some(percent) => number(percent.trim_end()).map(|n| n / 100.0),
         None => number(text.trim()),
@@ -51,7 +49,8 @@ pub(super) fn ratio(text: &str) -> Option<f64> {
 }
 
 /// For messages: `250ms`, `90s`, `365d`.
-pub(super) fn print(seconds: f64) -> String {
+#[cfg(feature = "config")]
+pub(crate) fn print(seconds: f64) -> String {
     let whole = |unit: f64| {
         let count = seconds / unit;
         (count >= 1.0 && (count - count.round()).abs() < 1e-9).then(|| count.round())
@@ -61,5 +60,5 @@ pub(super) fn print(seconds: f64) -> String {
             return format!("{count}{name}");
         }
     }
-    format!("{:?}", Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    format!("{:?}", std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }

@@ -1,0 +1,411 @@
+//! Breakers and limits that commands put into stacks from a file and take out again.
+
+#![expect(clippy::disallowed_methods, reason = "callers are threads")]
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use buttress::circuit_breaker::CircuitState;
+use buttress::control::{
+    Command, Done, InstallCircuitBreaker, InstallRateLimit, Uninstall, execute,
+};
+use buttress::{Quota, Rejection};
+use serde_json::{Value, json};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::commands::{answer, failing, run, server};
+use super::rig::{Boxed, Inner, Rig};
+
+fn client(rig: &Rig, name: &str, inner: Inner) -> Boxed {
+    Boxed::new(rig.stacks.client(name).unwrap().layer(inner))
+}
+
+fn breaker(target: &str) -> Value {
+    json!({
+        "command": "install_circuit_breaker", "target": target,
+        "breaker": {"consecutive_failures": 1, "open_for": "1h"},
+    })
+}
+
+fn uninstall(what: &str, target: &str) -> Value {
+    json!({"command": format!("uninstall_{what}"), "target": target})
+}
+
+const WAS_THERE: Done = Done::Uninstalled { was_installed: true };
+
+#[tokio::test(start_paused = true)]
+async fn breakers_come_and_go_in_clients() {
+    let rig = Rig::new("clients: {pay: {total_timeout: 60s}}");
+    let service = client(&rig, "pay", failing().0);
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "failed"]);
+    assert_eq!(run(&rig.registry, &breaker("clients.pay")), Done::Installed("CircuitBreaker"));
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "circuit_open"]);
+    let there = rig.stacks.client("pay").unwrap().breaker().unwrap();
+    assert_eq!((there.name(), there.state()), ("clients.pay", CircuitState::Open));
+    assert_eq!(rig.shown(), ["circuit_breaker/clients.pay"]);
+    run(&rig.registry, &json!({"command": "reset", "target": "circuit_breaker/clients.pay"}));
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "circuit_open"]);
+
+    // Another one in its place begins anew, and only that is shown.
+    run(&rig.registry, &breaker("clients.pay"));
+    assert_eq!(rig.row("circuit_breaker/clients.pay").state, "closed");
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "circuit_open"]);
+    assert_eq!(rig.shown(), ["circuit_breaker/clients.pay"]);
+
+    // A file that has none takes out only its own.
+    rig.reload("clients: {pay: {total_timeout: 50s, attempt_timeout: 5s}}");
+    assert_eq!(answer(&service).await, "circuit_open");
+    assert_eq!(run(&rig.registry, &uninstall("circuit_breaker", "clients.pay")), WAS_THERE);
+    assert_eq!(answer(&service).await, "failed");
+    assert!(rig.stacks.client("pay").unwrap().breaker().is_none() && rig.shown().is_empty());
+    let again = run(&rig.registry, &uninstall("circuit_breaker", "clients.pay"));
+    assert_eq!(again, Done::Uninstalled { was_installed: false });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_and_commands_take_turns_at_a_breaker() {
+    let own = |name: &str, more: &str| {
+        format!(
+            "breakers: {{{name}: {{consecutive_failures: 1}}}}
+clients: {{pay: {{total_timeout: 60s, breaker: {name}{more}}}}}"
+        )
+    };
+    let rig = Rig::new(&own("one", ""));
+    let service = client(&rig, "pay", failing().0);
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "circuit_open"]);
+    // One of a file is taken out by its stack's name, and stays out until the file has another one.
+    assert_eq!(run(&rig.registry, &uninstall("circuit_breaker", "clients.pay")), WAS_THERE);
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "failed"]);
+    assert_eq!(rig.row("circuit_breaker/one").state, "open", "it is written down");
+    rig.reload(&own("one", ", attempt_timeout: 5s"));
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "failed"]);
+    rig.reload(&own("two", ""));
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "circuit_open"]);
+    // A command's stays, too; and goes when the file brings another one.
+    run(&rig.registry, &breaker("clients.pay"));
+    assert_eq!([answer(&service).await, answer(&service).await], ["failed", "circuit_open"]);
+    rig.reload(&own("two", ", attempt_timeout: 5s"));
+    assert_eq!(rig.stacks.client("pay").unwrap().breaker().unwrap().name(), "clients.pay");
+    rig.reload(&own("three", ""));
+    assert_eq!(rig.stacks.client("pay").unwrap().breaker().unwrap().name(), "three");
+    assert_eq!(rig.shown(), ["circuit_breaker/three"]);
+    assert_eq!(answer(&service).await, "failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_come_and_go_in_clients_and_servers() {
+    let text = "clients: {pay: {total_timeout: 60s}}\nservers: {api: {timeout: 60s}}";
+    let rig = Rig::new(text);
+    let works = || {
+        let (inner, fails) = failing();
+        fails.store(false, Ordering::Relaxed);
+        inner
+    };
+    let stacks = [
+        ("clients.pay", client(&rig, "pay", works())),
+        ("servers.api", server(&rig, "api", works())),
+    ];
+    for (target, service) in &stacks {
+        assert_eq!([answer(service).await, answer(service).await], ["7", "7"]);
+        let install =
+            json!({"command": "install_rate_limit", "target": target, "rate_limit": "1/h"});
+        assert_eq!(run(&rig.registry, &install), Done::Installed("RateLimiter"));
+        assert_eq!([answer(service).await, answer(service).await], ["7", "rate_limited"]);
+        let id = format!("rate_limit/{target}");
+        run(&rig.registry, &json!({"command": "reset", "target": id}));
+        assert_eq!([answer(service).await, answer(service).await], ["7", "rate_limited"]);
+        let install = json!([["LD_install_rate_limit", {
+            "target": target, "rate_limit": {"rate": "2/h", "initial_tokens": 1, "shadow": true}
+        }]]);
+        run(&rig.registry, &install);
+        assert_eq!([answer(service).await, answer(service).await], ["7", "7"]);
+        let row = rig.row(&id);
+        assert!(row.counters.contains(&("would_reject", 1)), "{row:?}");
+        assert_eq!(run(&rig.registry, &uninstall("rate_limit", target)), WAS_THERE);
+        assert!(!rig.shown().contains(&id));
+        assert_eq!([answer(service).await, answer(service).await], ["7", "7"]);
+    }
+    assert!(rig.stacks.client("pay").unwrap().rate_limiter().is_none());
+    // The file's own.
+    rig.reload(
+        "clients: {pay: {total_timeout: 60s}}\nservers: {api: {timeout: 60s, rate_limit: 1/h}}",
+    );
+    let service = &stacks[1].1;
+    assert_eq!([answer(service).await, answer(service).await], ["7", "rate_limited"]);
+    run(&rig.registry, &uninstall("rate_limit", "servers.api"));
+    assert_eq!(answer(service).await, "7");
+    assert_eq!(rig.shown(), ["rate_limit/api"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_policies_come_and_go_in_clients() {
+    let attempts = Arc::new(AtomicU32::new(0));
+    let inner = || {
+        let attempts = Arc::clone(&attempts);
+        Inner::new(service_fn(move |n: u32| {
+            attempts.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if n == 0 {
+                    std::future::pending::<()>().await;
+                }
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
+        }))
+    };
+    let made = async |service: &Boxed, n: u32| {
+        let start = tokio::time::Instant::now();
+        service.clone().oneshot(n).await.unwrap_err();
+        (attempts.swap(0, Ordering::Relaxed), start.elapsed().as_secs())
+    };
+    let text = |more: &str| format!("clients: {{pay: {{total_timeout: 60s{more}}}}}");
+    let timeout = ", attempt_timeout: 1s";
+    let policy = |most: u32| {
+        json!({"command": "install_retry_policy", "target": "clients.pay", "policy":
+            {"max_attempts": most, "backoff": {"base": 0}, "transient": null}})
+    };
+    let off = uninstall("retry_policy", "clients.pay");
+
+    // Where the file has none; the attempt timeout goes with either.
+    let rig = Rig::new(&text(timeout));
+    let service = client(&rig, "pay", inner());
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 1)));
+    assert_eq!(run(&rig.registry, &policy(3)), Done::Installed("RetryPolicy"));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((3, 0), (3, 3)));
+    assert_eq!(rig.row("retry/pay").state, "active");
+    rig.reload(&text(", attempt_timeout: 2s"));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((3, 0), (3, 6)));
+    assert_eq!(run(&rig.registry, &off), WAS_THERE);
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 2)));
+    assert!(rig.shown().is_empty());
+
+    // One of the file stays out until it has another one.
+    let own = |most: u32, timeout: &str| {
+        text(&format!(
+            "{timeout}, retry: {{like: default, max_attempts: {most}, backoff: {{base: 0}}}}"
+        ))
+    };
+    rig.reload(&own(2, timeout));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((2, 0), (2, 2)));
+    run(&rig.registry, &off);
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 1)));
+    assert_eq!(rig.row("retry/pay").state, "off");
+    rig.reload(&own(2, ", attempt_timeout: 3s"));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 3)));
+    run(&rig.registry, &policy(3));
+    rig.reload(&own(2, timeout));
+    assert_eq!(made(&service, 1).await, (3, 0));
+    rig.reload(&own(4, timeout));
+    assert_eq!(made(&service, 1).await, (4, 0));
+    let counted = rig.row("retry/pay").counters;
+    assert!(counted.contains(&("retried", 7)), "since the file has had one: {counted:?}");
+    rig.reload(&text(""));
+    assert!(rig.shown().is_empty());
+
+    // One that follows from the backend is still the same with another timeout.
+    let paced =
+        |seconds: u32| format!("clients: {{pay: {{total_timeout: {seconds}s, backend: learned}}}}");
+    rig.reload(&paced(60));
+    assert!(made(&service, 1).await.0 > 1);
+    run(&rig.registry, &off);
+    rig.reload(&paced(50));
+    assert_eq!(made(&service, 1).await.0, 1);
+}
+
+/// A breaker that does not count what its stack cuts off never opens on a callee that hangs; nor is such a budget spent.
+#[tokio::test(start_paused = true)]
+async fn what_is_installed_counts_calls_that_its_stack_cuts_off() {
+    let text = |ms: u32| {
+        format!(
+            "clients: {{pay: {{total_timeout: 60s, attempt_timeout: {ms}ms}}}}
+servers: {{api: {{timeout: {ms}ms}}}}"
+        )
+    };
+    let rig = Rig::new(&text(1500));
+    let hangs = || Inner::new(service_fn(|_: u32| std::future::pending::<io::Result<u32>>()));
+    let (pay, api) = (client(&rig, "pay", hangs()), server(&rig, "api", hangs()));
+    // The time in force counts.
+    rig.reload(&text(200));
+    run(&rig.registry, &breaker("clients.pay"));
+    let budget = json!({
+        "command": "install_failure_budget", "target": "servers.api", "min_samples": 1
+    });
+    run(&rig.registry, &budget);
+    assert_eq!(answer(&pay).await, "deadline_exceeded");
+    assert_eq!(answer(&pay).await, "circuit_open");
+    assert_eq!(answer(&api).await, "deadline_exceeded");
+    assert_eq!(answer(&api).await, "budget_exhausted");
+    // Unless the command says how it is to be.
+    let never = json!({
+        "command": "install_circuit_breaker", "target": "clients.pay",
+        "breaker": {"consecutive_failures": 1, "cancelled_after": "never"},
+    });
+    run(&rig.registry, &never);
+    assert_eq!([answer(&pay).await, answer(&pay).await], ["deadline_exceeded"; 2]);
+}
+
+#[test]
+fn commands_as_values_and_the_events_they_are() {
+    let rig = Rig::new("clients: {pay: {total_timeout: 60s}}");
+    let stack = rig.stacks.client("pay").unwrap();
+    let mut install = InstallCircuitBreaker::default();
+    install.target = Some("clients.pay".to_owned());
+    install.breaker.failure_rate = Some(0.5);
+    rig.registry.apply(&Command::InstallCircuitBreaker(install)).unwrap();
+    let mut install = InstallRateLimit::new("5/s".parse::<Quota>().unwrap());
+    install.target = Some("clients.pay".to_owned());
+    rig.registry.apply(&Command::InstallRateLimit(install)).unwrap();
+    assert_eq!(stack.breaker().unwrap().name(), "clients.pay");
+    assert_eq!(stack.rate_limiter().unwrap().quota().capacity(), 5);
+    let mut uninstall = Uninstall::default();
+    uninstall.target = Some("clients.pay".to_owned());
+    rig.registry.apply(&Command::UninstallCircuitBreaker(uninstall.clone())).unwrap();
+    rig.registry.apply(&Command::UninstallRateLimit(uninstall)).unwrap();
+    assert!(stack.breaker().is_none() && stack.rate_limiter().is_none());
+    let events = rig.registry.events_since(0).events;
+    let told: Vec<_> = events.iter().filter(|it| it.event == "command").collect();
+    let told: Vec<_> = told.iter().map(|it| (it.name.as_str(), it.detail.as_str())).collect();
+    let expected = ["install_circuit_breaker", "install_rate_limit"];
+    assert_eq!(told[..2], expected.map(|command| ("clients.pay", command)));
+    assert_eq!(told.len(), 4);
+}
+
+#[test]
+fn what_is_wrong_is_named_and_changes_nothing() {
+    let rig = Rig::new("clients: {pay: {}}\nservers: {api: {}}");
+    let (stack, _api) = (rig.stacks.client("pay").unwrap(), rig.stacks.server("api").unwrap());
+    let breaker = |block: Value| json!(["install_circuit_breaker", {"breaker": block}]);
+    let limit = |block: Value| json!(["install_rate_limit", {"target": "servers.api", "rate_limit": block}]);
+    let cases = [
+        (
+            breaker(json!({"failure_rate": 2})),
+            "breaker.failure_rate: 2, expected a number from 0 to 1",
+        ),
+        (breaker(json!({"open_for": "soon"})), "breaker.open_for: \"soon\", expected a time"),
+        (breaker(json!({"open_for": 0})), "breaker.open_for: 0ns, expected"),
+        (breaker(json!({"fail_rate": 1})), "breaker.fail_rate: 1, expected one of"),
+        (
+            breaker(json!({"slow_calls": {"after": "1s"}})),
+            "breaker.slow_calls.rate: missing, expected",
+        ),
+        (breaker(json!("db")), "breaker: \"db\", expected the keys of an entry of `breakers`"),
+        (limit(json!("fast")), "rate_limit: \"fast\", expected a quota"),
+        (limit(json!({"shadow": true})), "rate_limit.rate: missing, expected a rate"),
+        (
+            limit(json!({"rate": "1/s", "initial_tokens": 9})),
+            "rate_limit.initial_tokens: 9, expected",
+        ),
+        (limit(json!(7)), "rate_limit: 7, expected a rate"),
+        (
+            json!(["install_rate_limit", {"target": "servers.api"}]),
+            "rate_limit: none, expected a rate",
+        ),
+        (json!(["install_rate_limit", ["1/s"]]), "target: none, expected one of"),
+        (
+            json!(["install_circuit_breaker", {"target": "servers.api"}]),
+            "target: \"servers.api\", expected one of \"clients.pay\"",
+        ),
+        (json!(["uninstall_rate_limit", {"target": "x"}]), "target: \"x\", expected one of"),
+        (json!(["uninstall_circuit_breaker", [1]]), "argument 1: 1, expected no arguments"),
+    ];
+    for (action, expected) in cases {
+        let done = execute(&rig.registry, &json!([action])).unwrap().remove(0);
+        let error = done.result.unwrap_err().to_string();
+        let command = action[0].as_str().unwrap();
+        assert!(error.starts_with(&format!("{command}: invalid {expected}")), "{action}: {error}");
+    }
+    assert!(stack.breaker().is_none() && rig.shown().is_empty(), "{:?}", rig.shown());
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_that_were_killed_are_armed_again() {
+    let text = |name: &str| {
+        format!(
+            "faults: {{{name}: {{rules: [{{fault: loss}}]}}, here: {{rules: [{{fault: loss}}], allow_in: [test], environment: production}}}}
+servers: {{api: {{faults: {name}}}, prod: {{faults: here}}}}"
+        )
+    };
+    let rig = Rig::new(&text("a"));
+    let works = || {
+        let (inner, fails) = failing();
+        fails.store(false, Ordering::Relaxed);
+        inner
+    };
+    let (api, prod) = (server(&rig, "api", works()), server(&rig, "prod", works()));
+    assert_eq!([answer(&api).await, answer(&prod).await], ["injected", "7"]);
+    run(&rig.registry, &json!({"command": "kill_faults"}));
+    rig.reload(&text("b"));
+    assert_eq!(answer(&api).await, "7");
+    assert_eq!(run(&rig.registry, &json!({"command": "arm_faults"})), Done::Operated(1));
+    assert_eq!([answer(&api).await, answer(&prod).await], ["injected", "7"]);
+    // Those that a file brings from now on are armed, too.
+    rig.reload(&text("c"));
+    assert_eq!(answer(&api).await, "injected");
+}
+
+/// Callers call without a pause while breakers and limits come and go in their stack, by commands and by files.
+#[test]
+fn under_load_no_call_is_lost() {
+    const CALLERS: usize = 3;
+    let text = |more: &str| format!("clients: {{pay: {{total_timeout: 60s{more}}}}}");
+    let rig = Rig::new(&text(""));
+    let inner = Inner::new(service_fn(|n: u32| async move { Ok::<_, io::Error>(n) }));
+    let service = client(&rig, "pay", inner);
+    let (over, calls) = (AtomicBool::new(false), AtomicU32::new(0));
+    let plenty = |number: u32| match number % 8 {
+        0 => breaker("clients.pay"),
+        1 | 5 => json!({
+            "command": "install_rate_limit", "target": "clients.pay", "rate_limit": "1000000/s"
+        }),
+        2 => json!({"command": "install_circuit_breaker", "target": "clients.pay"}),
+        3 | 6 => uninstall("circuit_breaker", "clients.pay"),
+        _ => uninstall("rate_limit", "clients.pay"),
+    };
+    std::thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let mut service = service.clone();
+            let (over, calls) = (&over, &calls);
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+                runtime.unwrap().block_on(async {
+                    while !over.load(Ordering::Relaxed) {
+                        let answer = match caller {
+                            0 => service.clone().oneshot(7).await,
+                            _ => {
+                                let ready = service.ready().await.unwrap();
+                                tower::Service::call(ready, 7).await
+                            }
+                        };
+                        let refused = |error: &buttress::BoxError| {
+                            Rejection::find(&**error).map(|it| it.kind().as_str())
+                        };
+                        assert_eq!(
+                            answer.as_ref().ok(),
+                            Some(&7),
+                            "{:?}",
+                            answer.as_ref().err().map(refused)
+                        );
+                        calls.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            });
+        }
+        for number in 0..400 {
+            run(&rig.registry, &plenty(number));
+            if number % 10 == 9 {
+                rig.reload(&text(&format!(", rate_limit: {}/s", 1_000_000 + number)));
+                rig.reload(&text(""));
+            }
+            // Each change is to be met.
+            let before = calls.load(Ordering::Relaxed);
+            while calls.load(Ordering::Relaxed) < before + 5 {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    run(&rig.registry, &uninstall("circuit_breaker", "clients.pay"));
+    run(&rig.registry, &uninstall("rate_limit", "clients.pay"));
+    assert!(rig.shown().is_empty(), "{:?}", rig.shown());
+}
