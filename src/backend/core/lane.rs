@@ -61,8 +61,9 @@ impl Core {
             self.counts.admitted += u64::from(came);
             self.unmeasured = unmeasured;
             self.unseen += came;
-            // If none was out before, it is not since then that there has been no answer.
-            self.heard = true;
+            // If none was out before, it is not since then that there has been no answer. That one more has come says
+            // nothing of those that are out.
+            self.heard |= self.in_flight == 0;
             self.see_class(Criticality::Critical, came);
         }
         self.in_flight = in_flight;
@@ -102,6 +103,12 @@ impl Core {
         (0..16).for_each(|_| self.latency.record(1000, true));
         (self.quick, self.quiet_since, self.last_arrival) = (true, now, now);
         self.patience = 1e9;
+    }
+
+    /// It has been seen that so many may be in flight.
+    #[cfg(not(buttress_loom))]
+    pub(in crate::backend) fn make_wide(&mut self, limit: u32) {
+        self.limit = f64::from(limit);
     }
 
     #[cfg(not(buttress_loom))]
