@@ -24,12 +24,10 @@ const fn word(calm: Calm) -> u64 {
         | calm.in_flight as u64
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "28 bits")]
 const fn in_flight(word: u64) -> u32 {
     (word & COUNT) as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "28 bits")]
 const fn most(word: u64) -> u32 {
     (word >> MOST & COUNT) as u32
 }

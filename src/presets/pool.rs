@@ -14,13 +14,13 @@ use crate::context::NoContext;
 use crate::endpoints::{Endpoints, EndpointsService};
 use crate::hedge::{Hedge, HedgeLayer};
 use crate::reject::AsError;
-use crate::retry::{CloneRequest, RetryLayer};
+use crate::retry::{CloneRequest, RetryLayer, SparingLayer};
 use crate::timeout::{Timeout, TimeoutLayer};
 
 /// Around the attempts.
 type Outer<C, P, X, R> = Stack<
     AdmissionLayer<Attempts<C>, X, R>,
-    Stack<Limited<R>, Stack<RetryLayer<Attempts<C>, Sends<P, X>, R>, TimeoutLayer<X, R>>>,
+    Stack<Limited<R>, Stack<SparingLayer<Attempts<C>, Sends<P, X>, R>, TimeoutLayer<X, R>>>,
 >;
 
 /// Around one attempt.
@@ -152,7 +152,7 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
             Some(_) => total.counted_from_poll(),
             None => total,
         });
-        let outer = Stack::new(retry, self.timeout(total));
+        let outer = Stack::new(retry.sparing(), self.timeout(total));
         let admission = admission.hands_down(parts.attempt.is_some());
         let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
         Stack::new(admission, outer)

@@ -10,6 +10,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::core::Stop;
+use super::keep::{Keep, TheSame};
 use super::plan::Plan;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
@@ -48,19 +49,20 @@ pin_project! {
     /// # }
     /// ```
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, Req, C, R, J>
+    pub struct ResponseFuture<S, Req, C, R, J, K = TheSame>
     where
         S: Service<Req>,
         C: Classify<Req, S::Response, S::Error>,
+        K: Keep<S>,
     {
         #[pin]
-        pub(super) state: State<S::Future, S, Req, C::Ticket>,
+        pub(super) state: State<S::Future, S, Req, C::Ticket, K::Kept>,
         pub(super) plan: Plan,
         pub(super) deadline: Option<Tick>,
         pub(super) classifier: C,
         pub(super) replay: R,
         pub(super) reject: J,
-        pub(super) shared: Option<Ref<Shared>>,
+        pub(super) shared: Option<Ref<K::Shared>>,
         // Made at the first failure, or when the first attempt has to wait against a limit.
         pub(super) slow: Option<Box<Slow<S::Error>>>,
     }
@@ -71,13 +73,13 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     #[project_replace = StateOwn]
-    pub(super) enum State<F, S, Req, T> {
+    pub(super) enum State<F, S, Req, T, K> {
         Calling {
             #[pin]
             call: F,
             // `None` while the call is judged.
             ticket: Option<T>,
-            inner: S,
+            kept: K,
             copy: Option<Req>,
         },
         Sleeping { inner: S, copy: Req },
@@ -106,13 +108,16 @@ impl fmt::Display for NotReplayable {
 impl std::error::Error for NotReplayable {}
 
 /// An attempt that is over.
-struct Ended<Res, Err, S, Req> {
+struct Ended<Res, Err, K, Req> {
     /// `None` if it was cut off.
     result: Option<Result<Res, Err>>,
     verdict: Verdict,
-    inner: S,
+    kept: K,
     copy: Option<Req>,
 }
+
+type EndedOf<S, Req, K> =
+    Ended<<S as Service<Req>>::Response, <S as Service<Req>>::Error, <K as Keep<S>>::Kept, Req>;
 
 pub(super) struct Slow<E> {
     progress: Progress,
@@ -160,11 +165,15 @@ impl<E> Slow<E> {
     }
 }
 
-fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Ref<Shared>>) -> Terms<'a> {
+fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Shared>) -> Terms<'a> {
     let budget = shared.and_then(|shared| shared.budget.as_ref());
     let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
     let tally = shared.map(|shared| &*shared.tally);
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers, tally }
+}
+
+fn shared<S, K: Keep<S>>(shared: &Option<Ref<K::Shared>>) -> Option<&Shared> {
+    shared.as_deref().map(AsRef::as_ref)
 }
 
 type Answer<S, Req, J> = Result<
@@ -172,13 +181,14 @@ type Answer<S, Req, J> = Result<
     <J as Reject<(), <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
 >;
 
-impl<S, Req, C, R, J> ResponseFuture<S, Req, C, R, J>
+impl<S, Req, C, R, J, K> ResponseFuture<S, Req, C, R, J, K>
 where
     S: Service<Req>,
     S::Error: 'static,
     C: Classify<Req, S::Response, S::Error>,
     R: Replay<Req>,
     J: Reject<(), S::Response, S::Error>,
+    K: Keep<S>,
 {
     /// Everything but a first attempt that works: retries, and what lies between.
     #[cold]
@@ -186,7 +196,7 @@ where
     fn go_on(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut ended: Option<Ended<S::Response, S::Error, S, Req>>,
+        mut ended: Option<EndedOf<S, Req, K>>,
     ) -> Option<Answer<S, Req, J>> {
         let mut turns = 0;
         loop {
@@ -238,7 +248,7 @@ where
                 }
                 StateProj::TooLate => {
                     this.state.set(State::Done);
-                    let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+                    let terms = terms(this.plan, *this.deadline, shared::<S, K>(this.shared));
                     let why = terms.rejection(RejectionKind::DeadlineExceeded);
                     let answer = this.reject.reject((), why);
                     *this.shared = None;
@@ -281,22 +291,22 @@ where
         response: S::Response,
         verdict: Verdict,
     ) -> Option<Answer<S, Req, J>> {
-        let StateOwn::Calling { inner, copy, .. } =
+        let StateOwn::Calling { kept, copy, .. } =
             self.as_mut().project().state.project_replace(State::Done)
         else {
             unreachable!("it was calling a moment ago")
         };
         let result = Some(Ok(response));
-        self.go_on(cx, Some(Ended { result, verdict, inner, copy }))
+        self.go_on(cx, Some(Ended { result, verdict, kept, copy }))
     }
 
     /// Takes the attempt in hand apart and judges it; `None` as its result if it was cut off.
     fn end(
         self: Pin<&mut Self>,
         result: Option<Result<S::Response, S::Error>>,
-    ) -> Option<Ended<S::Response, S::Error, S, Req>> {
+    ) -> Option<EndedOf<S, Req, K>> {
         let mut this = self.project();
-        let StateOwn::Calling { ticket: Some(ticket), inner, copy, .. } =
+        let StateOwn::Calling { ticket: Some(ticket), kept, copy, .. } =
             this.state.as_mut().project_replace(State::Done)
         else {
             return None;
@@ -305,19 +315,16 @@ where
             Some(result) => this.classifier.finish(ticket, result.as_ref()),
             None => this.classifier.expired(ticket),
         };
-        Some(Ended { result, verdict, inner, copy })
+        Some(Ended { result, verdict, kept, copy })
     }
 
     /// Settles an attempt. Returns the answer if it was the last.
-    fn settle(
-        self: Pin<&mut Self>,
-        ended: Ended<S::Response, S::Error, S, Req>,
-    ) -> Option<Answer<S, Req, J>> {
-        let Ended { result, verdict, inner, copy } = ended;
+    fn settle(self: Pin<&mut Self>, ended: EndedOf<S, Req, K>) -> Option<Answer<S, Req, J>> {
+        let Ended { result, verdict, kept, copy } = ended;
         let error = result.as_ref().and_then(|result| result.as_ref().err());
         let judged = respect_refusal(verdict, error, self.plan.name);
         let mut this = self.project();
-        let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+        let terms = terms(this.plan, *this.deadline, shared::<S, K>(this.shared));
         let mut fresh = Progress::first();
         let progress = this.slow.as_mut().map_or(&mut fresh, |slow| &mut slow.progress);
         // Where a response is at stake the copy must be good now; else it may still become so during the
@@ -326,6 +333,7 @@ where
         let copy = copy.filter(|copy| !is_response || this.replay.can_send(copy));
         if let Some(delay) = progress.settle(&terms, judged, copy.is_some())
             && let Some(copy) = copy
+            && let Some(inner) = K::next(kept, this.shared.as_deref())
         {
             // A response may hold a connection: it does not outlive this line.
             let last = result.and_then(Result::err);
@@ -355,7 +363,7 @@ where
         let this = self.project();
         let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
         if !slow.armed {
-            let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+            let terms = terms(this.plan, *this.deadline, shared::<S, K>(this.shared));
             let Some(limit) = terms.attempt_limit() else { return Poll::Pending };
             slow.arm(limit);
         }
@@ -385,7 +393,7 @@ where
         let StateProj::Readying { inner, copy } = this.state.as_mut().project() else {
             return Poll::Ready(None);
         };
-        let terms = terms(this.plan, *this.deadline, this.shared.as_ref());
+        let terms = terms(this.plan, *this.deadline, shared::<S, K>(this.shared));
         let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
         let stop = match inner.poll_ready(cx) {
             Poll::Ready(Ok(())) if terms.has_passed() => Stop::Deadline,
@@ -415,7 +423,8 @@ where
                 slow.progress.send();
                 slow.armed = false;
                 slow.last = None;
-                this.state.set(State::Calling { call, ticket, inner, copy });
+                let kept = K::done(inner);
+                this.state.set(State::Calling { call, ticket, kept, copy });
                 return Poll::Ready(None);
             }
             Poll::Ready(Err(error)) => {
@@ -458,13 +467,14 @@ where
     }
 }
 
-impl<S, Req, C, R, J> Future for ResponseFuture<S, Req, C, R, J>
+impl<S, Req, C, R, J, K> Future for ResponseFuture<S, Req, C, R, J, K>
 where
     S: Service<Req>,
     S::Error: 'static,
     C: Classify<Req, S::Response, S::Error>,
     R: Replay<Req>,
     J: Reject<(), S::Response, S::Error>,
+    K: Keep<S>,
 {
     type Output = Answer<S, Req, J>;
 
@@ -499,7 +509,7 @@ where
         this.state.set(State::Done);
         // Nothing may wait for the caller to drop the future.
         if let Some(shared) = this.shared.take()
-            && let Some(budget) = &shared.budget
+            && let Some(budget) = &(*shared).as_ref().budget
         {
             budget.succeeded();
         }
@@ -508,9 +518,9 @@ where
 }
 
 /// Goes off when a classifier panics: the call has ended and must not be polled again.
-struct Over<'a, F, S, Req, T>(Pin<&'a mut State<F, S, Req, T>>);
+struct Over<'a, F, S, Req, T, K>(Pin<&'a mut State<F, S, Req, T, K>>);
 
-impl<F, S, Req, T> Drop for Over<'_, F, S, Req, T> {
+impl<F, S, Req, T, K> Drop for Over<'_, F, S, Req, T, K> {
     fn drop(&mut self) {
         self.0.set(State::Done);
     }
@@ -526,10 +536,11 @@ fn polled<T>(answer: Option<T>) -> Poll<T> {
     }
 }
 
-impl<S, Req, C, R, J> fmt::Debug for ResponseFuture<S, Req, C, R, J>
+impl<S, Req, C, R, J, K> fmt::Debug for ResponseFuture<S, Req, C, R, J, K>
 where
     S: Service<Req>,
     C: Classify<Req, S::Response, S::Error>,
+    K: Keep<S>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {

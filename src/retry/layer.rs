@@ -1,8 +1,10 @@
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::keep::SparingLayer;
 use super::managed::Tally;
 use super::plan::Plan;
 use super::service::{ABSENT, FIXED, Live, RetryService, Shared};
@@ -155,6 +157,27 @@ impl<C, R, J> RetryLayer<C, R, J> {
             Lease::new(shared)
         });
         self
+    }
+
+    /// What its calls share, also if that is nothing; `None` if there are no retries.
+    pub(super) fn shared_by_calls(&self) -> Option<Arc<Shared>> {
+        if matches!(self.plan, Plan::Absent) {
+            return None;
+        }
+        Some(self.shared.as_ref().map_or_else(
+            || {
+                let policy = Slot::with(self.plan.policy);
+                let tally = Arc::new(Tally::new(self.plan.name, policy, None));
+                Arc::new(Shared { budget: None, observers: Observers::NONE, tally, live: None })
+            },
+            |shared| Arc::clone(shared.shared()),
+        ))
+    }
+
+    /// Calls that work keep no instance of the service inside: retries are made by clones of the one that the layer is
+    /// put around.
+    pub(crate) fn sparing(self) -> SparingLayer<C, R, J> {
+        SparingLayer { layer: self }
     }
 
     pub(crate) fn move_to(mut self, home: Home) -> Self {
@@ -325,6 +348,7 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
             replay: self.replay.clone(),
             reject: self.reject.clone(),
             shared: self.shared.clone(),
+            keep: PhantomData,
         }
     }
 }

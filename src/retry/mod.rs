@@ -141,6 +141,7 @@ mod config;
 mod core;
 mod future;
 mod handle;
+mod keep;
 mod layer;
 mod managed;
 mod named;
@@ -167,6 +168,7 @@ pub use classify::{classify_error, classify_error_name, is_retryable_error};
 pub use config::{ExecutionGuarantee, RetryPolicy};
 pub use future::ResponseFuture;
 pub use handle::Retry;
+pub(crate) use keep::SparingLayer;
 pub use layer::RetryLayer;
 pub use named::{ResolvePolicy, resolve_retry_policy};
 #[cfg(feature = "config")]

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::mem;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -7,6 +7,7 @@ use tower_service::Service;
 
 use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
+use super::keep::{Keep, TheSame};
 use super::managed::Tally;
 use super::plan::Plan;
 use super::{CloneRequest, Replay, RetryPolicy};
@@ -21,7 +22,7 @@ use crate::sync::Lease;
 
 /// What the calls of a layer share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub struct Shared {
     pub(super) budget: Option<RetryBudget>,
     pub(super) observers: Observers,
     pub(super) tally: Arc<Tally>,
@@ -73,8 +74,10 @@ pub(super) const ABSENT: u64 = u64::MAX - 1;
 /// assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 2);
 /// # });
 /// ```
-#[derive(Clone)]
-pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError> {
+pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError, K = TheSame>
+where
+    K: Keep<S>,
+{
     pub(super) inner: S,
     pub(super) plan: Plan,
     /// The version of the slot that the plan is of.
@@ -82,15 +85,32 @@ pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError> {
     pub(super) classifier: C,
     pub(super) replay: R,
     pub(super) reject: J,
-    pub(super) shared: Option<Lease<Shared>>,
+    pub(super) shared: Option<Lease<K::Shared>>,
+    pub(super) keep: PhantomData<fn() -> K>,
 }
 
-impl<S, C, R, J> RetryService<S, C, R, J> {
+impl<S: Clone, C: Clone, R: Clone, J: Clone, K: Keep<S>> Clone for RetryService<S, C, R, J, K> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            plan: self.plan.clone(),
+            seen: self.seen,
+            classifier: self.classifier.clone(),
+            replay: self.replay.clone(),
+            reject: self.reject.clone(),
+            shared: self.shared.clone(),
+            keep: PhantomData,
+        }
+    }
+}
+
+impl<S, C, R, J, K: Keep<S>> RetryService<S, C, R, J, K> {
     /// Looks whether there is another policy.
     #[inline]
     fn look(&mut self) {
         if let Some(shared) = &self.shared
-            && let Some(live) = &shared.live
+            && let Some(live) = &(**shared).as_ref().live
             && live.slot.version() != self.seen
         {
             (self.seen, self.plan) = live.look(self.plan.name);
@@ -98,11 +118,11 @@ impl<S, C, R, J> RetryService<S, C, R, J> {
     }
 }
 
-impl<S, C: Clone, R: Clone, J: Clone> RetryService<S, C, R, J> {
+impl<S, C: Clone, R: Clone, J: Clone, K: Keep<S>> RetryService<S, C, R, J, K> {
     /// Without a retry.
     #[cold]
     #[inline(never)]
-    fn through<Req>(&mut self, req: Req) -> ResponseFuture<S, Req, C, R, J>
+    fn through<Req>(&mut self, req: Req) -> ResponseFuture<S, Req, C, R, J, K>
     where
         S: Service<Req>,
         C: Classify<Req, S::Response, S::Error>,
@@ -120,7 +140,7 @@ impl<S, C: Clone, R: Clone, J: Clone> RetryService<S, C, R, J> {
     }
 }
 
-impl<S: fmt::Debug, C, R, J> fmt::Debug for RetryService<S, C, R, J> {
+impl<S: fmt::Debug, C, R, J, K: Keep<S>> fmt::Debug for RetryService<S, C, R, J, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryService")
             .field("name", &self.plan.name)
@@ -130,17 +150,18 @@ impl<S: fmt::Debug, C, R, J> fmt::Debug for RetryService<S, C, R, J> {
     }
 }
 
-impl<S, Req, C, R, J> Service<Req> for RetryService<S, C, R, J>
+impl<S, Req, C, R, J, K> Service<Req> for RetryService<S, C, R, J, K>
 where
     S: Service<Req> + Clone,
     S::Error: 'static,
     C: Classify<Req, S::Response, S::Error> + Clone,
     R: Replay<Req> + Clone,
     J: Reject<(), S::Response, S::Error> + Remember<Req>,
+    K: Keep<S>,
 {
     type Response = S::Response;
     type Error = J::Error;
-    type Future = ResponseFuture<S, Req, C, R, J>;
+    type Future = ResponseFuture<S, Req, C, R, J, K>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), J::Error>> {
@@ -157,10 +178,7 @@ where
             }
             self.look();
         }
-        // The ready instance goes with the call: a clone of it need not be ready.
-        let clone = self.inner.clone();
-        let mut inner = mem::replace(&mut self.inner, clone);
-
+        let mut kept = K::keep(&mut self.inner);
         let plan = match self.replay.overrides(&req) {
             None => self.plan.clone(),
             Some(exception) => Plan::once(exception.apply(self.plan.policy), self.plan.name),
@@ -182,8 +200,8 @@ where
                 State::Calling {
                     copy: if plan.can_retry { self.replay.try_replay(&req) } else { None },
                     ticket: Some(self.classifier.start(&req)),
-                    call: inner.call(req),
-                    inner,
+                    call: K::first(&mut kept, &mut self.inner).call(req),
+                    kept,
                 }
             },
             plan,
