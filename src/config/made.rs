@@ -183,11 +183,12 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "clients", name)?;
-        let places = self.places("clients", name)?;
+        let (places, claim) = self.places("clients", name)?;
         let (parts, uses, mut changes) = self.client_parts(name, &config, None)?;
         changes.extend(self.reviving(&uses, &Uses::default()).all());
         let (slot, old) = places.begin(Parts::Client(Box::new(parts)), &uses);
         changes.push(Box::new(move || old.end()));
+        drop(claim);
         let stack = Live::client(name.to_owned().into(), slot);
         self.tell_given_up("clients", name, &config);
         let running = Running { stack: stack.clone(), places, uses };
@@ -205,11 +206,12 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "servers", name)?;
-        let places = self.places("servers", name)?;
+        let (places, claim) = self.places("servers", name)?;
         let (parts, uses) = self.server_parts(name, &config)?;
         let mut changes = self.reviving(&uses, &Uses::default()).all();
         let (slot, old) = places.begin(Parts::Server(parts), &uses);
         changes.push(Box::new(move || old.end()));
+        drop(claim);
         let stack = Live::server(name.to_owned().into(), slot);
         self.tell_given_up("servers", name, &config);
         let running = Running { stack: stack.clone(), places, uses };
@@ -217,33 +219,32 @@ impl Made {
         Ok((stack, changes))
     }
 
-    /// The places of a new stack. With a registry they are those that commands know.
+    /// The places of a new stack. With a registry they are those that commands know, and nobody else gets them as long as the
+    /// second is kept.
     ///
     /// # Errors
     /// If another stack has them: commands would reach only one.
-    fn places(&self, map: &str, name: &str) -> Result<Places, ConfigError> {
-        let Some(registry) = &self.registry else { return Ok(Places::default()) };
+    fn places(
+        &self,
+        map: &str,
+        name: &str,
+    ) -> Result<(Places, Option<Slot<Conditioner>>), ConfigError> {
+        let Some(registry) = &self.registry else { return Ok((Places::default(), None)) };
         let key = join(map, name);
         let faults = registry.conditioner(&key);
-        if faults.is_followed() {
+        let Some(claim) = faults.claim() else {
             let expected = "a registry in which no stack of other `Stacks` has this name";
             return Err(ConfigError::new(key, "there is one already", expected));
+        };
+        let (limiter, home) = (registry.rate_limiter(&key), registry.home());
+        let mut places = Places { faults, limiter, home, ..Places::default() };
+        if map == "clients" {
+            places.breaker = registry.circuit_breaker(&key);
+            places.policy = registry.retry_policy(&key);
+        } else {
+            places.budget = registry.failure_budget(&key);
         }
-        let limiter = registry.rate_limiter(&key);
-        Ok(match map {
-            "clients" => {
-                let (breaker, policy) =
-                    (registry.circuit_breaker(&key), registry.retry_policy(&key));
-                let home = registry.home();
-                Places { faults, limiter, breaker, policy, home, ..Places::default() }
-            }
-            _ => Places {
-                faults,
-                limiter,
-                budget: registry.failure_budget(&key),
-                ..Places::default()
-            },
-        })
+        Ok((places, Some(claim)))
     }
 
     /// What a command puts into a stack counts calls that the stack gives up.
