@@ -143,6 +143,7 @@ mod wire {
     use serde::ser::{Serialize, SerializeMap, Serializer};
     use serde_json::{Map, Value};
 
+    use super::super::install::within;
     use super::super::parse::{Arguments, Fields};
     use super::{CircuitBreakerSettings, RateLimitSettings};
     use crate::error::ConfigError;
@@ -173,7 +174,7 @@ mod wire {
         map: &'a Map<String, Value>,
         keys: &'static [&'static str],
     ) -> Result<Fields<'a>, ConfigError> {
-        Arguments::Named(map).fields(&[], keys)
+        Arguments::Block(map).fields(&[], keys)
     }
 
     impl CircuitBreakerSettings {
@@ -183,18 +184,19 @@ mod wire {
             let slow = match read.get("slow_calls") {
                 None => None,
                 Some(Value::Object(slow)) => {
-                    let slow = block(slow, &["after", "rate"])?;
-                    let after = slow.time("after")?;
-                    let after = after.ok_or_else(|| missing("slow_calls.after", "a time"))?;
-                    let rate = slow.share("rate")?;
-                    Some((after, rate.ok_or_else(|| missing("slow_calls.rate", "a share"))?))
+                    Some(slow_calls(slow).map_err(|error| within("slow_calls", &error))?)
                 }
                 Some(other) => {
                     let expected = "a table with `after` and `rate`";
                     return Err(ConfigError::new("slow_calls", other, expected));
                 }
             };
-            let never = read.get("cancelled_after").is_some_and(|value| value == "never");
+            let given = read.get("cancelled_after");
+            let never = given.is_some_and(|value| value == "never");
+            let cancelled_after = match given {
+                Some(_) if !never => read.time_or("cancelled_after", "\"never\"")?,
+                _ => None,
+            };
             Ok(Self {
                 consecutive_failures: read.whole("consecutive_failures")?,
                 failure_rate: read.share("failure_rate")?,
@@ -208,12 +210,19 @@ mod wire {
                 half_open_for: read.time("half_open_for")?,
                 probe_lease: read.time("probe_lease")?,
                 ramp: read.time("ramp")?,
-                cancelled_after: if never { None } else { read.time("cancelled_after")? },
+                cancelled_after,
                 ignore_cancelled: never,
                 shadow: read.flag("shadow")?.unwrap_or(false),
                 seed: read.seed("seed")?,
             })
         }
+    }
+
+    fn slow_calls(map: &Map<String, Value>) -> Result<(Duration, f64), ConfigError> {
+        let read = block(map, &["after", "rate"])?;
+        let after = read.time("after")?.ok_or_else(|| missing("after", "a time"))?;
+        let rate = read.share("rate")?.ok_or_else(|| missing("rate", "a share"))?;
+        Ok((after, rate))
     }
 
     impl RateLimitSettings {

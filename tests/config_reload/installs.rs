@@ -35,6 +35,7 @@ fn uninstall(what: &str, target: &str) -> Value {
     json!({"command": format!("uninstall_{what}"), "target": target})
 }
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const WAS_THERE: Done = Done::Uninstalled { was_installed: true };
 
 #[tokio::test(start_paused = true)]
@@ -483,10 +484,27 @@ fn what_is_wrong_is_named_and_changes_nothing() {
         ),
         (breaker(json!({"open_for": "soon"})), "breaker.open_for: \"soon\", expected a time"),
         (breaker(json!({"open_for": 0})), "breaker.open_for: 0ns, expected"),
-        (breaker(json!({"fail_rate": 1})), "breaker.fail_rate: 1, expected one of"),
+        (breaker(json!({"fail_rate": 1})), "breaker.fail_rate: 1, expected one of the keys consec"),
         (
             breaker(json!({"slow_calls": {"after": "1s"}})),
             "breaker.slow_calls.rate: missing, expected",
+        ),
+        (
+            breaker(json!({"slow_calls": {"after": "soon", "rate": 1}})),
+            "breaker.slow_calls.after: \"soon\", expected a time",
+        ),
+        (
+            breaker(json!({"slow_calls": {"after": 1, "rate": 1, "more": 1}})),
+            "breaker.slow_calls.more: 1, expected one of the keys after, rate",
+        ),
+        (
+            breaker(json!({"cancelled_after": "always"})),
+            "breaker.cancelled_after: \"always\", expected a time: seconds, or such as \"1m 30s\", or \"never\"",
+        ),
+        (limit(json!({"rate": 5})), "rate_limit.rate: 5, expected a quota such as"),
+        (
+            json!(["set_quota", {"target": "servers.api", "quota": 5}]),
+            "quota: 5, expected a quota such as",
         ),
         (breaker(json!("db")), "breaker: \"db\", expected the keys of an entry of `breakers`"),
         (limit(json!("fast")), "rate_limit: \"fast\", expected a quota"),
@@ -590,6 +608,14 @@ fn under_load_no_call_is_lost() {
                 });
             });
         }
+        // Also when a check fails: the callers must end.
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let over = Over(&over);
         for number in 0..400 {
             run(&rig.registry, &plenty(number));
             if number % 10 == 9 {
@@ -598,11 +624,13 @@ fn under_load_no_call_is_lost() {
             }
             // Each change is to be met.
             let before = calls.load(Ordering::Relaxed);
+            let start = tokio::time::Instant::now();
             while calls.load(Ordering::Relaxed) < before + 5 {
+                assert!(start.elapsed() < PATIENCE, "the calls have stopped");
                 std::thread::sleep(Duration::from_micros(50));
             }
         }
-        over.store(true, Ordering::Relaxed);
+        drop(over);
     });
     run(&rig.registry, &uninstall("circuit_breaker", "clients.pay"));
     run(&rig.registry, &uninstall("rate_limit", "clients.pay"));
