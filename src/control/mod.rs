@@ -127,7 +127,11 @@ pub use command::{
 pub use document::{Executed, execute};
 pub use error::CommandError;
 pub use registry::{Done, Registry};
+#[cfg(all(test, feature = "config"))]
+pub(crate) use settings::KEYS;
 pub use settings::{CircuitBreakerSettings, RateLimitSettings};
+#[cfg(feature = "config")]
+pub(crate) use settings::{missing, set};
 pub use status::{
     Fact, Gauge, Level, Lint, Next, ObjectStatus, ProcessPhase, Status, Summary, TimelineEvent,
 };
