@@ -57,6 +57,16 @@ impl<T: Clone> Slots<T> {
         find(&self.slots, target)
     }
 
+    /// Takes out the one in this slot, if a command has made it and no other slot has it.
+    fn take_made(&mut self, slot: &Slot<T>, is: impl Fn(&T, &T) -> bool) -> (Vec<T>, Vec<T>) {
+        let Some(old) = slot.get() else { return Default::default() };
+        let mut there: Vec<_> = self.slots.values().filter_map(Slot::get).collect();
+        let only = there.iter().filter(|there| is(there, &old)).count() == 1;
+        let gone = self.made.extract_if(.., |made| only && is(made, &old)).collect();
+        there.push(old);
+        (gone, there)
+    }
+
     /// Takes out those that commands have made and that are in no slot any more: nobody else has them. After anything has been
     /// put in or taken out, so whoever comes last sees what is in none. The second are others, to be dropped when no lock is held.
     fn take_gone(&mut self, is: impl Fn(&T, &T) -> bool) -> (Vec<T>, Vec<T>) {
@@ -106,8 +116,12 @@ impl Registry {
             }
         };
         let now = if follows { self.cancelled_after(&name) } else { None };
-        let breaker = builder(&name, now).register_in(self).build();
-        let breaker = breaker.map_err(|error| within("breaker", &error))?;
+        let checked = builder(&name, now).unregistered().build();
+        checked.map_err(|error| within("breaker", &error))?;
+        // Before the new one is shown, so that no order to it by its name meets the old one.
+        let old = lock(&self.places).circuit_breakers.take_made(&slot, CircuitBreaker::is);
+        old.0.iter().for_each(|old| old.forget(&self.home()));
+        let breaker = builder(&name, now).register_in(self).build()?;
         let out = slot.install(breaker.clone());
         lock(&self.places).circuit_breakers.made.push(breaker.clone());
         self.note_taken_out(&name, out.map(|out| out.managed()));
@@ -138,8 +152,11 @@ impl Registry {
         install: &InstallRateLimit,
     ) -> Result<Done, ConfigError> {
         let (name, slot) = lock(&self.places).rate_limiters.find(install.target.as_deref())?;
-        let limiter = install.rate_limit.builder(&name).register_in(self).build();
-        let limiter = limiter.map_err(|error| within("rate_limit", &error))?;
+        let checked = install.rate_limit.builder(&name).unregistered().build();
+        checked.map_err(|error| within("rate_limit", &error))?;
+        let old = lock(&self.places).rate_limiters.take_made(&slot, RateLimiter::is);
+        old.0.iter().for_each(|old| old.forget(&self.home()));
+        let limiter = install.rate_limit.builder(&name).register_in(self).build()?;
         let out = slot.install(limiter.clone());
         let mut places = lock(&self.places);
         places.rate_limiters.made.push(limiter);

@@ -397,6 +397,32 @@ servers:
     assert!(!rig.shown().contains(&"circuit_breaker/clients.pay".to_owned()));
 }
 
+/// An order by a name is for what has it now.
+#[test]
+fn of_what_a_command_replaces_never_two_are_shown() {
+    let rig = Rig::new("clients: {pay: {total_timeout: 60s}}");
+    let _stack = rig.stacks.client("pay").unwrap();
+    let limit =
+        json!({"command": "install_rate_limit", "target": "clients.pay", "rate_limit": "1/h"});
+    let over = AtomicBool::new(false);
+    let shown = std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut most = 0;
+            while !over.load(Ordering::Relaxed) {
+                most = most.max(rig.shown().len());
+            }
+            most
+        });
+        for _ in 0..2_000 {
+            run(&rig.registry, &breaker("clients.pay"));
+            run(&rig.registry, &limit);
+        }
+        over.store(true, Ordering::Relaxed);
+        looks.join().unwrap()
+    });
+    assert_eq!(shown, 2, "a breaker and a limit");
+}
+
 /// The program, or a stack that is made later, puts something else where a command had put its own.
 #[test]
 fn what_a_command_has_made_is_shown_no_more_once_anybody_has_taken_it_out() {
