@@ -8,7 +8,9 @@ use super::keyed_config::WhenFull;
 use super::model_tests::{START, rule};
 use super::print::Seeds;
 use super::table::Table;
+use super::wait::{Place, Through};
 use crate::rejection::{RejectionDetail, RejectionKind};
+use crate::slot::Slot;
 
 #[test]
 fn a_table_holds_its_capacity_however_worn() {
@@ -200,4 +202,32 @@ async fn a_changed_quota_reaches_the_shared_bucket_too() {
     assert!(limiter.try_acquire(&100).is_err(), "a change of the quota grants no tokens");
     tokio::time::advance(Duration::from_secs(1801)).await;
     assert!(limiter.try_acquire(&100).is_ok());
+}
+
+/// Between the look into the slot and the place in the line somebody takes the limiter out: who waits then has been let go, and
+/// this one was not among them.
+#[tokio::test(start_paused = true)]
+async fn a_limiter_that_leaves_its_slot_while_a_call_queues_holds_nobody_up() {
+    let limiter = || RateLimiter::new("1/h".parse().unwrap());
+    for other in [None, Some(limiter())] {
+        let there = limiter();
+        there.try_acquire().unwrap();
+        let slot = Slot::with(there.clone());
+        let through = Through { shared: there.shared.clone(), slot: Some(slot.clone()) };
+        let mut place = Place::new(through);
+        let leaves = || {
+            match &other {
+                Some(other) => slot.install(other.clone()),
+                None => slot.uninstall(),
+            };
+            there.release_waiting_by(&slot);
+            std::task::Waker::noop().clone()
+        };
+        let std::task::Poll::Ready(Ok(grant)) = place.start(1, None, leaves) else {
+            panic!("it waits")
+        };
+        assert_eq!(grant.is_some(), other.is_some());
+        assert_eq!((there.waiting(), there.stats().acquired), (0, 1));
+        assert_eq!(there.stats().released, u64::from(other.is_none()));
+    }
 }
