@@ -172,6 +172,8 @@ mod objects;
 mod part;
 mod plan;
 mod pool;
+#[cfg(all(test, not(buttress_loom)))]
+mod random_tests;
 mod server;
 mod shared;
 #[cfg(all(test, feature = "config", not(buttress_loom)))]
