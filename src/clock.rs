@@ -91,6 +91,38 @@ impl Drop for HandedDown {
     }
 }
 
+thread_local!(static END: Cell<Tick> = const { Cell::new(Tick(0)) });
+
+/// Until what is returned is dropped, which is to be in the same poll, what is polled is dropped at this time at the
+/// latest, and can go by that. `None`: what is polled has other callers, too.
+#[inline]
+pub(crate) fn hand_end_down(end: Option<Tick>) -> EndHandedDown {
+    let before = END.get();
+    let end = match end {
+        Some(end) if before == Tick(0) => end,
+        Some(end) => end.min(before),
+        None => Tick(0),
+    };
+    END.set(end);
+    EndHandedDown(before)
+}
+
+#[must_use]
+pub(crate) struct EndHandedDown(Tick);
+
+impl Drop for EndHandedDown {
+    #[inline]
+    fn drop(&mut self) {
+        END.set(self.0);
+    }
+}
+
+/// When what is polled is dropped at the latest, as far as the layers outside say so.
+#[inline]
+pub(crate) fn end_handed_down() -> Option<Tick> {
+    Some(END.get()).filter(|end| *end != Tick(0))
+}
+
 /// What a layer outside has read a moment ago; else a reading. It stays there for the next layer.
 #[inline]
 pub(crate) fn at_hand() -> Tick {

@@ -183,11 +183,10 @@ impl<T: Clone> Slot<T> {
     ) -> (Option<T>, R) {
         let mut held = lock(&self.place.held);
         let object = next(held.object.as_ref());
-        let version = UNTOUCHED + u64::from(object.is_some());
-        let slot = Self::of(object.clone(), version);
-        let place = Arc::downgrade(slot.place.shared());
+        let slot = object.clone().map_or_else(Self::new, Self::with);
+        let follower = slot.as_follower();
         let done = then(slot);
-        held.follower = Some(Follower { place, clone: T::clone });
+        held.follower = Some(follower);
         let before = std::mem::replace(&mut held.object, object);
         self.changed();
         drop(held);
@@ -241,9 +240,19 @@ impl<T: Clone> Slot<T> {
         drop(before);
     }
 
-    /// Whether a slot follows it that somebody looks at.
-    pub(crate) fn is_followed(&self) -> bool {
-        lock(&self.place.held).follower.as_ref().is_some_and(|it| it.place.strong_count() > 0)
+    /// A slot that follows it from now on, unless there is one that somebody looks at.
+    pub(crate) fn claim(&self) -> Option<Self> {
+        let mut held = lock(&self.place.held);
+        if held.follower.as_ref().is_some_and(|it| it.place.strong_count() > 0) {
+            return None;
+        }
+        let slot = held.object.clone().map_or_else(Self::new, Self::with);
+        held.follower = Some(slot.as_follower());
+        Some(slot)
+    }
+
+    fn as_follower(&self) -> Follower<T> {
+        Follower { place: Arc::downgrade(self.place.shared()), clone: T::clone }
     }
 }
 
@@ -474,9 +483,11 @@ mod tests {
         slot.uninstall();
         assert_eq!((slot.get(), first.get(), second.get()), (None, Some(3), None));
         drop(first);
-        assert!(slot.is_followed());
+        assert!(slot.claim().is_none());
         drop(second);
-        assert!(!slot.is_followed());
+        let third = slot.claim().unwrap();
+        assert!(slot.claim().is_none());
+        drop(third);
         assert_eq!((slot.install(5), slot.get()), (None, Some(5)));
     }
 

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::layer::Parts;
 use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
 use crate::classify::Classify;
-use crate::clock::{Tick, hand_down, handed_down, now};
+use crate::clock::{Tick, end_handed_down, hand_down, handed_down, now};
 use crate::context::ReadContext;
 use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
@@ -171,8 +171,10 @@ pin_project! {
 // What a call holds on to lies in its state, so that it is counted once for each call.
 pin_project! {
     #[project = StateProj]
+    #[project_replace = StateOwn]
     enum State<S, Req, F, C, X, R, T> {
-        Arriving { coming: Option<Coming<S, Req, Parts<C, X, R>>> },
+        // `None` once it has come.
+        Arriving { parts: Option<Ref<Parts<C, X, R>>>, inner: S, req: Option<Req> },
         Waiting { waiting: Waiting, coming: Option<Coming<S, Req, Parts<C, X, R>>> },
         Readying { readying: Option<Readying<S, Req, C, X, R>> },
         Called { #[pin] future: F, ticket: Option<T>, held: Held<C, X, R> },
@@ -188,8 +190,7 @@ where
 {
     #[inline(always)]
     pub(super) fn new(inner: S, req: Req, parts: Ref<Parts<C, X, R>>) -> Self {
-        let coming = Some(Coming { parts, call: Call { inner, req } });
-        Self { state: State::Arriving { coming } }
+        Self { state: State::Arriving { parts: Some(parts), inner, req: Some(req) } }
     }
 
     /// Without an admission.
@@ -231,6 +232,12 @@ type Place<'a, S, Req, C, X, R> = Pin<
     >,
 >;
 
+/// It waits so long at most, or until a layer outside gives it up.
+#[inline]
+fn without_deadline(longest: Tick) -> Tick {
+    end_handed_down().map_or(longest, |end| end.min(longest))
+}
+
 /// Only the way of nearly every call is inlined.
 impl<S, Req, C, X, R> ResponseFuture<S, Req, C, X, R>
 where
@@ -246,39 +253,56 @@ where
         cx: &mut Context<'_>,
         unmeasured: &mut bool,
     ) -> Poll<Option<Answer<S, Req, R>>> {
-        let StateProj::Arriving { coming } = state.as_mut().project() else {
+        let StateProj::Arriving { parts: place, inner, req } = state.as_mut().project() else {
             return Poll::Pending;
         };
-        let Some(Coming { parts, mut call }) = coming.take() else { return Poll::Pending };
-        let backend = parts.admission.backend();
-        let context = parts.context.context(&call.req);
+        let (Some(parts), Some(request)) = (&*place, &*req) else { return Poll::Pending };
+        let context = parts.context.context(request);
         let now = handed_down();
-        let deadline =
-            context.deadline().map_or_else(|| now.after(parts.admission.longest()), |by| by.tick());
+        let deadline = match context.deadline() {
+            Some(by) => by.tick(),
+            None => without_deadline(now.after(parts.admission.longest())),
+        };
+        let backend = parts.admission.backend();
         let (arrival, measured) = backend.arrive(deadline, context.criticality(), now);
         *unmeasured = !measured;
-        match arrival {
-            Arrival::Admitted => {
-                let held = Held::new(parts, now, deadline);
-                match call.inner.poll_ready(cx) {
-                    Poll::Ready(Ok(())) => {
-                        let hands_down = held.parts.as_ref().is_some_and(|parts| parts.hands_down);
-                        let handed_down = hands_down.then(|| hand_down(now));
-                        Self::send(state, held, call);
-                        drop(handed_down);
-                        Poll::Ready(None)
-                    }
-                    ready => {
-                        let readying = Readying { held, call, timer: None };
-                        Self::ready(state, cx, readying, ready)
-                    }
-                }
-            }
-            otherwise => Self::wait_or_refuse(state, &otherwise, now, Coming { parts, call }),
+        if !matches!(arrival, Arrival::Admitted) {
+            return Self::wait_or_refuse(state, &arrival, now);
         }
+        let Some(parts) = place.take() else { return Poll::Pending };
+        let mut held = Held::new(parts, now, deadline);
+        let ready = inner.poll_ready(cx);
+        if !matches!(ready, Poll::Ready(Ok(()))) {
+            return Self::not_ready(state, cx, held, ready);
+        }
+        // Where they are, and not by `send`: moved, they would be copied.
+        let (Some(req), Some(parts)) = (req.take(), &held.parts) else { return Poll::Pending };
+        let handed_down = parts.hands_down.then(|| hand_down(now));
+        let ticket = Some(parts.classify.start(&req));
+        held.sent = true;
+        let future = inner.call(req);
+        state.set(State::Called { future, ticket, held });
+        drop(handed_down);
+        Poll::Ready(None)
     }
 
-    #[inline]
+    #[cold]
+    #[inline(never)]
+    fn not_ready(
+        mut state: Place<'_, S, Req, C, X, R>,
+        cx: &mut Context<'_>,
+        held: Held<C, X, R>,
+        ready: Poll<Result<(), S::Error>>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let StateOwn::Arriving { inner, req: Some(req), .. } =
+            state.as_mut().project_replace(State::Done)
+        else {
+            return Poll::Pending;
+        };
+        let readying = Readying { held, call: Call { inner, req }, timer: None };
+        Self::ready(state, cx, readying, ready)
+    }
+
     fn send(
         mut state: Place<'_, S, Req, C, X, R>,
         mut held: Held<C, X, R>,
@@ -316,8 +340,13 @@ where
         mut state: Place<'_, S, Req, C, X, R>,
         arrival: &Arrival,
         now: Tick,
-        coming: Coming<S, Req, Parts<C, X, R>>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
+        let StateOwn::Arriving { parts: Some(parts), inner, req: Some(req) } =
+            state.as_mut().project_replace(State::Done)
+        else {
+            return Poll::Pending;
+        };
+        let coming = Coming { parts, call: Call { inner, req } };
         let backend = coming.parts.admission.backend();
         let why = match *arrival {
             Arrival::Wait(key) => {
@@ -329,7 +358,6 @@ where
             Arrival::Expired => backend.refuse(RejectionKind::DeadlineExceeded),
             Arrival::Full | Arrival::Admitted => backend.refuse(RejectionKind::Overloaded),
         };
-        state.set(State::Done);
         Poll::Ready(Some(coming.parts.reject.reject(coming.call.req, why)))
     }
 

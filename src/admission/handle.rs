@@ -56,7 +56,8 @@ impl Admission {
         Backend::fixed(name, in_flight).map(|backend| Self::of(&backend))
     }
 
-    /// How long a request without a deadline waits at most, default 1 s; at least a millisecond.
+    /// How long a request without a deadline waits at most, default 1 s; at least a millisecond. In a stack of the
+    /// [presets](crate::presets) no longer than the total timeout leaves it, also after a retry or a wait for a token.
     ///
     /// ```
     /// use buttress::admission::Admission;

@@ -83,7 +83,9 @@
 //!
 //! **Cost.** Two short locks and two readings of the clock for a call that need not wait, and no allocation. Of calls
 //! that the service answers in the poll in which they are sent, one in eight is read the clock for a second time while
-//! those took less than 10 µs; once one takes longer all are, until they are as quick again. Who waits has a timer.
+//! those took less than 10 µs; once one takes longer all are, until they are as quick again. The other seven take no
+//! lock either, only two atomic operations, if they are [`Critical`](crate::Criticality::Critical), as is the default,
+//! nothing is out of the ordinary, and less than half of the limit is in flight. Who waits has a timer.
 //!
 //! # Order
 //!

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::mem;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -76,9 +75,7 @@ where
         let Some(parts) = &mut self.parts else {
             return ResponseFuture::through(self.inner.call(req));
         };
-        let parts = parts.for_call();
-        let clone = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, clone);
-        ResponseFuture::new(inner, req, parts)
+        // Neither instance was asked whether it is ready: the clone will be.
+        ResponseFuture::new(self.inner.clone(), req, parts.for_call())
     }
 }

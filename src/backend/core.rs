@@ -265,7 +265,7 @@ impl Core {
             self.patience += (remaining.min(2.0 * self.patience) - self.patience) / 32.0;
             let came = self.unseen + 1;
             let gap = (gap / f64::from(came)).min(self.patience);
-            self.gap += (gap - self.gap) * share(32.0, came);
+            self.gap += (gap - self.gap) * share::<32>(came);
         }
         self.last_arrival = now;
         self.unseen = 0;

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use super::core::Core;
 use super::lane::Guarded;
 use super::model_tests::seed;
-use super::turn::{Arrival, End, Wakers};
+use super::turn::{Arrival, End, State, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
 
@@ -155,7 +155,46 @@ fn a_call_that_went_past_the_lock_is_not_taken_for_an_old_one() {
     );
     assert!(matches!(arrival, Arrival::Admitted));
     let core = laned.lock();
-    assert_eq!((core.state, core.in_flight), (super::turn::State::Up, 2));
+    assert_eq!((core.state, core.in_flight), (State::Up, 2));
+}
+
+/// Nothing answers any more, and calls go on coming: that they come past the lock is no answer.
+#[test]
+fn a_silence_is_noticed_though_calls_come_past_the_lock() {
+    let seed = seed();
+    for own in (seed..=u64::MAX).chain(0..60).take(60) {
+        let mut random = StdRng::seed_from_u64(own);
+        let limit = [100, 400, 1000][random.random_range(0..3)];
+        let mut twins = Twins::new(None);
+        twins.plain.make_wide(limit);
+        twins.laned.lock().make_wide(limit);
+        let gap = random.random_range(1..15) * 1_000_000;
+        for _ in 0..random.random_range(1..40) {
+            twins.now.0 += gap;
+            let call = twins.arrive(Criticality::Critical).expect("all is well");
+            twins.now.0 += 1000;
+            twins.end(call, End::Success);
+        }
+        let since = twins.now.0;
+        let comes = |core: &mut Core, now: Tick| {
+            let deadline = Tick(now.0 + SECOND);
+            let _ = core.arrive(deadline, Criticality::Critical, now, &mut Wakers::default());
+            core.needs_no_time();
+            matches!(core.state, State::Down { silent: true, .. })
+        };
+        // Who saw none of the first few come counts from the next that it sees, and looks when it sees one: each eighth.
+        let (mut noticed, mut late) = (false, 0);
+        loop {
+            twins.now.0 += gap;
+            noticed = noticed || comes(&mut twins.plain, twins.now);
+            if !twins.laned.enter() && comes(&mut twins.laned.lock(), twins.now) {
+                break;
+            }
+            late += u32::from(noticed);
+            let after = twins.now.0 - since;
+            assert!(late <= 16, "seed {own}, limit {limit}, gap {gap}: still up after {after}");
+        }
+    }
 }
 
 /// What is out of the ordinary is decided with the lock.

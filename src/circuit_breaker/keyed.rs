@@ -466,6 +466,15 @@ impl<K> fmt::Debug for KeyedCircuitBreaker<K> {
 }
 
 /// Guards each request with the breaker of its key: see [`KeyedCircuitBreaker::layer`].
+///
+/// ```
+/// use buttress::circuit_breaker::{CircuitBreaker, KeyedCircuitBreaker, KeyedCircuitBreakerLayer};
+/// use buttress::key_fn;
+/// let shards: KeyedCircuitBreaker<u64> = CircuitBreaker::builder("shards").build_keyed(64)?;
+/// let layer: KeyedCircuitBreakerLayer<u64, _> = shards.layer(key_fn(|user: &u64| user % 10));
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone)]
 pub struct KeyedCircuitBreakerLayer<K, X, C = AnyError, R = AsError> {
     breakers: KeyedCircuitBreaker<K>,
@@ -530,6 +539,17 @@ impl<S, K, X: Clone, C: Clone, R: Clone> Layer<S> for KeyedCircuitBreakerLayer<K
 /// A service whose requests are guarded by the breaker of their key: see [`KeyedCircuitBreaker::layer`].
 ///
 /// Which breaker decides is only known with the request, so readiness is the inner service's.
+///
+/// ```
+/// use buttress::circuit_breaker::{CircuitBreaker, KeyedCircuitBreaker};
+/// use buttress::key_fn;
+/// use tower::{Layer, Service, service_fn};
+/// let shards: KeyedCircuitBreaker<u64> = CircuitBreaker::builder("shards").build_keyed(64)?;
+/// let layer = shards.layer(key_fn(|user: &u64| user % 10));
+/// let mut service = layer.layer(service_fn(|user: u64| async move { Ok::<_, std::io::Error>(user) }));
+/// drop(service.call(7)); // never polled: nothing was sent
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 pub struct KeyedCircuitBreakerService<S, K, X, C, R> {
     inner: S,
     breakers: KeyedCircuitBreaker<K>,

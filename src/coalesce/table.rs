@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::config::Limits;
 use super::core::{Core, Join, Turn};
-use crate::clock::Tick;
+use crate::clock::{Tick, hand_end_down};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::sync::{Mutex, Padded, lock, stripe_count};
@@ -288,7 +288,10 @@ where
     fn drive(&self, mut call: Call<V, O>) -> Poll<Landing<V, O>> {
         let waker = Waker::from(Arc::clone(&self.flight));
         let driving = Driving { seat: self, over: false };
+        // It does not end with the one who polls it.
+        let ends = hand_end_down(None);
         let result = call.as_mut().poll(&mut Context::from_waker(&waker));
+        drop(ends);
         let Poll::Ready(result) = result else {
             driving.over();
             let wakers = lock(&self.flight.core).park(call);

@@ -16,8 +16,9 @@ use crate::control::Registry;
 use crate::error::ConfigError;
 use crate::failure_budget::{BudgetState, FailureBudget};
 use crate::managed::Home;
-use crate::presets::{ClientParts, Live, Parts, PartsChange, ServerParts};
+use crate::presets::{ClientParts, Live, Parts, PartsChange, RetryPlan, ServerParts};
 use crate::rate_limit::RateLimiter;
+use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::timeout::Timeout;
 
@@ -65,6 +66,9 @@ pub(super) struct Places {
     pub(super) budget: Slot<FailureBudget>,
     pub(super) breaker: Slot<CircuitBreaker>,
     pub(super) limiter: Slot<RateLimiter>,
+    pub(super) policy: Slot<RetryPolicy>,
+    /// Where what is counted of retries is shown.
+    home: Home,
 }
 
 /// The objects of a stack.
@@ -75,6 +79,8 @@ pub(super) struct Uses {
     pub(super) budget: Option<FailureBudget>,
     pub(super) breaker: Option<CircuitBreaker>,
     pub(super) limiter: Option<RateLimiter>,
+    /// And whether it follows from the timeouts.
+    pub(super) policy: Option<(RetryPolicy, bool)>,
 }
 
 /// `object!(made, path, Kind, build)`: the object there is, or a new one.
@@ -176,10 +182,11 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "clients", name)?;
-        let places = self.places("clients", name)?;
+        let (places, claim) = self.places("clients", name)?;
         let (parts, uses, mut changes) = self.client_parts(name, &config, None)?;
         changes.extend(self.reviving(&uses, &Uses::default()).all());
         let slot = places.begin(Parts::Client(Box::new(parts)), &uses);
+        drop(claim);
         let stack = Live::client(name.to_owned().into(), slot);
         self.tell_given_up("clients", name, &config);
         let running = Running { stack: stack.clone(), places, uses };
@@ -197,10 +204,11 @@ impl Made {
         }
         let config = self.newest();
         refuse(&config, "servers", name)?;
-        let places = self.places("servers", name)?;
+        let (places, claim) = self.places("servers", name)?;
         let (parts, uses) = self.server_parts(name, &config)?;
         let changes = self.reviving(&uses, &Uses::default()).all();
         let slot = places.begin(Parts::Server(parts), &uses);
+        drop(claim);
         let stack = Live::server(name.to_owned().into(), slot);
         self.tell_given_up("servers", name, &config);
         let running = Running { stack: stack.clone(), places, uses };
@@ -208,33 +216,32 @@ impl Made {
         Ok((stack, changes))
     }
 
-    /// The places of a new stack. With a registry they are those that commands know.
+    /// The places of a new stack. With a registry they are those that commands know, and nobody else gets them as long as the
+    /// second is kept.
     ///
     /// # Errors
     /// If another stack has them: commands would reach only one.
-    fn places(&self, map: &str, name: &str) -> Result<Places, ConfigError> {
-        let Some(registry) = &self.registry else { return Ok(Places::default()) };
+    fn places(
+        &self,
+        map: &str,
+        name: &str,
+    ) -> Result<(Places, Option<Slot<Conditioner>>), ConfigError> {
+        let Some(registry) = &self.registry else { return Ok((Places::default(), None)) };
         let key = join(map, name);
         let faults = registry.conditioner(&key);
-        if faults.is_followed() {
+        let Some(claim) = faults.claim() else {
             let expected = "a registry in which no stack of other `Stacks` has this name";
             return Err(ConfigError::new(key, "there is one already", expected));
+        };
+        let (limiter, home) = (registry.rate_limiter(&key), registry.home());
+        let mut places = Places { faults, limiter, home, ..Places::default() };
+        if map == "clients" {
+            places.breaker = registry.circuit_breaker(&key);
+            places.policy = registry.retry_policy(&key);
+        } else {
+            places.budget = registry.failure_budget(&key);
         }
-        let limiter = registry.rate_limiter(&key);
-        Ok(match map {
-            "clients" => Places {
-                faults,
-                limiter,
-                breaker: registry.circuit_breaker(&key),
-                ..Places::default()
-            },
-            _ => Places {
-                faults,
-                limiter,
-                budget: registry.failure_budget(&key),
-                ..Places::default()
-            },
-        })
+        Ok((places, Some(claim)))
     }
 
     /// What a command puts into a stack counts calls that the stack gives up.
@@ -278,7 +285,8 @@ impl Made {
             parts.budget = Some(self.retry_budget(&at)?);
         }
         uses.conditioner = part("faults").map(|at| self.conditioner(&at)).transpose()?;
-        let mut parts = parts.settled()?;
+        let paced = plan.retry == RetryPlan::Paced;
+        uses.policy = parts.note_policy()?.map(|policy| (policy, paced));
         let mut changes = parts.keep(before, &self.home());
         changes.extend(backend);
         Ok((parts, uses, changes))
@@ -376,6 +384,8 @@ impl Places {
         let slot = Slot::new();
         self.breaker.tell(&slot, Parts::set_breaker);
         self.limiter.tell(&slot, Parts::set_limiter);
+        let home = self.home.clone();
+        self.policy.tell(&slot, move |parts, policy| Parts::set_policy(parts, policy, &home));
         let none = Uses::default();
         let (_was, _before) = self.fill(parts, &none, uses, |parts| slot.install(parts));
         slot
@@ -398,6 +408,15 @@ impl Places {
         let breaker = |there: Option<&_>| next(there, old, new, CircuitBreaker::is);
         let (old, new) = (before.limiter.as_ref(), now.limiter.as_ref());
         let limiter = |there: Option<&_>| next(there, old, new, RateLimiter::is);
+        let policy = |there: Option<&_>| match (before.policy, now.policy) {
+            // With another timeout it is still what it was.
+            (Some((old, true)), Some((new, true))) if there == Some(&old) => Some(new),
+            (Some((_, true)), Some((_, true))) => there.copied(),
+            (old, new) => {
+                let (old, new) = (old.map(|it| it.0), new.map(|it| it.0));
+                next(there, old.as_ref(), new.as_ref(), RetryPolicy::eq)
+            }
+        };
         let inner = |budget, faults| {
             match &mut parts {
                 Parts::Client(parts) => parts.faults = faults,
@@ -407,7 +426,11 @@ impl Places {
                 parts.set_breaker(breaker);
                 self.limiter.settle(limiter, |limiter| {
                     parts.set_limiter(limiter);
-                    then(parts)
+                    let (_, done) = self.policy.settle(policy, |policy| {
+                        parts.set_policy(policy, &self.home);
+                        then(parts)
+                    });
+                    done
                 })
             })
         };

@@ -98,7 +98,7 @@
 //! | parts that are new, or gone | with the stack; a registry shows the new and not the gone, but for entries with a name that are still written down | all other parts |
 //! | another name for a part (`breaker: db2`) | with the stack | what that name stands for, if anything uses it already |
 //!
-//! What a [command](crate::control#documents) puts into a stack, faults, a rate limit, a client's breaker or a server's failure budget, or
+//! What a [command](crate::control#documents) puts into a stack, faults, a rate limit, a client's breaker or retry policy, a server's failure budget, or
 //! takes out of it, stays so until the file has something
 //! else there. A failure budget that is in no stack any more is out of service, and begins anew in the next one,
 //! or when the program asks for it by its name; faults are disarmed and armed like that, unless somebody has disarmed them meanwhile.

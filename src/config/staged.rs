@@ -194,6 +194,7 @@ impl Made {
             budget: None,
             breaker: None,
             limiter: None,
+            policy: None,
         };
         let uses = match map {
             "clients" => self.clients.get(name).map(|it| &it.uses),

@@ -296,7 +296,10 @@ impl<'de> Deserializer<'de> for Node<'_> {
             ValueKind::Table(table) => sorted(table),
             _ => return self.any(visitor),
         };
-        let said = said.into_iter().filter(|(_, value)| !matches!(value.kind, ValueKind::Nil));
+        // One that knows only its own keys would refuse the others.
+        let asked = |key: &str| fields.contains(&key) || !ours(key);
+        let said = said.into_iter();
+        let said = said.filter(|(key, value)| !matches!(value.kind, ValueKind::Nil) && asked(key));
         visitor.visit_map(Entries::new(&self, said.collect())).map_err(|fail| self.named(fail))
     }
 

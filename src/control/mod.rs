@@ -61,7 +61,7 @@
 //! | faults | [`Registry::conditioner`] | yes | yes |
 //! | breaker | [`Registry::circuit_breaker`] | yes | no: a breaker guards one callee, and a handler may have many |
 //! | rate limit | [`Registry::rate_limiter`] | yes | yes |
-//! | retry policy | [`Registry::retry_policy`] | by a [reload](crate::config::Reloader) only: it goes with the timeouts of the stack | no: who retries is the caller |
+//! | retry policy | [`Registry::retry_policy`] | yes; without a retry budget or a backend only the policy bounds it | no: who retries is the caller |
 //! | timeouts, backend, hedge, endpoints, retry budget | none | by a reload only: the linter looks at how they go together, which one command cannot | a timeout, by a reload only |
 //! | idempotency, coalescing, fallback, throttle | none: they are made with code (a store, a key, an answer) that no document carries | | |
 //!

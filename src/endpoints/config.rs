@@ -105,7 +105,7 @@ impl EndpointsBuilder {
         self
     }
 
-    /// How long an endpoint that has returned takes to get its full share, default 2 s. 0: at once.
+    /// How long an endpoint that has returned, or come to others, takes to get its full share, default 2 s. 0: at once.
     ///
     /// ```
     /// use buttress::endpoints::Endpoints;

@@ -9,6 +9,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sync::{Mutex, lock};
 
 use super::config::Config;
+use super::draw::{TRAILS, draw, trail, unlikely};
 use super::health::{FORGOTTEN, Health, IN, OUT};
 
 /// A failure is as slow as so many typical calls: it must not look like a quick answer.
@@ -23,14 +24,8 @@ const PAUSE: f64 = 1e6;
 const POOL: f64 = 0.02;
 /// What an endpoint that has just returned gets at first, of its share.
 const START: f64 = 0.1;
-/// Standard deviations that chance does not explain.
-const SURE: f64 = 4.0;
 /// Loads nearer than this are equal: an estimate that is a hair lower must not take every draw.
 const SAME: f64 = 0.99;
-/// Draws before it looks at every endpoint.
-const DRAWS: usize = 8;
-/// Calls whose last endpoint is remembered.
-const TRAILS: usize = 256;
 
 /// How a call came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +121,11 @@ pub(super) struct Core {
     /// Geometric mean of the answers' times: logarithm of nanoseconds as `f64`; 0: none yet.
     typical: AtomicU64,
     draws: AtomicU64,
-    /// When the next call has to be a probe, or may have to go to one that gets no calls.
+    /// When the next call has to be a probe, may have to go to one that gets no calls, or finds a check due.
     due: AtomicU64,
+    /// When it was last noted what was in flight, and the time before.
+    checked: AtomicU64,
+    checked_before: AtomicU64,
     /// More have failed than may be ejected: all are used.
     panic: AtomicU32,
     trails: Box<[AtomicU64]>,
@@ -152,6 +150,8 @@ impl Core {
             typical: AtomicU64::new(0),
             draws: AtomicU64::new(seed),
             due: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
+            checked_before: AtomicU64::new(0),
             panic: AtomicU32::new(0),
             trails: (0..TRAILS).map(|_| AtomicU64::new(0)).collect(),
             ejections: AtomicU64::new(0),
@@ -168,10 +168,14 @@ impl Core {
         }
     }
 
-    pub(super) fn insert(&self, label: Arc<str>) -> Arc<Health> {
+    pub(super) fn insert(&self, label: Arc<str>, now: Tick) -> Arc<Health> {
         let mut state = lock(&self.state);
         state.last_id += 1;
         let health = Arc::new(Health::new(label, state.last_id));
+        if self.typical() > 0.0 && !state.all.is_empty() {
+            // Others have answered: they go on with most of it while this one gets warm.
+            health.back.store(now.0.max(1), Relaxed);
+        }
         state.all.push(Arc::clone(&health));
         state.next_look = Tick(0);
         self.settle(&state);
@@ -212,7 +216,19 @@ impl Core {
         // There are no probes while all are used.
         let probe = if panic { None } else { state.next_probe() };
         let due = probe.map_or(state.next_look, |at| at.min(state.next_look));
-        self.due.store(due.0, Relaxed);
+        self.due.store(due.min(self.next_check(state)).0, Relaxed);
+    }
+
+    fn next_check(&self, state: &State) -> Tick {
+        Tick(self.checked.load(Relaxed)).after(state.config.memory)
+    }
+
+    /// Notes what is in flight, once in the time of the memory: what still is after twice that never ends, perhaps.
+    fn check(&self, state: &State, now: Tick) {
+        if self.next_check(state) <= now {
+            self.checked_before.store(self.checked.swap(now.0, Relaxed), Relaxed);
+            state.all.iter().for_each(|one| one.check());
+        }
     }
 
     pub(super) fn in_panic(&self) -> bool {
@@ -256,9 +272,7 @@ impl Core {
         if asked.call != 0 {
             self.trail(asked.call).store(trail(asked.call, health.id), Relaxed);
         }
-        if health.in_flight.fetch_add(1, Relaxed) == 0 {
-            health.progress.store(now.0, Relaxed);
-        }
+        health.begin(Tick(self.checked_before.load(Relaxed)), now);
         Some(chosen)
     }
 
@@ -307,27 +321,37 @@ impl Core {
             return one;
         };
         let typical = self.typical();
-        let load = |place: usize| get(place).load(typical, memory, now);
+        let last = Tick(self.checked_before.load(Relaxed));
+        let load = |place: usize| get(place).load(typical, memory, last, now);
         let (better, worse) =
             if load(other) < SAME * load(one) { (other, one) } else { (one, other) };
         // Not for the sake of one that is down, while all are used.
-        if !get(worse).is_out() && self.holds_back(get(better), now) { worse } else { better }
+        let held = !get(worse).is_out() && self.holds_back(get(better), get(worse), now);
+        if held { worse } else { better }
     }
 
-    /// Whether an endpoint that has just returned lets this call pass by.
-    fn holds_back(&self, health: &Health, now: Tick) -> bool {
+    /// Whether an endpoint that has just returned or come lets this call pass by, to one that is there for longer.
+    fn holds_back(&self, health: &Health, other: &Health, now: Tick) -> bool {
+        if health.back.load(Relaxed) == 0 {
+            return false;
+        }
+        let (own, others) = (self.share(health, now), self.share(other, now));
+        own < others && (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= own / others
+    }
+
+    /// What it gets of its share in its slow start.
+    fn share(&self, health: &Health, now: Tick) -> f64 {
         let back = health.back.load(Relaxed);
         if back == 0 {
-            return false;
+            return 1.0;
         }
         let since = now.since(Tick(back));
         let slow_start = Duration::from_nanos(self.slow_start.load(Relaxed));
         if since >= slow_start {
             health.back.store(0, Relaxed);
-            return false;
+            return 1.0;
         }
-        let share = START + (1.0 - START) * since.as_secs_f64() / slow_start.as_secs_f64();
-        (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= share
+        START + (1.0 - START) * since.as_secs_f64() / slow_start.as_secs_f64()
     }
 
     /// Takes the probe that is due, or else one that never got a call, or none for long.
@@ -339,6 +363,7 @@ impl Core {
         now: Tick,
     ) -> Option<usize> {
         let mut state = lock(&self.state);
+        self.check(&state, now);
         let find = |id| (0..count).find(|&place| get(place).id == id);
         let probe = if self.in_panic() { None } else { state.probe(now) };
         let place = if let Some(id) = probe {
@@ -360,6 +385,10 @@ impl Core {
         now: Tick,
     ) -> Option<Change> {
         health.in_flight.fetch_sub(1, Relaxed);
+        // The call that makes a check begins after it.
+        if started.0 < self.checked.load(Relaxed) {
+            health.was_checked(started.0 < self.checked_before.load(Relaxed));
+        }
         let dropped = matches!(end, End::Cancelled | End::Superseded);
         if !dropped {
             health.progress.store(now.0, Relaxed);
@@ -395,6 +424,7 @@ impl Core {
             health.failed.fetch_add(1, Relaxed);
             return self.fail(health, now);
         }
+        health.answered(started);
         if health.in_row.load(Relaxed) != 0 {
             health.in_row.store(0, Relaxed);
         }
@@ -472,41 +502,4 @@ impl Core {
     pub(super) fn all(&self) -> Vec<Arc<Health>> {
         lock(&self.state).all.clone()
     }
-}
-
-/// 32 bits of the call beside those that say which trail, 32 of the endpoint.
-fn trail(call: u64, id: u64) -> u64 {
-    // Those above the middle depend on all.
-    let mixed = (call / TRAILS as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed & 0xffff_ffff << 32 | id & 0xffff_ffff
-}
-
-/// A place that is usable, at random: each as likely as the next, unless most are not usable.
-fn draw(count: usize, mut bits: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
-    for _ in 0..DRAWS {
-        let place = ((u128::from(bits) * count as u128) >> 64) as usize;
-        if usable(place) {
-            return Some(place);
-        }
-        bits = bits.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1).rotate_left(29);
-    }
-    let start = (bits % count as u64) as usize;
-    (start..count).chain(0..start).find(|&place| usable(place))
-}
-
-/// Whether `health` fails so much more often than the others that chance does not explain it.
-fn unlikely(all: &[Arc<Health>], health: &Arc<Health>) -> Option<Why> {
-    let (calls, failed) = health.counts();
-    if failed < 5.0 || calls < 10.0 {
-        return None;
-    }
-    let others = all.iter().filter(|one| one.id != health.id && !one.is_out());
-    let (others_calls, others_failed) =
-        others.map(|one| one.counts()).fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    // Two calls more, one of them failed: little is known of a quiet pool.
-    let expected = ((others_failed + 1.0) / (others_calls + 2.0)).max(0.01);
-    let share = failed / calls;
-    let deviation = (calls * expected * (1.0 - expected).max(0.01)).sqrt();
-    let sure = failed - calls * expected > SURE * deviation && share > 2.0 * expected;
-    sure.then_some(Why::Share { failed: share, others: expected })
 }

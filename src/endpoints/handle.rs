@@ -122,10 +122,10 @@ impl<S> Endpoints<S> {
     /// assert_eq!(pool.len(), 1);
     /// ```
     pub fn insert(&self, label: impl Into<Arc<str>>, service: S) {
-        let (label, service) = (label.into(), Arc::new(service));
+        let (label, service, now) = (label.into(), Arc::new(service), clock::now());
         let before = self.change(|members| {
             let before = take(&self.shared, members, &label);
-            let health = self.shared.core.insert(label);
+            let health = self.shared.core.insert(label, now);
             members.push(Member { health, service });
             before
         });

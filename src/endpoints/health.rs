@@ -33,10 +33,15 @@ pub(super) struct Health {
     /// Calls and failures that are remembered, together: `calls << 32 | failures`.
     pub(super) counted: AtomicU64,
     pub(super) state: AtomicU32,
-    /// Since when it is back, for the slow start; 0: it never went.
+    /// Since when it is back or there, for the slow start; 0: for long enough.
     pub(super) back: AtomicU64,
     pub(super) calls: AtomicU64,
     pub(super) failed: AtomicU64,
+    /// Of the calls in flight: those that were there at the last check, and at the one before.
+    checked: AtomicU32,
+    long: AtomicU32,
+    /// When a call began that was answered well.
+    answered: AtomicU64,
 }
 
 impl Health {
@@ -54,6 +59,9 @@ impl Health {
             back: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            checked: AtomicU32::new(0),
+            long: AtomicU32::new(0),
+            answered: AtomicU64::new(0),
         }
     }
 
@@ -73,19 +81,53 @@ impl Health {
         }
     }
 
-    /// Expected time of a call; a call that hangs counts for as long as it has.
-    pub(super) fn expects(&self, typical: f64, memory: f64, now: Tick) -> f64 {
-        let expected = self.known(typical, memory, now);
-        if self.in_flight.load(Relaxed) == 0 {
-            return expected.max(1.0);
+    /// What the next call would wait for: those that are there, and itself. One that hangs takes as long as it has.
+    pub(super) fn load(&self, typical: f64, memory: f64, last: Tick, now: Tick) -> f64 {
+        let expected = self.known(typical, memory, now).max(1.0);
+        let there = self.counting(self.in_flight.load(Relaxed), last);
+        if there == 0 {
+            return expected;
         }
         let stalled = now.since(Tick(self.progress.load(Relaxed))).as_nanos() as f64;
-        expected.max(stalled).max(1.0)
+        f64::from(there + 1) * expected.max(stalled)
     }
 
-    /// What the next call would wait for: those that are there, and itself.
-    pub(super) fn load(&self, typical: f64, memory: f64, now: Tick) -> f64 {
-        f64::from(self.in_flight.load(Relaxed) + 1) * self.expects(typical, memory, now)
+    /// How many of those in flight say something of a call that would be sent now: not the ones from before the `last`
+    /// check but one, if a later one was answered.
+    fn counting(&self, in_flight: u32, last: Tick) -> u32 {
+        match self.long.load(Relaxed) {
+            0 => in_flight,
+            long if self.answered.load(Relaxed) > last.0 => in_flight.saturating_sub(long),
+            _ => in_flight,
+        }
+    }
+
+    /// A call goes there.
+    pub(super) fn begin(&self, last: Tick, now: Tick) {
+        let before = self.in_flight.fetch_add(1, Relaxed);
+        if self.counting(before, last) == 0 {
+            self.progress.store(now.0, Relaxed);
+        }
+    }
+
+    /// Of those in flight it is remembered that they were there.
+    pub(super) fn check(&self) {
+        let there = self.in_flight.load(Relaxed);
+        self.long.store(self.checked.swap(there, Relaxed), Relaxed);
+    }
+
+    /// A call from before the last check is over.
+    #[cold]
+    pub(super) fn was_checked(&self, long: bool) {
+        let less = |n: u32| n.checked_sub(1);
+        let _ = self.checked.fetch_update(Relaxed, Relaxed, less);
+        if long {
+            let _ = self.long.fetch_update(Relaxed, Relaxed, less);
+        }
+    }
+
+    pub(super) fn answered(&self, started: Tick) {
+        self.answered.store(started.0, Relaxed);
     }
 
     pub(super) fn latency(&self) -> Duration {

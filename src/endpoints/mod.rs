@@ -50,7 +50,8 @@
 //! call that hangs for as long as it has. What was learned fades towards the typical answer with
 //! [`memory`](EndpointsBuilder::memory), so that nobody is avoided for ever because of an old bad day. An endpoint
 //! that never got a call, or none for three times that long, gets the next first attempt, whatever the others have
-//! measured: no call corrects what is believed of one that gets none.
+//! measured: no call corrects what is believed of one that gets none. A call that is out for longer than the memory does
+//! not count as long as later ones are answered: a long poll does not say that its endpoint hangs.
 //!
 //! *Ejection.* An endpoint is ejected after [three](EndpointsBuilder::failures_in_row) failures in a row, or when
 //! its share of failures is so far above that of the others that chance does not explain it (four standard
@@ -61,6 +62,9 @@
 //! probe. If it is answered well the endpoint is back, with a tenth of its share at first and all of it after
 //! [`slow_start`](EndpointsBuilder::slow_start). If not, or if it hangs, the next probe follows after twice
 //! the time. The answer to a call from before the ejection takes nobody back.
+//!
+//! *Arrival.* An endpoint that is inserted while others answer starts as slowly, after the first call, which it gets at
+//! once. Those that come or return together are not held back for each other.
 //!
 //! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
 //! the fault is then rarely theirs, and those that are left could not carry it. The first good answer of each
@@ -105,10 +109,13 @@
 
 mod config;
 mod core;
+mod draw;
 mod future;
 mod handle;
 mod health;
 mod managed;
+#[cfg(all(test, not(buttress_loom)))]
+mod newcomer_tests;
 mod service;
 mod shared;
 #[cfg(all(test, not(buttress_loom)))]

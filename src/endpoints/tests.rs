@@ -10,39 +10,43 @@ use super::core::{Asked, Core, End, Why};
 use super::health::Health;
 use crate::clock::Tick;
 
-const FIRST: Asked = Asked { attempt: 1, call: 0 };
+pub(super) const FIRST: Asked = Asked { attempt: 1, call: 0 };
 
-const fn ms(n: u64) -> Duration {
+pub(super) const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-struct Pool {
-    core: Core,
-    all: Vec<Arc<Health>>,
-    now: Tick,
+pub(super) struct Pool {
+    pub(super) core: Core,
+    pub(super) all: Vec<Arc<Health>>,
+    pub(super) now: Tick,
 }
 
 impl Pool {
-    fn new(count: usize, config: Config) -> Self {
+    pub(super) fn new(count: usize, config: Config) -> Self {
         Self::seeded(count, config, 42)
     }
 
     fn seeded(count: usize, config: Config, seed: u64) -> Self {
         let core = Core::new(config, seed);
-        let all = (0..count).map(|n| core.insert(n.to_string().into())).collect();
+        let all = (0..count).map(|n| core.insert(n.to_string().into(), Tick(1 << 50))).collect();
         Self { core, all, now: Tick(1 << 50) }
     }
 
-    fn pick(&self, asked: Asked) -> usize {
+    pub(super) fn insert(&mut self, label: &str) {
+        self.all.push(self.core.insert(label.into(), self.now));
+    }
+
+    pub(super) fn pick(&self, asked: Asked) -> usize {
         self.core.pick(self.all.len(), |n| &self.all[n], asked, self.now).unwrap()
     }
 
-    fn end(&self, place: usize, started: Tick, end: End) -> Option<super::core::Change> {
+    pub(super) fn end(&self, place: usize, started: Tick, end: End) -> Option<super::core::Change> {
         self.core.end(&self.all[place], started, end, self.now)
     }
 
     /// One call after another, `took` and `end` by the endpoint. How many each got.
-    fn run(&mut self, calls: usize, how: impl Fn(usize) -> (u64, End)) -> Vec<u32> {
+    pub(super) fn run(&mut self, calls: usize, how: impl Fn(usize) -> (u64, End)) -> Vec<u32> {
         let mut got = vec![0; self.all.len()];
         for _ in 0..calls {
             let (place, started) = (self.pick(FIRST), self.now);
@@ -60,19 +64,19 @@ impl Pool {
         self.end(place, self.now, end)
     }
 
-    fn eject(&self, place: usize) {
+    pub(super) fn eject(&self, place: usize) {
         for _ in 0..3 {
             self.force(place, End::Failure);
         }
         assert!(self.all[place].is_out());
     }
 
-    fn out(&self) -> Vec<usize> {
+    pub(super) fn out(&self) -> Vec<usize> {
         (0..self.all.len()).filter(|&n| self.all[n].is_out()).collect()
     }
 }
 
-fn all_well(_: usize) -> (u64, End) {
+pub(super) fn all_well(_: usize) -> (u64, End) {
     (10, End::Success)
 }
 
@@ -270,9 +274,11 @@ fn one_with_a_call_that_never_ends_is_asked_again() {
     pool.run(100, all_well);
     pool.all[0].in_flight.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     pool.now = pool.now.after(ms(1000));
-    // Two at once is dearer than one as long as the others are free: once in three times the memory.
-    let got = pool.run(20_000, all_well);
-    assert!((5..=7).contains(&got[0]), "{got:?}");
+    // It looks as if it hung, for three times the memory, and is then asked whether it does.
+    let got = pool.run(2890, all_well);
+    assert_eq!(got[0], 0, "{got:?}");
+    let got = pool.run(17_110, all_well);
+    assert!(got[0] >= 5, "{got:?}");
 }
 
 /// Nanoseconds a call, the first of all a thousand times slower, one call at a time: whoever was measured is far
@@ -294,7 +300,7 @@ fn each_is_asked_with_one_of_the_first_calls() {
         let mut pool = Pool::seeded(5, Config::default(), seed);
         assert_eq!(tiny(&mut pool, 5), [1; 5], "seed {seed}");
         // One that comes later gets the next first attempt, but not all that follow.
-        pool.all.push(pool.core.insert("late".into()));
+        pool.insert("late");
         assert_eq!(pool.pick(FIRST), 5, "seed {seed}");
         let got = (0..5).filter(|_| pool.pick(FIRST) == 5).count();
         assert!(got < 5, "seed {seed}");
@@ -402,11 +408,11 @@ fn a_call_that_is_given_up_is_no_sign_of_life() {
 fn after_many_insertions_a_retry_still_knows_where_it_was() {
     let mut pool = Pool::new(1, Config::default());
     for _ in 0..0xffff {
-        let passing = pool.core.insert("passing".into());
+        let passing = pool.core.insert("passing".into(), pool.now);
         pool.core.remove(&passing);
     }
     // Its number is that of the first and 65,536.
-    pool.all.push(pool.core.insert("late".into()));
+    pool.insert("late");
     for call in 1..100 {
         let first = pool.pick(Asked { attempt: 1, call });
         pool.end(first, pool.now, End::Ignored);
@@ -455,7 +461,7 @@ fn one_that_was_slow_is_asked_again_and_believed() {
 fn one_that_hangs_from_its_first_call_gets_no_more() {
     let mut pool = Pool::new(3, Config::default());
     pool.run(100, all_well);
-    pool.all.push(pool.core.insert("late".into()));
+    pool.insert("late");
     let (mut hung, mut calls) = (0, Vec::new());
     // Ten at a time, and then forty.
     for n in 0..2000 {

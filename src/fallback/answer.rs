@@ -36,6 +36,11 @@ pub trait Answer<Kept, Res, Err> {
 }
 
 /// The same answer each time: see [`FallbackLayer::value`](super::FallbackLayer::value).
+///
+/// ```
+/// use buttress::{Typed, fallback::{Value, Fallback, FallbackLayer}};
+/// let layer: FallbackLayer<Value<u32>, _, _> = Fallback::new("names").layer::<Typed>().value(7);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Value<T>(pub(super) T);
 
@@ -48,6 +53,12 @@ impl<Kept, Res: Clone, Err> Answer<Kept, Res, Err> for Value<Res> {
 }
 
 /// What a [`Reject`] answers: see [`FallbackLayer::respond`](super::FallbackLayer::respond).
+///
+/// ```
+/// use buttress::{Typed, fallback::{Respond, Fallback, FallbackLayer}};
+/// let sorry = buttress::respond_with(|user: u32, _| format!("not now, {user}"));
+/// let layer: FallbackLayer<Respond<_>, _> = Fallback::new("names").layer::<Typed>().respond(sorry);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Respond<R>(pub(super) R);
 
@@ -63,6 +74,12 @@ where
 }
 
 /// What a function answers: see [`FallbackLayer::call`](super::FallbackLayer::call).
+///
+/// ```
+/// use buttress::{Typed, fallback::{Call, Cause, Fallback, FallbackLayer}};
+/// let answer = |user: u32, _: Cause| async move { Ok::<_, ()>(user) };
+/// let layer: FallbackLayer<Call<_>, _> = Fallback::new("names").layer::<Typed>().call(answer);
+/// ```
 #[derive(Clone, Copy)]
 pub struct Call<F>(pub(super) F);
 
@@ -86,6 +103,14 @@ impl<F> fmt::Debug for Call<F> {
 
 pin_project! {
     /// The future of a [`Call`].
+    ///
+    /// ```
+    /// use buttress::fallback::CallAnswer;
+    /// use std::future::Ready;
+    /// fn answers<T>(_: impl Future<Output = Option<T>>) {}
+    /// let check = |answer: CallAnswer<Ready<Result<u32, ()>>>| answers(answer);
+    /// # let _ = check;
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct CallAnswer<F> {
         #[pin]
@@ -111,6 +136,12 @@ impl<F> fmt::Debug for CallAnswer<F> {
 }
 
 /// What another service answers: see [`FallbackLayer::service`](super::FallbackLayer::service).
+///
+/// ```
+/// use buttress::{Typed, fallback::{ByService, Fallback, FallbackLayer}};
+/// let cache = tower::service_fn(|user: u32| async move { Ok::<_, ()>(user) });
+/// let layer: FallbackLayer<ByService<_>, _> = Fallback::new("names").layer::<Typed>().service(cache);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ByService<S>(pub(super) S);
 
@@ -127,6 +158,15 @@ where
 
 pin_project! {
     /// The future of a [`ByService`].
+    ///
+    /// ```
+    /// use buttress::fallback::ServiceAnswer;
+    /// use tower::Service;
+    /// fn answers<T>(_: impl Future<Output = Option<T>>) {}
+    /// fn check<S: Service<u32>>(answer: ServiceAnswer<S, u32, S::Future>) {
+    ///     answers(answer);
+    /// }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ServiceAnswer<S, Req, F> {
         #[pin]

@@ -15,6 +15,14 @@ use crate::sync::Ref;
 
 pin_project! {
     /// The answer of a [`FallbackService`](super::FallbackService): the inner service's, or the fallback's.
+    ///
+    /// ```
+    /// use buttress::{Typed, fallback::Fallback};
+    /// use tower::{Layer, Service, service_fn};
+    /// let echo = service_fn(|n: u32| async move { Ok::<_, buttress::Error<std::io::Error>>(n) });
+    /// let mut service = Fallback::new("echo").layer::<Typed>().value(7).layer(echo);
+    /// drop(service.call(7)); // never polled: nobody was asked
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, A, V, K>
     where

@@ -131,6 +131,8 @@ mod cause;
 mod config;
 mod future;
 mod handle;
+#[cfg(all(test, not(buttress_loom)))]
+mod hostile_tests;
 mod keep;
 mod layer;
 mod managed;

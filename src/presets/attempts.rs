@@ -12,6 +12,13 @@ use crate::replay::{Attempt, Replay, RetryOverride};
 
 /// Judges attempts as `C` does, and those that took too long as its [`expired`](Classify::expired) does: to the
 /// layers outside of the attempt timeout its refusal is an attempt that failed.
+///
+/// ```
+/// use buttress::presets::Attempts;
+/// use buttress::{AnyError, Classify};
+/// fn judges<C: Classify<u32, u32, std::io::Error>>() {}
+/// judges::<Attempts<AnyError>>();
+/// ```
 #[derive(Clone, Copy)]
 pub struct Attempts<C> {
     pub(super) classify: C,
@@ -53,6 +60,14 @@ impl<Req, Res, E: 'static, C: Classify<Req, Res, E>> Classify<Req, Res, E> for A
 
 /// Sends requests as `P` does, with what `X` keeps of them: the deadline, the number of the attempt and, to a
 /// pool, that of the call.
+///
+/// ```
+/// use buttress::presets::Sends;
+/// use buttress::retry::{CloneRequest, Replay};
+/// use buttress::NoContext;
+/// fn sends<P: Replay<u32>>() {}
+/// sends::<Sends<CloneRequest, NoContext>>();
+/// ```
 #[derive(Clone, Copy)]
 pub struct Sends<P, X> {
     pub(super) replay: P,

@@ -36,6 +36,9 @@ pub(crate) struct ClientParts {
     /// Those of a stack whose parts are exchanged.
     #[cfg(feature = "config")]
     pub(super) pools: crate::endpoints::Pools,
+    /// What the configuration says of them, of a stack whose parts are exchanged: one may have taken in the other.
+    #[cfg(feature = "config")]
+    pub(super) written: (Option<RetryPolicy>, Option<Timeout>),
     /// Of a stack whose parts are exchanged.
     #[cfg(feature = "config")]
     pub(super) record: Option<crate::retry::Record>,
@@ -196,6 +199,8 @@ impl ClientParts {
             paid: None,
             #[cfg(feature = "config")]
             pools: crate::endpoints::Pools::default(),
+            #[cfg(feature = "config")]
+            written: (None, None),
             #[cfg(feature = "config")]
             record: None,
             #[cfg(feature = "config")]

@@ -12,10 +12,11 @@ use crate::admission::Admission;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
 use crate::endpoints::Endpoints;
+use crate::error::ConfigError;
 use crate::managed::Home;
 use crate::name::Name;
 use crate::rate_limit::RateLimiter;
-use crate::retry::Record;
+use crate::retry::{Record, RetryPolicy};
 use crate::slot::Slot;
 
 /// What is to be done outside of all locks before new parts take the place of old ones.
@@ -49,18 +50,36 @@ impl ClientParts {
             let (pools, endpoints) = (self.pools.clone(), self.endpoints.clone());
             changes.push(Box::new(move || pools.reconfigure(&endpoints)));
         }
-        let record = before.and_then(|before| before.record.clone());
-        match (self.policy, record) {
-            (Some(policy), record) => {
-                let record = record.unwrap_or_else(|| Record::new(self.name, home.clone()));
-                self.record = Some(record.clone());
-                let budget = self.budget.clone();
-                changes.push(Box::new(move || record.show(policy, budget.as_ref())));
-            }
-            (None, Some(record)) => changes.push(Box::new(move || record.forget())),
-            (None, None) => {}
-        }
+        self.record = before.and_then(|before| before.record.clone());
         changes
+    }
+
+    /// The policy that the configuration has for it. It has been checked that it goes with the timeouts.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub(crate) fn note_policy(&mut self) -> Result<Option<RetryPolicy>, ConfigError> {
+        self.clone().settled()?;
+        self.written = (self.policy, self.attempt);
+        Ok(self.policy)
+    }
+
+    /// Goes by this policy from now on, and shows it.
+    fn go_by(&mut self, policy: Option<RetryPolicy>, home: &Home) {
+        (self.policy, self.attempt) = (policy, self.written.1);
+        // Where an attempt timeout does not go with a policy, it stays a layer.
+        if let Ok(settled) = self.clone().settled() {
+            *self = settled;
+        }
+        match (self.policy, self.record.take()) {
+            (None, Some(record)) if self.written.0.is_none() => record.forget(),
+            (None, None) => {}
+            (policy, record) => {
+                let record = record.unwrap_or_else(|| Record::new(self.name, home.clone()));
+                record.show(policy.unwrap_or(RetryPolicy::NO_RETRY), self.budget.as_ref());
+                self.record = Some(record);
+            }
+        }
     }
 
     fn keep_hedge(&mut self, before: &Self, home: &Home) -> Option<PartsChange> {
@@ -115,6 +134,13 @@ impl Parts {
         match self {
             Self::Client(parts) => parts.limiter = limiter.map(|it| (it, Duration::ZERO)),
             Self::Server(parts) => parts.limiter = limiter,
+        }
+    }
+
+    /// Calls are tried again by this policy, or not at all. Servers do not.
+    pub(crate) fn set_policy(&mut self, policy: Option<&RetryPolicy>, home: &Home) {
+        if let Self::Client(parts) = self {
+            parts.go_by(policy.copied(), home);
         }
     }
 

@@ -37,7 +37,8 @@
 //!
 //! An attempt that took too long is judged by the classifier's [`expired`](crate::Classify::expired), and tried again where
 //! that says safe. Without admission, it is the retry itself that ends an attempt; the wait for the rate limit is then
-//! part of it. With [`AsTyped`](crate::AsTyped) and admission an attempt that took too long is final.
+//! part of it. With [`AsTyped`](crate::AsTyped) and admission an attempt that took too long is final. Retries are made by
+//! new clones of the service that the stack was put around; a call that works clones nothing for them.
 //!
 //! Only what may be repeated is sent more than once: for HTTP that is what is idempotent by its method or has a key; other
 //! requests are repeated after every failure that may be retried, unless [`classify`](ClientLayer::classify) says
@@ -155,6 +156,8 @@ mod client;
 mod client_parts;
 #[cfg(all(test, not(buttress_loom)))]
 mod cost_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod deadline_tests;
 #[cfg(feature = "http")]
 mod http;
 mod lint;

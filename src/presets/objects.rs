@@ -105,7 +105,7 @@ pub struct EndpointsPlan {
     /// The longest time between two probes (30 s).
     #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
     pub probe_after_max: Duration,
-    /// How long an endpoint that has returned takes to get its full share (2 s).
+    /// How long an endpoint that has returned, or come to others, takes to get its full share (2 s).
     #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
     pub slow_start: Duration,
 }

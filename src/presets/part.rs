@@ -56,6 +56,15 @@ impl<M> Faults<M> {
 }
 
 /// What a server has for its idempotency: a layer, outside of the conditioner only.
+///
+/// ```
+/// use buttress::AsError;
+/// use buttress::presets::{Gate, Part};
+/// fn is_a_part<P: Part<AsError>>() {}
+/// fn is_one_of_a_server<G, P>() where Gate<G, P>: Part<AsError> {
+///     is_a_part::<Gate<G, P>>();
+/// }
+/// ```
 pub struct Gate<G, P> {
     pub(super) layer: IdempotencyLayer<G, P>,
 }

@@ -167,6 +167,12 @@ where
 }
 
 /// The pause before a retry. Without a timer if the delay is zero.
+///
+/// ```
+/// use buttress::retry::Pause;
+/// fn is_a_future<F: Future<Output = ()>>() {}
+/// is_a_future::<Pause>();
+/// ```
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Pause {

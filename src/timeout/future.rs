@@ -7,7 +7,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::handle::Timeout;
-use crate::clock::{HandedDown, Tick, hand_down, now, poll_end};
+use crate::clock::{HandedDown, Tick, hand_down, hand_end_down, now, poll_end};
 use crate::reject::Reject;
 
 pin_project! {
@@ -81,8 +81,10 @@ where
         match this.state.as_mut().project() {
             StateProj::Called { call } => {
                 let handed_down = begin(this.end, this.timeout.as_ref());
+                let ends = this.timeout.as_ref().is_some_and(Timeout::is_handed_down);
+                let ends = this.end.filter(|_| ends).map(|end| hand_end_down(Some(end)));
                 let polled = call.poll(cx);
-                drop(handed_down);
+                drop((handed_down, ends));
                 if let Poll::Ready(result) = polled {
                     return Poll::Ready(result.map_err(R::map_err));
                 }

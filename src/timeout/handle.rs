@@ -175,6 +175,12 @@ impl Timeout {
     }
 
     /// When a call that starts now has to end; `Err` if that has passed.
+    /// The layers inside are told when it ends.
+    #[inline]
+    pub(super) const fn is_handed_down(&self) -> bool {
+        self.from_poll
+    }
+
     #[inline]
     pub(super) fn end(&self, context: &Context) -> Result<Option<Tick>, ()> {
         let inherited = context.deadline().map(Deadline::tick);

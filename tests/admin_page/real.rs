@@ -241,6 +241,15 @@ async fn every_kind_of_object_is_shown_with_what_it_has_to_tell() {
     page.until("document.getElementById('dialog').open").await;
     page.eval("document.getElementById('d-go').click()").await;
     page.until(&says("conditioner/db", "disarmed")).await;
+    // And by another they are back.
+    page.until("!document.getElementById('d-go').checkVisibility()").await;
+    page.eval("document.getElementById('d-cancel').click()").await;
+    page.until("!document.getElementById('dialog').open").await;
+    let arm = "[...document.querySelectorAll('button.danger')].find(b => b.textContent === 'Arm all faults')";
+    page.eval(&format!("{arm}.click()")).await;
+    page.until("document.getElementById('dialog').open").await;
+    page.eval("document.getElementById('d-go').click()").await;
+    page.until(&says("conditioner/db", "injecting")).await;
     assert_eq!(page.complaints(), Vec::<String>::new());
 }
 

@@ -322,6 +322,54 @@ fn a_name_is_one_stack_of_a_registry() {
     second.server("api").unwrap();
 }
 
+/// A file that is refused when its last stack has been looked at: of all that the others would have done, nothing is heard.
+#[test]
+fn a_refused_file_is_one_event_in_which_all_is_as_it_was() {
+    ends(|| {
+        let client = "\nclients: {z: {total_timeout: 5s, attempt_timeout: 1s, retry: adaptive}}";
+        let rig = Rig::new(&(slo("7d", ", failure_budget: x") + client));
+        rig.stacks.client("z").unwrap();
+        rig.stacks.server("api").unwrap().failure_budget().unwrap().trip();
+        let (stacks, before) = (rig.stacks.clone(), rig.stacks.config());
+        let heard = Arc::new(AtomicU32::new(0));
+        let (hears, api) = (Arc::clone(&heard), rig.stacks.server("api").unwrap());
+        let as_it_was = move || {
+            assert!(Arc::ptr_eq(&stacks.config(), &before) && stacks.generation() == 1);
+            assert!(api.failure_budget().unwrap().tripped());
+            hears.fetch_add(1, Ordering::Relaxed);
+        };
+        // Another budget would take the place of this one, which is two events.
+        let bad = slo("1d", ", failure_budget: x") + &client.replace("1s", "7s");
+        let error = hearing(as_it_was, || rig.try_reload(&bad).unwrap_err());
+        assert!(error.to_string().contains("attempt_not_below_total"), "{error}");
+        assert_eq!(heard.load(Ordering::Relaxed), 1, "that it was refused");
+    });
+}
+
+/// Whoever comes first has the name, and commands reach that one.
+#[test]
+fn of_two_that_want_a_name_at_the_same_time_one_gets_it() {
+    let config = Loader::empty().set("clients.api.total_timeout", "5s").load().unwrap();
+    for _ in 0..200 {
+        let registry = Registry::new();
+        let meet = std::sync::Barrier::new(2);
+        let made = std::thread::scope(|scope| {
+            let make = || {
+                let stacks = config.stacks().register_in(&registry);
+                meet.wait();
+                stacks.client("api")
+            };
+            let two = [scope.spawn(make), scope.spawn(make)];
+            two.map(|thread| thread.join().unwrap())
+        });
+        let [one, two] = &made;
+        assert_ne!(one.is_ok(), two.is_ok(), "{one:?} {two:?}");
+        let stack = one.as_ref().or(two.as_ref()).unwrap();
+        run(&registry, &json!({"command": "install_circuit_breaker", "target": "clients.api"}));
+        assert!(stack.breaker().is_some());
+    }
+}
+
 #[test]
 fn what_must_stay_off_in_one_of_two_stacks_that_get_it_does_so_in_both() {
     // Faults that there were, and new ones.

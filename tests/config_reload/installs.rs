@@ -1,8 +1,9 @@
 //! Breakers and limits that commands put into stacks from a file and take out again.
 
-#![expect(clippy::disallowed_methods, reason = "callers are tasks")]
+#![expect(clippy::disallowed_methods, reason = "callers are threads")]
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -136,6 +137,80 @@ async fn limits_come_and_go_in_clients_and_servers() {
     run(&rig.registry, &uninstall("rate_limit", "servers.api"));
     assert_eq!(answer(service).await, "7");
     assert_eq!(rig.shown(), ["rate_limit/api"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_policies_come_and_go_in_clients() {
+    let attempts = Arc::new(AtomicU32::new(0));
+    let inner = || {
+        let attempts = Arc::clone(&attempts);
+        Inner::new(service_fn(move |n: u32| {
+            attempts.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if n == 0 {
+                    std::future::pending::<()>().await;
+                }
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
+        }))
+    };
+    let made = async |service: &Boxed, n: u32| {
+        let start = tokio::time::Instant::now();
+        service.clone().oneshot(n).await.unwrap_err();
+        (attempts.swap(0, Ordering::Relaxed), start.elapsed().as_secs())
+    };
+    let text = |more: &str| format!("clients: {{pay: {{total_timeout: 60s{more}}}}}");
+    let timeout = ", attempt_timeout: 1s";
+    let policy = |most: u32| {
+        json!({"command": "install_retry_policy", "target": "clients.pay", "policy":
+            {"max_attempts": most, "backoff": {"base": 0}, "transient": null}})
+    };
+    let off = uninstall("retry_policy", "clients.pay");
+
+    // Where the file has none; the attempt timeout goes with either.
+    let rig = Rig::new(&text(timeout));
+    let service = client(&rig, "pay", inner());
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 1)));
+    assert_eq!(run(&rig.registry, &policy(3)), Done::Installed("RetryPolicy"));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((3, 0), (3, 3)));
+    assert_eq!(rig.row("retry/pay").state, "active");
+    rig.reload(&text(", attempt_timeout: 2s"));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((3, 0), (3, 6)));
+    assert_eq!(run(&rig.registry, &off), WAS_THERE);
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 2)));
+    assert!(rig.shown().is_empty());
+
+    // One of the file stays out until it has another one.
+    let own = |most: u32, timeout: &str| {
+        text(&format!(
+            "{timeout}, retry: {{like: default, max_attempts: {most}, backoff: {{base: 0}}}}"
+        ))
+    };
+    rig.reload(&own(2, timeout));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((2, 0), (2, 2)));
+    run(&rig.registry, &off);
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 1)));
+    assert_eq!(rig.row("retry/pay").state, "off");
+    rig.reload(&own(2, ", attempt_timeout: 3s"));
+    assert_eq!((made(&service, 1).await, made(&service, 0).await), ((1, 0), (1, 3)));
+    run(&rig.registry, &policy(3));
+    rig.reload(&own(2, timeout));
+    assert_eq!(made(&service, 1).await, (3, 0));
+    rig.reload(&own(4, timeout));
+    assert_eq!(made(&service, 1).await, (4, 0));
+    let counted = rig.row("retry/pay").counters;
+    assert!(counted.contains(&("retried", 7)), "since the file has had one: {counted:?}");
+    rig.reload(&text(""));
+    assert!(rig.shown().is_empty());
+
+    // One that follows from the backend is still the same with another timeout.
+    let paced =
+        |seconds: u32| format!("clients: {{pay: {{total_timeout: {seconds}s, backend: learned}}}}");
+    rig.reload(&paced(60));
+    assert!(made(&service, 1).await.0 > 1);
+    run(&rig.registry, &off);
+    rig.reload(&paced(50));
+    assert_eq!(made(&service, 1).await.0, 1);
 }
 
 /// A breaker that does not count what its stack cuts off never opens on a callee that hangs; nor is such a budget spent.

@@ -1,7 +1,82 @@
-//! Every public function shows how it is used, in an example that runs.
+//! Every public function and type shows how it is used, in an example that runs.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Types from before they were looked at, which have none of their own. Nothing is to be added.
+const BARE: &[&str] = &[
+    "circuit_breaker/permit.rs StateChanges",
+    "classify.rs Boxed",
+    "classify.rs ClassifyFn",
+    "classify.rs Downcast",
+    "classify.rs Exclude",
+    "classify.rs Typed",
+    "coalesce/future.rs ResponseFuture",
+    "coalesce/http.rs ReadKey",
+    "coalesce/http.rs SharedResponse",
+    "conditioner/call.rs DescribeFn",
+    "conditioner/call.rs WithId",
+    "conditioner/fault.rs Cause",
+    "conditioner/ignore.rs IgnoreInjected",
+    "conditioner/ignore.rs IgnoreInjectedHttp",
+    "conditioner/mode.rs Http",
+    "conditioner/mode.rs Plain",
+    "control/status/mod.rs Lint",
+    "control/status/mod.rs ProcessPhase",
+    "http/context.rs Extensions",
+    "http/context_future.rs ContextFuture",
+    "http/forwarded.rs ForwardedFor",
+    "http/keys.rs HeaderText",
+    "http/keys.rs PeerIp",
+    "http/keys.rs UriPath",
+    "http/replay/layer.rs ReplayBodyLayer",
+    "http/replay/layer.rs ReplayBodyService",
+    "http/trailers.rs JudgedBody",
+    "idempotency/config.rs IdempotencyBuilder",
+    "idempotency/exchange.rs Identified",
+    "idempotency/future.rs ResponseFuture",
+    "idempotency/http/config.rs HttpIdempotencyBuilder",
+    "idempotency/http/exchange.rs HttpExchange",
+    "key.rs KeyFn",
+    "managed/timeline.rs TimelineEvent",
+    "observe/request.rs SpanFuture",
+    "presets/part.rs ForHttp",
+    "presets/part.rs Part",
+    "rate_limit/fleet/config.rs SharedRateLimiterBuilder",
+    "rate_limit/fleet/handle.rs SharedBucket",
+    "rate_limit/fleet/layer.rs AtCost",
+    "rate_limit/fleet/layer.rs ForAll",
+    "rate_limit/fleet/layer.rs ForEach",
+    "rate_limit/fleet/layer.rs Which",
+    "rate_limit/fleet/service.rs SharedRateLimitService",
+    "rate_limit/fleet/service.rs SharedResponseFuture",
+    "rate_limit/future.rs WaitingFuture",
+    "rate_limit/keyed.rs KeyBucket",
+    "rate_limit/ledger.rs Level",
+    "rate_limit/limits.rs ByKey",
+    "rate_limit/limits.rs Costed",
+    "rate_limit/limits.rs Limit",
+    "rate_limit/meter.rs Both",
+    "rate_limit/meter.rs Meter",
+    "rate_limit/stamp.rs Headers",
+    "rate_limit/stamp.rs NoHeaders",
+    "rate_limit/wait.rs Acquire",
+    "reject.rs RespondWith",
+    "replay.rs WithDeadlines",
+    "replay.rs WithOverrides",
+    "retry/keep.rs Keep",
+    "store/id.rs FingerprintBuilder",
+    "store/postgres/config.rs PostgresStoreBuilder",
+    "store/redis/config.rs RedisStoreBuilder",
+    "supervise/heartbeat/config.rs HeartbeatBuilder",
+    "supervise/serve/layer.rs DrainFuture",
+    "supervise/serve/layer.rs DrainService",
+    "supervise/watchdog/config.rs WatchdogBuilder",
+    "supervise/watchdog/guard.rs Guarded",
+    "supervise/watchdog/runtime/config.rs RuntimeWatchdogBuilder",
+    "supervise/watchdog/with.rs WithWatchdog",
+];
 
 fn sources(folder: &Path, all: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -20,6 +95,20 @@ fn is_public_function(line: &str) -> bool {
     let mut words = line.split_whitespace();
     words.next() == Some("pub")
         && words.find(|word| !["async", "const", "unsafe"].contains(word)) == Some("fn")
+}
+
+/// The name of a public type that is declared there.
+fn public_type(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix("pub ")?;
+    let kinds = ["struct ", "enum ", "trait ", "union "];
+    let rest = kinds.iter().find_map(|kind| rest.strip_prefix(kind))?;
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+/// All words in what is re-exported: a type in a private module that is not among them cannot be named.
+fn exported(text: &str) -> impl Iterator<Item = &str> {
+    let uses = text.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next());
+    uses.flat_map(|names| names.split(|c: char| !c.is_alphanumeric() && c != '_'))
 }
 
 /// The comment above line `at`, with attributes in between; `None` if the function is not shown.
@@ -61,4 +150,33 @@ fn every_public_function_has_an_example() {
     }
     assert!(seen > 1000, "only {seen} were found");
     assert!(bare.is_empty(), "without an example:\n{}", bare.join("\n"));
+}
+
+#[test]
+fn every_public_type_has_an_example() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let texts: Vec<_> =
+        files.iter().map(|file| (file, fs::read_to_string(file).unwrap())).collect();
+    let names: HashSet<_> = texts.iter().flat_map(|(_, text)| exported(text)).collect();
+    let (mut seen, mut bare) = (0, Vec::new());
+    for (file, text) in &texts {
+        let lines: Vec<_> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some(name) = public_type(line) else { continue };
+            let open = file.ends_with("mod.rs") || names.contains(name);
+            let Some(comment) = comment(&lines, at).filter(|_| open) else { continue };
+            seen += 1;
+            if !comment.contains("```") {
+                let room = file.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/src/"));
+                bare.push(format!("{} {name}", room.unwrap().display()));
+            }
+        }
+    }
+    assert!(seen > 400, "only {seen} were found");
+    bare.sort();
+    let new: Vec<_> = bare.iter().filter(|one| !BARE.contains(&one.as_str())).collect();
+    assert!(new.is_empty(), "without an example:\n{new:#?}");
+    let done: Vec<_> = BARE.iter().filter(|one| !bare.iter().any(|bare| bare == **one)).collect();
+    assert!(done.is_empty(), "these have one by now, take them off the list:\n{done:#?}");
 }

@@ -2,17 +2,17 @@
 //! half of the old and half of the new.
 
 mod budget;
+#[cfg(feature = "testing")]
 mod circuit_breaker;
 mod rate_limit;
+#[cfg(feature = "testing")]
 mod rate_limit_slot;
 mod retry;
+#[cfg(feature = "testing")]
+mod toggled;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::yield_now;
-
-use tower::{Layer, Service};
 
 const CALLS: usize = 10_000;
 const CHANGES: usize = 50;
@@ -58,55 +58,4 @@ fn under_load(call: impl Fn(usize) + Sync, change: impl Fn(usize)) {
             changed.fetch_add(1, Ordering::Relaxed);
         }
     });
-}
-
-/// A layer around another whose services call `change` with a number, each time that they are asked whether they are ready
-/// for the `every`th time.
-#[derive(Clone)]
-struct Toggled<L> {
-    layer: L,
-    every: u64,
-    asked: Arc<AtomicU64>,
-    change: Arc<dyn Fn(u64) + Send + Sync>,
-}
-
-impl<L> Toggled<L> {
-    fn new(layer: L, every: u64, change: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        Self { layer, every, asked: Arc::default(), change: Arc::new(change) }
-    }
-}
-
-impl<S, L: Layer<S> + Clone> Layer<S> for Toggled<L> {
-    type Service = ToggledService<L::Service>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        let Self { layer, every, asked, change } = self.clone();
-        ToggledService { inner: layer.layer(inner), every, asked, change }
-    }
-}
-
-#[derive(Clone)]
-struct ToggledService<S> {
-    inner: S,
-    every: u64,
-    asked: Arc<AtomicU64>,
-    change: Arc<dyn Fn(u64) + Send + Sync>,
-}
-
-impl<S: Service<Req>, Req> Service<Req> for ToggledService<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        if asked.is_multiple_of(self.every) {
-            (self.change)(asked);
-        }
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, req: Req) -> S::Future {
-        self.inner.call(req)
-    }
 }

@@ -61,8 +61,9 @@ impl Core {
             self.counts.admitted += u64::from(came);
             self.unmeasured = unmeasured;
             self.unseen += came;
-            // If none was out before, it is not since then that there has been no answer.
-            self.heard = true;
+            // If none was out before, it is not since then that there has been no answer. That one more has come says
+            // nothing of those that are out.
+            self.heard |= self.in_flight == 0;
             self.see_class(Criticality::Critical, came);
         }
         self.in_flight = in_flight;
@@ -76,19 +77,19 @@ impl Core {
             self.answered = self.answered.saturating_add(went);
         }
         self.tokens = (self.tokens + went).min(MAX_TOKENS);
-        self.missed -= self.missed * share(16.0, went);
-        self.failing -= self.failing * share(64.0, went);
+        self.missed -= self.missed * share::<16>(went);
+        self.failing -= self.failing * share::<64>(went);
         let many = f64::from(in_flight) + 1.0;
         if self.usual == 0.0 {
             self.usual = many;
         }
-        self.usual += (many - self.usual) * share(64.0, went);
+        self.usual += (many - self.usual) * share::<64>(went);
     }
 
     /// So many calls of that class have come.
     #[inline]
     pub(super) fn see_class(&mut self, class: Criticality, times: u32) {
-        let new = share(64.0, times);
+        let new = share::<64>(times);
         for (one, share) in Criticality::ALL.into_iter().zip(&mut self.shares) {
             *share += (if one == class { 1.0 } else { 0.0 } - *share) * new;
         }
@@ -104,6 +105,12 @@ impl Core {
         self.patience = 1e9;
     }
 
+    /// It has been seen that so many may be in flight.
+    #[cfg(not(buttress_loom))]
+    pub(in crate::backend) fn make_wide(&mut self, limit: u32) {
+        self.limit = f64::from(limit);
+    }
+
     #[cfg(not(buttress_loom))]
     pub(in crate::backend) fn whole(&self) -> impl PartialEq + std::fmt::Debug + use<> {
         let counts = (self.counts.admitted, self.counts.waited, self.counts.downs);
@@ -117,9 +124,22 @@ impl Core {
     }
 }
 
-/// Of so many new values, one after the other, in a mean that takes one of `of` of each.
+/// Of so many new values, one after the other, in a mean that takes one of `N` of each.
 #[inline]
-pub(super) fn share(of: f64, times: u32) -> f64 {
-    let one = 1.0 / of;
-    (1..times).fold(one, |share, _| share + (1.0 - share) * one)
+pub(super) fn share<const N: u32>(times: u32) -> f64 {
+    let shares = const { shares(N as f64) };
+    shares[(times as usize).min(MANY - 1)]
+}
+
+/// No more are counted: so many in flight end at once only if most of them had come by the lock.
+const MANY: usize = 65;
+
+const fn shares(of: f64) -> [f64; MANY] {
+    let mut shares = [0.0; MANY];
+    let mut times = 1;
+    while times < MANY {
+        shares[times] = shares[times - 1] + (1.0 - shares[times - 1]) / of;
+        times += 1;
+    }
+    shares
 }

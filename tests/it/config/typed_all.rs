@@ -349,6 +349,26 @@ fn a_section_too() {
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Strict {
+    port: u16,
+    #[serde(default)]
+    clients: BTreeMap<String, serde_json::Value>,
+}
+
+#[test]
+fn a_strict_type_is_not_asked_for_keys_of_the_crate() {
+    let file = yaml("port: 80\nbreakers: {db: {}}\nresilience: {}\n");
+    let file = file.set("rate_limits.api", "5/s");
+    assert_eq!(file.load_as::<Strict>().unwrap(), Strict { port: 80, clients: BTreeMap::new() });
+    // But it has those that it asks for, and is told of those that nobody knows.
+    let both = yaml("port: 80\nclients: {pay: {total_timeout: 5s}}\n");
+    assert_eq!(both.load_as::<Strict>().unwrap().clients.len(), 1);
+    let wrong = yaml("port: 80\nbreakers: {db: {}}\nprt: 1\n");
+    assert_eq!(problems::<Strict>(&wrong), ["a.yml:3: prt: unknown key, expected \"port\""]);
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
 struct Stored {
     #[serde(default)]
     port: u16,

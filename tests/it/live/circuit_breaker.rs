@@ -11,7 +11,8 @@ use futures_util::{FutureExt, poll};
 use tokio::time::{advance, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use super::{CALLS, Toggled, under_load};
+use super::toggled::Toggled;
+use super::{CALLS, under_load};
 
 async fn ok(n: u32) -> io::Result<u32> {
     if n == 0 { Err(io::Error::other("down")) } else { Ok(n) }

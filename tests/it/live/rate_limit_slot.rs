@@ -5,11 +5,12 @@ use std::time::Duration;
 use buttress::rate_limit::{RateLimitLayer, RateLimiter};
 use buttress::testing::{Probe, Subject, check_all};
 use buttress::{Rejection, RejectionKind, Slot};
-use futures_util::{FutureExt, poll};
+use futures_util::poll;
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use super::{CALLS, Toggled, under_load};
+use super::toggled::Toggled;
+use super::{CALLS, under_load};
 
 async fn ok(n: u32) -> io::Result<u32> {
     Ok(n)
@@ -223,7 +224,7 @@ async fn header_fields_tell_of_what_is_there() {
             Some(quota) => slot.install(limiter(quota)),
             None => slot.uninstall(),
         };
-        let call = service.ready().now_or_never().unwrap().unwrap().call(Request::new(()));
+        let call = service.ready().await.unwrap().call(Request::new(()));
         let fields = call.await.unwrap().headers().clone();
         assert_eq!(fields.contains_key("ratelimit"), there.is_some(), "{fields:?}");
     }

@@ -1,0 +1,107 @@
+//! The end of a stack's total timeout is known where a call waits for its backend, also if requests carry none.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::future::pending;
+use std::time::Duration;
+
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::BoxError;
+use crate::admission::{Admission, AdmissionLayer};
+use crate::coalesce::Coalesce;
+use crate::name::LayerKind;
+use crate::rejection::{Rejection, RejectionKind};
+use crate::timeout::{Timeout, TimeoutLayer};
+
+const MS: Duration = Duration::from_millis(1);
+
+type Boxed = tower::util::BoxCloneSyncService<u32, u32, BoxError>;
+
+/// Answers zero after 200 ms and others never.
+fn admitted(admission: &Admission) -> Boxed {
+    let inner = service_fn(|n: u32| async move {
+        if n > 0 {
+            pending::<()>().await;
+        }
+        tokio::time::sleep(200 * MS).await;
+        Ok::<_, BoxError>(n)
+    });
+    Boxed::new(AdmissionLayer::new(admission.clone()).layer(inner))
+}
+
+fn total(after: Duration, inner: Boxed) -> Boxed {
+    let total = Timeout::new("total", after).unwrap().counted_from_poll();
+    Boxed::new(TimeoutLayer::new(total).layer(inner))
+}
+
+/// One place, which is taken, and an answer is known to take 200 ms.
+async fn full() -> (Admission, tokio::task::JoinSet<()>) {
+    let admission = Admission::bulkhead("db", 1).unwrap().patience(10_000 * MS);
+    for _ in 0..30 {
+        admitted(&admission).oneshot(0).await.unwrap();
+    }
+    let mut holds = tokio::task::JoinSet::new();
+    let call = admitted(&admission).oneshot(1);
+    holds.spawn(async move { drop(call.await) });
+    tokio::task::yield_now().await;
+    assert_eq!(admission.backend().stats().in_flight, 1);
+    (admission, holds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_outside_of_the_admission_is_not_kept_beyond_the_total_timeout() {
+    let (admission, _holds) = full().await;
+    let inner = admitted(&admission);
+    // As a retry, or a wait for a token.
+    let later = Boxed::new(service_fn(move |n: u32| {
+        let mut inner = inner.clone();
+        async move {
+            tokio::time::sleep(600 * MS).await;
+            inner.ready().await?.call(n).await
+        }
+    }));
+    let began = tokio::time::Instant::now();
+    let error = total(1000 * MS, later).oneshot(1).await.unwrap_err();
+    let why = Rejection::find(&*error).unwrap();
+    assert_eq!((why.kind(), why.layer()), (RejectionKind::DeadlineExceeded, LayerKind::Admission));
+    // So long before the end that an answer cannot come in time.
+    let took = began.elapsed();
+    assert!((780 * MS..=810 * MS).contains(&took), "{took:?}");
+    let stats = admission.backend().stats();
+    assert_eq!((stats.hopeless, stats.waiting), (1, 0));
+}
+
+/// Of two stacks around each other the sooner end holds; what is called after both have none.
+#[tokio::test(start_paused = true)]
+async fn the_sooner_end_holds_as_long_as_its_stack_is_polled() {
+    for (outer, inner) in [(1000, 5000), (5000, 1000)] {
+        let (admission, _holds) = full().await;
+        let began = tokio::time::Instant::now();
+        let stack = total(outer * MS, total(inner * MS, admitted(&admission)));
+        let beside = admitted(&admission);
+        let (both, alone) = tokio::join!(stack.oneshot(1), beside.oneshot(1));
+        both.unwrap_err();
+        alone.unwrap_err();
+        // The one without a timeout has waited as long as its admission lets it.
+        let took = began.elapsed();
+        assert!((9700 * MS..=10_010 * MS).contains(&took), "{took:?}");
+        assert_eq!(admission.backend().stats().hopeless, 2);
+    }
+}
+
+/// It belongs to all who wait for it, and the first of them may have the least time.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_shared_does_not_end_with_the_one_who_made_it() {
+    let (admission, holds) = full().await;
+    let reads = Coalesce::new("reads").layer(|n: &u32| Some(*n)).layer(admitted(&admission));
+    let reads = Boxed::new(reads);
+    let (hasty, patient) = (total(300 * MS, reads.clone()), total(5000 * MS, reads));
+    let frees = async {
+        tokio::time::sleep(1000 * MS).await;
+        drop(holds);
+    };
+    let (hasty, patient, ()) = tokio::join!(hasty.oneshot(0), patient.oneshot(0), frees);
+    hasty.unwrap_err();
+    assert_eq!(patient.unwrap(), 0);
+}
