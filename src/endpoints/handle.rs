@@ -133,7 +133,8 @@ impl<S> Endpoints<S> {
         drop(before);
     }
 
-    /// Takes an endpoint out; calls that have begun finish there. `false` if there is none of this label.
+    /// Takes an endpoint out; calls that have begun finish there. `false` if there is none of this label. Its service is
+    /// dropped when those that have called it have made another call, or are gone.
     ///
     /// ```
     /// let pool = buttress::endpoints::Endpoints::new("db");
