@@ -390,7 +390,8 @@ impl Core {
         now: Tick,
     ) -> Option<Change> {
         health.in_flight.fetch_sub(1, Relaxed);
-        // The call that makes a check begins after it.
+        // The call that makes a check begins after it. One that read the clock before a check and began after it was
+        // not counted there and is taken off all the same: for as long as two checks take, one more call counts.
         if started.0 < self.checked.load(Relaxed) {
             health.was_checked(started.0 < self.checked_before.load(Relaxed));
         }
