@@ -10,15 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ::config_rs::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
-use super::inside::{
-    below, collect_origins, collect_tables, count, leads, named, others, readings,
-};
+use super::inside::{below, collect_tables, count, leads, named, others, readings};
 use super::keys::join;
 use super::problem::{Problem, ProblemKind};
 use super::repairs::{NOTHING, Repair, Repairs};
 use super::stand_in::TURNS;
 use super::typed::{Fail, Field, Node, Run, place};
-use super::value::origin;
+use super::value::{collect_origins, origin};
 
 /// Whether types may be given values that nobody wrote: they may panic at them, which must not end the process.
 pub(super) const MADE_UP: bool = cfg!(panic = "unwind");

@@ -1,7 +1,5 @@
 //! What is in a tree, by path, and what else a value can be.
 
-use std::collections::BTreeSet;
-
 use ::config_rs::{Map, Value, ValueKind};
 
 use super::keys::join;
@@ -100,13 +98,4 @@ pub(super) fn readings(value: &Value, expected: &str) -> Vec<Value> {
         all.extend(flag(text).map(ValueKind::Boolean));
     }
     all.into_iter().map(|kind| Value::new(None, kind)).collect()
-}
-
-pub(super) fn collect_origins<'v>(value: &'v Value, origins: &mut BTreeSet<&'v str>) {
-    origins.insert(origin(value));
-    match &value.kind {
-        ValueKind::Table(table) => table.values().for_each(|one| collect_origins(one, origins)),
-        ValueKind::Array(list) => list.iter().for_each(|one| collect_origins(one, origins)),
-        _ => {}
-    }
 }

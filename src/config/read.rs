@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 pub(super) use super::keys::join;
 use super::problem::{Problem, ProblemKind};
 use super::schema::{Field, Kind, nearest};
-use super::value::{is_secret, origin, shown, sorted, to_json};
+use super::value::{is_secret, origin, shown, sorted, strongest, to_json};
 use crate::quota::Quota;
 use crate::units;
 
@@ -204,16 +204,17 @@ impl Reader<'_> {
                     return None;
                 }
             }
-            ValueKind::Table(table) if table.len() == 1 => {
-                let (key, inner) = table.iter().next()?;
-                if find(key).is_none() {
-                    let known = of.iter().map(|field| field.key);
-                    self.unknown(&join(path, key), key, inner, known);
-                    return None;
-                }
-                if let Some(field) = find(key).filter(|field| !matches!(field.kind, Kind::Unit)) {
-                    let json = self.read(&field.kind, inner, &join(path, key))?;
-                    return Some(Json::Object(Map::from_iter([(key.clone(), json)])));
+            ValueKind::Table(table) => {
+                if let Some((key, inner)) = strongest(value, table) {
+                    if find(key).is_none() {
+                        let known = of.iter().map(|field| field.key);
+                        self.unknown(&join(path, key), key, inner, known);
+                        return None;
+                    }
+                    if let Some(field) = find(key).filter(|it| !matches!(it.kind, Kind::Unit)) {
+                        let json = self.read(&field.kind, inner, &join(path, key))?;
+                        return Some(Json::Object(Map::from_iter([(key.clone(), json)])));
+                    }
                 }
             }
             _ => {}

@@ -17,7 +17,7 @@ use super::read::{flag, join};
 use super::repairs::{NOTHING, Repairs};
 use super::schema::nearest;
 use super::stand_in::StandIn;
-use super::value::{HIDDEN, is_secret, origin, shown, sorted, to_json};
+use super::value::{HIDDEN, is_secret, origin, shown, sorted, strongest, to_json};
 use crate::units;
 
 /// One attempt to read a type.
@@ -311,19 +311,19 @@ impl<'de> Deserializer<'de> for Node<'_> {
     ) -> Result<V::Value, Fail> {
         let result = match &self.value.kind {
             ValueKind::String(word) => visitor.visit_enum(word.as_str().into_deserializer()),
-            ValueKind::Table(table) if table.len() == 1 => match table.iter().next() {
+            ValueKind::Table(table) => match strongest(self.value, table) {
                 Some((key, value)) => {
                     visitor.visit_enum(Variant { key, node: self.child(key, value) })
                 }
-                None => Err(Fail::expected("a variant")),
+                None => Err(Fail::expected(VARIANT)),
             },
-            _ => {
-                Err(Fail::expected("a variant: its name, or a table with its name as the one key"))
-            }
+            _ => Err(Fail::expected(VARIANT)),
         };
         result.map_err(|fail| self.named(fail))
     }
 }
+
+const VARIANT: &str = "a variant: its name, or a table with its name as the one key";
 
 impl Node<'_> {
     fn duration<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fail> {

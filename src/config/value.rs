@@ -1,5 +1,7 @@
 //! Between the library's values and JSON's.
 
+use std::collections::BTreeSet;
+
 use ::config_rs::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
@@ -51,6 +53,45 @@ pub(super) fn to_json(value: &Value) -> Json {
 
 pub(super) fn origin(value: &Value) -> &str {
     value.origin().unwrap_or("default")
+}
+
+/// The one key that the strongest source says, of a table that may have only one: each source had one, and they stand side by
+/// side. `None` if that source said more than one itself.
+pub(super) fn strongest<'v>(
+    value: &Value,
+    table: &'v Map<String, Value>,
+) -> Option<(&'v String, &'v Value)> {
+    let file = |origin: &str| origin.rsplit_once(':').map(|(file, _)| file.to_owned());
+    let last = file(origin(value));
+    let rank = |origin: &str| match origin {
+        "argument" => 4,
+        "default" => 0,
+        variable if variable.starts_with("variable ") => 3,
+        // A table has the origin of the last file that has it.
+        of_file if file(of_file) == last => 2,
+        _ => 1,
+    };
+    let ranked = table.iter().map(|entry| {
+        let mut origins = BTreeSet::new();
+        collect_origins(entry.1, &mut origins);
+        (origins.into_iter().map(rank).max().unwrap_or(0), entry)
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+    match ranked.as_slice() {
+        [(_, entry)] => Some(*entry),
+        [(first, entry), (second, _), ..] if first > second => Some(*entry),
+        _ => None,
+    }
+}
+
+pub(super) fn collect_origins<'v>(value: &'v Value, origins: &mut BTreeSet<&'v str>) {
+    origins.insert(origin(value));
+    match &value.kind {
+        ValueKind::Table(table) => table.values().for_each(|one| collect_origins(one, origins)),
+        ValueKind::Array(list) => list.iter().for_each(|one| collect_origins(one, origins)),
+        _ => {}
+    }
 }
 
 /// The keys of a table in a fixed order.

@@ -442,6 +442,47 @@ fn a_stronger_source_may_choose_another_variant() {
     );
 }
 
+#[derive(Debug, Deserialize, PartialEq)]
+struct External {
+    one: Tagged,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Tagged {
+    Off,
+    Number(u8),
+    File { path: String },
+}
+
+#[test]
+fn a_stronger_source_may_choose_another_variant_by_its_key() {
+    let file = |path: &str| Tagged::File { path: path.to_owned() };
+    let weak = || yaml("one: {number: 5}\n");
+    let two = || weak().text("b.yml", Format::Yaml, "one: {file: {path: x}}\n");
+    assert_eq!(problems::<External>(&two()), [""; 0]);
+    assert_eq!(two().load_as::<External>().unwrap().one, file("x"));
+    // Variables before files, arguments before those, and defaults last.
+    let variable = two().env_from([("BUTTRESS__ONE__NUMBER", "7")]);
+    assert_eq!(variable.load_as::<External>().unwrap().one, Tagged::Number(7));
+    let argument = || two().env_from([("BUTTRESS__ONE__NUMBER", "7")]).set("one.file.path", "y");
+    assert_eq!(argument().load_as::<External>().unwrap().one, file("y"));
+    let default = weak().set_default("one.file.path", "z");
+    assert_eq!(default.load_as::<External>().unwrap().one, Tagged::Number(5));
+    let off = two().set("one", "off");
+    assert_eq!(off.load_as::<External>().unwrap().one, Tagged::Off);
+    // One that says two itself is wrong.
+    let both = weak().text("b.yml", Format::Yaml, "one: {number: 1, file: {path: x}}\n");
+    assert_eq!(problems::<External>(&both).len(), 1, "{:?}", problems::<External>(&both));
+
+    // So do this crate's own.
+    let weak = yaml("retries: {a: {backoff: {base: 1s, jitter: {proportional: 10%}}}}\n");
+    let loader =
+        weak.text("b.yml", Format::Yaml, "retries: {a: {backoff: {jitter: {additive: 2s}}}}\n");
+    let policy = loader.load().unwrap().retry_policy("a").unwrap();
+    assert!(format!("{policy:?}").contains("Additive"), "{policy:?}");
+}
+
 #[derive(Debug, Deserialize)]
 #[expect(dead_code, reason = "only read")]
 struct Picky {
