@@ -160,6 +160,8 @@ mod cost_tests;
 mod deadline_tests;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(all(test, not(buttress_loom)))]
+mod kept_tests;
 mod lint;
 #[cfg(feature = "config")]
 mod live;
