@@ -114,6 +114,11 @@ impl<T> Slot<T> {
         self.change(None)
     }
 
+    /// The same for clones of it, and for no other that is there at the same time. Never 0.
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(self.place.shared()).addr()
+    }
+
     /// Rises with every change.
     #[inline]
     pub(crate) fn version(&self) -> u64 {
@@ -345,6 +350,10 @@ impl<T: Clone> Seat<T> {
     /// there when it was made.
     pub(crate) const fn new(slot: Slot<T>) -> Self {
         Self { slot, seen: UNTOUCHED, current: None }
+    }
+
+    pub(crate) const fn slot(&self) -> &Slot<T> {
+        &self.slot
     }
 
     /// What was there when it was last looked at.

@@ -4,14 +4,15 @@ use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
 use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::error::{ConfigError, Error};
+use crate::managed::Managed;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::rejection::Rejection;
@@ -432,6 +433,12 @@ impl CircuitBreaker {
     /// Whether that is this one.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(self.lease.shared(), other.lease.shared())
+    }
+
+    /// What a registry shows of it.
+    pub(crate) fn managed(&self) -> Weak<dyn Managed> {
+        let weak: Weak<Shared> = Arc::downgrade(self.lease.shared());
+        weak
     }
 
     /// No registry shows it any more.

@@ -134,7 +134,8 @@ impl<C, R> CircuitBreakerLayer<C, R> {
     /// Services are not ready while the circuit is open, instead of ready to refuse.
     ///
     /// Right under a load balancer that routes by readiness (`tower::balance`, `steer`), and only there:
-    /// anywhere else callers would hang until the circuit closes.
+    /// anywhere else callers would hang until the circuit closes. With a breaker [from a slot](CircuitBreakerLayer::from_slot)
+    /// a service that is not ready looks again ten times a second, since nobody tells it of another breaker.
     ///
     /// ```
     /// # use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};

@@ -14,7 +14,7 @@ use super::value::{is_secret, origin, shown};
 use crate::budget::{RetryBudget, RetryBudgetBuilder};
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
 use crate::conditioner::{Conditioner, ConditionerBuilder, Rule};
-use crate::control::{CircuitBreakerSettings, RateLimitSettings};
+use crate::control::{CircuitBreakerSettings, RateLimitSettings, missing, set};
 use crate::error::ConfigError;
 use crate::failure_budget::{BreachAction, FailureBudget, FailureBudgetBuilder};
 use crate::rate_limit::{RateLimiter, RateLimiterBuilder};
@@ -77,13 +77,6 @@ impl<'a> Block<'a> {
     pub(super) fn text(self, key: &str) -> Option<&'a str> {
         self.get(key)?.as_str()
     }
-}
-
-/// `set!(builder, block.time("open_for") => open_for)`
-macro_rules! set {
-    ($builder:ident, $($value:expr => $method:ident),+ $(,)?) => {
-        $(if let Some(value) = $value { $builder = $builder.$method(value); })+
-    };
 }
 
 impl Config {
@@ -275,10 +268,6 @@ impl Config {
     pub fn conditioner(&self, name: &str) -> Result<Conditioner, ConfigError> {
         conditioner(name, self.entry("faults", name)?)?.build()
     }
-}
-
-fn missing(field: &'static str, expected: &'static str) -> ConfigError {
-    ConfigError::new(field, "missing", expected)
 }
 
 pub(super) fn limiter(name: &str, b: Block<'_>) -> Result<RateLimiterBuilder, ConfigError> {

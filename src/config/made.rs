@@ -9,6 +9,7 @@ use super::findings::Finding;
 use super::keys::join;
 use super::settings::Config;
 use super::stacks::{ClientStack, Place, ServerStack, Written};
+use super::staged::OldParts;
 use crate::budget::RetryBudget;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
@@ -185,7 +186,8 @@ impl Made {
         let (places, claim) = self.places("clients", name)?;
         let (parts, uses, mut changes) = self.client_parts(name, &config, None)?;
         changes.extend(self.reviving(&uses, &Uses::default()).all());
-        let slot = places.begin(Parts::Client(Box::new(parts)), &uses);
+        let (slot, old) = places.begin(Parts::Client(Box::new(parts)), &uses);
+        changes.push(Box::new(move || old.end()));
         drop(claim);
         let stack = Live::client(name.to_owned().into(), slot);
         self.tell_given_up("clients", name, &config);
@@ -206,8 +208,9 @@ impl Made {
         refuse(&config, "servers", name)?;
         let (places, claim) = self.places("servers", name)?;
         let (parts, uses) = self.server_parts(name, &config)?;
-        let changes = self.reviving(&uses, &Uses::default()).all();
-        let slot = places.begin(Parts::Server(parts), &uses);
+        let mut changes = self.reviving(&uses, &Uses::default()).all();
+        let (slot, old) = places.begin(Parts::Server(parts), &uses);
+        changes.push(Box::new(move || old.end()));
         drop(claim);
         let stack = Live::server(name.to_owned().into(), slot);
         self.tell_given_up("servers", name, &config);
@@ -380,25 +383,43 @@ pub(super) struct Was {
 
 impl Places {
     /// Where a new stack finds its parts, whatever is put into these places later.
-    fn begin(&self, parts: Parts, uses: &Uses) -> Slot<Parts> {
+    /// And what was in these.
+    fn begin(&self, parts: Parts, uses: &Uses) -> (Slot<Parts>, OldParts) {
         let slot = Slot::new();
         self.breaker.tell(&slot, Parts::set_breaker);
         self.limiter.tell(&slot, Parts::set_limiter);
         let home = self.home.clone();
         self.policy.tell(&slot, move |parts, policy| Parts::set_policy(parts, policy, &home));
-        let none = Uses::default();
-        let (_was, _before) = self.fill(parts, &none, uses, |parts| slot.install(parts));
-        slot
+        let before = Uses::default();
+        let old = self.exchange(&slot, parts, (&before, uses));
+        (slot, old)
     }
 
-    /// Gives parts what belongs into these places, and hands them to `then` before anything else can be put there.
-    /// Returns what was there.
-    pub(super) fn fill<R>(
+    /// Puts parts into the slot that services look at, with what belongs into these places.
+    pub(super) fn exchange(
+        &self,
+        slot: &Slot<Parts>,
+        parts: Parts,
+        (before, now): (&Uses, &Uses),
+    ) -> OldParts {
+        let (was, parts) = self.fill(parts, before, now, |mut parts, policy| {
+            // The one by which commands have gone meanwhile, too: nothing changes it from here on.
+            let there = slot.get();
+            parts.keep_record(there.as_ref());
+            parts.set_policy(policy, &self.home);
+            (slot.install(parts), there)
+        });
+        OldParts::new(parts, was, (before, self))
+    }
+
+    /// Gives parts what belongs into these places, and hands them to `then`, with the policy, before anything else can be
+    /// put there. Returns what was there.
+    fn fill<R>(
         &self,
         mut parts: Parts,
         before: &Uses,
         now: &Uses,
-        then: impl FnOnce(Parts) -> R,
+        then: impl FnOnce(Parts, Option<&RetryPolicy>) -> R,
     ) -> (Was, R) {
         let (old, new) = (before.budget.as_ref(), now.budget.as_ref());
         let budget = |there: Option<&_>| next(there, old, new, FailureBudget::is);
@@ -426,11 +447,7 @@ impl Places {
                 parts.set_breaker(breaker);
                 self.limiter.settle(limiter, |limiter| {
                     parts.set_limiter(limiter);
-                    let (_, done) = self.policy.settle(policy, |policy| {
-                        parts.set_policy(policy, &self.home);
-                        then(parts)
-                    });
-                    done
+                    self.policy.settle(policy, |policy| then(parts, policy)).1
                 })
             })
         };

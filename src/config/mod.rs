@@ -100,7 +100,9 @@
 //!
 //! What a [command](crate::control#documents) puts into a stack, faults, a rate limit, a client's breaker or retry policy, a server's failure budget, or
 //! takes out of it, stays so until the file has something
-//! else there. A failure budget that is in no stack any more is out of service, and begins anew in the next one,
+//! else there: another object, or other settings for this one (its keys, or a policy's), not only other timeouts around it. Such an
+//! edit puts the file's own back, also where the settings are an entry with a name. Faults come back disarmed, as the command has
+//! left them. A failure budget that is in no stack any more is out of service, and begins anew in the next one,
 //! or when the program asks for it by its name; faults are disarmed and armed like that, unless somebody has disarmed them meanwhile.
 //!
 //! A stack is exchanged whole: no call meets parts of two files. See [`presets::Live`](crate::presets::Live) for what services do

@@ -315,6 +315,7 @@ impl Inner {
             if idle.is_empty() { Vec::new() } else { self.stacks.made().no_more_idle(idle) };
         again.iter().for_each(|object| object.revive(&registry));
         gone.into_iter().for_each(OldParts::end);
+        registry.follow_given_up();
         registry.forget_gone();
         Ok(Reloaded { applied, waiting, generation, new })
     }

@@ -162,9 +162,10 @@ impl Config {
     pub(super) fn attempt_given_up(&self, name: &str) -> Option<Duration> {
         let client = Block::of(self.tree.get("clients")?.get(name));
         let retry = self.written("clients", name, "retry");
-        let own = retry.and_then(|retry| build::policy(retry.block).ok()?.attempt_timeout());
-        let ends = [client.time("attempt_timeout"), client.time("total_timeout"), own];
-        ends.into_iter().flatten().min()
+        let own = retry.and_then(|retry| build::policy(retry.block).ok());
+        let own = own.map(|own| [own.attempt_timeout(), own.deadline()]);
+        let ends = [client.time("attempt_timeout"), client.time("total_timeout")];
+        ends.into_iter().chain(own.into_iter().flatten()).flatten().min()
     }
 
     /// The time after which a server gives a call up.
@@ -273,6 +274,7 @@ impl Stacks {
     pub fn client(&self, name: &str) -> Result<ClientStack, ConfigError> {
         let (stack, changes) = self.made().client(name)?;
         changes.into_iter().for_each(|change| change());
+        self.settle_commands();
         Ok(stack)
     }
 
@@ -290,7 +292,17 @@ impl Stacks {
     pub fn server(&self, name: &str) -> Result<ServerStack, ConfigError> {
         let (stack, changes) = self.made().server(name)?;
         changes.into_iter().for_each(|change| change());
+        self.settle_commands();
         Ok(stack)
+    }
+
+    /// A stack that has just been made may have another object where a command had put one. Not under a lock.
+    fn settle_commands(&self) {
+        let registry = self.made().registry.clone();
+        if let Some(registry) = registry {
+            registry.follow_given_up();
+            registry.forget_gone();
+        }
     }
 
     fn named<T>(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::findings::Finding;
 use super::keys::join;
 use super::live::Step;
-use super::made::{Made, Object, Running, Uses, Was};
+use super::made::{Made, Object, Places, Running, Uses, Was};
 use super::problem::{LoadError, Problem, ProblemKind};
 use super::settings::{Change, Config};
 use super::stacks::{Place, Written};
@@ -35,6 +35,8 @@ pub(super) struct NewParts {
     name: String,
     parts: Parts,
     uses: Uses,
+    /// What it has had of that, but for what is to come back.
+    before: Uses,
 }
 
 /// What is to be done when a stack gets objects that it did not have: before anything comes into service, and then.
@@ -53,7 +55,7 @@ impl Revived {
 /// What a stack had before. Kept until no lock is held.
 #[derive(Default)]
 pub(super) struct OldParts {
-    _parts: Option<Parts>,
+    _parts: (Option<Parts>, Option<Parts>),
     _was: Option<Was>,
     /// What a command had put into the stack, if the configuration has taken its place.
     conditioner: Option<Conditioner>,
@@ -61,6 +63,21 @@ pub(super) struct OldParts {
 }
 
 impl OldParts {
+    pub(super) fn new(
+        parts: (Option<Parts>, Option<Parts>),
+        was: Was,
+        (before, places): (&Uses, &Places),
+    ) -> Self {
+        // Those of the configuration are looked after by whoever has counted who uses them.
+        let (had, now) = (&before.conditioner, places.faults.get());
+        let conditioner =
+            (was.faults.clone()).filter(|it| !had.iter().chain(&now).any(|other| other.is(it)));
+        let (had, now) = (&before.budget, places.budget.get());
+        let budget =
+            (was.budget.clone()).filter(|it| !had.iter().chain(&now).any(|other| other.is(it)));
+        Self { _parts: parts, _was: Some(was), conditioner, budget }
+    }
+
     /// Nothing uses them any more.
     pub(super) fn end(self) {
         self.conditioner.inspect(Conditioner::disarm);
@@ -102,16 +119,19 @@ impl Staged {
             changes: Vec::new(),
             stacks: Vec::new(),
         };
+        let edited = made.edited(config);
         for (map, name) in made.running() {
             // What is not written down any more goes on as it was.
             if config.entry(map, name).is_err() {
                 continue;
             }
             let other = made.uses(map, name).iter().any(|place| next.replaced.contains_key(place));
-            if !other && !affected(config, map, name, changes) {
+            let restored = made.restored(map, name, &edited);
+            if !other && restored.is_none() && !affected(config, map, name, changes) {
                 continue;
             }
-            match staged.stack(&mut next, config, map, name) {
+            let before = restored.unwrap_or_else(|| made.had(map, name).clone());
+            match staged.stack(&mut next, config, (map, name), before) {
                 Ok(()) => {}
                 Err(error) => {
                     problems.push(problem(config, &[map.to_owned(), name.to_owned()], &error));
@@ -140,8 +160,8 @@ impl Staged {
         &mut self,
         next: &mut Made,
         config: &Config,
-        map: &'static str,
-        name: &str,
+        (map, name): (&'static str, &str),
+        before: Uses,
     ) -> Result<(), ConfigError> {
         let (parts, uses) = if map == "clients" {
             let running = next.clients.get(name).and_then(|it| it.stack.parts_slot().get());
@@ -156,11 +176,11 @@ impl Staged {
             let (parts, uses) = next.server_parts(name, config)?;
             (Parts::Server(parts), uses)
         };
-        let Revived { off, on } = next.reviving(&uses, next.had(map, name));
+        let Revived { off, on } = next.reviving(&uses, &before);
         // What one stack must have disarmed is so in all that get it now.
         self.changes.splice(..0, off);
         self.changes.extend(on);
-        self.stacks.push(NewParts { map, name: name.to_owned(), parts, uses });
+        self.stacks.push(NewParts { map, name: name.to_owned(), parts, uses, before });
         Ok(())
     }
 }
@@ -184,6 +204,50 @@ impl Made {
     fn running(&self) -> impl Iterator<Item = (&'static str, &String)> {
         let clients = self.clients.keys().map(|name| ("clients", name));
         clients.chain(self.servers.keys().map(|name| ("servers", name)))
+    }
+
+    /// Those that the file has other settings for. A timeout that they follow is none of theirs.
+    fn edited(&self, new: &Config) -> Vec<Object> {
+        let edited = self.objects.iter().filter(|(place, _)| {
+            let blocks = self.config.at(place).zip(new.at(place));
+            blocks.is_some_and(|(before, after)| before.block.0 != after.block.0)
+        });
+        edited.map(|(_, object)| object.clone()).collect()
+    }
+
+    /// What a stack has had, without those of `edited` that commands have taken out of it: if there is any, they come back.
+    fn restored(&self, map: &str, name: &str, edited: &[Object]) -> Option<Uses> {
+        let (places, uses) = match map {
+            "clients" => self.clients.get(name).map(|it| (&it.places, &it.uses)),
+            _ => self.servers.get(name).map(|it| (&it.places, &it.uses)),
+        }?;
+        let mut before = uses.clone();
+        for object in edited {
+            match object {
+                Object::Breaker(it) => {
+                    take_out(&mut before.breaker, &places.breaker, |had| had.is(it));
+                }
+                Object::Limiter(it) => {
+                    take_out(&mut before.limiter, &places.limiter, |had| had.is(it));
+                }
+                Object::FailureBudget(it) => {
+                    take_out(&mut before.budget, &places.budget, |had| had.is(it));
+                }
+                Object::Conditioner(it) => {
+                    take_out(&mut before.conditioner, &places.faults, |had| had.is(it));
+                }
+                Object::RetryBudget(_) => {}
+            }
+        }
+        let all = |uses: &Uses| {
+            [
+                uses.breaker.is_some(),
+                uses.limiter.is_some(),
+                uses.budget.is_some(),
+                uses.conditioner.is_some(),
+            ]
+        };
+        (all(&before) != all(uses)).then_some(before)
     }
 
     /// The objects that a stack has.
@@ -274,14 +338,16 @@ impl Made {
 
     /// Puts new parts into a stack that runs.
     pub(super) fn exchange(&mut self, new: NewParts) -> OldParts {
-        let NewParts { map, name, parts, uses } = new;
+        let NewParts { map, name, parts, uses, before } = new;
         self.tell_given_up(map, &name, &self.newest());
         if map == "clients" {
             let running = self.clients.get_mut(&name);
-            running.map(|it| it.exchange(parts, uses, |it| it.stack.parts_slot().clone()))
+            running
+                .map(|it| it.exchange(parts, (&before, uses), |it| it.stack.parts_slot().clone()))
         } else {
             let running = self.servers.get_mut(&name);
-            running.map(|it| it.exchange(parts, uses, |it| it.stack.parts_slot().clone()))
+            running
+                .map(|it| it.exchange(parts, (&before, uses), |it| it.stack.parts_slot().clone()))
         }
         .unwrap_or_default()
     }
@@ -376,23 +442,19 @@ impl<L> Running<L> {
     fn exchange(
         &mut self,
         parts: Parts,
-        uses: Uses,
+        (before, uses): (&Uses, Uses),
         slot: impl Fn(&Self) -> Slot<Parts>,
     ) -> OldParts {
         let slot = slot(self);
-        let (was, parts) = self.places.fill(parts, &self.uses, &uses, |parts| slot.install(parts));
-        let Was { faults: conditioner, budget, .. } = &was;
-        let before = std::mem::replace(&mut self.uses, uses);
-        // Those of the configuration are looked after by whoever has counted who uses them.
-        let (faults, now) = (before.conditioner, self.places.faults.get());
-        let conditioner = conditioner
-            .clone()
-            .filter(|it| ![&faults, &now].into_iter().flatten().any(|other| other.is(it)));
-        let (spent, now) = (before.budget, self.places.budget.get());
-        let budget = budget
-            .clone()
-            .filter(|it| ![&spent, &now].into_iter().flatten().any(|other| other.is(it)));
-        OldParts { _parts: parts, _was: Some(was), conditioner, budget }
+        let old = self.places.exchange(&slot, parts, (before, &uses));
+        self.uses = uses;
+        old
+    }
+}
+
+fn take_out<T: Clone>(had: &mut Option<T>, place: &Slot<T>, is: impl Fn(&T) -> bool) {
+    if had.as_ref().is_some_and(&is) && !place.get().is_some_and(|there| is(&there)) {
+        *had = None;
     }
 }
 

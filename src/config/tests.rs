@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::Loader;
-use super::fields::{ENDPOINTS, HEDGE, ROOT};
+use super::fields::{BREAKER_FIELDS, ENDPOINTS, HEDGE, RATE_LIMIT_FIELDS, ROOT};
 use super::schema::{Field, Kind};
+use super::staged::Staged;
 use crate::control::Registry;
 use crate::presets::{EndpointsPlan, HedgePlan, Parts};
 
@@ -151,4 +152,85 @@ fn what_is_made_while_a_configuration_comes_into_force_goes_by_it() {
     let row = status.objects.iter().find(|row| row.id.starts_with("endpoints/")).unwrap();
     let ejected = row.gauges.iter().find(|gauge| gauge.id == "ejected").unwrap();
     assert_eq!(ejected.threshold, Some(1.0));
+}
+
+/// A command may come between the building of a configuration and its coming into force.
+#[test]
+fn what_is_counted_of_retries_is_shown_once_whatever_commands_do_meanwhile() {
+    use crate::control::{Command, InstallRetryPolicy, Uninstall};
+
+    let load =
+        |timeout: &str| Loader::empty().set("clients.pay.total_timeout", timeout).load().unwrap();
+    let install = Command::InstallRetryPolicy(InstallRetryPolicy::default());
+    let uninstall = Command::UninstallRetryPolicy(Uninstall::default());
+    let none: &[&Command] = &[];
+    for (first, meanwhile) in [(none, vec![&install]), (&[&install], vec![&uninstall, &install])] {
+        let registry = Registry::new();
+        let stacks = load("60s").stacks().register_in(&registry);
+        stacks.client("pay").unwrap();
+        let run = |command: &&Command| assert!(registry.apply(command).is_ok());
+        first.iter().for_each(run);
+        let next = load("50s");
+        let staged = {
+            let made = stacks.made();
+            Staged::new(&made, &next, &next.changes_since(&made.config)).unwrap()
+        };
+        meanwhile.iter().for_each(run);
+        staged.changes.into_iter().for_each(|change| change());
+        let mut made = stacks.made();
+        let gone: Vec<_> = staged.stacks.into_iter().map(|it| made.exchange(it)).collect();
+        drop(made);
+        assert_eq!(gone.len(), 1);
+        let shown = || -> Vec<_> {
+            registry.status().objects.into_iter().map(|row| (row.id, row.state)).collect()
+        };
+        assert_eq!(shown(), [("retry/pay".to_owned(), "active".to_owned())]);
+        registry.apply(&uninstall).unwrap();
+        assert!(shown().is_empty());
+    }
+}
+
+/// A key that the file's table knows and a command's reader does not would load, and then fail when the stack is made.
+#[test]
+fn commands_know_the_keys_of_the_file_and_each_of_them_counts() {
+    use crate::control::{CircuitBreakerSettings, RateLimitSettings};
+    use serde_json::{Map, Value, json};
+
+    let keys = |fields: &[Field]| fields.iter().map(|field| field.key).collect::<Vec<_>>();
+    let [breaker, limit] = crate::control::KEYS;
+    assert_eq!((keys(BREAKER_FIELDS), keys(RATE_LIMIT_FIELDS)), (breaker.to_vec(), limit.to_vec()));
+
+    let value = |key: &str| match key {
+        "slow_calls" => json!({"after": 1.5, "rate": 0.5}),
+        "failure_rate" => json!(0.25),
+        "shadow" => json!(true),
+        "rate" => json!("7/s"),
+        "window" | "open_for" | "half_open_for" => json!(90.0),
+        "open_for_max" | "ramp" | "probe_lease" | "cancelled_after" | "initial_tokens" => {
+            json!(3.0)
+        }
+        _ => json!(4),
+    };
+    let block = |keys: &[&str]| -> Map<String, Value> {
+        keys.iter().map(|&key| (key.to_owned(), value(key))).collect()
+    };
+    // Written again it is the same.
+    let all = block(breaker);
+    let read = CircuitBreakerSettings::from_json(&all).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), Value::Object(all));
+    let all = block(limit);
+    let read = RateLimitSettings::from_json(&all).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), Value::Object(all));
+    // And what is built has each of them.
+    let none = format!("{:?}", CircuitBreakerSettings::default().builder("db"));
+    for &key in breaker {
+        let built = CircuitBreakerSettings::from_json(&block(&[key])).unwrap().builder("db");
+        assert_ne!(format!("{built:?}"), none, "{key}");
+    }
+    let none =
+        format!("{:?}", RateLimitSettings::from_json(&block(&["rate"])).unwrap().builder("db"));
+    for &key in limit.iter().filter(|key| **key != "rate") {
+        let built = RateLimitSettings::from_json(&block(&["rate", key])).unwrap().builder("db");
+        assert_ne!(format!("{built:?}"), none, "{key}");
+    }
 }

@@ -2,21 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::command::{
     InstallCircuitBreaker, InstallFailureBudget, InstallNetworkConditioner, InstallRateLimit,
-    Uninstall,
+    InstallRetryPolicy, Uninstall,
 };
+use super::follow::GivenUp;
 use super::registry::{Done, Registry};
 use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
+use crate::managed::{Level, Managed, ObjectStatus};
 use crate::presets::cancelled_after;
-use crate::rate_limit::RateLimiter;
+use crate::rate_limit::{RateLimiter, WeakRateLimiter};
 use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::sync::lock;
@@ -26,6 +28,12 @@ pub(super) struct Slots<T> {
     slots: BTreeMap<String, Slot<T>>,
     /// What commands have made for them, as long as it is in one.
     made: Vec<T>,
+}
+
+/// An object that is not where it was.
+pub(super) struct TakenOut {
+    object: Weak<dyn Managed>,
+    slot: String,
 }
 
 impl<T> Default for Slots<T> {
@@ -49,9 +57,14 @@ impl<T: Clone> Slots<T> {
         find(&self.slots, target)
     }
 
-    /// Whether it is in one of them.
-    fn has(&self, is: impl Fn(&T) -> bool) -> bool {
-        self.slots.values().filter_map(Slot::get).any(|there| is(&there))
+    /// Takes out the one in this slot, if a command has made it and no other slot has it.
+    fn take_made(&mut self, slot: &Slot<T>, is: impl Fn(&T, &T) -> bool) -> (Vec<T>, Vec<T>) {
+        let Some(old) = slot.get() else { return Default::default() };
+        let mut there: Vec<_> = self.slots.values().filter_map(Slot::get).collect();
+        let only = there.iter().filter(|there| is(there, &old)).count() == 1;
+        let gone = self.made.extract_if(.., |made| only && is(made, &old)).collect();
+        there.push(old);
+        (gone, there)
     }
 
     /// Takes out those that commands have made and that are in no slot any more: nobody else has them. After anything has been
@@ -93,16 +106,32 @@ impl Registry {
         install: &InstallCircuitBreaker,
     ) -> Result<Done, ConfigError> {
         let (name, slot) = lock(&self.places).circuit_breakers.find(install.target.as_deref())?;
-        let mut settings = install.breaker.clone();
-        if settings.cancelled_after.is_none() && !settings.ignore_cancelled {
-            settings.cancelled_after = cancelled_after(self.given_up(&name));
-        }
-        let breaker = settings.builder(&name).register_in(self).build();
-        let breaker = breaker.map_err(|error| within("breaker", &error))?;
+        let settings = install.breaker.clone();
+        let follows = settings.cancelled_after.is_none() && !settings.ignore_cancelled;
+        let builder = move |name: &str, after: GivenUp| {
+            let builder = settings.builder(name);
+            match after {
+                Some(after) => builder.cancelled_after(after),
+                None => builder,
+            }
+        };
+        let now = if follows { self.cancelled_after(&name) } else { None };
+        let checked = builder(&name, now).unregistered().build();
+        checked.map_err(|error| within("breaker", &error))?;
+        // Before the new one is shown, so that no order to it by its name meets the old one.
+        let old = lock(&self.places).circuit_breakers.take_made(&slot, CircuitBreaker::is);
+        old.0.iter().for_each(|old| old.forget(&self.home()));
+        let breaker = builder(&name, now).register_in(self).build()?;
         let out = slot.install(breaker.clone());
-        lock(&self.places).circuit_breakers.made.push(breaker);
-        drop(out);
+        lock(&self.places).circuit_breakers.made.push(breaker.clone());
+        self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
+        if follows {
+            self.breaker_follows((name, slot), &breaker, now, move |breaker, after| {
+                // It differs from one that could be built in this time alone.
+                let _ = breaker.reconfigure(builder(breaker.name(), after).unregistered());
+            });
+        }
         Ok(Done::Installed("CircuitBreaker"))
     }
 
@@ -110,8 +139,10 @@ impl Registry {
         &self,
         uninstall: &Uninstall,
     ) -> Result<Done, ConfigError> {
-        let (_, slot) = lock(&self.places).circuit_breakers.find(uninstall.target.as_deref())?;
-        let was_installed = slot.uninstall().is_some();
+        let (name, slot) = lock(&self.places).circuit_breakers.find(uninstall.target.as_deref())?;
+        let out = slot.uninstall();
+        let was_installed = out.is_some();
+        self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
         Ok(Done::Uninstalled { was_installed })
     }
@@ -121,53 +152,103 @@ impl Registry {
         install: &InstallRateLimit,
     ) -> Result<Done, ConfigError> {
         let (name, slot) = lock(&self.places).rate_limiters.find(install.target.as_deref())?;
-        let limiter = install.rate_limit.builder(&name).register_in(self).build();
-        let limiter = limiter.map_err(|error| within("rate_limit", &error))?;
+        let checked = install.rate_limit.builder(&name).unregistered().build();
+        checked.map_err(|error| within("rate_limit", &error))?;
+        let old = lock(&self.places).rate_limiters.take_made(&slot, RateLimiter::is);
+        old.0.iter().for_each(|old| old.forget(&self.home()));
+        let limiter = install.rate_limit.builder(&name).register_in(self).build()?;
         let out = slot.install(limiter.clone());
-        lock(&self.places).rate_limiters.made.push(limiter);
-        drop(out);
+        let mut places = lock(&self.places);
+        places.rate_limiters.made.push(limiter);
+        let before = places.replaced_limiters.remove(&name).unwrap_or_default();
+        drop(places);
+        let (before, _awaited): (Vec<_>, Vec<_>) = (before.into_iter())
+            .chain(out.iter().map(RateLimiter::downgrade))
+            .filter_map(|it| it.awaited().map(|awaited| (it, awaited)))
+            .unzip();
+        self.note_taken_out(&name, out.map(|out| out.managed()));
+        lock(&self.places).replaced_limiters.entry(name).or_default().extend(before);
         self.forget_gone();
         Ok(Done::Installed("RateLimiter"))
     }
 
     pub(super) fn uninstall_rate_limit(&self, uninstall: &Uninstall) -> Result<Done, ConfigError> {
-        let (_, slot) = lock(&self.places).rate_limiters.find(uninstall.target.as_deref())?;
+        let (name, slot) = lock(&self.places).rate_limiters.find(uninstall.target.as_deref())?;
         let out = slot.uninstall();
-        // Nobody is to be held up by a limit that is not there any more.
-        if let Some(out) = &out
-            && !lock(&self.places).rate_limiters.has(|there| there.is(out))
-        {
-            out.release_waiting();
-        }
+        // Nobody is to be held up by a limit that is not there any more. Who waits at it elsewhere still waits.
+        let replaced = lock(&self.places).replaced_limiters.remove(&name).unwrap_or_default();
+        let replaced: Vec<_> = replaced.iter().filter_map(WeakRateLimiter::awaited).collect();
+        out.iter().chain(&replaced).for_each(|it| it.release_waiting_by(&slot));
+        let was_installed = out.is_some();
+        self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
-        Ok(Done::Uninstalled { was_installed: out.is_some() })
+        Ok(Done::Uninstalled { was_installed })
     }
 
     /// What commands have made and is in no slot any more is shown no more: services that are not called again may hold it
     /// for long.
     pub(crate) fn forget_gone(&self) {
+        self.still_following();
         let mut places = lock(&self.places);
         let breakers = places.circuit_breakers.take_gone(CircuitBreaker::is);
         let limiters = places.rate_limiters.take_gone(RateLimiter::is);
+        let there: Vec<_> = (breakers.1.iter().map(CircuitBreaker::managed))
+            .chain(limiters.1.iter().map(RateLimiter::managed))
+            .collect();
+        let back = |it: &mut TakenOut| {
+            it.object.strong_count() == 0 || there.iter().any(|there| there.ptr_eq(&it.object))
+        };
+        let back: Vec<_> = places.taken_out.extract_if(.., back).collect();
         drop(places);
+        drop(back);
         let home = self.home();
         breakers.0.iter().for_each(|it| it.forget(&home));
         limiters.0.iter().for_each(|it| it.forget(&home));
     }
 
-    /// When calls through the stack with this place are cut off.
-    fn given_up(&self, name: &str) -> Option<Duration> {
-        lock(&self.places).given_up.get(name).copied()
+    /// Swept by [`forget_gone`](Self::forget_gone).
+    fn note_taken_out(&self, slot: &str, object: Option<Weak<dyn Managed>>) {
+        if let Some(object) = object {
+            lock(&self.places).taken_out.push(TakenOut { object, slot: slot.to_owned() });
+        }
     }
 
-    /// The stack that has this place cuts calls off after that time.
-    #[cfg(feature = "config")]
-    pub(crate) fn set_given_up(&self, name: String, after: Option<Duration>) {
-        let mut places = lock(&self.places);
-        match after {
-            Some(after) => places.given_up.insert(name, after),
-            None => places.given_up.remove(&name),
-        };
+    /// No call meets what is in no slot any more: it is well, whatever it says.
+    pub(super) fn mark_taken_out(
+        &self,
+        object: &Arc<dyn Managed>,
+        row: ObjectStatus,
+    ) -> ObjectStatus {
+        let object = Arc::downgrade(object);
+        let places = lock(&self.places);
+        // The last one.
+        let out = places.taken_out.iter().rev().find(|out| out.object.ptr_eq(&object));
+        match out {
+            Some(out) => row.level(Level::Ok).fact("taken_out_of", out.slot.clone()),
+            None => row,
+        }
+    }
+
+    pub(super) fn install_retry_policy(
+        &self,
+        install: &InstallRetryPolicy,
+    ) -> Result<Done, ConfigError> {
+        let (name, slot) = self.retry_policy_at(install.target.as_deref())?;
+        let policy = &install.policy;
+        let ends = [("attempt_timeout", policy.attempt_timeout()), ("deadline", policy.deadline())];
+        for (field, after) in ends {
+            // What the breaker and the linter go by are the timeouts of the file.
+            if let Some(after) = after.filter(|after| cancelled_after(Some(*after)).is_some())
+                && self.has_stack(&name)
+            {
+                let expected = "none below 2s: short timeouts of a stack are its configuration's, \
+                                or its breaker would not count what is cut off";
+                let error = ConfigError::new(field, format_args!("{after:?}"), expected);
+                return Err(within("policy", &error));
+            }
+        }
+        slot.install(*policy);
+        Ok(Done::Installed("RetryPolicy"))
     }
 
     pub(super) fn install_failure_budget(
@@ -175,23 +256,30 @@ impl Registry {
         install: &InstallFailureBudget,
     ) -> Result<Done, ConfigError> {
         let (name, slot) = self.failure_budget_at(install.target.as_deref())?;
-        let place = name.clone();
         let window = span("window_seconds", install.window_seconds, Duration::try_from_secs_f64)?;
-        let mut builder = FailureBudget::builder(name)
-            .register_in(self)
-            .threshold(install.threshold)
-            .window(window)
-            .min_samples(install.min_samples)
-            .action(install.on_breach);
-        if let Some(after) = cancelled_after(self.given_up(&place)) {
-            builder = builder.cancelled_after(after);
-        }
+        let InstallFailureBudget { threshold, min_samples, on_breach, .. } = *install;
+        let settings = move |name: &str, after: GivenUp| {
+            let builder = FailureBudget::builder(name.to_owned())
+                .threshold(threshold)
+                .window(window)
+                .min_samples(min_samples)
+                .action(on_breach);
+            match after {
+                Some(after) => builder.cancelled_after(after),
+                None => builder,
+            }
+        };
+        let now = self.cancelled_after(&name);
+        let mut builder = settings(&name, now).register_in(self);
         for lever in self.levers(install.levers.as_deref())? {
             builder = builder.lever(lever);
         }
         let budget =
             builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
-        self.retire(slot.install(budget));
+        self.retire(slot.install(budget.clone()));
+        self.budget_follows((name, slot), &budget, now, move |budget, after| {
+            let _ = budget.reconfigure(settings(budget.name(), after).unregistered());
+        });
         Ok(Done::Installed("FailureBudget"))
     }
 

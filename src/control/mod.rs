@@ -65,9 +65,13 @@
 //! | timeouts, backend, hedge, endpoints, retry budget | none | by a reload only: the linter looks at how they go together, which one command cannot | a timeout, by a reload only |
 //! | idempotency, coalescing, fallback, throttle | none: they are made with code (a store, a key, an answer) that no document carries | | |
 //!
-//! What a configuration brings later leaves alone what a command has done, until it has another object at that place: see
-//! `config`. A breaker or budget that is put into a stack with a short timeout counts the calls that are cut off
-//! by it, as one from the configuration does.
+//! What a configuration brings later leaves alone what a command has done, until it has another object at that place, or
+//! other settings for its own: see `config`. A breaker or limiter that a command has taken out or replaced, and that is in no other slot, is
+//! still shown, for it is written down or the program's; its row has the fact `taken_out_of`, and it is well whatever it says: no call
+//! meets it by a slot. Orders to it hold once it is back. A breaker or budget that is put into a stack with a short timeout counts the calls that are cut off
+//! by it, as one from the configuration does, also when a reload changes the timeout. So that this holds of all that guards a
+//! stack, a retry policy that a command puts there has no `attempt_timeout` or `deadline` below 2 s; what is taken out or
+//! replaced of the file's policy, its timeouts, is still counted with.
 //!
 //! Orders to objects take a `target`: an `id` of the status document (`circuit_breaker/payments`), or a name
 //! that only one object which takes the order has.
@@ -94,12 +98,14 @@
 //! changes nothing; neither does an action with a wrong argument, or one for a slot that no stack has.
 //! Installing replaces what was there; uninstalling what is not there is no error. A budget that is replaced
 //! or taken out lets go of its levers, a conditioner of the calls that it holds up. A limiter that is taken out lets those go on who
-//! wait at it; one that is replaced serves them first. A breaker takes the outcomes of its calls to their end.
+//! wait at it by its slot, one that is replaced serves them first, until the slot is emptied; who waits at it by another way
+//! (a handle, another slot) goes on waiting. A breaker takes the outcomes of its calls to their end.
 
 mod command;
 #[cfg(feature = "serde")]
 mod document;
 mod error;
+mod follow;
 mod install;
 mod operate;
 #[cfg(feature = "serde")]
@@ -121,7 +127,11 @@ pub use command::{
 pub use document::{Executed, execute};
 pub use error::CommandError;
 pub use registry::{Done, Registry};
+#[cfg(all(test, feature = "config"))]
+pub(crate) use settings::KEYS;
 pub use settings::{CircuitBreakerSettings, RateLimitSettings};
+#[cfg(feature = "config")]
+pub(crate) use settings::{missing, set};
 pub use status::{
     Fact, Gauge, Level, Lint, Next, ObjectStatus, ProcessPhase, Status, Summary, TimelineEvent,
 };

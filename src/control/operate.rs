@@ -19,6 +19,8 @@ impl Registry {
         lever: Option<&dyn Lever>,
     ) -> Result<Done, ConfigError> {
         let operation = &operate.operation;
+        // The program has perhaps put something else where a command had put one.
+        self.forget_gone();
         let all = sorted(self.roster.living());
         if let Some(target) = operate.target.as_deref()
             && let Some((_, object)) = all.iter().find(|(id, _)| id == target)

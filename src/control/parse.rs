@@ -191,9 +191,18 @@ fn set_quota(arguments: Arguments<'_>) -> Result<Command, ConfigError> {
     Ok(Command::Operate(Operate { target, operation: Operation::SetQuota(quota) }))
 }
 
+const TIME: &str = "a time: seconds, or such as \"1m 30s\"";
+
+fn time(value: &Value) -> Option<Duration> {
+    let seconds = value.as_f64().or_else(|| units::seconds(value.as_str()?))?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
 #[derive(Clone, Copy)]
 pub(super) enum Arguments<'a> {
     Named(&'a Map<String, Value>),
+    /// The keys of an argument.
+    Block(&'a Map<String, Value>),
     /// With the command's name among them.
     Beside(&'a Map<String, Value>),
     InOrder(&'a [Value]),
@@ -207,14 +216,18 @@ impl<'a> Arguments<'a> {
         named: &[&'static str],
     ) -> Result<Fields<'a>, ConfigError> {
         match self {
-            Self::Named(map) | Self::Beside(map) => {
+            Self::Named(map) | Self::Block(map) | Self::Beside(map) => {
                 for (key, value) in map {
                     let known = matches!(self, Self::Beside(_)) && key == "command"
                         || ordered.contains(&key.as_str())
                         || named.contains(&key.as_str());
                     if !known {
                         let all: Vec<_> = ordered.iter().chain(named).copied().collect();
-                        let expected = format!("one of the arguments {}", all.join(", "));
+                        let what = match self {
+                            Self::Block(_) => "keys",
+                            _ => "arguments",
+                        };
+                        let expected = format!("one of the {what} {}", all.join(", "));
                         return Err(ConfigError::new(key.clone(), value, expected));
                     }
                 }
@@ -243,7 +256,9 @@ impl<'a> Fields<'a> {
     /// `null` is as good as absent.
     pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
         let value = match self.arguments {
-            Arguments::Named(map) | Arguments::Beside(map) => map.get(field),
+            Arguments::Named(map) | Arguments::Block(map) | Arguments::Beside(map) => {
+                map.get(field)
+            }
             Arguments::InOrder(list) => {
                 self.ordered.iter().position(|name| *name == field).and_then(|at| list.get(at))
             }
@@ -278,10 +293,19 @@ impl<'a> Fields<'a> {
 
     /// In seconds, or with units.
     pub(super) fn time(&self, field: &'static str) -> Result<Option<Duration>, ConfigError> {
-        self.read(field, "a time: seconds, or such as \"1m 30s\"", |value| {
-            let seconds = value.as_f64().or_else(|| units::seconds(value.as_str()?))?;
-            Duration::try_from_secs_f64(seconds).ok()
-        })
+        self.read(field, TIME, time)
+    }
+
+    /// The same where it may also be a word, which it is not.
+    pub(super) fn time_or(
+        &self,
+        field: &'static str,
+        word: &str,
+    ) -> Result<Option<Duration>, ConfigError> {
+        let or = |error: ConfigError| {
+            ConfigError::new(field, error.value(), format!("{TIME}, or {word}"))
+        };
+        self.time(field).map_err(or)
     }
 
     pub(super) fn share(&self, field: &'static str) -> Result<Option<f64>, ConfigError> {
@@ -300,7 +324,8 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn quota(&self, field: &'static str) -> Result<Option<Quota>, ConfigError> {
-        let Some(text) = self.text(field)? else { return Ok(None) };
+        let text = self.read(field, QUOTA, |value| value.as_str().map(str::to_owned))?;
+        let Some(text) = text else { return Ok(None) };
         text.parse().map(Some).map_err(|error| {
             ConfigError::new(field, format_args!("{text:?}"), format!("{QUOTA}: {error}"))
         })

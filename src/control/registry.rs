@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use super::command::Command;
 use super::error::CommandError;
-use super::install::Slots;
+use super::follow::{Following, GivenUp};
+use super::install::{Slots, TakenOut};
 use crate::circuit_breaker::CircuitBreaker;
 use crate::clock::{self, Tick};
 use crate::conditioner::Conditioner;
@@ -13,7 +13,7 @@ use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
 use crate::managed::{Home, Operation, Roster, epoch_ms};
-use crate::rate_limit::RateLimiter;
+use crate::rate_limit::{RateLimiter, WeakRateLimiter};
 use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
@@ -52,8 +52,13 @@ pub(super) struct Places {
     pub(super) retry_policies: BTreeMap<String, Slot<RetryPolicy>>,
     pub(super) circuit_breakers: Slots<CircuitBreaker>,
     pub(super) rate_limiters: Slots<RateLimiter>,
-    /// The shortest time after which calls through the stack of a name are cut off.
-    pub(super) given_up: BTreeMap<String, Duration>,
+    /// Those that commands have replaced while calls waited, by slot.
+    pub(super) replaced_limiters: BTreeMap<String, Vec<WeakRateLimiter>>,
+    /// The shortest time after which calls through the stacks that have these slots are cut off.
+    pub(super) given_up: BTreeMap<String, GivenUp>,
+    pub(super) following: Vec<Arc<Following>>,
+    /// What commands have taken out of slots, or replaced there.
+    pub(super) taken_out: Vec<TakenOut>,
     pub(super) levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,
@@ -330,6 +335,7 @@ impl Registry {
             Command::UninstallFailureBudget(uninstall) => {
                 self.failure_budget_at(uninstall.target.as_deref()).map(|(_, slot)| {
                     let was_installed = self.retire(slot.uninstall());
+                    self.forget_gone();
                     Done::Uninstalled { was_installed }
                 })
             }
@@ -338,12 +344,7 @@ impl Registry {
                     Done::Uninstalled { was_installed: self.disarm(slot.uninstall()) }
                 })
             }
-            Command::InstallRetryPolicy(install) => {
-                self.retry_policy_at(install.target.as_deref()).map(|(_, slot)| {
-                    slot.install(install.policy);
-                    Done::Installed("RetryPolicy")
-                })
-            }
+            Command::InstallRetryPolicy(install) => self.install_retry_policy(install),
             Command::UninstallRetryPolicy(uninstall) => self
                 .retry_policy_at(uninstall.target.as_deref())
                 .map(|(_, slot)| Done::Uninstalled { was_installed: slot.uninstall().is_some() }),

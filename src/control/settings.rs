@@ -7,7 +7,8 @@ use crate::quota::Quota;
 use crate::rate_limit::{RateLimiter, RateLimiterBuilder};
 
 /// The settings of a breaker: the keys of an entry of `breakers` in a configuration. What is not set has the default of
-/// the [builder](CircuitBreakerBuilder), whose methods they are.
+/// the [builder](CircuitBreakerBuilder), whose methods they are. Values are checked when the command is carried out; in brackets the
+/// default and the range.
 ///
 /// ```
 /// use buttress::control::{CircuitBreakerSettings, InstallCircuitBreaker};
@@ -18,37 +19,37 @@ use crate::rate_limit::{RateLimiter, RateLimiterBuilder};
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct CircuitBreakerSettings {
-    /// Failures in a row that open it.
+    /// Failures in a row that open it (5 unless a rate is set; 1 to 1 048 575).
     pub consecutive_failures: Option<u32>,
-    /// The share of failures in the window that opens it.
+    /// The share of failures in the window that opens it (off; above 0, at most 1).
     pub failure_rate: Option<f64>,
-    /// After how long a call is slow, and the share of slow calls that opens it.
+    /// After how long a call is slow, and the share of slow calls that opens it (off; each above 0, the share at most 1).
     pub slow_calls: Option<(Duration, f64)>,
-    /// The window, as time.
+    /// The window, as time (10 s once a rate is set; 10 ms to 1 year).
     pub window: Option<Duration>,
-    /// The window, as calls.
+    /// The window, as calls (off; 1 to 1 000 000).
     pub window_calls: Option<u32>,
-    /// Calls the window needs before a rate counts.
+    /// Calls the window needs before a rate counts (20, or the window's calls if those are fewer; from 1).
     pub min_calls: Option<u32>,
-    /// How long it stays open.
+    /// How long it stays open (60 s; 1 ms to 1 year).
     pub open_for: Option<Duration>,
-    /// Openings in a row are longer, up to this.
+    /// Openings in a row are longer, up to this (off; `open_for` to 1 year).
     pub open_for_max: Option<Duration>,
-    /// Probes, and successes that close it.
+    /// Probes, and successes that close it (1; 1 to 1 024).
     pub half_open_calls: Option<u32>,
-    /// Half-open for at most this time.
+    /// Half-open for at most this time (60 s; 1 ms to 1 year).
     pub half_open_for: Option<Duration>,
-    /// A probe without result gives its place back after this.
+    /// A probe without result gives its place back after this (30 s; 1 ms to `half_open_for`).
     pub probe_lease: Option<Duration>,
-    /// Lets traffic back in bit by bit over this time.
+    /// Lets traffic back in bit by bit over this time (off; 1 ms to 1 year).
     pub ramp: Option<Duration>,
-    /// A call given up after this time counts as a failure. In a stack with a short timeout the default is half of that.
+    /// A call given up after this time counts as a failure (1 s, in a stack with a timeout below 2 s half of that; 0 to 1 year).
     pub cancelled_after: Option<Duration>,
-    /// Calls that are given up do not count, however late: `cancelled_after: never`.
+    /// Calls that are given up do not count, however late: `cancelled_after: never` (false).
     pub ignore_cancelled: bool,
-    /// Decides and reports, but refuses nothing.
+    /// Decides and reports, but refuses nothing (false).
     pub shadow: bool,
-    /// Seed of its random numbers.
+    /// Seed of its random numbers (drawn at random).
     pub seed: Option<u64>,
 }
 
@@ -58,6 +59,17 @@ macro_rules! set {
         $(if let Some(value) = $value { $builder = $builder.$method(value); })+
     };
 }
+#[cfg(feature = "config")]
+pub(crate) use set;
+
+#[cfg(feature = "serde")]
+pub(crate) fn missing(field: &'static str, expected: &'static str) -> crate::error::ConfigError {
+    crate::error::ConfigError::new(field, "missing", expected)
+}
+
+/// The keys that are read of a breaker's block and of a limiter's.
+#[cfg(all(test, feature = "config"))]
+pub(crate) const KEYS: [&[&str]; 2] = [wire::BREAKER, wire::RATE_LIMIT];
 
 impl CircuitBreakerSettings {
     pub(crate) fn builder(&self, name: &str) -> CircuitBreakerBuilder {
@@ -100,11 +112,11 @@ impl CircuitBreakerSettings {
 pub struct RateLimitSettings {
     /// The rate, with its burst.
     pub rate: Quota,
-    /// Tokens at the start; `None` is a full bucket.
+    /// Tokens at the start; `None` is a full bucket (0 to the burst).
     pub initial_tokens: Option<f64>,
-    /// Most calls that wait.
+    /// Most calls that wait (1 024; 0 refuses them; stacks from a configuration never wait).
     pub max_waiting: Option<u32>,
-    /// Decides and reports, but refuses nothing.
+    /// Decides and reports, but refuses nothing (false).
     pub shadow: bool,
 }
 
@@ -143,11 +155,12 @@ mod wire {
     use serde::ser::{Serialize, SerializeMap, Serializer};
     use serde_json::{Map, Value};
 
+    use super::super::install::within;
     use super::super::parse::{Arguments, Fields};
-    use super::{CircuitBreakerSettings, RateLimitSettings};
+    use super::{CircuitBreakerSettings, RateLimitSettings, missing};
     use crate::error::ConfigError;
 
-    const BREAKER: &[&str] = &[
+    pub(super) const BREAKER: &[&str] = &[
         "consecutive_failures",
         "failure_rate",
         "slow_calls",
@@ -165,15 +178,13 @@ mod wire {
         "seed",
     ];
 
-    fn missing(field: &'static str, expected: &'static str) -> ConfigError {
-        ConfigError::new(field, "missing", expected)
-    }
+    pub(super) const RATE_LIMIT: &[&str] = &["rate", "initial_tokens", "max_waiting", "shadow"];
 
     fn block<'a>(
         map: &'a Map<String, Value>,
         keys: &'static [&'static str],
     ) -> Result<Fields<'a>, ConfigError> {
-        Arguments::Named(map).fields(&[], keys)
+        Arguments::Block(map).fields(&[], keys)
     }
 
     impl CircuitBreakerSettings {
@@ -183,18 +194,19 @@ mod wire {
             let slow = match read.get("slow_calls") {
                 None => None,
                 Some(Value::Object(slow)) => {
-                    let slow = block(slow, &["after", "rate"])?;
-                    let after = slow.time("after")?;
-                    let after = after.ok_or_else(|| missing("slow_calls.after", "a time"))?;
-                    let rate = slow.share("rate")?;
-                    Some((after, rate.ok_or_else(|| missing("slow_calls.rate", "a share"))?))
+                    Some(slow_calls(slow).map_err(|error| within("slow_calls", &error))?)
                 }
                 Some(other) => {
                     let expected = "a table with `after` and `rate`";
                     return Err(ConfigError::new("slow_calls", other, expected));
                 }
             };
-            let never = read.get("cancelled_after").is_some_and(|value| value == "never");
+            let given = read.get("cancelled_after");
+            let never = given.is_some_and(|value| value == "never");
+            let cancelled_after = match given {
+                Some(_) if !never => read.time_or("cancelled_after", "\"never\"")?,
+                _ => None,
+            };
             Ok(Self {
                 consecutive_failures: read.whole("consecutive_failures")?,
                 failure_rate: read.share("failure_rate")?,
@@ -208,7 +220,7 @@ mod wire {
                 half_open_for: read.time("half_open_for")?,
                 probe_lease: read.time("probe_lease")?,
                 ramp: read.time("ramp")?,
-                cancelled_after: if never { None } else { read.time("cancelled_after")? },
+                cancelled_after,
                 ignore_cancelled: never,
                 shadow: read.flag("shadow")?.unwrap_or(false),
                 seed: read.seed("seed")?,
@@ -216,10 +228,17 @@ mod wire {
         }
     }
 
+    fn slow_calls(map: &Map<String, Value>) -> Result<(Duration, f64), ConfigError> {
+        let read = block(map, &["after", "rate"])?;
+        let after = read.time("after")?.ok_or_else(|| missing("after", "a time"))?;
+        let rate = read.share("rate")?.ok_or_else(|| missing("rate", "a share"))?;
+        Ok((after, rate))
+    }
+
     impl RateLimitSettings {
         /// From a block as a configuration has it.
         pub(crate) fn from_json(map: &Map<String, Value>) -> Result<Self, ConfigError> {
-            let read = block(map, &["rate", "initial_tokens", "max_waiting", "shadow"])?;
+            let read = block(map, RATE_LIMIT)?;
             let rate = read.quota("rate")?;
             let rate = rate.ok_or_else(|| missing("rate", "a rate such as \"100/s burst 20\""))?;
             Ok(Self {

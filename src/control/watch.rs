@@ -64,12 +64,17 @@ impl Registry {
     /// ```
     #[must_use]
     pub fn status(&self) -> Status {
+        self.forget_gone();
         let now_ms = epoch_ms();
         let uptime = clock::now().since(self.made);
         let all = sorted(self.roster.living());
         let omitted = all.len().saturating_sub(SHOWN);
-        let mut looked: Vec<_> =
-            all.into_iter().map(|(id, object)| (object.clone(), describe((id, object)))).collect();
+        let look = |(id, object): (String, Arc<dyn Managed>)| {
+            let row = describe((id, Arc::clone(&object)));
+            let row = self.mark_taken_out(&object, row);
+            (object, row)
+        };
+        let mut looked: Vec<_> = all.into_iter().map(look).collect();
         self.roster.date(&mut looked, clock::now());
         let mut objects: Vec<_> = looked.into_iter().map(|(_, status)| status).collect();
         // Of all of them: one that is not shown may be the one that matters.

@@ -33,7 +33,7 @@ impl ClientParts {
         Some(Box::new(move || backend.fix(fixed)))
     }
 
-    /// The same for the rest that nobody shares: hedge, pools, what is counted of retries. Once all else is there.
+    /// The same for the rest that nobody shares: hedge, pools. Once all else is there.
     pub(crate) fn keep(&mut self, before: Option<&Self>, home: &Home) -> Vec<PartsChange> {
         let mut changes: Vec<PartsChange> = Vec::new();
         if let Some(before) = before {
@@ -50,7 +50,6 @@ impl ClientParts {
             let (pools, endpoints) = (self.pools.clone(), self.endpoints.clone());
             changes.push(Box::new(move || pools.reconfigure(&endpoints)));
         }
-        self.record = before.and_then(|before| before.record.clone());
         changes
     }
 
@@ -141,6 +140,13 @@ impl Parts {
     pub(crate) fn set_policy(&mut self, policy: Option<&RetryPolicy>, home: &Home) {
         if let Self::Client(parts) = self {
             parts.go_by(policy.copied(), home);
+        }
+    }
+
+    /// What is counted of retries goes on in these.
+    pub(crate) fn keep_record(&mut self, before: Option<&Self>) {
+        if let (Self::Client(parts), Some(Self::Client(before))) = (self, before) {
+            parts.record.clone_from(&before.record);
         }
     }
 

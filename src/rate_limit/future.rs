@@ -13,7 +13,7 @@ use super::ledger::Level;
 use super::service::refuse;
 use super::shared::{Shared, now};
 use super::stamp::sealed::Stamp;
-use super::wait::{Grant, Waiting};
+use super::wait::{Grant, Through, Waiting};
 use crate::reject::Reject;
 use crate::sync::Ref;
 
@@ -144,7 +144,7 @@ pin_project! {
 pin_project! {
     #[project = WaitProj]
     enum WaitState<S, F, Req, L, R, I> {
-        Waiting { waiting: Waiting<Arc<Shared>>, call: Option<Call<S, Req, L, R>> },
+        Waiting { waiting: Waiting<Through>, call: Option<Call<S, Req, L, R>> },
         Readying { unspent: Option<Unspent>, call: Option<Call<S, Req, L, R>> },
         Called { #[pin] future: F, ink: Option<I> },
         Done,
@@ -159,7 +159,7 @@ struct Call<S, Req, L, R> {
 
 impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
     pub(crate) fn new(
-        waiting: Waiting<Arc<Shared>>,
+        waiting: Waiting<Through>,
         inner: S,
         req: Req,
         parts: Ref<Parts<L, R>>,
@@ -195,11 +195,11 @@ where
             match this.state.as_mut().project() {
                 WaitProj::Waiting { waiting, call } => {
                     let granted = ready!(waiting.poll(cx));
-                    let shared = waiting.owner();
+                    let owner = waiting.owner();
                     let call = call.take();
                     match (granted, call) {
                         (Ok(grant), call) => {
-                            let unspent = Some(Unspent { shared, grant });
+                            let unspent = owner.map(|shared| Unspent { shared, grant });
                             this.state.set(WaitState::Readying { unspent, call });
                         }
                         (Err(why), Some(Call { req, parts, inner: _ })) => {

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::config::{DEFAULT_MAX_WAITING, RateLimiterBuilder};
@@ -8,10 +8,12 @@ use super::ledger::{Ledger, RateLimitStats, Refusal};
 use super::shared::{Shared, now};
 use super::wait::{Acquire, block};
 use crate::error::ConfigError;
+use crate::managed::Managed;
 use crate::name::Name;
 use crate::observe::Observers;
 use crate::quota::Quota;
 use crate::rejection::Rejection;
+use crate::slot::Slot;
 
 /// A limit on how often something happens: one bucket of tokens, shared by all clones of this handle.
 ///
@@ -128,7 +130,7 @@ impl RateLimiter {
     /// Takes one token, waiting for it if need be, first come, first served.
     ///
     /// Nothing is taken before the first poll. Dropping the future while it waits gives its place to
-    /// those behind it. Waiting needs a tokio runtime with time enabled; a token that is there does not.
+    /// those behind it. `Ok` is a token, unless [`release_waiting`](Self::release_waiting) has let it go. Waiting needs a tokio runtime with time enabled; a token that is there does not.
     ///
     /// # Errors
     /// `Overloaded` if [`max_waiting`](RateLimiterBuilder::max_waiting) callers wait already.
@@ -343,7 +345,8 @@ impl RateLimiter {
     }
 
     /// Lets all who wait now go on at once, without a token: for a limiter that has been taken out of service. What their
-    /// places cost goes back to the bucket; who comes later is limited as before.
+    /// places cost goes back to the bucket; who comes later is limited as before. Their [`acquire`](Self::acquire) is `Ok`, and
+    /// [`RateLimitStats::released`] counts them.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -362,7 +365,23 @@ impl RateLimiter {
     /// # Ok(()) }
     /// ```
     pub fn release_waiting(&self) {
-        self.shared.release_waiting();
+        self.shared.release_waiting(None);
+    }
+
+    /// The same for those who came by this slot.
+    pub(crate) fn release_waiting_by(&self, slot: &Slot<Self>) {
+        self.shared.release_waiting(Some(slot.id()));
+    }
+
+    /// What a registry shows of it.
+    pub(crate) fn managed(&self) -> Weak<dyn Managed> {
+        let weak: Weak<Shared> = Arc::downgrade(&self.shared);
+        weak
+    }
+
+    /// For as long as somebody waits at it.
+    pub(crate) fn downgrade(&self) -> WeakRateLimiter {
+        WeakRateLimiter(Arc::downgrade(&self.shared))
     }
 
     /// Gives a running limiter all the settings of `builder`: quota, `max_waiting` and shadow mode.
@@ -437,6 +456,17 @@ impl RateLimiter {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.shared.ledger.name.as_str()
+    }
+}
+
+/// One that may be gone.
+pub(crate) struct WeakRateLimiter(Weak<Shared>);
+
+impl WeakRateLimiter {
+    /// If somebody waits at it.
+    pub(crate) fn awaited(&self) -> Option<RateLimiter> {
+        let shared = self.0.upgrade().filter(|shared| shared.waiting() > 0)?;
+        Some(RateLimiter { shared })
     }
 }
 

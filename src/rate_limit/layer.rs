@@ -109,8 +109,9 @@ impl RateLimitLayer<FromSlot> {
     ///
     /// A call that [waits](Self::wait) keeps its place in the line of the limiter that it waits at, whatever is in the slot
     /// meanwhile: it goes on when it has its token from that, or when its time is over. Whoever takes a limiter out and
-    /// wants those who wait to go on at once says [`release_waiting`](RateLimiter::release_waiting), as the command
-    /// that uninstalls does.
+    /// wants those who wait to go on at once says [`release_waiting`](RateLimiter::release_waiting). The command that
+    /// uninstalls lets go those who wait by this slot, also at limiters that commands have replaced since.
+    /// One that is to wait and is polled for the first time after its limiter has left the slot goes by what is there then.
     ///
     /// ```
     /// use buttress::Slot;

@@ -47,6 +47,10 @@ pub struct RateLimitStats {
     pub waits: u64,
     /// How long these have waited, added up.
     pub waited: Duration,
+    /// Calls that were let go without a token while they waited, by
+    /// [`release_waiting`](super::RateLimiter::release_waiting) or because the limiter was taken out of its slot. They count
+    /// nowhere else.
+    pub released: u64,
 }
 
 /// See the module.

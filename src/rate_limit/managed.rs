@@ -39,6 +39,7 @@ impl Managed for Shared {
             })
             .gauge("waiting", "waiting", waiting as f64, "calls", |_| {})
             .counter("waited", stats.waits)
+            .counter("released", stats.released)
             .commands(COMMANDS);
         common(status, quota, stats, level.rule.shadow)
     }

@@ -109,7 +109,7 @@
 //!
 //! *Change.* [`RateLimitLayer::from_slot`] takes the limiter from a [`Slot`](crate::Slot): it is installed, replaced and
 //! uninstalled while calls are made. A call that waits keeps its place at the limiter that it waits at; one that has been taken out
-//! can [let them go](RateLimiter::release_waiting). While the slot is empty, the layer costs one load.
+//! can [let them go](RateLimiter::release_waiting). A call that does not wait yet goes by what is there when it is polled first. While the slot is empty, the layer costs one load.
 //!
 //! *Shadow mode* computes, counts and reports, and refuses nothing.
 //!
@@ -170,6 +170,7 @@ pub use fleet::{
 };
 pub use future::{ResponseFuture, WaitingFuture};
 pub use handle::RateLimiter;
+pub(crate) use handle::WeakRateLimiter;
 pub use keyed::{KeyBucket, KeyedRateLimiter};
 pub use keyed_config::{KeyedRateLimiterBuilder, WhenFull};
 pub use layer::{RateLimitLayer, Refuse, Wait};

@@ -34,6 +34,8 @@ struct Entry {
     /// Charged by others between the place ahead and this one; practically always 0.
     gap: u64,
     deadline: u64,
+    /// The slot that it came by, or 0.
+    via: usize,
     /// The instant its timer is set to.
     armed: u64,
     waker: Option<Waker>,
@@ -103,6 +105,7 @@ pub(crate) struct Queue {
     next_id: u64,
     pub(crate) waits: u64,
     pub(crate) waited: Duration,
+    pub(crate) released: u64,
 }
 
 impl Queue {
@@ -125,7 +128,7 @@ impl Queue {
         base: u64,
         cost: u64,
         due: u64,
-        deadline: u64,
+        (deadline, via): (u64, usize),
         waker: Option<Waker>,
     ) -> u64 {
         let gap = if self.entries.is_empty() {
@@ -137,7 +140,7 @@ impl Queue {
         self.tail = base.saturating_add(cost);
         let id = self.next_id;
         self.next_id += 1;
-        self.entries.push_back(Entry { id, n, cost, gap, deadline, armed: due, waker });
+        self.entries.push_back(Entry { id, n, cost, gap, deadline, via, armed: due, waker });
         id
     }
 
@@ -244,17 +247,29 @@ impl Queue {
         self.rouse_head(rule, wakers);
     }
 
-    /// What the places of all who wait cost.
-    pub(crate) fn reserved(&self) -> u64 {
-        self.entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.cost))
+    /// What the places cost of those who came by this slot, or of all.
+    pub(crate) fn reserved(&self, via: Option<usize>) -> u64 {
+        let those = self.entries.iter().filter(|entry| via.is_none_or(|via| entry.via == via));
+        those.fold(0, |sum, entry| sum.saturating_add(entry.cost))
     }
 
-    /// Lets everybody go, after what their places cost was subtracted from TAT.
-    pub(crate) fn release(&mut self, wakers: &mut Wakers) {
-        for entry in self.entries.drain(..) {
-            self.settled.push((entry.id, Settled::Released));
-            wakers.wake_later(entry.waker);
+    /// Lets them go, after what their places cost was subtracted from TAT. Those behind them move up.
+    pub(crate) fn release(&mut self, via: Option<usize>, rule: Rule, wakers: &mut Wakers) {
+        let mut gap = 0;
+        for mut entry in std::mem::take(&mut self.entries) {
+            entry.gap += std::mem::take(&mut gap);
+            if via.is_none_or(|via| entry.via == via) {
+                gap = entry.gap;
+                self.tail = self.tail.saturating_sub(entry.cost);
+                self.released += 1;
+                self.settled.push((entry.id, Settled::Released));
+                wakers.wake_later(entry.waker);
+            } else {
+                self.entries.push_back(entry);
+            }
         }
+        self.tail = self.tail.saturating_sub(gap);
+        self.rouse_head(rule, wakers);
     }
 
     /// Moves everybody up by `cost` units that were given back ahead of them.

@@ -16,9 +16,9 @@ use super::meter::sealed::Meter;
 use super::shared::now;
 use super::stamp::NoHeaders;
 use super::stamp::sealed::Stamp;
-use super::wait::Waiting;
+use super::wait::{Through, Waiting};
 use crate::reject::{AsError, Reject};
-use crate::slot::Seat;
+use crate::slot::{Seat, Slot};
 use crate::sync::Lease;
 
 /// The service of [`RateLimitLayer`](super::RateLimitLayer).
@@ -177,8 +177,9 @@ where
         if mem::take(&mut self.found_ready) {
             return WaitingFuture::through(self.inner.call(req));
         }
+        let slot = self.seat.as_ref().map(|seat| seat.slot().clone());
         let there = self.seat.as_mut().and_then(Seat::current).map(|limiter| &*limiter);
-        waiting(&mut self.inner, req, parts, there, self.mode.max)
+        waiting(&mut self.inner, req, parts, (there, slot), self.mode.max)
     }
 }
 
@@ -188,7 +189,7 @@ fn waiting<S, Req, L, R, H>(
     service: &mut S,
     req: Req,
     parts: &mut Lease<Parts<L, R>>,
-    there: Option<&RateLimiter>,
+    (there, slot): (Option<&RateLimiter>, Option<Slot<RateLimiter>>),
     longest: Duration,
 ) -> WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
 where
@@ -203,7 +204,7 @@ where
     let inner = mem::replace(service, clone);
     match limiter {
         Some(shared) => {
-            let waiting = Waiting::new(shared, cost, Some(longest));
+            let waiting = Waiting::new(Through { shared, slot }, cost, Some(longest));
             WaitingFuture::new(waiting, inner, req, parts.for_call())
         }
         // It was there when readiness was asked, and the wrapped service was not asked.

@@ -161,6 +161,7 @@ impl Shared {
         let mut stats = self.ledger.stats();
         stats.waits = queue.waits;
         stats.waited = queue.waited;
+        stats.released = queue.released;
         stats
     }
 
@@ -200,12 +201,13 @@ impl Shared {
         self.refunded.load(Ordering::Relaxed)
     }
 
-    /// Queues a call of cost `n`, or says why it is pointless.
-    pub(crate) fn join(&self, n: u64, deadline: u64, waker: Waker) -> Joined {
+    /// Queues a call of cost `n` that came by the slot `via` (0: by none), or says why it is pointless.
+    pub(crate) fn join(&self, n: u64, deadline: u64, via: usize, waker: Waker) -> Joined {
         let mut wakers = Wakers::default();
         // Kept here if nobody queues: dropped after the lock is released.
         let mut waker = Some(waker);
-        let joined = self.join_locked(&mut lock(&self.queue), n, deadline, &mut waker, &mut wakers);
+        let joined =
+            self.join_locked(&mut lock(&self.queue), n, (deadline, via), &mut waker, &mut wakers);
         wakers.wake();
         joined
     }
@@ -214,7 +216,7 @@ impl Shared {
         &self,
         queue: &mut MutexGuard<'_, Queue>,
         n: u64,
-        deadline: u64,
+        (deadline, via): (u64, usize),
         waker: &mut Option<Waker>,
         wakers: &mut Wakers,
     ) -> Joined {
@@ -244,7 +246,8 @@ impl Shared {
             if due <= now {
                 return Joined::Granted(Receipt { after, cost, version, refunded });
             }
-            return Joined::Queued { id: queue.push(n, base, cost, due, deadline, waker.take()) };
+            let id = queue.push(n, base, cost, due, (deadline, via), waker.take());
+            return Joined::Queued { id };
         }
     }
 
@@ -303,24 +306,34 @@ impl Shared {
         }
     }
 
-    /// Lets all who wait go on uncharged.
-    pub(crate) fn release_waiting(&self) {
+    /// Lets those who wait go on uncharged: all, or those who came by this slot.
+    pub(crate) fn release_waiting(&self, via: Option<usize>) {
         let mut wakers = Wakers::default();
-        self.release_locked(&mut lock(&self.queue), &mut wakers);
+        self.release_locked(&mut lock(&self.queue), via, &mut wakers);
         wakers.wake();
     }
 
-    fn release_locked(&self, queue: &mut MutexGuard<'_, Queue>, wakers: &mut Wakers) {
+    /// One that was to wait, and would at a limit that is not there any more.
+    pub(crate) fn pass(&self) {
+        lock(&self.queue).released += 1;
+    }
+
+    fn release_locked(
+        &self,
+        queue: &mut MutexGuard<'_, Queue>,
+        via: Option<usize>,
+        wakers: &mut Wakers,
+    ) {
         let (rule, version) = self.rule_locked(queue);
         let refunded = self.refunded.load(Ordering::Relaxed);
         loop {
             let tat = self.bucket.load();
             queue.settle(rule, version, refunded, now(), wakers);
             // As if they left, from the last to the first: each place is worth its whole cost.
-            let cost = queue.reserved();
+            let cost = queue.reserved(via);
             if self.bucket.replace(tat, tat.saturating_sub(cost)).is_ok() {
                 self.refunded.store(refunded.wrapping_add(cost), Ordering::Release);
-                return queue.release(wakers);
+                return queue.release(via, rule, wakers);
             }
         }
     }

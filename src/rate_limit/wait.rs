@@ -9,6 +9,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::core::{Denied, Receipt, duration, units};
+use super::handle::RateLimiter;
 use super::ledger::Refusal;
 use super::queue::Turn;
 use super::shared::{Joined, Shared};
@@ -16,26 +17,93 @@ use crate::clock::{self, Tick};
 use crate::name::LayerKind;
 use crate::observe::{EventKind, LET_THROUGH, REFUSED, WaitSpan};
 use crate::rejection::Rejection;
+use crate::slot::Slot;
 
 /// What a granted wait holds: `None` if nothing was charged (shadow mode, cost 0).
 pub(crate) type Grant = Option<Receipt>;
 
+/// The limiter that somebody waits at.
+pub(crate) trait Holder {
+    fn shared(&self) -> &Shared;
+
+    /// The slot that it came by, or 0.
+    fn via(&self) -> usize {
+        0
+    }
+
+    /// Whether it is still the one to wait at.
+    fn look(&mut self) -> Here {
+        Here::Same
+    }
+
+    /// The same, and nothing changes.
+    fn is_there(&self) -> bool {
+        true
+    }
+}
+
+/// What is in a slot, by one that was there.
+pub(crate) enum Here {
+    Same,
+    /// Another one, which is the holder's now.
+    Other,
+    Nothing,
+}
+
+impl Holder for &Shared {
+    fn shared(&self) -> &Shared {
+        self
+    }
+}
+
+/// The limiter of a layer, and the slot that it came from.
+pub(crate) struct Through {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) slot: Option<Slot<RateLimiter>>,
+}
+
+impl Holder for Through {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn via(&self) -> usize {
+        self.slot.as_ref().map_or(0, Slot::id)
+    }
+
+    fn look(&mut self) -> Here {
+        let Some(slot) = &self.slot else { return Here::Same };
+        match slot.get() {
+            Some(there) if Arc::ptr_eq(&there.shared, &self.shared) => Here::Same,
+            Some(there) => {
+                self.shared = there.shared;
+                Here::Other
+            }
+            None => Here::Nothing,
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        let Some(slot) = &self.slot else { return true };
+        slot.get().is_some_and(|there| Arc::ptr_eq(&there.shared, &self.shared))
+    }
+}
+
 /// A place in the queue, given back on drop. Takes nothing before [`start`](Self::start).
 #[derive(Debug)]
-pub(crate) struct Place<H: AsRef<Shared>> {
-    shared: H,
+pub(crate) struct Place<H: Holder> {
+    holder: H,
     since: Tick,
     queued: Option<u64>,
     span: WaitSpan,
+    /// It goes on as if there had been no limit.
+    released: bool,
 }
 
-impl<H: AsRef<Shared>> Place<H> {
-    pub(crate) fn new(shared: H) -> Self {
-        Self { shared, since: Tick::default(), queued: None, span: WaitSpan::NONE }
-    }
-
-    pub(crate) fn shared(&self) -> &Shared {
-        self.shared.as_ref()
+impl<H: Holder> Place<H> {
+    pub(crate) fn new(holder: H) -> Self {
+        let (since, span) = (Tick::default(), WaitSpan::NONE);
+        Self { holder, since, queued: None, span, released: false }
     }
 
     /// Charges at once if there is room, else queues; `Err` when the wait could not succeed.
@@ -43,32 +111,59 @@ impl<H: AsRef<Shared>> Place<H> {
         &mut self,
         n: u64,
         timeout: Option<Duration>,
-        waker: impl FnOnce() -> Waker,
+        waker: impl Fn() -> Waker,
     ) -> Poll<Result<Grant, Rejection>> {
-        let shared = self.shared.as_ref();
         let now = clock::at_hand();
         if n == 0 {
             return Poll::Ready(Ok(None));
         }
+        loop {
+            if let Some(started) = self.try_start(n, now, timeout, &waker) {
+                return started;
+            }
+        }
+    }
+
+    /// `None` if the limiter is another one now.
+    fn try_start(
+        &mut self,
+        n: u64,
+        now: Tick,
+        timeout: Option<Duration>,
+        waker: impl Fn() -> Waker,
+    ) -> Option<Poll<Result<Grant, Rejection>>> {
+        let shared = self.holder.shared();
         let denied = match shared.charge_refundably(n, units(now)) {
             Ok((_, receipt)) => {
                 shared.ledger.acquired();
-                return Poll::Ready(Ok(Some(receipt)));
+                return Some(Poll::Ready(Ok(Some(receipt))));
             }
             Err(denied) => denied,
         };
+        // It was looked up when the call was made, which may be long ago.
+        match self.holder.look() {
+            Here::Same => {}
+            Here::Other => return None,
+            Here::Nothing => return Some(self.pass()),
+        }
+        let shared = self.holder.shared();
         if denied.rule.shadow {
             Refusal::quota(&shared.ledger, denied).pass();
-            return Poll::Ready(Ok(None));
+            return Some(Poll::Ready(Ok(None)));
         }
         self.since = now;
         let deadline = timeout.map_or(u64::MAX, |timeout| units(now.after(timeout)));
-        match shared.join(n, deadline, waker()) {
+        Some(match shared.join(n, deadline, self.holder.via(), waker()) {
             Joined::Granted(receipt) => {
                 shared.ledger.acquired();
                 Poll::Ready(Ok(Some(receipt)))
             }
             Joined::Queued { id } => {
+                // Whoever takes it out lets go those who wait then: either this place is seen, or that is seen here.
+                if !self.holder.is_there() {
+                    shared.leave(id);
+                    return None;
+                }
                 self.queued = Some(id);
                 self.span = WaitSpan::begin(LayerKind::RateLimit, shared.ledger.name);
                 Poll::Pending
@@ -79,7 +174,14 @@ impl<H: AsRef<Shared>> Place<H> {
             }
             Joined::TooLate(denied) => Poll::Ready(Err(refuse(shared, denied, false))),
             Joined::Full(denied) => Poll::Ready(Err(refuse(shared, denied, true))),
-        }
+        })
+    }
+
+    /// There is no limit any more.
+    fn pass(&mut self) -> Poll<Result<Grant, Rejection>> {
+        self.released = true;
+        self.holder.shared().pass();
+        Poll::Ready(Ok(None))
     }
 
     /// Looks whether its turn has come. `Err` is the instant before which it will not.
@@ -88,13 +190,14 @@ impl<H: AsRef<Shared>> Place<H> {
         timer_fired: bool,
         waker: Waker,
     ) -> Result<Result<Grant, Rejection>, u64> {
-        let shared = self.shared.as_ref();
+        let shared = self.holder.shared();
         let Some(id) = self.queued else { return Ok(Ok(None)) };
         let turn = shared.look(id, self.since, timer_fired, waker);
         match turn {
             Turn::At(due) => Err(due),
             Turn::Released => {
                 self.queued = None;
+                self.released = true;
                 self.span.end(LET_THROUGH);
                 Ok(Ok(None))
             }
@@ -122,11 +225,18 @@ impl<H: AsRef<Shared>> Place<H> {
     }
 }
 
-impl<H: AsRef<Shared>> Drop for Place<H> {
+impl<H: Holder> Drop for Place<H> {
     fn drop(&mut self) {
         if let Some(id) = self.queued.take() {
-            self.shared.as_ref().leave(id);
+            self.holder.shared().leave(id);
         }
+    }
+}
+
+impl Waiting<Through> {
+    /// The limiter by whose leave it goes on, if there is one.
+    pub(crate) fn owner(&self) -> Option<Arc<Shared>> {
+        (!self.place.released).then(|| Arc::clone(&self.place.holder.shared))
     }
 }
 
@@ -135,7 +245,7 @@ fn refuse(shared: &Shared, denied: Denied, no_room: bool) -> Rejection {
 }
 
 /// Drives a [`Place`] with tokio's timer, which is made only when there is something to wait for.
-pub(crate) struct Waiting<H: AsRef<Shared>> {
+pub(crate) struct Waiting<H: Holder> {
     place: Place<H>,
     n: u64,
     timeout: Option<Duration>,
@@ -143,20 +253,13 @@ pub(crate) struct Waiting<H: AsRef<Shared>> {
     sleep: Option<(u64, Pin<Box<tokio::time::Sleep>>)>,
 }
 
-impl<H: AsRef<Shared>> Waiting<H> {
-    pub(crate) fn new(shared: H, n: u64, timeout: Option<Duration>) -> Self {
-        Self { place: Place::new(shared), n, timeout, started: false, sleep: None }
+impl<H: Holder> Waiting<H> {
+    pub(crate) fn new(holder: H, n: u64, timeout: Option<Duration>) -> Self {
+        Self { place: Place::new(holder), n, timeout, started: false, sleep: None }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
-        self.place.shared()
-    }
-
-    pub(crate) fn owner(&self) -> H
-    where
-        H: Clone,
-    {
-        self.place.shared.clone()
+        self.place.holder.shared()
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Grant, Rejection>> {
@@ -228,12 +331,6 @@ impl fmt::Debug for Acquire<'_> {
             .field("limiter", &self.waiting.shared().ledger.name)
             .field("n", &self.waiting.n)
             .finish_non_exhaustive()
-    }
-}
-
-impl AsRef<Self> for Shared {
-    fn as_ref(&self) -> &Self {
-        self
     }
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use buttress::circuit_breaker::CircuitState;
+use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
 use buttress::control::{
-    Command, Done, InstallCircuitBreaker, InstallRateLimit, Uninstall, execute,
+    Command, Done, InstallCircuitBreaker, InstallRateLimit, Level, Uninstall, execute,
 };
+use buttress::failure_budget::BudgetState;
+use buttress::observe::Event;
 use buttress::{Quota, Rejection};
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt, service_fn};
@@ -33,6 +35,7 @@ fn uninstall(what: &str, target: &str) -> Value {
     json!({"command": format!("uninstall_{what}"), "target": target})
 }
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const WAS_THERE: Done = Done::Uninstalled { was_installed: true };
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +81,15 @@ clients: {{pay: {{total_timeout: 60s, breaker: {name}{more}}}}}"
     // One of a file is taken out by its stack's name, and stays out until the file has another one.
     assert_eq!(run(&rig.registry, &uninstall("circuit_breaker", "clients.pay")), WAS_THERE);
     assert_eq!([answer(&service).await, answer(&service).await], ["failed", "failed"]);
-    assert_eq!(rig.row("circuit_breaker/one").state, "open", "it is written down");
+    let row = rig.row("circuit_breaker/one");
+    assert_eq!(
+        (&*row.state, row.level),
+        ("open", Level::Ok),
+        "it is written down, and no call meets it"
+    );
+    assert!(
+        row.facts.iter().any(|fact| (fact.label, &*fact.value) == ("taken_out_of", "clients.pay"))
+    );
     rig.reload(&own("one", ", attempt_timeout: 5s"));
     assert_eq!([answer(&service).await, answer(&service).await], ["failed", "failed"]);
     rig.reload(&own("two", ""));
@@ -245,6 +256,221 @@ servers: {{api: {{timeout: {ms}ms}}}}"
     assert_eq!([answer(&pay).await, answer(&pay).await], ["deadline_exceeded"; 2]);
 }
 
+/// What is in a stack already follows a file that changes its timeouts.
+#[tokio::test(start_paused = true)]
+async fn what_is_installed_goes_by_the_timeouts_in_force() {
+    let text = |time: &str| {
+        format!(
+            "clients: {{pay: {{total_timeout: 60s, attempt_timeout: {time}}}}}
+servers: {{api: {{timeout: {time}}}}}"
+        )
+    };
+    let budget = json!({
+        "command": "install_failure_budget", "target": "servers.api", "min_samples": 1
+    });
+    let hangs = || Inner::new(service_fn(|_: u32| std::future::pending::<io::Result<u32>>()));
+    let rig = Rig::new(&text("5s"));
+    let (pay, api) = (client(&rig, "pay", hangs()), server(&rig, "api", hangs()));
+    run(&rig.registry, &breaker("clients.pay"));
+    run(&rig.registry, &budget);
+    rig.reload(&text("200ms"));
+    assert_eq!([answer(&pay).await, answer(&pay).await], ["deadline_exceeded", "circuit_open"]);
+    assert_eq!([answer(&api).await, answer(&api).await], ["deadline_exceeded", "budget_exhausted"]);
+
+    // Who hangs up after a moment is no sign of a callee that hangs once there is more time.
+    run(&rig.registry, &breaker("clients.pay"));
+    run(&rig.registry, &budget);
+    rig.reload(&text("50s"));
+    for service in [&pay, &api] {
+        let hung_up = tokio::time::timeout(Duration::from_millis(150), answer(service)).await;
+        assert!(hung_up.is_err());
+    }
+    assert_eq!(rig.row("circuit_breaker/clients.pay").state, "closed");
+    let budget = rig.stacks.server("api").unwrap().failure_budget().unwrap();
+    assert_eq!(budget.state(), BudgetState::Healthy);
+
+    // Unless the command has said how it is to be.
+    let own = json!({
+        "command": "install_circuit_breaker", "target": "clients.pay",
+        "breaker": {"consecutive_failures": 1, "cancelled_after": "1s"},
+    });
+    run(&rig.registry, &own);
+    rig.reload(&text("200ms"));
+    assert_eq!([answer(&pay).await, answer(&pay).await], ["deadline_exceeded"; 2]);
+}
+
+/// Attempts that a policy cuts off are to count as those that the stack does.
+#[tokio::test(start_paused = true)]
+async fn no_command_brings_a_timeout_that_a_breaker_does_not_know() {
+    let rig = Rig::new(
+        "clients:
+  pay: {total_timeout: 60s, breaker: {consecutive_failures: 1}}
+  own: {total_timeout: 60s, breaker: {consecutive_failures: 1}, retry: {like: default, deadline: 500ms}}",
+    );
+    let hangs = || Inner::new(service_fn(|_: u32| std::future::pending::<io::Result<u32>>()));
+    let (pay, own) = (client(&rig, "pay", hangs()), client(&rig, "own", hangs()));
+    let policy = |field: &str, seconds: f64| {
+        json!({"command": "install_retry_policy", "target": "clients.pay",
+            "policy": {"max_attempts": 2, field: seconds}})
+    };
+    for field in ["attempt_timeout", "deadline"] {
+        let done = execute(&rig.registry, &policy(field, 1.5)).unwrap().remove(0);
+        let error = done.result.unwrap_err().to_string();
+        let expected = format!("invalid policy.{field}: 1.5s, expected none below 2s");
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert!(rig.registry.retry_policy("clients.pay").get().is_none());
+    run(&rig.registry, &policy("attempt_timeout", 2.0));
+    assert_eq!(answer(&pay).await, "circuit_open");
+    assert_eq!(answer(&own).await, "deadline_exceeded");
+    assert_eq!(rig.row("circuit_breaker/own").state, "open");
+    // A slot of a program's own layers takes any.
+    rig.registry.retry_policy("mine");
+    let mut mine = policy("attempt_timeout", 0.1);
+    mine["target"] = "mine".into();
+    assert_eq!(run(&rig.registry, &mine), Done::Installed("RetryPolicy"));
+}
+
+/// Whoever edits what a command has taken out or replaced means it to be in force.
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_the_file_brings_back_what_it_is_about_and_nothing_else() {
+    let text = |rate: u32, failures: u32, share: u32, timeout: u32| {
+        format!(
+            "rate_limits: {{shared: {rate}/h}}
+breakers: {{one: {{consecutive_failures: {failures}}}}}
+faults: {{lost: {{rules: [{{fault: loss, share: {share}%}}]}}}}
+failure_budgets: {{few: {{min_samples: {failures}, action: reject}}}}
+clients: {{pay: {{total_timeout: {timeout}s, breaker: one}}}}
+servers:
+  api: {{timeout: {timeout}s, rate_limit: shared}}
+  own: {{timeout: {timeout}s, rate_limit: {rate}/h}}
+  bad: {{timeout: {timeout}s, faults: lost, failure_budget: few}}"
+        )
+    };
+    let rig = Rig::new(&text(5, 1, 100, 60));
+    let works = || {
+        let (inner, fails) = failing();
+        fails.store(false, Ordering::Relaxed);
+        inner
+    };
+    let pay = client(&rig, "pay", failing().0);
+    let [api, own, bad] = ["api", "own", "bad"].map(|name| server(&rig, name, works()));
+    let four =
+        async || [answer(&pay).await, answer(&api).await, answer(&own).await, answer(&bad).await];
+    let refused = ["circuit_open", "rate_limited", "rate_limited", "budget_exhausted"];
+    let nothing = ["failed", "7", "7", "7"];
+    for _ in 0..5 {
+        four().await;
+    }
+    assert_eq!(four().await, refused);
+    let out = [
+        ("circuit_breaker", "clients.pay"),
+        ("rate_limit", "servers.api"),
+        ("rate_limit", "servers.own"),
+        ("failure_budget", "servers.bad"),
+        ("network_conditioner", "servers.bad"),
+    ];
+    for (what, target) in out {
+        assert_eq!(run(&rig.registry, &uninstall(what, target)), WAS_THERE);
+    }
+    assert_eq!(four().await, nothing);
+    // Another timeout, by which the breaker and the budget go, is no edit of theirs.
+    rig.reload(&text(5, 1, 100, 1));
+    assert_eq!(four().await, nothing);
+    rig.reload(&text(6, 1, 100, 1));
+    assert_eq!(four().await, ["failed", "rate_limited", "rate_limited", "7"]);
+    rig.reload(&text(6, 2, 100, 1));
+    assert_eq!(four().await[0], "circuit_open", "it has been open");
+    assert_eq!(four().await[3], "7");
+    assert!(rig.registry.conditioner("servers.bad").get().is_none(), "they are as they were");
+    rig.reload(&text(6, 2, 99, 1));
+    let server = rig.stacks.server("bad").unwrap();
+    assert_eq!(server.failure_budget().unwrap().state(), BudgetState::Healthy);
+    let faults = rig.registry.conditioner("servers.bad").get().unwrap();
+    assert!(!faults.is_injecting(), "the command has disarmed them, too");
+    assert!(rig.row("circuit_breaker/one").facts.iter().all(|fact| fact.label != "taken_out_of"));
+
+    // And in place of what a command has put there.
+    run(&rig.registry, &breaker("clients.pay"));
+    rig.reload(&text(6, 3, 99, 1));
+    assert_eq!(rig.stacks.client("pay").unwrap().breaker().unwrap().name(), "one");
+    assert!(!rig.shown().contains(&"circuit_breaker/clients.pay".to_owned()));
+}
+
+/// An order by a name is for what has it now.
+#[test]
+fn of_what_a_command_replaces_never_two_are_shown() {
+    let rig = Rig::new("clients: {pay: {total_timeout: 60s}}");
+    let _stack = rig.stacks.client("pay").unwrap();
+    let limit =
+        json!({"command": "install_rate_limit", "target": "clients.pay", "rate_limit": "1/h"});
+    let over = AtomicBool::new(false);
+    let shown = std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut most = 0;
+            while !over.load(Ordering::Relaxed) {
+                most = most.max(rig.shown().len());
+            }
+            most
+        });
+        for _ in 0..2_000 {
+            run(&rig.registry, &breaker("clients.pay"));
+            run(&rig.registry, &limit);
+        }
+        over.store(true, Ordering::Relaxed);
+        looks.join().unwrap()
+    });
+    assert_eq!(shown, 2, "a breaker and a limit");
+}
+
+/// The program, or a stack that is made later, puts something else where a command had put its own.
+#[test]
+fn what_a_command_has_made_is_shown_no_more_once_anybody_has_taken_it_out() {
+    let rig = Rig::new("breakers: {one: {}}\nclients: {pay: {breaker: one, rate_limit: 5/s}}");
+    let places =
+        (rig.registry.circuit_breaker("clients.pay"), rig.registry.rate_limiter("clients.pay"));
+    let limit =
+        json!({"command": "install_rate_limit", "target": "clients.pay", "rate_limit": "1/h"});
+    let install = || {
+        run(&rig.registry, &breaker("clients.pay"));
+        run(&rig.registry, &limit);
+    };
+    install();
+    assert_eq!(rig.shown(), ["circuit_breaker/clients.pay", "rate_limit/clients.pay"]);
+    let kept = (places.0.get().unwrap(), places.1.get().unwrap());
+    let stack = rig.stacks.client("pay").unwrap();
+    assert_eq!(stack.breaker().unwrap().name(), "one");
+    assert_eq!(rig.shown(), ["circuit_breaker/one", "rate_limit/pay"]);
+    install();
+    places.0.uninstall();
+    places.1.install(kept.1.clone());
+    let reset = json!([{"command": "reset", "target": "circuit_breaker/clients.pay"}]);
+    assert!(execute(&rig.registry, &reset).unwrap().remove(0).result.is_err(), "it is in no stack");
+    assert_eq!(rig.shown(), ["circuit_breaker/one", "rate_limit/pay"]);
+}
+
+/// What a new stack takes the place of ends with user code, which may ask for what it likes.
+#[test]
+fn a_breaker_whose_end_asks_for_stacks_holds_up_nothing() {
+    struct Asks(buttress::config::Stacks);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            assert_eq!(self.0.generation(), 1);
+        }
+    }
+    let rig = Rig::new("clients: {pay: {breaker: {}}}");
+    let asks = Asks(rig.stacks.clone());
+    let own = CircuitBreaker::builder("own").unregistered().observe(move |_: &Event<'_>| {
+        let _ = &asks;
+    });
+    rig.registry.circuit_breaker("clients.pay").install(own.build().unwrap());
+    let (done, is_done) = std::sync::mpsc::channel();
+    let stacks = rig.stacks.clone();
+    let thread = std::thread::spawn(move || done.send(stacks.client("pay").is_ok()));
+    assert!(is_done.recv_timeout(Duration::from_secs(20)).unwrap(), "it waits for itself");
+    thread.join().unwrap().unwrap();
+}
+
 #[test]
 fn commands_as_values_and_the_events_they_are() {
     let rig = Rig::new("clients: {pay: {total_timeout: 60s}}");
@@ -284,10 +510,27 @@ fn what_is_wrong_is_named_and_changes_nothing() {
         ),
         (breaker(json!({"open_for": "soon"})), "breaker.open_for: \"soon\", expected a time"),
         (breaker(json!({"open_for": 0})), "breaker.open_for: 0ns, expected"),
-        (breaker(json!({"fail_rate": 1})), "breaker.fail_rate: 1, expected one of"),
+        (breaker(json!({"fail_rate": 1})), "breaker.fail_rate: 1, expected one of the keys consec"),
         (
             breaker(json!({"slow_calls": {"after": "1s"}})),
             "breaker.slow_calls.rate: missing, expected",
+        ),
+        (
+            breaker(json!({"slow_calls": {"after": "soon", "rate": 1}})),
+            "breaker.slow_calls.after: \"soon\", expected a time",
+        ),
+        (
+            breaker(json!({"slow_calls": {"after": 1, "rate": 1, "more": 1}})),
+            "breaker.slow_calls.more: 1, expected one of the keys after, rate",
+        ),
+        (
+            breaker(json!({"cancelled_after": "always"})),
+            "breaker.cancelled_after: \"always\", expected a time: seconds, or such as \"1m 30s\", or \"never\"",
+        ),
+        (limit(json!({"rate": 5})), "rate_limit.rate: 5, expected a quota such as"),
+        (
+            json!(["set_quota", {"target": "servers.api", "quota": 5}]),
+            "quota: 5, expected a quota such as",
         ),
         (breaker(json!("db")), "breaker: \"db\", expected the keys of an entry of `breakers`"),
         (limit(json!("fast")), "rate_limit: \"fast\", expected a quota"),
@@ -391,6 +634,14 @@ fn under_load_no_call_is_lost() {
                 });
             });
         }
+        // Also when a check fails: the callers must end.
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let over = Over(&over);
         for number in 0..400 {
             run(&rig.registry, &plenty(number));
             if number % 10 == 9 {
@@ -399,11 +650,13 @@ fn under_load_no_call_is_lost() {
             }
             // Each change is to be met.
             let before = calls.load(Ordering::Relaxed);
+            let start = tokio::time::Instant::now();
             while calls.load(Ordering::Relaxed) < before + 5 {
+                assert!(start.elapsed() < PATIENCE, "the calls have stopped");
                 std::thread::sleep(Duration::from_micros(50));
             }
         }
-        over.store(true, Ordering::Relaxed);
+        drop(over);
     });
     run(&rig.registry, &uninstall("circuit_breaker", "clients.pay"));
     run(&rig.registry, &uninstall("rate_limit", "clients.pay"));

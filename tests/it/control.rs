@@ -7,7 +7,7 @@ use buttress::control::{
     InstallNetworkConditioner, InstallRateLimit, InstallRetryPolicy, Registry, Uninstall, execute,
 };
 use buttress::failure_budget::{BreachAction, FailureBudgetLayer};
-use buttress::rate_limit::RateLimitLayer;
+use buttress::rate_limit::{RateLimitLayer, RateLimiter};
 use buttress::retry::{RetryLayer, RetryPolicy};
 use buttress::{Quota, Rejection, RejectionKind, RetryBudget, RetryCost};
 use serde_json::{Value, json};
@@ -343,23 +343,55 @@ async fn breakers_and_limits_come_and_go_in_layers_of_a_program() {
     tokio::task::yield_now().await;
     let limiter = registry.rate_limiter("api").get().unwrap();
     assert_eq!(limiter.waiting(), 1);
-    // Taken out, it lets them go.
+    // Once there is none any more, nobody is held up.
     run(json!(["uninstall_rate_limit"]));
-    assert_eq!((other.await.unwrap().unwrap(), start.elapsed()), (4, Duration::ZERO));
-    assert_eq!(waits.await.unwrap().unwrap(), 2);
-    assert_eq!(start.elapsed(), Duration::from_secs(3600));
+    assert_eq!((other.await.unwrap().unwrap(), waits.await.unwrap().unwrap()), (4, 2));
+    assert_eq!((start.elapsed(), limiter.stats().released), (Duration::ZERO, 1));
+}
 
-    // Unless another slot has it, too.
-    registry.rate_limiter("other").install(limiter.clone());
-    registry.rate_limiter("api").install(limiter.clone());
+/// Who waits at the same limiter by another way has nothing to do with the stack that loses it.
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "callers are tasks")]
+async fn a_limit_that_is_taken_out_of_a_slot_lets_go_only_who_waits_by_that() {
+    let registry = Registry::new();
+    let limiter = RateLimiter::new("1/min".parse().unwrap());
+    let by_slot = |name| {
+        registry.rate_limiter(name).install(limiter.clone());
+        RateLimitLayer::from_slot(registry.rate_limiter(name))
+    };
+    let layers = [by_slot("api"), by_slot("other")];
+    let [api, other] = layers.map(|layer| {
+        let inner = service_fn(|n: u64| async move { Ok::<_, io::Error>(n) });
+        layer.wait(Duration::from_secs(3600)).layer(inner)
+    });
     limiter.try_acquire().unwrap();
-    let waits = tokio::spawn(service.clone().oneshot(5));
-    tokio::task::yield_now().await;
-    run(json!(["uninstall_rate_limit", {"target": "api"}]));
-    assert_eq!(limiter.waiting(), 1);
-    run(json!(["uninstall_rate_limit", {"target": "other"}]));
-    assert_eq!(limiter.waiting(), 0);
-    waits.await.unwrap().unwrap();
+    let start = Instant::now();
+    let mut waits = Vec::new();
+    for n in 0..8 {
+        let (limiter, api, other) = (limiter.clone(), api.clone(), other.clone());
+        waits.push(tokio::spawn(async move {
+            let n = match n % 4 {
+                0 => limiter.acquire().await.map(|()| n).unwrap(),
+                1 => other.oneshot(n).await.unwrap(),
+                _ => api.oneshot(n).await.unwrap(),
+            };
+            (n, start.elapsed().as_secs() / 60)
+        }));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(limiter.waiting(), 8);
+    let uninstall = json!([["uninstall_rate_limit", {"target": "api"}]]);
+    execute(&registry, &uninstall).unwrap().remove(0).result.unwrap();
+    assert_eq!((limiter.waiting(), limiter.stats().released), (4, 4));
+    let mut ended = Vec::new();
+    for wait in waits {
+        ended.push(wait.await.unwrap());
+    }
+    // The others as if those had never been there.
+    let expected = [(0, 1), (1, 2), (2, 0), (3, 0), (4, 3), (5, 4), (6, 0), (7, 0)];
+    assert_eq!(ended, expected);
+    let stats = limiter.stats();
+    assert_eq!((stats.acquired, stats.waits), (5, 4));
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,6 +113,28 @@ async fn who_waits_goes_on_at_once_when_it_is_released_and_leaves_no_trace() {
     later.await.unwrap();
 }
 
+/// A call is made and polled later: nobody has let it go, since it did not wait.
+#[tokio::test(start_paused = true)]
+async fn who_has_not_begun_to_wait_goes_by_what_is_in_the_slot_then() {
+    let empty = limiter("1/h");
+    empty.try_acquire().unwrap();
+    let slot = Slot::with(empty.clone());
+    let mut service =
+        RateLimitLayer::from_slot(slot.clone()).wait(MINUTE * 60).layer(service_fn(ok));
+    let start = Instant::now();
+    let mut make = async || service.ready().await.unwrap().call(1);
+    let (late, other, kept) = (make().await, make().await, make().await);
+    slot.uninstall();
+    late.await.unwrap();
+    let minute = limiter("1/min");
+    slot.install(minute.clone());
+    other.await.unwrap();
+    assert_eq!((start.elapsed(), minute.stats().acquired), (Duration::ZERO, 1));
+    kept.await.unwrap();
+    assert_eq!((start.elapsed(), minute.stats().acquired), (MINUTE, 2));
+    assert_eq!((empty.stats().acquired, empty.stats().released, empty.waiting()), (1, 1, 0));
+}
+
 /// Nothing may be called that was not found ready, whenever the slot changes.
 #[tokio::test(start_paused = true)]
 async fn changes_between_ready_and_call() {
@@ -228,4 +250,15 @@ async fn header_fields_tell_of_what_is_there() {
         let fields = call.await.unwrap().headers().clone();
         assert_eq!(fields.contains_key("ratelimit"), there.is_some(), "{fields:?}");
     }
+    // Of a limit that has let it go nothing is told.
+    let there = limiter("1/h");
+    let mut service = RateLimitLayer::from_slot(slot.clone()).wait(MINUTE).headers().layer(inner);
+    slot.install(there.clone());
+    let call = service.ready().await.unwrap().call(Request::new(()));
+    assert!(call.await.unwrap().headers().contains_key("ratelimit"));
+    there.set_quota("1/min".parse().unwrap());
+    let mut call = Box::pin(service.ready().await.unwrap().call(Request::new(())));
+    assert!(poll!(&mut call).is_pending());
+    there.release_waiting();
+    assert!(!call.await.unwrap().headers().contains_key("ratelimit"));
 }
