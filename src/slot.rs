@@ -177,6 +177,13 @@ impl<T: Clone> Slot<T> {
     }
 }
 
+impl<T> Slot<T> {
+    /// Whether something is there, and it is that. `is` runs under the lock, and nothing is dropped.
+    pub(crate) fn holds(&self, is: impl FnOnce(&T) -> bool) -> bool {
+        lock(&self.place.held).object.as_ref().is_some_and(is)
+    }
+}
+
 #[cfg(feature = "config")]
 impl<T: Clone> Slot<T> {
     /// Puts what `next` makes of what is there into it and into a new slot, which follows it from now on instead of the

@@ -69,12 +69,14 @@ impl OldParts {
         (before, places): (&Uses, &Places),
     ) -> Self {
         // Those of the configuration are looked after by whoever has counted who uses them.
-        let (had, now) = (&before.conditioner, places.faults.get());
-        let conditioner =
-            (was.faults.clone()).filter(|it| !had.iter().chain(&now).any(|other| other.is(it)));
-        let (had, now) = (&before.budget, places.budget.get());
-        let budget =
-            (was.budget.clone()).filter(|it| !had.iter().chain(&now).any(|other| other.is(it)));
+        let conditioner = was.faults.clone().filter(|it| {
+            let had = before.conditioner.as_ref().is_some_and(|had| had.is(it));
+            !had && !places.faults.holds(|now| now.is(it))
+        });
+        let budget = was.budget.clone().filter(|it| {
+            let had = before.budget.as_ref().is_some_and(|had| had.is(it));
+            !had && !places.budget.holds(|now| now.is(it))
+        });
         Self { _parts: parts, _was: Some(was), conditioner, budget }
     }
 
@@ -452,8 +454,8 @@ impl<L> Running<L> {
     }
 }
 
-fn take_out<T: Clone>(had: &mut Option<T>, place: &Slot<T>, is: impl Fn(&T) -> bool) {
-    if had.as_ref().is_some_and(&is) && !place.get().is_some_and(|there| is(&there)) {
+fn take_out<T>(had: &mut Option<T>, place: &Slot<T>, is: impl Fn(&T) -> bool) {
+    if had.as_ref().is_some_and(&is) && !place.holds(&is) {
         *had = None;
     }
 }

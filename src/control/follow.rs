@@ -90,7 +90,7 @@ impl Registry {
         let (there, breaker) = (breaker.clone(), breaker.clone());
         self.follow(Following {
             slot: name,
-            is_there: Box::new(move || slot.get().is_some_and(|it| it.is(&there))),
+            is_there: Box::new(move || slot.holds(|it| it.is(&there))),
             go_by: Box::new(move |after| go_by(&breaker, after)),
             now: Mutex::new(now),
         });
@@ -106,7 +106,7 @@ impl Registry {
         let (there, budget) = (budget.clone(), budget.clone());
         self.follow(Following {
             slot: name,
-            is_there: Box::new(move || slot.get().is_some_and(|it| it.is(&there))),
+            is_there: Box::new(move || slot.holds(|it| it.is(&there))),
             go_by: Box::new(move |after| go_by(&budget, after)),
             now: Mutex::new(now),
         });

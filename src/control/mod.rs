@@ -37,8 +37,8 @@
 //!
 //! | command, also with `LD_` | arguments, in order | default |
 //! |---|---|---|
-//! | `install_failure_budget` | `threshold` (a failure rate above which it is spent) | 0.05 |
-//! | | `window_seconds` | 30 |
+//! | `install_failure_budget` | `threshold` (a failure rate above which it is spent, also as `"5%"`) | 0.05 |
+//! | | `window_seconds` (also as `"1m"`) | 30 |
 //! | | `min_samples` | 50 |
 //! | | `on_breach`: `"notify"`, `"reject"`, `"shed"`; by name only | `"reject"` |
 //! | | `levers`: names of levers of the registry; by name only | all of them |

@@ -97,10 +97,12 @@ fn install_failure_budget(arguments: Arguments<'_>) -> Result<Command, ConfigErr
         return Err(ConfigError::new("runner_quit_callback", given, expected));
     }
     let mut install = InstallFailureBudget { target: read.text("target")?, ..Default::default() };
-    if let Some(threshold) = read.number("threshold")? {
+    if let Some(threshold) =
+        read.number_or("threshold", "a number, or such as \"5%\"", units::ratio)?
+    {
         install.threshold = threshold;
     }
-    if let Some(seconds) = read.number("window_seconds")? {
+    if let Some(seconds) = read.number_or("window_seconds", TIME, units::seconds)? {
         install.window_seconds = seconds;
     }
     if let Some(samples) = read.whole("min_samples")? {
@@ -279,6 +281,21 @@ impl<'a> Fields<'a> {
 
     pub(super) fn number(&self, field: &'static str) -> Result<Option<f64>, ConfigError> {
         self.read(field, "a number", |value| value.as_f64().filter(|n| n.is_finite()))
+    }
+
+    /// Or a text with units.
+    fn number_or(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<f64>,
+    ) -> Result<Option<f64>, ConfigError> {
+        self.read(field, expected, |value| {
+            // A number in quotes is a slip, as for all numbers.
+            let units = |text: &&str| text.trim().parse::<f64>().is_err();
+            let text = value.as_str().filter(units).and_then(&parse);
+            value.as_f64().filter(|n| n.is_finite()).or(text)
+        })
     }
 
     pub(super) fn whole(&self, field: &'static str) -> Result<Option<u32>, ConfigError> {

@@ -85,7 +85,7 @@ impl Holder for Through {
 
     fn is_there(&self) -> bool {
         let Some(slot) = &self.slot else { return true };
-        slot.get().is_some_and(|there| Arc::ptr_eq(&there.shared, &self.shared))
+        slot.holds(|there| Arc::ptr_eq(&there.shared, &self.shared))
     }
 }
 

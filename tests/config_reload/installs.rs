@@ -13,6 +13,7 @@ use buttress::control::{
 };
 use buttress::failure_budget::BudgetState;
 use buttress::observe::Event;
+use buttress::rate_limit::RateLimiter;
 use buttress::{Quota, Rejection};
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt, service_fn};
@@ -437,16 +438,19 @@ fn what_a_command_has_made_is_shown_no_more_once_anybody_has_taken_it_out() {
     };
     install();
     assert_eq!(rig.shown(), ["circuit_breaker/clients.pay", "rate_limit/clients.pay"]);
-    let kept = (places.0.get().unwrap(), places.1.get().unwrap());
+    let kept = (places.0.get().unwrap(), RateLimiter::new("1/h".parse().unwrap()));
     let stack = rig.stacks.client("pay").unwrap();
     assert_eq!(stack.breaker().unwrap().name(), "one");
     assert_eq!(rig.shown(), ["circuit_breaker/one", "rate_limit/pay"]);
     install();
     places.0.uninstall();
     places.1.install(kept.1.clone());
+    assert_eq!(rig.shown(), ["circuit_breaker/one", "rate_limit/pay"]);
+    install();
+    let kept = places.0.uninstall();
     let reset = json!([{"command": "reset", "target": "circuit_breaker/clients.pay"}]);
     assert!(execute(&rig.registry, &reset).unwrap().remove(0).result.is_err(), "it is in no stack");
-    assert_eq!(rig.shown(), ["circuit_breaker/one", "rate_limit/pay"]);
+    drop(kept);
 }
 
 /// What a new stack takes the place of ends with user code, which may ask for what it likes.

@@ -136,6 +136,32 @@ fn two_identical_actions_have_a_result_each() {
     assert!(executed.iter().all(|one| one.action == action && one.result.is_ok()));
 }
 
+/// As a file has them.
+#[test]
+fn a_budget_takes_values_with_units() {
+    let registry = Registry::new();
+    let slot = registry.failure_budget("api");
+    let install = |threshold: Value, window: Value| {
+        let arguments = json!({"threshold": threshold, "window_seconds": window});
+        execute(&registry, &json!([["install_failure_budget", arguments]]))
+            .unwrap()
+            .remove(0)
+            .result
+    };
+    install(json!("5%"), json!("1m 30s")).unwrap();
+    let budget = slot.get().unwrap();
+    assert_eq!((budget.threshold(), budget.window()), (0.05, Duration::from_secs(90)));
+    for (threshold, window, expected) in [
+        (json!("few"), json!(30), "threshold: \"few\", expected a number, or such as \"5%\""),
+        (json!("150%"), json!(30), "threshold: 1.5, expected"),
+        (json!(0.1), json!("soon"), "window_seconds: \"soon\", expected a time"),
+        (json!(0.1), json!("0s"), "window_seconds: 0ns, expected"),
+    ] {
+        let error = install(threshold, window).unwrap_err().to_string();
+        assert!(error.contains(&format!("invalid {expected}")), "{error}");
+    }
+}
+
 #[test]
 fn a_document_that_is_none_changes_nothing() {
     let registry = Registry::new();
