@@ -26,7 +26,7 @@ fn at_once(pool: &mut Pool, calls: usize, many: usize) -> Vec<u32> {
         let place = pool.pick(FIRST);
         got[place] += 1;
         out.push((place, pool.now));
-        pool.now = pool.now.after(ms(10) / u32::try_from(many).unwrap());
+        pool.now = pool.now.after(ms(10) / u32::try_from(many).expect("few"));
     }
     for (place, started) in out {
         pool.end(place, started, End::Success);

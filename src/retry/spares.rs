@@ -131,7 +131,7 @@ mod tests {
             Arc::new(move || {
                 match clones.fetch_add(1, Relaxed) {
                     // The first is slow enough for another thread to miss it.
-                    0 => std::thread::sleep(slow),
+                    0 => crate::clock::park(slow),
                     // What that one gets, and the second instance.
                     1 | 2 => {}
                     _ => drop(meet.wait()),
