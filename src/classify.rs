@@ -81,6 +81,20 @@ where
 }
 
 /// See [`exclude`].
+///
+/// ```
+/// use buttress::{AnyError, Exclude, exclude};
+/// use std::io;
+/// // With a function instead of a closure the type can be written.
+/// struct Client {
+///     judge: Exclude<AnyError, fn(&io::Error) -> bool>,
+/// }
+/// fn missing(error: &io::Error) -> bool {
+///     error.kind() == io::ErrorKind::NotFound
+/// }
+/// let client = Client { judge: exclude(AnyError, missing) };
+/// # let _ = client.judge;
+/// ```
 #[derive(Clone, Copy)]
 pub struct Exclude<C, F> {
     inner: C,
@@ -139,6 +153,18 @@ where
 }
 
 /// See [`downcast`].
+///
+/// ```
+/// use buttress::{Classify, Downcast, ErrorChain, FailureClass, Outcome, Typed, downcast, error_chain};
+/// use std::io;
+/// struct Client {
+///     judge: Downcast<ErrorChain<Typed>, io::Error>,
+/// }
+/// let client = Client { judge: downcast(error_chain()) };
+/// let error: buttress::BoxError = io::Error::from(io::ErrorKind::InvalidInput).into();
+/// let verdict = Classify::<(), (), _>::finish(&client.judge, (), Err(&error));
+/// assert_eq!(verdict.outcome, Outcome::Failure(FailureClass::Permanent));
+/// ```
 pub struct Downcast<C, E> {
     inner: C,
     marker: std::marker::PhantomData<fn() -> E>,
@@ -306,11 +332,34 @@ impl<M> fmt::Debug for ErrorChain<M> {
 }
 
 /// Marker: the error type implements [`std::error::Error`]. Inferred, never written.
+///
+/// ```
+/// use buttress::{Classify, ErrorChain, Typed, error_chain};
+/// // Written only where a type has to be, as in a field.
+/// struct Client {
+///     judge: ErrorChain<Typed>,
+/// }
+/// let client = Client { judge: error_chain() };
+/// let verdict = Classify::<(), u8, std::io::Error>::finish(&client.judge, (), Ok(&7));
+/// assert!(!verdict.outcome.is_failure());
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Typed;
 
 /// Marker: the error type is [`BoxError`]. Inferred, never written.
+///
+/// ```
+/// use buttress::{Boxed, BoxError, Classify, ErrorChain, error_chain};
+/// // Written only where a type has to be, as in a field.
+/// struct Client {
+///     judge: ErrorChain<Boxed>,
+/// }
+/// let client = Client { judge: error_chain() };
+/// let error: BoxError = "gone".into();
+/// let verdict = Classify::<(), u8, BoxError>::finish(&client.judge, (), Err(&error));
+/// assert!(verdict.outcome.is_failure());
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Boxed;
@@ -387,6 +436,22 @@ where
 }
 
 /// See [`classify_fn`].
+///
+/// ```
+/// use buttress::{Classify, ClassifyFn, FailureClass, Verdict, classify_fn};
+/// // With a function instead of a closure the type can be written.
+/// struct Client {
+///     judge: ClassifyFn<fn(Result<&u16, &()>) -> Verdict>,
+/// }
+/// fn by_status(result: Result<&u16, &()>) -> Verdict {
+///     match result {
+///         Ok(status) if *status < 500 => Verdict::success(),
+///         _ => Verdict::failure(FailureClass::Transient),
+///     }
+/// }
+/// let client = Client { judge: classify_fn(by_status) };
+/// assert!(!Classify::<(), u16, ()>::finish(&client.judge, (), Ok(&404)).outcome.is_failure());
+/// ```
 #[derive(Clone, Copy)]
 pub struct ClassifyFn<F> {
     f: F,

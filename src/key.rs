@@ -61,6 +61,16 @@ where
 }
 
 /// See [`key_fn`].
+///
+/// ```
+/// use buttress::{Key, KeyFn, key_fn};
+/// // With a function instead of a closure the type can be written.
+/// struct Limits {
+///     tenant: KeyFn<fn(&(u32, String)) -> u32>,
+/// }
+/// let limits = Limits { tenant: key_fn(|request| request.0) };
+/// assert_eq!(limits.tenant.key(&(7, "hello".to_owned())), Some(7));
+/// ```
 #[derive(Clone, Copy)]
 pub struct KeyFn<F> {
     f: F,

@@ -165,6 +165,19 @@ where
 }
 
 /// See [`respond_with`].
+///
+/// ```
+/// use buttress::{LayerKind, Reject, Rejection, RejectionKind, RespondWith, respond_with};
+/// use std::convert::Infallible;
+/// // With a function instead of a closure the type can be written.
+/// struct Server {
+///     refuse: RespondWith<fn(u32, Rejection) -> String>,
+/// }
+/// let server = Server { refuse: respond_with(|user, why| format!("not now, {user}: {}", why.name())) };
+/// let why = Rejection::new(RejectionKind::CircuitOpen, LayerKind::CircuitBreaker, "db");
+/// let answer: Result<_, Infallible> = server.refuse.reject(7, why);
+/// assert_eq!(answer.unwrap(), "not now, 7: db");
+/// ```
 #[derive(Clone, Copy)]
 pub struct RespondWith<F> {
     f: F,

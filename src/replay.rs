@@ -297,6 +297,22 @@ fn put_attempt<B>(header: Option<&http::HeaderName>, req: &mut http::Request<B>,
 
 /// A [`Replay`] whose overrides come from a function: see
 /// [`RetryLayer::overrides`](crate::retry::RetryLayer::overrides).
+///
+/// ```
+/// use buttress::AnyError;
+/// use buttress::retry::{CloneRequest, RetryLayer, RetryOverride, RetryPolicy, WithOverrides};
+/// struct Job {
+///     urgent: bool,
+/// }
+/// // With a function instead of a closure the type can be written.
+/// type Jobs = WithOverrides<CloneRequest, fn(&Job) -> Option<RetryOverride>>;
+/// struct Client {
+///     retry: RetryLayer<AnyError, Jobs>,
+/// }
+/// let retry = RetryLayer::new(RetryPolicy::default());
+/// let client = Client { retry: retry.overrides(|job| job.urgent.then(RetryOverride::never)) };
+/// # let _ = client.retry;
+/// ```
 #[derive(Clone, Copy)]
 pub struct WithOverrides<R, F> {
     pub(crate) inner: R,
@@ -349,6 +365,22 @@ where
 
 /// A [`Replay`] whose deadlines come from a function: see
 /// [`RetryLayer::deadlines`](crate::retry::RetryLayer::deadlines).
+///
+/// ```
+/// use buttress::retry::{CloneRequest, RetryLayer, RetryPolicy, WithDeadlines};
+/// use buttress::{AnyError, Deadline};
+/// struct Job {
+///     by: Deadline,
+/// }
+/// // With a function instead of a closure the type can be written.
+/// type Jobs = WithDeadlines<CloneRequest, fn(&Job) -> Option<Deadline>>;
+/// struct Client {
+///     retry: RetryLayer<AnyError, Jobs>,
+/// }
+/// let retry = RetryLayer::new(RetryPolicy::default());
+/// let client = Client { retry: retry.deadlines(|job| Some(job.by)) };
+/// # let _ = client.retry;
+/// ```
 #[derive(Clone, Copy)]
 pub struct WithDeadlines<R, F> {
     pub(crate) inner: R,

@@ -12,7 +12,8 @@ use crate::sync::{Lease, Mutex, lock, stripe_count, thread_number};
 /// A layer made from a slot looks into it at each call. Clones of a slot, the layers made from it and
 /// their services share one place. A call uses the object that was there when it was made, to its end:
 /// none sees half of a change. Looking at an empty slot costs one relaxed load; a change costs each service
-/// one mutex when it looks next, which only a few threads share.
+/// one mutex when it looks next, which only a few threads share. What was there before is let go of by each service
+/// with its next call; one that is never called, only cloned for each call, holds nothing, and its clones look.
 ///
 /// ```
 /// use buttress::Slot;
@@ -352,9 +353,10 @@ pub(crate) struct Seat<T> {
 }
 
 impl<T: Clone> Seat<T> {
-    pub(crate) fn new(slot: Slot<T>) -> Self {
-        let (seen, current) = slot.versioned();
-        Self { slot, seen, current }
+    /// It has seen nothing yet: an instance of which only clones are called must not keep for its whole life what was
+    /// there when it was made.
+    pub(crate) const fn new(slot: Slot<T>) -> Self {
+        Self { slot, seen: UNTOUCHED, current: None }
     }
 
     pub(crate) const fn slot(&self) -> &Slot<T> {
@@ -481,6 +483,19 @@ mod tests {
         );
         assert_eq!(seat.current(), None);
         assert_eq!(Arc::strong_count(&second), 1);
+    }
+
+    #[test]
+    fn a_seat_of_which_only_clones_look_keeps_nothing() {
+        let first = Arc::new(1);
+        let slot = Slot::with(Arc::clone(&first));
+        let seat = Seat::new(slot.clone());
+        for _ in 0..3 {
+            assert_eq!(seat.clone().current(), Some(&mut Arc::clone(&first)));
+        }
+        slot.install(Arc::new(2));
+        assert_eq!(Arc::strong_count(&first), 1);
+        assert_eq!(seat.clone().current(), Some(&mut Arc::new(2)));
     }
 
     #[cfg(feature = "config")]

@@ -33,6 +33,16 @@
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
 //!   baseline. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
 //!   known of what answers take, it is halved when a call is given up after a quarter of what callers wait, or later.
+//! - **More only for more.** Windows of answers, each as long as one takes or longer, show how many a second so many in
+//!   flight bring. Growth has to bring a quarter of its share: twice as many in flight a fifth more answers. If it has
+//!   brought less, by more than chance, and answers took longer for it, they wait for each other: the limit goes back
+//!   to what was worth it. Then a sixth less is tried, again and again as long as no answer is lost by it; and so it is
+//!   while answers are slow but not too slow. What chance is, windows of the same in flight show. A try is followed by
+//!   sixteen times as many answers without one, or by more answers with no more in flight, which are another backend.
+//!   Until it is known what they bring, no more than half again as many are in flight as is known, or as were before.
+//! - **Whose queue.** Answers that take longer with no more in flight than before are no queue of ours: no window counts
+//!   them against the limit, and it does not fall below three quarters of what is usual. With others in front of a
+//!   backend, fewer of ours are fewer answers for us, and the latency alone decides: it is the same for all.
 //! - **Too late.** A client that begins in an overload takes the queue for normal. So it falls, whatever the baseline says,
 //!   when more than one in eight of what was sent is given up at its deadline, and even the quickest answers take an eighth of
 //!   what callers wait; below one in flight, too: then there is a pause after each call, of no more than what callers
@@ -43,13 +53,24 @@
 //! - **Baseline.** A geometric mean of what answers take while less than half of the limit is used. It stays within
 //!   a quarter of the lowest it has been, so that it cannot follow a queue. If answers stay slow with the limit at
 //!   its floor, what is slow is the service, and the baseline starts anew; eight times later if answers differ less
-//!   among each other than usual, as they do when there is a queue that others have made.
+//!   among each other than usual, as they do when there is a queue that others have made, and then the limit stays what it was
+//!   before until answers come as quickly as without a queue.
 //! - **Waiting room.** Highest criticality first; within a class the earliest deadline that will probably be met,
 //!   and if none will, the newest. Who could not be answered in time any more is refused unsent.
 //! - **Down.** After a row of failures that chance does not explain at the usual rate of failures, or after no answer
 //!   for longer than nearly all take, requests wait for as long as they can and single ones probe: in at most three
 //!   of ten requests, at least once in the time that callers wait. With the first success the limit starts small.
 //! - **Abandoned calls** keep their place for as long as they were waited for: the backend may still work on them.
+//!
+//! The limit is a gradient on latency, as Netflix's [concurrency-limits] has it, and doubles at first as TCP's slow start does;
+//! it stops where [BBR] finds the pipe full. The guard by correlation of what is in flight with what is answered, and with
+//! how long that takes, is that of Uber's [Cinnamon] and of [failsafe-go]; here it is a test of two windows, which moves the
+//! limit in order to know, instead of a correlation over fifty of them.
+//!
+//! [concurrency-limits]: https://github.com/Netflix/concurrency-limits
+//! [BBR]: https://queue.acm.org/detail.cfm?id=3022184
+//! [Cinnamon]: https://www.uber.com/blog/cinnamon-auto-tuner-adaptive-concurrency-in-the-wild/
+//! [failsafe-go]: https://failsafe-go.dev/adaptive-limiter/
 //!
 //! # Semantics
 //!

@@ -1,6 +1,7 @@
 //! Limit, state, waiting room and retry tokens of one backend, without clock and timer. All of it is behind one
 //! short lock: a permit that comes back is handed to the best waiter in the same step.
 
+mod gain;
 mod lane;
 mod limit;
 mod outcome;
@@ -10,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::task::Waker;
 
+use self::gain::Gain;
 pub(super) use self::lane::Calm;
 use self::lane::share;
 pub(super) use self::outcome::MEASURED;
@@ -68,6 +70,7 @@ pub(super) struct Core {
     sent_at: Tick,
     /// Since when the limit has been at its floor.
     floored: Option<Tick>,
+    gain: Gain,
     room: BTreeMap<Key, Option<Waker>>,
     max_waiting: usize,
     settled: Vec<(u64, Settled)>,
@@ -119,6 +122,7 @@ impl Core {
             missed: 0.0,
             sent_at: Tick(0),
             floored: None,
+            gain: Gain::default(),
             room: BTreeMap::new(),
             max_waiting,
             settled: Vec::new(),

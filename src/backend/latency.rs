@@ -103,14 +103,15 @@ impl Latency {
         let off = off.clamp(-2.0, 2.0);
         self.spread += (off * off - self.spread) / 64.0;
         // Compared as logarithms.
-        let free = self.quickest() - self.base < FREE;
+        let free = self.is_free();
         if free {
             // Not slow because of a queue, whatever is in flight.
             self.anchor = self.anchor.max(self.base - DRIFT);
         }
         if (quiet || free) && self.short < self.base + NEAR {
             self.base += (self.short - self.base) / 64.0;
-            self.usual += (self.spread - self.usual) / 64.0;
+            let off = self.spread - self.usual;
+            self.usual += off / if off < 0.0 { 1024.0 } else { 64.0 };
         } else if self.short < self.base - NEAR {
             self.base += (self.short - self.base) / 16.0;
         }
@@ -137,6 +138,31 @@ impl Latency {
     /// differ much it is far below `ratio` as long as there is none.
     pub(super) fn queue(&self) -> f64 {
         (self.quickest() - self.base).exp()
+    }
+
+    /// What the last answer took, as a logarithm.
+    pub(super) fn last(&self) -> f64 {
+        self.recent[self.seen.wrapping_sub(1) as usize % RECENT]
+    }
+
+    /// The quickest come so soon that there is no queue.
+    pub(super) fn is_free(&self) -> bool {
+        self.quickest() - self.base < FREE
+    }
+
+    /// How much they differ one from the next, as the variance of logarithms: not as the level moves. What they have in
+    /// common because they wait in one queue counts for nothing.
+    pub(super) fn variance(&self) -> f64 {
+        let many = (self.seen as usize).min(RECENT);
+        let (mut sum, mut count) = (0.0, 0.0);
+        for i in 1..many {
+            let at = self.seen as usize + RECENT - i;
+            let off = self.recent[at % RECENT] - self.recent[(at - 1) % RECENT];
+            sum += off * off;
+            count += 2.0;
+        }
+        let queue = self.ratio().max(1.0);
+        if count > 0.0 { sum / count * queue * queue } else { 1.0 }
     }
 
     pub(super) fn quickest_nanos(&self) -> f64 {

@@ -323,20 +323,25 @@ impl Core {
         let typical = self.typical();
         let last = Tick(self.checked_before.load(Relaxed));
         let load = |place: usize| get(place).load(typical, memory, last, now);
-        let (better, worse) =
-            if load(other) < SAME * load(one) { (other, one) } else { (one, other) };
+        let (mut better, mut worse) = ((one, load(one)), (other, load(other)));
+        if worse.1 < SAME * better.1 {
+            (better, worse) = (worse, better);
+        }
+        let ((better, least), (worse, most)) = (better, worse);
         // Not for the sake of one that is down, while all are used.
-        let held = !get(worse).is_out() && self.holds_back(get(better), get(worse), now);
+        let held =
+            !get(worse).is_out() && self.holds_back(get(better), get(worse), least / most, now);
         if held { worse } else { better }
     }
 
-    /// Whether an endpoint that has just returned or come lets this call pass by, to one that is there for longer.
-    fn holds_back(&self, health: &Health, other: &Health, now: Tick) -> bool {
+    /// Whether an endpoint that has just returned or come lets this call pass by, to one that is there for longer. Not to
+    /// one that has so much to do, or hangs for so long, that even for its part of the share this one has less.
+    fn holds_back(&self, health: &Health, other: &Health, load: f64, now: Tick) -> bool {
         if health.back.load(Relaxed) == 0 {
             return false;
         }
-        let (own, others) = (self.share(health, now), self.share(other, now));
-        own < others && (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= own / others
+        let part = self.share(health, now) / self.share(other, now);
+        load >= part && part < 1.0 && (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= part
     }
 
     /// What it gets of its share in its slow start.
@@ -385,7 +390,8 @@ impl Core {
         now: Tick,
     ) -> Option<Change> {
         health.in_flight.fetch_sub(1, Relaxed);
-        // The call that makes a check begins after it.
+        // The call that makes a check begins after it. One that read the clock before a check and began after it was
+        // not counted there and is taken off all the same: for as long as two checks take, one more call counts.
         if started.0 < self.checked.load(Relaxed) {
             health.was_checked(started.0 < self.checked_before.load(Relaxed));
         }

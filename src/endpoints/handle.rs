@@ -112,8 +112,10 @@ impl<S> Endpoints<S> {
         Self { shared, list: Slot::with(list), changing: Arc::new(Mutex::new(())) }
     }
 
-    /// Adds an endpoint, or replaces the service of the one that has this label, whose past is forgotten. A new
-    /// endpoint gets the next first attempt; until that has ended it is taken to be as quick as the others.
+    /// Adds an endpoint, or replaces the service of the one that has this label, whose past is forgotten: it may be
+    /// another process. A new endpoint gets the next first attempt; until that has ended it is taken to be as quick as
+    /// the others, and beside others it [starts slowly](EndpointsBuilder::slow_start). One that is replaced more often
+    /// than that takes never gets its full share.
     ///
     /// ```
     /// let pool = buttress::endpoints::Endpoints::new("db");
@@ -133,7 +135,8 @@ impl<S> Endpoints<S> {
         drop(before);
     }
 
-    /// Takes an endpoint out; calls that have begun finish there. `false` if there is none of this label.
+    /// Takes an endpoint out; calls that have begun finish there. `false` if there is none of this label. Its service is
+    /// dropped when those that have called it have made another call, or are gone.
     ///
     /// ```
     /// let pool = buttress::endpoints::Endpoints::new("db");
@@ -231,7 +234,7 @@ impl<S> Endpoints<S> {
 
     /// Inserts and removes what `discover` finds, until it ends or fails; then the endpoints stay as they are. Run it in
     /// a task. Keys are told apart by how they print. One that is inserted again, with its key, is [new](Self::insert):
-    /// a discovery that repeats itself takes back who is ejected.
+    /// a discovery that repeats itself takes back who is ejected, and lets all that it repeats start slowly.
     ///
     /// # Errors
     /// The discovery's.

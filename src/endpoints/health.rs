@@ -12,6 +12,9 @@ const OWN: f64 = 0.2;
 /// After so many times the memory nothing is known any more of an endpoint that got no call, and it is asked.
 pub(super) const FORGOTTEN: u32 = 3;
 
+/// So many calls that never end are not taken for work.
+const FEW: u32 = 3;
+
 pub(super) const IN: u32 = 0;
 pub(super) const OUT: u32 = 1;
 
@@ -93,11 +96,11 @@ impl Health {
     }
 
     /// How many of those in flight say something of a call that would be sent now: not the ones from before the `last`
-    /// check but one, if a later one was answered.
+    /// check but one, if a later one was answered. That goes for a few: many are work, however long it takes.
     fn counting(&self, in_flight: u32, last: Tick) -> u32 {
         match self.long.load(Relaxed) {
             0 => in_flight,
-            long if self.answered.load(Relaxed) > last.0 => in_flight.saturating_sub(long),
+            long if self.answered.load(Relaxed) > last.0 => in_flight.saturating_sub(long.min(FEW)),
             _ => in_flight,
         }
     }

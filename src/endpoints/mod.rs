@@ -50,8 +50,9 @@
 //! call that hangs for as long as it has. What was learned fades towards the typical answer with
 //! [`memory`](EndpointsBuilder::memory), so that nobody is avoided for ever because of an old bad day. An endpoint
 //! that never got a call, or none for three times that long, gets the next first attempt, whatever the others have
-//! measured: no call corrects what is believed of one that gets none. A call that is out for longer than the memory does
-//! not count as long as later ones are answered: a long poll does not say that its endpoint hangs.
+//! measured: no call corrects what is believed of one that gets none. Up to three calls that are out for longer than the
+//! memory do not count as long as later ones are answered: a long poll does not say that its endpoint hangs. More of them
+//! do: they are work that takes long.
 //!
 //! *Ejection.* An endpoint is ejected after [three](EndpointsBuilder::failures_in_row) failures in a row, or when
 //! its share of failures is so far above that of the others that chance does not explain it (four standard
@@ -64,7 +65,8 @@
 //! the time. The answer to a call from before the ejection takes nobody back.
 //!
 //! *Arrival.* An endpoint that is inserted while others answer starts as slowly, after the first call, which it gets at
-//! once. Those that come or return together are not held back for each other.
+//! once. Those that come or return together are not held back for each other, nor for one that hangs or has ten times as
+//! much to do.
 //!
 //! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
 //! the fault is then rarely theirs, and those that are left could not carry it. The first good answer of each

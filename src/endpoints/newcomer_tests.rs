@@ -1,5 +1,7 @@
 //! Endpoints that come to a pool that lives, and endpoints that have a call which never ends.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::config::Config;
@@ -24,7 +26,7 @@ fn at_once(pool: &mut Pool, calls: usize, many: usize) -> Vec<u32> {
         let place = pool.pick(FIRST);
         got[place] += 1;
         out.push((place, pool.now));
-        pool.now = pool.now.after(ms(10) / u32::try_from(many).unwrap());
+        pool.now = pool.now.after(ms(10) / u32::try_from(many).expect("few"));
     }
     for (place, started) in out {
         pool.end(place, started, End::Success);
@@ -102,6 +104,50 @@ fn one_that_comes_while_the_others_are_down_gets_what_there_is() {
     let got = pool.run(60, |n| if n == 2 { (10, End::Success) } else { (1, End::Failure) });
     // Two of three pairs have it.
     assert!(got[2] >= 25, "{got:?}");
+}
+
+/// It may have come because of that: nobody has failed yet, and all that the old one gets hang.
+#[test]
+fn one_that_comes_is_not_held_back_for_one_that_hangs() {
+    let mut pool = Pool::new(1, Config::default());
+    pool.run(100, all_well);
+    for _ in 0..3 {
+        pool.pick(FIRST);
+        pool.now = pool.now.after(ms(20));
+    }
+    pool.insert("rescue");
+    let mut got = [0; 2];
+    for _ in 0..40 {
+        let (place, started) = (pool.pick(FIRST), pool.now);
+        got[place] += 1;
+        pool.now = pool.now.after(ms(10));
+        if place == 1 {
+            pool.end(place, started, End::Success);
+        }
+    }
+    assert!(pool.out().is_empty() && got[0] <= 2, "{got:?}");
+}
+
+/// Nor for one that is well and has much more to do, but it gets no more of what there is than its part.
+#[test]
+fn one_that_comes_to_a_busy_pool_has_its_part_of_what_is_out() {
+    let mut pool = Pool::new(2, Config::default());
+    at_once(&mut pool, 1000, 80);
+    pool.insert("late");
+    let got = at_once(&mut pool, 800, 80);
+    assert!((10..=160).contains(&got[2]), "{got:?}");
+}
+
+/// Jobs of half a minute beside quick calls. Where twenty of them are worked on there is no room for more.
+#[test]
+fn many_calls_that_take_long_are_work() {
+    let mut pool = Pool::new(2, Config::default());
+    pool.run(100, all_well);
+    (0..20).for_each(|_| hangs(&pool, 0));
+    at_once(&mut pool, 3000, 1);
+    pool.run(20, |_| (10, End::Success));
+    let got = at_once(&mut pool, 1000, 2);
+    assert!(got[0] < 50, "{got:?}");
 }
 
 /// A long poll, or a call that leaked, and the endpoint answers all others: it was asked once in three times the memory,

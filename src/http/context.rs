@@ -20,6 +20,18 @@ pub const fn extensions() -> Extensions {
 }
 
 /// See [`extensions`].
+///
+/// ```
+/// use buttress::http::{Extensions, extensions};
+/// use buttress::{Context, ReadContext};
+/// struct Client {
+///     contexts: Extensions,
+/// }
+/// let client = Client { contexts: extensions() };
+/// let mut request = http::Request::new(());
+/// client.contexts.set_context(&mut request, Context::new().with_attempt(1));
+/// assert_eq!(Context::of(request.extensions()).attempt(), 1);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extensions;

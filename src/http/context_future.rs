@@ -8,6 +8,21 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// The answer of a [`ContextService`](super::ContextService) or a
     /// [`SendContextService`](super::SendContextService). Dropping it drops the call.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::http::{ContextFuture, SendContextLayer};
+    /// use http::{Request, Response};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let answer = service_fn(|_: Request<()>| async { Ok::<_, std::io::Error>(Response::new(())) });
+    /// let mut service = SendContextLayer::new("db").layer(answer);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ContextFuture<_, _, _, _> = service.ready().await?.call(Request::new(()));
+    /// assert_eq!(call.await?.status(), 200);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ContextFuture<F, T, E, E2> {
         #[pin]

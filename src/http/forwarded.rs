@@ -64,6 +64,21 @@ pub const fn forwarded(trusted_hops: usize) -> ForwardedFor {
 }
 
 /// See [`forwarded_for`] and [`forwarded`].
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::http::{ForwardedFor, forwarded_for};
+/// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+/// use std::net::IpAddr;
+/// struct Limits {
+///     client: ForwardedFor,
+/// }
+/// let limits = Limits { client: forwarded_for(1) };
+/// let each = RateLimiter::keyed::<IpAddr>(Quota::per_second(10)?, 10_000)?;
+/// let layer = RateLimitLayer::new(each).key(limits.client);
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ForwardedFor {
     trusted_hops: usize,

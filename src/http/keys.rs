@@ -59,6 +59,21 @@ pub const fn peer_ip() -> PeerIp {
 }
 
 /// See [`peer_ip`].
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::http::{PeerIp, peer_ip};
+/// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+/// use std::net::IpAddr;
+/// struct Limits {
+///     peer: PeerIp,
+/// }
+/// let limits = Limits { peer: peer_ip() };
+/// let each = RateLimiter::keyed::<IpAddr>(Quota::per_second(10)?, 10_000)?;
+/// let layer = RateLimitLayer::new(each).key(limits.peer);
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct PeerIp {
     other: Option<fn(&Extensions) -> Option<IpAddr>>,
@@ -143,6 +158,21 @@ pub const fn header(name: HeaderName) -> HeaderText {
 }
 
 /// See [`header`].
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::http::{HeaderText, header};
+/// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+/// use http::HeaderName;
+/// struct Limits {
+///     tenant: HeaderText,
+/// }
+/// let limits = Limits { tenant: header(HeaderName::from_static("x-tenant")) };
+/// let each = RateLimiter::keyed::<String>(Quota::per_second(10)?, 10_000)?;
+/// let layer = RateLimitLayer::new(each).key(limits.tenant);
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderText {
     name: HeaderName,
@@ -179,6 +209,20 @@ pub const fn path() -> UriPath {
 }
 
 /// See [`path`].
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::http::{UriPath, path};
+/// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+/// struct Limits {
+///     route: UriPath,
+/// }
+/// let limits = Limits { route: path() };
+/// let each = RateLimiter::keyed::<String>(Quota::per_second(10)?, 100)?;
+/// let layer = RateLimitLayer::new(each).key(limits.route);
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UriPath {
     _private: (),

@@ -99,6 +99,21 @@ struct Watch<F> {
 
 pin_project! {
     /// A body that reports how it ended: see [`until_end_of_body`].
+    ///
+    /// ```
+    /// use buttress::Verdict;
+    /// use buttress::http::{JudgedBody, Ticket, until_end_of_body};
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// // With a function instead of a closure the type can be written, as in the answer of a service.
+    /// type Body = JudgedBody<Full<Bytes>, fn(Verdict)>;
+    /// fn judged(request: &Request<()>, response: Response<Full<Bytes>>) -> Response<Body> {
+    ///     until_end_of_body(Ticket::of(request), response, |verdict| println!("{:?}", verdict.outcome))
+    /// }
+    /// let response = judged(&Request::new(()), Response::new(Full::from("text")));
+    /// assert_eq!(response.status(), 200);
+    /// ```
     #[must_use = "dropping the body counts as giving up the call"]
     pub struct JudgedBody<B, F>
     where

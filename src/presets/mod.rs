@@ -160,6 +160,8 @@ mod cost_tests;
 mod deadline_tests;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(all(test, not(buttress_loom)))]
+mod kept_tests;
 mod lint;
 #[cfg(feature = "config")]
 mod live;
@@ -173,6 +175,8 @@ mod objects;
 mod part;
 mod plan;
 mod pool;
+#[cfg(all(test, not(buttress_loom)))]
+mod random_tests;
 mod server;
 mod shared;
 #[cfg(all(test, feature = "config", not(buttress_loom)))]

@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::core::Stop;
-use super::keep::{Keep, TheSame};
+use super::keep::Keep;
 use super::plan::Plan;
 use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
@@ -49,7 +49,7 @@ pin_project! {
     /// # }
     /// ```
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, Req, C, R, J, K = TheSame>
+    pub struct ResponseFuture<S, Req, C, R, J, K = Shared>
     where
         S: Service<Req>,
         C: Classify<Req, S::Response, S::Error>,
@@ -62,7 +62,7 @@ pin_project! {
         pub(super) classifier: C,
         pub(super) replay: R,
         pub(super) reject: J,
-        pub(super) shared: Option<Ref<K::Shared>>,
+        pub(super) shared: Option<Ref<K>>,
         // Made at the first failure, or when the first attempt has to wait against a limit.
         pub(super) slow: Option<Box<Slow<S::Error>>>,
     }
@@ -172,7 +172,7 @@ fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Shared>)
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers, tally }
 }
 
-fn shared<S, K: Keep<S>>(shared: &Option<Ref<K::Shared>>) -> Option<&Shared> {
+fn shared<S, K: Keep<S>>(shared: &Option<Ref<K>>) -> Option<&Shared> {
     shared.as_deref().map(AsRef::as_ref)
 }
 

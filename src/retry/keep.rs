@@ -1,22 +1,20 @@
 //! Which instance of the service inside makes a retry.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tower_layer::Layer;
 
 use super::layer::RetryLayer;
 use super::service::{RetryService, Shared};
+use super::spares::Spares;
 use crate::sync::Lease;
 
-/// Where the instance that makes a retry comes from. Sealed.
-pub trait Keep<S>: sealed::Sealed {
+/// Where the instance that makes a retry comes from: what the calls of a service share knows. Sealed.
+pub trait Keep<S>: AsRef<Shared> + sealed::Sealed {
     /// What a call keeps of it.
     type Kept;
-    /// What the calls of a service share.
-    type Shared: AsRef<Shared>;
 
     /// For a call that is to be made by `inner`, which is ready.
     #[doc(hidden)]
@@ -28,9 +26,15 @@ pub trait Keep<S>: sealed::Sealed {
     #[doc(hidden)]
     fn first<'a>(kept: &'a mut Self::Kept, inner: &'a mut S) -> &'a mut S;
 
+    /// There is no first attempt, for which `inner` was found ready.
+    #[doc(hidden)]
+    fn unused(inner: &mut S)
+    where
+        S: Clone;
+
     /// Who makes the next one. It need not be ready.
     #[doc(hidden)]
-    fn next(kept: Self::Kept, shared: Option<&Self::Shared>) -> Option<S>;
+    fn next(kept: Self::Kept, shared: Option<&Self>) -> Option<S>;
 
     /// What is kept of one that has made a retry.
     #[doc(hidden)]
@@ -39,13 +43,9 @@ pub trait Keep<S>: sealed::Sealed {
 
 mod sealed {
     pub trait Sealed {}
-    impl Sealed for super::TheSame {}
-    impl Sealed for super::Spare {}
+    impl Sealed for super::Shared {}
+    impl<S> Sealed for super::WithSpare<S> {}
 }
-
-/// The instance that was found ready for the first attempt goes with the call, and makes its retries.
-#[derive(Clone, Copy, Debug)]
-pub struct TheSame;
 
 impl AsRef<Self> for Shared {
     fn as_ref(&self) -> &Self {
@@ -53,9 +53,9 @@ impl AsRef<Self> for Shared {
     }
 }
 
-impl<S> Keep<S> for TheSame {
+/// The instance that was found ready for the first attempt goes with the call, and makes its retries.
+impl<S> Keep<S> for Shared {
     type Kept = S;
-    type Shared = Shared;
 
     #[inline(always)]
     fn keep(inner: &mut S) -> S
@@ -72,7 +72,10 @@ impl<S> Keep<S> for TheSame {
         kept
     }
 
-    fn next(kept: S, _: Option<&Shared>) -> Option<S> {
+    // It has gone with the call.
+    fn unused(_: &mut S) {}
+
+    fn next(kept: S, _: Option<&Self>) -> Option<S> {
         Some(kept)
     }
 
@@ -81,17 +84,11 @@ impl<S> Keep<S> for TheSame {
     }
 }
 
-/// The service makes all first attempts itself; a retry is made by a new clone of the one that it was made
-/// around. Calls that work clone and keep nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct Spare;
-
-/// What the calls of a service share, and the one that it was made around.
+/// What the calls of a service share, and clones of the one that it was made around. The service makes all first
+/// attempts itself; a retry is made by a new clone of one of those. Calls that work clone and keep nothing.
 pub struct WithSpare<S> {
     shared: Arc<Shared>,
-    // Nothing but clones of it are made under this lock.
-    spare: Mutex<S>,
-    clone: fn(&S) -> S,
+    spares: Spares<S>,
 }
 
 impl<S> fmt::Debug for WithSpare<S> {
@@ -106,9 +103,8 @@ impl<S> AsRef<Shared> for WithSpare<S> {
     }
 }
 
-impl<S> Keep<S> for Spare {
+impl<S> Keep<S> for WithSpare<S> {
     type Kept = ();
-    type Shared = WithSpare<S>;
 
     #[inline(always)]
     fn keep(_: &mut S) {}
@@ -118,32 +114,40 @@ impl<S> Keep<S> for Spare {
         inner
     }
 
-    fn next((): (), shared: Option<&WithSpare<S>>) -> Option<S> {
-        let shared = shared?;
-        Some((shared.clone)(&shared.spare.lock().unwrap_or_else(PoisonError::into_inner)))
+    #[cold]
+    #[inline(never)]
+    fn unused(inner: &mut S)
+    where
+        S: Clone,
+    {
+        // Readiness can hold a place that others wait for, and it would be held until the next call.
+        *inner = inner.clone();
+    }
+
+    fn next((): (), shared: Option<&Self>) -> Option<S> {
+        shared?.spares.get()
     }
 
     fn done(_: S) {}
 }
 
-/// A [`RetryLayer`] whose retries are made by a [`Spare`].
+/// A [`RetryLayer`] whose retries are made by clones of a [spare](WithSpare).
 #[derive(Clone, Debug)]
 pub struct SparingLayer<C, R, J> {
     pub(super) layer: RetryLayer<C, R, J>,
 }
 
 impl<S: Clone, C: Clone, R: Clone, J: Clone> Layer<S> for SparingLayer<C, R, J> {
-    type Service = RetryService<S, C, R, J, Spare>;
+    type Service = RetryService<S, C, R, J, WithSpare<S>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let shared = self.layer.shared_by_calls().map(|shared| {
-            let spare = Mutex::new(inner.clone());
-            Lease::new(Arc::new(WithSpare { shared, spare, clone: S::clone }))
+            let spares = Spares::new(inner.clone());
+            Lease::new(Arc::new(WithSpare { shared, spares }))
         });
         let RetryService { inner, plan, seen, classifier, replay, reject, .. } =
             self.layer.layer(inner);
-        let keep = PhantomData;
-        RetryService { inner, plan, seen, classifier, replay, reject, shared, keep }
+        RetryService { inner, plan, seen, classifier, replay, reject, shared }
     }
 }
 
@@ -155,9 +159,11 @@ mod tests {
     use std::task::{Context, Poll};
     use std::time::Duration;
 
+    use tokio::sync::{OwnedSemaphorePermit, Semaphore};
     use tower::{Service, ServiceExt};
 
     use super::*;
+    use crate::Deadline;
     use crate::backoff::Backoff;
     use crate::retry::RetryPolicy;
 
@@ -227,5 +233,49 @@ mod tests {
         drop(service);
         assert_eq!(call.await.unwrap(), 1);
         assert_eq!(Arc::strong_count(&clones), 1, "nothing is kept of what is gone");
+    }
+
+    /// One place, which who is ready holds.
+    struct Reserving {
+        places: Arc<Semaphore>,
+        place: Option<OwnedSemaphorePermit>,
+    }
+
+    impl Clone for Reserving {
+        fn clone(&self) -> Self {
+            Self { places: Arc::clone(&self.places), place: None }
+        }
+    }
+
+    impl Service<Deadline> for Reserving {
+        type Response = ();
+        type Error = Error;
+        type Future = Ready<Result<(), Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+            self.place = Arc::clone(&self.places).try_acquire_owned().ok();
+            if self.place.is_some() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn call(&mut self, _: Deadline) -> Self::Future {
+            assert!(self.place.take().is_some(), "it was not asked");
+            ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_comes_too_late_holds_no_place() {
+        let places = Arc::new(Semaphore::new(1));
+        let inner = Reserving { places: Arc::clone(&places), place: None };
+        let layer = RetryLayer::new(RetryPolicy::DEFAULT).deadlines(|end: &Deadline| Some(*end));
+        let mut service = layer.sparing().layer(inner);
+        let end = Deadline::after(Duration::from_secs(1));
+        assert!(service.ready().await.unwrap().call(end).await.is_ok());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let late = service.ready().await.unwrap().call(end);
+        assert_eq!(places.available_permits(), 1, "nobody calls with it");
+        assert!(late.await.is_err());
+        let end = Deadline::after(Duration::from_secs(1));
+        assert!(service.ready().await.unwrap().call(end).await.is_ok());
     }
 }

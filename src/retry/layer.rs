@@ -1,5 +1,4 @@
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use tower_layer::Layer;
@@ -348,7 +347,6 @@ impl<S, C: Clone, R: Clone, J: Clone> Layer<S> for RetryLayer<C, R, J> {
             replay: self.replay.clone(),
             reject: self.reject.clone(),
             shared: self.shared.clone(),
-            keep: PhantomData,
         }
     }
 }

@@ -151,6 +151,7 @@ mod progress;
 #[cfg(feature = "config")]
 mod record;
 mod service;
+mod spares;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 #[cfg(feature = "tower")]

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -7,7 +6,7 @@ use tower_service::Service;
 
 use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
-use super::keep::{Keep, TheSame};
+use super::keep::Keep;
 use super::managed::Tally;
 use super::plan::Plan;
 use super::{CloneRequest, Replay, RetryPolicy};
@@ -74,10 +73,7 @@ pub(super) const ABSENT: u64 = u64::MAX - 1;
 /// assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 2);
 /// # });
 /// ```
-pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError, K = TheSame>
-where
-    K: Keep<S>,
-{
+pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError, K = Shared> {
     pub(super) inner: S,
     pub(super) plan: Plan,
     /// The version of the slot that the plan is of.
@@ -85,11 +81,10 @@ where
     pub(super) classifier: C,
     pub(super) replay: R,
     pub(super) reject: J,
-    pub(super) shared: Option<Lease<K::Shared>>,
-    pub(super) keep: PhantomData<fn() -> K>,
+    pub(super) shared: Option<Lease<K>>,
 }
 
-impl<S: Clone, C: Clone, R: Clone, J: Clone, K: Keep<S>> Clone for RetryService<S, C, R, J, K> {
+impl<S: Clone, C: Clone, R: Clone, J: Clone, K> Clone for RetryService<S, C, R, J, K> {
     #[inline]
     fn clone(&self) -> Self {
         Self {
@@ -100,12 +95,11 @@ impl<S: Clone, C: Clone, R: Clone, J: Clone, K: Keep<S>> Clone for RetryService<
             replay: self.replay.clone(),
             reject: self.reject.clone(),
             shared: self.shared.clone(),
-            keep: PhantomData,
         }
     }
 }
 
-impl<S, C, R, J, K: Keep<S>> RetryService<S, C, R, J, K> {
+impl<S, C, R, J, K: AsRef<Shared>> RetryService<S, C, R, J, K> {
     /// Looks whether there is another policy.
     #[inline]
     fn look(&mut self) {
@@ -140,7 +134,7 @@ impl<S, C: Clone, R: Clone, J: Clone, K: Keep<S>> RetryService<S, C, R, J, K> {
     }
 }
 
-impl<S: fmt::Debug, C, R, J, K: Keep<S>> fmt::Debug for RetryService<S, C, R, J, K> {
+impl<S: fmt::Debug, C, R, J, K> fmt::Debug for RetryService<S, C, R, J, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryService")
             .field("name", &self.plan.name)
@@ -195,6 +189,7 @@ where
         // request, its copy or the inner future, which are hundreds of bytes.
         ResponseFuture {
             state: if inherited.is_some_and(Deadline::has_passed) {
+                K::unused(&mut self.inner);
                 State::TooLate
             } else {
                 State::Calling {

@@ -80,6 +80,8 @@ pub(super) struct Core {
     buckets: [Bucket; BUCKETS],
     sent_at: Option<Tick>,
     random: Random,
+    /// In this step a measurement turned out to be too old; another one may have begun at once.
+    pub(super) forgot: bool,
     pub(super) counts: Counts,
 }
 
@@ -93,6 +95,7 @@ impl Core {
             buckets: [Bucket::default(); BUCKETS],
             sent_at: None,
             random,
+            forgot: false,
             counts: Counts::default(),
         }
     }
@@ -189,6 +192,7 @@ impl Core {
     /// A call wants to be sent, and would wait until `deadline`.
     pub(super) fn admit(&mut self, deadline: Option<Tick>, now: Tick) -> Answer {
         if deadline.is_some_and(|at| at <= now) {
+            let _ = self.pace.next(now);
             self.counts.expired += 1;
             return Answer::Expired;
         }
@@ -198,6 +202,7 @@ impl Core {
             // Refused here it is asked for and not taken: counted, or the share would fall at once.
             self.bucket(now).requests += 1.0;
             self.counts.shed += 1;
+            let _ = self.pace.next(now);
             return Answer::Shed;
         }
         self.turn(deadline, now, now)
@@ -275,6 +280,10 @@ impl Core {
     }
 
     pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
+        if end != End::Ignored && self.phase() == Phase::Measuring {
+            self.pace.age(now);
+            self.forgot = self.phase() == Phase::Free;
+        }
         self.counts.failed += u64::from(matches!(end, End::Failed | End::Refused(_)));
         // What the quota sees to must not be refused twice.
         let by_quota = self.limits.quota && matches!(end, End::Refused(_));

@@ -70,7 +70,12 @@ impl Shared {
         let before = core.phase();
         let done = f(&mut core);
         let after = core.phase();
+        let forgot = std::mem::take(&mut core.forgot);
         drop(core);
+        if forgot {
+            self.changed(before, Phase::Free);
+        }
+        let before = if forgot { Phase::Free } else { before };
         if before != after {
             self.changed(before, after);
         }

@@ -1,8 +1,14 @@
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Throttle;
 use super::core::{Answer, Core, End, Limits};
 use crate::backoff::Random;
 use crate::clock::Tick;
+use crate::observe::{Event, EventKind};
+use crate::sync::{Mutex, lock};
 
 const MS: u64 = 1_000_000;
 
@@ -163,5 +169,57 @@ fn who_leaves_before_its_turn_keeps_nobody_from_it() {
         }
         // Fifty a second are taken.
         assert!((1000..2200).contains(&sent), "{sent} were sent, gone after {leave_after} ms");
+    }
+}
+
+/// Learned, and then nobody called for ten minutes. Each step by an end or a call; the changes that were told.
+fn told_after_long(
+    measured_only: bool,
+    step: impl Fn(&mut Core, Tick),
+) -> Vec<(&'static str, &'static str)> {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tells = Arc::clone(&told);
+    let throttle = Throttle::builder("api").observe(move |event: &Event<'_>| {
+        if let EventKind::StateChanged { from, to, .. } = event.kind {
+            lock(&tells).push((from, to));
+        }
+    });
+    let throttle = throttle.build().unwrap();
+    throttle.shared.step(|core| core.finish(at(0), End::Refused(None), at(0)));
+    if !measured_only {
+        for now in 0..500 {
+            throttle.shared.step(|core| core.finish(at(now), End::Taken, at(now)));
+        }
+    }
+    lock(&told).clear();
+    throttle.shared.step(|core| step(core, at(600_000)));
+    std::mem::take(&mut lock(&told))
+}
+
+#[test]
+fn that_a_measurement_was_too_old_is_told_also_when_another_begins() {
+    let told = told_after_long(true, |core, now| core.finish(now, End::Refused(None), now));
+    assert_eq!(told, [("measuring", "free"), ("free", "measuring")]);
+    assert_eq!(
+        told_after_long(true, |core, now| core.finish(now, End::Taken, now)),
+        [("measuring", "free")]
+    );
+    assert_eq!(told_after_long(true, |core, now| core.finish(now, End::Ignored, now)), []);
+}
+
+#[test]
+fn that_a_quota_is_too_old_is_told_also_by_a_call_that_is_not_sent() {
+    let late = |core: &mut Core, now: Tick| {
+        assert_eq!(core.admit(Some(now), now), Answer::Expired);
+    };
+    assert_eq!(told_after_long(false, late), [("limiting", "free")]);
+    // Nine of ten are refused.
+    for _ in 0..30 {
+        let shed = |core: &mut Core, now: Tick| {
+            core.sent(now);
+            (0..50).for_each(|_| core.finish(now, End::Failed, Tick(now.0 - 1)));
+            let _ = core.admit(None, now);
+        };
+        assert_eq!(told_after_long(false, shed), [("limiting", "free")]);
     }
 }

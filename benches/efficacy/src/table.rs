@@ -166,8 +166,8 @@ pub(crate) fn random_shapes(
 ) -> String {
     let mut means: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
     let mut shares = means.clone();
-    // Points behind the oracle, and cells worse than none, marked with `!`.
-    let mut lost = vec![(0.0, 0); scenarios.len()];
+    // Of each of ours: points behind the oracle, and cells worse than none, marked with `!`.
+    let mut lost = vec![vec![(0.0, 0); scenarios.len()]; candidates.len()];
     let mut out = String::from("random shapes\n");
     for n in args.first_shape..args.first_shape + args.random_shapes {
         let drawn = random_shape(n);
@@ -184,8 +184,8 @@ pub(crate) fn random_shapes(
                     let harm = if ours && score < raw - 0.5 { "!" } else { "" };
                     let _ = write!(out, " {} {score:.1}{harm}", scenario.name());
                     if ours {
-                        lost[s].0 += (oracle - score) / args.random_shapes as f64;
-                        lost[s].1 += u32::from(score < raw - 0.5);
+                        lost[c][s].0 += (oracle - score) / args.random_shapes as f64;
+                        lost[c][s].1 += u32::from(score < raw - 0.5);
                     }
                 }
                 out.push('\n');
@@ -196,11 +196,18 @@ pub(crate) fn random_shapes(
             shares[c].push(100.0 * board.row(c).mean / board.row(oracle).mean);
         }
     }
-    out.push_str("ours, behind the oracle on average, and in how many shapes worse than none by more than 0.5:\n  ");
-    for (scenario, (points, harm)) in scenarios.iter().zip(lost) {
-        let _ = write!(out, " {} {points:.1} ({harm})", scenario.name());
+    out.push_str(
+        "behind the oracle on average, and in how many shapes worse than none by more than 0.5:\n",
+    );
+    for (candidate, lost) in candidates.iter().zip(lost) {
+        if candidate.name().starts_with("ours") {
+            let _ = write!(out, "      {:24}", candidate.name());
+            for (scenario, (points, harm)) in scenarios.iter().zip(lost) {
+                let _ = write!(out, " {} {points:.1} ({harm})", scenario.name());
+            }
+            out.push('\n');
+        }
     }
-    out.push('\n');
     let _ = writeln!(out, "{:30}{:>26}{:>26}", "", "mean score of a shape", "as % of the oracle's");
     let _ = write!(out, "{:30}", "candidate");
     let _ = writeln!(

@@ -54,7 +54,7 @@ impl Core {
     }
 
     /// Answers take longer than this share of the target, and a queue can be the cause.
-    fn is_slower_than(&self, share: f64) -> bool {
+    pub(super) fn is_slower_than(&self, share: f64) -> bool {
         // Three quarters of the least target is half again the baseline.
         if self.latency.is_near() {
             return false;
@@ -79,6 +79,11 @@ impl Core {
         if !reached || self.throttled > 0 || self.misses(MISSED / 2.0) {
             return;
         }
+        let most = if self.state == State::Up {
+            self.gain.most(self.starting, self.before).max(self.limit)
+        } else {
+            f64::INFINITY
+        };
         if self.starting {
             self.limit += self.limit.min(1.0);
         } else if self.state == State::Recovering {
@@ -90,8 +95,8 @@ impl Core {
             self.limit += (1.0 / self.limit.sqrt()).min(self.limit / 2.0);
         }
         // Never far beyond what was in use.
-        let most = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
-        self.limit = self.limit.min(most);
+        let used = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
+        self.limit = self.limit.min(used).min(most);
     }
 
     /// It says so itself, and says it quickly: no answer would ever take longer.
@@ -198,13 +203,11 @@ impl Core {
         // differ: then it is others' queue, or something that adds the same to all, and only time can tell.
         let since = *self.floored.get_or_insert(now);
         let long = self.patience_nanos().saturating_add(self.latency.typical().saturating_mul(8));
-        let long = if self.usual > 0.0 && self.latency.differs_as_usual() {
-            long
-        } else {
-            long.saturating_mul(8)
-        };
+        let alone = self.usual > 0.0 && self.latency.differs_as_usual();
+        let long = if alone { long } else { long.saturating_mul(8) };
         if now.0.saturating_sub(since.0) >= long {
             self.floored = None;
+            self.gain.doubt(!alone);
             self.latency.rebase();
         }
     }

@@ -73,6 +73,11 @@ impl Core {
                 self.latency.record(took, !reached);
                 self.quick = took < QUICK && self.latency.is_warm();
                 self.went_well(reached, started, now);
+                if self.quick || self.fixed {
+                    self.gain.skip();
+                } else if self.gain.note(self.in_flight + 1, self.latency.last(), started, now) {
+                    self.weigh(now);
+                }
             }
             End::Failure => {
                 self.failed(now);

@@ -63,6 +63,28 @@ pub const fn replay_up_to(cap: usize) -> ReplayBodyLayer {
 }
 
 /// See [`replay_up_to`].
+///
+/// ```
+/// use buttress::http::{ReplayBody, ReplayBodyLayer, replay_up_to};
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// struct Client {
+///     bodies: ReplayBodyLayer,
+/// }
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let parts = Client { bodies: replay_up_to(64 * 1024) };
+/// let service = ServiceBuilder::new().layer(parts.bodies).service(service_fn(
+///     |request: Request<ReplayBody<Full<Bytes>>>| async move {
+///         let method = request.method().to_string();
+///         Ok::<_, std::io::Error>(Response::new(method))
+///     },
+/// ));
+/// let answer = service.oneshot(Request::put("/").body(Full::from("text")).unwrap()).await.unwrap();
+/// assert_eq!(answer.body(), "PUT");
+/// # });
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayBodyLayer {
     cap: usize,
@@ -77,6 +99,17 @@ impl<S> Layer<S> for ReplayBodyLayer {
 }
 
 /// See [`replay_up_to`]. Readiness, response, error and future are those of the inner service.
+///
+/// ```
+/// use buttress::http::{ReplayBodyService, replay_up_to};
+/// use tower::Layer;
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: ReplayBodyService<S>,
+/// }
+/// let client = Client { service: replay_up_to(64 * 1024).layer(7) };
+/// # let _ = client.service;
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayBodyService<S> {
     inner: S,

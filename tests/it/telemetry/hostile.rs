@@ -188,7 +188,7 @@ async fn a_call_of_a_server_is_answered() {
             if n == 0 { Err(BoxError::from("broken")) } else { Ok(n) }
         });
         let service = SpanLayer::new("jobs").layer(inner);
-        let call = |n| service.clone().oneshot(n);
+        let call = |n| service.oneshot(n);
         assert_eq!(call(1).await.unwrap(), 1);
         assert_eq!(call(0).await.unwrap_err().to_string(), "broken");
         assert!(call(1).now_or_never().is_none());
