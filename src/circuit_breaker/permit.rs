@@ -68,6 +68,28 @@ impl Permit {
 ///
 /// Each subscriber sees the latest state; changes that follow each other faster than it looks are
 /// skipped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use buttress::circuit_breaker::{CircuitBreaker, CircuitState, StateChanges};
+/// // A task of its own, to the end of the breaker.
+/// async fn log(mut states: StateChanges) -> Vec<CircuitState> {
+///     let mut seen = Vec::new();
+///     while let Some(state) = states.changed().await {
+///         seen.push(state);
+///     }
+///     seen
+/// }
+/// let breaker = CircuitBreaker::new("db");
+/// let log = tokio::spawn(log(breaker.subscribe()));
+/// tokio::task::yield_now().await;
+/// breaker.force_open();
+/// tokio::task::yield_now().await;
+/// drop(breaker);
+/// assert_eq!(log.await.unwrap(), [CircuitState::ForcedOpen]);
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct StateChanges {
     states: watch::Receiver<(u64, CircuitState)>,

@@ -24,6 +24,20 @@ use crate::sync::Ref;
 
 pin_project! {
     /// The answer of a [`CoalesceService`](super::CoalesceService): of its own call, or of that of another one.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::coalesce::{Coalesce, ResponseFuture};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = Coalesce::new("double").layer(|n: &u32| Some(*n)).layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _, _, _, _, _, _, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, K, V, Res, Err, X, P, C, R>
     where

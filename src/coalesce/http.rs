@@ -74,6 +74,22 @@ pub struct Reads {
 }
 
 /// The key of a read: see [`Reads`].
+///
+/// ```
+/// use buttress::Key;
+/// use buttress::coalesce::{ReadKey, Reads};
+/// use http::Request;
+/// use std::collections::HashMap;
+/// // Counts how often the same is read.
+/// let mut counts: HashMap<ReadKey, u32> = HashMap::new();
+/// for path in ["/a", "/b", "/a"] {
+///     let request = Request::get(path).body(String::new()).unwrap();
+///     if let Some(key) = Reads::new().key(&request) {
+///         *counts.entry(key).or_default() += 1;
+///     }
+/// }
+/// assert_eq!(counts.len(), 2);
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ReadKey(Box<[u8]>);
 
@@ -254,6 +270,23 @@ impl<E> BufferResponse<E> {
 }
 
 /// What is kept of a response.
+///
+/// ```
+/// use buttress::coalesce::{Coalesce, HttpCoalesceLayer, Reads, SharedError, SharedResponse};
+/// use buttress::http::Buffered;
+/// use buttress::BoxError;
+/// use bytes::Bytes;
+/// use http::Response;
+/// use http_body_util::Full;
+/// // What is shared, and what each caller gets: they are part of the layer's type.
+/// type Shared = Result<SharedResponse, SharedError>;
+/// type Answer = Result<Response<Buffered<Full<Bytes>>>, BoxError>;
+/// struct Client {
+///     pages: HttpCoalesceLayer<Shared, Answer>,
+/// }
+/// let client = Client { pages: Coalesce::new("pages").http(Reads::new()) };
+/// # let _ = client.pages;
+/// ```
 #[derive(Clone, Debug)]
 pub struct SharedResponse {
     head: response::Parts,

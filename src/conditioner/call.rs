@@ -346,6 +346,23 @@ impl<Req> Describe<Req> for Unnamed {
 }
 
 /// See [`ConditionerLayer::describe`](super::ConditionerLayer::describe).
+///
+/// ```
+/// use buttress::conditioner::{Call, Conditioner, ConditionerLayer, DescribeFn};
+/// use std::time::Duration;
+/// // With a function instead of a closure the type can be written.
+/// struct Client {
+///     faults: ConditionerLayer<DescribeFn<for<'a> fn(&'a String) -> Call<'a>>>,
+/// }
+/// fn by_name(job: &String) -> Call<'_> {
+///     Call::new().name(job)
+/// }
+/// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+/// let by_name: for<'a> fn(&'a String) -> Call<'a> = by_name;
+/// let client = Client { faults: ConditionerLayer::new(slow).describe(by_name) };
+/// # let _ = client.faults;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct DescribeFn<F>(pub(super) F);
 
@@ -365,6 +382,19 @@ where
 }
 
 /// See [`ConditionerLayer::request_id`](super::ConditionerLayer::request_id).
+///
+/// ```
+/// use buttress::conditioner::{Conditioner, ConditionerLayer, Unnamed, WithId};
+/// use std::time::Duration;
+/// // With a function instead of a closure the type can be written.
+/// struct Client {
+///     faults: ConditionerLayer<WithId<Unnamed, fn(&u64) -> Option<u64>>>,
+/// }
+/// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+/// let client = Client { faults: ConditionerLayer::new(slow).request_id(|job| Some(*job)) };
+/// # let _ = client.faults;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct WithId<D, F> {
     pub(super) describe: D,

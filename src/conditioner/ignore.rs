@@ -30,6 +30,17 @@ pub fn ignore_injected<C, M>(classifier: C) -> IgnoreInjected<C, M> {
 }
 
 /// See [`ignore_injected`].
+///
+/// ```
+/// use buttress::conditioner::{IgnoreInjected, ignore_injected};
+/// use buttress::{AnyError, Boxed};
+/// // The second type says which errors the service has: `Boxed` or `Typed`.
+/// struct Client {
+///     judge: IgnoreInjected<AnyError, Boxed>,
+/// }
+/// let client = Client { judge: ignore_injected(AnyError) };
+/// # let _ = client.judge;
+/// ```
 pub struct IgnoreInjected<C, M> {
     classifier: C,
     marker: PhantomData<fn() -> M>,
@@ -111,6 +122,17 @@ pub fn ignore_injected_http<C, M>(classifier: C) -> IgnoreInjectedHttp<C, M> {
 }
 
 /// See [`ignore_injected_http`].
+///
+/// ```
+/// use buttress::conditioner::{IgnoreInjectedHttp, ignore_injected_http};
+/// use buttress::{AnyError, Boxed};
+/// // The second type says which errors the service has: `Boxed` or `Typed`.
+/// struct Client {
+///     judge: IgnoreInjectedHttp<AnyError, Boxed>,
+/// }
+/// let client = Client { judge: ignore_injected_http(AnyError) };
+/// # let _ = client.judge;
+/// ```
 #[cfg(feature = "http")]
 pub struct IgnoreInjectedHttp<C, M> {
     classifier: C,

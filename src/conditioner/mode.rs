@@ -1,10 +1,37 @@
 /// For services of any kind: faults before the call, and lost replies.
+///
+/// ```
+/// use buttress::AsError;
+/// use buttress::conditioner::{Conditioner, ConditionerLayer, Plain, Unnamed};
+/// use std::time::Duration;
+/// // The layer as a field, with everything that need not be written.
+/// struct Client {
+///     faults: ConditionerLayer<Unnamed, AsError, Plain>,
+/// }
+/// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+/// let client = Client { faults: ConditionerLayer::new(slow) };
+/// # let _ = client.faults;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Plain;
 
 /// For HTTP: statuses are responses, bodies can be spoiled, everything is marked. See
 /// [`ConditionerLayer::http`](super::ConditionerLayer::http).
+///
+/// ```
+/// use buttress::AsError;
+/// use buttress::conditioner::{Conditioner, ConditionerLayer, Http, HttpCalls};
+/// use std::time::Duration;
+/// struct Client {
+///     faults: ConditionerLayer<HttpCalls, AsError, Http>,
+/// }
+/// let slow = Conditioner::network(Duration::from_millis(50), Duration::ZERO, 0.0, None)?;
+/// let client = Client { faults: ConditionerLayer::new(slow).http() };
+/// # let _ = client.faults;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[cfg(feature = "http")]
 #[derive(Clone, Debug)]
 pub struct Http {

@@ -79,6 +79,19 @@ impl Settings {
 /// | [`store_timeout`](Self::store_timeout) | 1 ms to the lease | 2 s, a third of the lease at most |
 /// | [`max_outcome`](Self::max_outcome) | up to 16 MiB | 256 KiB |
 /// | [`max_pending_per_scope`](Self::max_pending_per_scope) | at least 1 | not limited |
+///
+/// ```
+/// use buttress::idempotency::{Idempotency, IdempotencyBuilder, Scope};
+/// use buttress::store::MemoryStore;
+/// use std::time::Duration;
+/// // What all gates of a program have in common.
+/// fn settings<S>(gate: IdempotencyBuilder<S>) -> IdempotencyBuilder<S> {
+///     gate.scope(Scope::global()).lease(Duration::from_secs(10)).store_timeout(Duration::from_millis(500))
+/// }
+/// let orders = settings(Idempotency::builder("orders", MemoryStore::default())).build()?;
+/// # let _ = orders;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct IdempotencyBuilder<S> {

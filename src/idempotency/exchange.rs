@@ -136,6 +136,22 @@ impl Identity {
 }
 
 /// Calls of any kind, told apart by a closure; see [`IdempotencyLayer::new`](super::IdempotencyLayer::new).
+///
+/// ```
+/// use buttress::idempotency::{Idempotency, IdempotencyLayer, Identified, Identity, Scope};
+/// use buttress::store::{Fingerprint, MemoryStore};
+/// // With a function instead of a closure the type can be written.
+/// struct Server {
+///     once: IdempotencyLayer<MemoryStore, Identified<fn(&(String, u64)) -> Option<Identity>>>,
+/// }
+/// fn identify(order: &(String, u64)) -> Option<Identity> {
+///     Some(Identity::new(&Scope::tenant(&order.0), order.1.to_le_bytes(), Fingerprint::NONE))
+/// }
+/// let identify: fn(&(String, u64)) -> Option<Identity> = identify;
+/// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+/// let server = Server { once: IdempotencyLayer::new(gate, identify) };
+/// # let _ = server.once;
+/// ```
 #[derive(Clone, Copy)]
 pub struct Identified<F> {
     pub(super) identify: F,

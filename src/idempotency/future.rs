@@ -19,6 +19,25 @@ type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pin_project! {
     /// The future of an [`IdempotencyService`](super::IdempotencyService). Dropping it before the request has
     /// been read gives everything up; dropping it later gives up nothing but the answer.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::idempotency::{Idempotency, IdempotencyLayer, Identity, ResponseFuture, Scope};
+    /// use buttress::store::{Fingerprint, MemoryStore};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+    /// let once = IdempotencyLayer::new(gate, |order: &u64| {
+    ///     Some(Identity::new(&Scope::global(), order.to_le_bytes(), Fingerprint::NONE))
+    /// });
+    /// let sell = service_fn(async |order: u64| Ok::<_, std::io::Error>(format!("sold {order}")));
+    /// let mut service = once.layer(sell);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: ResponseFuture<_, _, _> = service.ready().await?.call(7);
+    /// assert_eq!(call.await?, "sold 7");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, T, M> {
         #[pin]

@@ -16,6 +16,21 @@ pub(crate) const KEPT: usize = 500;
 const DETAIL: usize = 300;
 
 /// One entry of the timeline.
+///
+/// ```
+/// use buttress::circuit_breaker::CircuitBreaker;
+/// use buttress::control::{Registry, TimelineEvent};
+/// fn line(event: &TimelineEvent) -> String {
+///     format!("{} {}/{}: {}", event.seq, event.layer, event.name, event.detail)
+/// }
+/// let registry = Registry::new();
+/// let breaker = CircuitBreaker::builder("db").register_in(&registry).build()?;
+/// breaker.force_open();
+/// breaker.reset();
+/// let lines: Vec<_> = registry.events_since(1).events.iter().map(line).collect();
+/// assert_eq!(lines, ["2 circuit_breaker/db: forced_open to closed: operator"]);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

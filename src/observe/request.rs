@@ -191,6 +191,20 @@ where
 
 pin_project! {
     /// The answer of the inner service, which is driven in the span of its call.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::observe::{SpanFuture, SpanLayer};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = SpanLayer::new("api").layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: SpanFuture<_, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct SpanFuture<F, A> {
         #[pin]

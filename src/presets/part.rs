@@ -82,6 +82,15 @@ impl<G, P> fmt::Debug for Gate<G, P> {
 }
 
 /// A part of a stack: [`Absent`], [`Faults`], [`Gate`]. Sealed.
+///
+/// ```
+/// use buttress::AsError;
+/// use buttress::presets::{Absent, Faults, Part};
+/// // Whatever a stack has in a place: nothing, or something.
+/// fn is_a_part<P: Part<AsError>>() {}
+/// is_a_part::<Absent>();
+/// is_a_part::<Faults>();
+/// ```
 pub trait Part<R>: sealed::Sealed {
     /// Its layer, with refusals by `R`.
     type Layer;
@@ -102,6 +111,18 @@ pub trait Part<R>: sealed::Sealed {
 }
 
 /// A part that can be had for HTTP. Sealed.
+///
+/// ```
+/// use buttress::presets::{Absent, Faults, ForHttp};
+/// // The types that a plan's parts have once the stack is one for HTTP.
+/// type NoFaults = <Absent as ForHttp>::Http;
+/// type SomeFaults = <Faults as ForHttp>::Http;
+/// fn is<A: 'static, B: 'static>() -> bool {
+///     std::any::TypeId::of::<A>() == std::any::TypeId::of::<B>()
+/// }
+/// assert!(is::<NoFaults, Absent<buttress::conditioner::Http>>());
+/// assert!(is::<SomeFaults, Faults<buttress::conditioner::Http>>());
+/// ```
 #[cfg(feature = "http")]
 pub trait ForHttp: sealed::Sealed {
     /// The same part for HTTP.

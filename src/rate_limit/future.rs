@@ -133,6 +133,23 @@ impl Drop for Unspent {
 pin_project! {
     /// The future of a waiting [`RateLimitService`](super::RateLimitService): waits for the token, makes the
     /// wrapped service ready, calls it. Dropped before that call, it gives its place or token back.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::Quota;
+    /// use buttress::rate_limit::{RateLimitLayer, RateLimiter, WaitingFuture};
+    /// use std::time::Duration;
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let limiter = RateLimiter::new(Quota::per_second(9)?);
+    /// let mut service = RateLimitLayer::new(limiter).wait(Duration::from_secs(1)).layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: WaitingFuture<_, _, _, _, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct WaitingFuture<S, F, Req, L, R, H, I> {
         #[pin]

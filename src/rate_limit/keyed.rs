@@ -377,6 +377,19 @@ impl super::RateLimiter {
 }
 
 /// The bucket of one key of a [`KeyedRateLimiter`]; see [`KeyedRateLimiter::bucket`].
+///
+/// ```
+/// use buttress::rate_limit::{KeyBucket, Meter, RateLimiter};
+/// use buttress::{Quota, Rejection};
+/// // A page costs one token, and each picture on it another one.
+/// fn charge(bucket: KeyBucket<'_>, pictures: u64) -> Result<(), Rejection> {
+///     bucket.try_acquire_n(1 + pictures)
+/// }
+/// let each = RateLimiter::keyed::<str>(Quota::per_minute(10)?, 10_000)?;
+/// assert!(charge(each.bucket("ada"), 8).is_ok());
+/// assert!(charge(each.bucket("ada"), 8).is_err());
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct KeyBucket<'a> {
     pub(crate) shared: &'a Keyed,

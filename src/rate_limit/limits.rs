@@ -12,6 +12,21 @@ use crate::key::Key;
 /// [`RateLimitLayer`](super::RateLimitLayer) holds.
 ///
 /// Implemented by [`RateLimiter`], [`ByKey`], [`Both`], [`Costed`] and [`FromSlot`].
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::rate_limit::{Limit, RateLimitLayer, RateLimiter};
+/// use tower::{Layer, Service, service_fn};
+/// // Takes whatever limit it is given.
+/// fn echo<L: Limit<String> + Clone>(limit: L) -> impl Service<String, Response = String> {
+///     RateLimitLayer::new(limit).layer(service_fn(async |text: String| Ok::<_, std::io::Error>(text)))
+/// }
+/// let everyone = echo(RateLimiter::new(Quota::per_second(100)?));
+/// let each = RateLimiter::keyed::<usize>(Quota::per_second(10)?, 100)?;
+/// let by_length = echo(each.by(|text: &String| Some(text.len())));
+/// # let _ = (everyone, by_length);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a limit for requests of type `{Req}`",
     note = "a `KeyedRateLimiter` needs a key: `RateLimitLayer::new(keyed).key(extractor)`"
@@ -117,6 +132,19 @@ pub enum WhenMissing {
 
 /// A [`KeyedRateLimiter`] and how to find the key of a request; see
 /// [`RateLimitLayer::key`](super::RateLimitLayer::key) and [`KeyedRateLimiter::by`].
+///
+/// ```
+/// use buttress::rate_limit::{ByKey, RateLimitLayer, RateLimiter};
+/// use buttress::{KeyFn, Quota, key_fn};
+/// // The layer as a field. With a function instead of a closure its type can be written.
+/// struct Server {
+///     limit: RateLimitLayer<ByKey<u64, KeyFn<fn(&(u64, String)) -> u64>>>,
+/// }
+/// let each = RateLimiter::keyed(Quota::per_second(10)?, 10_000)?;
+/// let server = Server { limit: RateLimitLayer::new(each.by(key_fn(|req| req.0))) };
+/// # let _ = server.limit;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 pub struct ByKey<K: ?Sized, X> {
     limiter: KeyedRateLimiter<K>,
     extractor: X,
@@ -186,6 +214,19 @@ where
 }
 
 /// A limit with a price per request; see [`RateLimitLayer::cost`](super::RateLimitLayer::cost).
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::rate_limit::{Costed, RateLimitLayer, RateLimiter};
+/// // The layer as a field. With a function instead of a closure its type can be written.
+/// struct Server {
+///     limit: RateLimitLayer<Costed<RateLimiter, fn(&String) -> u64>>,
+/// }
+/// let bytes = RateLimiter::new(Quota::per_second(1_000_000)?);
+/// let server = Server { limit: RateLimitLayer::new(bytes).cost(|text| text.len() as u64) };
+/// # let _ = server.limit;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone)]
 pub struct Costed<L, F> {
     pub(crate) limit: L,

@@ -131,6 +131,19 @@ const TRIES: usize = 3;
 
 /// Two limits that apply together; see [`Meter::and`] and
 /// [`RateLimitLayer::and`](super::RateLimitLayer::and).
+///
+/// ```
+/// use buttress::Quota;
+/// use buttress::rate_limit::{Both, Meter, RateLimiter};
+/// struct Client {
+///     limits: Both<RateLimiter, RateLimiter>,
+/// }
+/// let (short, long) = (RateLimiter::new(Quota::per_second(10)?), RateLimiter::new(Quota::per_minute(15)?));
+/// let client = Client { limits: short.and(long) };
+/// assert!(client.limits.try_acquire_n(10).is_ok());
+/// assert!(client.limits.try_acquire_n(10).is_err());
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Both<A, B> {
     pub(crate) first: A,

@@ -4,12 +4,36 @@ use super::ledger::Level;
 use crate::rejection::Rejection;
 
 /// Writes nothing. The default of [`RateLimitLayer`](super::RateLimitLayer).
+///
+/// ```
+/// use buttress::rate_limit::{NoHeaders, RateLimitLayer, RateLimiter, Refuse};
+/// use buttress::{AsError, Quota};
+/// // The layer as a field, with everything that need not be written.
+/// struct Server {
+///     limit: RateLimitLayer<RateLimiter, AsError, Refuse, NoHeaders>,
+/// }
+/// let server = Server { limit: RateLimitLayer::new(RateLimiter::new(Quota::per_second(100)?)) };
+/// # let _ = server.limit;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct NoHeaders;
 
 /// Writes `RateLimit`, `RateLimit-Policy` and `Retry-After`; see
 /// [`RateLimitLayer::headers`](super::RateLimitLayer::headers).
+///
+/// ```
+/// use buttress::rate_limit::{Headers, RateLimitLayer, RateLimiter, Refuse};
+/// use buttress::{AsError, Quota};
+/// struct Server {
+///     limit: RateLimitLayer<RateLimiter, AsError, Refuse, Headers>,
+/// }
+/// let limiter = RateLimiter::new(Quota::per_second(100)?);
+/// let server = Server { limit: RateLimitLayer::new(limiter).headers() };
+/// # let _ = server.limit;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]

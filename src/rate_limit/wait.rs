@@ -306,6 +306,21 @@ fn deadline(left: Duration) -> tokio::time::Instant {
 /// it; dropped after its turn has come but before it was polled again, it gives the token back. Kept and
 /// not polled, it keeps its place: those behind it are served in time, but when another one leaves they
 /// may not move up.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::BoxError> {
+/// use buttress::Quota;
+/// use buttress::rate_limit::{Acquire, RateLimiter};
+/// let limiter = RateLimiter::new(Quota::per_second(100)?);
+/// // It has a name, so that a future around it can keep it without a box.
+/// let turn: Acquire<'_> = limiter.acquire();
+/// assert!(limiter.tokens() > 99.0, "nothing is taken yet");
+/// turn.await?;
+/// assert!(limiter.tokens() < 100.0);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<'a> {
     waiting: Waiting<&'a Shared>,

@@ -166,6 +166,18 @@ impl fmt::Debug for Fingerprint {
 }
 
 /// See [`Fingerprint::builder`].
+///
+/// ```
+/// use buttress::store::{Fingerprint, FingerprintBuilder};
+/// // The beginning that many have in common is worked out once.
+/// struct Endpoint {
+///     head: FingerprintBuilder,
+/// }
+/// let charge = Endpoint { head: Fingerprint::builder().field(b"POST").field(b"/charge") };
+/// let ten = charge.head.clone().chunk(b"10 EUR").finish();
+/// let nine = charge.head.clone().chunk(b"9 EUR").finish();
+/// assert_ne!(ten, nine);
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `finish` is called"]
 pub struct FingerprintBuilder {

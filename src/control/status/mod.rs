@@ -62,6 +62,24 @@ pub struct Summary {
 }
 
 /// Where the process is between start and end.
+///
+/// ```
+/// use buttress::control::{ProcessPhase, Registry};
+/// fn line(process: &ProcessPhase) -> String {
+///     match process.since_s {
+///         Some(seconds) => format!("{} for {seconds:.0} s", process.phase),
+///         None => process.phase.clone(),
+///     }
+/// }
+/// // Nothing, as long as the registry knows no lifecycle.
+/// assert_eq!(Registry::new().status().process.as_ref().map(line), None);
+/// # #[cfg(feature = "supervise")] {
+/// use buttress::supervise::Lifecycle;
+/// let (registry, life) = (Registry::new(), Lifecycle::new());
+/// registry.set_lifecycle(&life);
+/// println!("{:?}", registry.status().process.as_ref().map(line));
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -75,6 +93,18 @@ pub struct ProcessPhase {
 }
 
 /// Something in the configuration that cannot be meant.
+///
+/// ```
+/// use buttress::control::{Lint, Registry};
+/// use buttress::observe::Severity;
+/// let registry = Registry::new();
+/// let never = Lint::new(Severity::Warning, "window_below_min_calls", "never trips", ["circuit_breaker/db"]);
+/// registry.set_lint([never]);
+/// for Lint { rule, text, objects, .. } in registry.status().lint {
+///     println!("{rule}: {text} ({})", objects.join(", "));
+///     assert_eq!(rule, "window_below_min_calls");
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -62,6 +62,20 @@ pub enum Unsized {
 /// | [`over_size`](Self::over_size) | | [`OverSize::Refuse`] |
 /// | [`unsized_answers`](Self::unsized_answers) | | [`Unsized::Stream`] |
 /// | [`replay_header`](Self::replay_header) | no fields of a connection, a caller or a moment | see there |
+///
+/// ```
+/// use buttress::idempotency::{HttpIdempotencyBuilder, Idempotency, IdempotencyLayer, Scope};
+/// use buttress::store::MemoryStore;
+/// use http::Method;
+/// // What all services of a program have in common.
+/// fn settings<S>(layer: HttpIdempotencyBuilder<S>) -> HttpIdempotencyBuilder<S> {
+///     layer.single_tenant().required().methods([Method::POST]).max_body(64 << 10)
+/// }
+/// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+/// let layer = settings(IdempotencyLayer::http(gate)).build()?;
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct HttpIdempotencyBuilder<G> {
     gate: Idempotency<G>,

@@ -55,6 +55,20 @@ pub(super) type TenantOf = Arc<dyn Fn(&Parts) -> Option<Scope> + Send + Sync>;
 pub(super) type KeyOf = Arc<dyn Fn(&Parts) -> Option<Vec<u8>> + Send + Sync>;
 
 /// HTTP and gRPC calls; see [`IdempotencyLayer::http`](crate::idempotency::IdempotencyLayer::http).
+///
+/// ```
+/// use buttress::http::Problem;
+/// use buttress::idempotency::{HttpExchange, Idempotency, IdempotencyLayer, Scope};
+/// use buttress::store::MemoryStore;
+/// // The layer as a field.
+/// struct Server {
+///     once: IdempotencyLayer<MemoryStore, HttpExchange, Problem>,
+/// }
+/// let gate = Idempotency::new("orders", MemoryStore::default(), Scope::global());
+/// let server = Server { once: IdempotencyLayer::http(gate).single_tenant().build()? };
+/// # let _ = server.once;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone)]
 pub struct HttpExchange {
     pub(super) keys: KeyRules,

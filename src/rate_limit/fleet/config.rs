@@ -66,6 +66,20 @@ const MAX_HOLD: Duration = Duration::from_secs(60);
 /// | [`deadline`](Self::deadline) | 1 ms to 60 s | 50 ms |
 /// | [`max_keys`](Self::max_keys) | 1 to 2^24 | 10 000 |
 /// | [`shadow`](Self::shadow) | | off |
+///
+/// ```
+/// use buttress::rate_limit::{RateLimiter, SharedRateLimiterBuilder, WhenDown};
+/// use buttress::store::MemoryStore;
+/// use std::time::Duration;
+/// // What all limits of a program have in common.
+/// fn settings(limit: SharedRateLimiterBuilder) -> SharedRateLimiterBuilder {
+///     limit.deadline(Duration::from_millis(20)).max_keys(100_000)
+/// }
+/// let limit = RateLimiter::shared(MemoryStore::default(), "tenant", WhenDown::Allow);
+/// let limiter = settings(limit).quota("100/s burst 20".parse()?).build()?;
+/// assert_eq!(limiter.name(), "tenant");
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct SharedRateLimiterBuilder {

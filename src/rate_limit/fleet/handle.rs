@@ -198,6 +198,25 @@ impl SharedRateLimiter {
 }
 
 /// The bucket of one key; see [`SharedRateLimiter::bucket`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::BoxError> {
+/// use buttress::rate_limit::{RateLimiter, SharedBucket, WhenDown};
+/// use buttress::store::MemoryStore;
+/// // One connection is charged to one bucket, which is looked up once.
+/// struct Connection {
+///     budget: SharedBucket,
+/// }
+/// let limiter = RateLimiter::shared(MemoryStore::default(), "tenant", WhenDown::Deny)
+///     .quota("1/min".parse()?)
+///     .build()?;
+/// let connection = Connection { budget: limiter.bucket("tenant-7") };
+/// connection.budget.try_acquire().await?;
+/// assert!(connection.budget.try_acquire().await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct SharedBucket {
     limiter: SharedRateLimiter,

@@ -41,11 +41,42 @@ pub struct SharedRateLimitLayer<W = ForAll, R = AsError, H = NoHeaders> {
 }
 
 /// One bucket for all requests, one token each.
+///
+/// ```
+/// use buttress::rate_limit::{ForAll, RateLimiter, SharedRateLimitLayer, WhenDown};
+/// use buttress::store::MemoryStore;
+/// // The layer as a field: the default, which need not be written.
+/// struct Server {
+///     limit: SharedRateLimitLayer<ForAll>,
+/// }
+/// let limiter = RateLimiter::shared(MemoryStore::default(), "api", WhenDown::Allow)
+///     .quota("100/s".parse()?)
+///     .build()?;
+/// let server = Server { limit: SharedRateLimitLayer::new(limiter) };
+/// # let _ = server.limit;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ForAll;
 
 /// One bucket for each key; see [`SharedRateLimitLayer::key`].
+///
+/// ```
+/// use buttress::rate_limit::{ForEach, RateLimiter, SharedRateLimitLayer, WhenDown};
+/// use buttress::store::MemoryStore;
+/// use buttress::{KeyFn, key_fn};
+/// // The layer as a field. With a function instead of a closure its type can be written.
+/// struct Server {
+///     limit: SharedRateLimitLayer<ForEach<KeyFn<fn(&(u64, String)) -> u64>>>,
+/// }
+/// let limiter = RateLimiter::shared(MemoryStore::default(), "tenant", WhenDown::Allow)
+///     .quota("100/s".parse()?)
+///     .build()?;
+/// let server = Server { limit: SharedRateLimitLayer::new(limiter).key(key_fn(|req| req.0)) };
+/// # let _ = server.limit;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ForEach<X> {
     extractor: X,
@@ -53,6 +84,21 @@ pub struct ForEach<X> {
 }
 
 /// A price per request; see [`SharedRateLimitLayer::cost`].
+///
+/// ```
+/// use buttress::rate_limit::{AtCost, ForAll, RateLimiter, SharedRateLimitLayer, WhenDown};
+/// use buttress::store::MemoryStore;
+/// // The layer as a field. With a function instead of a closure its type can be written.
+/// struct Server {
+///     limit: SharedRateLimitLayer<AtCost<ForAll, fn(&String) -> u64>>,
+/// }
+/// let limiter = RateLimiter::shared(MemoryStore::default(), "bytes", WhenDown::Allow)
+///     .quota("1000000/s".parse()?)
+///     .build()?;
+/// let server = Server { limit: SharedRateLimitLayer::new(limiter).cost(|text| text.len() as u64) };
+/// # let _ = server.limit;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct AtCost<W, F> {
     which: W,
@@ -62,6 +108,25 @@ pub struct AtCost<W, F> {
 /// Which bucket a request of type `Req` is charged to: what a [`SharedRateLimitLayer`] holds.
 ///
 /// Implemented by [`ForAll`], [`ForEach`] and [`AtCost`].
+///
+/// ```
+/// use buttress::rate_limit::{RateLimiter, SharedRateLimitLayer, WhenDown, Which};
+/// use buttress::store::MemoryStore;
+/// use tower::{Layer, Service, service_fn};
+/// // Takes whatever limit it is given.
+/// fn echo<W>(limit: SharedRateLimitLayer<W>) -> impl Service<String, Response = String>
+/// where
+///     W: Which<String> + Clone,
+/// {
+///     limit.layer(service_fn(async |text: String| Ok::<_, std::io::Error>(text)))
+/// }
+/// let limiter = RateLimiter::shared(MemoryStore::default(), "api", WhenDown::Allow)
+///     .quota("100/s".parse()?)
+///     .build()?;
+/// let service = echo(SharedRateLimitLayer::new(limiter).key(|text: &String| text.chars().next()));
+/// # let _ = service;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say which shared bucket a request of type `{Req}` is charged to",
     note = "a key must be `Display`: its text is what all processes agree on"

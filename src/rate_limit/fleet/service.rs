@@ -23,6 +23,27 @@ use crate::sync::{Lease, Ref};
 
 /// The service of [`SharedRateLimitLayer`](super::SharedRateLimitLayer). Always ready: nothing is asked before
 /// the request is known, and the wrapped service is made ready when it is admitted.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::BoxError> {
+/// use buttress::rate_limit::{RateLimiter, SharedRateLimitLayer, SharedRateLimitService, WhenDown};
+/// use buttress::store::MemoryStore;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// // By name, in a client of our own.
+/// struct Client<S> {
+///     service: SharedRateLimitService<S>,
+/// }
+/// let limiter = RateLimiter::shared(MemoryStore::default(), "backend", WhenDown::Allow)
+///     .quota("1/min".parse()?)
+///     .build()?;
+/// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+/// let client = Client { service: SharedRateLimitLayer::new(limiter).layer(double) };
+/// assert_eq!(client.service.clone().oneshot(4).await?, 8);
+/// assert!(client.service.oneshot(4).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct SharedRateLimitService<S, W = ForAll, R = AsError, H = NoHeaders> {
     inner: S,
     parts: Lease<Parts<W, R>>,
@@ -117,6 +138,24 @@ struct Call<S, Req, W, R> {
 pin_project! {
     /// The future of a [`SharedRateLimitService`]: asks the store if it must, makes the wrapped service
     /// ready, calls it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::rate_limit::{RateLimiter, SharedRateLimitLayer, SharedResponseFuture, WhenDown};
+    /// use buttress::store::MemoryStore;
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let limiter = RateLimiter::shared(MemoryStore::default(), "backend", WhenDown::Allow)
+    ///     .quota("100/s".parse()?)
+    ///     .build()?;
+    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
+    /// let mut service = SharedRateLimitLayer::new(limiter).layer(double);
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: SharedResponseFuture<_, _, _, _, _, _, _> = service.ready().await?.call(4);
+    /// assert_eq!(call.await?, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct SharedResponseFuture<S, F, Req, W, R, H, I> {
         #[pin]

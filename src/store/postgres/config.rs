@@ -23,6 +23,18 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// | [`max_connections`](Self::max_connections) | 1 to 10 000 | 8 |
 /// | [`max_outcome`](Self::max_outcome) | up to 512 MiB | 16 MiB |
 /// | [`behind_pooler`](Self::behind_pooler) | | no |
+///
+/// ```
+/// use buttress::store::{PostgresStore, PostgresStoreBuilder};
+/// use std::time::Duration;
+/// // What all stores of a program have in common.
+/// fn settings(store: PostgresStoreBuilder) -> PostgresStoreBuilder {
+///     store.table_prefix("shop").timeout(Duration::from_millis(300)).max_connections(16)
+/// }
+/// let store = settings(PostgresStore::builder("host=db user=app".parse()?)).build()?;
+/// # let _ = store;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct PostgresStoreBuilder {

@@ -20,6 +20,18 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// | [`connect_timeout`](Self::connect_timeout) | 1 ms to 1 h | 100 ms |
 /// | [`max_outcome`](Self::max_outcome) | up to 256 MiB | 1 MiB |
 /// | [`check_eviction`](Self::check_eviction) | | yes |
+///
+/// ```
+/// use buttress::store::{RedisStore, RedisStoreBuilder};
+/// use std::time::Duration;
+/// // What all stores of a program have in common.
+/// fn settings(store: RedisStoreBuilder) -> RedisStoreBuilder {
+///     store.key_prefix("shop").timeout(Duration::from_millis(20))
+/// }
+/// let store = settings(RedisStore::builder(redis::Client::open("redis://127.0.0.1/")?)).build()?;
+/// # let _ = store;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct RedisStoreBuilder {

@@ -47,6 +47,18 @@ pub(super) struct Hooks {
 /// | [`durability`](Self::durability) | rename | |
 /// | [`private`](Self::private) | off: others may read | |
 /// | [`callback_timeout`](Self::callback_timeout) | 10 s | 1 ms to 1 hour |
+///
+/// ```
+/// use buttress::supervise::heartbeat::{Heartbeat, HeartbeatBuilder};
+/// use std::time::Duration;
+/// // What all hearts of a program have in common.
+/// fn settings(heart: HeartbeatBuilder) -> HeartbeatBuilder {
+///     heart.interval(Duration::from_secs(5)).late_after(Duration::from_secs(1))
+/// }
+/// let heart = settings(Heartbeat::builder("api").file("/run/api/heartbeat.json")).build()?;
+/// # let _ = heart;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[must_use]
 pub struct HeartbeatBuilder {
     pub(super) name: Name,

@@ -165,6 +165,18 @@ impl<S, R: Clone> Layer<S> for DrainLayer<R> {
 }
 
 /// A service whose requests hold the drain: see [`DrainLayer`].
+///
+/// ```
+/// use buttress::supervise::Lifecycle;
+/// use buttress::supervise::serve::{DrainLayer, DrainService};
+/// use tower::Layer;
+/// // By name, in a server of our own.
+/// struct Server<S> {
+///     service: DrainService<S>,
+/// }
+/// let server = Server { service: DrainLayer::new("http", &Lifecycle::new()).layer(7) };
+/// assert_eq!(*server.service.get_ref(), 7);
+/// ```
 #[derive(Clone)]
 pub struct DrainService<S, R = AsError> {
     inner: S,
@@ -277,6 +289,26 @@ impl fmt::Debug for Held {
 
 pin_project! {
     /// The answer of a [`DrainService`]. Dropping it ends the request.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::supervise::Lifecycle;
+    /// use buttress::supervise::serve::{DrainFuture, DrainLayer};
+    /// use http::{Request, Response};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// let layer = DrainLayer::new("http", &Lifecycle::new());
+    /// let mut service = layer.layer(service_fn(async |_: Request<()>| {
+    ///     Ok::<_, std::io::Error>(Response::new(String::from("hello")))
+    /// }));
+    /// // It has a name, so that a service around this one can keep it without a box.
+    /// let call: DrainFuture<_, _, _, _> = service.ready().await?.call(Request::new(()));
+    /// assert_eq!(layer.in_flight(), 1);
+    /// drop(call);
+    /// assert_eq!(layer.in_flight(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct DrainFuture<S, B1, B2, R>
     where

@@ -43,6 +43,19 @@ pub(super) struct Hooks {
 /// | [`check_interval`](Self::check_interval) | a quarter of the timeout, at most 1 s; for a file half of it | 10 ms to 1 hour |
 /// | [`startup_grace`](Self::startup_grace) | the timeout | 0 to 1 hour |
 /// | [`callback_timeout`](Self::callback_timeout) | 10 s | 1 ms to 1 hour |
+///
+/// ```
+/// use buttress::supervise::watchdog::{Watchdog, WatchdogBuilder};
+/// use std::time::Duration;
+/// // What all watchdogs of a program have in common.
+/// fn settings(dog: WatchdogBuilder) -> WatchdogBuilder {
+///     dog.timeout(Duration::from_secs(10)).callback_timeout(Duration::from_secs(2))
+/// }
+/// let worker = settings(Watchdog::builder("worker")).build()?;
+/// let bot = settings(Watchdog::from_state_file("bot", "/run/bot/heartbeat.json")).build()?;
+/// # let _ = (worker, bot);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[must_use]
 pub struct WatchdogBuilder {
     pub(super) name: Name,

@@ -57,6 +57,18 @@ impl Drop for Slot {
 
 pin_project! {
     /// The future of [`Watchdog::guard`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), buttress::BoxError> {
+    /// use buttress::supervise::watchdog::{Guarded, Watchdog};
+    /// let dog = Watchdog::builder("worker").build()?;
+    /// // It has a name, so that a future around it can keep it without a box.
+    /// let work: Guarded<_> = dog.guard(std::future::ready(7))?;
+    /// assert_eq!(work.await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct Guarded<F> {
         #[pin]

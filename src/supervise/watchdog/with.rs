@@ -217,6 +217,16 @@ impl Drop for Running {
 
 pin_project! {
     /// The future of [`with_watchdog`].
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// use buttress::supervise::watchdog::{WithWatchdog, with_watchdog};
+    /// use std::time::Duration;
+    /// // It has a name, so that a future around it can keep it without a box.
+    /// let work: WithWatchdog<_> = with_watchdog(std::future::ready(7), Duration::from_secs(5), || {});
+    /// assert_eq!(work.await, Ok(7));
+    /// # });
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct WithWatchdog<F: Future> {
         #[pin]

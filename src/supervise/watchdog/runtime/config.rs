@@ -32,6 +32,19 @@ pub(super) struct Hooks {
 /// | [`check_interval`](Self::check_interval) | an eighth of that, 5 ms to 250 ms | 1 ms to `frozen_after` |
 /// | [`abort_after`](Self::abort_after) | never | up to 1 hour |
 /// | [`callback_timeout`](Self::callback_timeout) | 10 s | 1 ms to 1 hour |
+///
+/// ```
+/// use buttress::supervise::watchdog::{RuntimeWatchdog, RuntimeWatchdogBuilder};
+/// use std::time::Duration;
+/// // What all runtimes of a program have in common.
+/// fn settings(dog: RuntimeWatchdogBuilder) -> RuntimeWatchdogBuilder {
+///     dog.frozen_after(Duration::from_secs(2)).abort_after(Duration::from_secs(60))
+/// }
+/// # let runtime = tokio::runtime::Runtime::new().unwrap();
+/// let dog = settings(RuntimeWatchdog::builder("api", runtime.handle())).build()?;
+/// # let _ = dog;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[must_use]
 pub struct RuntimeWatchdogBuilder {
     pub(super) name: Name,
