@@ -27,6 +27,8 @@ const TARGET: f64 = 2.0;
 const FLOOR: f64 = 1.0 / 64.0;
 /// Few, so that the first answers show how long one takes without a queue; doubled until answers take longer.
 const START: f64 = 4.0;
+/// With more than one out and none answered for so many times what an answer takes, all of them are late.
+const STALL: f64 = 1.25;
 const MAX_TOKENS: u32 = 3;
 /// So many arrivals for each probe: one that fails is tried again and arrives once more, and of what is new three of
 /// ten are sent.
@@ -189,12 +191,24 @@ impl Core {
     }
 
     /// More could be sent without anybody having to wait longer for it.
-    pub(super) fn has_headroom(&self) -> bool {
-        self.room.is_empty()
+    pub(super) fn has_headroom(&self, now: Tick) -> bool {
+        !self.stalls(now)
+            && self.room.is_empty()
             && f64::from(self.in_flight) + 1.0 <= self.limit
             && !self.is_down()
             && self.latency.is_near()
             && self.throttled == 0
+    }
+
+    /// More than one is out, and none has been answered for so long that most would have been. Whoever is late then is not
+    /// late alone: it waits behind what the others wait behind, and another attempt would wait there, too.
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds")]
+    fn stalls(&self, now: Tick) -> bool {
+        self.in_flight > 1
+            && !self.heard
+            && self.latency.is_warm()
+            && now.0.saturating_sub(self.quiet_since.0) as f64
+                > STALL * self.latency.typical() as f64
     }
 
     fn earns(&self) -> bool {

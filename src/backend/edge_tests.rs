@@ -122,15 +122,32 @@ fn after_a_throttled_answer_there_is_no_headroom_for_a_hundred_successes() {
     for less in [End::Throttled(Duration::from_secs(1)), End::TooMany] {
         let mut core = Core::new(None, 10);
         let now = calls(&mut core, 0, 50, 10, End::Success);
-        assert!(core.has_headroom());
+        assert!(core.has_headroom(at(now)));
         let now = calls(&mut core, now, 1, 10, less);
-        assert!(!core.has_headroom());
+        assert!(!core.has_headroom(at(now)));
         let now = calls(&mut core, now, 5, 10, End::Failure);
         let now = calls(&mut core, now, 99, 10, End::Success);
-        assert!(!core.has_headroom());
-        calls(&mut core, now, 1, 10, End::Success);
-        assert!(core.has_headroom());
+        assert!(!core.has_headroom(at(now)));
+        let now = calls(&mut core, now, 1, 10, End::Success);
+        assert!(core.has_headroom(at(now)));
     }
+}
+
+#[test]
+fn calls_that_are_late_together_leave_no_headroom_and_one_that_is_late_alone_does() {
+    let mut core = Core::new(None, 10);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    assert!(matches!(arrive(&mut core, now, 10_000), Arrival::Admitted));
+    // Perhaps it has met a pause, which another attempt would not.
+    assert!(core.has_headroom(at(now + 40)));
+    assert!(matches!(arrive(&mut core, now + 5, 10_000), Arrival::Admitted));
+    assert!(core.has_headroom(at(now + 5)));
+    // Now they wait behind the same.
+    assert!(!core.has_headroom(at(now + 40)));
+    finish(&mut core, now + 5, End::Success, now + 41);
+    // One of them was answered: the other one is late alone, as far as it goes.
+    calls(&mut core, now + 41, 10, 10, End::Success);
+    assert!(core.has_headroom(at(now + 141)));
 }
 
 /// A waker whose drop asks the backend: as that of an executor whose task is held by its wakers only, and holds

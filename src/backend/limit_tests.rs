@@ -235,7 +235,7 @@ fn what_comes_too_late_again_and_again_is_sent_less_often_than_one_at_a_time() {
         now = late(&mut core, now);
     }
     // Nobody waits and nothing is out, and yet:
-    assert!(!core.has_headroom());
+    assert!(!core.has_headroom(at(now)));
     assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
     finish(&mut core, now, End::Success, now + 300);
     let key = super::tests::wait(&mut core, now + 300, 10_000);

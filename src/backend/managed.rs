@@ -93,8 +93,8 @@ impl Managed for Shared {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn describe(&self) -> ObjectStatus {
         let (why, counts, in_flight, waiting, retries, headroom, fixed) = {
-            let core = self.core_now();
-            let (retries, headroom) = (core.retries(), core.has_headroom());
+            let (core, now) = self.core_now();
+            let (retries, headroom) = (core.retries(), core.has_headroom(now));
             let fixed = core.fixed_limit().is_some();
             (Why::of(&core), core.counts, core.in_flight, core.waiting(), retries, headroom, fixed)
         };

@@ -69,12 +69,12 @@ struct Shared {
 
 impl Shared {
     /// As it is now, also if nobody has come for a while.
-    fn core_now(&self) -> Locked<'_> {
+    fn core_now(&self) -> (Locked<'_>, Tick) {
         let mut core = self.core.lock();
         let now = now();
         core.reap(now);
         core.pace.age(now);
-        core
+        (core, now)
     }
 }
 
@@ -264,14 +264,15 @@ impl Backend {
     }
 
     /// Whether more can be sent without anybody waiting longer for it: the limit is not reached, nobody waits,
-    /// answers take about as long as usual, and it is not down.
+    /// answers take about as long as usual, of several calls that are out some have been answered lately, and it is not down.
     ///
     /// ```
     /// assert!(buttress::Backend::new("db").has_headroom());
     /// ```
     #[must_use]
     pub fn has_headroom(&self) -> bool {
-        self.shared.core_now().has_headroom()
+        let (core, now) = self.shared.core_now();
+        core.has_headroom(now)
     }
 
     /// A budget for retries and hedges that is paid from headroom: each answer while there is some earns
@@ -310,7 +311,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn quota(&self) -> Option<f64> {
-        self.shared.core_now().pace.rate()
+        self.shared.core_now().0.pace.rate()
     }
 
     /// What it knows and has done.
@@ -320,7 +321,7 @@ impl Backend {
     /// ```
     #[must_use]
     pub fn stats(&self) -> BackendStats {
-        let core = self.shared.core_now();
+        let (core, now) = self.shared.core_now();
         let counts = core.counts;
         BackendStats {
             state: BackendState::of(core.state),
@@ -329,7 +330,7 @@ impl Backend {
             waiting: core.waiting(),
             latency: Duration::from_nanos(core.latency.typical()),
             baseline: Duration::from_nanos(core.latency.baseline()),
-            headroom: core.has_headroom(),
+            headroom: core.has_headroom(now),
             admitted: counts.admitted,
             waited: counts.waited,
             hopeless: counts.hopeless,

@@ -17,7 +17,7 @@ pub(super) type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
 /// | setting | default | range |
 /// |---|---|---|
 /// | [`percentile`](Self::percentile) | 0.98 | 0.5 to 0.9999 |
-/// | [`min_samples`](Self::min_samples) | 100 | 1 to 1 000 000 |
+/// | [`min_samples`](Self::min_samples) | 24 | 1 to 1 000 000 |
 /// | [`min_delay`](Self::min_delay) | 1 ms | 1 ms to 1 hour |
 /// | [`extra_load`](Self::extra_load) | 0.04 | 0.000001 to 1 |
 /// | [`burst`](Self::burst) | 5 | 1 to 1 000 |
@@ -61,7 +61,7 @@ impl HedgeBuilder {
         Self {
             name,
             percentile: Self::PERCENTILE,
-            min_samples: 100,
+            min_samples: 24,
             min_delay: Self::MIN_DELAY,
             extra_load: Self::EXTRA_LOAD,
             burst: 5,

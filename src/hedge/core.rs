@@ -13,6 +13,10 @@ const HALF_NANOS: f64 = 10e9;
 /// How often the percentile is taken anew: often until there is one.
 const FIRST: u64 = 20_000_000;
 const LATER: u64 = 500_000_000;
+/// Calls of which the share that is missed is an average.
+const MISSES: f64 = 64.0;
+/// Answers after which it hardly moves.
+const SETTLED: f64 = 200.0;
 /// One hedge in units of the share.
 const HEDGE: u64 = 1_000_000;
 const NONE: u64 = u64::MAX;
@@ -86,6 +90,34 @@ impl LimitsCell {
     }
 }
 
+/// So many answers above a percentile show where it is.
+const ENOUGH: f64 = 2.0;
+/// The middle of a bucket above its lower edge, as a logarithm.
+const WITHIN: f64 = 0.055;
+
+/// So many standard deviations above the mean lies a percentile above the median, of what is normal: the approximation of
+/// Abramowitz and Stegun, 26.2.23.
+fn deviations(percentile: f64) -> f64 {
+    let t = (-2.0 * (1.0 - percentile).ln()).sqrt();
+    let above = 2.515_517 + t * (0.802_853 + t * 0.010_328);
+    t - above / (1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308)))
+}
+
+fn share(of: &AtomicU64) -> f64 {
+    f64::from_bits(of.load(Ordering::Relaxed))
+}
+
+/// One more call, which counts or not. While none does it is only a load.
+#[inline]
+fn average(of: &AtomicU64, counts: bool) {
+    let was = share(of);
+    if counts || was > 0.0 {
+        // Two at once may lose one of two: it is an estimate.
+        let is = was + (f64::from(u8::from(counts)) - was) / MISSES;
+        of.store(if is < 1e-4 { 0.0 } else { is }.to_bits(), Ordering::Relaxed);
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "clamped to the number of buckets")]
 fn bucket(nanos: u64) -> usize {
     let nanos = nanos.max(1 << LOW);
@@ -122,14 +154,50 @@ impl Past {
     /// The time that a share `percentile` of answers takes at most: the estimator of Kaplan and Meier. A call
     /// that was given up says only that its answer takes longer; to count it as an answer would make the
     /// percentile lower each time a hedge wins.
+    fn percentile(&self, percentile: f64) -> u64 {
+        let many = self.many();
+        // Of few answers the slowest says little of what one in fifty takes.
+        let few = many * (1.0 - percentile) < ENOUGH;
+        let fit = if few { self.fit(percentile, many) } else { 0 };
+        self.estimate(percentile).max(fit)
+    }
+
+    fn many(&self) -> f64 {
+        self.answered.iter().chain(&self.censored).sum()
+    }
+
+    /// The same, if the logarithms of what they take are normal, and a little more for what so few do not show.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an estimate"
+    )]
+    fn fit(&self, percentile: f64, many: f64) -> u64 {
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for (i, (answered, censored)) in self.answered.iter().zip(&self.censored).enumerate() {
+            let n = answered + censored;
+            if n > 0.0 {
+                let ln = (lower_edge(i) as f64).ln() + WITHIN;
+                (sum, squares) = (sum + n * ln, squares + n * ln * ln);
+            }
+        }
+        if many < 2.0 {
+            return 0;
+        }
+        let mean = sum / many;
+        let deviation = ((squares - sum * mean).max(0.0) / (many - 1.0)).sqrt();
+        (mean + deviations(percentile) * (1.0 + 2.0 / many) * deviation).exp() as u64
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
         reason = "within one bucket"
     )]
-    fn percentile(&self, percentile: f64) -> u64 {
-        let mut at_risk: f64 = self.answered.iter().chain(&self.censored).sum();
+    fn estimate(&self, percentile: f64) -> u64 {
+        let mut at_risk = self.many();
         let mut later = 1.0;
         let mut last = 0;
         for (i, (answered, censored)) in self.answered.iter().zip(&self.censored).enumerate() {
@@ -160,6 +228,10 @@ pub(super) struct Core {
     most: AtomicU64,
     refresh_at: AtomicU64,
     share: Padded<AtomicU64>,
+    /// The share of calls that were not answered by their deadline, hedged or not: the bits of an `f64`.
+    missed: AtomicU64,
+    /// The share that a hedge answered.
+    rescued: AtomicU64,
     answered: Fresh,
     censored: Fresh,
     past: Mutex<Past>,
@@ -174,6 +246,8 @@ impl Core {
             most: AtomicU64::new(NONE),
             refresh_at: AtomicU64::new(0),
             share: Padded(AtomicU64::new(HEDGE.min(u64::from(limits.burst) * HEDGE))),
+            missed: AtomicU64::new(0),
+            rescued: AtomicU64::new(0),
             answered: Fresh::new(),
             censored: Fresh::new(),
             past: Mutex::new(Past {
@@ -277,7 +351,7 @@ impl Core {
             past.censored[i] = past.censored[i] * keep + censored[i];
         }
         let warm = self.estimate(&past);
-        let pause = if warm { LATER } else { FIRST };
+        let pause = if warm && past.seen >= SETTLED { LATER } else { FIRST };
         self.refresh_at.store(now.0.saturating_add(pause), Ordering::Relaxed);
     }
 
@@ -316,6 +390,27 @@ impl Core {
                 Some((saved + deposit).min(full))
             });
         }
+    }
+
+    /// A call was answered in time, by a hedge or by the first attempt.
+    #[inline]
+    pub(super) fn kept(&self, rescued: bool) {
+        average(&self.missed, false);
+        average(&self.rescued, rescued);
+    }
+
+    /// It was not.
+    pub(super) fn missed(&self) {
+        average(&self.missed, true);
+        average(&self.rescued, false);
+    }
+
+    /// More calls miss their deadline than hedges rescue, and more than a few. That is no tail but a queue, and hedges make
+    /// it longer.
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    pub(super) fn is_in_vain(&self) -> bool {
+        let few = self.limits.deposit() as f64 / HEDGE as f64 / 2.0;
+        share(&self.missed) > few + share(&self.rescued)
     }
 
     pub(super) fn take(&self) -> bool {

@@ -198,3 +198,65 @@ proptest! {
         prop_assert!(found * 8 <= exact * 9 && exact * 8 <= found * 9, "{found} for {exact}");
     }
 }
+
+#[test]
+fn what_few_answers_do_not_show_is_not_taken_for_the_percentile() {
+    // Of 16 answers not one is likely to be as slow as one in fifty is: their slowest would be a delay for one in
+    // sixteen.
+    let mut above = [0.0; 2];
+    let runs = 400;
+    for seed in 0..runs {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let core = Core::new(Limits { min_samples: 16, ..limits() });
+        let mut slowest = 0;
+        for n in 1..=16 {
+            let took = latency(&mut rng, 20 * MS);
+            slowest = slowest.max(took);
+            core.answered(took, Tick(n * 50 * MS));
+        }
+        let delay = core.delay().unwrap();
+        for _ in 0..100 {
+            let next = latency(&mut rng, 20 * MS);
+            for (above, limit) in above.iter_mut().zip([delay, slowest]) {
+                *above += f64::from(u8::from(next > limit)) / (100.0 * runs as f64);
+            }
+        }
+    }
+    let [ours, naive] = above;
+    assert!((0.01..0.035).contains(&ours), "{ours} beside {naive}");
+    assert!(naive > 0.045, "{ours} beside {naive}");
+}
+
+#[test]
+fn a_percentile_is_so_many_deviations_above_the_mean() {
+    for (percentile, expected) in [(0.5, 0.0), (0.9, 1.2816), (0.98, 2.0537), (0.9999, 3.7190)] {
+        let deviations = deviations(percentile);
+        assert!((deviations - expected).abs() < 1e-3, "{percentile}: {deviations}");
+    }
+}
+
+#[test]
+fn hedges_are_in_vain_while_more_is_missed_than_they_rescue() {
+    let core = Core::new(limits());
+    let calls = |missed: u32, rescued: u32, kept: u32| {
+        for _ in 0..20 {
+            (0..missed).for_each(|_| core.missed());
+            (0..rescued).for_each(|_| core.kept(true));
+            (0..kept).for_each(|_| core.kept(false));
+        }
+    };
+    // A few are missed anyhow.
+    calls(1, 0, 99);
+    assert!(!core.is_in_vain());
+    // More than a hedge could be paid for, and none that helps: all wait in one queue.
+    calls(5, 0, 45);
+    assert!(core.is_in_vain());
+    // As many, but as many more would be.
+    calls(5, 5, 90);
+    assert!(!core.is_in_vain());
+    // An outage is forgotten.
+    calls(50, 0, 0);
+    assert!(core.is_in_vain());
+    calls(0, 0, 20);
+    assert!(!core.is_in_vain());
+}

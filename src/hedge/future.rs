@@ -116,7 +116,7 @@ where
             stage: Stage::Last,
             classifier,
             replay,
-            watch: Watch { shared: None, started: Tick(0), measured: false },
+            watch: Watch { shared: None, started: Tick(0), deadline: None, measured: false },
         }
     }
 
@@ -318,6 +318,7 @@ where
                 shared.core.censored(now.0.saturating_sub(this.watch.started.0), now);
             }
             if !lost {
+                shared.core.kept(true);
                 shared.counts.won.fetch_add(1, std::sync::atomic::Ordering::Release);
             }
         }
@@ -338,6 +339,7 @@ where
             && verdict.outcome == Outcome::Success
         {
             let now = clock::now();
+            shared.core.kept(false);
             shared.core.answered(now.0.saturating_sub(this.watch.started.0), now);
         }
         if !this.hedges.is_empty() && is_lost(&verdict, &result) {

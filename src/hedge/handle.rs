@@ -139,6 +139,9 @@ impl Shared {
         if gate.is_some_and(|has_headroom| !has_headroom()) {
             return Err(Withheld::Congested);
         }
+        if self.core.is_in_vain() {
+            return Err(Withheld::Congested);
+        }
         if !self.core.take() {
             return Err(Withheld::ExtraLoad);
         }
@@ -426,15 +429,22 @@ impl Replay<u32> for Numbered {
 pub(super) struct Watch {
     pub(super) shared: Option<crate::sync::Ref<Shared>>,
     pub(super) started: Tick,
+    /// Of the call.
+    pub(super) deadline: Option<Tick>,
     /// The first attempt is over.
     pub(super) measured: bool,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take().filter(|_| !self.measured) {
+        if let Some(shared) = self.shared.take() {
             let now = crate::clock::now();
-            shared.core.censored(now.0.saturating_sub(self.started.0), now);
+            if self.deadline.is_some_and(|deadline| deadline <= now) {
+                shared.core.missed();
+            }
+            if !self.measured {
+                shared.core.censored(now.0.saturating_sub(self.started.0), now);
+            }
         }
     }
 }

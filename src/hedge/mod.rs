@@ -36,7 +36,8 @@
 //! # How it decides
 //!
 //! **When.** After the 98th percentile of the answers of the last 10 seconds, or of the last thousand if those
-//! took longer; not before 100 answers, not before 1 ms. The time of a first attempt counts whether it
+//! took longer; not before 24 answers, not before 1 ms. While there are fewer than 100, of which the slowest says little, it is
+//! at least what it would be if the logarithms of the answers' times were normal. The time of a first attempt counts whether it
 //! succeeds first or not: one that was given up, because the hedge won or the caller left, counts as "at least
 //! so long" (the estimator of Kaplan and Meier). Otherwise each hedge that wins would make the percentile
 //! lower, and the next hedges more. Failures do not count: they may be quick.
@@ -45,6 +46,8 @@
 //! - the request can be copied, and may be sent twice: the classifier, asked about a call that was cut
 //!   off, says that it is safe;
 //! - the [gate](HedgeBuilder::gate) says that there is headroom;
+//! - not more calls miss their deadline than hedges rescue, and half of what is paid for: that is no tail but a queue, and
+//!   each hedge makes it longer;
 //! - the calls so far have paid for it, 0.04 of a hedge each, at most 5 saved up: when all calls are slow at
 //!   once, hedges are the last thing that helps. (Two in a hundred ask; what is paid is more, because slow calls
 //!   come in groups.);

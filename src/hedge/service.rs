@@ -70,7 +70,7 @@ where
     let due = due.filter(|_| !replay.overrides(&req).is_some_and(|exception| exception.is_never()));
     let copy = due.and_then(|_| replay.try_replay(&req));
     let ticket = Some(classifier.start(&req));
-    let watch = Watch { shared: Some(shared), started, measured: false };
+    let watch = Watch { shared: Some(shared), started, deadline, measured: false };
     let first = Some(ready.call(req));
     let (spare, stage) = match (due, copy) {
         (Some(due), Some(copy)) => {

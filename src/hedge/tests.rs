@@ -199,6 +199,8 @@ async fn a_gate_a_lever_and_a_budget_hold_it_back_and_get_back_what_was_not_used
         .build()
         .unwrap();
     warm(&hedge).await;
+    // So many that three slow ones are fewer than one in fifty.
+    warm(&hedge).await;
     let steps = [Step(100, Ok(1)), Step(5, Ok(2))];
     assert_eq!(play(&hedge, &steps).await.2, 1, "no headroom");
     open.store(true, Ordering::Relaxed);
@@ -453,4 +455,32 @@ async fn a_refusal_is_no_hedge_that_has_won() {
     let error = both_end(&hedge, ends).await.unwrap_err();
     assert_eq!(Rejection::find(&error).unwrap().kind(), RejectionKind::Overloaded);
     assert_eq!((hedge.stats().sent, hedge.stats().won), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_miss_their_deadline_one_after_the_other_are_not_hedged() {
+    let hedge = warm_one().await;
+    let miss = async || {
+        hedge.shared.core.give_back();
+        let call = |_| async {
+            tokio::time::sleep(ms(1000)).await;
+            Ok::<_, io::Error>(())
+        };
+        let deadline = Deadline::after(ms(100));
+        let run = hedge.run_until(call, deadline);
+        assert!(tokio::time::timeout(ms(101), run).await.is_err());
+    };
+    for _ in 0..10 {
+        miss().await;
+    }
+    let sent = hedge.stats().sent;
+    assert!((1..8).contains(&sent), "{sent}");
+    miss().await;
+    assert_eq!(hedge.stats().sent, sent);
+    // Those that left before it say nothing of that.
+    for _ in 0..300 {
+        hedge.run(|_| async { Ok::<_, io::Error>(()) }).await.unwrap();
+    }
+    miss().await;
+    assert_eq!(hedge.stats().sent, sent + 1);
 }
