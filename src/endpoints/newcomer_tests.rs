@@ -1,7 +1,5 @@
 //! Endpoints that come to a pool that lives, and endpoints that have a call which never ends.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::config::Config;
