@@ -290,7 +290,7 @@ fn loom_calls_past_the_lock_beside_those_that_take_it() {
             })
         });
         assert!(backend.stats().in_flight <= 2);
-        threads.map(|thread| thread.join().unwrap());
+        let _ = threads.map(|thread| thread.join().unwrap());
         assert_eq!(backend.stats().admitted, 2);
         is_empty(&backend);
     });

@@ -167,7 +167,11 @@ impl Registry {
             .filter_map(|it| it.awaited().map(|awaited| (it, awaited)))
             .unzip();
         self.note_taken_out(&name, out.map(|out| out.managed()));
-        lock(&self.places).replaced_limiters.entry(name).or_default().extend(before);
+        lock(&self.places).replaced_limiters.entry(name.clone()).or_default().extend(before);
+        if !slot.holds(|_| true) {
+            // Whoever has taken it out meanwhile has not seen them.
+            self.release_replaced(&name, &slot);
+        }
         self.forget_gone();
         Ok(Done::Installed("RateLimiter"))
     }
@@ -176,13 +180,19 @@ impl Registry {
         let (name, slot) = lock(&self.places).rate_limiters.find(uninstall.target.as_deref())?;
         let out = slot.uninstall();
         // Nobody is to be held up by a limit that is not there any more. Who waits at it elsewhere still waits.
-        let replaced = lock(&self.places).replaced_limiters.remove(&name).unwrap_or_default();
-        let replaced: Vec<_> = replaced.iter().filter_map(WeakRateLimiter::awaited).collect();
-        out.iter().chain(&replaced).for_each(|it| it.release_waiting_by(&slot));
+        out.iter().for_each(|it| it.release_waiting_by(&slot));
+        self.release_replaced(&name, &slot);
         let was_installed = out.is_some();
         self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
         Ok(Done::Uninstalled { was_installed })
+    }
+
+    /// Lets go who waits, by this slot, at limiters that others have replaced in it.
+    fn release_replaced(&self, name: &str, slot: &Slot<RateLimiter>) {
+        let replaced = lock(&self.places).replaced_limiters.remove(name).unwrap_or_default();
+        let replaced: Vec<_> = replaced.iter().filter_map(WeakRateLimiter::awaited).collect();
+        replaced.iter().for_each(|it| it.release_waiting_by(slot));
     }
 
     /// What commands have made and is in no slot any more is shown no more: services that are not called again may hold it
@@ -209,7 +219,10 @@ impl Registry {
     /// Swept by [`forget_gone`](Self::forget_gone).
     fn note_taken_out(&self, slot: &str, object: Option<Weak<dyn Managed>>) {
         if let Some(object) = object {
-            lock(&self.places).taken_out.push(TakenOut { object, slot: slot.to_owned() });
+            let taken_out = &mut lock(&self.places).taken_out;
+            // It may have been put back and taken out again.
+            taken_out.retain(|out| !out.object.ptr_eq(&object));
+            taken_out.push(TakenOut { object, slot: slot.to_owned() });
         }
     }
 

@@ -1,22 +1,22 @@
 //! Instances that are never called, only cloned, by whichever thread needs a clone.
 
+use std::time::Duration;
+
 use crate::sync::{Mutex, lock, stripe_count};
 
 #[cfg(buttress_loom)]
-use loom::thread::yield_now;
+use loom::{sync::Condvar, thread};
 #[cfg(not(buttress_loom))]
-use std::thread::yield_now;
+use std::{sync::Condvar, thread};
 
-/// So often a thread steps aside for those that have all of them in hand.
-#[cfg(not(buttress_loom))]
-const PATIENCE: u32 = 1000;
-#[cfg(buttress_loom)]
-const PATIENCE: u32 = 2;
+/// So long, in real time, a thread waits for those that have all of them in hand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One to begin with, and more once threads have come at the same time. Cloning is user code: one is taken out for
 /// that, under no lock.
 pub(super) struct Spares<S> {
     all: Mutex<All<S>>,
+    back: Condvar,
     clone: fn(&S) -> S,
 }
 
@@ -24,6 +24,9 @@ struct All<S> {
     free: Vec<S>,
     /// How many there are, with those that are being cloned.
     made: usize,
+    /// Who has one of them out.
+    hands: Vec<thread::ThreadId>,
+    waiting: usize,
 }
 
 /// One that is out. It comes back, also from a panic.
@@ -34,39 +37,67 @@ struct Out<'a, S> {
 
 impl<S> Drop for Out<'_, S> {
     fn drop(&mut self) {
-        if let Some(one) = self.one.take() {
-            lock(&self.spares.all).free.push(one);
+        let mut all = lock(&self.spares.all);
+        let me = thread::current().id();
+        if let Some(at) = all.hands.iter().position(|hand| *hand == me) {
+            all.hands.swap_remove(at);
+        }
+        all.free.extend(self.one.take());
+        let awaited = all.waiting > 0;
+        drop(all);
+        if awaited {
+            self.spares.back.notify_one();
         }
     }
 }
 
 impl<S: Clone> Spares<S> {
     pub(super) fn new(one: S) -> Self {
-        Self { all: Mutex::new(All { free: vec![one], made: 1 }), clone: S::clone }
+        let all = All { free: vec![one], made: 1, hands: Vec::new(), waiting: 0 };
+        Self { all: Mutex::new(all), back: Condvar::new(), clone: S::clone }
     }
 }
 
 impl<S> Spares<S> {
-    /// A clone. `None` if for long all have been in the hands of others, or in our own: a `Clone` may make calls.
+    /// A clone. `None` if all are in our own hands, as a `Clone` may make calls, or for long in those of others.
     pub(super) fn get(&self) -> Option<S> {
-        let mut waits = 0;
-        let one = loop {
-            let one = lock(&self.all).free.pop();
-            if one.is_some() || waits == PATIENCE {
-                break one?;
-            }
-            waits += 1;
-            yield_now();
-        };
-        let out = Out { one: Some(one), spares: self };
+        let (out, waited) = self.take()?;
         let clone = out.one.as_ref().map(self.clone);
-        if waits > 0 && self.may_grow() {
+        if waited && self.may_grow() {
             let more = Growing(self);
             let another = out.one.as_ref().map(self.clone);
             std::mem::forget(more);
-            drop(Out { one: another, spares: self });
+            let mut all = lock(&self.all);
+            all.free.extend(another);
+            let awaited = all.waiting > 0;
+            drop(all);
+            if awaited {
+                self.back.notify_one();
+            }
         }
         clone
+    }
+
+    /// One of them, and whether it had to be waited for.
+    fn take(&self) -> Option<(Out<'_, S>, bool)> {
+        let me = thread::current().id();
+        let (mut waited, mut late) = (false, false);
+        let mut all = lock(&self.all);
+        loop {
+            if let Some(one) = all.free.pop() {
+                all.hands.push(me);
+                return Some((Out { one: Some(one), spares: self }, waited));
+            }
+            if late || all.hands.contains(&me) {
+                return None;
+            }
+            waited = true;
+            all.waiting += 1;
+            let again = self.back.wait_timeout(all, PATIENCE);
+            let (guard, result) = again.unwrap_or_else(std::sync::PoisonError::into_inner);
+            (all, late) = (guard, result.timed_out());
+            all.waiting -= 1;
+        }
     }
 
     fn may_grow(&self) -> bool {
@@ -122,38 +153,41 @@ mod tests {
     }
 
     #[test]
-    fn clones_are_made_at_the_same_time_once_threads_have_come_at_the_same_time() {
-        // Each waits in its clone until another is in its own: under a lock none would end.
-        let meet = Arc::new(Barrier::new(2));
-        let (clones, slow) = (Arc::new(AtomicU32::new(0)), Duration::from_millis(50));
+    fn who_comes_while_another_clones_waits_and_from_then_on_two_clone_at_once() {
+        static SPARES: OnceLock<Spares<Hooked>> = OnceLock::new();
+        let (meet, clones) = (Arc::new(Barrier::new(2)), Arc::new(AtomicU32::new(0)));
         let hook: Hook = {
             let (meet, clones) = (Arc::clone(&meet), Arc::clone(&clones));
-            Arc::new(move || {
-                match clones.fetch_add(1, Relaxed) {
-                    // The first is slow enough for another thread to miss it.
-                    0 => crate::clock::park(slow),
-                    // What that one gets, and the second instance.
-                    1 | 2 => {}
-                    _ => drop(meet.wait()),
+            Arc::new(move || match clones.fetch_add(1, Relaxed) {
+                // Until another thread waits for it, and longer than a few turns of that would take.
+                0 => {
+                    while SPARES.get().is_none_or(|spares| lock(&spares.all).waiting == 0) {
+                        std::thread::yield_now();
+                    }
+                    crate::clock::park(Duration::from_millis(20));
                 }
+                // What that one gets, and the second instance.
+                1 | 2 => {}
+                // Each waits in its clone until another is in its own: under a lock none would end.
+                _ => drop(meet.wait()),
             })
         };
-        let spares = Spares::new(Hooked(hook));
+        let spares = SPARES.get_or_init(|| Spares::new(Hooked(hook)));
         std::thread::scope(|scope| {
-            scope.spawn(|| spares.get().is_some());
+            scope.spawn(|| assert!(spares.get().is_some()));
             while clones.load(Relaxed) == 0 {
                 std::thread::yield_now();
             }
-            // It may have to ask more than once, if it is very quick to give up.
-            scope.spawn(|| while spares.get().is_none() {});
+            scope.spawn(|| assert!(spares.get().is_some(), "its retry would not be made"));
         });
-        assert_eq!(lock(&spares.all).made, 2, "{}", clones.load(Relaxed));
+        assert_eq!(lock(&spares.all).made, 2);
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| assert!(spares.get().is_some()));
             }
         });
-        assert_eq!(lock(&spares.all).free.len(), 2);
+        let all = lock(&spares.all);
+        assert_eq!((all.free.len(), all.hands.len(), all.waiting), (2, 0, 0));
     }
 
     #[test]
@@ -188,7 +222,7 @@ mod loom_tests {
 
     use super::*;
 
-    /// Whoever comes at the same time, each gets a clone or has waited, and all come back.
+    /// Whoever comes at the same time, each gets a clone, and all come back.
     #[test]
     fn loom_spares_come_back_from_threads_that_meet() {
         loom::model(|| {
@@ -198,9 +232,10 @@ mod loom_tests {
                 thread::spawn(move || spares.get().is_some())
             };
             let here = spares.get().is_some();
-            assert!(other.join().expect("no panic") || here, "somebody always gets one");
+            assert!(other.join().expect("no panic") && here, "each gets one");
             let all = lock(&spares.all);
             assert!(all.free.len() == all.made && all.made <= 2);
+            assert!(all.hands.is_empty() && all.waiting == 0);
         });
     }
 }

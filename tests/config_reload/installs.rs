@@ -398,6 +398,15 @@ servers:
     assert!(!rig.shown().contains(&"circuit_breaker/clients.pay".to_owned()));
 }
 
+/// Ends the threads beside a test, also if that fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// An order by a name is for what has it now.
 #[test]
 fn of_what_a_command_replaces_never_two_are_shown() {
@@ -409,16 +418,20 @@ fn of_what_a_command_replaces_never_two_are_shown() {
     let shown = std::thread::scope(|scope| {
         let looks = scope.spawn(|| {
             let mut most = 0;
-            while !over.load(Ordering::Relaxed) {
+            loop {
+                let last = over.load(Ordering::Relaxed);
                 most = most.max(rig.shown().len());
+                if last {
+                    return most;
+                }
             }
-            most
         });
+        let ended = Over(&over);
         for _ in 0..2_000 {
             run(&rig.registry, &breaker("clients.pay"));
             run(&rig.registry, &limit);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         looks.join().unwrap()
     });
     assert_eq!(shown, 2, "a breaker and a limit");
@@ -639,12 +652,6 @@ fn under_load_no_call_is_lost() {
             });
         }
         // Also when a check fails: the callers must end.
-        struct Over<'a>(&'a AtomicBool);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
         let over = Over(&over);
         for number in 0..400 {
             run(&rig.registry, &plenty(number));
