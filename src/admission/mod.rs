@@ -54,7 +54,8 @@
 //!   a quarter of the lowest it has been, so that it cannot follow a queue. If answers stay slow with the limit at
 //!   its floor, what is slow is the service, and the baseline starts anew; eight times later if answers differ less
 //!   among each other than usual, as they do when there is a queue that others have made, and then the limit stays what it was
-//!   before until answers come as quickly as without a queue.
+//!   before until answers come as quickly as before, or that has lasted for some minutes (32 times what it took to start the baseline
+//!   anew): a delay that stays.
 //! - **Waiting room.** Highest criticality first; within a class the earliest deadline that will probably be met,
 //!   and if none will, the newest. Who could not be answered in time any more is refused unsent.
 //! - **Down.** After a row of failures that chance does not explain at the usual rate of failures, or after no answer

@@ -163,6 +163,7 @@ impl Core {
     #[cfg(feature = "config")]
     pub(super) fn fix(&mut self, fixed: Option<u32>, now: Tick, wakers: &mut Wakers) {
         self.fixed = fixed.is_some();
+        self.gain = Gain::default();
         if let Some(limit) = fixed {
             // With a limit of our own there is neither congestion nor an outage.
             (self.limit, self.before) = (f64::from(limit), f64::from(limit));
@@ -204,7 +205,7 @@ impl Core {
     /// late alone: it waits behind what the others wait behind, and another attempt would wait there, too.
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds")]
     fn stalls(&self, now: Tick) -> bool {
-        self.in_flight > 1
+        self.in_flight as usize > self.zombies.len() + 1
             && !self.heard
             && self.latency.is_warm()
             && now.0.saturating_sub(self.quiet_since.0) as f64
@@ -340,6 +341,7 @@ impl Core {
     }
 
     fn go_down(&mut self, silent: bool, now: Tick) {
+        self.undo_try();
         if self.state == State::Up {
             self.before = self.limit;
         }

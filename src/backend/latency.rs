@@ -145,6 +145,16 @@ impl Latency {
         self.recent[self.seen.wrapping_sub(1) as usize % RECENT]
     }
 
+    /// What answers take without a queue, as a logarithm.
+    pub(super) const fn base(&self) -> f64 {
+        self.base
+    }
+
+    /// They take no longer than that, or hardly.
+    pub(super) fn is_based_near(&self, base: f64) -> bool {
+        self.base < base + NEAR
+    }
+
     /// The quickest come so soon that there is no queue.
     pub(super) fn is_free(&self) -> bool {
         self.quickest() - self.base < FREE

@@ -179,6 +179,33 @@ fn a_baseline_that_may_be_a_queue_of_others_is_no_reason_for_more_than_before() 
     assert!(f64::from(core.limit()) > 2.0 * before, "{}", core.limit());
 }
 
+/// Four at a time, then others queue in front until that is taken for normal; how many may be in flight then.
+fn in_doubt(usual: impl Fn(u64) -> u64) -> (Core, u64, f64) {
+    let mut core = Core::new(None, 1000);
+    let mut now = 0;
+    for n in 0..400 {
+        now += calls(&mut core, now, 1, usual(n), End::Success) - now;
+    }
+    let rebased = |core: &Core| core.latency.baseline() > 100 * super::tests::MS;
+    now += until(&mut core, now, |n| 270 + usual(n), rebased);
+    let before = core.before;
+    assert!(core.is_in_doubt());
+    (core, now, before)
+}
+
+#[test]
+fn a_delay_that_stays_holds_the_limit_down_for_minutes_and_not_for_ever() {
+    let usual = |n: u64| [5, 10, 20, 40][usize::try_from(n % 4).expect("below four")];
+    let (mut core, mut now, before) = in_doubt(usual);
+    let more = |core: &Core| f64::from(core.limit()) > before;
+    for _ in 0..60 {
+        now += until(&mut core, now, |n| 270 + usual(n), more);
+        // A small trouble at a quiet time does not lower it further.
+        assert!(core.before >= before || !core.is_in_doubt(), "{}", core.before);
+    }
+    assert!(more(&core), "{} after {before}", core.limit());
+}
+
 #[test]
 fn what_has_never_answered_in_time_is_asked_less() {
     // Else many clients that begin at once with a few calls each keep a small backend busy with what nobody waits for

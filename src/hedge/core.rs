@@ -396,6 +396,10 @@ impl Core {
     #[inline]
     pub(super) fn kept(&self, rescued: bool) {
         average(&self.missed, false);
+        if rescued && self.is_in_vain() {
+            // It was not, and few are sent to show it.
+            self.missed.store((share(&self.missed) / 2.0).to_bits(), Ordering::Relaxed);
+        }
         average(&self.rescued, rescued);
     }
 
@@ -414,9 +418,18 @@ impl Core {
     }
 
     pub(super) fn take(&self) -> bool {
+        self.pay(HEDGE)
+    }
+
+    /// One that costs all that can be saved: while they are in vain, a few show whether they still are.
+    pub(super) fn take_all(&self) -> bool {
+        self.pay(u64::from(self.limits.burst()) * HEDGE)
+    }
+
+    fn pay(&self, price: u64) -> bool {
         let taken = self
             .share
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(HEDGE));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(price));
         taken.is_ok()
     }
 

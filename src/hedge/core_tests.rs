@@ -260,3 +260,26 @@ fn hedges_are_in_vain_while_more_is_missed_than_they_rescue() {
     calls(0, 0, 20);
     assert!(!core.is_in_vain());
 }
+
+#[test]
+fn while_they_are_in_vain_a_few_hedges_show_whether_they_still_are() {
+    let core = Core::new(limits());
+    (0..200).for_each(|_| core.missed());
+    assert!(core.is_in_vain());
+    // After an outage one call in twelve is late, and each hedge rescues one: few are sent, and they are enough.
+    let (mut sent, mut calls) = (0, 0);
+    while core.is_in_vain() {
+        calls += 1;
+        assert!(calls < 3_000, "{sent} sent, and they are still taken to be in vain");
+        core.deposit();
+        if calls % 12 > 0 {
+            core.kept(false);
+        } else if core.take_all() {
+            sent += 1;
+            core.kept(true);
+        } else {
+            core.missed();
+        }
+    }
+    assert!((1..=12).contains(&sent), "{sent} of {calls}");
+}

@@ -339,7 +339,10 @@ where
             && verdict.outcome == Outcome::Success
         {
             let now = clock::now();
-            shared.core.kept(false);
+            match this.watch.deadline {
+                Some(deadline) if deadline <= now => shared.core.missed(),
+                _ => shared.core.kept(false),
+            }
             shared.core.answered(now.0.saturating_sub(this.watch.started.0), now);
         }
         if !this.hedges.is_empty() && is_lost(&verdict, &result) {

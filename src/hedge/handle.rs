@@ -140,9 +140,10 @@ impl Shared {
             return Err(Withheld::Congested);
         }
         if self.core.is_in_vain() {
-            return Err(Withheld::Congested);
-        }
-        if !self.core.take() {
+            if !self.core.take_all() {
+                return Err(Withheld::Congested);
+            }
+        } else if !self.core.take() {
             return Err(Withheld::ExtraLoad);
         }
         let mut grant = Grant { shared: Some(Arc::clone(self)), token: None };

@@ -70,6 +70,8 @@ where
     let due = due.filter(|_| !replay.overrides(&req).is_some_and(|exception| exception.is_never()));
     let copy = due.and_then(|_| replay.try_replay(&req));
     let ticket = Some(classifier.start(&req));
+    // What cannot have a hedge says nothing of what they are good for.
+    let deadline = deadline.filter(|_| copy.is_some());
     let watch = Watch { shared: Some(shared), started, deadline, measured: false };
     let first = Some(ready.call(req));
     let (spare, stage) = match (due, copy) {

@@ -484,3 +484,19 @@ async fn calls_that_miss_their_deadline_one_after_the_other_are_not_hedged() {
     miss().await;
     assert_eq!(hedge.stats().sent, sent + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_hedged_does_not_stop_hedges() {
+    let hedge = warm_one().await;
+    // A deadline so near that no second attempt could answer by it.
+    for _ in 0..200 {
+        let call = |_| async {
+            tokio::time::sleep(ms(1000)).await;
+            Ok::<_, io::Error>(())
+        };
+        let run = hedge.run_until(call, Deadline::after(ms(1)));
+        assert!(tokio::time::timeout(ms(2), run).await.is_err());
+    }
+    assert_eq!(hedge.stats().sent, 0);
+    assert!(!hedge.shared.core.is_in_vain());
+}

@@ -1,6 +1,7 @@
 //! Whether more in flight bring more answers.
 
 use super::Core;
+use crate::backend::latency::Latency;
 use crate::backend::turn::State;
 use crate::clock::Tick;
 
@@ -96,8 +97,10 @@ pub(super) struct Gain {
     tried: Option<f64>,
     /// The last increase has brought nothing, or answers are slow.
     flat: bool,
-    /// The baseline may be that of a queue which others have made.
-    doubt: bool,
+    /// The baseline may be that of a queue which others have made: what it was before, and until when to think so.
+    doubt: Option<(f64, Tick)>,
+    /// Since when nothing is in flight.
+    empty: Option<Tick>,
     /// So many answers until the next try.
     pause: f64,
 }
@@ -106,6 +109,12 @@ impl Gain {
     /// An answer, while so many were in flight. Whether the window is long enough.
     #[inline]
     pub(super) fn note(&mut self, in_flight: u32, took: f64, started: Tick, now: Tick) -> bool {
+        if let Some(since) = self.empty.take()
+            && started.0.saturating_sub(since.0) > self.long
+        {
+            self.skip();
+        }
+        self.empty = (in_flight == 1).then_some(now);
         if started < self.from {
             return false;
         }
@@ -134,7 +143,7 @@ impl Gain {
     pub(super) fn most(&self, starting: bool, before: f64) -> f64 {
         match &self.known {
             _ if self.tried.is_some() => 0.0,
-            _ if self.pause > 0.0 || self.flat || self.doubt => before,
+            _ if self.pause > 0.0 || self.flat || self.doubt.is_some() => before,
             Some(known) if !starting => (known.in_flight.exp() * BEYOND).max(before),
             _ => f64::INFINITY,
         }
@@ -171,9 +180,24 @@ impl Gain {
         }
     }
 
-    /// From now on answers take what they took in a queue, perhaps: no more is in flight for it than before.
-    pub(super) fn doubt(&mut self, whether: bool) {
-        self.doubt = whether;
+    /// From now on answers take what they took in a queue, perhaps: no more is in flight for it than before, until they take what
+    /// they took or it is found to last. The baseline is still as it was.
+    pub(super) fn doubt(&mut self, latency: &Latency, until: Tick) {
+        let base = self.doubt.map_or(f64::INFINITY, |(base, _)| base);
+        self.doubt = Some((base.min(latency.base()), until));
+    }
+
+    pub(super) const fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    #[inline]
+    pub(super) fn settle_doubt(&mut self, latency: &Latency, now: Tick) {
+        if let Some((base, until)) = self.doubt
+            && (now >= until || latency.is_free() || latency.is_based_near(base))
+        {
+            self.doubt = None;
+        }
     }
 
     fn forget(&mut self) {
@@ -198,7 +222,6 @@ impl Core {
         let takes = self.latency.typical();
         let point = self.gain.point(now);
         let settled = now.0.saturating_sub(self.settled_at.0) > self.patience_nanos();
-        self.gain.doubt &= !self.latency.is_free();
         let calm = self.state == State::Up || self.state == State::Congested && settled;
         if !calm || point.in_flight.exp() < FULL * self.gain.limit.min(self.limit) {
             self.undo_try();
@@ -260,13 +283,28 @@ impl Core {
         self.gain.open(self.limit, from, takes);
     }
 
+    #[cfg(all(test, not(buttress_loom)))]
+    pub(in crate::backend) const fn is_in_doubt(&self) -> bool {
+        self.gain.is_in_doubt()
+    }
+
     /// The limit has not moved since the window began.
     fn is_still(&self) -> bool {
         self.gain.limit.to_bits() == self.limit.to_bits()
     }
 
+    /// Answers come so quickly that not all are measured: nothing is tried.
+    #[inline]
+    pub(super) fn stop_weighing(&mut self) {
+        if self.gain.known.is_some() || self.gain.tried.is_some() || self.gain.pause > 0.0 {
+            self.undo_try();
+            self.gain.forget();
+        }
+        self.gain.skip();
+    }
+
     /// Unless it was lowered for other reasons meanwhile.
-    fn undo_try(&mut self) {
+    pub(super) fn undo_try(&mut self) {
         if let Some(before) = self.gain.tried.take()
             && self.is_still()
         {
@@ -310,6 +348,8 @@ impl Core {
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::{Gain, Point, Says};
+    use crate::backend::latency::Latency;
+    use crate::clock::Tick;
 
     /// So many in flight, answers in a second, and answers that have been seen.
     fn point(in_flight: f64, rate: f64, answers: f64) -> Point {
@@ -366,5 +406,38 @@ mod tests {
         assert_eq!(says(&gain, known, point(10.0, 98.0, 20.0)), Says::Unclear);
         // Whoever cannot tell gives it back.
         assert_eq!(says(&gain, known, point(10.0, 90.0, 600.0)), Says::Costs);
+    }
+
+    /// They are as quick as without a queue for a few dozen answers only, and no window need end then: after that it is
+    /// what is normal.
+    #[test]
+    fn doubt_ends_once_answers_take_what_they_took_or_it_has_lasted() {
+        const MS: u64 = 1_000_000;
+        let (never, now) = (Tick(u64::MAX), Tick(1));
+        let mut latency = Latency::default();
+        let mut gain = Gain::default();
+        (0..400).for_each(|_| latency.record(10 * MS, true));
+        (0..400).for_each(|_| latency.record(280 * MS, false));
+        gain.doubt(&latency, never);
+        latency.rebase();
+        // Another queue on top of that one: it is the first that counts.
+        (0..400).for_each(|_| latency.record(900 * MS, false));
+        gain.doubt(&latency, never);
+        latency.rebase();
+        (0..400).for_each(|_| latency.record(300 * MS, false));
+        gain.settle_doubt(&latency, now);
+        assert!(gain.is_in_doubt());
+        // Nobody looks while they are much quicker.
+        (0..400).for_each(|_| latency.record(11 * MS, true));
+        gain.settle_doubt(&latency, now);
+        assert!(!gain.is_in_doubt());
+
+        gain.doubt(&latency, Tick(1000));
+        (0..400).for_each(|_| latency.record(280 * MS, false));
+        latency.rebase();
+        gain.settle_doubt(&latency, Tick(999));
+        assert!(gain.is_in_doubt());
+        gain.settle_doubt(&latency, Tick(1000));
+        assert!(!gain.is_in_doubt());
     }
 }

@@ -1,5 +1,8 @@
 //! How many may be in flight: it grows, falls, and reaches further for what is more important.
 
+/// What is slower for so many times as long as it took to believe it is no queue of others: a delay that stays.
+const LASTING: u64 = 32;
+
 use super::{Core, FLOOR, MAX_LIMIT, TARGET};
 use crate::backend::turn::State;
 use crate::clock::Tick;
@@ -188,8 +191,10 @@ impl Core {
         self.settled_at = now;
         self.starting = false;
         if self.state == State::Up {
-            self.before = self.limit.min(f64::from(self.peak.max(4)));
-            self.limit = self.before;
+            self.limit = self.limit.min(f64::from(self.peak.max(4)));
+            // In doubt it is what holds the limit down, and would do so more with each small trouble.
+            let least = if self.gain.is_in_doubt() { self.before } else { 0.0 };
+            self.before = self.limit.max(least);
         }
         self.state = State::Congested;
         self.peak = self.in_flight;
@@ -207,7 +212,10 @@ impl Core {
         let long = if alone { long } else { long.saturating_mul(8) };
         if now.0.saturating_sub(since.0) >= long {
             self.floored = None;
-            self.gain.doubt(!alone);
+            if !alone {
+                self.gain
+                    .doubt(&self.latency, Tick(now.0.saturating_add(long.saturating_mul(LASTING))));
+            }
             self.latency.rebase();
         }
     }

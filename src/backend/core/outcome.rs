@@ -73,8 +73,9 @@ impl Core {
                 self.latency.record(took, !reached);
                 self.quick = took < QUICK && self.latency.is_warm();
                 self.went_well(reached, started, now);
+                self.gain.settle_doubt(&self.latency, now);
                 if self.quick || self.fixed {
-                    self.gain.skip();
+                    self.stop_weighing();
                 } else if self.gain.note(self.in_flight + 1, self.latency.last(), started, now) {
                     self.weigh(now);
                 }
