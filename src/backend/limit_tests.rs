@@ -153,32 +153,6 @@ fn a_queue_of_others_is_not_taken_for_slow_service() {
     assert!(others < 60_000, "not for ever: {others} ms");
 }
 
-#[test]
-fn a_baseline_that_may_be_a_queue_of_others_is_no_reason_for_more_than_before() {
-    // Four at a time, as many as come; then others queue in front for a minute, until that is taken for normal.
-    let usual = |n: u64| [5, 10, 20, 40][usize::try_from(n % 4).expect("below four")];
-    let mut core = Core::new(None, 1000);
-    let mut now = 0;
-    for n in 0..400 {
-        now += calls(&mut core, now, 1, usual(n), End::Success) - now;
-    }
-    let rebased = |core: &Core| core.latency.baseline() > 100 * super::tests::MS;
-    now += until(&mut core, now, |n| 270 + usual(n), rebased);
-    let before = core.before;
-    for _ in 0..5 {
-        // As many as it lets through: each more of ours would be one of theirs less.
-        let more = |core: &Core| f64::from(core.limit()) > before;
-        now += until(&mut core, now, |n| 270 + usual(n), more);
-        assert!(!more(&core), "{} after {before}", core.limit());
-    }
-    // Once there is no queue it is known again what is normal.
-    for n in 0..400 {
-        now += calls(&mut core, now, 1, usual(n), End::Success) - now;
-    }
-    until(&mut core, now, |_| 10, |core| f64::from(core.limit()) > 2.0 * before);
-    assert!(f64::from(core.limit()) > 2.0 * before, "{}", core.limit());
-}
-
 /// Four at a time, then others queue in front until that is taken for normal; how many may be in flight then.
 fn in_doubt(usual: impl Fn(u64) -> u64) -> (Core, u64, f64) {
     let mut core = Core::new(None, 1000);
@@ -191,6 +165,25 @@ fn in_doubt(usual: impl Fn(u64) -> u64) -> (Core, u64, f64) {
     let before = core.before;
     assert!(core.is_in_doubt());
     (core, now, before)
+}
+
+#[test]
+fn a_baseline_that_may_be_a_queue_of_others_is_no_reason_for_more_than_before() {
+    // Four at a time, as many as come; then others queue in front for a minute, until that is taken for normal.
+    let usual = |n: u64| [5, 10, 20, 40][usize::try_from(n % 4).expect("below four")];
+    let (mut core, mut now, before) = in_doubt(usual);
+    for _ in 0..5 {
+        // As many as it lets through: each more of ours would be one of theirs less.
+        let more = |core: &Core| f64::from(core.limit()) > before;
+        now += until(&mut core, now, |n| 270 + usual(n), more);
+        assert!(!more(&core), "{} after {before}", core.limit());
+    }
+    // Once there is no queue it is known again what is normal.
+    for n in 0..400 {
+        now += calls(&mut core, now, 1, usual(n), End::Success) - now;
+    }
+    until(&mut core, now, |_| 10, |core| f64::from(core.limit()) > 2.0 * before);
+    assert!(f64::from(core.limit()) > 2.0 * before, "{}", core.limit());
 }
 
 #[test]
