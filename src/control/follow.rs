@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::registry::Registry;
-use crate::circuit_breaker::CircuitBreaker;
-use crate::failure_budget::FailureBudget;
 use crate::presets::cancelled_after;
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
@@ -80,34 +78,20 @@ impl Registry {
         self.follow_given_up();
     }
 
-    pub(super) fn breaker_follows(
+    /// `object` is what `is` says it is, and goes by what `go_by` is given.
+    pub(super) fn goes_by_stack<T: Clone + Send + Sync + 'static>(
         &self,
-        (name, slot): (String, Slot<CircuitBreaker>),
-        breaker: &CircuitBreaker,
+        (name, slot): (String, Slot<T>),
+        object: &T,
+        is: fn(&T, &T) -> bool,
         now: GivenUp,
-        go_by: impl Fn(&CircuitBreaker, GivenUp) + Send + Sync + 'static,
+        go_by: impl Fn(&T, GivenUp) + Send + Sync + 'static,
     ) {
-        let (there, breaker) = (breaker.clone(), breaker.clone());
+        let (there, object) = (object.clone(), object.clone());
         self.follow(Following {
             slot: name,
-            is_there: Box::new(move || slot.holds(|it| it.is(&there))),
-            go_by: Box::new(move |after| go_by(&breaker, after)),
-            now: Mutex::new(now),
-        });
-    }
-
-    pub(super) fn budget_follows(
-        &self,
-        (name, slot): (String, Slot<FailureBudget>),
-        budget: &FailureBudget,
-        now: GivenUp,
-        go_by: impl Fn(&FailureBudget, GivenUp) + Send + Sync + 'static,
-    ) {
-        let (there, budget) = (budget.clone(), budget.clone());
-        self.follow(Following {
-            slot: name,
-            is_there: Box::new(move || slot.holds(|it| it.is(&there))),
-            go_by: Box::new(move |after| go_by(&budget, after)),
+            is_there: Box::new(move || slot.holds(|it| is(it, &there))),
+            go_by: Box::new(move |after| go_by(&object, after)),
             now: Mutex::new(now),
         });
     }

@@ -127,7 +127,8 @@ impl Registry {
         self.note_taken_out(&name, out.map(|out| out.managed()));
         self.forget_gone();
         if follows {
-            self.breaker_follows((name, slot), &breaker, now, move |breaker, after| {
+            let is = CircuitBreaker::is;
+            self.goes_by_stack((name, slot), &breaker, is, now, move |breaker, after| {
                 // It differs from one that could be built in this time alone.
                 let _ = breaker.reconfigure(builder(breaker.name(), after).unregistered());
             });
@@ -290,7 +291,8 @@ impl Registry {
         let budget =
             builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
         self.retire(slot.install(budget.clone()));
-        self.budget_follows((name, slot), &budget, now, move |budget, after| {
+        let is = FailureBudget::is;
+        self.goes_by_stack((name, slot), &budget, is, now, move |budget, after| {
             let _ = budget.reconfigure(settings(budget.name(), after).unregistered());
         });
         Ok(Done::Installed("FailureBudget"))

@@ -54,6 +54,18 @@ enum Settled {
     Released,
 }
 
+/// What there is of a waiter that leaves.
+pub(crate) enum Leaving {
+    Nothing,
+    Released,
+    /// It has been granted meanwhile.
+    Granted(Receipt),
+    /// It still waits, in a place of this cost.
+    Waiting {
+        cost: u64,
+    },
+}
+
 /// What a waiter learns when it looks.
 #[derive(Debug)]
 pub(crate) enum Turn {
@@ -219,13 +231,15 @@ impl Queue {
         Some(self.settled.swap_remove(at).1)
     }
 
-    /// For a waiter that leaves: its receipt if it has been granted meanwhile, the cost of its place if
-    /// it still waits.
-    pub(crate) fn leaving(&mut self, id: u64) -> Option<Result<Receipt, u64>> {
+    /// For a waiter that leaves.
+    pub(crate) fn leaving(&mut self, id: u64) -> Leaving {
         match self.take_settled(id) {
-            Some(Settled::Granted(receipt)) => Some(Ok(receipt)),
-            Some(Settled::Refused(_) | Settled::Released) => None,
-            None => self.place(id).map(|place| Err(self.entries[place].cost)),
+            Some(Settled::Granted(receipt)) => Leaving::Granted(receipt),
+            Some(Settled::Released) => Leaving::Released,
+            Some(Settled::Refused(_)) => Leaving::Nothing,
+            None => self.place(id).map_or(Leaving::Nothing, |place| Leaving::Waiting {
+                cost: self.entries[place].cost,
+            }),
         }
     }
 

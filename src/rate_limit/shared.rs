@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use super::core::{Bucket, Denied, Receipt, Rule, RuleCell, different, units};
 use super::ledger::{Ledger, Level, RateLimitStats};
-use super::queue::{Queue, Turn, Wakers, scale};
+use super::queue::{Leaving, Queue, Turn, Wakers, scale};
 use crate::clock;
 use crate::quota::Quota;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -278,30 +278,40 @@ impl Shared {
         turn.unwrap_or(Turn::At(u64::MAX))
     }
 
-    /// A waiter leaves. Its place, or what it was granted and did not use, goes to those behind it.
-    pub(crate) fn leave(&self, id: u64) {
+    /// A waiter leaves. Its place, or what it was granted and did not use, goes to those behind it. Says whether it had been let go.
+    pub(crate) fn leave(&self, id: u64) -> bool {
         let mut wakers = Wakers::default();
-        self.leave_locked(&mut lock(&self.queue), id, &mut wakers);
+        let released = self.leave_locked(&mut lock(&self.queue), id, &mut wakers);
         wakers.wake();
+        released
     }
 
-    fn leave_locked(&self, queue: &mut MutexGuard<'_, Queue>, id: u64, wakers: &mut Wakers) {
+    fn leave_locked(
+        &self,
+        queue: &mut MutexGuard<'_, Queue>,
+        id: u64,
+        wakers: &mut Wakers,
+    ) -> bool {
         let (rule, version) = self.rule_locked(queue);
         let refunded = self.refunded.load(Ordering::Relaxed);
         loop {
             let tat = self.bucket.load();
             queue.settle(rule, version, refunded, now(), wakers);
             let cost = match queue.leaving(id) {
-                None => return,
-                Some(Ok(receipt)) => return self.refund_locked(queue, receipt, wakers),
-                Some(Err(cost)) => cost,
+                Leaving::Nothing => return false,
+                Leaving::Released => return true,
+                Leaving::Granted(receipt) => {
+                    self.refund_locked(queue, receipt, wakers);
+                    return false;
+                }
+                Leaving::Waiting { cost } => cost,
             };
             // It is not due at a time read after TAT, so its place lies more than a full bucket ahead and is
             // worth its whole cost: see `Receipt::worth`.
             if self.bucket.replace(tat, tat.saturating_sub(cost)).is_ok() {
                 self.refunded.store(refunded.wrapping_add(cost), Ordering::Release);
                 queue.remove(id, rule, wakers);
-                return;
+                return false;
             }
         }
     }

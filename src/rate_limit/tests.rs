@@ -7,8 +7,9 @@ use super::keyed::KeyedRateLimiter;
 use super::keyed_config::WhenFull;
 use super::model_tests::{START, rule};
 use super::print::Seeds;
+use super::shared::Shared;
 use super::table::Table;
-use super::wait::{Place, Through};
+use super::wait::{Here, Holder, Place, Through};
 use crate::rejection::{RejectionDetail, RejectionKind};
 use crate::slot::Slot;
 
@@ -230,4 +231,32 @@ async fn a_limiter_that_leaves_its_slot_while_a_call_queues_holds_nobody_up() {
         assert_eq!((there.waiting(), there.stats().acquired), (0, 1));
         assert_eq!(there.stats().released, u64::from(other.is_none()));
     }
+}
+
+/// Taken out between its joining and its look whether that is so.
+struct TakenOut(RateLimiter);
+
+impl Holder for TakenOut {
+    fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    fn look(&mut self) -> Here {
+        if self.0.stats().released == 0 { Here::Same } else { Here::Nothing }
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.release_waiting();
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_let_go_as_it_joins_is_counted_once() {
+    let limiter = RateLimiter::new("1/h".parse().unwrap());
+    limiter.try_acquire().unwrap();
+    let mut place = Place::new(TakenOut(limiter.clone()));
+    let started = place.start(1, None, || std::task::Waker::noop().clone());
+    assert!(matches!(started, std::task::Poll::Ready(Ok(None))));
+    assert_eq!((limiter.waiting(), limiter.stats().released, limiter.stats().acquired), (0, 1, 1));
 }

@@ -161,7 +161,11 @@ impl<H: Holder> Place<H> {
             Joined::Queued { id } => {
                 // Whoever takes it out lets go those who wait then: either this place is seen, or that is seen here.
                 if !self.holder.is_there() {
-                    shared.leave(id);
+                    if shared.leave(id) {
+                        // Who took it out has seen this place, and counted it.
+                        self.released = true;
+                        return Some(Poll::Ready(Ok(None)));
+                    }
                     return None;
                 }
                 self.queued = Some(id);
