@@ -1,7 +1,10 @@
 //! What every store on a server must do.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use buttress::idempotency::{Begin, Idempotency, Scope};
@@ -11,8 +14,8 @@ use buttress::store::{
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
@@ -301,19 +304,29 @@ async fn one_caller(store: impl Store, id: RecordId, effects: Arc<AtomicUsize>) 
 
 /// Operations that are dropped at any moment leave nothing that the same operation, sent again, does not put
 /// right.
-pub async fn may_be_dropped(store: &impl Store, times: usize) {
+pub async fn may_be_dropped(store: &impl Store, times: u32) {
+    // The first so that the connection is there, the second to see how long one takes.
+    store.get(&RecordId::of(b"dropped", b"warm")).await.unwrap();
+    let since = Instant::now();
+    store.get(&RecordId::of(b"dropped", b"warm")).await.unwrap();
+    let usual = since.elapsed();
+    let mut dropped = (0, 0);
     for n in 0..times {
         let (id, mine) = (RecordId::of(b"dropped", &rand::random::<[u8; 8]>()), claim());
-        let patience = |most| Duration::from_micros(rand::random_range(0..most));
-        let _ = tokio::time::timeout(patience(3_000), store.begin(&id, &mine)).await;
+        let patience = |step: u32| usual * (step % 50) / 10;
+        let begun = hangs_up(patience(n), store.begin(&id, &mine)).await;
+        dropped.0 += usize::from(begun.is_none());
         let begun = store.begin(&id, &mine).await.unwrap();
         assert!(matches!(begun, Begun::Run { runs: 1, .. }), "{n}: {begun:?}");
         let what = outcome("x");
-        let dropped = store.complete(&id, mine.attempt, &what, HOUR);
-        let _ = tokio::time::timeout(patience(3_000), dropped).await;
+        // Another share of the way each time.
+        let done = hangs_up(patience(n * 7), store.complete(&id, mine.attempt, &what, HOUR)).await;
+        dropped.1 += usize::from(done.is_none());
         let finish = store.complete(&id, mine.attempt, &what, HOUR).await.unwrap();
         assert!(finish.is_recorded(), "{n}: {finish:?}");
     }
+    println!("{dropped:?} of {times} dropped");
+    assert!(dropped.0 > 0 && dropped.1 > 0, "{dropped:?}");
 }
 
 /// The suite that others' stores are checked with, too; all properties at the same time.
@@ -393,22 +406,41 @@ pub async fn forgets_who_has_gone(store: &impl Store) {
     assert!(matches!(store.begin(&id, &claim()).await.unwrap(), Begun::Done(_)));
 }
 
+/// Asks once and then for as long as `patience` lasts: a timer of tokio's counts in milliseconds, and within one
+/// of them a quick server has answered everybody.
+async fn hangs_up<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let since = Instant::now();
+    loop {
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+            return Some(done);
+        }
+        if since.elapsed() >= patience {
+            return None;
+        }
+        yield_now().await;
+    }
+}
+
 /// Callers that hang up while the server is being asked leave no key behind that is taken, and nothing runs
 /// twice.
 pub async fn takes_claims_back<S: Store + Clone>(store: &S, keys: u32) {
     let gate = Idempotency::new("taken-back", store.clone(), Scope::global());
-    // So that the connection is there.
+    // The first so that the connection is there, the second to see how long one takes.
     gate.record("warm").await.unwrap();
+    let since = Instant::now();
+    gate.record("warm").await.unwrap();
+    let usual = since.elapsed();
     let mut dropped = 0;
     for n in 0..keys {
         let key = format!("{n}");
-        let asked = Duration::from_micros(u64::from(n % 50) * 20);
-        match timeout(asked, gate.begin(&key, Fingerprint::NONE)).await {
-            Ok(begun) => match begun.unwrap() {
+        let patience = usual * (n % 50) / 20;
+        match hangs_up(patience, gate.begin(&key, Fingerprint::NONE)).await {
+            Some(begun) => match begun.unwrap() {
                 Begin::Execute(permit) => drop(permit.fail_before_effect().await),
                 other => panic!("{other:?}"),
             },
-            Err(_) => dropped += 1,
+            None => dropped += 1,
         }
     }
     println!("{dropped} of {keys} dropped");
