@@ -316,7 +316,7 @@ impl Inner {
         again.iter().for_each(|object| object.revive(&registry));
         gone.into_iter().for_each(OldParts::end);
         registry.follow_given_up();
-        registry.forget_gone();
+        registry.sort_out();
         Ok(Reloaded { applied, waiting, generation, new })
     }
 }

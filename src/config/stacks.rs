@@ -301,7 +301,7 @@ impl Stacks {
         let registry = self.made().registry.clone();
         if let Some(registry) = registry {
             registry.follow_given_up();
-            registry.forget_gone();
+            registry.sort_out();
         }
     }
 

@@ -12,10 +12,19 @@ use crate::sync::{Mutex, lock};
 /// An object whose `cancelled_after` follows from the timeouts of its stack, as nobody has said what it is to be.
 pub(super) struct Following {
     slot: String,
-    is_there: Box<dyn Fn() -> bool + Send + Sync>,
+    find: Box<dyn Fn() -> Found + Send + Sync>,
     go_by: Box<dyn Fn(Option<Duration>) + Send + Sync>,
     /// What it goes by.
     now: Mutex<Option<Duration>>,
+}
+
+/// Where it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    InItsSlot,
+    /// Perhaps for a moment.
+    Elsewhere,
+    Nowhere,
 }
 
 impl fmt::Debug for Following {
@@ -45,7 +54,8 @@ impl Registry {
         lock(&self.places).given_up.insert(slot, after);
     }
 
-    /// Lets all that commands have put into stacks go by the timeouts that are in force. Not under a lock: it may be an event.
+    /// Lets all that commands have put into stacks, and that is there, go by the timeouts that are in force. Not under a
+    /// lock: it may be an event.
     pub(crate) fn follow_given_up(&self) {
         for it in self.still_following() {
             let mut now = *lock(&it.now);
@@ -55,21 +65,24 @@ impl Registry {
                 if now == after {
                     break;
                 }
-                (it.go_by)(after);
+                // Before: it may be an event, and who hears of it may look at the status, which comes here.
                 *lock(&it.now) = after;
+                (it.go_by)(after);
                 now = after;
             }
         }
     }
 
-    /// Those that are in their slots. Of the others nothing is kept.
-    pub(super) fn still_following(&self) -> Vec<Arc<Following>> {
+    /// Those that are in their slots. Of what is gone nothing is kept.
+    fn still_following(&self) -> Vec<Arc<Following>> {
         let all = lock(&self.places).following.clone();
-        let (there, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| (it.is_there)());
-        let is_gone = |it: &mut Arc<Following>| gone.iter().any(|gone| Arc::ptr_eq(gone, it));
+        let found: Vec<_> = all.into_iter().map(|it| ((it.find)(), it)).collect();
+        let is_gone = |it: &mut Arc<Following>| {
+            found.iter().any(|(at, gone)| *at == Found::Nowhere && Arc::ptr_eq(gone, it))
+        };
         let out: Vec<_> = lock(&self.places).following.extract_if(.., is_gone).collect();
         drop(out);
-        there
+        found.into_iter().filter(|(at, _)| *at == Found::InItsSlot).map(|(_, it)| it).collect()
     }
 
     fn follow(&self, following: Following) {
@@ -78,20 +91,28 @@ impl Registry {
         self.follow_given_up();
     }
 
-    /// `object` is what `is` says it is, and goes by what `go_by` is given.
+    /// What `find` finds while it lives is what `is` says it is, and goes by what `go_by` is given.
     pub(super) fn goes_by_stack<T: Clone + Send + Sync + 'static>(
         &self,
         (name, slot): (String, Slot<T>),
-        object: &T,
+        find: impl Fn() -> Option<T> + Clone + Send + Sync + 'static,
         is: fn(&T, &T) -> bool,
         now: GivenUp,
         go_by: impl Fn(&T, GivenUp) + Send + Sync + 'static,
     ) {
-        let (there, object) = (object.clone(), object.clone());
+        let there = find.clone();
         self.follow(Following {
             slot: name,
-            is_there: Box::new(move || slot.holds(|it| is(it, &there))),
-            go_by: Box::new(move |after| go_by(&object, after)),
+            find: Box::new(move || match there() {
+                Some(object) if slot.holds(|it| is(it, &object)) => Found::InItsSlot,
+                Some(_) => Found::Elsewhere,
+                None => Found::Nowhere,
+            }),
+            go_by: Box::new(move |after| {
+                if let Some(object) = find() {
+                    go_by(&object, after);
+                }
+            }),
             now: Mutex::new(now),
         });
     }

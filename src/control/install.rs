@@ -1,8 +1,7 @@
 //! What the commands that install and uninstall do.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{
@@ -16,65 +15,11 @@ use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
-use crate::managed::{Level, Managed, ObjectStatus};
 use crate::presets::cancelled_after;
 use crate::rate_limit::{RateLimiter, WeakRateLimiter};
 use crate::retry::RetryPolicy;
 use crate::slot::Slot;
 use crate::sync::lock;
-
-/// Slots by name, of objects that are in no registry's hands once they are out of theirs.
-pub(super) struct Slots<T> {
-    slots: BTreeMap<String, Slot<T>>,
-    /// What commands have made for them, as long as it is in one.
-    made: Vec<T>,
-}
-
-/// An object that is not where it was.
-pub(super) struct TakenOut {
-    object: Weak<dyn Managed>,
-    slot: String,
-}
-
-impl<T> Default for Slots<T> {
-    fn default() -> Self {
-        Self { slots: BTreeMap::new(), made: Vec::new() }
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for Slots<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.slots.fmt(f)
-    }
-}
-
-impl<T: Clone> Slots<T> {
-    pub(super) fn slot(&mut self, name: &str) -> Slot<T> {
-        self.slots.entry(name.to_owned()).or_default().clone()
-    }
-
-    fn find(&self, target: Option<&str>) -> Result<(String, Slot<T>), ConfigError> {
-        find(&self.slots, target)
-    }
-
-    /// Takes out the one in this slot, if a command has made it and no other slot has it.
-    fn take_made(&mut self, slot: &Slot<T>, is: impl Fn(&T, &T) -> bool) -> (Vec<T>, Vec<T>) {
-        let Some(old) = slot.get() else { return Default::default() };
-        let mut there: Vec<_> = self.slots.values().filter_map(Slot::get).collect();
-        let only = there.iter().filter(|there| is(there, &old)).count() == 1;
-        let gone = self.made.extract_if(.., |made| only && is(made, &old)).collect();
-        there.push(old);
-        (gone, there)
-    }
-
-    /// Takes out those that commands have made and that are in no slot any more: nobody else has them. After anything has been
-    /// put in or taken out, so whoever comes last sees what is in none. The second are others, to be dropped when no lock is held.
-    fn take_gone(&mut self, is: impl Fn(&T, &T) -> bool) -> (Vec<T>, Vec<T>) {
-        let there: Vec<_> = self.slots.values().filter_map(Slot::get).collect();
-        let gone = |made: &mut T| !there.iter().any(|there| is(there, made));
-        (self.made.extract_if(.., gone).collect(), there)
-    }
-}
 
 impl Registry {
     pub(super) fn lever(&self, name: &str) -> Option<Arc<dyn Lever>> {
@@ -105,7 +50,7 @@ impl Registry {
         &self,
         install: &InstallCircuitBreaker,
     ) -> Result<Done, ConfigError> {
-        let (name, slot) = lock(&self.places).circuit_breakers.find(install.target.as_deref())?;
+        let (name, slot) = find(&lock(&self.places).circuit_breakers, install.target.as_deref())?;
         let settings = install.breaker.clone();
         let follows = settings.cancelled_after.is_none() && !settings.ignore_cancelled;
         let builder = move |name: &str, after: GivenUp| {
@@ -118,17 +63,17 @@ impl Registry {
         let now = if follows { self.cancelled_after(&name) } else { None };
         let checked = builder(&name, now).unregistered().build();
         checked.map_err(|error| within("breaker", &error))?;
-        // Before the new one is shown, so that no order to it by its name meets the old one.
-        let old = lock(&self.places).circuit_breakers.take_made(&slot, CircuitBreaker::is);
-        old.0.iter().for_each(|old| old.forget(&self.home()));
-        let breaker = builder(&name, now).register_in(self).build()?;
-        let out = slot.install(breaker.clone());
-        lock(&self.places).circuit_breakers.made.push(breaker.clone());
+        let old = self.leaves(&name, slot.get().map(|old| old.managed()));
+        let breaker = builder(&name, now).register_in(self).build();
+        let out = breaker.as_ref().ok().and_then(|breaker| slot.install(breaker.clone()));
+        self.left(old);
+        let breaker = breaker?;
+        self.note_made(breaker.managed());
         self.note_taken_out(&name, out.map(|out| out.managed()));
-        self.forget_gone();
+        self.sort_out();
         if follows {
             let is = CircuitBreaker::is;
-            self.goes_by_stack((name, slot), &breaker, is, now, move |breaker, after| {
+            self.goes_by_stack((name, slot), breaker.weakly(), is, now, move |breaker, after| {
                 // It differs from one that could be built in this time alone.
                 let _ = breaker.reconfigure(builder(breaker.name(), after).unregistered());
             });
@@ -140,11 +85,11 @@ impl Registry {
         &self,
         uninstall: &Uninstall,
     ) -> Result<Done, ConfigError> {
-        let (name, slot) = lock(&self.places).circuit_breakers.find(uninstall.target.as_deref())?;
+        let (name, slot) = find(&lock(&self.places).circuit_breakers, uninstall.target.as_deref())?;
         let out = slot.uninstall();
         let was_installed = out.is_some();
         self.note_taken_out(&name, out.map(|out| out.managed()));
-        self.forget_gone();
+        self.sort_out();
         Ok(Done::Uninstalled { was_installed })
     }
 
@@ -152,17 +97,15 @@ impl Registry {
         &self,
         install: &InstallRateLimit,
     ) -> Result<Done, ConfigError> {
-        let (name, slot) = lock(&self.places).rate_limiters.find(install.target.as_deref())?;
+        let (name, slot) = find(&lock(&self.places).rate_limiters, install.target.as_deref())?;
         let checked = install.rate_limit.builder(&name).unregistered().build();
         checked.map_err(|error| within("rate_limit", &error))?;
-        let old = lock(&self.places).rate_limiters.take_made(&slot, RateLimiter::is);
-        old.0.iter().for_each(|old| old.forget(&self.home()));
-        let limiter = install.rate_limit.builder(&name).register_in(self).build()?;
-        let out = slot.install(limiter.clone());
-        let mut places = lock(&self.places);
-        places.rate_limiters.made.push(limiter);
-        let before = places.replaced_limiters.remove(&name).unwrap_or_default();
-        drop(places);
+        let old = self.leaves(&name, slot.get().map(|old| old.managed()));
+        let limiter = install.rate_limit.builder(&name).register_in(self).build();
+        let out = limiter.as_ref().ok().and_then(|limiter| slot.install(limiter.clone()));
+        self.left(old);
+        self.note_made(limiter?.managed());
+        let before = lock(&self.places).replaced_limiters.remove(&name).unwrap_or_default();
         let (before, _awaited): (Vec<_>, Vec<_>) = (before.into_iter())
             .chain(out.iter().map(RateLimiter::downgrade))
             .filter_map(|it| it.awaited().map(|awaited| (it, awaited)))
@@ -173,19 +116,19 @@ impl Registry {
             // Whoever has taken it out meanwhile has not seen them.
             self.release_replaced(&name, &slot);
         }
-        self.forget_gone();
+        self.sort_out();
         Ok(Done::Installed("RateLimiter"))
     }
 
     pub(super) fn uninstall_rate_limit(&self, uninstall: &Uninstall) -> Result<Done, ConfigError> {
-        let (name, slot) = lock(&self.places).rate_limiters.find(uninstall.target.as_deref())?;
+        let (name, slot) = find(&lock(&self.places).rate_limiters, uninstall.target.as_deref())?;
         let out = slot.uninstall();
         // Nobody is to be held up by a limit that is not there any more. Who waits at it elsewhere still waits.
         out.iter().for_each(|it| it.release_waiting_by(&slot));
         self.release_replaced(&name, &slot);
         let was_installed = out.is_some();
         self.note_taken_out(&name, out.map(|out| out.managed()));
-        self.forget_gone();
+        self.sort_out();
         Ok(Done::Uninstalled { was_installed })
     }
 
@@ -194,53 +137,6 @@ impl Registry {
         let replaced = lock(&self.places).replaced_limiters.remove(name).unwrap_or_default();
         let replaced: Vec<_> = replaced.iter().filter_map(WeakRateLimiter::awaited).collect();
         replaced.iter().for_each(|it| it.release_waiting_by(slot));
-    }
-
-    /// What commands have made and is in no slot any more is shown no more: services that are not called again may hold it
-    /// for long.
-    pub(crate) fn forget_gone(&self) {
-        self.still_following();
-        let mut places = lock(&self.places);
-        let breakers = places.circuit_breakers.take_gone(CircuitBreaker::is);
-        let limiters = places.rate_limiters.take_gone(RateLimiter::is);
-        let there: Vec<_> = (breakers.1.iter().map(CircuitBreaker::managed))
-            .chain(limiters.1.iter().map(RateLimiter::managed))
-            .collect();
-        let back = |it: &mut TakenOut| {
-            it.object.strong_count() == 0 || there.iter().any(|there| there.ptr_eq(&it.object))
-        };
-        let back: Vec<_> = places.taken_out.extract_if(.., back).collect();
-        drop(places);
-        drop(back);
-        let home = self.home();
-        breakers.0.iter().for_each(|it| it.forget(&home));
-        limiters.0.iter().for_each(|it| it.forget(&home));
-    }
-
-    /// Swept by [`forget_gone`](Self::forget_gone).
-    fn note_taken_out(&self, slot: &str, object: Option<Weak<dyn Managed>>) {
-        if let Some(object) = object {
-            let taken_out = &mut lock(&self.places).taken_out;
-            // It may have been put back and taken out again.
-            taken_out.retain(|out| !out.object.ptr_eq(&object));
-            taken_out.push(TakenOut { object, slot: slot.to_owned() });
-        }
-    }
-
-    /// No call meets what is in no slot any more: it is well, whatever it says.
-    pub(super) fn mark_taken_out(
-        &self,
-        object: &Arc<dyn Managed>,
-        row: ObjectStatus,
-    ) -> ObjectStatus {
-        let object = Arc::downgrade(object);
-        let places = lock(&self.places);
-        // The last one.
-        let out = places.taken_out.iter().rev().find(|out| out.object.ptr_eq(&object));
-        match out {
-            Some(out) => row.level(Level::Ok).fact("taken_out_of", out.slot.clone()),
-            None => row,
-        }
     }
 
     pub(super) fn install_retry_policy(
@@ -292,7 +188,7 @@ impl Registry {
             builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
         self.retire(slot.install(budget.clone()));
         let is = FailureBudget::is;
-        self.goes_by_stack((name, slot), &budget, is, now, move |budget, after| {
+        self.goes_by_stack((name, slot), budget.weakly(), is, now, move |budget, after| {
             let _ = budget.reconfigure(settings(budget.name(), after).unregistered());
         });
         Ok(Done::Installed("FailureBudget"))

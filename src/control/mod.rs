@@ -66,15 +66,21 @@
 //! | idempotency, coalescing, fallback, throttle | none: they are made with code (a store, a key, an answer) that no document carries | | |
 //!
 //! What a configuration brings later leaves alone what a command has done, until it has another object at that place, or
-//! other settings for its own: see `config`. A breaker or limiter that a command has taken out or replaced, and that is in no other slot, is
-//! still shown, for it is written down or the program's; its row has the fact `taken_out_of`, and it is well whatever it says: no call
-//! meets it by a slot. Orders to it hold once it is back. A breaker or budget that is put into a stack with a short timeout counts the calls that are cut off
+//! other settings for its own: see `config`. A breaker or limiter of a file or of the program that a command has taken out or
+//! replaced, and that is in no other slot, is still shown. Its row has the fact `taken_out_of`, and it is well whatever it
+//! says, as no call meets it by a slot; unless calls meet it by another way (the program has it in a layer too, or uses it
+//! directly): then its row says `in_use`, and it is as well as it says. That is found out from look to look: calls that it has
+//! refused, or a limiter let through or holds up; and it stays so for 5 minutes. Orders to it are carried out and hold once
+//! it is back; that no stack feels them yet is an event, `taken_out`. One that a command has made is shown while it is in a
+//! slot, and again if the program puts it back.
+//!
+//! A breaker or budget that is put into a stack with a short timeout counts the calls that are cut off
 //! by it, as one from the configuration does, also when a reload changes the timeout. So that this holds of all that guards a
 //! stack, a retry policy that a command puts there has no `attempt_timeout` or `deadline` below 2 s; what is taken out or
 //! replaced of the file's policy, its timeouts, is still counted with.
 //!
 //! Orders to objects take a `target`: an `id` of the status document (`circuit_breaker/payments`), or a name
-//! that only one object which takes the order has.
+//! that only one object which takes the order has, or only one that is not taken out.
 //!
 //! | command | object |
 //! |---|---|
@@ -116,6 +122,7 @@ mod register;
 mod registry;
 mod settings;
 mod status;
+mod taken_out;
 mod watch;
 
 pub use crate::managed::{Managed, Operation};

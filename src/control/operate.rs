@@ -1,11 +1,13 @@
 //! Orders to objects: which object is meant, and the note in the timeline.
 
+use std::sync::Arc;
+
 use super::command::{Command, Operate};
 use super::registry::{Done, Registry};
 use super::status::assemble::{describe, sorted};
 use crate::error::ConfigError;
 use crate::lever::Lever;
-use crate::managed::Operation;
+use crate::managed::{Managed, Operation};
 use crate::name::LayerKind;
 use crate::observe::Severity;
 
@@ -20,12 +22,12 @@ impl Registry {
     ) -> Result<Done, ConfigError> {
         let operation = &operate.operation;
         // The program has perhaps put something else where a command had put one.
-        self.forget_gone();
-        let all = sorted(self.roster.living());
+        self.sort_out();
+        let all = sorted(self.shown());
         if let Some(target) = operate.target.as_deref()
             && let Some((_, object)) = all.iter().find(|(id, _)| id == target)
         {
-            return object.operate(operation).map(|()| Done::Operated(1));
+            return self.order(object, target, operation);
         }
         match (operation, lever) {
             (Operation::Engage, Some(lever)) => lever.engage(),
@@ -38,7 +40,7 @@ impl Registry {
     fn operate_by_name(
         &self,
         operate: &Operate,
-        all: Vec<(String, std::sync::Arc<dyn crate::managed::Managed>)>,
+        all: Vec<(String, Arc<dyn Managed>)>,
     ) -> Result<Done, ConfigError> {
         let Operate { target, operation } = operate;
         let takes = all
@@ -50,8 +52,14 @@ impl Registry {
             None => true,
         });
         let named: Vec<_> = named.collect();
-        if let [(_, object)] = named.as_slice() {
-            return object.operate(operation).map(|()| Done::Operated(1));
+        // A name is first of all that of what calls meet.
+        let is_there = |entry: &&&(String, Arc<dyn Managed>)| self.taken_out_of(&entry.1).is_none();
+        let there: Vec<_> = named.iter().filter(is_there).copied().collect();
+        if let [(id, object)] = named.as_slice() {
+            return self.order(object, id, operation);
+        }
+        if let [(id, object)] = there.as_slice() {
+            return self.order(object, id, operation);
         }
         let ids: Vec<_> = match named.is_empty() {
             true => able.iter().map(|(id, _)| id.as_str()).take(TOLD).collect(),
@@ -65,6 +73,22 @@ impl Registry {
             Some(name) => ConfigError::new("target", format_args!("{name:?}"), expected),
             None => ConfigError::new("target", "none", expected),
         })
+    }
+
+    fn order(
+        &self,
+        object: &Arc<dyn Managed>,
+        id: &str,
+        operation: &Operation,
+    ) -> Result<Done, ConfigError> {
+        object.operate(operation)?;
+        if let Some(slot) = self.taken_out_of(object) {
+            let what = operation.as_str();
+            let detail =
+                format!("{what}: {id} is taken out of {slot}, where it holds once it is back");
+            self.roster.timeline.tell(Severity::Warning, "control", id, "taken_out", detail);
+        }
+        Ok(Done::Operated(1))
     }
 
     /// Ends all faults: of conditioners that are registered here or installed in a slot.

@@ -1,18 +1,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 use super::command::Command;
 use super::error::CommandError;
 use super::follow::{Following, GivenUp};
-use super::install::{Slots, TakenOut};
+use super::taken_out::TakenOut;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::clock::{self, Tick};
 use crate::conditioner::Conditioner;
 use crate::error::ConfigError;
 use crate::failure_budget::FailureBudget;
 use crate::lever::Lever;
-use crate::managed::{Home, Operation, Roster, epoch_ms};
+use crate::managed::{Home, Managed, Operation, Roster, epoch_ms};
 use crate::rate_limit::{RateLimiter, WeakRateLimiter};
 use crate::retry::RetryPolicy;
 use crate::slot::Slot;
@@ -50,8 +50,8 @@ pub(super) struct Places {
     pub(super) failure_budgets: BTreeMap<String, Slot<FailureBudget>>,
     pub(super) conditioners: BTreeMap<String, Slot<Conditioner>>,
     pub(super) retry_policies: BTreeMap<String, Slot<RetryPolicy>>,
-    pub(super) circuit_breakers: Slots<CircuitBreaker>,
-    pub(super) rate_limiters: Slots<RateLimiter>,
+    pub(super) circuit_breakers: BTreeMap<String, Slot<CircuitBreaker>>,
+    pub(super) rate_limiters: BTreeMap<String, Slot<RateLimiter>>,
     /// Those that commands have replaced while calls waited, by slot.
     pub(super) replaced_limiters: BTreeMap<String, Vec<WeakRateLimiter>>,
     /// The shortest time after which calls through the stacks that have these slots are cut off.
@@ -59,6 +59,8 @@ pub(super) struct Places {
     pub(super) following: Vec<Arc<Following>>,
     /// What commands have taken out of slots, or replaced there.
     pub(super) taken_out: Vec<TakenOut>,
+    /// The breakers and limiters that commands have made.
+    pub(super) made: Vec<Weak<dyn Managed>>,
     pub(super) levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
     lifecycle: Option<crate::supervise::Lifecycle>,
@@ -163,7 +165,7 @@ impl Registry {
     /// ```
     #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
     pub fn circuit_breaker(&self, name: &str) -> Slot<CircuitBreaker> {
-        lock(&self.places).circuit_breakers.slot(name)
+        lock(&self.places).circuit_breakers.entry(name.to_owned()).or_default().clone()
     }
 
     /// The slot `name` for a limiter: the one there is, or a new empty one.
@@ -175,7 +177,7 @@ impl Registry {
     /// ```
     #[expect(clippy::must_use_candidate, reason = "it makes the slot")]
     pub fn rate_limiter(&self, name: &str) -> Slot<RateLimiter> {
-        lock(&self.places).rate_limiters.slot(name)
+        lock(&self.places).rate_limiters.entry(name.to_owned()).or_default().clone()
     }
 
     /// Adds a lever that budgets installed by commands engage while they are spent, in place of one of the
@@ -335,7 +337,7 @@ impl Registry {
             Command::UninstallFailureBudget(uninstall) => {
                 self.failure_budget_at(uninstall.target.as_deref()).map(|(_, slot)| {
                     let was_installed = self.retire(slot.uninstall());
-                    self.forget_gone();
+                    self.sort_out();
                     Done::Uninstalled { was_installed }
                 })
             }
@@ -412,7 +414,8 @@ impl fmt::Debug for Registry {
 pub enum Done {
     /// An object of this type is in the slot now.
     Installed(&'static str),
-    /// The order was carried out by so many objects.
+    /// The order was carried out by so many objects. Of one that is [taken out](crate::control) no stack feels it before it
+    /// is back.
     Operated(usize),
     /// The slot is empty now.
     Uninstalled {

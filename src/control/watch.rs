@@ -64,10 +64,10 @@ impl Registry {
     /// ```
     #[must_use]
     pub fn status(&self) -> Status {
-        self.forget_gone();
+        self.sort_out();
         let now_ms = epoch_ms();
         let uptime = clock::now().since(self.made);
-        let all = sorted(self.roster.living());
+        let all = sorted(self.shown());
         let omitted = all.len().saturating_sub(SHOWN);
         let look = |(id, object): (String, Arc<dyn Managed>)| {
             let row = describe((id, Arc::clone(&object)));

@@ -465,6 +465,12 @@ impl FailureBudget {
         Ok(())
     }
 
+    /// It again, as long as somebody else has it.
+    pub(crate) fn weakly(&self) -> impl Fn() -> Option<Self> + Clone + Send + Sync + use<> {
+        let shared = Arc::downgrade(self.lease.shared());
+        move || shared.upgrade().map(|shared| Self { lease: Lease::new(shared) })
+    }
+
     /// No registry shows it any more.
     #[cfg(feature = "config")]
     pub(crate) fn forget(&self, home: &crate::managed::Home) {

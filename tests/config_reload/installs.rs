@@ -466,6 +466,87 @@ fn what_a_command_has_made_is_shown_no_more_once_anybody_has_taken_it_out() {
     drop(kept);
 }
 
+/// It would have no row for the rest of its life, and no timeouts to go by.
+#[tokio::test(start_paused = true)]
+async fn what_the_program_takes_out_for_a_moment_is_back_with_its_row_and_its_timeouts() {
+    let rig = Rig::new("clients: {pay: {total_timeout: 60s}}");
+    let _stack = rig.stacks.client("pay").unwrap();
+    run(&rig.registry, &breaker("clients.pay"));
+    run(
+        &rig.registry,
+        &json!({"command": "install_rate_limit", "target": "clients.pay", "rate_limit": "1/h"}),
+    );
+    let both = ["circuit_breaker/clients.pay", "rate_limit/clients.pay"];
+    assert_eq!(rig.shown(), both);
+    let places =
+        (rig.registry.circuit_breaker("clients.pay"), rig.registry.rate_limiter("clients.pay"));
+    let out = (places.0.uninstall().unwrap(), places.1.uninstall().unwrap());
+    assert!(rig.shown().is_empty(), "somebody asks meanwhile");
+    places.0.install(out.0.clone());
+    places.1.install(out.1);
+    assert_eq!(rig.shown(), both);
+    rig.reload("clients: {pay: {total_timeout: 60s, attempt_timeout: 200ms}}");
+    let permit = out.0.try_acquire().unwrap();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    drop(permit);
+    assert_eq!(out.0.state(), CircuitState::Open, "cut off after more than half of the timeout");
+}
+
+/// An object of the program has other users than the stack that it is taken out of.
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_out_and_met_elsewhere_is_as_well_as_it_says() {
+    let rig = Rig::new("clients: {pay: {total_timeout: 60s}, other: {total_timeout: 60s}}");
+    let _stacks = [rig.stacks.client("pay").unwrap(), rig.stacks.client("other").unwrap()];
+    let own = CircuitBreaker::builder("own").register_in(&rig.registry).build().unwrap();
+    let limit = RateLimiter::builder("own").quota("1/h".parse().unwrap());
+    let limit = limit.register_in(&rig.registry).build().unwrap();
+    rig.registry.circuit_breaker("clients.pay").install(own.clone());
+    rig.registry.rate_limiter("clients.pay").install(limit.clone());
+    own.force_open();
+    limit.try_acquire().unwrap();
+    run(&rig.registry, &uninstall("circuit_breaker", "clients.pay"));
+    run(&rig.registry, &uninstall("rate_limit", "clients.pay"));
+    let rows = || [rig.row("circuit_breaker/own"), rig.row("rate_limit/own")];
+    let levels = || rows().map(|row| row.level);
+    assert_eq!(levels(), [Level::Ok; 2], "nobody meets them");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(own.try_acquire().is_err() && limit.try_acquire().is_err());
+    assert_eq!(levels(), [Level::Bad, Level::Warn], "callers are refused");
+    for row in rows() {
+        let told: Vec<_> = row.facts.iter().map(|fact| (fact.label, &*fact.value)).collect();
+        assert!(told.contains(&("taken_out_of", "clients.pay")), "{told:?}");
+        assert!(told.contains(&("in_use", "by another way than its slot")), "{told:?}");
+    }
+    tokio::time::sleep(Duration::from_secs(299)).await;
+    assert_eq!(levels(), [Level::Bad, Level::Warn]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(levels(), [Level::Ok; 2], "for five minutes nobody has met them");
+
+    // An order is carried out, and it is told that no stack feels it. The name is that of what a stack has.
+    let order = |target: &str| {
+        let before = rig.registry.events_since(0).last;
+        let order = json!({"command": "force_closed", "target": target});
+        assert_eq!(run(&rig.registry, &order), Done::Operated(1));
+        rig.registry.events_since(before).events
+    };
+    let events = order("own");
+    let warning = events.iter().find(|event| event.event == "taken_out").unwrap();
+    assert_eq!(
+        warning.detail,
+        "force_closed: circuit_breaker/own is taken out of clients.pay, where it holds once it is back"
+    );
+    assert_eq!(own.state(), CircuitState::ForcedClosed);
+    let new = CircuitBreaker::builder("own").register_in(&rig.registry).build().unwrap();
+    rig.registry.circuit_breaker("clients.other").install(new.clone());
+    let by_id = order("circuit_breaker/own");
+    assert!(by_id.iter().any(|event| event.event == "taken_out"), "an id is exact");
+    let by_name = json!({"command": "force_open", "target": "own"});
+    let ids = rig.shown();
+    assert_eq!(ids, ["circuit_breaker/own", "circuit_breaker/own#2", "rate_limit/own"]);
+    assert_eq!(run(&rig.registry, &by_name), Done::Operated(1));
+    assert_eq!((new.state(), own.state()), (CircuitState::ForcedOpen, CircuitState::ForcedClosed));
+}
+
 /// What a new stack takes the place of ends with user code, which may ask for what it likes.
 #[test]
 fn a_breaker_whose_end_asks_for_stacks_holds_up_nothing() {
