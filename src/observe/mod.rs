@@ -5,7 +5,8 @@
 //!
 //! With the feature `tracing` (default) every object reports to `Tracing`; further observers are
 //! added with the builders' `observe`. Observers run on the caller's thread, outside all locks, and
-//! should be quick. A panic in one is caught and dropped: it must not change the call it watches.
+//! should be quick. A panic in one is caught and dropped: it must not change the call it watches. (With `panic = "abort"`
+//! it ends the process, as every panic does there.)
 //!
 //! ```
 //! use buttress::circuit_breaker::CircuitBreaker;
@@ -50,8 +51,9 @@
 //! # Spans
 //!
 //! With `tracing`, target `buttress`, children of the caller's. A call that neither waits nor is retried costs none;
-//! while nobody listens at `DEBUG`, none allocates. A subscriber that panics when one begins, is given a field, or, for
-//! `wait`, ends does not change the call either.
+//! while nobody in the process listens at `DEBUG`, none is made and none allocates, and what a call tells at a higher level
+//! is in its caller's span. A subscriber that panics when one begins, is given a field, is entered, left or closed does
+//! not change the call either.
 //!
 //! | span | level | fields | what it is |
 //! |---|---|---|---|
@@ -124,9 +126,7 @@ pub use metrics::Metrics;
 pub use request::Responses;
 #[cfg(feature = "tracing")]
 pub use request::{Errors, SpanFuture, SpanLayer, SpanService, Told};
-#[cfg(feature = "tracing")]
-pub(crate) use spans::retry_span;
-pub(crate) use spans::{LET_THROUGH, REFUSED, WaitSpan};
+pub(crate) use spans::{CallSpan, LET_THROUGH, REFUSED, WaitSpan};
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
 

@@ -5,12 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ::tracing::{Instrument as _, Span, instrument::Instrumented};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::spans::{LEFT, REFUSED, record, request};
+use super::spans::{CallSpan, LEFT, REFUSED};
 use crate::classify::as_std_error;
 use crate::name::Name;
 use crate::rejection::Rejection;
@@ -183,9 +182,9 @@ where
     }
 
     fn call(&mut self, req: Req) -> Self::Future {
-        let span = request(self.name);
-        let call = span.in_scope(|| self.inner.call(req));
-        SpanFuture { call: call.instrument(span), answers: self.answers.clone(), over: false }
+        let span = CallSpan::request(self.name);
+        let call = Some(span.in_scope(|| self.inner.call(req)));
+        SpanFuture { call, span, answers: self.answers.clone(), over: false }
     }
 }
 
@@ -207,17 +206,21 @@ pin_project! {
     /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct SpanFuture<F, A> {
+        // None once it is dropped, which happens in the span.
         #[pin]
-        call: Instrumented<F>,
+        call: Option<F>,
+        span: CallSpan,
         answers: A,
         over: bool,
     }
 
     impl<F, A> PinnedDrop for SpanFuture<F, A> {
         fn drop(this: Pin<&mut Self>) {
-            if !this.over {
-                record(this.call.span(), "outcome", LEFT);
+            let mut this = this.project();
+            if !*this.over {
+                this.span.record("outcome", LEFT);
             }
+            this.span.in_scope(|| this.call.set(None));
         }
     }
 }
@@ -231,29 +234,30 @@ where
     type Output = Result<Res, Err>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let result = ready!(this.call.as_mut().poll(cx));
+        let this = self.project();
+        // It is dropped with this future only.
+        let Some(call) = this.call.as_pin_mut() else { return Poll::Pending };
+        let result = ready!(this.span.in_scope(|| call.poll(cx)));
         *this.over = true;
-        let span = this.call.span();
-        if !span.is_disabled() {
-            tell(span, this.answers, &result);
+        if !this.span.is_disabled() {
+            tell(this.span, this.answers, &result);
         }
         Poll::Ready(result)
     }
 }
 
 #[cold]
-fn tell<Res, Err: 'static>(span: &Span, answers: &impl Told<Res>, result: &Result<Res, Err>) {
+fn tell<Res, Err: 'static>(span: &CallSpan, answers: &impl Told<Res>, result: &Result<Res, Err>) {
     let (refusal, outcome) = match result {
         Ok(answer) => (answers.refusal(answer), "answered"),
         Err(error) => (as_std_error(error).and_then(Rejection::find), "failed"),
     };
     match refusal {
         Some(why) => {
-            record(span, "outcome", REFUSED);
-            record(span, "why", ::tracing::field::display(why));
+            span.record("outcome", REFUSED);
+            span.record("why", ::tracing::field::display(why));
         }
-        None => record(span, "outcome", outcome),
+        None => span.record("outcome", outcome),
     }
 }
 

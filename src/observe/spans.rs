@@ -107,29 +107,104 @@ fn guarded<T>(f: impl FnOnce() -> T) -> Option<T> {
 }
 
 #[cfg(feature = "tracing")]
-pub(super) fn record(span: &::tracing::Span, field: &str, value: impl ::tracing::Value) {
+fn record(span: &::tracing::Span, field: &str, value: impl ::tracing::Value) {
     guarded(|| span.record(field, value));
 }
 
-/// The span of a retry; a first attempt runs in its caller's.
-#[cfg(feature = "tracing")]
-pub(crate) fn retry_span(name: &'static str, attempt: u32) -> ::tracing::Span {
-    if !are_seen() {
-        return ::tracing::Span::none();
-    }
-    let span = || ::tracing::debug_span!(target: "buttress", "retry_attempt", layer = "retry", name, attempt);
-    guarded(span).unwrap_or_else(::tracing::Span::none)
+/// A span that a call runs in; nothing without `tracing`.
+#[derive(Debug)]
+pub(crate) struct CallSpan {
+    #[cfg(feature = "tracing")]
+    span: ::tracing::Span,
 }
 
-/// The span of a call of a server's stack.
-#[cfg(feature = "tracing")]
-pub(crate) fn request(name: Name) -> ::tracing::Span {
-    if !are_seen() {
-        return ::tracing::Span::none();
+impl CallSpan {
+    pub(crate) const NONE: Self = Self {
+        #[cfg(feature = "tracing")]
+        span: ::tracing::Span::none(),
+    };
+
+    /// That of a retry; a first attempt runs in its caller's.
+    pub(crate) fn retry(name: &'static str, attempt: u32) -> Self {
+        #[cfg(feature = "tracing")]
+        return Self::begin(
+            || ::tracing::debug_span!(target: "buttress", "retry_attempt", layer = "retry", name, attempt),
+        );
+        #[cfg(not(feature = "tracing"))]
+        {
+            let _ = (name, attempt);
+            Self::NONE
+        }
     }
-    let (name, outcome, why) = (name.as_str(), ::tracing::field::Empty, ::tracing::field::Empty);
-    let span = || ::tracing::debug_span!(target: "buttress", "request", layer = "server", name, outcome, why);
-    guarded(span).unwrap_or_else(::tracing::Span::none)
+
+    /// That of a call of a server's stack.
+    #[cfg(feature = "tracing")]
+    pub(super) fn request(name: Name) -> Self {
+        let name = name.as_str();
+        let (outcome, why) = (::tracing::field::Empty, ::tracing::field::Empty);
+        Self::begin(
+            || ::tracing::debug_span!(target: "buttress", "request", layer = "server", name, outcome, why),
+        )
+    }
+
+    #[cfg(feature = "tracing")]
+    fn begin(span: impl FnOnce() -> ::tracing::Span) -> Self {
+        if !are_seen() {
+            return Self::NONE;
+        }
+        guarded(span).map_or(Self::NONE, |span| Self { span })
+    }
+
+    /// Runs a part of the call in it.
+    #[inline]
+    pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "tracing")]
+        let _entered = self.enter();
+        f()
+    }
+
+    #[cfg(feature = "tracing")]
+    #[inline]
+    fn enter(&self) -> Option<Inside<'_>> {
+        if self.span.is_disabled() {
+            return None;
+        }
+        guarded(|| self.span.enter()).map(|entered| Inside(Some(entered)))
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(super) fn is_disabled(&self) -> bool {
+        self.span.is_disabled()
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(super) fn record(&self, field: &str, value: impl ::tracing::Value) {
+        record(&self.span, field, value);
+    }
+}
+
+/// Who panics as it is closed must not take the answer along, nor what else ends with the call.
+#[cfg(feature = "tracing")]
+impl Drop for CallSpan {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.span.is_disabled() {
+            let span = std::mem::replace(&mut self.span, ::tracing::Span::none());
+            guarded(|| drop(span));
+        }
+    }
+}
+
+/// Until it is left.
+#[cfg(feature = "tracing")]
+struct Inside<'a>(Option<::tracing::span::Entered<'a>>);
+
+#[cfg(feature = "tracing")]
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let entered = self.0.take();
+        guarded(|| drop(entered));
+    }
 }
 
 #[cfg(all(test, feature = "tracing", not(buttress_loom)))]
@@ -137,18 +212,32 @@ mod tests {
     use std::path::Path;
     use std::sync::{Arc, Mutex};
 
+    use ::tracing::level_filters::LevelFilter;
     use ::tracing::span::{Attributes, Id, Record};
     use ::tracing::{Event, Metadata, Subscriber};
 
     use super::*;
 
     /// Writes a line of the table for each new span.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
+    #[derive(Clone)]
+    struct Lines {
+        level: LevelFilter,
+        all: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Lines {
+        fn at(level: LevelFilter) -> Self {
+            Self { level, all: Arc::default() }
+        }
+    }
 
     impl Subscriber for Lines {
         fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            metadata.is_span()
+            metadata.is_span() && *metadata.level() <= self.level
+        }
+
+        fn max_level_hint(&self) -> Option<LevelFilter> {
+            Some(self.level)
         }
 
         fn new_span(&self, span: &Attributes<'_>) -> Id {
@@ -157,7 +246,7 @@ mod tests {
             let fields: Vec<_> = about.fields().iter().map(|field| format!("`{field}`")).collect();
             let (name, fields) = (about.name(), fields.join(", "));
             let level = about.level().to_string().to_lowercase();
-            self.0
+            self.all
                 .lock()
                 .expect("nobody panics with it")
                 .push(format!("//! | `{name}` | {level} | {fields} |"));
@@ -172,13 +261,25 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_has_these_spans() {
-        let lines = Lines::default();
+    fn above_debug_there_are_none() {
+        let lines = Lines::at(LevelFilter::INFO);
         ::tracing::subscriber::with_default(lines.clone(), || {
             let name = Name::from("api");
             drop(WaitSpan::begin(LayerKind::Admission, name));
-            drop(retry_span("api", 2));
-            drop(request(name));
+            assert!(CallSpan::retry("api", 2).is_disabled());
+            assert!(CallSpan::request(name).is_disabled());
+        });
+        assert!(lines.all.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_documentation_has_these_spans() {
+        let lines = Lines::at(LevelFilter::DEBUG);
+        ::tracing::subscriber::with_default(lines.clone(), || {
+            let name = Name::from("api");
+            drop(WaitSpan::begin(LayerKind::Admission, name));
+            drop(CallSpan::retry("api", 2));
+            drop(CallSpan::request(name));
         });
         let documented = include_str!("mod.rs").lines();
         let documented: Vec<_> = documented
@@ -187,7 +288,7 @@ mod tests {
             .take_while(|line| line.starts_with("//! |"))
             .map(|line| line.rsplitn(3, '|').last().unwrap().to_owned() + "|")
             .collect();
-        assert_eq!(documented, *lines.0.lock().unwrap());
+        assert_eq!(documented, *lines.all.lock().unwrap());
     }
 
     #[test]

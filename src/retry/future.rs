@@ -18,7 +18,7 @@ use super::{Attempt, Replay};
 use crate::classify::Classify;
 use crate::clock::Tick;
 use crate::name::LayerKind;
-use crate::observe::{LET_THROUGH, Observers, WaitSpan};
+use crate::observe::{CallSpan, LET_THROUGH, Observers, WaitSpan};
 use crate::outcome::{Outcome, Verdict};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
@@ -130,8 +130,7 @@ pub(super) struct Slow<E> {
     // Of the pause before the retry.
     pause: WaitSpan,
     // Of the retry in hand; none during a first attempt.
-    #[cfg(feature = "tracing")]
-    span: tracing::Span,
+    span: CallSpan,
 }
 
 impl<E> Slow<E> {
@@ -142,8 +141,7 @@ impl<E> Slow<E> {
             armed: false,
             last: None,
             pause: WaitSpan::NONE,
-            #[cfg(feature = "tracing")]
-            span: tracing::Span::none(),
+            span: CallSpan::NONE,
         })
     }
 
@@ -208,11 +206,10 @@ where
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
                 StateProj::Calling { call, .. } => {
-                    #[cfg(feature = "tracing")]
-                    let entered = this.slow.as_ref().map(|slow| slow.span.enter());
-                    let polled = call.poll(cx);
-                    #[cfg(feature = "tracing")]
-                    drop(entered);
+                    let polled = match this.slow {
+                        Some(slow) => slow.span.in_scope(|| call.poll(cx)),
+                        None => call.poll(cx),
+                    };
                     let result = match polled {
                         Poll::Ready(result) => Some(result),
                         Poll::Pending => {
@@ -408,17 +405,8 @@ where
                 let last = slow.progress.is_last(terms.policy);
                 let copy = if last { None } else { this.replay.try_replay(&req) };
                 let ticket = Some(this.classifier.start(&req));
-                #[cfg(feature = "tracing")]
-                let span =
-                    crate::observe::retry_span(terms.name.as_str(), slow.progress.attempts());
-                #[cfg(feature = "tracing")]
-                let call = span.in_scope(|| inner.call(req));
-                #[cfg(not(feature = "tracing"))]
-                let call = inner.call(req);
-                #[cfg(feature = "tracing")]
-                {
-                    slow.span = span;
-                }
+                slow.span = CallSpan::retry(terms.name.as_str(), slow.progress.attempts());
+                let call = slow.span.in_scope(|| inner.call(req));
                 // Only now: a panic on the way here gives the retry back.
                 slow.progress.send();
                 slow.armed = false;

@@ -25,6 +25,8 @@ const SECOND: Duration = Duration::from_secs(1);
 enum On {
     New,
     Record,
+    Enter,
+    Exit,
     Close,
 }
 
@@ -38,9 +40,7 @@ impl Panics {
 
 impl Subscriber for Panics {
     fn enabled(&self, about: &Metadata<'_>) -> bool {
-        // Those in which calls are made are closed by tracing itself.
-        let closes = self.0 == On::Close && about.name() != "wait";
-        about.is_span() && about.target() == "buttress" && !closes
+        about.is_span() && about.target() == "buttress"
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -59,13 +59,19 @@ impl Subscriber for Panics {
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, _: &Event<'_>) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
+
+    fn enter(&self, _: &Id) {
+        self.on(On::Enter);
+    }
+
+    fn exit(&self, _: &Id) {
+        self.on(On::Exit);
+    }
 }
 
 /// With one that panics at each of these.
 async fn under_each(test: impl AsyncFn()) {
-    for on in [On::New, On::Record, On::Close] {
+    for on in [On::New, On::Record, On::Enter, On::Exit, On::Close] {
         let _guard = tracing::subscriber::set_default(Panics(on));
         test().await;
     }
@@ -192,6 +198,35 @@ async fn a_call_of_a_server_is_answered() {
         assert_eq!(call(1).await.unwrap(), 1);
         assert_eq!(call(0).await.unwrap_err().to_string(), "broken");
         assert!(call(1).now_or_never().is_none());
+    })
+    .await;
+}
+
+/// Whoever ends a call, its place was lost with a panic on the way.
+#[tokio::test(start_paused = true)]
+async fn what_a_call_holds_comes_back() {
+    under_each(async || {
+        let admission = Admission::bulkhead("db", 1).unwrap();
+        let inner = AdmissionLayer::new(admission.clone()).layer(service_fn(|n: u32| async move {
+            sleep(n * SECOND).await;
+            if n == 1 {
+                Err(BoxError::from(io::Error::from(io::ErrorKind::ConnectionRefused)))
+            } else {
+                Ok(n)
+            }
+        }));
+        let pause = Backoff::constant(Duration::from_millis(1));
+        let policy = RetryPolicy::builder().max_attempts(3).backoff(pause).build().unwrap();
+        let layer = RetryLayer::new(policy).without_budget();
+        let service = SpanLayer::new("jobs").layer(layer.layer(inner));
+        assert_eq!(service.clone().oneshot(0).await.unwrap(), 0);
+        assert_eq!(service.clone().oneshot(1).await.unwrap_err().to_string(), "connection refused");
+        // In its first attempt, and in its second.
+        for after in [SECOND / 2, 3 * SECOND / 2] {
+            let _ = tokio::time::timeout(after, service.clone().oneshot(1)).await.unwrap_err();
+        }
+        let stats = admission.backend().stats();
+        assert_eq!((stats.in_flight, stats.waiting, stats.admitted), (0, 0, 1 + 3 + 1 + 2));
     })
     .await;
 }
