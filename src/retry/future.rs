@@ -330,21 +330,23 @@ where
         let copy = copy.filter(|copy| !is_response || this.replay.can_send(copy));
         if let Some(delay) = progress.settle(&terms, judged, copy.is_some())
             && let Some(copy) = copy
-            && let Some(inner) = K::next(kept, this.shared.as_deref())
         {
-            // A response may hold a connection: it does not outlive this line.
-            let last = result.and_then(Result::err);
-            let slow = this.slow.get_or_insert_with(|| Slow::boxed(fresh));
-            slow.last = last;
-            slow.armed = false;
-            if delay.is_zero() {
-                this.state.set(State::Readying { inner, copy });
-            } else {
-                slow.pause = WaitSpan::begin(LayerKind::Retry, terms.name);
-                slow.arm(delay);
-                this.state.set(State::Sleeping { inner, copy });
+            if let Some(inner) = K::next(kept, this.shared.as_deref()) {
+                // A response may hold a connection: it does not outlive this line.
+                let last = result.and_then(Result::err);
+                let slow = this.slow.get_or_insert_with(|| Slow::boxed(fresh));
+                slow.last = last;
+                slow.armed = false;
+                if delay.is_zero() {
+                    this.state.set(State::Readying { inner, copy });
+                } else {
+                    slow.pause = WaitSpan::begin(LayerKind::Retry, terms.name);
+                    slow.arm(delay);
+                    this.state.set(State::Sleeping { inner, copy });
+                }
+                return None;
             }
-            return None;
+            progress.give_up(&terms, Stop::NotReady);
         }
         let answer = match result {
             Some(result) => result.map_err(J::map_err),

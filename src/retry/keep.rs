@@ -155,16 +155,19 @@ impl<S: Clone, C: Clone, R: Clone, J: Clone> Layer<S> for SparingLayer<C, R, J> 
 mod tests {
     use std::future::{Ready, ready};
     use std::io::{Error, ErrorKind};
-    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+    use std::sync::{Mutex, OnceLock};
     use std::task::{Context, Poll};
     use std::time::Duration;
 
+    use futures_util::FutureExt;
     use tokio::sync::{OwnedSemaphorePermit, Semaphore};
     use tower::{Service, ServiceExt};
 
     use super::*;
     use crate::Deadline;
     use crate::backoff::Backoff;
+    use crate::observe::{Event, EventKind};
     use crate::retry::RetryPolicy;
 
     /// As tower allows: only the instance that was found ready may be called, and only once.
@@ -277,5 +280,80 @@ mod tests {
         assert!(late.await.is_err());
         let end = Deadline::after(Duration::from_secs(1));
         assert!(service.ready().await.unwrap().call(end).await.is_ok());
+    }
+
+    /// Fails as often as the request says. While it is cloned it calls the stack that it is in.
+    struct Calls;
+
+    type Nested = Box<dyn Fn() -> bool + Send + Sync>;
+    static NESTED: OnceLock<Nested> = OnceLock::new();
+    static ANSWERS: Mutex<Vec<bool>> = Mutex::new(Vec::new());
+
+    impl Clone for Calls {
+        fn clone(&self) -> Self {
+            static NESTS: AtomicBool = AtomicBool::new(false);
+            if let Some(call) = NESTED.get()
+                && !NESTS.swap(true, Relaxed)
+            {
+                ANSWERS.lock().expect("nobody panics with it").push(call());
+                NESTS.store(false, Relaxed);
+            }
+            Self
+        }
+    }
+
+    impl Service<Arc<AtomicU32>> for Calls {
+        type Response = ();
+        type Error = Error;
+        type Future = Ready<Result<(), Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, failures: Arc<AtomicU32>) -> Self::Future {
+            let fails = failures.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok();
+            ready(if fails { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) })
+        }
+    }
+
+    /// The first such retry is not made, and it is said so; from then on there is an instance for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_clone_that_calls_the_stack_loses_one_retry() {
+        let told = Arc::<Mutex<Vec<&str>>>::default();
+        let tells = Arc::clone(&told);
+        let pause = Backoff::constant(Duration::ZERO);
+        let policy = RetryPolicy::builder().max_attempts(2).backoff(pause).build().unwrap();
+        let layer = RetryLayer::new(policy).without_budget().observe(move |event: &Event<'_>| {
+            let kind = match event.kind {
+                EventKind::Retried { .. } => "retried",
+                EventKind::RetryAbandoned { reason: "not_ready", .. } => "not ready",
+                _ => "something else",
+            };
+            tells.lock().unwrap().push(kind);
+        });
+        let service = layer.sparing().layer(Calls);
+        let fails = || service.clone().oneshot(Arc::new(AtomicU32::new(1)));
+        let nested = service.clone();
+        let call = move || {
+            let call = nested.clone().oneshot(Arc::new(AtomicU32::new(1)));
+            call.now_or_never().expect("it waits for nothing").is_ok()
+        };
+        assert!(NESTED.set(Box::new(call)).is_ok());
+        let mut all = Vec::new();
+        for _ in 0..2 {
+            // Not in the clone of the service, which is none of a retry.
+            let call = fails();
+            ANSWERS.lock().unwrap().clear();
+            told.lock().unwrap().clear();
+            call.await.unwrap();
+            all.push((
+                std::mem::take(&mut *ANSWERS.lock().unwrap()),
+                std::mem::take(&mut *told.lock().unwrap()),
+            ));
+        }
+        let first = vec!["retried", "retried", "not ready", "retried", "not ready"];
+        assert_eq!(all[0], (vec![false, false], first));
+        assert_eq!(all[1], (vec![true], vec!["retried"; 2]));
     }
 }

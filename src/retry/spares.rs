@@ -12,7 +12,10 @@ use std::{sync::Condvar, thread};
 /// So long, in real time, a thread waits for those that have all of them in hand.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// One to begin with, and more once threads have come at the same time. Cloning is user code: one is taken out for
+/// So many more than threads there may be, for clones that make calls.
+const NESTED: usize = 4;
+
+/// One to begin with, and more once threads have come at the same time, or a clone has asked for a clone. Cloning is user code: one is taken out for
 /// that, under no lock.
 pub(super) struct Spares<S> {
     all: Mutex<All<S>>,
@@ -27,6 +30,8 @@ struct All<S> {
     /// Who has one of them out.
     hands: Vec<thread::ThreadId>,
     waiting: usize,
+    /// Who cloned one has asked for another, and there was none.
+    short: bool,
 }
 
 /// One that is out. It comes back, also from a panic.
@@ -53,22 +58,25 @@ impl<S> Drop for Out<'_, S> {
 
 impl<S: Clone> Spares<S> {
     pub(super) fn new(one: S) -> Self {
-        let all = All { free: vec![one], made: 1, hands: Vec::new(), waiting: 0 };
+        let all = All { free: vec![one], made: 1, hands: Vec::new(), waiting: 0, short: false };
         Self { all: Mutex::new(all), back: Condvar::new(), clone: S::clone }
     }
 }
 
 impl<S> Spares<S> {
-    /// A clone. `None` if all are in our own hands, as a `Clone` may make calls, or for long in those of others.
+    /// A clone. `None` if all are in our own hands, as a `Clone` may make calls, or for long in those of others. The next
+    /// time there is one more.
     pub(super) fn get(&self) -> Option<S> {
         let (out, waited) = self.take()?;
         let clone = out.one.as_ref().map(self.clone);
-        if waited && self.may_grow() {
+        if self.may_grow(waited) {
             let more = Growing(self);
             let another = out.one.as_ref().map(self.clone);
             std::mem::forget(more);
             let mut all = lock(&self.all);
             all.free.extend(another);
+            // That clone has perhaps asked, too.
+            all.short = false;
             let awaited = all.waiting > 0;
             drop(all);
             if awaited {
@@ -88,7 +96,11 @@ impl<S> Spares<S> {
                 all.hands.push(me);
                 return Some((Out { one: Some(one), spares: self }, waited));
             }
-            if late || all.hands.contains(&me) {
+            if all.hands.contains(&me) {
+                all.short = true;
+                return None;
+            }
+            if late {
                 return None;
             }
             waited = true;
@@ -100,9 +112,14 @@ impl<S> Spares<S> {
         }
     }
 
-    fn may_grow(&self) -> bool {
+    fn may_grow(&self, waited: bool) -> bool {
         let mut all = lock(&self.all);
-        let few = all.made < stripe_count();
+        let most = match (std::mem::take(&mut all.short), waited) {
+            (true, _) => stripe_count() + NESTED,
+            (false, true) => stripe_count(),
+            (false, false) => return false,
+        };
+        let few = all.made < most;
         all.made += usize::from(few);
         few
     }
@@ -136,20 +153,28 @@ mod tests {
         }
     }
 
+    /// It cannot be foreseen: only the first one goes without.
     #[test]
-    fn a_clone_that_asks_for_a_clone_gets_none_and_the_next_one_does() {
+    fn a_clone_that_asks_for_a_clone_gets_none_once() {
         static SPARES: OnceLock<Spares<Hooked>> = OnceLock::new();
-        let depth = AtomicU32::new(0);
+        let (depth, got) = (AtomicU32::new(0), Arc::<[AtomicU32; 2]>::default());
+        let told = Arc::clone(&got);
         let hook: Hook = Arc::new(move || {
-            if depth.fetch_add(1, Relaxed) == 0 {
-                assert!(SPARES.get().is_none_or(|spares| spares.get().is_none()));
+            if depth.fetch_add(1, Relaxed) == 0
+                && let Some(spares) = SPARES.get()
+            {
+                told[usize::from(spares.get().is_some())].fetch_add(1, Relaxed);
             }
             depth.fetch_sub(1, Relaxed);
         });
         let spares = SPARES.get_or_init(|| Spares::new(Hooked(hook)));
-        for _ in 0..3 {
+        for turn in 0..4 {
             assert!(spares.get().is_some());
+            // The second instance is a clone that asks, too.
+            assert_eq!((got[0].load(Relaxed), got[1].load(Relaxed)), (2, turn));
         }
+        let all = lock(&spares.all);
+        assert_eq!((all.made, all.free.len(), all.hands.len(), all.short), (2, 2, 0, false));
     }
 
     #[test]
