@@ -1,7 +1,7 @@
 //! The quota that is learned, and the share that is refused here; without clock and timer.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use crate::backoff::Random;
@@ -81,7 +81,10 @@ pub(super) struct Core {
     sent_at: Option<Tick>,
     random: Random,
     /// In this step a measurement turned out to be too old; another one may have begun at once.
-    pub(super) forgot: bool,
+    forgot: bool,
+    /// Changes of phase that nobody has told yet, and whether somebody is about to.
+    untold: VecDeque<(Phase, Phase)>,
+    telling: bool,
     pub(super) counts: Counts,
 }
 
@@ -96,6 +99,8 @@ impl Core {
             sent_at: None,
             random,
             forgot: false,
+            untold: VecDeque::new(),
+            telling: false,
             counts: Counts::default(),
         }
     }
@@ -142,6 +147,26 @@ impl Core {
 
     pub(super) fn phase(&self) -> Phase {
         self.pace.phase()
+    }
+
+    /// Notes how a step that began in `before` has changed the phase. Whether it is for the caller to tell of it: of the
+    /// changes of others tells whoever tells already, so that they are told in order.
+    pub(super) fn stepped(&mut self, mut before: Phase) -> bool {
+        if std::mem::take(&mut self.forgot) {
+            self.untold.push_back((before, Phase::Free));
+            before = Phase::Free;
+        }
+        if before != self.phase() {
+            self.untold.push_back((before, self.phase()));
+        }
+        !self.untold.is_empty() && !std::mem::replace(&mut self.telling, true)
+    }
+
+    /// What is to be told next. With `None` it is over.
+    pub(super) fn untold(&mut self) -> Option<(Phase, Phase)> {
+        let next = self.untold.pop_front();
+        self.telling = next.is_some();
+        next
     }
 
     const fn number(&self, now: Tick) -> u64 {

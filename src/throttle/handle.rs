@@ -69,20 +69,23 @@ impl Shared {
         let mut core = lock(&self.core);
         let before = core.phase();
         let done = f(&mut core);
-        let after = core.phase();
-        let forgot = std::mem::take(&mut core.forgot);
+        let tells = core.stepped(before);
         drop(core);
-        if forgot {
-            self.changed(before, Phase::Free);
-        }
-        let before = if forgot { Phase::Free } else { before };
-        if before != after {
-            self.changed(before, after);
+        if tells {
+            self.tell();
         }
         done
     }
 
     #[cold]
+    fn tell(&self) {
+        loop {
+            let next = lock(&self.core).untold();
+            let Some((from, to)) = next else { return };
+            self.changed(from, to);
+        }
+    }
+
     fn changed(&self, from: Phase, to: Phase) {
         let reason = match to {
             Phase::Free => "nothing is throttled any more",

@@ -82,7 +82,8 @@
 //! # Events
 //!
 //! `rejected`, `waited`, and `state_changed` between `free`, `measuring`, `limiting` and `stopped`. That a quota is too
-//! old is told by the next call, or the next answer if it was still measured: readings show it, but tell nobody.
+//! old is told by the next call, or the next answer if it was still measured: readings show it, but tell nobody. Changes are
+//! told in order, one after another: one that comes while another thread tells is told by that thread.
 
 mod config;
 mod core;

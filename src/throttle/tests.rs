@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::Throttle;
@@ -222,4 +222,24 @@ fn that_a_quota_is_too_old_is_told_also_by_a_call_that_is_not_sent() {
         };
         assert_eq!(told_after_long(false, shed), [("limiting", "free")]);
     }
+}
+
+/// An observer that takes its time had the last change told before the first.
+#[test]
+fn changes_are_told_in_order() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (tells, throttle) = (Arc::clone(&told), Arc::new(OnceLock::<Throttle>::new()));
+    let other = Arc::clone(&throttle);
+    let built = Throttle::builder("api").observe(move |event: &Event<'_>| {
+        if let EventKind::StateChanged { from, to, .. } = event.kind {
+            if from == "free" {
+                let reset = Throttle::clone(other.get().expect("it is built"));
+                std::thread::spawn(move || reset.reset()).join().expect("it does not panic");
+            }
+            lock(&tells).push((from, to));
+        }
+    });
+    let throttle = throttle.get_or_init(|| built.build().unwrap());
+    throttle.shared.step(|core| core.finish(at(0), End::Refused(None), at(0)));
+    assert_eq!(*lock(&told), [("free", "measuring"), ("measuring", "free")]);
 }
