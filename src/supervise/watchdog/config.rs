@@ -41,7 +41,7 @@ pub(super) struct Hooks {
 /// |---|---|---|
 /// | [`timeout`](Self::timeout) | 30 s | 1 s to 1 hour |
 /// | [`check_interval`](Self::check_interval) | a quarter of the timeout, at most 1 s; for a file half of it | 10 ms to 1 hour |
-/// | [`startup_grace`](Self::startup_grace) | the timeout | 0 to 1 hour |
+/// | [`startup_grace`](Self::startup_grace) | the timeout | 0 to 1 hour; for a file only |
 /// | [`callback_timeout`](Self::callback_timeout) | 10 s | 1 ms to 1 hour |
 ///
 /// ```
@@ -132,7 +132,8 @@ impl WatchdogBuilder {
     }
 
     /// For a state file: how long after the start, or a [`reset`](Watchdog::reset), there may be no beat of a
-    /// running process.
+    /// running process. What watches anything else has the timeout itself from the start on, and with this set it is
+    /// [refused](Self::build).
     ///
     /// ```
     /// # use buttress::supervise::watchdog::Watchdog;
