@@ -1,16 +1,12 @@
 //! From settings to objects.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ::config_rs::ValueKind;
 use serde_json::{Map, Value as Json, json};
 
-use super::keys::join;
-use super::plans::endpoints_plan;
-use super::problem::{Problem, ProblemKind};
 use super::settings::{Config, Setting};
-use super::value::{is_secret, origin, shown};
+use super::value::origin;
 use crate::budget::{RetryBudget, RetryBudgetBuilder};
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
 use crate::conditioner::{Conditioner, ConditionerBuilder, Rule};
@@ -113,7 +109,7 @@ impl Config {
         setting.map_or_else(|| origin(table), |setting| setting.origin.as_str())
     }
 
-    fn legacy(&self, section: &str, key: &str) -> Option<f64> {
+    pub(super) fn legacy(&self, section: &str, key: &str) -> Option<f64> {
         self.tree.get("resilience")?.get(section)?.get(key)?.as_f64()
     }
 
@@ -412,213 +408,4 @@ pub(super) fn conditioner(name: &str, b: Block<'_>) -> Result<ConditionerBuilder
         b.text("environment_from") => environment_from,
     );
     Ok(builder)
-}
-
-/// What a builder says of a block: nothing, or the first thing.
-type Check<'a> = &'a dyn Fn(&str, Block<'_>) -> Option<ConfigError>;
-
-/// All that a builder says of a block: after each error it is asked again without the key that it has named.
-fn contradictions(name: &str, block: Block<'_>, check: Check<'_>) -> Vec<ConfigError> {
-    let mut block = block.0.cloned().unwrap_or_default();
-    let mut found: Vec<ConfigError> = Vec::new();
-    while let Some(error) = check(name, Block(Some(&block))) {
-        let field = error.field();
-        // Without the other one it may be an error only because that one is not there.
-        let follows = |before: &ConfigError| {
-            before.field() == field || error.expected().contains(last(before.field()))
-        };
-        if found.iter().any(follows) {
-            break;
-        }
-        let there = take(&mut block, field);
-        if !there && !found.is_empty() {
-            // One that is missing: of those that were taken out.
-            break;
-        }
-        found.push(error);
-        if !there {
-            break;
-        }
-    }
-    found
-}
-
-fn last(field: &str) -> &str {
-    field.rsplit('.').next().unwrap_or(field)
-}
-
-/// Takes a key out of a block. Says whether it was there. A rule stays in its place, and harmless.
-fn take(block: &mut Map<String, Json>, field: &str) -> bool {
-    let (key, rest) = field.split_once(['.', '[']).unwrap_or((field, ""));
-    match block.get_mut(key) {
-        Some(Json::Object(inner)) if !rest.is_empty() => take(inner, rest),
-        Some(Json::Array(rules)) => {
-            let number = rest.split(']').next().and_then(|number| number.parse::<usize>().ok());
-            match number.and_then(|number| rules.get_mut(number)) {
-                Some(rule) => {
-                    *rule = json!({"fault": "loss"});
-                    true
-                }
-                None => block.remove(key).is_some(),
-            }
-        }
-        _ => block.remove(key).is_some(),
-    }
-}
-
-/// Builds everything once, for what only the builders can judge. What has a problem already is left out: the
-/// second would only be the first again.
-pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
-    let known = problems.clone();
-    let mut tell = |parts: &[&str], error: &ConfigError| {
-        let path = parts.iter().fold(String::new(), |path, part| join(&path, part));
-        let inside = |key: &str| {
-            key.strip_prefix(&path).is_some_and(|k| k.is_empty() || k.starts_with(['.', '[']))
-        };
-        if known.iter().any(|problem| inside(&problem.key)) {
-            return;
-        }
-        let key = format!("{path}.{}", error.field());
-        let origin = config.near(parts, &key).to_owned();
-        problems.push(Problem::new(
-            ProblemKind::Contradiction,
-            key.clone(),
-            if is_secret(&key) { "(hidden)" } else { error.value() },
-            origin,
-            error.expected(),
-        ));
-    };
-    let checks: [(&'static str, Check<'_>); 6] = [
-        ("breakers", &|name, block| {
-            config.breaker(name, block).and_then(|b| b.unregistered().build()).err()
-        }),
-        ("rate_limits", &|name, block| {
-            limiter(name, block).and_then(|b| b.unregistered().build()).err()
-        }),
-        ("retries", &|_, block| policy(block).err()),
-        ("retry_budgets", &|name, block| {
-            retry_budget(name, block).and_then(|b| b.unregistered().build()).err()
-        }),
-        ("failure_budgets", &|name, block| {
-            failure_budget(name, block).and_then(|b| b.unregistered().build()).err()
-        }),
-        ("faults", &|name, block| {
-            conditioner(name, block).and_then(|b| b.unregistered().build()).err()
-        }),
-    ];
-    for (map, check) in checks {
-        for name in config.names(map) {
-            let block = Block::of(config.tree.get(map).and_then(|map| map.get(name)));
-            for error in contradictions(name, block, check) {
-                tell(&[map, name], &error);
-            }
-        }
-    }
-    let inline = [
-        ("breaker", 0),
-        ("rate_limit", 1),
-        ("retry", 2),
-        ("retry_budget", 3),
-        ("failure_budget", 4),
-        ("faults", 5),
-    ];
-    for map in ["clients", "servers"] {
-        for name in config.names(map) {
-            for (key, n) in inline {
-                let entry = config.tree.get(map).and_then(|map| map.get(name)?.get(key));
-                if let Some(json) = entry.filter(|json| json.is_object())
-                    && let Some((_, check)) = checks.get(n)
-                {
-                    for error in contradictions(name, Block::of(Some(json)), check) {
-                        tell(&[map, name, key], &error);
-                    }
-                }
-            }
-        }
-    }
-    for name in config.names("clients") {
-        let client = config.tree.get("clients").and_then(|map| map.get(name));
-        let endpoints = Block::of(client).table("endpoints").unwrap_or(Block(None));
-        let check = |name: &str, block: Block<'_>| endpoints_plan(block).check(name).err();
-        for error in contradictions(name, endpoints, &check) {
-            tell(&["clients", name, "endpoints"], &error);
-        }
-    }
-    let seed = |key| config.legacy("shutdown", key);
-    if let (Some(timeout), Some(other)) = (seed("timeout"), seed("default_timeout"))
-        && (timeout - other).abs() > 0.0
-    {
-        let expected = format!("{timeout}, as timeout has it");
-        let error = ConfigError::new("default_timeout", other, expected);
-        tell(&["resilience", "shutdown"], &error);
-    }
-}
-
-/// Lines of `explain` that no table of defaults can have, because they hang on other keys: a breaker's numbers from the
-/// block `resilience`, and what a policy takes from the one it is like.
-pub(super) fn effective(config: &Config, lines: &mut BTreeMap<String, (String, String)>) {
-    for (path, kind, json) in entries(config) {
-        let block = Block::of(Some(json));
-        let mut line = |key: &str, value: String, origin: &str| {
-            lines.insert(format!("{path}.{key}"), (value, origin.to_owned()));
-        };
-        if kind == "breaker" {
-            let rates = block.get("failure_rate").is_some() || block.get("slow_calls").is_some();
-            let seed =
-                |key: &str| config.settings.get(&format!("resilience.circuit_breaker.{key}"));
-            for (key, from, alone, default) in [
-                ("consecutive_failures", "max_failures", true, "5"),
-                ("open_for", "reset_timeout", false, "60"),
-                ("half_open_calls", "half_open_max_calls", false, "1"),
-            ] {
-                if block.get(key).is_some() || (alone && rates) {
-                    continue;
-                }
-                match seed(from) {
-                    Some(from) => line(key, from.value.to_string(), &from.origin),
-                    None => line(key, default.to_owned(), "default"),
-                }
-            }
-            if rates && block.get("window").is_none() && block.get("window_calls").is_none() {
-                line("window", "10".to_owned(), "default");
-            }
-            if !rates {
-                lines.remove(&format!("{path}.min_calls"));
-            }
-        } else if let Ok(Json::Object(wire)) =
-            policy(block).map(|p| serde_json::to_value(p).unwrap_or_default())
-        {
-            let like = block.text("like").unwrap_or("adaptive");
-            let short = ["base_delay", "max_delay", "backoff_factor", "jitter"];
-            for (key, value) in wire {
-                // The short keys are in force as parts of `backoff`, with an origin of their own.
-                if block.get(&key).is_some() || value.is_null() {
-                    continue;
-                }
-                if key == "backoff" && short.iter().any(|key| block.get(key).is_some()) {
-                    line(&key, shown(&key, &value), &format!("from the keys beside it and {like}"));
-                    continue;
-                }
-                line(&key, shown(&key, &value), &format!("default of {like}"));
-            }
-        }
-    }
-}
-
-/// Every breaker and policy, named or inline, by its path.
-fn entries(config: &Config) -> Vec<(String, &'static str, &Json)> {
-    let mut all = Vec::new();
-    for (map, kind) in [("breakers", "breaker"), ("retries", "retry")] {
-        for (name, json) in Block::of(config.tree.get(map)).0.into_iter().flatten() {
-            all.push((join(map, name), kind, json));
-        }
-    }
-    for (name, json) in Block::of(config.tree.get("clients")).0.into_iter().flatten() {
-        for kind in ["breaker", "retry"] {
-            if let Some(json) = json.get(kind).filter(|json| json.is_object()) {
-                all.push((join(&join("clients", name), kind), kind, json));
-            }
-        }
-    }
-    all
 }

@@ -130,6 +130,8 @@
 #![doc = include_str!("keys.md")]
 
 mod build;
+mod contradictions;
+mod effective;
 mod fields;
 mod files;
 mod findings;

@@ -7,12 +7,12 @@ use ::config_rs::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::build;
 use super::fields::ROOT;
 use super::problem::{LoadError, Problem, ProblemKind};
 use super::read::Reader;
 use super::schema::{Field, Kind};
 use super::value::shown;
+use super::{contradictions, effective};
 
 #[derive(Clone, PartialEq)]
 pub(super) struct Setting {
@@ -154,7 +154,7 @@ impl Config {
         // What single sources do not show: names that are nowhere.
         problems.extend(merged.into_iter().filter(|p| p.kind == ProblemKind::Missing));
         let config = Self { tree, settings, raw };
-        build::check(&config, &mut problems);
+        contradictions::check(&config, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(LoadError::new(problems)) }
     }
 
@@ -272,7 +272,7 @@ impl Config {
     pub fn explain(&self) -> String {
         let mut lines = BTreeMap::new();
         defaults(ROOT, &self.tree, "", &mut lines);
-        build::effective(self, &mut lines);
+        effective::effective(self, &mut lines);
         for (key, setting) in &self.settings {
             lines.insert(key.clone(), (shown(key, &setting.value), setting.origin.clone()));
         }
