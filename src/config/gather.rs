@@ -10,7 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ::config_rs::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
-use super::inside::{below, collect_tables, count, leads, named, others, readings};
+use super::blame::same;
+use super::inside::{below, collect_tables, count, leads, named, readings};
 use super::keys::join;
 use super::problem::{Problem, ProblemKind};
 use super::repairs::{NOTHING, Repair, Repairs};
@@ -79,26 +80,26 @@ pub(super) fn add(problems: &mut Vec<Problem>, found: impl Iterator<Item = Probl
 /// What came of it, the keys that are not known, and what was kept for later.
 type Attempt<T> = (Result<T, Fail>, Vec<Problem>, BTreeSet<String>);
 
-struct Gather<'v> {
+pub(super) struct Gather<'v> {
     value: &'v Value,
     path: &'v str,
     root: bool,
-    repairs: Repairs,
+    pub(super) repairs: Repairs,
     /// Whether nobody wrote all of it together.
     part: bool,
-    made_up: bool,
+    pub(super) made_up: bool,
     unknown: Vec<Problem>,
     unknown_at: BTreeSet<String>,
     /// With whether nothing else can be to blame.
     found: Vec<(Problem, bool)>,
     /// What the last run kept for later.
-    kept: BTreeSet<String>,
+    pub(super) kept: BTreeSet<String>,
     /// Of what was kept, whether errors in it know their place.
-    direct: BTreeMap<String, bool>,
+    pub(super) direct: BTreeMap<String, bool>,
     /// The repair that was made last.
     latest: String,
     /// How often it may still be read.
-    runs: usize,
+    pub(super) runs: usize,
 }
 
 /// Values read in all runs together, and runs at least.
@@ -176,7 +177,10 @@ impl<'v> Gather<'v> {
     }
 
     /// Only to see what comes of it: `None` also when enough has been read.
-    fn try_with<T: DeserializeOwned>(&mut self, repairs: &Repairs) -> Option<Result<T, Fail>> {
+    pub(super) fn try_with<T: DeserializeOwned>(
+        &mut self,
+        repairs: &Repairs,
+    ) -> Option<Result<T, Fail>> {
         self.caught(repairs).map(|(read, ..)| read)
     }
 
@@ -397,104 +401,7 @@ impl<'v> Gather<'v> {
         }
     }
 
-    /// What in a table or list is to blame for an error that names only the whole, and repairs that leave out what is around it.
-    fn blamed<T: DeserializeOwned>(&mut self, at: &str, fail: &Fail) -> Option<(String, Repairs)> {
-        let mut repairs = self.repairs.clone();
-        let kept = self.kept.clone();
-        let mut found: Option<String> = None;
-        loop {
-            let here = found.as_deref().unwrap_or(at);
-            let value = self.find(here).unwrap_or(&NOTHING);
-            let mut inner: Vec<_> = below(value, here).into_iter().map(|(path, _)| path).collect();
-            inner.extend(repairs.added(here).map(|key| join(here, key)));
-            inner.retain(|path| match repairs.at.get(path) {
-                Some(Repair::StandIn(_)) => true,
-                Some(Repair::Out | Repair::Last) => false,
-                Some(Repair::As(_)) | None => kept.contains(path),
-            });
-            let mut blamed = self.halved::<T>(&inner, &repairs, fail);
-            if blamed.is_none() {
-                inner.retain(|path| !self.is_direct::<T>(path, &repairs));
-                blamed = inner.iter().find_map(|path| {
-                    if self.runs == 0 {
-                        return None;
-                    }
-                    let alone = only(&repairs, &inner, std::slice::from_ref(path));
-                    self.blames::<T>(path, &alone, fail).then(|| (path.clone(), alone))
-                });
-            }
-            // Enough has been read: nothing is known of what is in it.
-            if self.runs == 0 {
-                return None;
-            }
-            match blamed {
-                Some((path, alone)) => (found, repairs) = (Some(path), alone),
-                None => return found.map(|found| (found, repairs)),
-            }
-        }
-    }
-
-    /// The one that is to blame, if leaving out others changes nothing: among thousands it is found in some runs.
-    fn halved<T: DeserializeOwned>(
-        &mut self,
-        inner: &[String],
-        repairs: &Repairs,
-        fail: &Fail,
-    ) -> Option<(String, Repairs)> {
-        let mut left = inner;
-        while left.len() > 1 {
-            let (first, second) = left.split_at(left.len() / 2);
-            let first_only = self.try_with::<T>(&only(repairs, inner, first));
-            left = match first_only {
-                Some(Err(next)) if same(&next, fail) => first,
-                _ => second,
-            };
-        }
-        let path = left.first()?;
-        let alone = only(repairs, inner, left);
-        let blamed = !self.is_direct::<T>(path, repairs) && self.blames::<T>(path, &alone, fail);
-        blamed.then(|| (path.clone(), alone))
-    }
-
-    /// Whether the error is there with this `alone`, and not without it.
-    fn blames<T: DeserializeOwned>(&mut self, at: &str, alone: &Repairs, fail: &Fail) -> bool {
-        if !matches!(self.try_with::<T>(alone), Some(Err(next)) if same(&next, fail)) {
-            return false;
-        }
-        match self.try_with::<T>(&alone.with(at, Repair::Out)) {
-            Some(Err(next)) if same(&next, fail) => return false,
-            Some(Err(next)) if next.is_about(at) => {}
-            Some(_) => return true,
-            None => return false,
-        }
-        // It must be there, which says nothing about its value.
-        self.made_up
-            && others().into_iter().any(|other| {
-                match self.try_with::<T>(&alone.with(at, Repair::As(Value::new(None, other)))) {
-                    Some(Err(next)) => !same(&next, fail),
-                    Some(Ok(_)) => true,
-                    None => false,
-                }
-            })
-    }
-
-    /// Whether errors in it know their place.
-    fn is_direct<T: DeserializeOwned>(&mut self, at: &str, repairs: &Repairs) -> bool {
-        if let Some(known) = self.direct.get(at) {
-            return *known;
-        }
-        if !self.made_up || self.runs == 0 {
-            return false;
-        }
-        let direct = others().into_iter().any(|other| {
-            let with = repairs.with(at, Repair::As(Value::new(None, other)));
-            matches!(self.try_with::<T>(&with), Some(Err(next)) if next.is_about(at))
-        });
-        self.direct.insert(at.to_owned(), direct);
-        direct
-    }
-
-    fn find(&self, at: &str) -> Option<&'v Value> {
+    pub(super) fn find(&self, at: &str) -> Option<&'v Value> {
         self.chain(at).pop().filter(|(path, _)| path == at).map(|(_, value)| value)
     }
 
@@ -513,30 +420,6 @@ impl<'v> Gather<'v> {
         }
         chain
     }
-}
-
-/// Of these paths, all but some left out.
-fn only(repairs: &Repairs, all: &[String], some: &[String]) -> Repairs {
-    let mut only = repairs.clone();
-    let some: BTreeSet<_> = some.iter().collect();
-    let others = all.iter().filter(|path| !some.contains(path));
-    only.at.extend(others.map(|path| (path.clone(), Repair::Out)));
-    only
-}
-
-impl Fail {
-    /// Whether it is about what is at this path, or below, or should be.
-    fn is_about(&self, path: &str) -> bool {
-        match &self.1 {
-            Some(Field::Missing(field)) => leads(path, &join(&self.0.key, field)),
-            _ => leads(path, &self.0.key),
-        }
-    }
-}
-
-fn same(one: &Fail, other: &Fail) -> bool {
-    let all = |fail: &Fail| (fail.0.kind, fail.1.clone());
-    all(one) == all(other) && one.0.key == other.0.key && one.0.expected == other.0.expected
 }
 
 #[cfg(test)]

@@ -129,6 +129,7 @@
 //! # Keys
 #![doc = include_str!("keys.md")]
 
+mod blame;
 mod build;
 mod contradictions;
 mod effective;
