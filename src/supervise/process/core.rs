@@ -11,6 +11,8 @@ use crate::clock::{Tick, nanos};
 use super::exit::Exit;
 use super::policy::{Restart, Strategy};
 
+mod readings;
+
 /// What the core has to know of a child.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
@@ -545,58 +547,5 @@ impl Core {
             self.stop(index, Why::Asked, now);
         }
         can
-    }
-
-    // ---- what is
-
-    pub(super) const fn ended(&self) -> Option<End> {
-        match self.mode {
-            Mode::Ended(end) => Some(end),
-            _ => None,
-        }
-    }
-
-    pub(super) const fn has_escalated(&self) -> bool {
-        let (Mode::Ending { end, .. } | Mode::Ended(end)) = self.mode else { return false };
-        matches!(end, End::Escalated { .. })
-    }
-
-    /// Whether all that are to run are up.
-    pub(super) fn all_ready(&self) -> bool {
-        self.mode == Mode::Running
-            && self.kids.iter().all(|kid| matches!(kid.state, State::Up { .. } | State::Done))
-    }
-
-    pub(super) const fn totals(&self) -> Totals {
-        self.totals
-    }
-
-    pub(super) fn run(&self, index: usize) -> u64 {
-        self.kids[index].run
-    }
-
-    pub(super) fn pid(&self, index: usize) -> Option<u32> {
-        self.kids[index].pid
-    }
-
-    pub(super) fn restarts(&self, index: usize) -> u64 {
-        self.kids[index].restarts
-    }
-
-    pub(super) fn last_exit(&self, index: usize) -> Option<Exit> {
-        self.kids[index].last
-    }
-
-    pub(super) fn seen(&self, index: usize, now: Tick) -> Seen {
-        match self.kids[index].state {
-            State::Waiting => Seen::Waiting,
-            State::Backoff { until } => Seen::Backoff(until.since(now)),
-            State::Starting { .. } => Seen::Starting,
-            State::Up { since } => Seen::Up(now.since(since)),
-            State::Stopping { step: Step::Stuck, .. } => Seen::Unkillable,
-            State::Stopping { .. } => Seen::Stopping,
-            State::Stopped => Seen::Stopped,
-            State::Done => Seen::Finished,
-        }
     }
 }
