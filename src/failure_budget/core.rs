@@ -10,16 +10,15 @@ use crate::clock::{Tick, nanos};
 use crate::error::ConfigError;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, Padded, lock};
-use crate::window::{Ledger, Totals};
+use crate::window::Ledger;
 
 use super::burn::Burn;
 use super::config::{BreachAction, Config};
-use super::saved::SavedState;
 use super::settings::{Measured, Settings, Words};
-use super::slo::{AlertStatus, SloStatus};
-use super::state::{
-    ACTING, Breach, BreachReason, BudgetState, FailureBudgetSnapshot, FailureBudgetStats,
-};
+use super::slo::AlertStatus;
+use super::state::{ACTING, Breach, BreachReason, BudgetState};
+
+mod readings;
 
 // The word: generation (45 bits) | firing alerts (16 bits) | state (3 bits).
 const FIRING: u32 = 3;
@@ -527,106 +526,12 @@ impl Core {
         (change.from != change.to).then_some(change)
     }
 
-    pub(super) fn totals(&self, now: Tick) -> Totals {
-        self.ledger.totals(now)
-    }
-
-    /// Whether the window is over the threshold now, whatever the state.
-    pub(super) fn is_breached(&self, now: Tick) -> bool {
-        match &self.burn {
-            None => loop {
-                let word = self.hot.word.load(Ordering::Acquire);
-                let exceeded = self.settings().exceeded_by(self.ledger.totals(now));
-                // Not settings and a window that do not belong together.
-                if self.hot.word.load(Ordering::Acquire) == word {
-                    return exceeded;
-                }
-            },
-            Some(_) => self.state().is_acting(),
-        }
-    }
-
-    pub(super) fn slo(&self, now: Tick) -> Option<SloStatus> {
-        self.slo_of(self.hot.word.load(Ordering::Acquire), now)
-    }
-
-    fn slo_of(&self, word: u64, now: Tick) -> Option<SloStatus> {
-        let mut burn = lock(self.burn.as_ref()?);
-        burn.bring(&self.ledger, now);
-        Some(burn.status(now, firing_of(word)))
-    }
-
     /// Brings in what is outstanding, and judges.
     pub(super) fn poll(&self, now: Tick) -> Option<Change> {
         if let Some(burn) = &self.burn {
             lock(burn).bring(&self.ledger, now);
         }
         self.judge(now)
-    }
-
-    pub(super) fn stats(&self) -> FailureBudgetStats {
-        let story = *lock(&self.story);
-        self.stats_of(story)
-    }
-
-    fn stats_of(&self, story: Story) -> FailureBudgetStats {
-        let ever = self.ledger.ever();
-        FailureBudgetStats {
-            samples: ever.calls,
-            failures: ever.failures,
-            rejected: self.refused.load(Ordering::Relaxed),
-            breaches: story.breaches,
-            recoveries: story.recoveries,
-        }
-    }
-
-    pub(super) fn snapshot(&self, now: Tick) -> FailureBudgetSnapshot {
-        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let (word, since, story) = {
-            let story = lock(&self.story);
-            (self.hot.word.load(Ordering::Acquire), load(&self.heat.since), *story)
-        };
-        let state = state_of(word);
-        let (settings, totals) = (self.settings(), self.ledger.totals(now));
-        let refused_share = match state {
-            BudgetState::Tripped if settings.action != BreachAction::Notify => 1.0,
-            BudgetState::Breached => {
-                let measured = self.measured();
-                settings.refused_share(measured.value / measured.threshold)
-            }
-            _ => 0.0,
-        };
-        FailureBudgetSnapshot {
-            state,
-            in_state: now.since(Tick(since)),
-            samples: totals.calls,
-            failures: totals.failures,
-            failure_rate: totals.failure_rate(),
-            refused_share,
-            breach: story.breach,
-            stats: self.stats_of(story),
-            slo: self.slo_of(word, now),
-        }
-    }
-
-    pub(super) fn save(&self, now: Tick) -> SavedState {
-        let slo = self.burn.as_ref().map(|burn| {
-            let mut burn = lock(burn);
-            burn.bring(&self.ledger, now);
-            burn.saved(now)
-        });
-        let tripped = self.state() == BudgetState::Tripped;
-        SavedState::new(tripped, self.ledger.pages(now), slo)
-    }
-
-    /// Before anybody else knows it. Tells whether it is tripped.
-    pub(super) fn restore(&self, saved: &SavedState, now: Tick) -> bool {
-        let older = saved.age();
-        self.ledger.put(now, older, saved.window());
-        if let Some(burn) = &self.burn {
-            lock(burn).put(now, older, saved.slo());
-        }
-        saved.tripped() && self.change(0, BudgetState::Tripped, 0, now, None, true).is_some()
     }
 }
 

@@ -10,7 +10,6 @@ use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::error::{ConfigError, Error};
 use crate::name::Name;
-use crate::outcome::Outcome;
 use crate::rejection::Rejection;
 use crate::sync::{Lease, stripe_count};
 
@@ -18,6 +17,7 @@ use super::config::{FailureBudgetBuilder, Parts};
 use super::core::Core;
 use super::guard::{Call, Guard};
 use super::layer::FailureBudgetLayer;
+use super::permit::Permit;
 use super::saved::SavedState;
 use super::shared::Shared;
 use super::state::{BudgetState, FailureBudgetSnapshot, FailureBudgetStats};
@@ -551,58 +551,5 @@ impl FailureBudget {
 impl fmt::Debug for FailureBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lease.fmt(f)
-    }
-}
-
-/// Permission for one call: see [`FailureBudget::try_acquire`].
-///
-/// Dropped without a report it counts as cancelled: a failure if it was held for longer than
-/// [`cancelled_after`](FailureBudgetBuilder::cancelled_after), else nothing.
-///
-/// ```
-/// use buttress::failure_budget::FailureBudget;
-/// let budget = FailureBudget::new("checkout");
-/// budget.try_acquire()?.failure();
-/// assert_eq!(budget.failure_rate(), 1.0);
-/// # Ok::<(), buttress::Rejection>(())
-/// ```
-#[derive(Debug)]
-#[must_use = "dropping the permit cancels the call"]
-pub struct Permit {
-    guard: Guard<Arc<Shared>>,
-}
-
-impl Permit {
-    /// The call succeeded.
-    ///
-    /// ```
-    /// # use buttress::failure_budget::FailureBudget;
-    /// FailureBudget::new("checkout").try_acquire()?.success();
-    /// # Ok::<(), buttress::Rejection>(())
-    /// ```
-    pub fn success(self) {
-        self.record(Outcome::Success);
-    }
-
-    /// The call failed.
-    ///
-    /// ```
-    /// # use buttress::failure_budget::FailureBudget;
-    /// FailureBudget::new("checkout").try_acquire()?.failure();
-    /// # Ok::<(), buttress::Rejection>(())
-    /// ```
-    pub fn failure(self) {
-        self.record(Outcome::FAILURE);
-    }
-
-    /// Any outcome.
-    ///
-    /// ```
-    /// # use buttress::failure_budget::FailureBudget;
-    /// FailureBudget::new("checkout").try_acquire()?.record(buttress::Outcome::Ignored);
-    /// # Ok::<(), buttress::Rejection>(())
-    /// ```
-    pub fn record(mut self, outcome: Outcome) {
-        self.guard.report(outcome);
     }
 }

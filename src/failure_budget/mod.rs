@@ -142,6 +142,7 @@ mod guard;
 mod handle;
 mod layer;
 mod managed;
+mod permit;
 mod saved;
 mod service;
 mod settings;
@@ -151,8 +152,9 @@ mod state;
 
 pub use config::{BreachAction, FailureBudgetBuilder};
 pub use future::ResponseFuture;
-pub use handle::{FailureBudget, Permit};
+pub use handle::FailureBudget;
 pub use layer::FailureBudgetLayer;
+pub use permit::Permit;
 pub use saved::SavedState;
 pub use service::FailureBudgetService;
 pub use slo::{AlertStatus, BurnAlert, Severity, SloStatus};
