@@ -1,8 +1,8 @@
 //! The object users hold.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -263,6 +263,12 @@ impl Conditioner {
             let _ = self.lease.arm();
         }
         Ok(())
+    }
+
+    /// What a registry shows of it.
+    pub(crate) fn managed(&self) -> Weak<dyn crate::managed::Managed> {
+        let weak: Weak<Shared> = Arc::downgrade(self.lease.shared());
+        weak
     }
 
     /// No registry shows it any more.

@@ -168,7 +168,11 @@ pub struct InstallNetworkConditioner {
 pub struct InstallRetryPolicy {
     /// Which slot; `None` for the only one.
     pub target: Option<String>,
-    /// What calls that begin from now on are tried by.
+    /// What calls that begin from now on are tried by. In a stack of a configuration it is refused with an
+    /// [`attempt_timeout`](RetryPolicy::attempt_timeout) or a [`deadline`](RetryPolicy::deadline) below 2 s: what guards that
+    /// stack counts calls that are cut off by the timeouts of its file, and those that are cut off sooner would be nobody's
+    /// failure, so that a callee that hangs would never be found out. Write `attempt_timeout` of the client, which a reload
+    /// changes.
     pub policy: RetryPolicy,
 }
 

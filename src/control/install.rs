@@ -184,9 +184,14 @@ impl Registry {
         for lever in self.levers(install.levers.as_deref())? {
             builder = builder.lever(lever);
         }
-        let budget =
-            builder.build().map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
-        self.retire(slot.install(budget.clone()));
+        let old = self.leaves(&name, slot.get().map(|old| old.managed()));
+        let budget = builder.build();
+        let out = budget.as_ref().ok().and_then(|budget| slot.install(budget.clone()));
+        self.left(old);
+        let budget = budget.map_err(|error| renamed(error, &[("window", "window_seconds")]))?;
+        self.note_made(budget.managed());
+        self.retire(out);
+        self.sort_out();
         let is = FailureBudget::is;
         self.goes_by_stack((name, slot), budget.weakly(), is, now, move |budget, after| {
             let _ = budget.reconfigure(settings(budget.name(), after).unregistered());
@@ -207,18 +212,22 @@ impl Registry {
         if !(0.0..=1.0).contains(&install.loss_rate) {
             return Err(ConfigError::new("loss_rate", install.loss_rate, "a share from 0 to 1"));
         }
-        let conditioner = Conditioner::builder(name)
+        let old = self.leaves(&name, slot.get().map(|old| old.managed()));
+        let built = Conditioner::builder(name)
             .register_in(self)
             .network(latency, jitter, install.loss_rate, install.name_filter.as_deref())
             .build()
-            .map_err(|error| {
-                renamed(error, &[("latency", "latency_ms"), ("jitter", "jitter_ms")])
-            })?;
-        // It names no environments that it could be outside of.
-        conditioner
-            .arm()
-            .map_err(|error| ConfigError::new("environment", error, "one it may arm in"))?;
-        self.disarm(slot.install(conditioner));
+            .map_err(|error| renamed(error, &[("latency", "latency_ms"), ("jitter", "jitter_ms")]))
+            .and_then(|faults| match faults.arm() {
+                Ok(_) => Ok(faults),
+                // It names no environments that it could be outside of.
+                Err(error) => Err(ConfigError::new("environment", error, "one it may arm in")),
+            });
+        let out = built.as_ref().ok().and_then(|faults| slot.install(faults.clone()));
+        self.left(old);
+        self.note_made(built?.managed());
+        self.disarm(out);
+        self.sort_out();
         Ok(Done::Installed("Conditioner"))
     }
 

@@ -59,7 +59,7 @@ pub(super) struct Places {
     pub(super) following: Vec<Arc<Following>>,
     /// What commands have taken out of slots, or replaced there.
     pub(super) taken_out: Vec<TakenOut>,
-    /// The breakers and limiters that commands have made.
+    /// What commands have made.
     pub(super) made: Vec<Weak<dyn Managed>>,
     pub(super) levers: BTreeMap<String, Arc<dyn Lever>>,
     #[cfg(feature = "supervise")]
@@ -343,7 +343,9 @@ impl Registry {
             }
             Command::UninstallNetworkConditioner(uninstall) => {
                 self.conditioner_at(uninstall.target.as_deref()).map(|(_, slot)| {
-                    Done::Uninstalled { was_installed: self.disarm(slot.uninstall()) }
+                    let was_installed = self.disarm(slot.uninstall());
+                    self.sort_out();
+                    Done::Uninstalled { was_installed }
                 })
             }
             Command::InstallRetryPolicy(install) => self.install_retry_policy(install),

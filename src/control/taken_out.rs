@@ -1,4 +1,4 @@
-//! Breakers and limiters that commands have taken out of slots: how they are shown, and to whom a name belongs.
+//! What commands have taken out of slots: how it is shown, and to whom a name belongs.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::registry::{Places, Registry};
 use crate::circuit_breaker::CircuitBreaker;
 use crate::clock::{self, Tick};
+use crate::conditioner::Conditioner;
+use crate::failure_budget::FailureBudget;
 use crate::managed::{Level, Managed, ObjectStatus};
 use crate::rate_limit::RateLimiter;
 use crate::slot::Slot;
@@ -168,9 +170,13 @@ impl Places {
     fn in_slots(&self) -> (Vec<Weak<dyn Managed>>, impl Sized + use<>) {
         let breakers: Vec<_> = self.circuit_breakers.values().filter_map(Slot::get).collect();
         let limiters: Vec<_> = self.rate_limiters.values().filter_map(Slot::get).collect();
+        let budgets: Vec<_> = self.failure_budgets.values().filter_map(Slot::get).collect();
+        let faults: Vec<_> = self.conditioners.values().filter_map(Slot::get).collect();
         let there = (breakers.iter().map(CircuitBreaker::managed))
             .chain(limiters.iter().map(RateLimiter::managed))
+            .chain(budgets.iter().map(FailureBudget::managed))
+            .chain(faults.iter().map(Conditioner::managed))
             .collect();
-        (there, (breakers, limiters))
+        (there, (breakers, limiters, budgets, faults))
     }
 }

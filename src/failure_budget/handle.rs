@@ -3,12 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::error::{ConfigError, Error};
+use crate::managed::Managed;
 use crate::name::Name;
 use crate::rejection::Rejection;
 use crate::sync::{Lease, stripe_count};
@@ -463,6 +464,12 @@ impl FailureBudget {
         let change = self.lease.core.reconfigure(config, clock::now())?;
         self.lease.tell(change);
         Ok(())
+    }
+
+    /// What a registry shows of it.
+    pub(crate) fn managed(&self) -> Weak<dyn Managed> {
+        let weak: Weak<Shared> = Arc::downgrade(self.lease.shared());
+        weak
     }
 
     /// It again, as long as somebody else has it.

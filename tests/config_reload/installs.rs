@@ -16,7 +16,7 @@ use buttress::observe::Event;
 use buttress::rate_limit::RateLimiter;
 use buttress::{Quota, Rejection};
 use serde_json::{Value, json};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::commands::{answer, failing, run, server};
 use super::rig::{Boxed, Inner, Rig};
@@ -464,6 +464,44 @@ fn what_a_command_has_made_is_shown_no_more_once_anybody_has_taken_it_out() {
     let reset = json!([{"command": "reset", "target": "circuit_breaker/clients.pay"}]);
     assert!(execute(&rig.registry, &reset).unwrap().remove(0).result.is_err(), "it is in no stack");
     drop(kept);
+}
+
+/// A service that is not called again has what was there at its last call: an order by the name met that one, or was refused
+/// as one for two.
+#[tokio::test(start_paused = true)]
+async fn of_faults_and_budgets_that_commands_replace_the_last_is_shown() {
+    let rig = Rig::new("servers: {api: {timeout: 60s}}");
+    let mut service = server(&rig, "api", failing().0);
+    let budget = json!({"command": "install_failure_budget", "target": "servers.api"});
+    let faults =
+        json!({"command": "install_network_conditioner", "target": "servers.api", "loss_rate": 1});
+    for _ in 0..3 {
+        run(&rig.registry, &budget);
+        run(&rig.registry, &faults);
+        let _ = service.ready().await.unwrap().call(7).await.unwrap_err();
+    }
+    run(&rig.registry, &budget);
+    run(&rig.registry, &faults);
+    assert_eq!(rig.shown(), ["conditioner/servers.api", "failure_budget/servers.api"]);
+    let last = (
+        rig.registry.failure_budget("servers.api").get().unwrap(),
+        rig.registry.conditioner("servers.api").get().unwrap(),
+    );
+    run(&rig.registry, &json!({"command": "engage", "target": "failure_budget/servers.api"}));
+    run(&rig.registry, &json!({"command": "disarm", "target": "conditioner/servers.api"}));
+    assert!(last.0.tripped() && !last.1.is_injecting());
+    // A command that is refused leaves what there is.
+    for (mut wrong, key) in [(budget, "threshold"), (faults, "loss_rate")] {
+        wrong[key] = 7.into();
+        assert!(execute(&rig.registry, &wrong).unwrap().remove(0).result.is_err());
+    }
+    assert_eq!(rig.row("failure_budget/servers.api").state, "tripped");
+    assert_eq!(rig.row("conditioner/servers.api").state, "disarmed");
+    for what in ["failure_budget", "network_conditioner"] {
+        assert_eq!(run(&rig.registry, &uninstall(what, "servers.api")), WAS_THERE);
+    }
+    assert!(rig.shown().is_empty());
+    drop(service);
 }
 
 /// It would have no row for the rest of its life, and no timeouts to go by.
