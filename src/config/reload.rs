@@ -201,6 +201,9 @@ impl Reloader {
     /// Reads again whenever a file has changed, or the process gets SIGHUP (on unix), until the result is
     /// dropped. A thread looks at the files each second, and waits until they have been the same for that long.
     ///
+    /// If code of the program panics in a reload, for example as an object of its own ends that a stack has lost, the event
+    /// `reload_panicked` says so, and the next change is read as ever.
+    ///
     /// A process that ends on SIGHUP (see `supervise::shutdown::Signals`) still does.
     ///
     /// # Errors
@@ -265,6 +268,12 @@ impl Inner {
             Err(error) => self.emit(Severity::Warning, "reload_refused", format_args!("{error}")),
         }
         result
+    }
+
+    /// Somebody else's code has, somewhere in a reload.
+    pub(super) fn panicked(&self) {
+        let detail = format_args!("a panic in a reload; what is in force is in the status");
+        self.emit(Severity::Error, "reload_panicked", detail);
     }
 
     fn emit(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -63,19 +64,24 @@ pub(super) fn start(inner: &Arc<Inner>, every: Duration) -> io::Result<Watch> {
             let now = Stamp::of(&inner.paths());
             // While somebody writes, half a file would be read.
             if now == before && inner.last().as_ref() != Some(&now) {
-                let _ = inner.run(false);
+                read(&inner, false);
             }
             before = now;
             match ear.wait(every) {
                 Heard::Nothing => {}
-                Heard::Hangup => {
-                    let _ = inner.run(true);
-                }
+                Heard::Hangup => read(&inner, true),
                 Heard::End => return,
             }
         }
     })?;
     Ok(Watch { _wire: wire })
+}
+
+/// What was in a stack ends with user code. If that panics, the next change must still be seen.
+fn read(inner: &Inner, asked: bool) {
+    if catch_unwind(AssertUnwindSafe(|| inner.run(asked))).is_err() {
+        inner.panicked();
+    }
 }
 
 /// What the thread waits for.

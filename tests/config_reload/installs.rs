@@ -585,6 +585,40 @@ async fn what_is_taken_out_and_met_elsewhere_is_as_well_as_it_says() {
     assert_eq!((new.state(), own.state()), (CircuitState::ForcedOpen, CircuitState::ForcedClosed));
 }
 
+/// The thread that watches ended with the panic, and no change was seen any more.
+#[test]
+fn a_watch_outlives_user_code_that_panics() {
+    struct Fragile;
+    impl Drop for Fragile {
+        fn drop(&mut self) {
+            panic!("it is the user's own");
+        }
+    }
+    let text =
+        |name: &str| format!("breakers: {{{name}: {{}}}}\nclients: {{pay: {{breaker: {name}}}}}");
+    let rig = Rig::new(&text("one"));
+    let _stack = rig.stacks.client("pay").unwrap();
+    let fragile = Fragile;
+    let own = CircuitBreaker::builder("own").unregistered().observe(move |_: &Event<'_>| {
+        let _ = &fragile;
+    });
+    let place = rig.registry.circuit_breaker("clients.pay");
+    place.install(own.build().unwrap());
+    let _watch = rig.watch();
+    let told = |event: &str| {
+        let events = rig.registry.events_since(0).events;
+        events.iter().any(|it| it.event == event)
+    };
+    let begun = tokio::time::Instant::now();
+    for name in ["two", "three"] {
+        rig.write(&text(name));
+        while place.get().unwrap().name() != name || !told("reload_panicked") {
+            assert!(begun.elapsed() < PATIENCE, "{name} is not in force");
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// What a new stack takes the place of ends with user code, which may ask for what it likes.
 #[test]
 fn a_breaker_whose_end_asks_for_stacks_holds_up_nothing() {

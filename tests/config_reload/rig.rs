@@ -3,9 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use buttress::BoxError;
-use buttress::config::{LoadError, Loader, Reloaded, Reloader, Stacks};
+use buttress::config::{LoadError, Loader, Reloaded, Reloader, Stacks, Watch};
 use buttress::control::{ObjectStatus, Registry};
 use tower::util::BoxCloneSyncService;
 
@@ -44,6 +45,17 @@ impl Rig {
     pub(crate) fn try_reload(&self, text: &str) -> Result<Reloaded, LoadError> {
         std::fs::write(&self.file, text).unwrap();
         self.reloader.reload()
+    }
+
+    /// Until the result is dropped, what is written is read by itself.
+    pub(crate) fn watch(&self) -> Watch {
+        self.reloader.watch_every(Duration::from_millis(1)).unwrap()
+    }
+
+    pub(crate) fn write(&self, text: &str) {
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &self.file).unwrap();
     }
 
     /// All of it must be live.
