@@ -87,8 +87,8 @@ impl EffectContext {
         self.0.runs
     }
 
-    /// Says that the effect surely did not happen, so that a failure is not recorded and the key is free
-    /// again. Counts only if the run fails, and under a [retry](super::Idempotency::run_retry) only if every
+    /// Says that the effect surely did not happen, so that a failure is not recorded and the key is given back,
+    /// see [`Permit::fail_before_effect`](super::Permit::fail_before_effect). Counts only if the run fails, and under a [retry](super::Idempotency::run_retry) only if every
     /// attempt has said so before it ended.
     ///
     /// ```

@@ -385,8 +385,10 @@ impl<S: Store> Permit<S> {
         work.await
     }
 
-    /// Gives the key back as if it had never been claimed. Only where the effect has surely not begun: the
-    /// next caller runs it.
+    /// Gives the key back as if this claim had never been made. Only where the effect has surely not begun.
+    /// The next caller runs it, if this was the first claim ([`runs`](Self::runs) is 1). One that took over says
+    /// nothing of the owner before, who may have had the effect: then the key is one whose owner has gone, as it
+    /// was before this claim, and [`OnInterrupted`] decides about it.
     ///
     /// # Errors
     /// If the store did not do it, as far as is known. Then the key is treated like one whose owner has

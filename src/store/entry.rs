@@ -89,7 +89,7 @@ pub enum Change {
 /// ```
 /// use buttress::store::{Attempt, Change, Claim, Entry, Fingerprint, StoreTime};
 /// let claim = Claim::new(Fingerprint::NONE, Attempt::new());
-/// let entry = Entry::claimed(&claim, StoreTime::default(), 1);
+/// let mut entry = Entry::claimed(&claim, StoreTime::default(), 1);
 /// let step = entry.release(claim.attempt, StoreTime::default());
 /// assert_eq!(step.change, Change::Remove);
 /// ```
@@ -160,7 +160,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The attempt of a record that was resolved by other than its owner.
+    /// The attempt of a record that was resolved by other than its owner, or whose owner has given it back.
     const NOBODY: Attempt = Attempt::from_bytes([0; 16]);
 
     /// Of a claim that met no record. `generation` must be greater than that of any record this id had
@@ -341,23 +341,31 @@ impl Entry {
         }
     }
 
-    /// The owner says that the effect has not begun: the key is as if it had never been claimed.
+    /// The owner says that the effect has not begun: the key is as if this claim had never been made. If it
+    /// was the first, the entry goes. If it took over, it says nothing of those before it, who may have had
+    /// their effect: the entry stays theirs, without a lease and with one run less.
     ///
     /// ```
     /// use buttress::store::{Attempt, Claim, Entry, Fingerprint, Finish, StoreTime};
     /// let claim = Claim::new(Fingerprint::NONE, Attempt::new());
-    /// let entry = Entry::claimed(&claim, StoreTime::default(), 1);
+    /// let mut entry = Entry::claimed(&claim, StoreTime::default(), 1);
     /// assert_eq!(entry.release(Attempt::new(), StoreTime::default()).answer, Finish::Fenced);
     /// ```
-    #[must_use = "the caller has to remove the entry"]
-    pub fn release(&self, attempt: Attempt, now: StoreTime) -> Step<Finish> {
+    #[must_use = "the caller has to remove or write the entry"]
+    pub fn release(&mut self, attempt: Attempt, now: StoreTime) -> Step<Finish> {
         if self.is_expired(now) {
             return Step::keep(Finish::Already);
         }
         if self.attempt != attempt || self.state.outcome().is_some() {
             return Step::keep(Finish::Fenced);
         }
-        Step::new(Finish::Applied, Change::Remove)
+        if self.runs <= 1 {
+            return Step::new(Finish::Applied, Change::Remove);
+        }
+        self.runs -= 1;
+        self.attempt = Self::NOBODY;
+        self.lease_until = self.lease_until.min(now);
+        Step::put(Finish::Applied)
     }
 
     /// The owner says that it does not know whether the effect happened.

@@ -171,7 +171,9 @@ pub trait Store: Send + Sync + 'static {
         retention: Duration,
     ) -> impl Future<Output = Result<Finish, StoreError>> + Send;
 
-    /// Removes the record, because the effect has not begun: from `Pending` or `Interrupted`.
+    /// Takes the claim back, because the effect has not begun: from `Pending` or `Interrupted`. The record of a
+    /// first claim is removed. One that took over leaves the record to those before it, who may have had their
+    /// effect: as nobody's, without a lease and with one run less.
     fn release(
         &self,
         id: &RecordId,

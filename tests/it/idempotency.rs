@@ -6,6 +6,7 @@ mod gate;
 #[cfg(feature = "serde")]
 mod golden;
 mod outage;
+mod owners;
 mod races;
 mod retry;
 mod secrets;

@@ -104,13 +104,21 @@ SELECT CASE WHEN EXISTS (SELECT FROM ours) THEN 0 ELSE coalesce((
     SELECT CASE WHEN r.attempt <> $2 OR @expired@ OR r.state = 1 THEN 2 WHEN r.state = 2 THEN 4 ELSE 3 END
     FROM @p@_records r WHERE r.id = $1), 2) END";
 
+/// What took over leaves the record to those who were before, as nobody's.
 const RELEASE: &str = "
-WITH ours AS (
+WITH gone AS (
     DELETE FROM @p@_records r
-    WHERE r.id = $1 AND r.attempt = $2 AND r.state IN (0, 2) AND NOT @expired@
+    WHERE r.id = $1 AND r.attempt = $2 AND r.state IN (0, 2) AND r.runs <= 1 AND NOT @expired@
+    RETURNING 1
+),
+left_to_others AS (
+    UPDATE @p@_records r
+    SET runs = r.runs - 1, attempt = '\\x00000000000000000000000000000000',
+        lease_until = least(r.lease_until, @now@)
+    WHERE r.id = $1 AND r.attempt = $2 AND r.state IN (0, 2) AND r.runs > 1 AND NOT @expired@
     RETURNING 1
 )
-SELECT CASE WHEN EXISTS (SELECT FROM ours) THEN 0 ELSE coalesce((
+SELECT CASE WHEN EXISTS (SELECT FROM gone) OR EXISTS (SELECT FROM left_to_others) THEN 0 ELSE coalesce((
     SELECT CASE WHEN @expired@ THEN 1 WHEN r.attempt <> $2 OR r.state = 1 THEN 2 ELSE 3 END
     FROM @p@_records r WHERE r.id = $1), 1) END";
 

@@ -74,6 +74,9 @@ struct Link {
     of: Option<Box<(Client, ConnectionManagerConfig)>>,
 }
 
+/// The attempt of a record that belongs to nobody.
+const NOBODY: [u8; 16] = [0; 16];
+
 /// The longest a duration can be here: 142 years, so that it can be added to today's date exactly.
 const MAX_MICROS: u64 = 1 << 52;
 
@@ -338,7 +341,7 @@ impl Store for RedisStore {
     }
 
     async fn release(&self, id: &RecordId, attempt: Attempt) -> Result<Finish, StoreError> {
-        finish(self.0.change(&self.0.scripts.release, id, &[attempt.as_bytes()]).await?)
+        finish(self.0.change(&self.0.scripts.release, id, &[attempt.as_bytes(), &NOBODY]).await?)
     }
 
     async fn interrupt(
@@ -365,7 +368,7 @@ impl Store for RedisStore {
                 finish(self.0.change(&self.0.scripts.forget, id, &args).await?)
             }
             Resolution::Completed(outcome) => {
-                let args = [generation.as_bytes(), &[0; 16]];
+                let args = [generation.as_bytes(), &NOBODY[..]];
                 self.0.decide(&self.0.scripts.resolve, id, args, &outcome).await
             }
         }

@@ -99,11 +99,16 @@ keep_until(math.max(tonumber(e), now + math.max(tonumber(ARGV[2]), tonumber(ARGV
 return 0
 ";
 
-/// `attempt`.
+/// `attempt`, `attempt of nobody`. What took over leaves the record to those who were before.
 const RELEASE: &str = "
 if not there then return 1 end
 if a ~= ARGV[1] or s == '1' then return 2 end
-redis.call('DEL', key)
+if tonumber(r) <= 1 then
+    redis.call('DEL', key)
+else
+    make_way()
+    redis.call('HSET', key, 'r', text(r - 1), 'a', ARGV[2], 'l', text(math.min(tonumber(l), now)))
+end
 return 0
 ";
 

@@ -111,6 +111,7 @@ pub async fn check_store_property<S: Store + Clone>(
         StoreProperty::OutcomeIsGivenAsItWas => records::outcomes(&lab).await,
         StoreProperty::FirstOutcomeStays => records::first_stays(&lab).await,
         StoreProperty::ReleaseFreesTheKey => records::release(&lab).await,
+        StoreProperty::ReleaseLeavesTheFormerOwner => records::released_take_over(&lab).await,
         StoreProperty::InterruptedStays => records::interrupted(&lab).await,
         StoreProperty::ResolveNeedsTheGeneration => records::resolve(&lab).await,
         StoreProperty::RetentionEnds => records::retention(&lab).await,

@@ -91,6 +91,30 @@ pub(super) async fn release<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
     Ok(())
 }
 
+pub(super) async fn released_take_over<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
+    let (id, first) = (lab.id(), lab.rerun(2));
+    lab.granted(&id, &first).await?;
+    lab.pass_a_lease().await;
+    // Twice, since what was released does not count as a run.
+    for _ in 0..2 {
+        let next = lab.rerun(2);
+        want!(lab, Begun::Run { runs: 2, .. }, lab.begin(&id, &next).await?, "to take over");
+        want!(lab, Finish::Applied, lab.release(&id, &next).await?, "of what took over");
+        want!(lab, Finish::Fenced, lab.release(&id, &next).await?, "again");
+        let record = lab.there(&id, "of the owner before").await?;
+        lab.equal(&record.state, &State::Pending, "as before the take-over")?;
+        lab.equal(&record.runs, &1, "as before the take-over")?;
+        lab.equal(&record.lease_left.is_zero(), &true, "as no lease left")?;
+        let late = lab.complete(&id, &next, outcome(1)).await?;
+        want!(lab, Finish::Fenced, late, "by who has given it back");
+    }
+    let late = lab.complete(&id, &first, outcome(1)).await?;
+    want!(lab, Finish::Fenced, late, "by the owner before, who was fenced off");
+    let begun = lab.begin(&id, &lab.claim()).await?;
+    want!(lab, Begun::Interrupted(_), begun, "since nobody knows of the owner before");
+    Ok(())
+}
+
 pub(super) async fn interrupted<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
     let (id, claim) = (lab.id(), lab.claim());
     lab.granted(&id, &claim).await?;

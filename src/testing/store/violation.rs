@@ -80,6 +80,8 @@ properties! {
     FirstOutcomeStays => "first_outcome_stays",
     /// A released key is as if it had never been claimed; a completed one cannot be released.
     ReleaseFreesTheKey => "release_frees_the_key",
+    /// What took over and is released leaves the key to the owner before, who may have had the effect.
+    ReleaseLeavesTheFormerOwner => "release_leaves_the_former_owner",
     /// What its owner declared interrupted is not run again, whatever the policy.
     InterruptedStays => "interrupted_stays",
     /// Resolving works on the generation that was looked at, when nobody holds a lease, and fences the

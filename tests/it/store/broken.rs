@@ -32,6 +32,7 @@ pub(super) enum Defect {
     EmptyBodyIsNoBody,
     LastOutcomeWins,
     ReleasesNothing,
+    ReleasesAll,
     InterruptIsALease,
     ResolvesAnyGeneration,
     KeepsForEver,
@@ -43,7 +44,7 @@ pub(super) enum Defect {
 
 impl Defect {
     /// Each, and the property that is there for it.
-    pub(super) const ALL: [(Self, P); 29] = [
+    pub(super) const ALL: [(Self, P); 30] = [
         (Self::LooksThenWrites, P::OneOfManyClaimsWins),
         (Self::LooksThenTakesOver, P::OneOfManyTakesOver),
         (Self::NewTokenForEachClaim, P::SameAttemptIsTheSameClaim),
@@ -66,6 +67,7 @@ impl Defect {
         (Self::EmptyBodyIsNoBody, P::OutcomeIsGivenAsItWas),
         (Self::LastOutcomeWins, P::FirstOutcomeStays),
         (Self::ReleasesNothing, P::ReleaseFreesTheKey),
+        (Self::ReleasesAll, P::ReleaseLeavesTheFormerOwner),
         (Self::InterruptIsALease, P::InterruptedStays),
         (Self::ResolvesAnyGeneration, P::ResolveNeedsTheGeneration),
         (Self::KeepsForEver, P::RetentionEnds),
@@ -226,7 +228,13 @@ impl Store for Broken {
             Defect::UnfencedRelease => attempt = self.owner(&id, attempt).await,
             _ => {}
         }
-        self.store.release(&id, attempt).await
+        let finish = self.store.release(&id, attempt).await?;
+        if let (Defect::ReleasesAll, Finish::Applied) = (self.defect, finish)
+            && let Some(record) = self.store.get(&id).await?
+        {
+            self.store.resolve(&id, record.generation, Resolution::Forget).await?;
+        }
+        Ok(finish)
     }
 
     async fn interrupt(

@@ -68,7 +68,7 @@ enum Kept {
 #[derive(Clone, Debug)]
 struct Line {
     kept: Kept,
-    /// `None` once somebody from outside has decided.
+    /// `None` once somebody from outside has decided, or it was given back.
     owner: Option<usize>,
     payload: u8,
     runs: u16,
@@ -188,10 +188,16 @@ impl Model {
                 }
                 None => Finish::Fenced,
             }),
-            Op::Release { key, claim } => Answer::Finish(match self.lines.get(&key) {
+            Op::Release { key, claim } => Answer::Finish(match self.lines.get_mut(&key) {
                 None => Finish::Already,
                 Some(line) if line.owner != Some(claim) => Finish::Fenced,
                 Some(Line { kept: Kept::Done(_), .. }) => Finish::Fenced,
+                Some(line) if line.runs > 1 => {
+                    line.runs -= 1;
+                    line.owner = None;
+                    line.lease_until = line.lease_until.min(now);
+                    Finish::Applied
+                }
                 Some(_) => {
                     self.lines.remove(&key);
                     Finish::Applied
