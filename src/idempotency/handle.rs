@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::asking::Asking;
+use super::asking::{Claimant, TakingBack, ask};
 use super::config::{IdempotencyBuilder, InFlight, Settings};
 use super::managed::Tally;
 use super::pace::{Blocking, Pace, Timer, run};
 use super::pending::{self, Pending, Tag};
-use super::permit::{Permit, TRIES};
+use super::permit::Permit;
 use super::scope::Scope;
 use crate::backoff::Random;
 use crate::clock::now;
@@ -20,7 +20,6 @@ use crate::store::{
     Begun, Claim, Fingerprint, Finish, OnInterrupted, Record, RecordId, Resolution, State, Store,
     StoreError, StoreErrorKind,
 };
-use crate::sync::atomic::AtomicUsize;
 
 /// No refusal says to come back later than this: an owner that is gone may be noticed sooner.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -33,8 +32,7 @@ pub(super) struct Shared<S> {
     space: RecordId,
     observers: Observers,
     pending: Option<Pending>,
-    /// Claims that are being taken back.
-    pub(super) taking_back: Arc<AtomicUsize>,
+    taking_back: TakingBack,
     pub(super) tally: Tally,
 }
 
@@ -62,6 +60,22 @@ impl<S> Shared<S> {
 
     pub(super) fn rejection(&self, kind: RejectionKind) -> Rejection {
         Rejection::new(kind, LayerKind::Idempotency, self.name)
+    }
+}
+
+impl<S: Store> Claimant for Shared<S> {
+    type Store = S;
+
+    fn store(&self) -> &S {
+        &self.store
+    }
+
+    fn taking_back(&self) -> &TakingBack {
+        &self.taking_back
+    }
+
+    fn limit(&self) -> Duration {
+        self.settings.store_timeout
     }
 }
 
@@ -211,7 +225,7 @@ impl<S: Store> Idempotency<S> {
     ) -> Self {
         let space = RecordId::space(name.as_str());
         let pending = settings.max_pending.map(Pending::new);
-        let taking_back = Arc::default();
+        let taking_back = TakingBack::new();
         let shared = Shared {
             store,
             settings,
@@ -291,8 +305,9 @@ impl<S: Store> Idempotency<S> {
     /// Claims a key. The lower half of [`run`](Self::run), for code that does not fit into a closure.
     ///
     /// If the future is dropped while the store is being asked, or no answer comes, the claim may have been
-    /// made all the same: it is taken back by a task of the tokio runtime that the code runs in. Outside of one,
-    /// or if the process ends first, it stays until its lease ends, and is then treated like one whose
+    /// made all the same: it is taken back by a task of the tokio runtime that the code runs in, which goes on
+    /// asking a store that does not answer for five minutes, or for a lease if that is longer. Outside of a
+    /// runtime, or if the process ends first, it stays until its lease ends, and is then treated like one whose
     /// owner has gone.
     ///
     /// # Errors
@@ -408,7 +423,16 @@ impl<S: Store> Idempotency<S> {
                     None => return Ok(Begin::Overloaded { retry_after: pending::COME_BACK }),
                 }
             } else {
-                self.ask(pace, id, claim).await?
+                let (store, limit) = (&self.shared.store, settings.store_timeout);
+                let mut is_first = true;
+                let begin = || {
+                    // Each time it is asked for, the lease begins anew.
+                    if !std::mem::take(&mut is_first) {
+                        asked = now();
+                    }
+                    pace.within(limit, store.begin(id, claim))
+                };
+                ask(&self.shared, id, claim, begin).await?
             };
             let mut place = place.flatten();
             let mut permit = |generation, runs| {
@@ -449,40 +473,6 @@ impl<S: Store> Idempotency<S> {
             pause = (pause * 2).min(Duration::from_secs(1));
             asked = now();
         }
-    }
-
-    /// Asks until there is an answer: the same claim again is the same claim.
-    async fn ask<P: Pace>(
-        &self,
-        pace: P,
-        id: &RecordId,
-        claim: &Claim,
-    ) -> Result<Begun, StoreError> {
-        let mut unknown = None;
-        let mut asking = Asking::new(&self.shared, id, claim.attempt);
-        for _ in 0..TRIES {
-            let limit = self.shared.settings.store_timeout;
-            asking.doubtful = true;
-            let answer = pace.within(limit, self.shared.store.begin(id, claim)).await;
-            let error = match answer {
-                Some(Ok(begun)) => {
-                    asking.doubtful = false;
-                    return Ok(begun);
-                }
-                Some(Err(error)) => error,
-                None => StoreErrorKind::Unknown.into(),
-            };
-            match error.kind() {
-                StoreErrorKind::Unknown => unknown = Some(error),
-                // The first time may have been applied, though this one was not.
-                StoreErrorKind::Unavailable if unknown.is_some() => {}
-                _ => {
-                    asking.doubtful = unknown.is_some();
-                    return Err(unknown.unwrap_or(error));
-                }
-            }
-        }
-        Err(unknown.unwrap_or_else(|| StoreErrorKind::Unknown.into()))
     }
 
     /// What a claim would be answered that must not be made; `None` if it would be made.

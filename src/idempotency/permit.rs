@@ -476,6 +476,11 @@ fn held_until(lease: Duration, asked: Tick) -> u64 {
     asked.after(lease.saturating_sub(margin)).0
 }
 
+/// Whether the same again may be answered otherwise.
+pub(super) fn may_help(error: &StoreError) -> bool {
+    matches!(error.kind(), StoreErrorKind::Unknown | StoreErrorKind::Unavailable)
+}
+
 /// An operation that can be repeated as it is: until it is answered, three times at most.
 async fn repeated<T, F, Fut, P>(
     pace: P,
@@ -496,9 +501,7 @@ where
             Some(Err(error)) => error,
             None => StoreErrorKind::Unknown.into(),
         };
-        let may_help =
-            matches!(error.kind(), StoreErrorKind::Unknown | StoreErrorKind::Unavailable);
-        if tries == TRIES || !may_help {
+        if tries == TRIES || !may_help(&error) {
             return Err(error);
         }
         Box::pin(pace.pause((timeout / 10).min(Duration::from_millis(50)) * tries)).await;

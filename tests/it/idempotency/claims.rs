@@ -56,10 +56,56 @@ async fn a_claim_whose_answer_never_came_is_taken_back() {
     let next = gate.begin("k", A).await.unwrap();
     assert!(matches!(next, Begin::Execute(_)), "{next:?}");
     // A claim that was surely not made is not looked for.
+    let released = store.asked(On::Release);
     store.next(On::Begin, &[Fault::Error(StoreErrorKind::Unavailable)]);
     assert!(gate.begin("l", A).await.is_err());
     sleep(SECOND).await;
-    assert_eq!(store.asked(On::Release), 1);
+    assert_eq!(store.asked(On::Release), released);
+}
+
+/// The store takes the claim up while it does not answer, and goes on not answering whoever takes it back: to ask
+/// three times is soon over, and the key would be one that nobody executes and everybody is told to be unknown.
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_taken_back_however_long_the_store_stalls() {
+    for stall in [10 * SECOND, 20 * SECOND, 120 * SECOND] {
+        let store = Faulty::default();
+        let gate = builder(&store).build().unwrap();
+        store.next(On::Begin, &[Fault::HangAfter; 3]);
+        store.stalls_for(stall);
+        assert!(gate.begin("k", A).await.is_err());
+        sleep(stall + 15 * SECOND).await;
+        let next = gate.begin("k", A).await.unwrap();
+        assert!(matches!(next, Begin::Execute(_)), "{stall:?}: {next:?}");
+    }
+}
+
+/// What was sent again may be executed after the first of them has been taken back.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_sent_again_is_taken_back_each_time_it_comes() {
+    let store = Faulty::default();
+    let gate = builder(&store).store_timeout(2 * SECOND).build().unwrap();
+    let late = |millis| Fault::Late(Duration::from_millis(millis));
+    // Sent at 0, 2 and 4 s and given up at 6 s.
+    store.next(On::Begin, &[Fault::HangAfter, late(4_050), late(2_300)]);
+    assert!(gate.begin("k", A).await.is_err());
+    sleep(2 * SECOND).await;
+    let next = gate.begin("k", A).await.unwrap();
+    assert!(matches!(next, Begin::Execute(_)), "{next:?}");
+}
+
+/// They must not keep the store from its other work, nor be forgotten.
+#[tokio::test(start_paused = true)]
+async fn thousands_of_claims_are_taken_back_a_few_at_a_time() {
+    let store = Faulty::default();
+    let gate = builder(&store).store_timeout(2 * SECOND).build().unwrap();
+    store.next(On::Begin, &[Fault::HangAfter; 2_000]);
+    store.stalls_for(2 * SECOND);
+    let all = (0..2_000).map(|n| timeout(SECOND, gate.begin(n.to_string(), A)));
+    assert!(futures_util::future::join_all(all).await.iter().all(Result::is_err));
+    sleep(SECOND / 2).await;
+    assert_eq!(store.asked(On::Release), 16);
+    sleep(20 * SECOND).await;
+    assert!(store.store.is_empty(), "{} are still taken", store.store.len());
 }
 
 /// What somebody before may have done must not be forgotten with the claim.
@@ -72,9 +118,9 @@ async fn a_claim_that_took_over_is_given_up_and_not_taken_back() {
     assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
     sleep(SECOND).await;
     let record = gate.record("k").await.unwrap().unwrap();
-    assert_eq!((record.runs, record.state), (2, State::Pending));
+    assert_eq!((record.runs, record.state), (1, State::Pending));
+    assert!(record.lease_left.is_zero());
     assert!(matches!(gate.begin("k", A).await.unwrap(), Begin::Probe(_)));
-    assert_eq!(store.asked(On::Release), 0);
 }
 
 /// A claim that somebody else has made meanwhile is left alone.
@@ -86,8 +132,10 @@ async fn only_the_claim_of_the_caller_is_taken_back() {
     store.next(On::Begin, &[Fault::HangAfter]);
     assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
     sleep(SECOND).await;
+    let theirs = gate.record("k").await.unwrap().unwrap();
+    assert_eq!((theirs.generation, theirs.runs), (permit.generation(), 1));
+    assert!(!theirs.lease_left.is_zero());
     assert_eq!(permit.complete(outcome()).await.unwrap(), Finish::Applied);
-    assert_eq!(store.asked(On::Release), 0);
 }
 
 #[tokio::test(start_paused = true)]

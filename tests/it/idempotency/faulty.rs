@@ -8,6 +8,8 @@ use buttress::store::{
     Attempt, Begun, Claim, Finish, MemoryStore, Outcome, Record, RecordId, Renewed, Resolution,
     Store, StoreError, StoreErrorKind,
 };
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum On {
@@ -15,6 +17,7 @@ pub(super) enum On {
     Renew,
     Complete,
     Release,
+    Get,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,8 @@ pub(super) enum Fault {
     Hang,
     /// Applied, and no answer ever.
     HangAfter,
+    /// Applied that much later, and no answer ever: it lay in a queue. Of a claim only.
+    Late(Duration),
     Fine,
 }
 
@@ -35,12 +40,15 @@ struct Script {
     faults: VecDeque<(On, Fault)>,
     always: Option<(On, Fault)>,
     asked: Vec<On>,
+    /// It does not answer before, whatever it is asked, unless something else is told.
+    stalled_until: Option<Instant>,
 }
 
 #[derive(Clone, Default)]
 pub(super) struct Faulty {
     pub(super) store: MemoryStore,
     script: Arc<Mutex<Script>>,
+    late: Arc<Mutex<JoinSet<Result<Begun, StoreError>>>>,
 }
 
 impl Faulty {
@@ -55,6 +63,10 @@ impl Faulty {
         self.script.lock().unwrap().always = Some((on, fault));
     }
 
+    pub(super) fn stalls_for(&self, time: Duration) {
+        self.script.lock().unwrap().stalled_until = Some(Instant::now() + time);
+    }
+
     pub(super) fn asked(&self, on: On) -> usize {
         self.script.lock().unwrap().asked.iter().filter(|asked| **asked == on).count()
     }
@@ -67,6 +79,7 @@ impl Faulty {
         }
         match script.always {
             Some((of, fault)) if of == on => fault,
+            _ if script.stalled_until.is_some_and(|until| Instant::now() < until) => Fault::Hang,
             _ => Fault::Fine,
         }
     }
@@ -78,7 +91,7 @@ impl Faulty {
     ) -> Result<T, StoreError> {
         match self.fault(on) {
             Fault::Error(kind) => Err(kind.into()),
-            Fault::Hang => std::future::pending().await,
+            Fault::Hang | Fault::Late(_) => std::future::pending().await,
             Fault::LostAnswer => {
                 operation.await?;
                 Err(StoreErrorKind::Unknown.into())
@@ -94,7 +107,16 @@ impl Faulty {
 
 impl Store for Faulty {
     async fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
-        self.with(On::Begin, self.store.begin(id, claim)).await
+        let begun = self.with(On::Begin, self.store.begin(id, claim));
+        let first = self.script.lock().unwrap().faults.front().copied();
+        if let Some((On::Begin, Fault::Late(after))) = first {
+            let (store, id, claim) = (self.store.clone(), *id, *claim);
+            let _ = self.late.lock().unwrap().spawn(async move {
+                tokio::time::sleep(after).await;
+                store.begin(&id, &claim).await
+            });
+        }
+        begun.await
     }
 
     async fn renew(
@@ -140,7 +162,7 @@ impl Store for Faulty {
     }
 
     async fn get(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
-        self.store.get(id).await
+        self.with(On::Get, self.store.get(id)).await
     }
 
     async fn purge(&self, limit: usize) -> Result<usize, StoreError> {
