@@ -179,6 +179,33 @@ async fn an_effect_and_its_record_commit_together_or_not_at_all() {
     assert!(matches!(store.begin(&id, &claim()).await.unwrap(), Begun::Done(_)));
 }
 
+/// The answer to a commit was lost, so nobody knows, and everything is done once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_is_made_again_commits_its_effect_once() {
+    let store = store().await;
+    let mut client = store.pool().get().await.unwrap();
+    let effects = format!("{}_effects", prefix(&store));
+    client.batch_execute(&format!("CREATE TABLE {effects} (n int)")).await.unwrap();
+    let (id, mine) = (RecordId::of(b"", b"order"), claim());
+    store.begin(&id, &mine).await.unwrap();
+    let mut finishes = vec![];
+    for _ in 0..3 {
+        let tx = client.transaction().await.unwrap();
+        tx.execute(&format!("INSERT INTO {effects} VALUES (1)"), &[]).await.unwrap();
+        let finish = store.complete_in(&tx, &id, mine.attempt, &outcome("paid"), HOUR).await;
+        finishes.push(finish.unwrap());
+        // As the documentation says.
+        if finishes[finishes.len() - 1].is_applied() {
+            tx.commit().await.unwrap();
+        } else {
+            tx.rollback().await.unwrap();
+        }
+    }
+    assert_eq!(finishes, [Finish::Applied, Finish::Already, Finish::Already]);
+    let row = client.query_one(&format!("SELECT count(*) FROM {effects}"), &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_made_once_and_only_those_of_a_known_version_are_used() {
     let none = builder().await.build().unwrap();

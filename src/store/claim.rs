@@ -170,7 +170,8 @@ pub enum Finish {
 }
 
 impl Finish {
-    /// Whether the record says what it was told to say.
+    /// Whether the record says what it was told to say, now or since before. Not the question to ask before a
+    /// transaction is committed: that is [`is_applied`](Self::is_applied).
     ///
     /// ```
     /// assert!(buttress::store::Finish::Applied.is_recorded());
@@ -178,6 +179,19 @@ impl Finish {
     #[must_use]
     pub const fn is_recorded(self) -> bool {
         !matches!(self, Self::Fenced)
+    }
+
+    /// Whether it is this very call that changed the record. What is made in one transaction with the record is
+    /// committed only then: [`Already`](Self::Already) says that it has been committed before.
+    ///
+    /// ```
+    /// use buttress::store::Finish;
+    /// assert!(Finish::Applied.is_applied() && Finish::Trimmed.is_applied());
+    /// assert!(!Finish::Already.is_applied() && !Finish::Fenced.is_applied());
+    /// ```
+    #[must_use]
+    pub const fn is_applied(self) -> bool {
+        matches!(self, Self::Applied | Self::Trimmed)
     }
 }
 

@@ -185,9 +185,14 @@ impl PostgresStore {
     /// Records what came of it as part of a transaction of the caller: the effect, made in the same
     /// transaction, and the record come to be together or not at all.
     ///
-    /// Call it last, and commit only if the answer [is recorded](Finish::is_recorded). If it is fenced,
-    /// somebody else has taken the key over: roll back. The row is locked until the transaction ends. Use
-    /// the default isolation (`READ COMMITTED`): a renewal of the lease meanwhile makes stricter ones fail.
+    /// Call it last, and commit only if the record [is applied](Finish::is_applied) by this very call. Otherwise
+    /// roll back: [`Already`](Finish::Already) says that a transaction before this one has been committed, whose
+    /// answer was lost perhaps, and with it the effect; [`Fenced`](Finish::Fenced) that somebody else has taken
+    /// the key over. The row is locked until the transaction ends. Use the default isolation (`READ COMMITTED`):
+    /// a renewal of the lease meanwhile makes stricter ones fail.
+    ///
+    /// If `commit` fails, nobody knows whether it was done: make the whole transaction again, with the same
+    /// permit, and this will tell.
     ///
     /// Under this rule [`OnInterrupted::Rerun`](super::OnInterrupted::Rerun) is safe: an effect that was not
     /// recorded was rolled back.
@@ -212,10 +217,10 @@ impl PostgresStore {
     ///     tx.execute("UPDATE accounts SET balance = balance - 10 WHERE id = 7", &[]).await?;
     ///     let paid = Outcome::new(200, vec![], b"paid".to_vec());
     ///     let (id, attempt) = (permit.id(), permit.attempt());
-    ///     if store.complete_in(&tx, &id, attempt, &paid, day).await?.is_recorded() {
+    ///     if store.complete_in(&tx, &id, attempt, &paid, day).await?.is_applied() {
     ///         tx.commit().await?;
     ///     } else {
-    ///         tx.rollback().await?;
+    ///         tx.rollback().await?; // paid before, or by somebody else
     ///     }
     ///     permit.settled();
     /// }
