@@ -142,8 +142,8 @@ impl<S> IdempotencyBuilder<S> {
         self
     }
 
-    /// How long a record is kept: for longer than any client goes on retrying. Below an hour only where
-    /// you know all clients.
+    /// How long a record is kept after it is completed, and one that is not after its lease has ended: for longer
+    /// than any client goes on retrying. Below an hour only where you know all clients.
     ///
     /// ```
     /// use buttress::idempotency::{Idempotency, Scope};

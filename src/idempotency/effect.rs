@@ -132,7 +132,7 @@ impl<S: Store> EffectStore<S> {
         self
     }
 
-    /// With another retention.
+    /// With another retention: of what is completed, and of what is not from the end of its lease.
     ///
     /// ```
     /// use buttress::idempotency::EffectStore;

@@ -103,8 +103,10 @@
 //! | interrupted | [`Begin::Interrupted`] |
 //!
 //! Lease and retention are different clocks. A lease that ends says that the owner has gone, and never by
-//! itself that somebody else may run: that is for [`OnInterrupted`] to say. An owner who was given up and
-//! comes back is fenced off if somebody has run it again; if nobody has, he sets the record right.
+//! itself that somebody else may run: that is for [`OnInterrupted`] to say, for the retention after it, however
+//! short that is. An owner who was given up and comes back is fenced off if somebody has run it again; if nobody
+//! has, he sets the record right. One that took over and did not begin says nothing of those before him: the key
+//! is theirs again, and not free.
 //!
 //! [`OnInterrupted`]: crate::store::OnInterrupted
 //! [`OnInterrupted::Fail`]: crate::store::OnInterrupted::Fail

@@ -45,8 +45,9 @@ pub struct Claim {
     pub attempt: Attempt,
     /// How long the claim holds without being renewed.
     pub lease: Duration,
-    /// How long the record is kept. Another clock than the lease: it never makes anything run again
-    /// before its time.
+    /// How long the record is kept: from its end if it is completed, and until then from the end of its lease,
+    /// so that what was interrupted is known for as long. Another clock than the lease, and of any length beside
+    /// it: it never makes anything run again before its time.
     pub retention: Duration,
     /// What to do with a claim whose lease has ended.
     pub on_interrupted: OnInterrupted,

@@ -181,7 +181,7 @@ impl Entry {
             attempt: claim.attempt,
             runs: 1,
             lease_until: now.after(claim.lease),
-            expires_at: now.after(claim.retention.max(claim.lease)),
+            expires_at: now.after(claim.lease).after(claim.retention),
             created_at: now,
         }
     }
@@ -194,7 +194,8 @@ impl Entry {
     /// let day = Duration::from_secs(24 * 60 * 60);
     /// let entry = Entry::claimed(&Claim::new(Fingerprint::NONE, Attempt::new()), StoreTime::default(), 1);
     /// assert!(!entry.is_expired(StoreTime::default()));
-    /// assert!(entry.is_expired(StoreTime::default().after(day)));
+    /// assert!(!entry.is_expired(StoreTime::default().after(day)), "its retention began with the end of its lease");
+    /// assert!(entry.is_expired(StoreTime::default().after(day + Duration::from_secs(30))));
     /// ```
     #[must_use]
     pub fn is_expired(&self, now: StoreTime) -> bool {
@@ -268,7 +269,7 @@ impl Entry {
 
     fn hold(&mut self, claim: &Claim, now: StoreTime) {
         self.lease_until = now.after(claim.lease);
-        self.expires_at = self.expires_at.max(now.after(claim.retention.max(claim.lease)));
+        self.expires_at = self.expires_at.max(self.lease_until.after(claim.retention));
     }
 
     /// Whether `attempt` owns this record.
@@ -300,7 +301,7 @@ impl Entry {
         match self.state {
             State::Pending => {
                 self.lease_until = now.after(lease);
-                self.expires_at = self.expires_at.max(now.after(retention.max(lease)));
+                self.expires_at = self.expires_at.max(self.lease_until.after(retention));
                 Step::put(Renewed::Held)
             }
             State::Interrupted => Step::keep(Renewed::Interrupted),

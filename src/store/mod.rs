@@ -153,7 +153,7 @@ pub trait Store: Send + Sync + 'static {
         claim: &Claim,
     ) -> impl Future<Output = Result<Begun, StoreError>> + Send;
 
-    /// Holds the lease of `attempt` for `lease` from now, and the record for `retention` at least.
+    /// Holds the lease of `attempt` for `lease` from now, and the record for `retention` after that at least.
     fn renew(
         &self,
         id: &RecordId,

@@ -185,7 +185,7 @@ fn no_two_lists_of_fields_share_a_fingerprint() {
 #[tokio::test(start_paused = true)]
 async fn a_full_store_refuses_new_keys_and_gives_up_none() {
     let store = MemoryStore::builder().capacity(3).build().unwrap();
-    let claims: Vec<_> = (0..3).map(|_| claim().retention(10 * SECOND).lease(SECOND)).collect();
+    let claims: Vec<_> = (0..3).map(|_| claim().retention(9 * SECOND).lease(SECOND)).collect();
     for (n, claim) in (0..).zip(&claims) {
         store.begin(&id(n), claim).await.unwrap();
     }
@@ -220,7 +220,7 @@ async fn a_full_store_notices_what_expires_sooner_than_it_did() {
     let claims = [claim(), claim()];
     store.begin(&id(0), &claims[0]).await.unwrap();
     store.begin(&id(1), &claims[1]).await.unwrap();
-    let short = || claim().lease(SECOND).retention(3 * SECOND);
+    let short = || claim().lease(SECOND).retention(2 * SECOND);
     let full = async || store.begin(&id(2), &short()).await.is_err();
     assert!(full().await);
     store.complete(&id(0), claims[0].attempt, &outcome("x"), SECOND).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_record_is_not_forgotten_while_its_lease_is_renewed() {
         let renewed = store.renew(&id(0), claim.attempt, claim.lease, claim.retention).await;
         assert_eq!(renewed.unwrap(), Renewed::Held);
     }
-    advance(10 * SECOND).await;
+    advance(11 * SECOND).await;
     assert_eq!(store.purge(10).await.unwrap(), 1);
     assert!(store.is_empty());
 }

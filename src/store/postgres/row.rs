@@ -9,8 +9,8 @@ use crate::store::{
     Attempt, Entry, Fingerprint, Outcome, State, StoreError, StoreErrorKind, StoreTime,
 };
 
-/// The longest a duration can be here: 146 000 years, with room for today's date beside it.
-const MAX_MICROS: i64 = 1 << 62;
+/// The longest a duration can be here: 73 000 years, with room for another one and today's date beside it.
+const MAX_MICROS: i64 = 1 << 61;
 
 /// A duration in microseconds, rounded up.
 pub(super) fn micros(duration: Duration) -> i64 {
@@ -83,6 +83,7 @@ mod tests {
         assert_eq!(micros(Duration::from_nanos(1)), 1);
         assert_eq!(micros(Duration::from_secs(1)), 1_000_000);
         let today = 1_800_000_000_000_000_i64;
-        assert!(micros(Duration::MAX).checked_add(today).is_some());
+        let longest = micros(Duration::MAX);
+        assert!(longest.checked_add(longest).and_then(|both| both.checked_add(today)).is_some());
     }
 }

@@ -41,7 +41,7 @@ known AS (
 ours AS (
     INSERT INTO @p@_records AS r
         (id, state, generation, attempt, fingerprint, runs, lease_until, expires_at, created_at)
-    SELECT $1, 0, nextval('@p@_generation'), $2, $3, 1, n.t + $4, n.t + greatest($4, $5), n.t
+    SELECT $1, 0, nextval('@p@_generation'), $2, $3, 1, n.t + $4, n.t + $4 + $5, n.t
     FROM n WHERE NOT EXISTS (SELECT FROM known)
     ON CONFLICT (id) DO UPDATE
     SET (state, generation, attempt, fingerprint, runs, lease_until, expires_at, created_at, status, head, body) = (
@@ -54,9 +54,9 @@ ours AS (
             CASE k WHEN 'fresh' THEN 1 WHEN 'take' THEN least(r.runs + 1, 65535) ELSE r.runs END,
             CASE WHEN k IN ('keep', 'interrupt') THEN r.lease_until ELSE t + $4 END,
             CASE k WHEN 'keep' THEN r.expires_at
-                   WHEN 'fresh' THEN t + greatest($4, $5)
+                   WHEN 'fresh' THEN t + $4 + $5
                    WHEN 'interrupt' THEN greatest(r.expires_at, t + $5)
-                   ELSE greatest(r.expires_at, t + greatest($4, $5)) END,
+                   ELSE greatest(r.expires_at, t + $4 + $5) END,
             CASE k WHEN 'fresh' THEN t ELSE r.created_at END,
             CASE k WHEN 'keep' THEN r.status END,
             CASE k WHEN 'keep' THEN r.head END,
@@ -96,7 +96,7 @@ SELECT CASE WHEN EXISTS (SELECT FROM ours) THEN 0 ELSE coalesce((
 const RENEW: &str = "
 WITH ours AS (
     UPDATE @p@_records r
-    SET lease_until = @now@ + $3, expires_at = greatest(r.expires_at, @now@ + greatest($3, $4))
+    SET lease_until = @now@ + $3, expires_at = greatest(r.expires_at, @now@ + $3 + $4)
     WHERE r.id = $1 AND r.attempt = $2 AND r.state = 0 AND NOT @expired@
     RETURNING 1
 )

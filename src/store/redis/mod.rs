@@ -77,8 +77,8 @@ struct Link {
 /// The attempt of a record that belongs to nobody.
 const NOBODY: [u8; 16] = [0; 16];
 
-/// The longest a duration can be here: 142 years, so that it can be added to today's date exactly.
-const MAX_MICROS: u64 = 1 << 52;
+/// The longest a duration can be here: 71 years, so that two of them can be added to today's date exactly.
+const MAX_MICROS: u64 = 1 << 51;
 
 fn micros(duration: Duration) -> u64 {
     let micros = duration.as_nanos().div_ceil(1_000);

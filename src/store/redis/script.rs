@@ -47,7 +47,7 @@ end
 /// `attempt`, `fingerprint`, `lease`, `retention`, `reruns`.
 const BEGIN: &str = "
 local lease, retention = tonumber(ARGV[3]), tonumber(ARGV[4])
-local longer = now + math.max(lease, retention)
+local longer = now + lease + retention
 local function take()
     g = text(math.max(now, g and g + 1 or 0))
     a = ARGV[1]
@@ -95,7 +95,7 @@ if not there or a ~= ARGV[1] or s == '1' then return 2 end
 if s == '2' then return 4 end
 make_way()
 redis.call('HSET', key, 'l', text(now + ARGV[2]))
-keep_until(math.max(tonumber(e), now + math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))))
+keep_until(math.max(tonumber(e), now + ARGV[2] + ARGV[3]))
 return 0
 ";
 

@@ -116,6 +116,7 @@ pub async fn check_store_property<S: Store + Clone>(
         StoreProperty::ResolveNeedsTheGeneration => records::resolve(&lab).await,
         StoreProperty::RetentionEnds => records::retention(&lab).await,
         StoreProperty::LeaseOutlivesRetention => records::lease_outlives(&lab).await,
+        StoreProperty::RetentionFollowsTheLease => records::follows_the_lease(&lab).await,
         StoreProperty::PurgeTakesOnlyTheExpired => records::purge(&lab).await,
         StoreProperty::GetChangesNothing => records::get(&lab).await,
         StoreProperty::ChangedIsNotEarly => records::changed(&lab).await,

@@ -183,7 +183,8 @@ pub(super) async fn retention<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
     }
     lab.granted(&other, &short).await?;
     want!(lab, Finish::Applied, lab.interrupt(&other, &short).await?, "by its owner");
-    lab.pass(5).await;
+    // One that was interrupted may be kept for as long as if its lease had ended by itself.
+    lab.pass(9).await;
     for id in [&id, &other] {
         want!(lab, None, lab.get(id).await?, "when its retention is over");
     }
@@ -208,6 +209,28 @@ pub(super) async fn lease_outlives<S: Store + Clone>(lab: &Lab<'_, S>) -> Checke
         want!(lab, Some(_), lab.get(&id).await?, "while its lease holds");
         want!(lab, Begun::Busy { .. }, lab.begin(&id, &lab.rerun(9)).await?, "as before");
         want!(lab, Renewed::Held, lab.renew(&id, &claim).await?, "by its owner");
+    }
+    Ok(())
+}
+
+pub(super) async fn follows_the_lease<S: Store + Clone>(lab: &Lab<'_, S>) -> Checked {
+    let all = [false, true].map(|renewed| {
+        let retention = [lab.lease() / 2, lab.lease()];
+        retention.map(|retention| (lab.id(), Claim { retention, ..lab.claim() }, renewed))
+    });
+    for (id, claim, renewed) in all.as_flattened() {
+        lab.granted(id, claim).await?;
+        if *renewed {
+            want!(lab, Renewed::Held, lab.renew(id, claim).await?, "by its owner");
+        }
+    }
+    lab.pass_a_lease().await;
+    let _ = lab.store.purge(1_000_000).await;
+    for (id, claim, _) in all.as_flattened() {
+        let next = Claim { retention: claim.retention, ..lab.claim() };
+        let when =
+            format!("with a retention of {:?} and a lease of {:?}", claim.retention, claim.lease);
+        want!(lab, Begun::Interrupted(_), lab.begin(id, &next).await?, when);
     }
     Ok(())
 }

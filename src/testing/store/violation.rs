@@ -91,6 +91,8 @@ properties! {
     RetentionEnds => "retention_ends",
     /// A record is not forgotten while its lease holds, however short its retention.
     LeaseOutlivesRetention => "lease_outlives_retention",
+    /// A record whose owner has gone is known for its retention after the lease, also if that is the shorter one.
+    RetentionFollowsTheLease => "retention_follows_the_lease",
     /// Purging takes no record that has not expired.
     PurgeTakesOnlyTheExpired => "purge_takes_only_the_expired",
     /// Looking at a record leaves it as it is.

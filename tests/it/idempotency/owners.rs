@@ -6,8 +6,10 @@ use buttress::idempotency::{
     Begin, Earlier, Idempotency, IdempotencyBuilder, RunError, Scope, Status,
 };
 use buttress::store::{Fingerprint, MemoryStore, OnInterrupted};
+use tokio::time::sleep;
 
 const SECOND: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_secs(30);
 const A: Fingerprint = Fingerprint::from_bytes([1; 32]);
 
 fn builder() -> IdempotencyBuilder<MemoryStore> {
@@ -16,6 +18,31 @@ fn builder() -> IdempotencyBuilder<MemoryStore> {
 
 fn gate(policy: OnInterrupted) -> Idempotency<MemoryStore> {
     builder().on_interrupted(policy).build().unwrap()
+}
+
+/// A lease that ends says that the owner has gone, whatever the retention: not that it may run again.
+#[tokio::test(start_paused = true)]
+async fn a_retention_shorter_than_the_lease_lets_nothing_run_again() {
+    for retention in [5 * SECOND, LEASE] {
+        let gate = builder().lease(LEASE).retention(retention).build().unwrap();
+        let Begin::Execute(permit) = gate.begin("k", A).await.unwrap() else { panic!() };
+        // As by `kill -9`: nobody says anything any more.
+        std::mem::forget(permit);
+        sleep(LEASE + SECOND).await;
+        let next = gate.begin("k", A).await.unwrap();
+        assert!(matches!(next, Begin::Interrupted(_)), "{retention:?}: {next:?}");
+    }
+}
+
+#[cfg(feature = "serde")]
+#[tokio::test(start_paused = true)]
+async fn an_effect_with_a_retention_shorter_than_its_lease_is_not_claimed_again() {
+    use buttress::idempotency::{EffectError, EffectStore};
+    let effects = EffectStore::in_memory().retention(60 * SECOND);
+    effects.pending("a", "h").await.unwrap();
+    sleep(301 * SECOND).await;
+    let next = effects.pending("a", "h").await;
+    assert!(matches!(next, Err(EffectError::Interrupted)), "{next:?}");
 }
 
 /// Somebody ran before, and nobody knows what came of it: that the one who took over did nothing changes nothing.

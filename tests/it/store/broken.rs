@@ -37,6 +37,7 @@ pub(super) enum Defect {
     ResolvesAnyGeneration,
     KeepsForEver,
     LeaseEndsWithRetention,
+    RetentionBesideLease,
     PurgesAll,
     GetInterrupts,
     TellsTooEarly,
@@ -44,7 +45,7 @@ pub(super) enum Defect {
 
 impl Defect {
     /// Each, and the property that is there for it.
-    pub(super) const ALL: [(Self, P); 30] = [
+    pub(super) const ALL: [(Self, P); 31] = [
         (Self::LooksThenWrites, P::OneOfManyClaimsWins),
         (Self::LooksThenTakesOver, P::OneOfManyTakesOver),
         (Self::NewTokenForEachClaim, P::SameAttemptIsTheSameClaim),
@@ -72,6 +73,7 @@ impl Defect {
         (Self::ResolvesAnyGeneration, P::ResolveNeedsTheGeneration),
         (Self::KeepsForEver, P::RetentionEnds),
         (Self::LeaseEndsWithRetention, P::LeaseOutlivesRetention),
+        (Self::RetentionBesideLease, P::RetentionFollowsTheLease),
         (Self::PurgesAll, P::PurgeTakesOnlyTheExpired),
         (Self::GetInterrupts, P::GetChangesNothing),
         (Self::TellsTooEarly, P::ChangedIsNotEarly),
@@ -130,6 +132,9 @@ impl Store for Broken {
             Defect::NewTokenForEachClaim => claim.attempt = Attempt::new(),
             Defect::TakesNoLease => claim.lease = Duration::ZERO,
             Defect::LeaseEndsWithRetention => claim.lease = claim.lease.min(claim.retention),
+            Defect::RetentionBesideLease => {
+                claim.retention = claim.retention.saturating_sub(claim.lease);
+            }
             Defect::RerunsForEver => {
                 if let OnInterrupted::Rerun(_) = claim.on_interrupted {
                     claim.on_interrupted = OnInterrupted::Rerun(u16::MAX);
@@ -167,6 +172,10 @@ impl Store for Broken {
         if self.has(Defect::DoesNotRenew) {
             return Ok(Renewed::Held);
         }
+        let retention = match self.defect {
+            Defect::RetentionBesideLease => retention.saturating_sub(lease),
+            _ => retention,
+        };
         if self.has(Defect::UnfencedRenew) {
             attempt = self.owner(&id, attempt).await;
         }

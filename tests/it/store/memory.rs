@@ -131,7 +131,7 @@ impl Model {
                         runs: 1,
                         generation: generation(key),
                         lease_until: now + LEASE,
-                        expires: now + RETENTION,
+                        expires: now + LEASE + RETENTION,
                     };
                     self.lines.insert(key, line);
                     return Answer::Run(1);
@@ -164,7 +164,7 @@ impl Model {
                     line.generation = generation(key);
                 }
                 line.lease_until = now + LEASE;
-                line.expires = line.expires.max(now + RETENTION);
+                line.expires = line.expires.max(line.lease_until + RETENTION);
                 if line.runs > 1 && policy == OnInterrupted::Probe {
                     return Answer::Probe(line.runs);
                 }
@@ -173,7 +173,7 @@ impl Model {
             Op::Renew { key, claim } => Answer::Renewed(match self.owned(key, claim) {
                 Some(line) if line.kept == Kept::Pending => {
                     line.lease_until = now + LEASE;
-                    line.expires = line.expires.max(now + RETENTION);
+                    line.expires = line.expires.max(line.lease_until + RETENTION);
                     Renewed::Held
                 }
                 Some(line) if line.kept == Kept::Interrupted => Renewed::Interrupted,
