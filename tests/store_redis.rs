@@ -361,6 +361,39 @@ async fn a_server_may_be_slow_stop_die_and_come_back() {
     assert_eq!(finish, Finish::Applied);
 }
 
+/// As when a machine or a line dies: nobody says that the connection is no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_falls_silent_is_replaced() {
+    let direct = store().await;
+    let proxy = Proxy::to(shared_port(start).await).await;
+    let store = RedisStore::builder(client(proxy.port))
+        .key_prefix(prefix(&direct))
+        .timeout(Duration::from_millis(200))
+        .connect_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    let (id, mine) = (RecordId::of(b"", b"k"), claim());
+    soon(async || store.begin(&id, &mine).await).await;
+    for hurried in [false, true] {
+        proxy.swallow();
+        let since = Instant::now();
+        let mut failed = 0;
+        loop {
+            let renewal = store.renew(&id, mine.attempt, HOUR, HOUR);
+            // Callers may have less patience than the store.
+            let patience = Duration::from_millis(if hurried { 100 } else { 10_000 });
+            match tokio::time::timeout(patience, renewal).await {
+                Ok(Ok(renewed)) => break assert_eq!(renewed, Renewed::Held),
+                Ok(Err(error)) => assert_eq!(error.kind(), StoreErrorKind::Unknown, "{error:?}"),
+                Err(_) => assert!(hurried),
+            }
+            failed += 1;
+            assert!(since.elapsed() < Duration::from_secs(20), "{failed} in vain");
+        }
+        assert!(failed >= 3, "it was not silent: {failed}");
+    }
+}
+
 /// Each store asks once for the eviction policy: whoever else comes first must not stand in line for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_first_operations_on_a_stopped_server_are_errors_in_time() {

@@ -17,6 +17,8 @@ pub struct Proxy {
     pub port: u16,
     mode: Arc<AtomicU8>,
     delay: Arc<AtomicU64>,
+    /// How often all connections were swallowed.
+    swallowed: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -26,6 +28,7 @@ impl Proxy {
             port: listener.local_addr().unwrap().port(),
             mode: Arc::default(),
             delay: Arc::default(),
+            swallowed: Arc::default(),
         };
         let mine = proxy.clone();
         tokio::spawn(async move {
@@ -57,6 +60,17 @@ impl Proxy {
         self.mode.store(LOSE, Ordering::SeqCst);
     }
 
+    /// Nothing comes over those that are open now any more, and nobody is told; new ones are served.
+    pub fn swallow(&self) {
+        self.swallowed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn unless_swallowed(&self, opened: u64) {
+        if self.swallowed.load(Ordering::SeqCst) != opened {
+            std::future::pending().await
+        }
+    }
+
     /// Each answer comes that much later.
     pub fn delay(&self, delay: Duration) {
         self.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
@@ -66,10 +80,12 @@ impl Proxy {
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
         let (up, down) = (self.clone(), self.clone());
+        let opened = self.swallowed.load(Ordering::SeqCst);
         let forward = async move {
             let mut bytes = vec![0; 1 << 16];
             while let Ok(n @ 1..) = from_client.read(&mut bytes).await {
                 up.while_hung().await;
+                up.unless_swallowed(opened).await;
                 if to_server.write_all(&bytes[..n]).await.is_err() {
                     return;
                 }
@@ -80,6 +96,7 @@ impl Proxy {
             while let Ok(n @ 1..) = from_server.read(&mut bytes).await {
                 sleep(Duration::from_millis(down.delay.load(Ordering::SeqCst))).await;
                 down.while_hung().await;
+                down.unless_swallowed(opened).await;
                 if down.mode.load(Ordering::SeqCst) == LOSE {
                     return;
                 }

@@ -5,8 +5,9 @@ use redis::Client;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use tokio::sync::OnceCell;
 
+use super::link::Link;
 use super::script::Scripts;
-use super::{Inner, Link, RedisStore};
+use super::{Inner, RedisStore};
 use crate::error::ConfigError;
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -170,13 +171,13 @@ impl RedisStoreBuilder {
             return Err(ConfigError::new("max_outcome", self.max_outcome, expected));
         }
         let link = match self.source {
-            Source::Manager(manager) => Link { made: OnceCell::new_with(Some(manager)), of: None },
+            Source::Manager(manager) => Link::over(manager),
             Source::Client(client) => {
                 let config = ConnectionManagerConfig::new()
                     .set_number_of_retries(0)
                     .set_response_timeout(Some(self.timeout))
                     .set_connection_timeout(Some(self.connect_timeout));
-                Link { made: OnceCell::new(), of: Some(Box::new((client, config))) }
+                Link::to(client, config)
             }
         };
         Ok(RedisStore(Arc::new(Inner {

@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+mod link;
 mod script;
 
 use std::fmt;
@@ -9,13 +10,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionManager;
 use redis::{Client, FromRedisValue, Script};
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
 
 pub use self::config::RedisStoreBuilder;
 pub use self::error::EvictionPolicyError;
+use self::link::{Link, Sent};
 use self::script::Scripts;
 use super::net::{in_background, met, need_runtime, once, reruns};
 use super::{
@@ -45,8 +46,9 @@ use crate::quota::{Quota, UNITS_PER_NANO};
 /// another answer is [`StoreErrorKind::Refused`] with an [`EvictionPolicyError`] as its source.
 ///
 /// *How.* Every operation is a script on one key, sent once by its hash; a server that does not know it is
-/// given it. All go through one connection, which is made again when it breaks. The server removes records
-/// when their retention is over: [`purge`](Store::purge) does nothing.
+/// given it. All go through one connection, which is made again when it breaks, and when it is silent: nothing
+/// has come over it for a second, though three operations or more were sent. The server removes records when
+/// their retention is over: [`purge`](Store::purge) does nothing.
 ///
 /// *Time* is the clock of the server. Generations come from it, too: when it was set back, a claim of a key whose
 /// record was gone can get a smaller one than before. *Runtime:* needs tokio's; anywhere else operations are refused.
@@ -65,13 +67,6 @@ struct Inner {
     max_outcome: usize,
     check_eviction: bool,
     checked: OnceCell<()>,
-}
-
-/// A connection. Made by the first operation, because it needs a runtime.
-struct Link {
-    made: OnceCell<ConnectionManager>,
-    /// Of what.
-    of: Option<Box<(Client, ConnectionManagerConfig)>>,
 }
 
 /// The attempt of a record that belongs to nobody.
@@ -164,12 +159,14 @@ impl RedisStore {
     }
 
     /// A store on a connection of yours. Give it short timeouts and no retries, as [`builder`](Self::builder)
-    /// does; the store's own `timeout` and `connect_timeout` still bound an operation as a whole.
+    /// does; the store's own `timeout` and `connect_timeout` still bound an operation as a whole. The store cannot
+    /// make it anew when it is silent: set `keepalive` and `user_timeout` in the client's `TcpSettings`, or a server
+    /// that went without a word is noticed when the system gives up, a quarter of an hour later.
     ///
     /// ```no_run
     /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
     /// use buttress::store::RedisStore;
-    /// use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+    /// use redis::aio::ConnectionManager;
     /// use std::time::Duration;
     /// let config = ConnectionManagerConfig::new()
     ///     .set_number_of_retries(0)
@@ -201,27 +198,9 @@ impl RedisStore {
 }
 
 impl Inner {
-    async fn manager(&self) -> Result<ConnectionManager, StoreError> {
+    fn open(&self) -> Result<(ConnectionManager, Sent<'_>), StoreError> {
         need_runtime()?;
-        let make = async || match &self.link.of {
-            Some(of) => {
-                let (client, config) = (**of).clone();
-                ConnectionManager::new_lazy_with_config(client, config).map_err(error::of)
-            }
-            // It is there if it need not be made.
-            None => Err(StoreErrorKind::Refused.into()),
-        };
-        Ok(self.link.made.get_or_try_init(make).await?.clone())
-    }
-
-    async fn in_time<T>(
-        &self,
-        work: impl Future<Output = Result<T, redis::RedisError>>,
-    ) -> Result<T, StoreError> {
-        match timeout(self.longest, work).await {
-            Ok(done) => done.map_err(error::of),
-            Err(late) => Err(StoreError::new(StoreErrorKind::Unknown).with_source(late)),
-        }
+        self.link.open()
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -229,17 +208,7 @@ impl Inner {
     }
 
     async fn check_now(&self) -> Result<(), StoreError> {
-        let mut manager = self.manager().await?;
-        let mut ask = redis::cmd("INFO");
-        ask.arg("memory");
-        let told = self.in_time(ask.query_async::<String>(&mut manager)).await;
-        // Nothing was to be applied.
-        let told = told.map_err(|error| match error.kind() {
-            StoreErrorKind::Unknown => {
-                StoreError::new(StoreErrorKind::Unavailable).with_source(error)
-            }
-            _ => error,
-        })?;
+        let told = self.tell::<String>(redis::cmd("INFO").arg("memory")).await?;
         let policy = told.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
         let policy = policy.unwrap_or_default().trim();
         if policy == "noeviction" || !self.check_eviction {
@@ -247,6 +216,19 @@ impl Inner {
         }
         let error = EvictionPolicyError { policy: policy.to_owned() };
         Err(StoreError::new(StoreErrorKind::Refused).with_source(error))
+    }
+
+    /// The answer to a command that changes nothing.
+    async fn tell<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, StoreError> {
+        let (mut manager, sent) = self.open()?;
+        let told = sent.answer(self.longest, command.query_async(&mut manager)).await;
+        // Nothing was to be applied.
+        told.map_err(|error| match error.kind() {
+            StoreErrorKind::Unknown => {
+                StoreError::new(StoreErrorKind::Unavailable).with_source(error)
+            }
+            _ => error,
+        })
     }
 
     /// Runs a script on one key.
@@ -257,12 +239,12 @@ impl Inner {
         args: &[&[u8]],
     ) -> Result<T, StoreError> {
         self.check().await?;
-        let mut manager = self.manager().await?;
+        let (mut manager, sent) = self.open()?;
         let mut call = script.key(format!("{}:{kind}:{id}", self.prefix));
         for arg in args {
             call.arg(*arg);
         }
-        self.in_time(call.invoke_async(&mut manager)).await
+        sent.answer(self.longest, call.invoke_async(&mut manager)).await
     }
 
     async fn change(
