@@ -185,6 +185,11 @@ impl<S: Store> Permit<S> {
         Tick(self.held_until.load(Ordering::Relaxed)).since(now())
     }
 
+    /// Whether somebody else runs it when the lease has ended.
+    pub(super) fn others_may_run(&self) -> bool {
+        self.policy != OnInterrupted::Fail
+    }
+
     /// Renews the lease once. Async code normally uses [`keep_alive`](Self::keep_alive).
     ///
     /// # Errors
@@ -237,9 +242,10 @@ impl<S: Store> Permit<S> {
     }
 
     /// Renews the lease every third of it, for as long as it is polled. Ready when the permit has become
-    /// worthless: the record belongs to somebody else, or, if the gate lets others run what was
-    /// interrupted, it may. What is still being executed should then be stopped. Under
-    /// [`OnInterrupted::Fail`] nobody runs it again, so it goes on while the store does not answer.
+    /// worthless, if the gate lets others run what was interrupted: the record belongs to somebody else, or may
+    /// soon. What is still being executed should then be stopped. Under [`OnInterrupted::Fail`] it is never ready,
+    /// since nobody runs it again and what is stopped half-way helps nobody: neither while the store does not
+    /// answer, nor when the record has gone or was decided by an operator. Then it renews no more.
     ///
     /// [`run`](super::Idempotency::run) does this by itself. Needs tokio's timer from the first poll.
     ///
@@ -261,6 +267,7 @@ impl<S: Store> Permit<S> {
     /// ```
     pub async fn keep_alive(&self) {
         let lease = self.shared.settings.lease;
+        let others_may_run = self.others_may_run();
         let third = lease / 3;
         let mut next = third;
         loop {
@@ -273,7 +280,6 @@ impl<S: Store> Permit<S> {
                 tokio::time::sleep(next.saturating_sub(Duration::from_nanos(spread))).await;
                 self.renew().await
             };
-            let others_may_run = self.policy != OnInterrupted::Fail;
             let renewed = if others_may_run {
                 // Neither a pause nor a store that does not answer may last longer than the lease.
                 match tokio::time::timeout(self.lease_left(), renewal).await {
@@ -284,7 +290,8 @@ impl<S: Store> Permit<S> {
                 renewal.await
             };
             next = match renewed {
-                Ok(Renewed::Fenced) => return,
+                Ok(Renewed::Fenced) if others_may_run => return,
+                Ok(Renewed::Fenced) => std::future::pending().await,
                 // Told to others as unknown, but run by nobody: completing sets it right.
                 Ok(Renewed::Held | Renewed::Interrupted) => third,
                 Err(_) => lease / 10,

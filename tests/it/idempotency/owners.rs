@@ -1,11 +1,12 @@
 //! Owners that go, sleep, or give back what they have claimed.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use buttress::idempotency::{
     Begin, Earlier, Idempotency, IdempotencyBuilder, RunError, Scope, Status,
 };
-use buttress::store::{Fingerprint, MemoryStore, OnInterrupted};
+use buttress::store::{Fingerprint, Finish, MemoryStore, OnInterrupted, Store};
 use tokio::time::sleep;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -43,6 +44,27 @@ async fn an_effect_with_a_retention_shorter_than_its_lease_is_not_claimed_again(
     sleep(301 * SECOND).await;
     let next = effects.pending("a", "h").await;
     assert!(matches!(next, Err(EffectError::Interrupted)), "{next:?}");
+}
+
+/// Nobody runs it again, and an effect that is stopped half-way helps nobody.
+#[tokio::test(start_paused = true)]
+async fn under_fail_a_run_goes_on_though_its_record_has_gone() {
+    let gate = gate(OnInterrupted::Fail);
+    let done = Cell::new(false);
+    let long = gate.run("k", A, || async {
+        sleep(100 * SECOND).await;
+        done.set(true);
+        Ok::<_, &str>(7)
+    });
+    let removed = async {
+        sleep(SECOND).await;
+        let record = gate.record("k").await.unwrap().unwrap();
+        gate.store().release(&gate.id("k"), record.attempt).await.unwrap()
+    };
+    let (ran, finish) = tokio::join!(long, removed);
+    assert_eq!(finish, Finish::Applied);
+    let ran = ran.unwrap();
+    assert_eq!((ran.value, ran.status, done.get()), (7, Status::Unconfirmed, true));
 }
 
 /// Somebody ran before, and nobody knows what came of it: that the one who took over did nothing changes nothing.
