@@ -314,6 +314,45 @@ async fn purging_takes_what_has_expired_and_nothing_else() {
     assert!(store.get(&id(100)).await.unwrap().is_some());
 }
 
+/// Of a table that is mostly alive, which is what a purge each minute meets.
+#[tokio::test(flavor = "multi_thread")]
+async fn purging_reads_what_has_expired_and_not_the_whole_table() {
+    let store = builder().await.max_connections(1).build().unwrap();
+    store.create_schema().await.unwrap();
+    let client = store.pool().get().await.unwrap();
+    // Of all 20 000, 100 have expired.
+    let fill = format!(
+        "INSERT INTO {p}_records
+         SELECT decode(lpad(to_hex(n), 64, '0'), 'hex'), 1, n, '\\x00112233445566778899aabbccddeeff',
+                decode(repeat('00', 32), 'hex'), 1, 0,
+                CASE WHEN n <= 100 THEN n ELSE 9000000000000000 + n END, 0, 200, '', ''
+         FROM generate_series(1, 20000) n;
+         ANALYZE {p}_records;",
+        p = prefix(&store)
+    );
+    client.batch_execute(&fill).await.unwrap();
+    drop(client);
+    // So that the connection has the statement.
+    assert_eq!(store.purge(10).await.unwrap(), 10);
+
+    let client = store.pool().get().await.unwrap();
+    let find = "SELECT name FROM pg_prepared_statements WHERE statement LIKE $1";
+    let pattern = "%DELETE FROM%ORDER BY r.expires_at LIMIT%";
+    let name: String = client.query_one(find, &[&pattern]).await.unwrap().get(0);
+    let explain = format!("EXPLAIN (ANALYZE, TIMING OFF) EXECUTE \"{name}\"(1000)");
+    let plan = client.simple_query(&explain).await.unwrap();
+    let lines = plan.iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
+        _ => None,
+    });
+    let lines: Vec<String> = lines.collect();
+    let plan = lines.join("\n");
+    let by_index = |line: &String| line.contains("Index Cond") && line.contains("expires_at <=");
+    assert!(lines.iter().any(by_index), "{plan}");
+    assert!(!plan.contains("Rows Removed by Filter"), "{plan}");
+    assert!(!plan.contains("Seq Scan"), "{plan}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_is_kept_without_its_body() {
     let store = builder().await.max_outcome(100).build().unwrap();

@@ -249,7 +249,8 @@ impl PostgresStore {
     }
 
     /// Removes up to `limit` buckets of shared rate limits that are full again, and says how many. Nothing
-    /// depends on it but the size of the table.
+    /// depends on it but the size of the table. Where few are full it reads all of it, for want of an index that
+    /// each request would have to write to: once an hour is enough.
     ///
     /// # Errors
     /// As of any operation.

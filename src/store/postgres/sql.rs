@@ -161,11 +161,14 @@ SELECT CASE WHEN EXISTS (SELECT FROM ours) THEN 0 ELSE 2 END";
 
 const GET: &str = "SELECT @columns@, @now@ FROM @p@_records r WHERE r.id = $1 AND NOT @expired@";
 
-/// Rows that somebody is about to claim again are left to him.
+/// Rows that somebody is about to claim again are left to him. The time is asked for once: one that passes while
+/// the rows are looked at cannot be looked up in the index, and the last purge would read all that is kept.
 const PURGE: &str = "
-WITH gone AS (
+WITH n AS MATERIALIZED (SELECT @now@ AS t),
+gone AS (
     DELETE FROM @p@_records WHERE ctid = ANY (ARRAY(
-        SELECT r.ctid FROM @p@_records r WHERE @expired@ AND r.expires_at <= @now@
+        SELECT r.ctid FROM @p@_records r
+        WHERE r.expires_at <= (SELECT t FROM n) AND NOT (r.state = 0 AND r.lease_until > (SELECT t FROM n))
         ORDER BY r.expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )) RETURNING 1
 )
@@ -208,10 +211,12 @@ SELECT granted, greatest(tat - @units@, 0)::bigint FROM ours
 UNION ALL
 SELECT 0, debt::bigint FROM known";
 
+/// Without an index, which each `take` would have to write to.
 const PURGE_LIMITS: &str = "
-WITH gone AS (
+WITH n AS MATERIALIZED (SELECT @units@ AS t),
+gone AS (
     DELETE FROM @p@_limits WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM @p@_limits WHERE tat <= @units@ LIMIT $1 FOR UPDATE SKIP LOCKED
+        SELECT ctid FROM @p@_limits WHERE tat <= (SELECT t FROM n) LIMIT $1 FOR UPDATE SKIP LOCKED
     )) RETURNING 1
 )
 SELECT count(*) FROM gone";
