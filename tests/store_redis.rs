@@ -124,6 +124,32 @@ async fn a_server_that_forgot_the_scripts_is_given_them() {
     assert!(store.get(&id).await.unwrap().is_none());
 }
 
+/// As at a provider that keeps its users from everything dangerous, of which `INFO` is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_ask_for_the_eviction_policy_need_not() {
+    let server = start().await;
+    let mut bare = connection(server.port).await;
+    let user = ["SETUSER", "app", "on", ">sesame", "~*", "&*", "+@all", "-info"];
+    let _: () = redis::cmd("ACL").arg(&user).query_async(&mut bare).await.unwrap();
+    let of_app = || {
+        let url = format!("redis://app:sesame@127.0.0.1:{}/", server.port);
+        let ten = Duration::from_secs(10);
+        let client = redis::Client::open(url).unwrap();
+        RedisStore::builder(client).timeout(ten).connect_timeout(ten)
+    };
+    let id = RecordId::of(b"", b"k");
+    let error = of_app().build().unwrap().begin(&id, &claim()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    let trusting = of_app().check_eviction(false).build().unwrap();
+    trusting.check().await.unwrap();
+    assert!(matches!(trusting.begin(&id, &claim()).await.unwrap(), Begun::Run { .. }));
+    // It does ask whether there is a server.
+    servers::signal("-STOP", server.pid());
+    let hasty = RedisStore::builder(client(server.port)).check_eviction(false).build().unwrap();
+    assert_eq!(hasty.check().await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    servers::signal("-CONT", server.pid());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_evicts_is_refused() {
     let server = servers::redis(&["--maxmemory-policy", "allkeys-lru"]).await;

@@ -128,8 +128,8 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Whether the first operation asks the server for its `maxmemory-policy`. Without, nobody notices that
-    /// records can be evicted; for servers that do not tell.
+    /// Whether the first operation asks the server for its `maxmemory-policy`, with `INFO`. Without, nobody
+    /// notices that records can be evicted; for servers that do not tell, or not this user.
     ///
     /// ```
     /// # use buttress::store::RedisStore;

@@ -180,7 +180,8 @@ impl RedisStore {
         RedisStoreBuilder::of_manager(manager)
     }
 
-    /// Whether the server answers and keeps what it is given. The first operation asks it, too.
+    /// Whether the server answers and keeps what it is given. The first operation asks it, too. Without
+    /// [`check_eviction`](RedisStoreBuilder::check_eviction), whether it answers.
     ///
     /// # Errors
     /// [`StoreErrorKind::Refused`] with an [`EvictionPolicyError`] if it evicts; otherwise as of any operation.
@@ -204,14 +205,20 @@ impl Inner {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
+        if !self.check_eviction {
+            return Ok(());
+        }
         once(&self.checked, self.longest, || self.check_now()).await
     }
 
     async fn check_now(&self) -> Result<(), StoreError> {
+        if !self.check_eviction {
+            return self.tell::<()>(&redis::cmd("PING")).await;
+        }
         let told = self.tell::<String>(redis::cmd("INFO").arg("memory")).await?;
         let policy = told.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
         let policy = policy.unwrap_or_default().trim();
-        if policy == "noeviction" || !self.check_eviction {
+        if policy == "noeviction" {
             return Ok(());
         }
         let error = EvictionPolicyError { policy: policy.to_owned() };
