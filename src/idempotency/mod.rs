@@ -110,6 +110,7 @@
 //!
 //! [`OnInterrupted`]: crate::store::OnInterrupted
 //! [`OnInterrupted::Fail`]: crate::store::OnInterrupted::Fail
+//! [`OnInterrupted::Probe`]: crate::store::OnInterrupted::Probe
 //! [`OnInterrupted::Rerun`]: crate::store::OnInterrupted::Rerun
 //!
 //! # Semantics
@@ -124,6 +125,10 @@
 //! does not answer is asked for five minutes, or for a lease if that is longer, a few of at most 10 000 such claims
 //! at a time. Without a runtime, beyond that number, or if the process ends first, the claim stays until its lease
 //! ends.
+//!
+//! **An owner whose lease is lost**, because the store did not answer for so long or somebody has decided the
+//! record, is stopped where others may run it ([`OnInterrupted::Rerun`], [`OnInterrupted::Probe`]), before its
+//! next step. Under [`OnInterrupted::Fail`] nobody does, and it goes on.
 //!
 //! **The layer's calls are detached.** A server drops its handler when the client hangs up, or only closes its
 //! half of the connection, and a timeout further out drops it, too: the effect is then left half done. So from

@@ -7,7 +7,9 @@ use buttress::idempotency::{
     Begin, Earlier, Idempotency, IdempotencyBuilder, RunError, Scope, Status,
 };
 use buttress::store::{Fingerprint, Finish, MemoryStore, OnInterrupted, Store};
-use tokio::time::sleep;
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::time::{advance, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
@@ -85,4 +87,24 @@ async fn what_took_over_and_did_nothing_leaves_the_key_to_the_one_before() {
     assert!(matches!(refused.await, Err(RunError::Inner("out of stock"))));
     let next = strict.begin("k", A).await.unwrap();
     assert!(matches!(next, Begin::Interrupted(_)), "{next:?}");
+}
+
+/// The process stood still for longer than the lease. What wakes the work may be faster than the timers are.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_slept_through_its_lease_makes_no_further_step() {
+    for (policy, goes_on) in [(OnInterrupted::Rerun(9), false), (OnInterrupted::Fail, true)] {
+        let gate = gate(policy);
+        let (steps, answered) = (Cell::new(0), Notify::new());
+        let mut run = Box::pin(gate.run("k", A, || async {
+            steps.set(1);
+            answered.notified().await;
+            steps.set(2);
+            Ok::<_, &str>(7)
+        }));
+        assert!(run.as_mut().now_or_never().is_none());
+        answered.notify_one();
+        advance(LEASE + SECOND).await;
+        let ran = run.await;
+        assert_eq!((steps.get(), ran.is_ok()), if goes_on { (2, true) } else { (1, false) });
+    }
 }
