@@ -2,6 +2,7 @@
 
 mod record;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::record::{EffectError, EffectRecord, EffectStatus};
 use self::record::{FAILED, SUCCESS, has_failed, input};
-use super::permit::TRIES;
+use super::asking::{Claimant, TakingBack, ask};
 use crate::store::{
     Attempt, Begun, Claim, Finish, MemoryStore, OnInterrupted, Outcome, RecordId, Resolution,
     Store, StoreError,
@@ -79,12 +80,50 @@ pub struct EffectTicket {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
 pub struct EffectStore<S = MemoryStore> {
-    store: S,
+    shared: Arc<Shared<S>>,
     lease: Duration,
     retention: Duration,
     on_interrupted: OnInterrupted,
+}
+
+struct Shared<S> {
+    store: S,
+    taking_back: TakingBack,
+}
+
+impl<S: Store> Claimant for Shared<S> {
+    type Store = S;
+
+    fn store(&self) -> &S {
+        &self.store
+    }
+
+    fn taking_back(&self) -> &TakingBack {
+        &self.taking_back
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+}
+
+impl<S> Clone for EffectStore<S> {
+    fn clone(&self) -> Self {
+        let Self { lease, retention, on_interrupted, .. } = *self;
+        Self { shared: Arc::clone(&self.shared), lease, retention, on_interrupted }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for EffectStore<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EffectStore")
+            .field("store", &self.shared.store)
+            .field("lease", &self.lease)
+            .field("retention", &self.retention)
+            .field("on_interrupted", &self.on_interrupted)
+            .finish_non_exhaustive()
+    }
 }
 
 impl EffectStore {
@@ -116,7 +155,8 @@ impl<S: Store> EffectStore<S> {
     #[must_use]
     pub fn new(store: S) -> Self {
         let (lease, retention) = (Duration::from_secs(300), Duration::from_secs(24 * 60 * 60));
-        Self { store, lease, retention, on_interrupted: OnInterrupted::Fail }
+        let shared = Arc::new(Shared { store, taking_back: TakingBack::new() });
+        Self { shared, lease, retention, on_interrupted: OnInterrupted::Fail }
     }
 
     /// With another lease: longer than the longest effect takes.
@@ -170,7 +210,7 @@ impl<S: Store> EffectStore<S> {
     /// ```
     #[must_use]
     pub fn store(&self) -> &S {
-        &self.store
+        &self.shared.store
     }
 
     /// What came of the effect, if it has happened.
@@ -197,6 +237,11 @@ impl<S: Store> EffectStore<S> {
     }
 
     /// Claims the effect, or says what came of it: `resolve` and `pending` in one, with one winner.
+    ///
+    /// A lost answer is asked for again, three times in all. If no answer comes, or the future is dropped while
+    /// the store is being asked, the claim may have been made all the same: it is taken back by a task of the
+    /// tokio runtime that the code runs in. Outside of one, or if the process ends first, it stays until its
+    /// lease ends, and is then an effect whose worker has gone.
     ///
     /// # Errors
     /// If somebody else is at it, or was and has gone; if the id was used with another input hash; if the
@@ -235,7 +280,7 @@ impl<S: Store> EffectStore<S> {
                 }
                 Begun::Interrupted(_) => return Err(EffectError::Interrupted),
                 Begun::Done(record) => record,
-                Begun::Mismatch => match self.store.get(&id).await? {
+                Begun::Mismatch => match self.store().get(&id).await? {
                     Some(record) if has_failed(&record) => record,
                     _ => return Err(EffectError::Mismatch),
                 },
@@ -244,25 +289,19 @@ impl<S: Store> EffectStore<S> {
                 let record = EffectRecord::new(action_id, &record);
                 return record.result()?.map(EffectClaim::Done).ok_or(EffectError::AlreadyDone);
             }
-            self.store.resolve(&id, record.generation, Resolution::Forget).await?;
+            self.store().resolve(&id, record.generation, Resolution::Forget).await?;
         }
         // It fails faster than it can be claimed.
         Err(EffectError::InFlight { retry_after: Duration::from_millis(1) })
     }
 
-    /// Asks again if the answer was lost: the same claim again is no second one.
     async fn begin(&self, id: &RecordId, claim: &Claim) -> Result<Begun, StoreError> {
-        let mut begun = self.store.begin(id, claim).await;
-        for _ in 1..TRIES {
-            match &begun {
-                Err(error) if error.may_be_applied() => begun = self.store.begin(id, claim).await,
-                _ => break,
-            }
-        }
-        begun
+        // How long an answer may take is the store's affair.
+        ask(&self.shared, id, claim, || async { Some(self.store().begin(id, claim).await) }).await
     }
 
-    /// Claims the effect. Whoever gets `Ok` executes it and completes it.
+    /// Claims the effect. Whoever gets `Ok` executes it and completes it. Dropped while the store is being asked,
+    /// it is taken back as in [`claim`](Self::claim).
     ///
     /// # Errors
     /// As [`claim`](Self::claim), and [`EffectError::AlreadyDone`].
@@ -312,7 +351,7 @@ impl<S: Store> EffectStore<S> {
         result: &T,
     ) -> Result<(), EffectError> {
         let id = id_of(action_id);
-        match self.store.get(&id).await? {
+        match self.store().get(&id).await? {
             None => Err(EffectError::NotClaimed),
             Some(record) if record.state.outcome().is_some() => Err(EffectError::AlreadyDone),
             Some(record) => {
@@ -354,7 +393,7 @@ impl<S: Store> EffectStore<S> {
         let json =
             serde_json::to_vec(result).map_err(|error| EffectError::Json(Arc::new(error)))?;
         let outcome = Arc::new(Outcome::new(status, [], json));
-        let completed = self.store.complete(&ticket.id, ticket.attempt, &outcome, self.retention);
+        let completed = self.store().complete(&ticket.id, ticket.attempt, &outcome, self.retention);
         match completed.await? {
             Finish::Applied | Finish::Trimmed => Ok(()),
             Finish::Already => Err(EffectError::AlreadyDone),
@@ -376,7 +415,7 @@ impl<S: Store> EffectStore<S> {
     /// # }
     /// ```
     pub async fn get(&self, action_id: &str) -> Result<Option<EffectRecord>, EffectError> {
-        let record = self.store.get(&id_of(action_id)).await?;
+        let record = self.store().get(&id_of(action_id)).await?;
         Ok(record.map(|record| EffectRecord::new(action_id, &record)))
     }
 }

@@ -240,3 +240,20 @@ fn a_limit_of_none_is_refused() {
     let error = builder(&MemoryStore::default()).max_pending_per_scope(0).build().unwrap_err();
     assert_eq!(error.to_string(), "invalid max_pending_per_scope: 0, expected at least 1 claim");
 }
+
+/// As the gate's.
+#[cfg(feature = "serde")]
+#[tokio::test(start_paused = true)]
+async fn a_claim_of_an_effect_that_nobody_waits_for_is_taken_back() {
+    use buttress::idempotency::{EffectClaim, EffectStore};
+    for faults in [&[Fault::HangAfter][..], &[Fault::LostAnswer; 3]] {
+        let store = Faulty::default();
+        let effects = EffectStore::new(store.clone());
+        store.next(On::Begin, faults);
+        let claim = timeout(SECOND / 10, effects.claim::<u8>("a", "input")).await;
+        assert!(!matches!(claim, Ok(Ok(_))), "{claim:?}");
+        sleep(SECOND).await;
+        let next = effects.claim::<u8>("a", "another input").await;
+        assert!(matches!(next, Ok(EffectClaim::Yours(_))), "{faults:?}: {next:?}");
+    }
+}
