@@ -1,9 +1,11 @@
 //! The store's time: the machine's wall clock when the store was opened, or the latest time in the file if
 //! that is later, and from there on the monotonic clock. So a wall clock that is set while the store is open
-//! moves nothing, and one that was set back before it was opened does not turn the store's time back.
+//! moves nothing, and one that was set back before it was opened does not turn the store's time back. Nor does a
+//! file that had to be opened again, and in which another process has written meanwhile.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::store::StoreTime;
@@ -60,6 +62,8 @@ pub(super) struct Clock {
     times: Arc<dyn Times>,
     started: u64,
     opened: u64,
+    /// By how much another process, which had the file meanwhile, was ahead.
+    ahead: AtomicU64,
 }
 
 impl Clock {
@@ -67,7 +71,7 @@ impl Clock {
     pub(super) fn starting(times: Arc<dyn Times>, latest: u64) -> Self {
         let started = times.monotonic();
         let opened = times.wall().max(latest.saturating_add(1));
-        Self { times, started, opened }
+        Self { times, started, opened, ahead: AtomicU64::new(0) }
     }
 
     /// When the store was opened: later than anything that an earlier process wrote.
@@ -77,7 +81,14 @@ impl Clock {
 
     pub(super) fn now(&self) -> StoreTime {
         let elapsed = self.times.monotonic().saturating_sub(self.started);
-        StoreTime::from_micros(self.opened.saturating_add(elapsed))
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        StoreTime::from_micros(self.opened.saturating_add(elapsed).saturating_add(ahead))
+    }
+
+    /// Goes on after `latest`, where another process has come to meanwhile.
+    pub(super) fn catch_up(&self, latest: u64) {
+        let behind = latest.saturating_add(1).saturating_sub(self.now().as_micros());
+        self.ahead.fetch_add(behind, Ordering::Relaxed);
     }
 }
 

@@ -89,7 +89,7 @@ use crate::quota::Quota;
 /// same. The file is opened again for the next one. For that moment its lock is given up, and another process
 /// that waits for the file can get it: to that one, executions of this one are those of an owner who has gone, as
 /// after a crash; this one is `Unavailable`, and should the file come back to it, it is fenced where the other one
-/// has decided. After a failed sync the file is not opened again, because nobody knows what the disk holds:
+/// has decided, and its time goes on after the other's. After a failed sync the file is not opened again, because nobody knows what the disk holds:
 /// everything is `Unavailable` until the program has been started again. A disk that does not answer is noticed
 /// after [`timeout`](FileStoreBuilder::timeout).
 ///

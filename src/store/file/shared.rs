@@ -104,22 +104,28 @@ impl Shared {
         *slot = next;
     }
 
-    /// Opens the database again if it has failed. `latest`: what it must know at least.
-    pub(super) fn reopen(&self, latest: u64) {
+    /// Opens the database again if it has failed. `latest`: what it must know at least. Says what it knows, if
+    /// it was opened: more if another process had it meanwhile.
+    pub(super) fn reopen(&self, latest: u64) -> Option<u64> {
         {
             let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
-            let Slot::Failed { tried, .. } = &*slot else { return };
+            let Slot::Failed { tried, .. } = &*slot else { return None };
             if tried.is_some_and(|tried| tried.age(Moment::now()) < RETRY) {
-                return;
+                return None;
             }
         }
+        let mut known = None;
         let opened = open(&*self.medium, self.cache, false, false, &self.health);
         self.replace(match opened {
             // Another file, or an earlier state of this one: what was answered is not in it.
             Ok((_, found)) if found < latest => Slot::Broken(
                 format!("{} is not what was written to it", self.path.display()).into(),
             ),
-            Ok((database, _)) => Slot::Open(database),
+            Ok((database, found)) => {
+                self.clock.catch_up(found);
+                known = Some(found);
+                Slot::Open(database)
+            }
             Err(failure) => {
                 let why = match failure.source {
                     Some(source) => source.to_string(),
@@ -129,6 +135,7 @@ impl Shared {
                 Slot::Failed { why, tried: Some(Moment::now()) }
             }
         });
+        known
     }
 
     /// Nothing more comes in.

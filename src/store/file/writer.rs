@@ -111,7 +111,10 @@ pub(super) fn run(shared: &Shared, latest: u64) {
     let mut writer = Writer { shared, latest, durable: latest };
     let mut batch = Batch::default();
     while shared.writes.take(MOST, &mut batch.waiting) {
-        shared.reopen(writer.durable);
+        if let Some(found) = shared.reopen(writer.durable) {
+            writer.latest = writer.latest.max(found);
+            writer.durable = found;
+        }
         let done = shared.with(|database| writer.make(database, &mut batch));
         match done {
             Ok(()) => {

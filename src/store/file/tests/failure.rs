@@ -158,3 +158,32 @@ async fn a_file_that_was_put_back_is_not_gone_on_with() {
         assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     }
 }
+
+/// While a file that failed is closed another process may open it, with a clock that is ahead. What it gave out
+/// and wrote is not fallen behind of.
+#[tokio::test]
+async fn what_another_process_wrote_before_the_file_was_opened_again_is_known() {
+    let disk = Disk::new(1);
+    let open_at = |micros| {
+        let times = Arc::new(clock::Fake::at(micros));
+        open_with(FileStore::builder().times(times), &disk).unwrap()
+    };
+    let store = open_at(1_000_000);
+    run(&store, &id(0), &claim()).await;
+    disk.after(0, Then::Fail(ErrorKind::Other));
+    assert!(store.begin(&id(1), &claim()).await.is_err());
+
+    let (other, theirs, ours) = (open_at(9_000_000), claim(), claim());
+    let generation = run(&other, &id(1), &theirs).await;
+    other.release(&id(1), theirs.attempt).await.unwrap();
+    let latest = other.0.0.clock.now();
+    drop(other);
+
+    assert!(run(&store, &id(1), &ours).await > generation);
+    assert!(store.0.0.clock.now() > latest);
+    drop(store);
+    // The file says so, too, to whoever opens it with a clock that was set back.
+    let again = open_at(1_000_000);
+    assert!(again.0.0.clock.now() > latest);
+    assert_eq!(again.get(&id(1)).await.unwrap().unwrap().attempt, ours.attempt);
+}
