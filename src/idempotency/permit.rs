@@ -373,7 +373,9 @@ impl<S: Store> Permit<S> {
             shared.emit(EventKind::Unrecorded { reason: "fenced" });
         }
         self.settled = true;
-        Ok(if too_large && finish == Finish::Applied { Finish::Trimmed } else { finish })
+        // Also if it is the answer to an earlier try that was lost.
+        let trimmed = too_large && finish.is_recorded();
+        Ok(if trimmed { Finish::Trimmed } else { finish })
     }
 
     /// Where there is a timer, the lease is kept while this is under way: a store that is slow to take the outcome

@@ -11,6 +11,8 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{advance, sleep};
 
+use super::faulty::{Fault, Faulty, On};
+
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 const A: Fingerprint = Fingerprint::from_bytes([1; 32]);
@@ -107,4 +109,17 @@ async fn a_run_that_slept_through_its_lease_makes_no_further_step() {
         let ran = run.await;
         assert_eq!((steps.get(), ran.is_ok()), if goes_on { (2, true) } else { (1, false) });
     }
+}
+
+/// The first answer was lost, and the second says that it was done before: without its body, all the same.
+#[tokio::test(start_paused = true)]
+async fn what_was_not_kept_is_told_as_such_also_when_the_answer_was_lost() {
+    let store = Faulty::default();
+    let gate = Idempotency::builder("orders", store.clone()).scope(Scope::global()).max_outcome(10);
+    let gate = gate.build().unwrap();
+    store.next(On::Complete, &[Fault::LostAnswer]);
+    let ran = gate.run("k", A, || async { Ok::<_, &str>("x".repeat(11)) }).await.unwrap();
+    assert_eq!(ran.status, Status::NotRetained);
+    let again = gate.run("k", A, || async { Ok::<_, &str>(String::new()) }).await;
+    assert!(matches!(again, Err(RunError::Earlier(Earlier::NotRetained))), "{again:?}");
 }
