@@ -42,8 +42,9 @@ impl EffectContext {
         Self(Arc::new(Inner { id, generation, runs, not_applied: AtomicBool::new(false) }))
     }
 
-    /// A key for a call further down that drops duplicates: the same for every run of this execution,
-    /// different for each label, and not to be guessed from the caller's key or back.
+    /// A key for a call further down that drops duplicates: the same for every run of this execution, and
+    /// different for each label. No secret: whoever knows the caller's key, its scope and the gate's name can make
+    /// it, too.
     ///
     /// ```
     /// # use buttress::idempotency::{Begin, Idempotency, Scope};
