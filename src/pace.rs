@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use self::saved::Saved;
 use crate::clock::{Tick, nanos};
 
+mod saved;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 
@@ -15,9 +17,15 @@ const RUN: f64 = 96.0;
 /// faster, so that those who share a quota come to equal parts.
 const STEP: f64 = 0.008;
 /// Who sends less than so many a second grows as one who does.
-const SLOW: f64 = 16.0;
+const SLOW: f64 = 4.0;
+/// Not throttled for so many seconds: as after a run.
+const LONG: f64 = 3.0;
+/// A step up until the first is throttled: what was taken of all that came is a rate for calls that come one by one.
+const START: f64 = 0.1;
 /// The step down for a call that was throttled.
 const DOWN: f64 = 0.97;
+/// The part of a turn after which the callee is asked again.
+const SOON: u64 = 8;
 const FLOOR: f64 = 1.01;
 /// No more than so many times what was taken of the last ones.
 const MOST: f64 = 1.25;
@@ -38,8 +46,6 @@ const ROW: u32 = 8;
 /// The callee is asked at least so often, whatever it says; and if it says nothing.
 const LONGEST: u64 = 30_000_000_000;
 const LONGEST_GUESS: u64 = 5_000_000_000;
-/// Turns that nobody took can be taken for so long.
-const SAVED: u64 = 100_000_000;
 /// Nobody waited and nothing was throttled for so long, and for so many turns: no rate is needed.
 const QUIET: u64 = 30_000_000_000;
 const QUIET_TURNS: u64 = 64;
@@ -68,6 +74,7 @@ pub(crate) struct Pace {
     rate: f64,
     /// When the next call goes.
     next: u64,
+    saved: Saved,
     /// Turns that were given before the last large change are void.
     change: u32,
     /// What was answered since then, a throttled call only if it was sent since then, too.
@@ -79,6 +86,8 @@ pub(crate) struct Pace {
     measured: f64,
     /// Taken since the last one that was throttled.
     run: f64,
+    /// None was throttled since there is a rate.
+    starting: bool,
     /// Somebody waits: the rate is what is in the way.
     pressed: bool,
     pressed_at: Tick,
@@ -102,6 +111,7 @@ impl Pace {
             phase: Phase::Free,
             rate: RATES.1,
             next: 0,
+            saved: Saved::new(),
             change: 0,
             since: Tick(0),
             taken: 0.0,
@@ -110,6 +120,7 @@ impl Pace {
             counted_at: Tick(0),
             measured: RATES.1,
             run: 0.0,
+            starting: false,
             pressed: false,
             pressed_at: Tick(0),
             throttled_at: Tick(0),
@@ -171,7 +182,12 @@ impl Pace {
                     self.change = self.change.wrapping_add(1);
                     return Tick(0);
                 }
-                self.next = self.next.max(now.0.saturating_sub(SAVED));
+                let earliest = now.0.saturating_sub(self.saved.span());
+                if self.next < earliest {
+                    // Turns that nobody took say nothing of how many it takes.
+                    self.counted_at.0 = self.counted_at.0.saturating_add(earliest - self.next);
+                    self.next = earliest;
+                }
             }
             Phase::Stopped => {}
         }
@@ -189,7 +205,11 @@ impl Pace {
     pub(crate) fn take(&mut self, now: Tick) {
         match self.phase {
             Phase::Free | Phase::Measuring => {}
-            Phase::Limiting => self.next = self.next.saturating_add(self.interval()),
+            Phase::Limiting => {
+                let interval = self.interval();
+                self.saved.spend(now.0.saturating_sub(self.next), interval, now);
+                self.next = self.next.saturating_add(interval);
+            }
             Phase::Stopped => {
                 self.asking = Some(self.next);
                 self.next = self.next.max(now.0).saturating_add(self.pause);
@@ -201,6 +221,7 @@ impl Pace {
     pub(crate) fn wait(&mut self, now: Tick) {
         self.pressed = true;
         self.pressed_at = now;
+        self.saved.wait(now);
     }
 
     /// A turn was not used. The next call gets one earlier.
@@ -211,7 +232,7 @@ impl Pace {
         match self.phase {
             Phase::Free | Phase::Measuring => {}
             Phase::Limiting => {
-                let earliest = now.0.saturating_sub(SAVED);
+                let earliest = now.0.saturating_sub(self.saved.span());
                 self.next = self.next.saturating_sub(self.interval()).max(earliest);
             }
             Phase::Stopped => self.next = self.asking.take().unwrap_or(self.next),
@@ -257,23 +278,31 @@ impl Pace {
                 self.next = now.0;
                 self.change = self.change.wrapping_add(1);
                 self.begin(now);
+                self.starting = true;
             }
             Phase::Measuring => self.measure(now),
-            Phase::Limiting if self.pressed => {
-                self.pressed = false;
-                let calls = now.0.saturating_sub(self.raised_at.0) as f64 / SECOND * SLOW;
-                let longer = (self.run / RUN).max(1.0);
-                let step = (STEP / self.rate.sqrt()).min(STEP / 2.0);
-                let step = (step * longer * longer * calls.max(1.0)).min(0.1);
-                self.raised_at = now;
-                // What the callee has saved up hides that it is too much.
-                let quiet = now.0.saturating_sub(self.throttled_at.0) > QUIET;
-                let most = if quiet { RATES.1 } else { self.measured * MOST };
-                let most = most.max(self.rate).min(RATES.1);
-                self.rate = (self.rate * (1.0 + step)).min(most);
-            }
+            Phase::Limiting if self.pressed => self.raise(now),
             _ => {}
         }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "times")]
+    fn raise(&mut self, now: Tick) {
+        self.pressed = false;
+        let since = now.0.saturating_sub(self.raised_at.0) as f64;
+        let quiet = now.0.saturating_sub(self.throttled_at.0);
+        let longer = (self.run / RUN).max(quiet as f64 / SECOND / LONG).max(1.0);
+        let step = (STEP / self.rate.sqrt()).min(STEP / 2.0);
+        let step = (step * longer * longer * (since / SECOND * SLOW).max(1.0)).min(0.1);
+        // Not before it could be seen what the last ones have brought.
+        let seen = (since / self.latency.max(self.interval() as f64)).min(1.0);
+        let step = if self.starting { step.max(START * seen) } else { step };
+        self.raised_at = now;
+        // What the callee has saved up hides that it is too much.
+        let free = self.starting || quiet > QUIET;
+        let most = if free { RATES.1 } else { self.measured * MOST };
+        let most = most.max(self.rate).min(RATES.1);
+        self.rate = (self.rate * (1.0 + step)).min(most);
     }
 
     /// The callee refused one, and perhaps said for how long.
@@ -328,9 +357,12 @@ impl Pace {
         self.rate = rate(self.taken + 0.5, self.since, now).clamp(RATES.0, RATES.1);
         self.before = self.rate;
         self.phase = Phase::Limiting;
-        self.next = now.0;
+        self.saved = Saved::new();
+        // Of one that was throttled just now nothing is left.
+        self.next = now.0.saturating_add(if self.row > 0 { self.interval() } else { 0 });
         self.change = self.change.wrapping_add(1);
         self.begin(now);
+        self.starting = true;
     }
 
     fn lower(&mut self, sent: Tick, now: Tick) {
@@ -340,11 +372,17 @@ impl Pace {
         self.row += 1;
         self.run = 0.0;
         self.raised_at = now;
-        self.throttled += 1.0;
-        // It has nothing left, and did not count this one.
+        self.starting = false;
+        // It had nothing left, and did not count this one: most often little was missing.
         let interval = self.interval();
-        let soon = now.0.saturating_add(interval / 4);
-        self.next = self.next.saturating_sub(interval - interval / 4).max(soon);
+        let soon = (interval / SOON << (self.row - 1).min(SOON.ilog2())).min(interval);
+        let at = sent.0.saturating_add(soon).max(now.0);
+        self.next = self.next.saturating_sub(interval - soon).max(at);
+        if self.saved.throttled(sent) {
+            self.lowered_at = now;
+            return;
+        }
+        self.throttled += 1.0;
         if sent >= self.lowered_at {
             self.lowered_at = now;
             let least = if self.measured < self.rate { self.measured * FLOOR } else { RATES.0 };

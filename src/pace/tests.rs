@@ -237,6 +237,56 @@ fn calls_in_batches_get_no_less() {
     within("attempts", attempts, 1.0, 1.3);
 }
 
+/// What is measured while everything is sent is the rate of calls that come one by one; a burst that the callee does
+/// not have costs turns after each pause; and who asks late after a call was throttled loses a part of a turn each time.
+#[test]
+fn a_quota_of_a_few_a_second_is_used() {
+    for (rate, batch) in [(5.0, 1.0), (5.0, 2.6), (3.0, 1.8), (10.0, 2.6)] {
+        let mut world = World::new(Callee::new(rate, (rate / 7.0).max(1.0)), 1, rate * 2.0);
+        world.clients[0].batch = batch;
+        world.run(10 * SECONDS);
+        let (used, attempts) = world.run(120 * SECONDS);
+        // In batches there are times without anybody.
+        let least = if batch > 1.0 { 0.8 } else { 0.92 };
+        within(&format!("used of {rate} in batches of {batch}"), used, least, 1.02);
+        within(&format!("attempts, {rate} in batches of {batch}"), attempts, 1.0, 1.3);
+    }
+}
+
+#[test]
+fn what_the_callee_has_not_saved_says_nothing_of_its_rate() {
+    let mut world = World::new(Callee::new(7.0, 2.0), 1, 14.0);
+    world.run(20 * SECONDS);
+    let pace = &mut world.clients[0].pace;
+    let span = pace.saved.span();
+    let ms = world.now + 2 * SECONDS;
+    // Nobody came for two seconds; of two that come together the second is too many.
+    pace.next(tick(ms));
+    pace.take(tick(ms));
+    pace.taken(tick(ms), tick(ms + 20));
+    let due = pace.next(tick(ms + 20));
+    pace.take(due);
+    let rate = pace.rate();
+    pace.refused(due, world.hint, Tick(due.0 + 10 * MS));
+    assert_eq!(pace.rate(), rate);
+    assert!(pace.saved.span() < span);
+    // One that was sent in its turn does.
+    let ms = ms + 2 * SECONDS;
+    while pace.next(tick(ms)) <= tick(ms) {
+        pace.take(tick(ms));
+    }
+    for _ in 0..4 {
+        let due = pace.due();
+        pace.take(due);
+        pace.taken(due, Tick(due.0 + 20 * MS));
+    }
+    let due = pace.due();
+    pace.take(due);
+    let rate = pace.rate().unwrap();
+    pace.refused(due, world.hint, Tick(due.0 + 10 * MS));
+    assert!(pace.rate().unwrap() < rate);
+}
+
 #[test]
 fn those_who_share_a_quota_each_learn_their_part() {
     let mut world = World::new(Callee::new(100.0, 15.0), 5, 300.0);
@@ -468,7 +518,7 @@ proptest! {
                             let (since, had, turns) = quiet.get_or_insert((now, rate, 0.0));
                             *turns += f64::from(u8::from(given));
                             #[expect(clippy::cast_precision_loss, reason = "a time")]
-                            let passed = (now - *since + SAVED) as f64 / 1e9;
+                            let passed = (now - *since + pace.saved.span()) as f64 / 1e9;
                             prop_assert!((rate - *had).abs() < 1e-9);
                             prop_assert!(*turns <= rate * passed * 1.001 + 2.0);
                         }

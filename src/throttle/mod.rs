@@ -45,8 +45,10 @@
 //! refused at once, unsent: `RateLimited` with the time until that turn. If nothing is taken any more, single calls
 //! ask: when `Retry-After` says, but at least every 30 s. Once nobody waited and nothing was throttled for
 //! 30 s, there is no rate any more, nor once nothing was throttled for five minutes, whoever waits; both take at least
-//! the time of 64 turns. The rate stays within a quarter above what was taken of the last
-//! calls, until nothing was throttled for 30 s.
+//! the time of 64 turns. The rate grows quickly until the first call is throttled, and then stays within a quarter above
+//! what was taken of the last calls while somebody waited, until nothing was throttled for 30 s. Turns that nobody took
+//! can be taken later, for 100 ms at first: less if it turns out that the backend does not save them as long, more if it
+//! does and calls wait, at most 1 s.
 //!
 //! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken; those that
 //! taught the quota are not among them. A share of
