@@ -150,7 +150,8 @@ impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
         }
     }
 
-    /// Charges each request its price instead of 1. 0 is free.
+    /// Charges each request its price instead of 1. 0 is free. The price is for the limits that are there so far: one
+    /// that is [added](Self::and) later is charged 1, and a later price multiplies with the earlier.
     ///
     /// ```
     /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};
@@ -165,7 +166,8 @@ impl<L, R, M, H> RateLimitLayer<L, R, M, H> {
     }
 
     /// A further limit that must agree: all are checked, then all are charged; see
-    /// [`Meter`](super::Meter). A later [`cost`](Self::cost) applies to all of them.
+    /// [`Meter`](super::Meter). An earlier [`cost`](Self::cost) is charged to what was there before, a later one to all
+    /// of them.
     ///
     /// ```
     /// # use buttress::rate_limit::{RateLimitLayer, RateLimiter};

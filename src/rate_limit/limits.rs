@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use super::handle::RateLimiter;
 use super::keyed::{KeyBucket, KeyedRateLimiter};
-use super::meter::Both;
+use super::meter::{Both, Priced};
 use crate::key::Key;
 
 /// Which buckets a request of type `Req` is charged to: what a
@@ -47,6 +47,7 @@ pub(crate) mod sealed_limit {
         /// The buckets of this request. Runs user code: the key extractor. `there`: what is in the layer's slot.
         fn meter<'a>(&'a self, req: &Req, there: Option<&'a RateLimiter>) -> Self::Meter<'a>;
 
+        /// What a call that waits is charged, at its one bucket. The meter of one that does not wait has the price in it.
         fn cost(&self, _: &Req) -> u64 {
             1
         }
@@ -213,7 +214,8 @@ where
     }
 }
 
-/// A limit with a price per request; see [`RateLimitLayer::cost`](super::RateLimitLayer::cost).
+/// A limit with a price per request; see [`RateLimitLayer::cost`](super::RateLimitLayer::cost). The price is that of
+/// what it is made of, and of nothing that is added later.
 ///
 /// ```
 /// use buttress::Quota;
@@ -251,16 +253,17 @@ where
     F: Fn(&Req) -> u64,
 {
     type Meter<'a>
-        = L::Meter<'a>
+        = Priced<L::Meter<'a>>
     where
         Self: 'a;
 
+    #[inline]
     fn meter<'a>(&'a self, req: &Req, there: Option<&'a RateLimiter>) -> Self::Meter<'a> {
-        self.limit.meter(req, there)
+        Priced { price: (self.cost)(req), meter: self.limit.meter(req, there) }
     }
 
     fn cost(&self, req: &Req) -> u64 {
-        (self.cost)(req)
+        (self.cost)(req).saturating_mul(self.limit.cost(req))
     }
 
     #[inline]

@@ -203,6 +203,46 @@ impl<A: sealed::Meter, B: sealed::Meter> sealed::Meter for Both<A, B> {
     }
 }
 
+/// A part of a limit with a price of its own: of one call, and of each that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Priced<M> {
+    pub(crate) price: u64,
+    pub(crate) meter: M,
+}
+
+impl<M> Priced<M> {
+    /// More than there are is refused at once, like any call above the burst.
+    #[inline]
+    const fn of(&self, n: u64) -> u64 {
+        self.price.saturating_mul(n)
+    }
+}
+
+impl<M: sealed::Meter> sealed::Meter for Priced<M> {
+    type Charge = M::Charge;
+
+    fn probe(&self, n: u64, now: u64) -> Result<(), Refusal<'_>> {
+        self.meter.probe(self.of(n), now)
+    }
+
+    fn charge(&self, n: u64, now: u64) -> Result<(Level, Self::Charge), Refusal<'_>> {
+        self.meter.charge(self.of(n), now)
+    }
+
+    fn refund(&self, charge: Self::Charge) {
+        self.meter.refund(charge);
+    }
+
+    fn count(&self, charge: Self::Charge) {
+        self.meter.count(charge);
+    }
+
+    #[inline(always)]
+    fn admit(&self, n: u64, now: u64) -> Result<Level, Refusal<'_>> {
+        self.meter.admit(self.of(n), now)
+    }
+}
+
 /// What a [`RateLimiter`] remembers of a charge: nothing if shadow mode let it pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Paid(Option<Receipt>);

@@ -260,3 +260,47 @@ async fn a_call_that_is_let_go_as_it_joins_is_counted_once() {
     assert!(matches!(started, std::task::Poll::Ready(Ok(None))));
     assert_eq!((limiter.waiting(), limiter.stats().released, limiter.stats().acquired), (0, 1, 1));
 }
+
+/// An earlier price was forgotten once a second limit was added: the bytes of a call were charged as 1.
+#[tokio::test(start_paused = true)]
+async fn a_price_is_that_of_the_limits_before_it() {
+    use super::RateLimitLayer;
+    use tower::{Layer, Service, ServiceExt, service_fn};
+
+    let bytes = RateLimiter::new("1/h burst 1000".parse().unwrap());
+    let each = RateLimiter::keyed::<u64>("1/h burst 10".parse().unwrap(), 100).unwrap();
+    let calls = RateLimiter::new("1/h burst 100".parse().unwrap());
+    let answer = service_fn(async |n: u64| Ok::<_, std::io::Error>(n));
+
+    let mut before = RateLimitLayer::new(bytes.clone())
+        .cost(|n: &u64| *n)
+        .and(each.by(|_: &u64| Some(1)))
+        .and(calls.clone())
+        .layer(answer);
+    before.ready().await.unwrap().call(400).await.unwrap();
+    assert_eq!((bytes.tokens(), each.tokens(&1), calls.tokens()), (600.0, 9.0, 99.0));
+    before.ready().await.unwrap().call(601).await.unwrap_err();
+    assert_eq!((bytes.tokens(), each.tokens(&1), calls.tokens()), (600.0, 9.0, 99.0));
+
+    // After all of them it is everybody's, and of what has a price already a multiple.
+    let mut after = RateLimitLayer::new(bytes.clone())
+        .cost(|_: &u64| 100)
+        .and(each.by(|_: &u64| Some(1)))
+        .cost(|n: &u64| *n)
+        .layer(answer);
+    after.ready().await.unwrap().call(2).await.unwrap();
+    assert_eq!((bytes.tokens(), each.tokens(&1)), (400.0, 7.0));
+    after.ready().await.unwrap().call(0).await.unwrap();
+    after.ready().await.unwrap().call(u64::MAX).await.unwrap_err();
+    assert_eq!((bytes.tokens(), each.tokens(&1)), (400.0, 7.0));
+
+    // Who waits for one bucket pays the same there.
+    let mut waits = RateLimitLayer::new(bytes.clone())
+        .cost(|_: &u64| 100)
+        .cost(|n: &u64| *n)
+        .wait(Duration::ZERO)
+        .layer(answer);
+    waits.ready().await.unwrap().call(3).await.unwrap();
+    assert_eq!(bytes.tokens(), 100.0);
+    waits.ready().await.unwrap().call(u64::MAX).await.unwrap_err();
+}
