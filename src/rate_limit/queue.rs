@@ -311,13 +311,19 @@ impl Queue {
             .map(|entry| {
                 let cost = new.cost(entry.n);
                 let gap = scale(entry.gap, old, new);
-                let after = tail.saturating_add(gap).saturating_add(cost);
                 let denied = Denied { rule: new, tat: tail, now, cost };
-                if denied.never() || after.saturating_sub(new.tolerance) > entry.deadline {
-                    return Err(denied);
+                // `None`: beyond the time that can be told.
+                let after = tail.checked_add(gap).and_then(|after| after.checked_add(cost));
+                match after {
+                    Some(after)
+                        if !denied.never()
+                            && after.saturating_sub(new.tolerance) <= entry.deadline =>
+                    {
+                        tail = after;
+                        Ok((gap, cost))
+                    }
+                    _ => Err(denied),
                 }
-                tail = after;
-                Ok((gap, cost))
             })
             .collect();
         Plan { front, tail, fates }

@@ -237,7 +237,9 @@ impl Shared {
             if denied.never() || (due > now && due > deadline) {
                 return Joined::TooLate(denied);
             }
-            if due > now && queue.len() >= queue.max_waiting {
+            // Places end with the time that can be told: one beyond would be given back for more than it took.
+            let beyond = base.checked_add(cost).is_none();
+            if due > now && (queue.len() >= queue.max_waiting || beyond) {
                 return Joined::Full(denied);
             }
             if self.bucket.replace(tat, after).is_err() {

@@ -304,3 +304,25 @@ async fn a_price_is_that_of_the_limits_before_it() {
     assert_eq!(bytes.tokens(), 100.0);
     waits.ready().await.unwrap().call(u64::MAX).await.unwrap_err();
 }
+
+/// Their places reached beyond the last instant that there is, and when they left, what they had not all taken was given
+/// back: a token nobody had.
+#[tokio::test(start_paused = true)]
+async fn waiters_beyond_the_end_of_time_leave_no_tokens_behind() {
+    let quota = "1/365d".parse().unwrap();
+    // As they queue, or as the quota changes under them.
+    let minted = [false, true].map(|is_slowed| {
+        let limiter = RateLimiter::new(if is_slowed { "1/s".parse().unwrap() } else { quota });
+        limiter.try_acquire().unwrap();
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut waiters: Vec<_> = (0..40).map(|_| Box::pin(limiter.acquire())).collect();
+        for waiter in &mut waiters {
+            let _ = waiter.as_mut().poll(&mut cx);
+        }
+        assert!(limiter.waiting() > 30, "they wait");
+        limiter.set_quota(quota);
+        drop(waiters);
+        limiter.try_acquire().is_ok()
+    });
+    assert_eq!(minted, [false, false]);
+}
