@@ -38,12 +38,21 @@ struct Place<T> {
 
 struct Content<T> {
     object: Option<T>,
+    engaged: Engaged<T>,
     /// One that has what this one has.
     #[cfg(feature = "config")]
     follower: Option<Follower<T>>,
     /// Who is told of each change.
     #[cfg(feature = "config")]
     told: Option<Told<T>>,
+}
+
+/// What is held back through a slot that is a lever: it may leave the slot before it is let go.
+pub(crate) struct Engaged<T> {
+    /// How many hold.
+    pub(crate) holds: usize,
+    /// Each once, until nobody holds any more.
+    pub(crate) objects: Vec<T>,
 }
 
 /// What it returns is dropped when no lock is held.
@@ -84,6 +93,7 @@ impl<T> Slot<T> {
     fn of(object: Option<T>, version: u64) -> Self {
         let held = Content {
             object,
+            engaged: Engaged { holds: 0, objects: Vec::new() },
             #[cfg(feature = "config")]
             follower: None,
             #[cfg(feature = "config")]
@@ -178,6 +188,14 @@ impl<T: Clone> Slot<T> {
 }
 
 impl<T> Slot<T> {
+    /// What is there, and what is held back through the slot, for `f` to change. Under the lock: `f` runs no user code and
+    /// drops nothing.
+    pub(crate) fn with_engaged<R>(&self, f: impl FnOnce(Option<&T>, &mut Engaged<T>) -> R) -> R {
+        let mut held = lock(&self.place.held);
+        let held = &mut *held;
+        f(held.object.as_ref(), &mut held.engaged)
+    }
+
     /// Whether something is there, and it is that. `is` runs under the lock, and nothing is dropped.
     pub(crate) fn holds(&self, is: impl FnOnce(&T) -> bool) -> bool {
         lock(&self.place.held).object.as_ref().is_some_and(is)

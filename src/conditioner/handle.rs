@@ -1,6 +1,7 @@
 //! The object users hold.
 
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -486,8 +487,8 @@ impl Lever for Conditioner {
     }
 }
 
-/// Holds back the conditioner that is in the slot. One that is installed meanwhile injects until the next
-/// `engage`.
+/// Holds back the conditioner that is in the slot, also when it leaves the slot, until all who have engaged have let
+/// go. One that is installed meanwhile injects until the next `engage`.
 ///
 /// ```
 /// use buttress::conditioner::Conditioner;
@@ -502,13 +503,26 @@ impl Lever for Conditioner {
 /// ```
 impl Lever for Slot<Conditioner> {
     fn engage(&self) {
-        if let Some(conditioner) = self.get() {
+        let new = self.with_engaged(|there, engaged| {
+            engaged.holds += 1;
+            let new = there.filter(|it| !engaged.objects.iter().any(|held| held.is(it)))?;
+            engaged.objects.push(new.clone());
+            Some(new.clone())
+        });
+        if let Some(conditioner) = new {
             conditioner.engage();
         }
     }
 
     fn release(&self) {
-        if let Some(conditioner) = self.get() {
+        let free = self.with_engaged(|_, engaged| {
+            let was_held = engaged.holds > 0;
+            engaged.holds = engaged.holds.saturating_sub(1);
+            let is_last = was_held && engaged.holds == 0;
+            if is_last { mem::take(&mut engaged.objects) } else { Vec::new() }
+        });
+        // Whoever held has returned from `engage`, so each of them is held.
+        for conditioner in free {
             conditioner.release();
         }
     }

@@ -330,3 +330,43 @@ fn rules_of_an_environment_that_is_not_allowed_meet_no_call_while_they_come_and_
     });
     assert!(faults.stats().seen > 0);
 }
+
+/// What was engaged through a slot and has left it was never let go, and what had come since was instead.
+#[test]
+fn a_slot_lets_go_of_what_it_has_held_back_also_when_that_has_left_it() {
+    use crate::{Lever, Slot};
+    let lossy = || Conditioner::network(ms(0), ms(0), 1.0, None).unwrap();
+    let (one, two) = (lossy(), lossy());
+    let slot = Slot::with(one.clone());
+    let injecting = |conditioner: &Conditioner| conditioner.is_injecting();
+
+    slot.engage();
+    slot.install(two.clone());
+    assert_eq!([&one, &two].map(injecting), [false, true]);
+    slot.release();
+    assert_eq!([&one, &two].map(injecting), [true, true]);
+
+    // Two hold the lever: it is free when the last has let go, with all that hung on it.
+    slot.install(one.clone());
+    slot.engage();
+    slot.install(two.clone());
+    slot.engage();
+    slot.engage();
+    slot.release();
+    slot.release();
+    assert_eq!([&one, &two].map(injecting), [false, false]);
+    slot.uninstall();
+    slot.release();
+    assert_eq!([&one, &two].map(injecting), [true, true]);
+
+    // What somebody else holds stays held, and nothing is let go twice.
+    two.engage();
+    slot.install(two.clone());
+    slot.release();
+    assert!(!two.is_injecting());
+    slot.engage();
+    slot.release();
+    assert!(!two.is_injecting());
+    two.release();
+    assert!(two.is_injecting());
+}
