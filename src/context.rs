@@ -1,5 +1,6 @@
 //! What a request carries along for every layer that it passes.
 
+use std::fmt;
 use std::num::NonZeroU64;
 
 use crate::deadline::Deadline;
@@ -39,6 +40,7 @@ impl Criticality {
     ///
     /// ```
     /// assert_eq!(buttress::Criticality::SheddablePlus.as_str(), "sheddable_plus");
+    /// assert_eq!(buttress::Criticality::SheddablePlus.to_string(), "sheddable_plus");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -48,6 +50,12 @@ impl Criticality {
             Self::Critical => "critical",
             Self::CriticalPlus => "critical_plus",
         }
+    }
+}
+
+impl fmt::Display for Criticality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

@@ -1,5 +1,6 @@
 //! By when an answer is needed.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::{Tick, nanos, now};
@@ -20,8 +21,9 @@ use crate::error::ConfigError;
 /// assert!(deadline.remaining() <= Duration::from_secs(2));
 /// assert!(!deadline.has_passed());
 /// assert_eq!(deadline.earliest(Deadline::after(Duration::from_secs(9))), deadline);
+/// assert_eq!(format!("{:?}", Deadline::after(Duration::ZERO)), "Deadline { remaining: 0ns }");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(Tick);
 
 impl Deadline {
@@ -156,6 +158,13 @@ impl Deadline {
 
     pub(crate) fn remaining_at(self, now: Tick) -> Duration {
         self.0.since(now)
+    }
+}
+
+/// What remains, since the instant itself says nothing to a reader.
+impl fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deadline").field("remaining", &self.remaining()).finish()
     }
 }
 

@@ -143,6 +143,7 @@ impl LayerKind {
     ///
     /// ```
     /// assert_eq!(buttress::LayerKind::Custom("shard").as_str(), "shard");
+    /// assert_eq!(buttress::LayerKind::Custom("shard").to_string(), "shard");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -166,5 +167,11 @@ impl LayerKind {
             Self::Supervise => "supervise",
             Self::Custom(name) => name,
         }
+    }
+}
+
+impl fmt::Display for LayerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }

@@ -1,5 +1,6 @@
 //! What happened to a call, in the one vocabulary every layer shares.
 
+use std::fmt;
 use std::time::Duration;
 
 /// How likely a failure is to go away by itself.
@@ -38,6 +39,7 @@ impl FailureClass {
     ///
     /// ```
     /// assert_eq!(buttress::FailureClass::Flaky.as_str(), "flaky");
+    /// assert_eq!(format!("{:>6}", buttress::FailureClass::Flaky), " flaky");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -46,6 +48,12 @@ impl FailureClass {
             Self::Flaky => "flaky",
             Self::Permanent => "permanent",
         }
+    }
+}
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 
@@ -96,6 +104,7 @@ impl Outcome {
     ///
     /// ```
     /// assert_eq!(buttress::Outcome::Success.as_str(), "success");
+    /// assert_eq!(buttress::Outcome::Success.to_string(), "success");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -106,6 +115,12 @@ impl Outcome {
             Self::Cancelled { .. } => "cancelled",
             Self::Ignored => "ignored",
         }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

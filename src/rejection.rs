@@ -454,6 +454,11 @@ impl fmt::Display for Rejection {
             let (of_measured, of_threshold) = (digits(measured), digits(threshold));
             write!(f, ", {what} {measured:.of_measured$} against {threshold:.of_threshold$}")?;
         }
+        if let (RejectionKind::ExceedsBurst, Detail::Quota { limit, .. }) =
+            (self.kind(), self.detail)
+        {
+            write!(f, ", burst {limit}")?;
+        }
         if let Some(after) = self.retry_after() {
             write!(f, ", retry after {after:?}")?;
         }

@@ -102,6 +102,7 @@ impl BackendState {
     ///
     /// ```
     /// assert_eq!(buttress::BackendState::Recovering.as_str(), "recovering");
+    /// assert_eq!(buttress::BackendState::Recovering.to_string(), "recovering");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -120,6 +121,12 @@ impl BackendState {
             State::Down { .. } => Self::Down,
             State::Recovering => Self::Recovering,
         }
+    }
+}
+
+impl fmt::Display for BackendState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

@@ -107,7 +107,9 @@ impl RateLimiter {
     /// let limiter = RateLimiter::new(Quota::per_second(10)?);
     /// assert!(limiter.try_acquire_n(8).is_ok());
     /// assert_eq!(limiter.try_acquire_n(8).unwrap_err().kind(), RejectionKind::RateLimited);
-    /// assert_eq!(limiter.try_acquire_n(11).unwrap_err().kind(), RejectionKind::ExceedsBurst);
+    /// let never = limiter.try_acquire_n(11).unwrap_err();
+    /// assert_eq!(never.kind(), RejectionKind::ExceedsBurst);
+    /// assert!(never.to_string().ends_with("(rate_limit `rate_limit`), burst 10"));
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[inline]

@@ -1,5 +1,6 @@
 //! Why a call was refused, and by which numbers.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Why a call was refused. One table maps each kind to HTTP, gRPC and to whether our retry tries
@@ -92,6 +93,7 @@ impl RejectionKind {
     ///
     /// ```
     /// assert_eq!(buttress::RejectionKind::RateLimited.as_str(), "rate_limited");
+    /// assert_eq!(buttress::RejectionKind::RateLimited.to_string(), "rate_limited");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -138,6 +140,12 @@ impl RejectionKind {
             Self::Injected => "injected fault",
             Self::CallPanicked => "the call that it waited for panicked",
         }
+    }
+}
+
+impl fmt::Display for RejectionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

@@ -56,6 +56,7 @@ impl Phase {
     ///
     /// ```
     /// assert_eq!(buttress::supervise::Phase::Ready.as_str(), "ready");
+    /// assert_eq!(buttress::supervise::Phase::Ready.to_string(), "ready");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -67,6 +68,12 @@ impl Phase {
             Self::Cleanup => "cleanup",
             Self::Exited => "exited",
         }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 
