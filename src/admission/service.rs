@@ -5,9 +5,9 @@ use tower_service::Service;
 
 use super::future::ResponseFuture;
 use super::layer::Parts;
-use crate::classify::Classify;
-use crate::context::ReadContext;
-use crate::reject::Reject;
+use crate::classify::{AnyError, Classify};
+use crate::context::{NoContext, ReadContext};
+use crate::reject::{AsError, Reject};
 use crate::sync::Lease;
 
 /// A service behind an [`Admission`](super::Admission).
@@ -23,7 +23,7 @@ use crate::sync::Lease;
 /// # Ok(())
 /// # }
 /// ```
-pub struct AdmissionService<S, C, X, R> {
+pub struct AdmissionService<S, C = AnyError, X = NoContext, R = AsError> {
     inner: S,
     /// `None`: as if the layer were not there.
     parts: Option<Lease<Parts<C, X, R>>>,

@@ -101,7 +101,7 @@ impl<S, K, X: Clone, C: Clone, R: Clone> Layer<S> for KeyedCircuitBreakerLayer<K
 /// drop(service.call(7)); // never polled: nothing was sent
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
-pub struct KeyedCircuitBreakerService<S, K, X, C, R> {
+pub struct KeyedCircuitBreakerService<S, K, X, C = AnyError, R = AsError> {
     inner: S,
     breakers: KeyedCircuitBreaker<K>,
     key: X,

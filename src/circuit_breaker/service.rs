@@ -4,9 +4,9 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use crate::classify::Classify;
+use crate::classify::{AnyError, Classify};
 use crate::clock;
-use crate::reject::Reject;
+use crate::reject::{AsError, Reject};
 use crate::slot::Held;
 use crate::sync::Lease;
 
@@ -21,11 +21,10 @@ use super::shared::Shared;
 ///
 /// ```
 /// use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerService};
-/// use buttress::{AnyError, AsError};
 /// use tower::Layer;
 /// // By name, in a client of our own.
 /// struct Client<S> {
-///     service: CircuitBreakerService<S, AnyError, AsError>,
+///     service: CircuitBreakerService<S>,
 /// }
 /// impl<S> Client<S> {
 ///     fn new(inner: S) -> Self {
@@ -34,7 +33,7 @@ use super::shared::Shared;
 /// }
 /// let client = Client::new(7);
 /// ```
-pub struct CircuitBreakerService<S, C, R> {
+pub struct CircuitBreakerService<S, C = AnyError, R = AsError> {
     inner: S,
     /// With none it is as if the layer were not there.
     breaker: Held<CircuitBreaker>,

@@ -7,10 +7,10 @@ use tower_service::Service;
 
 use super::future::ResponseFuture;
 use super::layer::Parts;
-use super::share::Share;
-use crate::context::ReadContext;
+use super::share::{CloneResponse, Share};
+use crate::context::{NoContext, ReadContext};
 use crate::key::Key;
-use crate::reject::{Reject, Remember};
+use crate::reject::{AsError, Reject, Remember};
 use crate::sync::Lease;
 
 /// Made by a [`CoalesceLayer`](super::CoalesceLayer). Always ready.
@@ -21,7 +21,7 @@ use crate::sync::Lease;
 /// let layer = Coalesce::<u32, u32>::new("users").layer(|id: &u32| Some(*id));
 /// assert_eq!(*layer.layer(7).get_ref(), 7);
 /// ```
-pub struct CoalesceService<S, K, V, O, X, P, C, R> {
+pub struct CoalesceService<S, K, V, O, X, P = CloneResponse, C = NoContext, R = AsError> {
     pub(super) inner: S,
     pub(super) parts: Lease<Parts<K, V, O, X, P, C, R>>,
 }

@@ -3,8 +3,8 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use crate::classify::Classify;
-use crate::reject::Reject;
+use crate::classify::{AnyError, Classify};
+use crate::reject::{AsError, Reject};
 use crate::rejection::Rejection;
 use crate::slot::{Seat, Slot};
 
@@ -17,11 +17,10 @@ use super::handle::FailureBudget;
 ///
 /// ```
 /// use buttress::failure_budget::{FailureBudget, FailureBudgetService};
-/// use buttress::{AnyError, AsError};
 /// use tower::Layer;
 /// // By name, in a client of our own.
 /// struct Client<S> {
-///     service: FailureBudgetService<S, AnyError, AsError>,
+///     service: FailureBudgetService<S>,
 /// }
 /// impl<S> Client<S> {
 ///     fn new(inner: S) -> Self {
@@ -30,7 +29,7 @@ use super::handle::FailureBudget;
 /// }
 /// let client = Client::new(7);
 /// ```
-pub struct FailureBudgetService<S, C, R> {
+pub struct FailureBudgetService<S, C = AnyError, R = AsError> {
     inner: S,
     seat: Seat<FailureBudget>,
     classify: C,

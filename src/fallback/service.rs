@@ -8,6 +8,7 @@ use super::cause::Covers;
 use super::future::ResponseFuture;
 use super::keep::Keep;
 use super::layer::Parts;
+use crate::replay::CloneRequest;
 use crate::sync::Lease;
 
 /// Made by a [`FallbackLayer`](super::FallbackLayer). Ready when the inner service is.
@@ -17,7 +18,7 @@ use crate::sync::Lease;
 /// let layer = buttress::fallback::Fallback::new("db").layer::<buttress::Typed>().value(0);
 /// assert_eq!(*layer.layer(7).get_ref(), 7);
 /// ```
-pub struct FallbackService<S, A, V, K> {
+pub struct FallbackService<S, A, V, K = CloneRequest> {
     pub(super) inner: S,
     pub(super) parts: Lease<Parts<A, V, K>>,
 }

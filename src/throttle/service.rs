@@ -6,9 +6,9 @@ use tower_service::Service;
 
 use super::future::ResponseFuture;
 use super::layer::Parts;
-use crate::classify::Classify;
-use crate::context::ReadContext;
-use crate::reject::Reject;
+use crate::classify::{AnyError, Classify};
+use crate::context::{NoContext, ReadContext};
+use crate::reject::{AsError, Reject};
 use crate::sync::Lease;
 
 /// A service behind a [`Throttle`](super::Throttle).
@@ -23,7 +23,7 @@ use crate::sync::Lease;
 /// # Ok(())
 /// # }
 /// ```
-pub struct ThrottleService<S, C, X, R> {
+pub struct ThrottleService<S, C = AnyError, X = NoContext, R = AsError> {
     pub(super) inner: S,
     pub(super) parts: Lease<Parts<C, X, R>>,
 }
