@@ -78,8 +78,19 @@ impl Kind {
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::Off(word, kind) => format!("{}, or \"{word}\"", kind.expected()),
             Self::Table(_) | Self::Map(_) => "a table of keys".to_owned(),
-            Self::Short(key, _) => format!("a table of keys, or a text for its key {key}"),
-            Self::Named(map, _) => format!("the name of an entry of {map}, or a table of keys"),
+            Self::Short(key, fields) => {
+                let short = fields.iter().find(|field| field.key == *key);
+                match short.map(|field| &field.kind) {
+                    None | Some(Self::Text) => {
+                        format!("a text for its key {key}, or a table of keys")
+                    }
+                    Some(kind) => format!("{}, or a table of keys", kind.expected()),
+                }
+            }
+            Self::Named(map, kind) => {
+                let or = if matches!(kind.plain(), Self::Short(..)) { "" } else { "or " };
+                format!("the name of an entry of {map}, {or}{}", kind.expected())
+            }
             Self::List(_) => "a list".to_owned(),
             Self::Variant(of) => {
                 let keys: Vec<_> = of.iter().map(|field| field.key).collect();
