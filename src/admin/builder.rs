@@ -140,6 +140,27 @@ impl AdminBuilder {
     /// # use buttress::{admin::Admin, control::Registry};
     /// let builder = Admin::builder(&Registry::new()).config(|| serde_json::json!({"pool": 8}));
     /// ```
+    ///
+    /// With the feature `config`, what is in force after each reload; and commands for its stacks:
+    ///
+    /// ```
+    /// # #[cfg(feature = "config")] {
+    /// use buttress::admin::Admin;
+    /// use buttress::config::{Format, Loader, Reloader};
+    /// use buttress::control::Registry;
+    ///
+    /// let loader = Loader::new().set("servers.api.rate_limit", "100/s burst 20");
+    /// let stacks = loader.load()?.stacks().register_in(&Registry::global());
+    /// let server = stacks.server("api")?.http(); // the layer
+    /// let watch = Reloader::new(loader, &stacks).watch()?; // until it is dropped
+    /// let shown = stacks.clone();
+    /// let admin = Admin::builder(&Registry::global())
+    ///     .token("u4zQ0nPBJx5m2yGk")
+    ///     .config(move || serde_json::from_str(&shown.config().print(Format::Json)).unwrap_or_default())
+    ///     .build()?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn config(mut self, make: impl Fn() -> Value + Send + Sync + 'static) -> Self {
         self.config = Some(Arc::new(make));
         self

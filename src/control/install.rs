@@ -283,7 +283,9 @@ fn find<T>(
 
 fn one_of<T>(known: &BTreeMap<String, T>) -> String {
     match known.len() {
-        0 => "one that the program has made, and it has made none".to_owned(),
+        0 => "one that the program has made, and it has made none; stacks from a configuration bring \
+              theirs when they are registered in this registry"
+            .to_owned(),
         _ => {
             let names: Vec<_> = known.keys().map(|name| format!("{name:?}")).collect();
             format!("one of {}", names.join(", "))

@@ -52,8 +52,9 @@
 //! | `uninstall_failure_budget`, `uninstall_network_conditioner`, `uninstall_retry_policy`, `uninstall_circuit_breaker`, `uninstall_rate_limit` | | |
 //!
 //! Each also takes a `target`, by name only: the name of the slot. Without one the registry must have
-//! exactly one slot of the kind. Stacks from a configuration have slots named as they are there, also for what the configuration
-//! does not put into them:
+//! exactly one slot of the kind. Stacks from a configuration that are
+//! registered in this registry (`Stacks::register_in`) have slots named `clients.pay` and `servers.api`, also for what
+//! the configuration does not put into them:
 //!
 //! | kind | slot of a program | `clients.pay` | `servers.api` |
 //! |---|---|---|---|

@@ -379,35 +379,35 @@ fn every_command_in_json_says_what_is_wrong_with_it() {
         ),
         (
             "install_failure_budget",
-            "install_failure_budget: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "install_failure_budget: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "uninstall_failure_budget",
-            "uninstall_failure_budget: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "uninstall_failure_budget: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "install_network_conditioner",
-            "install_network_conditioner: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "install_network_conditioner: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "uninstall_network_conditioner",
-            "uninstall_network_conditioner: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "uninstall_network_conditioner: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "install_retry_policy",
-            "install_retry_policy: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "install_retry_policy: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "uninstall_retry_policy",
-            "uninstall_retry_policy: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "uninstall_retry_policy: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "install_circuit_breaker",
-            "install_circuit_breaker: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "install_circuit_breaker: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "uninstall_circuit_breaker",
-            "uninstall_circuit_breaker: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "uninstall_circuit_breaker: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         (
             "install_rate_limit",
@@ -415,7 +415,7 @@ fn every_command_in_json_says_what_is_wrong_with_it() {
         ),
         (
             "uninstall_rate_limit",
-            "uninstall_rate_limit: invalid target: \"x\", expected one that the program has made, and it has made none",
+            "uninstall_rate_limit: invalid target: \"x\", expected one that the program has made, and it has made none; stacks from a configuration bring theirs when they are registered in this registry",
         ),
         ("arm_faults", "arm_faults: invalid target: \"x\", expected one of the arguments "),
         ("kill_faults", "kill_faults: invalid target: \"x\", expected one of the arguments "),
