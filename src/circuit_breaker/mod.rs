@@ -110,8 +110,10 @@
 //!
 //! # Order
 //!
-//! Retry outside the breaker, so that each attempt is judged and an open circuit ends the retries. Timeouts
-//! per attempt inside it, so that it sees them. On a server, put it around the handler's dependencies, not
+//! Retry outside the breaker, so that each attempt is judged and an open circuit ends the retries. Of timeouts
+//! per attempt, a [`Timeout`](crate::timeout) of this crate goes outside of the breaker: inside, its refusal would count as
+//! nothing. Set [`cancelled_after`](CircuitBreakerBuilder::cancelled_after) below it, and calls that it gives up are failures.
+//! tower's timeout goes inside: its error is a failure. On a server, put it around the handler's dependencies, not
 //! around the handler.
 //!
 //! # Comparison

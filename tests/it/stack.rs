@@ -8,6 +8,7 @@ use std::time::Duration;
 use buttress::circuit_breaker::{CircuitBreaker, CircuitState};
 use buttress::rate_limit::{RateLimitLayer, RateLimiter};
 use buttress::retry::{RetryLayer, RetryPolicy};
+use buttress::timeout::Timeout;
 use buttress::{Quota, Rejection, RejectionKind, RetryBudget};
 use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -35,6 +36,31 @@ async fn an_open_circuit_ends_the_retries() {
     assert_eq!(calls.load(Ordering::Relaxed), 2);
     assert_eq!(breaker.state(), CircuitState::Open);
     assert_eq!(breaker.stats().rejected_calls, 1, "the refusal was not retried");
+}
+
+/// What hangs opens the breaker by our timeout outside of it, which drops the call, and by tower's inside, which is
+/// an error. Ours inside is a refusal, and counts as nothing: so say the docs of both modules.
+#[tokio::test(start_paused = true)]
+async fn the_place_of_a_timeout_decides_whether_a_breaker_sees_what_hangs() {
+    let limit = Duration::from_millis(200);
+    let breaker = |name| {
+        let settings = CircuitBreaker::builder(name).consecutive_failures(3);
+        settings.cancelled_after(limit / 2).build().unwrap()
+    };
+    let (outside, inside, towers) = (breaker("outside"), breaker("inside"), breaker("towers"));
+    let timeout = || Timeout::new("attempt", limit).unwrap().layer();
+    let hangs = || service_fn(|()| std::future::pending::<io::Result<()>>());
+    let one = ServiceBuilder::new().layer(timeout()).layer(outside.layer()).service(hangs());
+    let two = ServiceBuilder::new().layer(inside.layer()).layer(timeout()).service(hangs());
+    let three = ServiceBuilder::new().layer(towers.layer()).timeout(limit).service(hangs());
+    for _ in 0..3 {
+        one.clone().oneshot(()).await.unwrap_err();
+        two.clone().oneshot(()).await.unwrap_err();
+        three.clone().oneshot(()).await.unwrap_err();
+    }
+    assert_eq!(outside.state(), CircuitState::Open);
+    assert_eq!(inside.state(), CircuitState::Closed);
+    assert_eq!(towers.state(), CircuitState::Open);
 }
 
 /// A refusal of our own limiter is retried when it says when, and that fits.
