@@ -9,7 +9,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sync::{Mutex, lock};
 
 use super::config::Config;
-use super::draw::{TRAILS, draw, trail, unlikely};
+use super::draw::{GOLDEN, TRAILS, draw, mix, trail, unlikely};
 use super::health::{FORGOTTEN, Health, IN, OUT};
 
 /// A failure is as slow as so many typical calls: it must not look like a quick answer.
@@ -22,10 +22,14 @@ const TOO_SLOW: f64 = 16.0;
 const PAUSE: f64 = 1e6;
 /// Weight of one call in the latency that is typical of the pool.
 const POOL: f64 = 0.02;
+/// So many endpoints are drawn for a call. While even those are used that have failed it is two: the first to answer again
+/// must not get every call.
+const DRAWN: usize = 4;
+const DRAWN_OF_ALL: usize = 2;
 /// What an endpoint that has just returned gets at first, of its share.
 const START: f64 = 0.1;
-/// Loads nearer than this are equal: an estimate that is a hair lower must not take every draw.
-const SAME: f64 = 0.99;
+/// Loads nearer than this are equal: an estimate that is a little lower must not take every draw.
+const SAME: f64 = 0.9;
 
 /// How a call came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,11 +252,7 @@ impl Core {
     }
 
     fn draw(&self) -> u64 {
-        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut x = self.draws.fetch_add(GOLDEN, Relaxed).wrapping_add(GOLDEN);
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
+        mix(self.draws.fetch_add(GOLDEN, Relaxed).wrapping_add(GOLDEN))
     }
 
     /// The endpoint for a call, which counts as in flight from here on. `get` has one for each below `count`.
@@ -310,24 +310,32 @@ impl Core {
             let one = get(place);
             (all || !one.is_out()) && (avoid == 0 || one.id & 0xffff_ffff != avoid)
         };
-        let bits = self.draw();
-        let Some(one) = draw(count, bits, usable) else {
+        let typical = self.typical();
+        let last = Tick(self.checked_before.load(Relaxed));
+        let mut bits = self.draw();
+        // The least loaded of those that are drawn, and the next.
+        let (mut best, mut next): (Option<(usize, f64)>, Option<(usize, f64)>) = (None, None);
+        let mut drawn = [0; DRAWN];
+        let most = if all { DRAWN_OF_ALL } else { DRAWN };
+        for n in 0..most.min(count) {
+            let there = |place| !drawn[..n].contains(&place) && usable(place);
+            let Some(place) = draw(count, bits, there) else { break };
+            drawn[n] = place;
+            bits = mix(bits.wrapping_add(GOLDEN));
+            let one = (place, get(place).load(typical, memory, last, now));
+            if best.is_none_or(|(_, least)| one.1 < SAME * least) {
+                next = best.replace(one);
+            } else if next.is_none_or(|(_, load)| one.1 < load) {
+                next = Some(one);
+            }
+        }
+        let Some((better, least)) = best else {
             // Only the one to avoid, or (while that changes) nobody.
             return (0..count)
                 .find(|&place| !get(place).is_out())
                 .unwrap_or((bits % count as u64) as usize);
         };
-        let Some(other) = draw(count, self.draw(), |place| place != one && usable(place)) else {
-            return one;
-        };
-        let typical = self.typical();
-        let last = Tick(self.checked_before.load(Relaxed));
-        let load = |place: usize| get(place).load(typical, memory, last, now);
-        let (mut better, mut worse) = ((one, load(one)), (other, load(other)));
-        if worse.1 < SAME * better.1 {
-            (better, worse) = (worse, better);
-        }
-        let ((better, least), (worse, most)) = (better, worse);
+        let Some((worse, most)) = next else { return better };
         // Not for the sake of one that is down, while all are used.
         let held =
             !get(worse).is_out() && self.holds_back(get(better), get(worse), least / most, now);

@@ -13,10 +13,19 @@ const DRAWS: usize = 8;
 /// Calls whose last endpoint is remembered.
 pub(super) const TRAILS: usize = 256;
 
+pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The bits of a number that is a multiple of `GOLDEN` more than another have nothing to do with those of that.
+pub(super) fn mix(mut x: u64) -> u64 {
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
 /// 32 bits of the call beside those that say which trail, 32 of the endpoint.
 pub(super) fn trail(call: u64, id: u64) -> u64 {
     // Those above the middle depend on all.
-    let mixed = (call / TRAILS as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (call / TRAILS as u64).wrapping_mul(GOLDEN);
     mixed & 0xffff_ffff << 32 | id & 0xffff_ffff
 }
 

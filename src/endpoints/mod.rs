@@ -45,8 +45,10 @@
 //!
 //! # How it decides
 //!
-//! *Choice.* Two endpoints are drawn at random, and the one is taken where calls in flight, times their average
-//! time, come to less. A failure counts as 20 times the pool's typical answer (its geometric mean), and a
+//! *Choice.* Four endpoints are drawn at random, and the one is taken where calls in flight, times their average
+//! time, come to less: of differences below a tenth chance decides. Averages are over some twenty calls. What a few of them
+//! took says less than what is in flight: answers of equal servers differ more than that, and a queue that was there when the
+//! last answer came need not be there now. A failure counts as 20 times the pool's typical answer (its geometric mean), and a
 //! call that hangs for as long as it has. What was learned fades towards the typical answer with
 //! [`memory`](EndpointsBuilder::memory), so that nobody is avoided for ever because of an old bad day. An endpoint
 //! that never got a call, or none for three times that long, gets the next first attempt, whatever the others have
@@ -69,7 +71,8 @@
 //! much to do.
 //!
 //! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
-//! the fault is then rarely theirs, and those that are left could not carry it. The first good answer of each
+//! the fault is then rarely theirs, and those that are left could not carry it. Two are drawn then, so that the first to
+//! answer again does not get every call. The first good answer of each
 //! takes it back, and it starts slowly beside those that are well, not beside those that are still down.
 //!
 //! *Retries.* An attempt after the first does not go where the one before it went, if there is another endpoint.
@@ -90,7 +93,7 @@
 //! endpoints at their next call. A call clones the service of its endpoint, through a shared reference:
 //! services have to be `Sync` for the pool to be used by several threads (`BoxCloneSyncService` is).
 //!
-//! *Cost.* Two looks at the clock, at two endpoints, and a clone of the service of one; no lock and no
+//! *Cost.* Two looks at the clock, at four endpoints, and a clone of the service of one; no lock and no
 //! allocation of its own. Failures, probes and
 //! the first call of an endpoint take a mutex and look at all.
 //!
