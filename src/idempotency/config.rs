@@ -51,6 +51,7 @@ pub(super) struct Settings {
     pub(super) store_timeout: Duration,
     pub(super) max_outcome: usize,
     pub(super) max_pending: Option<usize>,
+    pub(super) max_run: Option<Duration>,
 }
 
 impl Settings {
@@ -63,6 +64,7 @@ impl Settings {
         store_timeout: Duration::from_secs(2),
         max_outcome: 256 * 1024,
         max_pending: None,
+        max_run: None,
     };
 }
 
@@ -79,6 +81,7 @@ impl Settings {
 /// | [`store_timeout`](Self::store_timeout) | 1 ms to the lease | 2 s, a third of the lease at most |
 /// | [`max_outcome`](Self::max_outcome) | up to 16 MiB | 256 KiB |
 /// | [`max_pending_per_scope`](Self::max_pending_per_scope) | at least 1 | not limited |
+/// | [`max_run`](Self::max_run) | the lease to 24 h | not limited |
 ///
 /// ```
 /// use buttress::idempotency::{Idempotency, IdempotencyBuilder, Scope};
@@ -277,6 +280,31 @@ impl<S> IdempotencyBuilder<S> {
         self
     }
 
+    /// How long an execution may take, from its claim. Not limited by default: its lease is renewed for as long as
+    /// it runs, so one that never ends holds its key for ever, and duplicates are told each time to come back. A
+    /// timeout around the gate, or around its layer, does not end it, since the layer's calls go on without
+    /// their callers.
+    ///
+    /// When the time is over the execution is dropped where it waits, and the key is treated like one whose owner
+    /// has gone: nobody knows whether the effect happened. So choose far more than it ever takes, and give what may
+    /// hang inside of it a timeout of its own, which can say how it ended. Blocking runs cannot be stopped and are
+    /// not limited.
+    ///
+    /// ```
+    /// use buttress::idempotency::{Idempotency, Scope};
+    /// use buttress::store::MemoryStore;
+    /// use std::time::Duration;
+    /// let gate = Idempotency::builder("orders", MemoryStore::default())
+    ///     .scope(Scope::global())
+    ///     .max_run(Duration::from_secs(600))
+    ///     .build()?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn max_run(mut self, longest: Duration) -> Self {
+        self.settings.max_run = Some(longest);
+        self
+    }
+
     /// Adds a listener for refusals, replays, take-overs and effects that could not be recorded.
     ///
     /// ```
@@ -334,6 +362,9 @@ impl<S> IdempotencyBuilder<S> {
         }
         if settings.max_pending == Some(0) {
             return Err(ConfigError::new("max_pending_per_scope", 0, "at least 1 claim"));
+        }
+        if let Some(longest) = settings.max_run {
+            within("max_run", longest, settings.lease, DAY)?;
         }
         if settings.max_outcome > 16 << 20 {
             return Err(ConfigError::new("max_outcome", settings.max_outcome, "at most 16 MiB"));

@@ -139,6 +139,9 @@
 //! unconfirmed, and recording is tried for five more minutes, while duplicates are told to come back. A panic
 //! goes on to the caller and is recorded by [`OnPanic`].
 //!
+//! A handler that never ends holds its key for ever, whatever timeout is further out: give it one further in, or
+//! the gate a [longest run](IdempotencyBuilder::max_run).
+//!
 //! **Readiness.** The layer is as ready as the service it wraps, and the ready instance goes with the call. A
 //! duplicate that waits for another's run exchanges it for a fresh one, which holds no place. Of the contract
 //! in `buttress::testing` one property does not hold, and must not: that a call dropped in flight stops.

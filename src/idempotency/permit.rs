@@ -52,6 +52,8 @@ pub struct Permit<S: Store> {
     policy: OnInterrupted,
     /// By our clock: as long as this has not passed, nobody else can have got the lease.
     held_until: AtomicU64,
+    /// When it is not renewed any more, if ever.
+    ends: Option<Tick>,
     /// Nothing remains to be told to the store.
     settled: bool,
     /// Among those of its scope, if they are counted.
@@ -68,6 +70,7 @@ impl<S: Store> Permit<S> {
         place: Option<Place>,
     ) -> Self {
         let held_until = AtomicU64::new(held_until(shared.settings.lease, asked));
+        let ends = shared.settings.max_run.map(|longest| asked.after(longest));
         Self {
             shared,
             id,
@@ -76,6 +79,7 @@ impl<S: Store> Permit<S> {
             runs,
             policy,
             held_until,
+            ends,
             settled: false,
             _place: place,
         }
@@ -185,9 +189,17 @@ impl<S: Store> Permit<S> {
         Tick(self.held_until.load(Ordering::Relaxed)).since(now())
     }
 
-    /// Whether somebody else runs it when the lease has ended.
-    pub(super) fn others_may_run(&self) -> bool {
-        self.policy != OnInterrupted::Fail
+    /// How much longer the execution may take; `None` if there is no limit.
+    fn time_left(&self) -> Option<Duration> {
+        // Where others run it when the lease has ended, not for longer than that.
+        let lease = (self.policy != OnInterrupted::Fail).then(|| self.lease_left());
+        let longest = self.ends.map(|ends| ends.since(now()));
+        lease.into_iter().chain(longest).min()
+    }
+
+    /// Whether what is being executed must not make a further step.
+    pub(super) fn is_over(&self) -> bool {
+        self.time_left().is_some_and(|left| left.is_zero())
     }
 
     /// Renews the lease once. Async code normally uses [`keep_alive`](Self::keep_alive).
@@ -245,7 +257,8 @@ impl<S: Store> Permit<S> {
     /// worthless, if the gate lets others run what was interrupted: the record belongs to somebody else, or may
     /// soon. What is still being executed should then be stopped. Under [`OnInterrupted::Fail`] it is never ready,
     /// since nobody runs it again and what is stopped half-way helps nobody: neither while the store does not
-    /// answer, nor when the record has gone or was decided by an operator. Then it renews no more.
+    /// answer, nor when the record has gone or was decided by an operator. Then it renews no more. Under any policy
+    /// it is ready when the execution has taken as long as [it may](super::IdempotencyBuilder::max_run).
     ///
     /// [`run`](super::Idempotency::run) does this by itself. Needs tokio's timer from the first poll.
     ///
@@ -267,7 +280,6 @@ impl<S: Store> Permit<S> {
     /// ```
     pub async fn keep_alive(&self) {
         let lease = self.shared.settings.lease;
-        let others_may_run = self.others_may_run();
         let third = lease / 3;
         let mut next = third;
         loop {
@@ -280,18 +292,20 @@ impl<S: Store> Permit<S> {
                 tokio::time::sleep(next.saturating_sub(Duration::from_nanos(spread))).await;
                 self.renew().await
             };
-            let renewed = if others_may_run {
-                // Neither a pause nor a store that does not answer may last longer than the lease.
-                match tokio::time::timeout(self.lease_left(), renewal).await {
+            // Neither a pause nor a store that does not answer may last longer.
+            let renewed = match self.time_left() {
+                Some(left) => match tokio::time::timeout(left, renewal).await {
                     Ok(renewed) => renewed,
                     Err(_) => return,
-                }
-            } else {
-                renewal.await
+                },
+                None => renewal.await,
             };
             next = match renewed {
-                Ok(Renewed::Fenced) if others_may_run => return,
-                Ok(Renewed::Fenced) => std::future::pending().await,
+                Ok(Renewed::Fenced) => match (self.policy, self.time_left()) {
+                    (OnInterrupted::Fail, Some(left)) => return tokio::time::sleep(left).await,
+                    (OnInterrupted::Fail, None) => std::future::pending().await,
+                    _ => return,
+                },
                 // Told to others as unknown, but run by nobody: completing sets it right.
                 Ok(Renewed::Held | Renewed::Interrupted) => third,
                 Err(_) => lease / 10,

@@ -457,7 +457,8 @@ pub(super) fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>)
     }
 }
 
-/// `work`, with its lease kept; `None` if that was lost. What is ready at once makes no timer.
+/// `work`, with its lease kept; `None` if that was lost, or the work has taken as long as it may. What is ready at
+/// once makes no timer.
 ///
 /// The lease is looked at before each step of the work, and by the clock: after a pause of the whole process what
 /// wakes the work may be faster than the timers, and others may run it by now.
@@ -467,8 +468,7 @@ pub(super) async fn attend<S: Store, F: Future>(
 ) -> Option<F::Output> {
     let mut work = pin!(work);
     let Some(permit) = permit else { return Some(work.await) };
-    let is_over = || permit.others_may_run() && permit.lease_left().is_zero();
-    if is_over() {
+    if permit.is_over() {
         return None;
     }
     if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
@@ -477,7 +477,7 @@ pub(super) async fn attend<S: Store, F: Future>(
     // Beside, since what never waits would have to make room for it.
     let mut lost = Box::pin(permit.keep_alive());
     poll_fn(|cx| {
-        if is_over() || lost.as_mut().poll(cx).is_ready() {
+        if permit.is_over() || lost.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         work.as_mut().poll(cx).map(Some)

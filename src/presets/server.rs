@@ -241,7 +241,9 @@ impl<C, X, R, F> ServerLayer<C, X, R, Absent, F> {
     /// Executes calls with a key once, inside of everything but the faults. Refusals are those of the stack.
     ///
     /// A call that is executed goes on when its time is over: the caller gets the refusal, and with the same
-    /// key later the answer. A refusal from inside of it would be recorded in place of that.
+    /// key later the answer. A refusal from inside of it would be recorded in place of that. It goes on for as long
+    /// as it takes: where that may be for ever, give the gate a
+    /// [longest run](crate::idempotency::IdempotencyBuilder::max_run).
     ///
     /// ```
     /// # #[cfg(feature = "http")] {

@@ -524,7 +524,7 @@ async fn what_it_does_is_told_to_those_who_listen() {
 fn what_cannot_be_is_refused_by_name() {
     type Made = Result<Idempotency<MemoryStore>, buttress::ConfigError>;
     let day = Duration::from_secs(86_400);
-    let cases: [(&str, Made); 10] = [
+    let cases: [(&str, Made); 12] = [
         ("scope", Idempotency::builder("x", MemoryStore::default()).build()),
         ("lease", builder().lease(Duration::from_millis(9)).build()),
         ("lease", builder().lease(Duration::from_secs(3601)).build()),
@@ -535,6 +535,8 @@ fn what_cannot_be_is_refused_by_name() {
         ("on_interrupted", builder().on_interrupted(OnInterrupted::Rerun(0)).build()),
         ("in_flight", builder().in_flight(InFlight::Wait(601 * SECOND)).build()),
         ("max_outcome", builder().max_outcome(usize::MAX).build()),
+        ("max_run", builder().max_run(LEASE - SECOND).build()),
+        ("max_run", builder().max_run(day + SECOND).build()),
     ];
     for (field, made) in cases {
         assert_eq!(made.unwrap_err().field(), field);

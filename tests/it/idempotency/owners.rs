@@ -1,15 +1,17 @@
 //! Owners that go, sleep, or give back what they have claimed.
 
 use std::cell::Cell;
+use std::future::pending;
 use std::time::Duration;
 
+use buttress::RejectionKind;
 use buttress::idempotency::{
     Begin, Earlier, Idempotency, IdempotencyBuilder, RunError, Scope, Status,
 };
 use buttress::store::{Fingerprint, Finish, MemoryStore, OnInterrupted, Store};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
-use tokio::time::{advance, sleep};
+use tokio::time::{Instant, advance, sleep};
 
 use super::faulty::{Fault, Faulty, On};
 
@@ -122,4 +124,44 @@ async fn what_was_not_kept_is_told_as_such_also_when_the_answer_was_lost() {
     assert_eq!(ran.status, Status::NotRetained);
     let again = gate.run("k", A, || async { Ok::<_, &str>(String::new()) }).await;
     assert!(matches!(again, Err(RunError::Earlier(Earlier::NotRetained))), "{again:?}");
+}
+
+/// Its lease is renewed for as long as it runs, and nobody else could ever do anything about the key.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_never_ends_is_given_up_when_it_has_taken_as_long_as_it_may() {
+    for policy in [OnInterrupted::Fail, OnInterrupted::Rerun(2)] {
+        let gate = builder().on_interrupted(policy).max_run(100 * SECOND).build().unwrap();
+        let start = Instant::now();
+        let hangs = gate.run("k", A, || pending::<Result<u8, &str>>());
+        let other = async {
+            sleep(99 * SECOND).await;
+            gate.begin("k", A).await.unwrap()
+        };
+        let (ran, other) = tokio::join!(hangs, other);
+        assert!(matches!(other, Begin::InFlight { .. }), "{policy:?}: {other:?}");
+        let kind = ran.unwrap_err().rejection().unwrap().kind();
+        assert_eq!(kind, RejectionKind::IdempotencyOutcomeUnknown);
+        assert_eq!(start.elapsed().as_secs(), 100);
+        match gate.begin("k", A).await.unwrap() {
+            Begin::Interrupted(_) => assert_eq!(policy, OnInterrupted::Fail),
+            Begin::Execute(permit) => assert_eq!(permit.runs(), 2),
+            other => panic!("{policy:?}: {other:?}"),
+        }
+    }
+}
+
+/// Also where nobody renews the lease any more.
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_record_has_gone_is_given_up_in_time_too() {
+    let gate = builder().max_run(100 * SECOND).build().unwrap();
+    let start = Instant::now();
+    let hangs = gate.run("k", A, || pending::<Result<u8, &str>>());
+    let removed = async {
+        sleep(SECOND).await;
+        let record = gate.record("k").await.unwrap().unwrap();
+        gate.store().release(&gate.id("k"), record.attempt).await.unwrap()
+    };
+    let (ran, _) = tokio::join!(hangs, removed);
+    assert!(ran.is_err());
+    assert_eq!(start.elapsed().as_secs(), 100);
 }
