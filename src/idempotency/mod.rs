@@ -142,6 +142,10 @@
 //! A handler that never ends holds its key for ever, whatever timeout is further out: give it one further in, or
 //! the gate a [longest run](IdempotencyBuilder::max_run).
 //!
+//! Task-locals of middleware further out are there until the handler waits for the first time and not after that:
+//! the call begins in the caller's task and goes on in one of its own. Hand on in the request's extensions what
+//! the handler has to know. (The current span of `tracing` goes with it.)
+//!
 //! **Readiness.** The layer is as ready as the service it wraps, and the ready instance goes with the call. A
 //! duplicate that waits for another's run exchanges it for a fresh one, which holds no place. Of the contract
 //! in `buttress::testing` one property does not hold, and must not: that a call dropped in flight stops.
@@ -166,7 +170,7 @@
 //! Around all attempts of a retry, so that the key is claimed once for all of them
 //! ([`run_retry`](Idempotency::run_retry)); inside of whatever may refuse the call, so that refusals are not
 //! recorded. For the layer: inside of authentication, limits and load shedding, CORS and compression; outside of
-//! retry, timeout and breaker. On the client, `IdempotencyKeyLayer` is outside of the retry.
+//! retry, timeout and breaker, and of whatever keeps something in task-locals for the handler. On the client, `IdempotencyKeyLayer` is outside of the retry.
 //!
 //! # Comparison
 //!

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use buttress::RejectionKind;
 use buttress::idempotency::{
-    Begin, Earlier, Idempotency, IdempotencyBuilder, RunError, Scope, Status,
+    Begin, Earlier, Idempotency, IdempotencyBuilder, IdempotencyLayer, Identity, RunError, Scope,
+    Status,
 };
 use buttress::store::{Fingerprint, Finish, MemoryStore, OnInterrupted, Store};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, advance, sleep};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::faulty::{Fault, Faulty, On};
 
@@ -164,4 +166,24 @@ async fn a_run_whose_record_has_gone_is_given_up_in_time_too() {
     let (ran, _) = tokio::join!(hangs, removed);
     assert!(ran.is_err());
     assert_eq!(start.elapsed().as_secs(), 100);
+}
+
+tokio::task_local! {
+    static USER: u8;
+}
+
+/// The call begins in the caller's task, and goes on in one of its own.
+#[tokio::test(start_paused = true)]
+async fn task_locals_of_the_caller_are_there_until_the_handler_waits() {
+    let gate = gate(OnInterrupted::Fail);
+    let once = IdempotencyLayer::new(gate, |order: &u64| {
+        Some(Identity::new(&Scope::global(), order.to_le_bytes(), A))
+    });
+    let mut service = once.layer(service_fn(async |_: u64| {
+        let before = USER.try_with(|user| *user).ok();
+        sleep(SECOND).await;
+        Ok::<_, std::io::Error>(format!("{before:?}, {:?}", USER.try_with(|user| *user).ok()))
+    }));
+    let call = USER.scope(7, async { service.ready().await?.call(1).await });
+    assert_eq!(call.await.unwrap(), "Some(7), None");
 }
