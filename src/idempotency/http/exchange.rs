@@ -32,7 +32,9 @@ const BODY: HeaderName = HeaderName::from_static("idempotency-body");
 const HEAD: HeaderName = HeaderName::from_static("idempotency-head");
 
 /// An extension that a handler puts on its response to say that its effect surely did not happen. The
-/// answer is then not recorded, and the key is free again: who comes with it next runs the handler.
+/// answer is then not recorded, and the key is given back: who comes with it next runs the handler, unless one
+/// before this was interrupted, of which it says nothing
+/// (see [`fail_before_effect`](super::super::Permit::fail_before_effect)).
 ///
 /// For answers like "try again later" that are given before anything was done. A status alone never says
 /// this.
