@@ -54,7 +54,7 @@ impl<S: Send + 'static> StoreSubject<S> {
     }
 
     /// The shortest time that the store tells apart for sure, its answers included (default 1 s). Leases are
-    /// 4 units long, and the suite waits for about 100 units in all. For a server on the same machine 100 ms
+    /// 4 units long, and the suite waits for about 160 units in all. For a server on the same machine 100 ms
     /// will do.
     ///
     /// ```
