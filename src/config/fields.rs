@@ -437,7 +437,7 @@ pub(super) static HEDGE: &[Field] = &[
     field(
         "extra_load",
         Kind::Number { min: 1e-6, max: 1.0, percent: true },
-        "0.04",
+        "0.1",
         "Second attempts for each call, in the long run.",
     ),
 ];

@@ -19,7 +19,7 @@ pub(super) type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
 /// | [`percentile`](Self::percentile) | 0.98 | 0.5 to 0.9999 |
 /// | [`min_samples`](Self::min_samples) | 24 | 1 to 1 000 000 |
 /// | [`min_delay`](Self::min_delay) | 1 ms | 1 ms to 1 hour |
-/// | [`extra_load`](Self::extra_load) | 0.04 | 0.000001 to 1 |
+/// | [`extra_load`](Self::extra_load) | 0.1 | 0.000001 to 1 |
 /// | [`burst`](Self::burst) | 5 | 1 to 1 000 |
 /// | [`hedges`](Self::hedges) | 2 | 1 to 10 |
 /// | [`budget`](Self::budget) | none | |
@@ -54,7 +54,7 @@ pub struct HedgeBuilder {
 impl HedgeBuilder {
     pub(crate) const PERCENTILE: f64 = 0.98;
     pub(crate) const MIN_DELAY: Duration = Duration::from_millis(1);
-    pub(crate) const EXTRA_LOAD: f64 = 0.04;
+    pub(crate) const EXTRA_LOAD: f64 = 0.1;
     pub(crate) const HEDGES: u32 = 2;
 
     pub(super) fn new(name: Name) -> Self {

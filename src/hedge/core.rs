@@ -409,11 +409,10 @@ impl Core {
         average(&self.rescued, false);
     }
 
-    /// More calls miss their deadline than hedges rescue, and more than a few. That is no tail but a queue, and hedges make
-    /// it longer.
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    /// More calls miss their deadline than hedges rescue, and more than are slow by the percentile. That is no tail but a
+    /// queue, and hedges make it longer.
     pub(super) fn is_in_vain(&self) -> bool {
-        let few = self.limits.deposit() as f64 / HEDGE as f64 / 2.0;
+        let few = 1.0 - self.limits.percentile();
         share(&self.missed) > few + share(&self.rescued)
     }
 

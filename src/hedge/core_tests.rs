@@ -237,7 +237,8 @@ fn a_percentile_is_so_many_deviations_above_the_mean() {
 
 #[test]
 fn hedges_are_in_vain_while_more_is_missed_than_they_rescue() {
-    let core = Core::new(limits());
+    // However much is paid for.
+    let core = Core::new(Limits { deposit: deposit(0.3), ..limits() });
     let calls = |missed: u32, rescued: u32, kept: u32| {
         for _ in 0..20 {
             (0..missed).for_each(|_| core.missed());
@@ -248,7 +249,7 @@ fn hedges_are_in_vain_while_more_is_missed_than_they_rescue() {
     // A few are missed anyhow.
     calls(1, 0, 99);
     assert!(!core.is_in_vain());
-    // More than a hedge could be paid for, and none that helps: all wait in one queue.
+    // More than are slow by the percentile, and none that helps: all wait in one queue.
     calls(5, 0, 45);
     assert!(core.is_in_vain());
     // As many, but as many more would be.

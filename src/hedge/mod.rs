@@ -46,12 +46,12 @@
 //! - the request can be copied, and may be sent twice: the classifier, asked about a call that was cut
 //!   off, says that it is safe;
 //! - the [gate](HedgeBuilder::gate) says that there is headroom;
-//! - not more calls miss their deadline than hedges rescue, and half of what is paid for: that is no tail but a queue, and
+//! - not more calls miss their deadline than hedges rescue, and two in a hundred (as many as ask): that is no tail but a queue, and
 //!   each hedge makes it longer. (Calls without a deadline, or that cannot have a hedge, miss none. Meanwhile a hedge costs all that can be
 //!   saved up, so that a few show whether it is still so.)
-//! - the calls so far have paid for it, 0.04 of a hedge each, at most 5 saved up: when all calls are slow at
-//!   once, hedges are the last thing that helps. (Two in a hundred ask; what is paid is more, because slow calls
-//!   come in groups.);
+//! - the calls so far have paid for it, a tenth of a hedge each, at most 5 saved up: when all calls are slow at
+//!   once, hedges are the last thing that helps. (Two in a hundred ask where there is time enough. What is paid is more,
+//!   because slow calls come in groups, and because more ask where the deadline comes soon after the delay.);
 //! - the [retry budget](HedgeBuilder::budget), if there is one, grants it;
 //! - a [lever](crate::Lever) does not hold it back.
 //!

@@ -62,7 +62,7 @@ pub struct HedgePlan {
     /// No second attempt sooner than this (1 ms).
     #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
     pub min_delay: Duration,
-    /// Second attempts for each call, in the long run (0.04).
+    /// Second attempts for each call, in the long run (0.1).
     pub extra_load: f64,
 }
 

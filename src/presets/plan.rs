@@ -19,7 +19,7 @@ use crate::retry::RetryPolicy;
 /// | `retry_budget` | none of its own |
 /// | `rate_limit` | none |
 /// | `backend` | learned limit, waiting room, probes while it is down |
-/// | `hedge` | slower than 98 of 100 answers, at most 4 % more; of a pool only |
+/// | `hedge` | slower than 98 of 100 answers, at most 10 % more; of a pool only |
 /// | `endpoints` | the defaults of [`Endpoints`](crate::endpoints::Endpoints); of a pool only |
 /// | `attempt_timeout` | none |
 /// | `breaker` | none: the backend knows when it is down, and waits with a probe instead of failing at once |
