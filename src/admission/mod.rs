@@ -31,7 +31,8 @@
 //! - **Limit.** It starts with 4 in flight and doubles until answers take longer. It grows while it is reached and
 //!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
-//!   baseline. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
+//!   baseline, and even the quickest but one of the last sixteen wait in a queue; of those, where few come, only what came
+//!   within twice what callers wait counts, and the last four. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
 //!   known of what answers take, it is halved when a call is given up after a quarter of what callers wait, or later.
 //! - **More only for more.** Windows of answers, each as long as one takes or longer, show how many a second so many in
 //!   flight bring. Growth has to bring a quarter of its share: twice as many in flight a fifth more answers. If it has

@@ -3,10 +3,16 @@
 
 use std::cell::Cell;
 
+use crate::clock::Tick;
+
 /// Answers until the baseline says something.
 const WARM_UP: u32 = 16;
 /// Answers of which the quickest but one says how long a queue can be.
 const RECENT: usize = 16;
+/// Where few come, those of a while ago say nothing of a queue: but so many always count, and of fewer than so many it is
+/// the quickest.
+const LEAST: usize = 4;
+const SOME: usize = 8;
 /// So little of the baseline in which the quickest come that there is hardly a queue: the logarithm of 0.4.
 const FREE: f64 = -0.916_290_731_874_155;
 
@@ -26,6 +32,12 @@ pub(super) struct Latency {
     anchor: f64,
     /// The last ones, each where it came in.
     recent: [f64; RECENT],
+    came: [Tick; RECENT],
+    now: Tick,
+    /// For so long they say something of a queue.
+    lately: u64,
+    /// Not all of them do.
+    partly: bool,
     /// The lowest two of them.
     first: f64,
     second: f64,
@@ -44,6 +56,12 @@ struct Known {
 impl Latency {
     pub(super) const fn is_warm(&self) -> bool {
         self.seen >= WARM_UP
+    }
+
+    /// When the next answer comes, and how long those before count.
+    #[inline]
+    pub(super) const fn at(&mut self, now: Tick, lately: u64) {
+        (self.now, self.lately) = (now, lately);
     }
 
     /// An answer after `nanos`. `quiet` means that what it took is not our doing: far fewer in flight than
@@ -68,8 +86,14 @@ impl Latency {
 
     /// Among the last ones.
     fn remember(&mut self, ln: f64) {
-        let before = std::mem::replace(&mut self.recent[self.seen as usize % RECENT], ln);
-        if before > self.second {
+        let at = self.seen as usize % RECENT;
+        let before = std::mem::replace(&mut self.recent[at], ln);
+        self.came[at] = self.now;
+        let from = self.now.0.saturating_sub(self.lately);
+        if self.came[(at + 1) % RECENT].0 < from && self.is_warm() {
+            return self.remember_few(at, from);
+        }
+        if before > self.second && !std::mem::take(&mut self.partly) {
             self.second = self.second.min(ln.max(self.first));
             self.first = self.first.min(ln);
             return;
@@ -80,6 +104,23 @@ impl Latency {
             first = first.min(ln);
         }
         (self.first, self.second) = (first, second);
+    }
+
+    /// The last one is at `at`, and not all are since `from`.
+    #[cold]
+    fn remember_few(&mut self, at: usize, from: u64) {
+        let (mut first, mut second, mut many) = (f64::INFINITY, f64::INFINITY, 0);
+        for i in (0..RECENT).map(|back| (at + RECENT - back) % RECENT) {
+            if many >= LEAST && self.came[i].0 < from {
+                break;
+            }
+            second = second.min(self.recent[i].max(first));
+            first = first.min(self.recent[i]);
+            many += 1;
+        }
+        self.first = first;
+        self.second = if many < SOME { first } else { second };
+        self.partly = true;
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]

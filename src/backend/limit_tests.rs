@@ -277,6 +277,24 @@ fn late_answers_of_a_slow_tail_lower_no_limit() {
     assert_eq!(core.limit(), limit);
 }
 
+/// One of many callers with four calls a second each: sixteen answers are four seconds of an overload that all of them
+/// keep up meanwhile.
+#[test]
+fn where_few_come_a_queue_is_seen_after_few_answers() {
+    let mut core = Core::new(None, 10);
+    let patience = 340;
+    let mut now = 0;
+    let mut call = |core: &mut Core, took| {
+        assert!(matches!(arrive(core, now, patience), Arrival::Admitted));
+        finish(core, now, End::Success, now + took);
+        now += 250;
+    };
+    (0..40).for_each(|_| call(&mut core, 10));
+    assert_eq!(core.state, State::Up);
+    (0..6).for_each(|_| call(&mut core, 150));
+    assert_eq!(core.state, State::Congested);
+}
+
 #[test]
 fn slow_answers_that_nobody_feels_leave_one_in_flight_without_a_pause() {
     // Ten times as slow as they were, and a hundredth of what callers wait: `calls` wants each admitted at once.

@@ -19,6 +19,8 @@ const IN_VAIN: f64 = 4.0;
 /// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
 /// that come sooner, and need not even be waited for, one in so many is measured.
 const QUICK: u64 = 10_000;
+/// Answers say something of a queue for so many times what callers wait, where that is few of them.
+const LATELY: f64 = 2.0;
 pub(in crate::backend) const MEASURED: u32 = 8;
 
 impl Core {
@@ -47,6 +49,7 @@ impl Core {
     ) {
         let took = now.0.saturating_sub(started.0);
         let reached = self.is_reached();
+        self.latency.at(now, self.lately());
         if let End::Abandoned { deadline } = end {
             // Nothing answers: that says nothing of how long an answer takes.
             if !self.is_down() {
@@ -170,6 +173,12 @@ impl Core {
         self.settled_at = now;
         // A pause is for what is known to be late: nothing is known of how long it would have to be.
         self.limit = (self.limit / 2.0).max(self.limit.min(1.0));
+    }
+
+    /// Whose callers would be gone by now says nothing of a queue.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
+    fn lately(&self) -> u64 {
+        if self.patience == 0.0 { u64::MAX } else { (LATELY * self.patience) as u64 }
     }
 
     /// Half of it is in use: what is measured then says something about it.
