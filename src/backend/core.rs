@@ -55,6 +55,9 @@ pub(super) struct Core {
     failing_since: Tick,
     /// The share of failures before them.
     failing: f64,
+    down_since: Tick,
+    /// It was down for as long as callers wait: all that has gathered at all of its callers comes at once.
+    cold: bool,
     /// Since when calls have been out without any answer.
     quiet_since: Tick,
     /// Successes that it takes until the backend is not taken to ask for less any more.
@@ -115,6 +118,8 @@ impl Core {
             failures: 0,
             failing_since: Tick(0),
             failing: 0.0,
+            down_since: Tick(0),
+            cold: false,
             quiet_since: Tick(0),
             throttled: 0,
             settled_at: Tick(0),
@@ -199,6 +204,7 @@ impl Core {
             && !self.is_down()
             && self.latency.is_near()
             && self.throttled == 0
+            && !(self.cold && self.state == State::Recovering)
     }
 
     /// More than one is out, and none has been answered for so long that most would have been. Whoever is late then is not
@@ -346,6 +352,7 @@ impl Core {
             self.before = self.limit;
         }
         self.counts.downs += 1;
+        self.down_since = now;
         self.starting = false;
         self.state = State::Down { silent, next: now };
     }

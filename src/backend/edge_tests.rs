@@ -164,6 +164,24 @@ impl Drop for Asks {
     }
 }
 
+/// Whoever calls it has something that has gathered, and all of it comes at once: hedges and retries beside it made a
+/// queue as long as what callers wait.
+#[test]
+fn after_an_outage_as_long_as_callers_wait_there_is_no_headroom_until_it_has_recovered() {
+    for (outage, headroom) in [(100, true), (1500, false)] {
+        let mut core = Core::new(None, 10);
+        let now = calls(&mut core, 0, 50, 10, End::Success);
+        let now = calls(&mut core, now, 12, 1, End::Failure);
+        assert!(matches!(core.state, State::Down { .. }));
+        let now = calls(&mut core, now + outage, 1, 10, End::Success);
+        assert_eq!(core.state, State::Recovering);
+        assert_eq!(core.has_headroom(at(now)), headroom, "after {outage} ms");
+        let now = calls(&mut core, now, 50, 10, End::Success);
+        assert_eq!(core.state, State::Up);
+        assert!(core.has_headroom(at(now)));
+    }
+}
+
 #[test]
 fn a_waker_is_dropped_outside_of_the_lock() {
     let backend = Backend::fixed("db", 1).unwrap();

@@ -271,7 +271,8 @@ impl Backend {
     }
 
     /// Whether more can be sent without anybody waiting longer for it: the limit is not reached, nobody waits,
-    /// answers take about as long as usual, of several calls that are out some have been answered lately, and it is not down.
+    /// answers take about as long as usual, of several calls that are out some have been answered lately, and it is not down,
+    /// nor recovering from having been down for as long as callers wait.
     ///
     /// ```
     /// assert!(buttress::Backend::new("db").has_headroom());
