@@ -448,6 +448,7 @@ impl CircuitBreaker {
     }
 
     /// No registry shows it any more.
+    #[cfg(feature = "config")]
     pub(crate) fn forget(&self, home: &crate::managed::Home) {
         home.forget(self.lease.shared());
     }

@@ -86,6 +86,7 @@ impl Roster {
     }
 
     /// It lives on, unseen: a service that is never called again may hold it for as long as the program runs.
+    #[cfg(feature = "config")]
     fn remove(&self, object: *const ()) {
         self.objects().entries.retain(|entry| entry.as_ptr().cast::<()>() != object);
     }
@@ -132,6 +133,7 @@ impl Home {
     }
 
     /// No status shows it any more.
+    #[cfg(feature = "config")]
     pub(crate) fn forget<T: Managed>(&self, object: &Arc<T>) {
         let roster = match self {
             Self::Global => &GLOBAL,

@@ -427,11 +427,13 @@ impl RateLimiter {
     }
 
     /// Whether that is this one.
+    #[cfg(feature = "config")]
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// No registry shows it any more.
+    #[cfg(feature = "config")]
     pub(crate) fn forget(&self, home: &crate::managed::Home) {
         home.forget(&self.shared);
     }
