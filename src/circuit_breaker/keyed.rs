@@ -258,7 +258,7 @@ impl<K: Hash + Eq + Clone> KeyedCircuitBreaker<K> {
         Ok(())
     }
 
-    /// The layer that guards each request with the breaker of its [`Key`]. Requests without one are let
+    /// The layer that guards each request with the breaker of its [`Key`](crate::Key). Requests without one are let
     /// through unguarded.
     ///
     /// ```

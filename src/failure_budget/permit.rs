@@ -7,10 +7,10 @@ use crate::outcome::Outcome;
 use super::guard::Guard;
 use super::shared::Shared;
 
-/// Permission for one call: see [`FailureBudget::try_acquire`].
+/// Permission for one call: see [`FailureBudget::try_acquire`](super::FailureBudget::try_acquire).
 ///
 /// Dropped without a report it counts as cancelled: a failure if it was held for longer than
-/// [`cancelled_after`](FailureBudgetBuilder::cancelled_after), else nothing.
+/// [`cancelled_after`](super::FailureBudgetBuilder::cancelled_after), else nothing.
 ///
 /// ```
 /// use buttress::failure_budget::FailureBudget;
