@@ -157,7 +157,11 @@ fn of(kind: &Kind, defs: &mut Map<String, Json>) -> Json {
         Kind::Choice(words) => json!({"enum": words}),
         Kind::Off(word, kind) => json!({"anyOf": [of(kind, defs), {"const": word}]}),
         Kind::Table(fields) => table(fields, defs),
-        Kind::Short(_, fields) => json!({"anyOf": [table(fields, defs), {"type": "string"}]}),
+        Kind::Short(key, fields) => {
+            let short = fields.iter().find(|field| field.key == *key);
+            let short = short.map_or(Json::Bool(false), |field| of(&field.kind, defs));
+            json!({"anyOf": [table(fields, defs), short]})
+        }
         Kind::Map(kind) => {
             let entry = of(kind, defs);
             json!({"type": "object", "additionalProperties": {"anyOf": [entry, {"type": "null"}]}})

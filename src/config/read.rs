@@ -80,12 +80,18 @@ impl Reader<'_> {
             }
             Kind::Short(key, fields) => match &value.kind {
                 ValueKind::Table(_) => return self.table(fields, value, path),
-                ValueKind::String(_) => {
+                // Where it cannot be a number, what is expected is said as a whole.
+                ValueKind::Nil | ValueKind::Boolean(_) | ValueKind::Array(_) => {}
+                short => {
                     let field = fields.iter().find(|field| field.key == *key)?;
+                    let text_only = matches!(field.kind, Kind::Text | Kind::Rate);
+                    if text_only && !matches!(short, ValueKind::String(_)) {
+                        self.bad(wrong, path, value, kind.expected());
+                        return None;
+                    }
                     let json = self.read(&field.kind, value, &format!("{path}.{key}"))?;
                     return Some(Json::Object(Map::from_iter([((*key).to_owned(), json)])));
                 }
-                _ => {}
             },
             Kind::Map(of) => {
                 if let ValueKind::Table(table) = &value.kind {

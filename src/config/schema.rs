@@ -24,7 +24,7 @@ pub(super) enum Kind {
     /// The word that turns it off, or a value.
     Off(&'static str, &'static Self),
     Table(&'static [Field]),
-    /// A text is short for a table with this one key.
+    /// What that can be is short for a table with this one key.
     Short(&'static str, &'static [Field]),
     /// Names to values.
     Map(&'static Self),

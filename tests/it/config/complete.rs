@@ -41,7 +41,7 @@ fn the_schema_accepts_it() {
         "breakers": {"a": {"open_for": "1m 30s", "failure_rate": "50%", "cancelled_after": "never"}},
         "rate_limits": {"short": "5/10s", "long": {"rate": "100/s burst 20"}},
         "retries": {"like": "adaptive", "r": {"guarantee": "AT_LEAST_ONCE", "max_attempts": "unlimited"}},
-        "clients": {"pay": {"retry": "r", "breaker": {"failure_rate": 0.5}, "backend": "learned", "hedge": "never"}},
+        "clients": {"pay": {"retry": "r", "breaker": {"failure_rate": 0.5}, "backend": "learned", "hedge": "never"}, "db": {"backend": 25}},
     });
     let errors: Vec<_> = validator.iter_errors(&written).map(|e| e.to_string()).collect();
     assert_eq!(errors, Vec::<String>::new());
