@@ -375,7 +375,7 @@ impl Pace {
         self.starting = false;
         // It had nothing left, and did not count this one: most often little was missing.
         let interval = self.interval();
-        let soon = (interval / SOON << (self.row - 1).min(SOON.ilog2())).min(interval);
+        let soon = ((interval / SOON) << (self.row - 1).min(SOON.ilog2())).min(interval);
         let at = sent.0.saturating_add(soon).max(now.0);
         self.next = self.next.saturating_sub(interval - soon).max(at);
         if self.saved.throttled(sent) {

@@ -314,7 +314,7 @@ impl Core {
         let last = Tick(self.checked_before.load(Relaxed));
         let mut bits = self.draw();
         // The least loaded of those that are drawn, and the next.
-        let (mut best, mut next): (Option<(usize, f64)>, Option<(usize, f64)>) = (None, None);
+        let (mut best, mut next) = (None::<(usize, f64)>, None::<(usize, f64)>);
         let mut drawn = [0; DRAWN];
         let most = if all { DRAWN_OF_ALL } else { DRAWN };
         for n in 0..most.min(count) {
