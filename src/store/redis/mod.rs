@@ -166,7 +166,7 @@ impl RedisStore {
     /// ```no_run
     /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
     /// use buttress::store::RedisStore;
-    /// use redis::aio::ConnectionManager;
+    /// use redis::aio::{ConnectionManager, ConnectionManagerConfig};
     /// use std::time::Duration;
     /// let config = ConnectionManagerConfig::new()
     ///     .set_number_of_retries(0)
