@@ -387,9 +387,24 @@ impl<S: Store> Permit<S> {
             shared.emit(EventKind::Unrecorded { reason: "fenced" });
         }
         self.settled = true;
-        // Also if it is the answer to an earlier try that was lost.
-        let trimmed = too_large && finish.is_recorded();
+        let trimmed = match finish {
+            Finish::Applied => too_large,
+            // The answer that was lost may have said so.
+            Finish::Already => {
+                too_large
+                    || outcome.is_retained() && Box::pin(self.is_kept_without_body(pace)).await
+            }
+            Finish::Trimmed | Finish::Fenced => false,
+        };
         Ok(if trimmed { Finish::Trimmed } else { finish })
+    }
+
+    async fn is_kept_without_body<P: Pace>(&self, pace: P) -> bool {
+        let shared = &self.shared;
+        let found = pace.within(shared.settings.store_timeout, shared.store.get(&self.id)).await;
+        let Some(Ok(Some(record))) = found else { return false };
+        record.attempt == self.attempt
+            && record.state.outcome().is_some_and(|kept| !kept.is_retained())
     }
 
     /// Where there is a timer, the lease is kept while this is under way: a store that is slow to take the outcome

@@ -118,14 +118,22 @@ async fn a_run_that_slept_through_its_lease_makes_no_further_step() {
 /// The first answer was lost, and the second says that it was done before: without its body, all the same.
 #[tokio::test(start_paused = true)]
 async fn what_was_not_kept_is_told_as_such_also_when_the_answer_was_lost() {
-    let store = Faulty::default();
-    let gate = Idempotency::builder("orders", store.clone()).scope(Scope::global()).max_outcome(10);
-    let gate = gate.build().unwrap();
-    store.next(On::Complete, &[Fault::LostAnswer]);
-    let ran = gate.run("k", A, || async { Ok::<_, &str>("x".repeat(11)) }).await.unwrap();
-    assert_eq!(ran.status, Status::NotRetained);
-    let again = gate.run("k", A, || async { Ok::<_, &str>(String::new()) }).await;
-    assert!(matches!(again, Err(RunError::Earlier(Earlier::NotRetained))), "{again:?}");
+    // For the gate, and for the store alone.
+    for (gate_takes, store_takes) in [(10, 1_000), (1_000, 10)] {
+        let mut store = Faulty::default();
+        store.store = MemoryStore::builder().max_bytes(store_takes).build().unwrap();
+        let gate = Idempotency::builder("orders", store.clone()).scope(Scope::global());
+        let gate = gate.max_outcome(gate_takes).build().unwrap();
+        store.next(On::Complete, &[Fault::LostAnswer]);
+        let ran = gate.run("k", A, || async { Ok::<_, &str>("x".repeat(11)) }).await.unwrap();
+        assert_eq!(ran.status, Status::NotRetained);
+        let again = gate.run("k", A, || async { Ok::<_, &str>(String::new()) }).await;
+        assert!(matches!(again, Err(RunError::Earlier(Earlier::NotRetained))), "{again:?}");
+        // What was kept is told as such.
+        store.next(On::Complete, &[Fault::LostAnswer]);
+        let ran = gate.run("l", A, || async { Ok::<_, &str>(String::from("x")) }).await.unwrap();
+        assert_eq!(ran.status, Status::Stored);
+    }
 }
 
 /// Its lease is renewed for as long as it runs, and nobody else could ever do anything about the key.
