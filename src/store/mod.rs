@@ -63,7 +63,8 @@
 //! the record. It cannot stop an effect outside that a given-up owner still has on the way.
 //!
 //! **Lost answers.** An operation whose answer was lost ([`StoreErrorKind::Unknown`]) can be repeated as it
-//! was: `begin` with the same attempt is the same claim, and the others answer [`Finish::Already`].
+//! was: `begin` with the same attempt is the same claim, and the others answer [`Finish::Already`]; a release of
+//! what took over [`Finish::Fenced`], since the record has passed on.
 //!
 //! # Shared rate limits
 //!
