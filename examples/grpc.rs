@@ -10,9 +10,9 @@
 use std::time::Duration;
 
 use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
-use buttress::http::{replay_up_to, standard, status_only, try_replay_request};
+use buttress::http::{replay_up_to, standard, status_only};
 use buttress::rate_limit::{RateLimitLayer, RateLimiter};
-use buttress::retry::{RetryLayer, RetryPolicy};
+use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
 use buttress::{BoxError, Quota, RetryBudget};
 use hyper::Request;
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(
             RetryLayer::new(policy)
                 .budget(RetryBudget::new("health"))
-                .replay(try_replay_request)
+                .replay(HttpRequest::new())
                 .classify(standard()),
         )
         .layer(CircuitBreakerLayer::new(CircuitBreaker::new("health")).classify(standard()))

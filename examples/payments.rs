@@ -26,12 +26,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use buttress::BoxError;
-use buttress::http::{replay_up_to, standard, try_replay_request};
+use buttress::http::{replay_up_to, standard};
 use buttress::idempotency::{
     Detached, EffectContext, Idempotency, IdempotencyKeyLayer, IdempotencyLayer, InFlight,
     NotExecuted, Scope,
 };
-use buttress::retry::{RetryLayer, RetryPolicy};
+use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
 use buttress::store::{AnyStore, FileStore, MemoryStore};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -300,7 +300,7 @@ async fn one_day(addr: SocketAddr, bank: &Bank, executions: &Detached) -> Result
         .layer(IdempotencyKeyLayer::new())
         .layer(replay_up_to(64 * 1024))
         .layer(
-            RetryLayer::new(RetryPolicy::default()).classify(standard()).replay(try_replay_request),
+            RetryLayer::new(RetryPolicy::default()).classify(standard()).replay(HttpRequest::new()),
         )
         .service(client);
     let answer = thoughtful.ready().await?.call(payment(addr, 250)?).await?;

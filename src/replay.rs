@@ -93,7 +93,9 @@ impl RetryOverride {
 /// cannot be copied is not replayed (`None`) and its call is not retried. The other functions read
 /// what a request carries along; by default it carries nothing.
 ///
-/// Closures `Fn(&Req) -> Option<Req>` implement it, [`CloneRequest`] (the default) for requests that are
+/// Closures `Fn(&Req) -> Option<Req>` implement it, and are called again to see whether a copy [can be
+/// sent](Self::can_send): what they cannot copy any more is not. They know nothing of deadlines and exceptions that a
+/// request carries. [`CloneRequest`] (the default) for requests that are
 /// `Clone`, `HttpRequest` for `http::Request` with its extensions.
 ///
 /// ```
@@ -105,7 +107,7 @@ impl RetryOverride {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot replay requests of type `{Req}`",
     note = "requests that are not `Clone` need `.replay(|request: &{Req}| -> Option<{Req}> {{ ... }})`",
-    note = "HTTP requests with a `buttress::http::ReplayBody` need `.replay(buttress::http::try_replay_request)` or `.replay(HttpRequest::new())`"
+    note = "HTTP requests with a `buttress::http::ReplayBody` need `.replay(buttress::retry::HttpRequest::new())`"
 )]
 pub trait Replay<Req> {
     /// A copy to send later, or `None` if this request can be sent only once.
@@ -157,6 +159,11 @@ pub trait Replay<Req> {
 impl<Req, F: Fn(&Req) -> Option<Req>> Replay<Req> for F {
     fn try_replay(&self, req: &Req) -> Option<Req> {
         self(req)
+    }
+
+    /// What can be copied can be sent.
+    fn can_send(&self, copy: &Req) -> bool {
+        self(copy).is_some()
     }
 }
 

@@ -90,8 +90,9 @@
 //!
 //! ```
 //! # #[cfg(feature = "http")] {
-//! use buttress::http::{ReplayBody, replay_up_to, status_only, try_replay_request};
+//! use buttress::http::{ReplayBody, replay_up_to, status_only};
 //! use buttress::presets::{ClientPlan, client};
+//! use buttress::retry::HttpRequest;
 //! use tonic::body::Body;
 //! use tonic::transport::{Channel, Endpoint};
 //! use tonic_health::pb::health_client::HealthClient;
@@ -99,7 +100,7 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 //! let stack = client(&ClientPlan::new("health"))?.http();
-//! let stack = stack.replay(try_replay_request).on_reject(status_only().grpc());
+//! let stack = stack.replay(HttpRequest::new()).on_reject(status_only().grpc());
 //! let channel: Channel = Endpoint::from_static("http://localhost:50051").connect_lazy();
 //! let health = HealthClient::new(
 //!     ServiceBuilder::new()

@@ -150,7 +150,8 @@ impl<B> ReplayBody<B> {
 }
 
 /// A copy of a request whose body can be sent again: head and extensions cloned, body by
-/// [`ReplayBody::try_clone`].
+/// [`ReplayBody::try_clone`]. For a retry layer [`HttpRequest`](crate::retry::HttpRequest) does more: it heeds the deadline
+/// and the exceptions of the request.
 ///
 /// ```
 /// use buttress::http::{try_replay_request, ReplayBody};

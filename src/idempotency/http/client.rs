@@ -22,9 +22,9 @@ use crate::store::{Attempt, Hex};
 ///
 /// ```
 /// use buttress::BoxError;
-/// use buttress::http::{replay_up_to, standard, try_replay_request};
+/// use buttress::http::{replay_up_to, standard};
 /// use buttress::idempotency::IdempotencyKeyLayer;
-/// use buttress::retry::{RetryLayer, RetryPolicy};
+/// use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
 /// use bytes::Bytes;
 /// use http::{Request, Response};
 /// use http_body_util::Full;
@@ -33,7 +33,7 @@ use crate::store::{Attempt, Hex};
 /// let client = ServiceBuilder::new()
 ///     .layer(IdempotencyKeyLayer::new())
 ///     .layer(replay_up_to(64 * 1024))
-///     .layer(RetryLayer::new(RetryPolicy::default()).classify(standard()).replay(try_replay_request))
+///     .layer(RetryLayer::new(RetryPolicy::default()).classify(standard()).replay(HttpRequest::new()))
 ///     .service(service_fn(|_| async { Ok::<_, std::io::Error>(Response::new(())) }));
 /// # fn check<S: tower::Service<Request<Full<Bytes>>>>(_: S) {}
 /// # check(client);

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use buttress::BoxError;
@@ -423,4 +425,44 @@ async fn the_layer_keeps_the_contract() {
         .ready_error(|| "broken".into())
         .stateless();
     check_all(&subject).await.unwrap();
+}
+
+/// The good response was given up, and the caller got an error of its own body instead.
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_not_given_up_for_a_body_that_was_not_kept() {
+    use buttress::retry::{HttpRequest, Replay, RetryLayer, RetryPolicy};
+
+    /// Reads the body, as far as it is told to, and answers that it cannot.
+    async fn calls<R>(replay: R, frames: usize) -> (u16, usize)
+    where
+        R: Replay<Request<ReplayBody<Script>>> + Clone,
+    {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let seen = calls.clone();
+        let serve = move |request: Request<ReplayBody<Script>>| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let mut body = request.into_body();
+                for _ in 0..frames {
+                    body.frame().await.unwrap()?;
+                }
+                // The connection may go on with the upload while the answer is there.
+                let answer = Response::builder().status(503).body(body).unwrap();
+                Ok::<_, BoxError>(answer)
+            }
+        };
+        let policy = RetryPolicy::builder().max_attempts(3).build().unwrap();
+        let client = ServiceBuilder::new()
+            .layer(replay_up_to(4))
+            .layer(RetryLayer::new(policy).classify(standard()).replay(replay))
+            .service_fn(serve);
+        let request =
+            Request::put("/").body(Script::new([data("hel"), data("lo")], false)).unwrap();
+        let answer = client.oneshot(request).await.unwrap();
+        (answer.status().as_u16(), calls.load(Ordering::Relaxed))
+    }
+    for frames in [1, 2] {
+        assert_eq!(calls(try_replay_request, frames).await, (503, 1));
+        assert_eq!(calls(HttpRequest::new(), frames).await, (503, 1));
+    }
 }
