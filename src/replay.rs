@@ -120,6 +120,14 @@ pub trait Replay<Req> {
         true
     }
 
+    /// Whether a copy that [cannot be sent](Self::can_send) now never can. Asked before the pause after an attempt
+    /// without a response: an upload that is still read by the connection may be free after it, one that was not kept is
+    /// not.
+    fn is_lost(&self, copy: &Req) -> bool {
+        let _ = copy;
+        false
+    }
+
     /// By when the sender needs an answer.
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         let _ = req;
@@ -273,6 +281,10 @@ where
         copy.body().is_replayable()
     }
 
+    fn is_lost(&self, copy: &http::Request<ReplayBody<B>>) -> bool {
+        copy.body().is_lost()
+    }
+
     fn deadline(&self, req: &http::Request<ReplayBody<B>>) -> Option<Deadline> {
         Deadline::of(req.extensions())
     }
@@ -345,6 +357,10 @@ where
         self.inner.can_send(copy)
     }
 
+    fn is_lost(&self, copy: &Req) -> bool {
+        self.inner.is_lost(copy)
+    }
+
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         self.inner.deadline(req)
     }
@@ -411,6 +427,10 @@ where
 
     fn can_send(&self, copy: &Req) -> bool {
         self.inner.can_send(copy)
+    }
+
+    fn is_lost(&self, copy: &Req) -> bool {
+        self.inner.is_lost(copy)
     }
 
     fn deadline(&self, req: &Req) -> Option<Deadline> {

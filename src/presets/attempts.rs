@@ -91,6 +91,10 @@ impl<Req, P: Replay<Req>, X: ReadContext<Req>> Replay<Req> for Sends<P, X> {
         self.replay.can_send(copy)
     }
 
+    fn is_lost(&self, copy: &Req) -> bool {
+        self.replay.is_lost(copy)
+    }
+
     #[inline]
     fn deadline(&self, req: &Req) -> Option<Deadline> {
         match (self.replay.deadline(req), self.context.context(req).deadline()) {

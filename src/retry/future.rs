@@ -325,9 +325,12 @@ where
         let mut fresh = Progress::first();
         let progress = this.slow.as_mut().map_or(&mut fresh, |slow| &mut slow.progress);
         // Where a response is at stake the copy must be good now; else it may still become so during the
-        // pause, when the connection lets go of the body.
+        // pause, when the connection lets go of the body, if it was kept.
         let is_response = matches!(result, Some(Ok(_)));
-        let copy = copy.filter(|copy| !is_response || this.replay.can_send(copy));
+        let copy = copy.filter(|copy| match is_response {
+            true => this.replay.can_send(copy),
+            false => !this.replay.is_lost(copy),
+        });
         if let Some(delay) = progress.settle(&terms, judged, copy.is_some())
             && let Some(copy) = copy
         {

@@ -147,6 +147,15 @@ impl<B> ReplayBody<B> {
             State::Reading(_) | State::Passing(_) | State::Failed => false,
         }
     }
+
+    /// Whether it can be read neither now nor later.
+    pub(crate) fn is_lost(&self) -> bool {
+        match &self.state {
+            State::Waiting(shared) => shared.is_lost(),
+            State::Failed => true,
+            State::Empty | State::Reading(_) | State::Passing(_) | State::Ended(_) => false,
+        }
+    }
 }
 
 /// A copy of a request whose body can be sent again: head and extensions cloned, body by

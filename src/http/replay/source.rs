@@ -71,6 +71,10 @@ impl<B> Shared<B> {
     pub(super) fn is_free(&self) -> bool {
         matches!(*lock(&self.slot), Slot::Free(_))
     }
+
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(*lock(&self.slot), Slot::Lost)
+    }
 }
 
 impl<B> Source<B> {

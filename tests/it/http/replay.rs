@@ -466,3 +466,35 @@ async fn an_answer_is_not_given_up_for_a_body_that_was_not_kept() {
         assert_eq!(calls(HttpRequest::new(), frames).await, (503, 1));
     }
 }
+
+/// There is nothing to wait for: no pause makes it whole.
+#[tokio::test(start_paused = true)]
+async fn an_error_after_a_body_that_was_not_kept_is_told_at_once() {
+    use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
+    for (cap, calls) in [(4, 1), (5, 2)] {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = seen.clone();
+        let client = ServiceBuilder::new()
+            .layer(replay_up_to(cap))
+            .layer(
+                RetryLayer::new(RetryPolicy::builder().max_attempts(2).build().unwrap())
+                    .classify(standard())
+                    .replay(HttpRequest::new()),
+            )
+            .service_fn(move |request: Request<ReplayBody<Script>>| {
+                count.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    request.into_body().collect().await?;
+                    let reset = std::io::ErrorKind::ConnectionReset;
+                    Err::<Response<()>, BoxError>(std::io::Error::from(reset).into())
+                }
+            });
+        let began = tokio::time::Instant::now();
+        let request =
+            Request::put("/").body(Script::new([data("hel"), data("lo")], false)).unwrap();
+        let error = client.oneshot(request).await.unwrap_err();
+        assert!(error.downcast_ref::<std::io::Error>().is_some(), "{error}");
+        assert_eq!(seen.load(Ordering::Relaxed), calls);
+        assert_eq!(began.elapsed().is_zero(), calls == 1);
+    }
+}
