@@ -86,6 +86,23 @@ impl Refusal {
     }
 }
 
+/// When a refusal that has been promised ends: the caller may take its time before it makes the call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Until(Tick);
+
+impl Until {
+    const UNKNOWN: Self = Self(Tick(u64::MAX));
+
+    /// Nobody can tell.
+    pub(super) fn soon(now: Tick) -> Self {
+        Self(now.after(Duration::from_nanos(SOON)))
+    }
+
+    pub(super) fn refusal(self, now: Tick) -> Refusal {
+        if self == Self::UNKNOWN { Refusal::UNKNOWN } else { Refusal::until(self.0, now) }
+    }
+}
+
 /// A change of state, to be told to observers once no lock is held.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Change {
@@ -128,6 +145,9 @@ pub(super) struct Machine {
     pub(super) closed_at: Tick,
     pub(super) probes: Vec<Probe>,
     pub(super) probes_given: u32,
+    /// Who waits for the inner service while it is not closed.
+    pub(super) waiters: Vec<Probe>,
+    pub(super) waiters_ever: u32,
     pub(super) probe_successes: u32,
     pub(super) probe_failures: u32,
     pub(super) probe_slow: u32,
@@ -172,6 +192,8 @@ impl Core {
                 closed_at: now,
                 probes: Vec::new(),
                 probes_given: 0,
+                waiters: Vec::new(),
+                waiters_ever: 0,
                 probe_successes: 0,
                 probe_failures: 0,
                 probe_slow: 0,
@@ -221,22 +243,22 @@ impl Core {
         }
     }
 
-    /// Whether a call made now would certainly be refused. Takes and changes nothing.
+    /// Whether a call made now would be refused, or be a probe if anything. Takes and changes nothing.
     #[inline]
-    pub(super) fn is_shut(&self) -> bool {
+    pub(super) fn is_in_doubt(&self) -> bool {
         matches!(
             CircuitState::from_bits(self.word.load(Ordering::Acquire)),
-            CircuitState::Open | CircuitState::ForcedOpen
+            CircuitState::Open | CircuitState::HalfOpen | CircuitState::ForcedOpen
         )
     }
 
-    /// The refusal of a shut breaker; `None` if it would let a call through after all. Not counted.
-    pub(super) fn shut(&self, now: Tick) -> Option<Refusal> {
+    /// How long a shut breaker refuses; `None` if it would let a call through after all. Not counted.
+    pub(super) fn shut(&self, now: Tick) -> Option<Until> {
         let word = self.word.load(Ordering::Acquire);
         let until = Tick(self.until.load(Ordering::Acquire));
         match CircuitState::from_bits(word) {
-            CircuitState::ForcedOpen => Some(Refusal::UNKNOWN),
-            CircuitState::Open if now < until => Some(Refusal::until(until, now)),
+            CircuitState::ForcedOpen => Some(Until::UNKNOWN),
+            CircuitState::Open if now < until => Some(Until(until)),
             _ => None,
         }
     }

@@ -88,7 +88,11 @@
 //!
 //! *Readiness.* The breaker looks at its own state before it polls the inner service. Open means ready, and
 //! refused in `call`: never an error from `poll_ready`, which would tell callers to throw the service
-//! away. Nothing is reserved in `poll_ready`.
+//! away. Nothing is reserved in `poll_ready`. Once the open time is over and until the circuit is closed, no more instances
+//! than may [probe](CircuitBreakerBuilder::half_open_calls) wait for an inner service that is not ready, each with the
+//! [lease](CircuitBreakerBuilder::probe_lease) of a probe; all others are ready, and refused in `call`: a full pool or
+//! limit inside does not hide the circuit. (A [keyed](KeyedCircuitBreaker) breaker knows its key only in `call`, and is as
+//! ready as the inner service.)
 //! [`unready_while_open`](CircuitBreakerLayer::unready_while_open) is for load balancers.
 //!
 //! *Cancellation.* Dropping the response future is safe at every point: a probe's place is free again at
@@ -141,6 +145,7 @@ mod keyed_layer;
 mod layer;
 mod managed;
 mod permit;
+mod place;
 mod reopening;
 mod service;
 mod shared;

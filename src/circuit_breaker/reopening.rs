@@ -28,7 +28,7 @@ impl Reopening {
         let mut states = shared.subscribe();
         let now = clock::now();
         let wait = match shared.core.shut(now) {
-            Some(refusal) => refusal.retry_after(),
+            Some(until) => until.refusal(now).retry_after(),
             None if shared.core.state() == CircuitState::HalfOpen
                 && shared.core.probes_taken(now) =>
             {

@@ -10,10 +10,11 @@ use crate::reject::{AsError, Reject};
 use crate::slot::Held;
 use crate::sync::Lease;
 
-use super::core::{Refusal, Ticket};
+use super::core::{Refusal, Ticket, Until};
 use super::future::{ResponseFuture, State};
 use super::guard::{Call, Guard};
 use super::handle::CircuitBreaker;
+use super::place::Place;
 use super::reopening::Reopening;
 use super::shared::Shared;
 
@@ -42,6 +43,8 @@ pub struct CircuitBreakerService<S, C = AnyError, R = AsError> {
     mode: Mode,
     /// Under a load balancer, while open.
     waiting: Option<Reopening>,
+    /// In [`Mode::Queued`].
+    place: Option<Box<Place>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +52,9 @@ enum Mode {
     Plain,
     /// The circuit was open when readiness was asked, and the inner service was not: the next call must
     /// be refused, even if the circuit has closed meanwhile or the breaker is another one.
-    Refusing(Refusal),
+    Refusing(Until),
+    /// The circuit is not closed, and this is one of the few that wait for the inner service.
+    Queued,
     /// Under a load balancer: not ready while open. The inner service may already have said that it is
     /// ready; the circuit must not take that back.
     Balanced {
@@ -66,7 +71,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         unready_while_open: bool,
     ) -> Self {
         let mode = if unready_while_open { Mode::Balanced { ready: false } } else { Mode::Plain };
-        Self { inner, breaker, classify, reject, mode, waiting: None }
+        Self { inner, breaker, classify, reject, mode, waiting: None, place: None }
     }
 
     /// The inner service.
@@ -130,15 +135,16 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         if matches!(self.mode, Mode::Plain) {
             let breaker = self.breaker.current();
-            if breaker.is_some_and(|breaker| breaker.lease.core.is_shut()) && self.will_refuse() {
+            if breaker.is_some_and(|breaker| breaker.lease.core.is_in_doubt()) && self.will_refuse()
+            {
                 return Poll::Ready(Ok(()));
             }
         } else if !ready!(self.poll_unusual(cx)) {
             return Poll::Ready(Ok(()));
         }
         let ready = ready!(self.inner.poll_ready(cx));
-        if let Mode::Balanced { .. } = self.mode {
-            self.mode = Mode::Balanced { ready: ready.is_ok() };
+        if !matches!(self.mode, Mode::Plain) {
+            self.found_ready(ready.is_ok());
         }
         Poll::Ready(ready.map_err(R::map_err))
     }
@@ -148,7 +154,7 @@ where
         // A refusal that has been promised is that of the breaker which has.
         let breaker = match self.mode {
             Mode::Refusing(_) => self.breaker.seen(),
-            Mode::Plain | Mode::Balanced { .. } => self.breaker.current(),
+            Mode::Plain | Mode::Queued | Mode::Balanced { .. } => self.breaker.current(),
         };
         let Some(CircuitBreaker { lease }) = breaker else {
             return self.through(req);
@@ -165,11 +171,11 @@ where
 #[inline(never)]
 fn admit_unusual(mode: &mut Mode, shared: &Shared) -> Result<Ticket, Refusal> {
     match *mode {
-        Mode::Plain => shared.admit(),
-        Mode::Refusing(refusal) => {
+        Mode::Plain | Mode::Queued => shared.admit(),
+        Mode::Refusing(until) => {
             *mode = Mode::Plain;
             shared.core.count_refusal();
-            Err(refusal)
+            Err(until.refusal(clock::now()))
         }
         Mode::Balanced { .. } => {
             *mode = Mode::Balanced { ready: false };
@@ -225,17 +231,50 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         ResponseFuture::through(self.inner.call(req))
     }
 
-    /// The circuit is shut. Promises a refusal, unless the open time has passed or nothing is refused.
+    /// The circuit is not closed. Promises a refusal, unless nothing is refused, or the open time has passed and this may
+    /// be one of those that wait for the inner service.
     #[inline(never)]
     fn will_refuse(&mut self) -> bool {
-        if let Some(CircuitBreaker { lease }) = self.breaker.seen()
+        let Some(CircuitBreaker { lease }) = self.breaker.seen() else { return false };
+        if lease.is_shadow() {
+            return false;
+        }
+        let now = clock::now();
+        let until = lease.core.shut(now).or_else(|| {
+            self.place = Place::take(lease.shared(), now);
+            self.place.is_none().then(|| Until::soon(now))
+        });
+        self.mode = until.map_or(Mode::Queued, Mode::Refusing);
+        until.is_some()
+    }
+
+    /// It has waited for the inner service. Whoever has a place keeps it while it may still be needed.
+    fn poll_queued(&mut self) -> bool {
+        let breaker = self.breaker.current();
+        let doubtful = breaker.filter(|breaker| breaker.lease.core.is_in_doubt());
+        if let Some(CircuitBreaker { lease }) = doubtful
+            && self.place.as_ref().is_some_and(|place| place.is_at(lease.shared()))
             && !lease.is_shadow()
-            && let Some(refusal) = lease.core.shut(clock::now())
+            && lease.core.shut(clock::now()).is_none()
         {
-            self.mode = Mode::Refusing(refusal);
             return true;
         }
-        false
+        self.place = None;
+        self.mode = Mode::Plain;
+        let is_in_doubt = self.breaker.seen().is_some_and(|it| it.lease.core.is_in_doubt());
+        !(is_in_doubt && self.will_refuse())
+    }
+
+    /// The inner service is ready, or broken.
+    #[inline(never)]
+    fn found_ready(&mut self, is_ok: bool) {
+        match &mut self.mode {
+            Mode::Balanced { ready } => *ready = is_ok,
+            mode => {
+                *mode = Mode::Plain;
+                self.place = None;
+            }
+        }
     }
 
     /// Whether the inner service has to be asked too.
@@ -244,6 +283,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         match self.mode {
             Mode::Plain | Mode::Balanced { ready: true } => Poll::Ready(true),
             Mode::Refusing(_) => Poll::Ready(false),
+            Mode::Queued => Poll::Ready(self.poll_queued()),
             Mode::Balanced { ready: false } => self.poll_open(cx).map(|()| true),
         }
     }

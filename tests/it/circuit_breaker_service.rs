@@ -67,27 +67,146 @@ async fn a_keyed_breaker_shares_its_table_across_axum_connections() {
     assert_eq!(breakers.len(), 2);
 }
 
+/// Never ready.
+#[derive(Clone)]
+struct Stuck;
+
+impl Service<()> for Stuck {
+    type Response = ();
+    type Error = io::Error;
+    type Future = std::future::Ready<Result<(), io::Error>>;
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Pending
+    }
+    fn call(&mut self, (): ()) -> Self::Future {
+        unreachable!("never ready")
+    }
+}
+
 /// An inner service that is never ready used to hide the open circuit of a well-known peer.
 #[tokio::test(start_paused = true)]
 async fn open_is_seen_before_an_inner_service_that_is_never_ready() {
-    struct Stuck;
-    impl Service<()> for Stuck {
-        type Response = ();
-        type Error = io::Error;
-        type Future = std::future::Ready<Result<(), io::Error>>;
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
-            Poll::Pending
-        }
-        fn call(&mut self, (): ()) -> Self::Future {
-            unreachable!("never ready")
-        }
-    }
     let breaker = tripping(1);
     trip(&breaker);
     let mut service = breaker.layer().on_reject(AsTyped).layer(Stuck);
     let refused = service.ready().await.unwrap().call(()).await.unwrap_err();
     assert_eq!(refused.rejection().unwrap().kind(), RejectionKind::CircuitOpen);
     assert_eq!(breaker.stats().rejected_calls, 1);
+}
+
+/// The same once the open time was over: nobody came as far as a probe, and nobody was refused any more.
+#[tokio::test(start_paused = true)]
+async fn no_more_than_may_probe_wait_for_an_inner_service_that_is_never_ready() {
+    let breaker = CircuitBreaker::builder("test")
+        .consecutive_failures(1)
+        .half_open_calls(2)
+        .probe_lease(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    let service = breaker.layer().on_reject(AsTyped).layer(Stuck);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut poll_ready = |it: &mut _| Service::<()>::poll_ready(it, &mut cx).is_ready();
+    let mut waiting = [service.clone(), service.clone()];
+    let mut others = [service.clone(), service.clone(), service];
+    // Due, and half-open.
+    for state in [CircuitState::Open, CircuitState::HalfOpen] {
+        if state == CircuitState::HalfOpen {
+            drop(breaker.try_acquire().unwrap());
+        }
+        assert_eq!(breaker.snapshot().state, state);
+        for it in &mut waiting {
+            assert!(!poll_ready(it));
+        }
+        for it in &mut others {
+            assert!(poll_ready(it), "hangs");
+            let refused = it.call(()).await.unwrap_err();
+            let refused = refused.rejection().unwrap();
+            assert_eq!(refused.kind(), RejectionKind::CircuitOpen);
+            assert_eq!(refused.retry_after(), Some(Duration::from_secs(1)));
+        }
+    }
+    // A place is free when it is given up, and when its lease has run out.
+    let [gone, _stays] = waiting;
+    drop(gone);
+    let ready = others.each_mut().map(&mut poll_ready);
+    assert_eq!(ready, [false, true, true]);
+    advance(Duration::from_secs(6)).await;
+    let mut late = others[0].clone();
+    assert!(!poll_ready(&mut late));
+    // Whatever waits goes on once the circuit is closed, and new ones do.
+    breaker.reset();
+    assert!(!poll_ready(&mut others[0]));
+    assert!(!poll_ready(&mut others[0].clone()));
+    breaker.force_open();
+    assert!(poll_ready(&mut others[0]), "refuses");
+    assert!(others[0].call(()).await.is_err());
+}
+
+/// A limit whose places are all with calls that hang, and a callee that comes back.
+#[tokio::test(start_paused = true)]
+async fn a_full_limit_inside_hides_neither_the_circuit_nor_its_end() {
+    let breaker = tripping(2);
+    let is_well = Arc::new(AtomicU32::new(0));
+    let seen = is_well.clone();
+    let callee = service_fn(move |()| {
+        let seen = seen.clone();
+        async move {
+            while seen.load(Ordering::Relaxed) == 0 {
+                sleep(Duration::from_millis(100)).await;
+            }
+            Ok::<_, io::Error>(())
+        }
+    });
+    let limited = tower::limit::ConcurrencyLimit::new(callee, 2);
+    let service = breaker.layer().on_reject(AsTyped).layer(limited);
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        let mut call = boxed(service.clone().oneshot(()));
+        assert!(futures_util::poll!(call.as_mut()).is_pending());
+        hanging.push(call);
+    }
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    let mut hung = Vec::new();
+    let mut refused = 0;
+    for _ in 0..20 {
+        let mut call = boxed(service.clone().oneshot(()));
+        match futures_util::poll!(call.as_mut()) {
+            Poll::Pending => hung.push(call),
+            Poll::Ready(answer) => refused += u32::from(answer.is_err()),
+        }
+    }
+    assert_eq!((hung.len(), refused), (1, 19));
+    is_well.store(1, Ordering::Relaxed);
+    for call in hanging.into_iter().chain(hung) {
+        call.await.unwrap();
+    }
+    for _ in 0..5 {
+        service.clone().oneshot(()).await.unwrap();
+    }
+    assert_eq!(breaker.state(), CircuitState::Closed);
+}
+
+/// A service that is kept ready told how long the circuit was open when readiness was asked.
+#[tokio::test(start_paused = true)]
+async fn a_promised_refusal_tells_what_is_left_when_it_is_given() {
+    let breaker = tripping(1);
+    trip(&breaker);
+    let open_for = breaker.snapshot().next_probe.unwrap();
+    let service = breaker.layer().on_reject(AsTyped).layer(Stuck);
+    for (kept, left) in
+        [(0, open_for), (4, open_for - Duration::from_secs(4)), (3600, Duration::ZERO)]
+    {
+        let mut service = service.clone();
+        service.ready().await.unwrap();
+        advance(Duration::from_secs(kept)).await;
+        let refused = service.call(()).await.unwrap_err();
+        assert_eq!(refused.rejection().unwrap().retry_after(), Some(left));
+        breaker.reset();
+        trip(&breaker);
+    }
 }
 
 #[tokio::test(start_paused = true)]
