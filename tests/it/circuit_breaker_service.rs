@@ -209,6 +209,25 @@ async fn a_promised_refusal_tells_what_is_left_when_it_is_given() {
     }
 }
 
+/// Where the timeout of an attempt belongs.
+#[tokio::test(start_paused = true)]
+async fn a_timeout_outside_opens_the_circuit_of_a_callee_that_hangs_and_one_inside_does_not() {
+    use buttress::timeout::Timeout;
+    let hangs = service_fn(|()| std::future::pending::<Result<(), io::Error>>());
+    let timeout = || Timeout::new("attempts", Duration::from_millis(500)).unwrap().layer();
+    let breaker = CircuitBreaker::builder("test")
+        .consecutive_failures(3)
+        .cancelled_after(Duration::from_millis(400));
+    let (outside, inside) = (breaker.clone().build().unwrap(), breaker.build().unwrap());
+    let guarded = timeout().layer(outside.layer().layer(hangs));
+    let blind = inside.layer().layer(timeout().layer(hangs));
+    for _ in 0..3 {
+        guarded.clone().oneshot(()).await.unwrap_err();
+        blind.clone().oneshot(()).await.unwrap_err();
+    }
+    assert_eq!([outside.state(), inside.state()], [CircuitState::Open, CircuitState::Closed]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn once_ready_to_refuse_it_refuses_even_if_the_circuit_closes_meanwhile() {
     let calls = Arc::new(AtomicU32::new(0));
