@@ -93,6 +93,14 @@ pub(super) struct Refusal {
     pub(super) threshold: f64,
 }
 
+impl Refusal {
+    /// The same, told that much later.
+    pub(super) fn later_by(self, elapsed: Duration) -> Self {
+        let passed = nanos(elapsed);
+        Self { retry_after: self.retry_after.map(|wait| wait.saturating_sub(passed)), ..self }
+    }
+}
+
 fn state_of(word: u64) -> BudgetState {
     BudgetState::from_bits(word)
 }

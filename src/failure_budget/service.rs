@@ -4,6 +4,7 @@ use std::task::{Context, Poll, ready};
 use tower_service::Service;
 
 use crate::classify::{AnyError, Classify};
+use crate::clock::{self, Tick};
 use crate::reject::{AsError, Reject};
 use crate::rejection::Rejection;
 use crate::slot::{Seat, Slot};
@@ -42,8 +43,8 @@ enum Promised {
     Nothing,
     /// The inner service has been asked.
     Pass,
-    /// The inner service has not been asked: the call must be refused.
-    Refuse(FailureBudget, Refusal),
+    /// The inner service has not been asked: the call must be refused, as was decided then.
+    Refuse(FailureBudget, Refusal, Tick),
 }
 
 impl<S, C, R> FailureBudgetService<S, C, R> {
@@ -83,7 +84,7 @@ impl<S, C, R> FailureBudgetService<S, C, R> {
         {
             self.promised = match budget.lease.admit() {
                 Ok(()) => Promised::Pass,
-                Err(refusal) => Promised::Refuse(budget.clone(), refusal),
+                Err(refusal) => Promised::Refuse(budget.clone(), refusal, clock::now()),
             };
         }
     }
@@ -95,7 +96,10 @@ impl<S, C, R> FailureBudgetService<S, C, R> {
     #[inline(never)]
     fn keep_promise(&mut self) -> Option<Rejection> {
         match std::mem::replace(&mut self.promised, Promised::Nothing) {
-            Promised::Refuse(budget, refusal) => Some(budget.lease.refused(refusal)),
+            Promised::Refuse(budget, refusal, at) => {
+                let refusal = refusal.later_by(clock::now().since(at));
+                Some(budget.lease.refused(refusal))
+            }
             Promised::Nothing | Promised::Pass => None,
         }
     }

@@ -554,3 +554,23 @@ async fn a_breach_shuts_a_real_server_down_and_lets_what_is_under_way_finish() {
     assert!(budget.tripped());
     assert!(client.get(&url).send().await.unwrap_err().is_connect(), "nobody listens any more");
 }
+
+/// A service that is kept ready told what was left of the window when readiness was asked.
+#[tokio::test(start_paused = true)]
+async fn a_promised_refusal_tells_what_is_left_when_it_is_given() {
+    let budget = strict(1).reject().build().unwrap();
+    let mut service = budget.layer().on_reject(AsTyped).layer(service_fn(ok_or_fail));
+    service.ready().await.unwrap().call(false).await.unwrap_err();
+    let asked = |error: buttress::Error<io::Error>| error.rejection().unwrap().retry_after();
+    let at_once = asked(service.ready().await.unwrap().call(true).await.unwrap_err()).unwrap();
+    assert!(at_once > Duration::from_secs(10), "{at_once:?}");
+    for (kept, left) in [(4, at_once - Duration::from_secs(4)), (60, Duration::ZERO)] {
+        let mut service = service.clone();
+        service.ready().await.unwrap();
+        advance(Duration::from_secs(kept)).await;
+        let refused = asked(service.call(true).await.unwrap_err());
+        assert_eq!(refused, Some(left));
+        budget.reset();
+        service.ready().await.unwrap().call(false).await.unwrap_err();
+    }
+}
