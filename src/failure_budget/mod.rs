@@ -117,8 +117,9 @@
 //!
 //! # Order
 //!
-//! Outermost, it measures what callers get: retries and breakers inside it have done what they could. Inside
-//! the retry it measures the callee, attempt by attempt. Rejecting or shedding belongs outside of what is
+//! Outermost, it measures what callers get, with [`count_refusals`]: retries and breakers inside it have done what they could.
+//! Without, the refusals of the layers inside count as nothing, and while a breaker refuses everything the window empties
+//! and the budget recovers, with the callee still down. Inside the retry it measures the callee, attempt by attempt. Rejecting or shedding belongs outside of what is
 //! to be relieved. A conditioner goes inside, so that what it injects is counted.
 //!
 //! # Comparison
@@ -143,6 +144,7 @@ mod handle;
 mod layer;
 mod managed;
 mod permit;
+mod refusals;
 mod saved;
 mod service;
 mod settings;
@@ -155,6 +157,7 @@ pub use future::ResponseFuture;
 pub use handle::FailureBudget;
 pub use layer::FailureBudgetLayer;
 pub use permit::Permit;
+pub use refusals::{CountRefusals, count_refusals};
 pub use saved::SavedState;
 pub use service::FailureBudgetService;
 pub use slo::{AlertStatus, BurnAlert, Severity, SloStatus};

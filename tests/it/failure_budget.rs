@@ -555,6 +555,34 @@ async fn a_breach_shuts_a_real_server_down_and_lets_what_is_under_way_finish() {
     assert!(client.get(&url).send().await.unwrap_err().is_connect(), "nobody listens any more");
 }
 
+/// Behind a breaker that refuses everything the window emptied: healthy again, levers released, nobody served.
+#[tokio::test(start_paused = true)]
+async fn an_outermost_budget_that_counts_refusals_does_not_recover_in_the_midst_of_an_outage() {
+    use buttress::circuit_breaker::CircuitBreaker;
+    use buttress::failure_budget::count_refusals;
+    use buttress::{AnyError, BoxError, Classify};
+
+    async fn states<C: Classify<(), (), BoxError> + Clone>(classifier: C) -> [BudgetState; 2] {
+        let budget = strict(5).threshold(0.1).build().unwrap();
+        let breaker = CircuitBreaker::builder("db").consecutive_failures(5).build().unwrap();
+        let service = ServiceBuilder::new()
+            .layer(budget.layer().classify(classifier))
+            .layer(breaker.layer())
+            .service_fn(|()| ok_or_fail(false));
+        for _ in 0..5 {
+            service.clone().oneshot(()).await.unwrap_err();
+        }
+        let tripped = budget.state();
+        for _ in 0..50 {
+            advance(Duration::from_secs(1)).await;
+            service.clone().oneshot(()).await.unwrap_err();
+        }
+        [tripped, budget.state()]
+    }
+    assert_eq!(states(AnyError).await, [BudgetState::Breached, BudgetState::Healthy]);
+    assert_eq!(states(count_refusals(AnyError)).await, [BudgetState::Breached; 2]);
+}
+
 /// A service that is kept ready told what was left of the window when readiness was asked.
 #[tokio::test(start_paused = true)]
 async fn a_promised_refusal_tells_what_is_left_when_it_is_given() {
