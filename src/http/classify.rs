@@ -32,7 +32,7 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 /// |---|---|---|
 /// | 1xx, 2xx, 3xx | success | never |
 /// | 408 | transient failure | safe: the request was not received whole |
-/// | 409 with `Retry-After` | ignored | safe if idempotent (a duplicate in flight), else never |
+/// | 409 with `Retry-After`, if the request is idempotent | ignored | safe: a duplicate is in flight |
 /// | 425 | ignored | safe: the server did not look at the request |
 /// | 429 | throttled | safe: the server did not act |
 /// | other 4xx | success: the server did its work, the request was at fault | never |

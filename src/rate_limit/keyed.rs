@@ -225,7 +225,7 @@ impl<K: ?Sized> KeyedRateLimiter<K> {
     }
 
     /// Changes the quota of a running limiter. Every bucket keeps its number of tokens, up to the new
-    /// capacity. Walks the whole table (some 10 ms for a million keys), during which new calls wait.
+    /// capacity; one that is full is full after it, too, also of a larger capacity. Walks the whole table (some 10 ms for a million keys), during which new calls wait.
     ///
     /// ```
     /// # let limiter = buttress::rate_limit::RateLimiter::keyed::<u64>(buttress::Quota::per_minute(1)?, 100)?;
