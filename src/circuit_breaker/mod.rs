@@ -91,7 +91,9 @@
 //! away. Nothing is reserved in `poll_ready`. Once the open time is over and until the circuit is closed, no more instances
 //! than may [probe](CircuitBreakerBuilder::half_open_calls) wait for an inner service that is not ready, each with the
 //! [lease](CircuitBreakerBuilder::probe_lease) of a probe; all others are ready, and refused in `call`: a full pool or
-//! limit inside does not hide the circuit. (A [keyed](KeyedCircuitBreaker) breaker knows its key only in `call`, and is as
+//! limit inside does not hide the circuit. A call that finds the inner service ready and is refused all the same, since
+//! the probes' places are taken or the circuit has opened since, leaves that readiness for the next call on this instance,
+//! or until it is dropped. (A [keyed](KeyedCircuitBreaker) breaker knows its key only in `call`, and is as
 //! ready as the inner service.)
 //! [`unready_while_open`](CircuitBreakerLayer::unready_while_open) is for load balancers.
 //!

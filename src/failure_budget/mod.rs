@@ -98,7 +98,8 @@
 //!
 //! *Readiness.* While it acts, the budget decides about the next call before it asks the inner service:
 //! refused means ready, and refused in `call`. Nothing is reserved in `poll_ready`. While it does not act,
-//! readiness is the inner service's.
+//! readiness is the inner service's; a call that is refused all the same, because the budget was spent since, leaves
+//! that for the next call on this instance.
 //!
 //! *Cancellation.* Dropping the response future is safe at every point.
 //!

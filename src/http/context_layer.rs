@@ -173,7 +173,8 @@ impl<S, R: Clone> Layer<S> for ContextLayer<R> {
     }
 }
 
-/// Made by a [`ContextLayer`]. As ready as the inner service, without state.
+/// Made by a [`ContextLayer`]. As ready as the inner service, without state. A call that is refused does not reach the
+/// inner service, whose readiness stays for the next call on this instance, or until it is dropped.
 ///
 /// ```
 /// use buttress::http::{ContextLayer, ContextService};

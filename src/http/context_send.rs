@@ -82,7 +82,8 @@ impl<S, R: Clone> Layer<S> for SendContextLayer<R> {
     }
 }
 
-/// Made by a [`SendContextLayer`]. As ready as the inner service, without state.
+/// Made by a [`SendContextLayer`]. As ready as the inner service, without state. A call that is refused does not reach the
+/// inner service, whose readiness stays for the next call on this instance, or until it is dropped.
 ///
 /// ```
 /// use buttress::http::{SendContextLayer, SendContextService};

@@ -49,7 +49,9 @@
 //! written into the context if it is earlier, so that the layers inside see it. An answer that is there
 //! when the future is polled counts, even if it is late.
 //!
-//! **Readiness.** Ready when the inner service is. Waiting for readiness is not bounded.
+//! **Readiness.** Ready when the inner service is. Waiting for readiness is not bounded. A call that is refused since its
+//! deadline has passed does not reach the inner service, whose readiness, with the place in a limit that may go with it,
+//! stays for the next call on this instance, or until it is dropped.
 //!
 //! **Cancellation.** At the timeout the inner future is dropped first, then the answer is made. Dropping the
 //! future drops everything.
