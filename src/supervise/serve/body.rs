@@ -63,7 +63,11 @@ impl<B: Body> Body for DrainBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.project().inner.poll_frame(cx)
+        let (frame, guard) = ready!(self.project().inner.poll_counted(cx));
+        if let Some(mut guard) = guard {
+            guard.complete();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -83,7 +87,7 @@ impl<B> fmt::Debug for DrainBody<B> {
 }
 
 pin_project! {
-    /// A body whose end ends what is in flight.
+    /// A body that knows when it is over, and has then no longer what is in flight.
     pub(super) struct Counted<B, G> {
         #[pin]
         inner: B,
@@ -93,6 +97,10 @@ pin_project! {
     }
 }
 
+/// A frame, and the guard with the last one.
+pub(super) type Given<B, G> =
+    (Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>, Option<G>);
+
 impl<B: Body, G: InFlight> Counted<B, G> {
     #[inline]
     pub(super) fn new(inner: B, length: Option<u64>, mut guard: G) -> Self {
@@ -101,17 +109,14 @@ impl<B: Body, G: InFlight> Counted<B, G> {
         }
         Self { inner, left: length, guard: Some(guard) }
     }
-}
 
-impl<B: Body, G: InFlight> Body for Counted<B, G> {
-    type Data = B::Data;
-    type Error = B::Error;
+    /// Until it is over.
+    pub(super) const fn guard(&self) -> Option<&G> {
+        self.guard.as_ref()
+    }
 
     #[inline]
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    pub(super) fn poll_counted(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Given<B, G>> {
         let mut this = self.project();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         // Hyper does not ask again after a frame at whose end `is_end_stream` says that it was the last, after
@@ -129,17 +134,15 @@ impl<B: Body, G: InFlight> Body for Counted<B, G> {
                 false
             }
         };
-        if over && let Some(mut guard) = this.guard.take() {
-            guard.complete();
-        }
-        Poll::Ready(frame)
+        let guard = if over { this.guard.take() } else { None };
+        Poll::Ready((frame, guard))
     }
 
-    fn is_end_stream(&self) -> bool {
+    pub(super) fn is_end_stream(&self) -> bool {
         self.inner.is_end_stream()
     }
 
-    fn size_hint(&self) -> SizeHint {
+    pub(super) fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
     }
 }

@@ -231,6 +231,8 @@ pin_project_lite::pin_project! {
         armed: Option<(Doing, bool)>,
         // Since when it has been doing that.
         since: Tick,
+        // Whether pieces of answers had not been written at the last look.
+        sent: bool,
         registered: bool,
     }
 }
@@ -238,11 +240,12 @@ pin_project_lite::pin_project! {
 impl<'a> Watch<'a> {
     fn new(conn: &'a Arc<Conn>) -> Self {
         let sleep = tokio::time::sleep(Duration::ZERO);
-        Self { conn, sleep, armed: None, since: conn.idle_since(), registered: false }
+        Self { conn, sleep, armed: None, since: conn.idle_since(), sent: true, registered: false }
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, doing: Doing) -> Poll<End> {
         self.as_mut().register(cx);
+        self.as_mut().look_at_pieces();
         if self.conn.is_cut() {
             return Poll::Ready(End::Cut);
         }
@@ -284,7 +287,12 @@ impl<'a> Watch<'a> {
         since: Tick,
         http2: bool,
     ) -> Poll<()> {
+        let doing = self.conn.doing();
+        if matches!(doing, Doing::Stalled(_)) {
+            return self.poll(cx, doing).map(drop);
+        }
         self.as_mut().register(cx);
+        self.as_mut().look_at_pieces();
         if self.conn.is_cut() {
             return Poll::Ready(());
         }
@@ -292,16 +300,25 @@ impl<'a> Watch<'a> {
             return Poll::Pending;
         }
         let limits = self.conn.shared.config.limits;
-        // An HTTP/2 client has been told and has nothing open: it acknowledges or is gone. What an HTTP/1
-        // client has not taken yet is the last answer.
+        // An HTTP/2 client has been told and has nothing open: it acknowledges or is gone.
         let limit = if http2 { limits.grace.saturating_mul(2) } else { limits.write };
         let now = clock::now();
         let end = since.max(self.conn.idle_since()).after(limit);
         if now >= end {
             return Poll::Ready(());
         }
+        *self.as_mut().project().armed = None;
         self.sleep_until(cx, end, now);
         Poll::Pending
+    }
+
+    /// What a client was long in taking does not end its grace in the moment in which it has all.
+    fn look_at_pieces(self: Pin<&mut Self>) {
+        let sent = !self.conn.sends();
+        if sent && !self.sent {
+            self.conn.touch();
+        }
+        *self.project().sent = sent;
     }
 
     /// After a look that read nothing: whether bytes have come that the runtime does not know of yet. It

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, response};
 use http_body::Frame;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Empty, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -42,6 +42,18 @@ pub(super) fn streamed(
     }
     let body = StreamBody::new(futures_util::stream::iter(frames)).boxed();
     head(Response::builder()).body(body).unwrap()
+}
+
+/// Large: of a length that is known, of one that is not, and with trailers.
+pub(super) fn big(path: &str) -> Answer {
+    let piece = Bytes::from("x".repeat(50_000));
+    let mut frames = vec![Ok(Frame::data(piece.clone())), Ok(Frame::data(piece))];
+    match path {
+        "/big" => return Response::new(Full::from("x".repeat(100_000)).boxed()),
+        "/big/trailers" => frames.push(Ok(Frame::trailers(HeaderMap::new()))),
+        _ => {}
+    }
+    Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed())
 }
 
 fn detached(task: impl Future<Output = ()> + Send + 'static) {
@@ -75,8 +87,15 @@ pub(super) fn push(request: Request<Incoming>) -> Answer {
 }
 
 async fn connect2(rig: &Rig) -> http2::SendRequest<Empty<Bytes>> {
+    connect2_as(rig, &http2::Builder::new(TokioExecutor::new())).await
+}
+
+async fn connect2_as(
+    rig: &Rig,
+    builder: &http2::Builder<TokioExecutor>,
+) -> http2::SendRequest<Empty<Bytes>> {
     let io = TokioIo::new(rig.connect().await);
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (sender, connection) = builder.handshake(io).await.unwrap();
     detached(async move {
         let _ = connection.await;
     });
@@ -115,6 +134,129 @@ async fn from_an_idle_http2_connection_nothing_is_taken() {
     rig.life.advance(Phase::Draining, None);
     let report = rig.report().await;
     assert_eq!((report.connections_aborted, report.connections_closed), (0, 1), "{report}");
+}
+
+/// A client whose window is smaller than an answer, and that is slow in taking it: in one piece, in pieces, and with
+/// trailers, of which nobody can tell that they come.
+const WINDOW: u32 = 1_000;
+
+async fn slow_answer(rig: &Rig, path: &str) -> (http2::SendRequest<Empty<Bytes>>, Incoming) {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(WINDOW).adaptive_window(false);
+    let mut sender = connect2_as(rig, &builder).await;
+    let request = Request::get(format!("http://x{path}")).body(Empty::new()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    (sender, answer.into_body())
+}
+
+const SLOW: [&str; 3] = ["/big", "/big/pieces", "/big/trailers"];
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_answer_is_in_flight_until_the_client_has_taken_it() {
+    for path in SLOW {
+        let mut rig = Rig::new(Server::builder("t").grace(secs(1)).drain_timeout(secs(100)));
+        let (sender, body) = slow_answer(&rig, path).await;
+        rig.life.advance(Phase::Draining, None);
+        // Longer than any grace, without a byte.
+        tokio::time::sleep(secs(30)).await;
+        let taken = body.collect().await;
+        assert_eq!(taken.map(|body| body.to_bytes().len()).ok(), Some(100_000), "{path}");
+        drop(sender);
+        let report = rig.report().await;
+        assert!(report.is_clean(), "{path}: {report}");
+        assert_eq!((report.requests_drained, report.requests_broken), (1, 0), "{path}: {report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_answer_may_take_longer_than_a_connection_may_be_idle() {
+    for path in SLOW {
+        let rig = Rig::new(Server::builder("t").keep_alive(secs(5)));
+        let (mut sender, body) = slow_answer(&rig, path).await;
+        tokio::time::sleep(secs(30)).await;
+        let taken = body.collect().await;
+        assert_eq!(taken.map(|body| body.to_bytes().len()).ok(), Some(100_000), "{path}");
+        // And it may be idle as long as any after that, and no longer.
+        tokio::time::sleep(secs(4)).await;
+        assert!(sender.ready().await.is_ok(), "{path}");
+        tokio::time::sleep(secs(4)).await;
+        assert!(sender.ready().await.is_err(), "{path}: kept");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_answer_that_is_not_taken_by_the_deadline_is_cut_and_said_to_be() {
+    for path in SLOW {
+        let mut rig = Rig::new(Server::builder("t").grace(secs(1)).drain_timeout(secs(20)));
+        let (_sender, _body) = slow_answer(&rig, path).await;
+        rig.life.advance(Phase::Draining, None);
+        let report = rig.report().await;
+        assert!(report.took > secs(19) && !report.is_clean(), "{path}: {report}");
+        assert_eq!((report.connections_closed, report.connections_aborted), (0, 1), "{path}");
+        if path == "/big" {
+            assert_eq!((report.requests_drained, report.requests_aborted), (0, 1), "{report}");
+        }
+    }
+}
+
+/// One that reads nothing from its socket has the write timeout, and no more, also while it is asked to end.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_timeout() {
+    let mut rig = Rig::new(Server::builder("t").write_timeout(secs(10)).drain_timeout(secs(100)));
+    let io = Stuck { stream: rig.connect().await, stuck: Arc::default() };
+    let stuck = Arc::clone(&io.stuck);
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(io));
+    let (mut sender, connection) = handshake.await.unwrap();
+    detached(async move {
+        let _ = connection.await;
+    });
+    let request = Request::get("http://x/big").body(Empty::<Bytes>::new()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    rig.life.advance(Phase::Draining, None);
+    stuck.store(true, Ordering::SeqCst);
+    detached(async move {
+        let _ = answer.into_body().collect().await;
+    });
+    let report = rig.report().await;
+    assert!(report.took >= secs(9) && report.took < secs(12), "{report}");
+    assert_eq!((report.requests_drained, report.requests_broken), (0, 1), "{report}");
+}
+
+/// A client's end that stops reading.
+struct Stuck {
+    stream: DuplexStream,
+    stuck: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Stuck {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.stuck.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stuck {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 #[tokio::test(start_paused = true)]

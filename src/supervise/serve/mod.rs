@@ -61,8 +61,8 @@
 //!   one after its first request). So clients that keep their connections whatever readiness says leave
 //!   them, too.
 //! - **Draining**: it takes what is in the kernel's queue of connections, stops listening, and then
-//!   waits. A request is in flight to the end of its answer's body, an upgraded connection until its
-//!   stream is dropped. A connection that has just been made, or has just been answered, has a
+//!   waits. A request is in flight until the end of its answer has been written to the socket, an upgraded
+//!   connection until its stream is dropped. A connection that has just been made, or has just been answered, has a
 //!   [grace](ServerBuilder::grace) to send a request, which is served. Before an idle one is closed, its
 //!   unread bytes are looked at ([`Connected`]): if there are any, that is a request.
 //! - **The deadline** of that phase: what is left is cut and counted in the [`ServeReport`], a tenth of
@@ -83,7 +83,8 @@
 //! - **Protocols**: HTTP/1 and HTTP/2, told apart by the first bytes, upgrades included. TLS is a
 //!   [handshake](Serve::handshake) of your own. Listeners: TCP, Unix sockets, any [`Listener`].
 //! - **Limits** are always set: for the head of a request, between two requests, for a client that takes
-//!   nothing. None for the service or for the body of a request: that is a layer's business.
+//!   nothing from its socket. None for the service or for the body of a request: that is a layer's business.
+//!   None, but for the deadline of the drain, for an HTTP/2 client that opens no window for an answer.
 //! - **Readiness**: a clone of the service per request, waited for until ready, as in axum.
 //! - **Cancellation**: dropping the server's future cuts every connection. A client that goes away drops
 //!   the future of its request; one that closes its sending side is taken to be gone, as in axum.
@@ -94,7 +95,8 @@
 //! - **Blocked threads**: a handler that blocks its thread cannot be cut. The server returns at the
 //!   deadline even so; the runtime must not be waited for then
 //!   ([`shutdown_timeout`](tokio::runtime::Runtime::shutdown_timeout)).
-//! - **Cost**: no allocation per request, one read of the clock when one ends.
+//! - **Cost**: no allocation per request, one read of the clock when one ends; over HTTP/2, a reference is counted
+//!   per piece of a body that does not say which one is its last.
 //! - Needs tokio's runtime with time and I/O. Each connection is a task.
 //!
 //! # With an accept loop of your own
@@ -123,6 +125,7 @@ mod layer;
 mod listener;
 mod report;
 mod run;
+mod sent;
 mod server;
 mod service;
 mod shared;

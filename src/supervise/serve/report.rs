@@ -18,7 +18,9 @@ pub struct ServeReport {
     pub queued: u64,
     /// Connections there were when the drain began, those in the queue included.
     pub connections: u64,
-    /// Requests answered to the end of their body while draining.
+    /// Requests answered to the end of their body while draining. Its last piece has been written to the socket if
+    /// the body knows that it is the last; else (trailers come, or an end that is seen only when asked for) it has
+    /// been made, and what of it is unwritten at the deadline is in [`connections_aborted`](Self::connections_aborted).
     pub requests_drained: u64,
     /// Requests that ended otherwise while draining: the client went away, or the service failed.
     pub requests_broken: u64,

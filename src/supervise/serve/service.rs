@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use crate::supervise::{Lifecycle, Phase};
 
-use super::body::Counted;
+use super::sent::SentBody;
 use super::shared::{self, Conn};
 use super::signal;
 
@@ -26,7 +26,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone,
     B: Body,
 {
-    type Response = Response<Counted<B, shared::Request>>;
+    type Response = Response<SentBody<B>>;
     type Error = S::Error;
     type Future = Answer<S>;
 
@@ -149,7 +149,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>>,
     B: Body,
 {
-    type Output = Result<Response<Counted<B, shared::Request>>, S::Error>;
+    type Output = Result<Response<SentBody<B>>, S::Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -175,7 +175,9 @@ where
                         }
                     }
                     let length = this.kind.length(&response);
-                    return Poll::Ready(Ok(response.map(|body| Counted::new(body, length, guard))));
+                    return Poll::Ready(
+                        Ok(response.map(|body| SentBody::new(body, length, guard))),
+                    );
                 }
             }
         }

@@ -12,6 +12,7 @@ use crate::sync::{Mutex, lock};
 
 use super::body::InFlight;
 use super::core::Doing;
+use super::sent::Mark;
 use super::server::Config;
 
 /// One server while it runs.
@@ -97,6 +98,7 @@ impl Shared {
             http2: AtomicBool::new(false),
             look: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            pieces: Mark::default(),
             waker: Mutex::new(None),
         });
         conns.slots[slot] = Some(Arc::clone(&conn));
@@ -123,8 +125,8 @@ impl Shared {
             // Of HTTP/2 there is no telling what the last bytes were of: any frame.
             let in_a_head =
                 conn.head.load(Ordering::Relaxed) && !conn.http2.load(Ordering::Relaxed);
-            let stalled = conn.stalled.load(Ordering::Relaxed);
-            if before == 0 && !in_a_head && !stalled && !upgraded {
+            let taking = !conn.is_stalled() && !conn.sends();
+            if before == 0 && !in_a_head && taking && !upgraded {
                 // In its grace: nothing is taken from it.
                 self.counts.closed.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -169,12 +171,14 @@ pub(super) struct Conn {
     /// Whoever reads next is to look at unread bytes if there is nothing to read.
     look: AtomicBool,
     unread: AtomicBool,
+    /// Each copy is a piece of an answer that has not been written.
+    pieces: Mark,
     waker: Mutex<Option<Waker>>,
 }
 
 impl Conn {
     pub(super) fn doing(&self) -> Doing {
-        if self.stalled.load(Ordering::Relaxed) {
+        if self.is_stalled() {
             Doing::Stalled(self.stalls.load(Ordering::Relaxed))
         } else if self.busy() {
             Doing::Serving
@@ -185,8 +189,28 @@ impl Conn {
         }
     }
 
+    /// A request is in flight, or what is left of an answer.
     pub(super) fn busy(&self) -> bool {
-        self.state.load(Ordering::Acquire) & !(CUT | ENDED) > 0
+        self.state.load(Ordering::Acquire) & !(CUT | ENDED) > 0 || self.sends()
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// Whether hyper has pieces of answers that it has not written. Who drops one elsewhere than in the
+    /// connection's task (with a stream that is reset) wakes that task.
+    pub(super) fn sends(&self) -> bool {
+        Arc::strong_count(&self.pieces) > 1
+    }
+
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.http2.load(Ordering::Relaxed).then(|| Arc::clone(&self.pieces))
+    }
+
+    /// It has done something: its grace, and the time that it may be idle, begin again.
+    pub(super) fn touch(&self) {
+        self.idle_since.store(clock::now().0, Ordering::Relaxed);
     }
 
     pub(super) fn idle_since(&self) -> Tick {
@@ -276,7 +300,7 @@ impl Conn {
         if self.fresh.load(Ordering::Relaxed) {
             self.fresh.store(false, Ordering::Relaxed);
         }
-        Request { conn: Arc::clone(self), complete: false }
+        Request { conn: Arc::clone(self), complete: false, in_task: false }
     }
 }
 
@@ -305,6 +329,14 @@ impl Drop for Connection {
 pub(super) struct Request {
     pub(super) conn: Arc<Conn>,
     complete: bool,
+    in_task: bool,
+}
+
+impl Request {
+    /// Whether it is dropped while the connection's task runs, which then looks by itself.
+    pub(super) const fn ends_in_its_task(&mut self, in_task: bool) {
+        self.in_task = in_task;
+    }
 }
 
 impl InFlight for Request {
@@ -318,10 +350,10 @@ impl Drop for Request {
     #[inline]
     fn drop(&mut self) {
         let conn = &self.conn;
-        conn.idle_since.store(clock::now().0, Ordering::Relaxed);
+        conn.touch();
         conn.head.store(false, Ordering::Relaxed);
         let before = conn.state.fetch_sub(1, Ordering::AcqRel);
-        if before & !ENDED == 1 && conn.http2.load(Ordering::Relaxed) {
+        if before & !ENDED == 1 && !self.in_task && conn.http2.load(Ordering::Relaxed) {
             // Its task may have looked while another one was dropping this, and wait for nothing.
             conn.wake();
         }

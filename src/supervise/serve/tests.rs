@@ -88,7 +88,7 @@ pub(super) async fn app(
             tokio::time::sleep(secs(600)).await;
             Response::new(full("long".into()))
         }
-        "/big" => Response::new(full("x".repeat(100_000))),
+        path if path.starts_with("/big") => super::edges::big(path),
         "/length" => super::edges::streamed(|answer| answer.header("content-length", 7), false),
         "/trailers" => super::edges::streamed(|answer| answer, true),
         "/push" => super::edges::push(request),
