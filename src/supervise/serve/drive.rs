@@ -43,6 +43,7 @@ pub(super) async fn drive<I, H, S, B>(
     let conn = Arc::clone(&connection.0);
     let mut watch = pin!(Watch::new(&conn));
     let Some(io) = shake_hands(io, &handshake, watch.as_mut()).await else { return };
+    conn.touch();
     let mut stream = Stream::new(io, connection);
     let Some(http2) = protocol(&mut stream, watch.as_mut()).await else { return };
     let app = App { service, conn: Arc::clone(&conn), peer };

@@ -199,6 +199,49 @@ async fn an_http2_answer_that_is_not_taken_by_the_deadline_is_cut_and_said_to_be
     }
 }
 
+/// What was answered before the drain began did not say that it is the last, so the client may send another one.
+#[tokio::test(start_paused = true)]
+async fn the_grace_begins_when_the_client_has_its_answer() {
+    for path in ["/big", "/big/pieces"] {
+        let rig = Rig::new(Server::builder("t").grace(secs(1)).drain_timeout(secs(100)));
+        let mut stream = rig.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(secs(1)).await;
+        rig.life.advance(Phase::Draining, None);
+        tokio::time::sleep(secs(3)).await;
+        let mut taken = Vec::new();
+        let in_pieces = path == "/big/pieces";
+        while taken.iter().filter(|byte| **byte == b'x').count() < 100_000
+            || in_pieces && !taken.ends_with(b"0\r\n\r\n")
+        {
+            assert_ne!(stream.read_buf(&mut taken).await.unwrap(), 0, "{path}: it is closed");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(ask(&mut stream, "/a").await.contains("connection: close"), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_grace_begins_after_the_handshake() {
+    let (connect, incoming) = mpsc::channel(1);
+    let life = Lifecycle::new();
+    let server = Server::builder("t").grace(secs(1)).build().unwrap();
+    let served = server.serve(Memory(incoming), service_fn(app), &life);
+    let served = served.handshake(async |stream: Looked<DuplexStream>| {
+        tokio::time::sleep(secs(3)).await;
+        Ok(stream)
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { served.await });
+    let (mut stream, theirs) = duplex(256);
+    connect.send(theirs).await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    life.advance(Phase::Draining, None);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(ask(&mut stream, "/a").await.starts_with("http/1.1 200"));
+}
+
 /// One that reads nothing from its socket has the write timeout, and no more, also while it is asked to end.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_timeout() {

@@ -255,6 +255,10 @@ impl Conn {
         if self.stalled.load(Ordering::Relaxed) != stalled {
             self.stalled.store(stalled, Ordering::Relaxed);
             self.stalls.fetch_add(u32::from(stalled), Ordering::Relaxed);
+            if !stalled {
+                // An answer may have ended long before the client took it.
+                self.touch();
+            }
         }
     }
 
