@@ -181,7 +181,8 @@ impl HeartbeatBuilder {
         self
     }
 
-    /// Beats only if `source` made progress since the last beat; all of them, if there are several.
+    /// Beats only if `source` made progress since the last beat that was written; all of them, if there are several.
+    /// A beat that is due less than half an interval after a late one asks for none.
     /// Without one, a beat shows that the process is there, not that it does anything.
     ///
     /// ```

@@ -34,9 +34,10 @@ pub(super) struct Core {
     late_after: Duration,
     /// The round that is due next, or is under way.
     due: Tick,
-    /// The sources' counts at the last round.
-    counts: Vec<u64>,
-    first: bool,
+    /// When the sources were asked for the last beat that was written, and their counts then.
+    beat: Option<(Tick, Vec<u64>)>,
+    /// The same of the round that is under way.
+    round: (Tick, Vec<u64>),
     failing: bool,
     withheld: bool,
     late: bool,
@@ -50,8 +51,8 @@ impl Core {
             interval,
             late_after,
             due: now,
-            counts: Vec::new(),
-            first: true,
+            beat: None,
+            round: (now, Vec::new()),
             failing: false,
             withheld: false,
             late: false,
@@ -64,16 +65,17 @@ impl Core {
         self.due.since(now)
     }
 
-    /// Begins the round that is due. `counts` are those of the sources now: all must have changed since
-    /// the last round. The first beat shows that the process is there; there is nothing to compare.
-    pub(super) fn begin(&mut self, counts: Vec<u64>) -> Round {
-        let stuck = self.counts.iter().zip(&counts).position(|(before, now)| before == now);
-        let first = std::mem::take(&mut self.first);
-        self.counts = counts;
-        match stuck {
-            Some(source) if !first => Round::Withheld(source),
-            _ => Round::Beat,
-        }
+    /// Begins the round that is due. `counts` are those of the sources now: all must have changed since the last beat
+    /// that was written. The first one shows that the process is there; there is nothing to compare. A round right
+    /// after a beat that was late is too soon to ask for progress again.
+    pub(super) fn begin(&mut self, now: Tick, counts: Vec<u64>) -> Round {
+        let stuck = self.beat.as_ref().and_then(|(at, before)| {
+            let too_soon = now.since(*at) < self.interval / 2;
+            let stuck = before.iter().zip(&counts).position(|(before, now)| before == now);
+            stuck.filter(|_| !too_soon)
+        });
+        self.round = (now, counts);
+        stuck.map_or(Round::Beat, Round::Withheld)
     }
 
     /// Ends it at `now`.
@@ -84,6 +86,7 @@ impl Core {
         let is_late = late > self.late_after;
         match outcome {
             Ok(()) => {
+                self.beat = Some(std::mem::take(&mut self.round));
                 self.failing = false;
                 self.withheld = false;
                 told.push(Told::Beat);

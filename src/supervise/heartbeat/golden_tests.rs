@@ -321,7 +321,7 @@ fn replay(case: &Value) -> Vec<String> {
     while t <= until {
         let now = tick(t);
         assert!(core.wait(now).is_zero());
-        assert_eq!(core.begin(Vec::new()), Round::Beat);
+        assert_eq!(core.begin(now, Vec::new()), Round::Beat);
         let fails = within(&case["beat_fails_intervals"], t);
         let outcome = if fails { Err(Told::Failed("disk")) } else { Ok(()) };
         let mut told = core.end(now, outcome);

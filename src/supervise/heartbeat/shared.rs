@@ -202,7 +202,7 @@ impl Shared {
             }
             counts.push(count.unwrap_or_default());
         }
-        let round = hold(&self.core).begin(counts);
+        let round = hold(&self.core).begin(clock::now(), counts);
         let round = panicked.map_or(round, Round::Withheld);
         let (beat, outcome) = match round {
             Round::Withheld(source) => (None, Err(Told::NoProgress(source))),

@@ -63,14 +63,14 @@ fn ten_seconds() -> Core {
 #[test]
 fn the_schedule_is_fixed_and_what_was_missed_is_not_made_up_for() {
     let mut core = ten_seconds();
-    assert_eq!(core.begin(vec![]), Round::Beat);
+    assert_eq!(core.begin(at(0.0), vec![]), Round::Beat);
     assert_eq!(core.end::<()>(at(0.2), Ok(())), [Told::Beat]);
     assert_eq!(
         core.wait(at(0.2)),
         Duration::from_secs_f64(9.8),
         "from the start, not from the end"
     );
-    core.begin(vec![]);
+    core.begin(at(10.0), vec![]);
     let told = core.end::<()>(at(37.0), Ok(()));
     assert_eq!(told, [Told::Beat, Told::Late(Duration::from_secs(27))]);
     assert_eq!(
@@ -78,34 +78,80 @@ fn the_schedule_is_fixed_and_what_was_missed_is_not_made_up_for() {
         Duration::from_secs(3),
         "at 40, and those at 20 and 30 are gone"
     );
-    core.begin(vec![]);
+    core.begin(at(40.0), vec![]);
     assert_eq!(core.end::<()>(at(40.0), Ok(())), [Told::Beat, Told::Resumed]);
 }
 
 #[test]
 fn a_write_that_hangs_is_late_once_whoever_sees_it() {
     let mut core = ten_seconds();
-    core.begin(vec![]);
+    core.begin(at(0.0), vec![]);
     assert_eq!(core.overdue(at(5.0)), None, "late is more than 5 s");
     assert_eq!(core.overdue(at(6.0)), Some(Duration::from_secs(6)));
     assert_eq!(core.overdue(at(7.0)), None);
     assert_eq!(core.end::<()>(at(8.0), Ok(())), [Told::Beat], "told already");
-    core.begin(vec![]);
+    core.begin(at(10.0), vec![]);
     assert_eq!(core.end::<()>(at(10.0), Ok(())), [Told::Beat, Told::Resumed]);
     assert_eq!(core.overdue(at(26.0)), Some(Duration::from_secs(6)), "again after it was on time");
+}
+
+/// A round at `time`, which takes no time.
+fn round(core: &mut Core, time: f64, counts: &[u64]) -> Round {
+    let round = core.begin(at(time), counts.to_vec());
+    core.end::<()>(
+        at(time),
+        match round {
+            Round::Beat => Ok(()),
+            Round::Withheld(source) => Err(Told::NoProgress(source)),
+        },
+    );
+    round
 }
 
 #[test]
 fn every_source_must_have_made_progress() {
     let mut core = ten_seconds();
-    assert_eq!(core.begin(vec![0, 0]), Round::Beat, "the first is free");
+    assert_eq!(core.begin(at(0.0), vec![0, 0]), Round::Beat, "the first is free");
     core.end::<()>(at(0.0), Ok(()));
-    assert_eq!(core.begin(vec![1, 0]), Round::Withheld(1));
+    assert_eq!(core.begin(at(10.0), vec![1, 0]), Round::Withheld(1));
     assert_eq!(core.end::<()>(at(10.0), Err(Told::NoProgress(1))), [Told::NoProgress(1)]);
-    assert_eq!(core.begin(vec![2, 0]), Round::Withheld(1));
+    assert_eq!(core.begin(at(20.0), vec![2, 0]), Round::Withheld(1));
     assert_eq!(core.end::<()>(at(20.0), Err(Told::NoProgress(1))), [], "told once");
-    assert_eq!(core.begin(vec![3, 9]), Round::Beat);
+    assert_eq!(core.begin(at(30.0), vec![3, 9]), Round::Beat);
     assert_eq!(core.end::<()>(at(30.0), Ok(())), [Told::Beat, Told::Resumed]);
+}
+
+/// Since the last beat, not since the last round: with two sources that take turns there would be none.
+#[test]
+fn progress_is_counted_since_the_last_beat_that_was_written() {
+    let mut core = ten_seconds();
+    let moved = |time: f64, first: f64| ((time - first) / 20.0 + 1.0).max(0.0) as u64;
+    let rounds: Vec<_> = (0..9)
+        .map(|n| {
+            let time = f64::from(n) * 10.0;
+            round(&mut core, time, &[moved(time, 3.0), moved(time, 13.0)])
+        })
+        .collect();
+    let beats = rounds.iter().filter(|round| **round == Round::Beat).count();
+    assert_eq!((beats, rounds[8]), (5, Round::Beat), "{rounds:?}");
+
+    // A beat that could not be written shows nobody anything.
+    let mut core = ten_seconds();
+    round(&mut core, 0.0, &[0]);
+    assert_eq!(core.begin(at(10.0), vec![1]), Round::Beat);
+    core.end(at(10.0), Err(Told::Failed(())));
+    assert_eq!(round(&mut core, 20.0, &[1]), Round::Beat);
+    assert_eq!(round(&mut core, 30.0, &[1]), Round::Withheld(0));
+}
+
+/// A source that moves once a second has not moved between a round that is late and the next one.
+#[test]
+fn a_round_right_after_a_late_one_asks_for_no_progress() {
+    let mut core = ten_seconds();
+    round(&mut core, 0.0, &[0]);
+    assert_eq!(round(&mut core, 19.5, &[19]), Round::Beat, "that of 10, late");
+    assert_eq!(round(&mut core, 20.0, &[19]), Round::Beat);
+    assert_eq!(round(&mut core, 30.0, &[19]), Round::Withheld(0), "now it should have");
 }
 
 // ---- the verdict ---------------------------------------------------------------------------------
