@@ -15,6 +15,8 @@ pub(super) enum Seen {
     Halted(u64),
     /// Nothing that could change, and this is why.
     Nothing(FreezeCause),
+    /// Nobody could say: as if nothing had changed.
+    Same,
     /// It has ended on purpose.
     Ended,
 }
@@ -108,6 +110,7 @@ impl Core {
         let (value, cause) = match seen {
             Seen::Value(value) => (value, FreezeCause::Silent),
             Seen::Halted(value) => (value, FreezeCause::Stopped),
+            Seen::Same => (self.value.unwrap_or_default(), FreezeCause::Silent),
             Seen::Nothing(cause) => return [gap, self.nothing(now, cause)],
             Seen::Ended => {
                 let known = self.value.take().is_some();

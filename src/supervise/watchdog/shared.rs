@@ -1,7 +1,8 @@
 //! What the handles share, and what the checks do.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker as TaskWaker;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) timeouts: AtomicU64,
     pub(super) gaps: AtomicU64,
+    /// It has been told that it cannot see.
+    blind: AtomicBool,
     /// The last freeze, for whoever is guarded.
     pub(super) last: Mutex<Option<Freeze>>,
     pub(super) waiting: Mutex<Waiting>,
@@ -76,6 +79,7 @@ impl Shared {
             }),
             timeouts: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
+            blind: AtomicBool::new(false),
             last: Mutex::new(None),
             waiting: Mutex::default(),
         }
@@ -126,11 +130,32 @@ impl Shared {
         }
     }
 
+    /// `None`: a file does not count, and a source that panics cannot say.
     pub(super) fn count(&self) -> Option<u64> {
         match &self.source {
             Source::Pings => Some(self.pulse.count()),
-            Source::Progress(source) => Some(source.count()),
+            Source::Progress(source) => {
+                let count = catch_unwind(AssertUnwindSafe(|| source.count())).ok();
+                match count {
+                    Some(_) => self.sees(),
+                    None => self.is_blind(format_args!("the source of progress panics")),
+                }
+                count
+            }
             Source::File(_) => None,
+        }
+    }
+
+    fn sees(&self) {
+        if self.blind.load(Ordering::Relaxed) {
+            self.blind.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells it once, until it sees again.
+    fn is_blind(&self, why: fmt::Arguments<'_>) {
+        if !self.blind.swap(true, Ordering::Relaxed) {
+            self.event(Severity::Error, "watchdog_blind", why);
         }
     }
 
@@ -291,8 +316,7 @@ struct Watched {
 
 impl Checked for Watched {
     fn check(&self, now: Tick) -> Option<Duration> {
-        let value = self.shared.count()?;
-        let seen = Seen::Value(value);
+        let seen = self.shared.count().map_or(Seen::Same, Seen::Value);
         self.shared.check(now, self.generation, seen).then_some(self.shared.limits.check)
     }
 }

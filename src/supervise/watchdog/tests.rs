@@ -96,6 +96,17 @@ fn a_clean_stop_is_no_freeze_and_a_stopped_process_is_one_of_its_own_kind() {
     assert_eq!(told, [(125, stopped)], "more than 4 s after the beat");
 }
 
+#[test]
+fn what_cannot_say_has_not_changed() {
+    let mut core = core(true);
+    let silent = Told::Frozen { cause: FreezeCause::Silent, silent: secs(4.0) };
+    run(&mut core, 0, 3, Seen::Value(1));
+    assert_eq!(run(&mut core, 3, 10, Seen::Same), [(4, silent)]);
+    // From the start on.
+    let mut core = self::core(true);
+    assert_eq!(run(&mut core, 0, 10, Seen::Same), [(4, silent)]);
+}
+
 // ---- the object ----------------------------------------------------------------------------------
 
 fn quick(name: &'static str) -> WatchdogBuilder {
@@ -113,6 +124,39 @@ fn pinging(pulse: Pulse) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) {
         }
     });
     (over, thread)
+}
+
+/// What it tells, without the particulars.
+fn telling(told: mpsc::Sender<&'static str>) -> impl Fn(&Event<'_>) + Send + Sync + 'static {
+    move |event: &Event<'_>| {
+        if let EventKind::Supervised { what, .. } = event.kind {
+            let _ = told.send(what);
+        }
+    }
+}
+
+/// A watchdog that stops to look, and does not say so, is worse than none.
+#[test]
+fn a_source_that_panics_is_one_that_does_not_change() {
+    struct Panics;
+    impl crate::supervise::Progress for Panics {
+        fn count(&self) -> u64 {
+            panic!("expected in this test")
+        }
+    }
+    let (told, heard) = mpsc::channel();
+    let dog = quick("panics").watch(Panics).observe(telling(told)).build();
+    let dog = dog.unwrap();
+    dog.start().unwrap();
+    assert_eq!(heard.recv_timeout(LONG), Ok("watchdog_blind"), "once");
+    let next = || loop {
+        match heard.recv_timeout(LONG) {
+            Ok("observer_gap") => {}
+            told => break told,
+        }
+    };
+    assert_eq!(next(), Ok("frozen"));
+    assert!(!dog.since_ping().is_zero());
 }
 
 #[test]
