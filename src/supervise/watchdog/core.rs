@@ -17,6 +17,8 @@ pub(super) enum Seen {
     Nothing(FreezeCause),
     /// Nobody could say: as if nothing had changed.
     Same,
+    /// It could not be looked at, which says nothing about it.
+    Unseen,
     /// It has ended on purpose.
     Ended,
 }
@@ -104,13 +106,15 @@ impl Core {
         // thread had none either, or has not had its turn since. After much of that its time starts again;
         // after a little the time since the last check does not count.
         let gap = late > self.limits.gap;
-        let uncounted = uncounted(passed, self.limits.check);
+        let unseen = seen == Seen::Unseen;
+        let uncounted = if unseen { passed } else { uncounted(passed, self.limits.check) };
         self.since = if first || gap { now } else { self.since.after(uncounted) };
         let gap = gap.then_some(Told::Gap(late));
         let (value, cause) = match seen {
             Seen::Value(value) => (value, FreezeCause::Silent),
             Seen::Halted(value) => (value, FreezeCause::Stopped),
             Seen::Same => (self.value.unwrap_or_default(), FreezeCause::Silent),
+            Seen::Unseen => return [gap, None],
             Seen::Nothing(cause) => return [gap, self.nothing(now, cause)],
             Seen::Ended => {
                 let known = self.value.take().is_some();

@@ -1,6 +1,7 @@
 //! Watches the state file of another process, and the process.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,23 +10,24 @@ use super::super::identity::{ProcessIdentity, ProcessStatus};
 use super::core::Seen;
 use super::error::FreezeCause;
 
-/// What the file says now, and which process of this machine wrote it, if it runs.
+/// What the file says now, and which process of this machine wrote it, if it runs. An error is one of looking: no
+/// descriptor is left, the disk fails.
 ///
 /// No clock is compared: a beat is new if it is another one than before. So no step of a clock, and no
 /// forged time, makes a process dead or immortal.
-pub(super) fn look(path: &Path) -> (Seen, Option<ProcessIdentity>) {
-    let state = match HeartbeatState::read(path) {
-        Ok(None) => return (Seen::Nothing(FreezeCause::Missing), None),
-        Ok(Some(Ok(state))) => state,
-        Ok(Some(Err(_))) | Err(_) => return (Seen::Nothing(FreezeCause::Corrupt), None),
+pub(super) fn look(path: &Path) -> io::Result<(Seen, Option<ProcessIdentity>)> {
+    let state = match HeartbeatState::read(path)? {
+        None => return Ok((Seen::Nothing(FreezeCause::Missing), None)),
+        Some(Ok(state)) => state,
+        Some(Err(_)) => return Ok((Seen::Nothing(FreezeCause::Corrupt), None)),
     };
     if state.state == BeatState::Stopped {
-        return (Seen::Ended, None);
+        return Ok((Seen::Ended, None));
     }
     let mut hasher = DefaultHasher::new();
     (state.pid, state.started, &state.boot_id, state.sequence, &state.timestamp).hash(&mut hasher);
     let value = hasher.finish();
-    match HeartbeatReader::here().judge(&state, Duration::MAX) {
+    Ok(match HeartbeatReader::here().judge(&state, Duration::MAX) {
         verdict if verdict.is_dead() => (Seen::Nothing(FreezeCause::Dead), None),
         HeartbeatVerdict::Corrupt(_) => (Seen::Nothing(FreezeCause::Corrupt), None),
         // Only this says that the number means something here.
@@ -35,7 +37,7 @@ pub(super) fn look(path: &Path) -> (Seen, Option<ProcessIdentity>) {
             (seen, Some(state.identity()))
         }
         _ => (Seen::Value(value), None),
-    }
+    })
 }
 
 #[cfg(target_os = "linux")]

@@ -54,7 +54,9 @@
 //!
 //! Of another process it also sees, on Linux, that it has gone (at once, by a descriptor of the process, not
 //! by its number), and that it is stopped by a signal or a debugger; both are a [`FreezeCause`] of their own.
-//! A clean stop of its heartbeat is no freeze.
+//! A clean stop of its heartbeat is no freeze. A file that cannot be read (no descriptor is left, the disk fails) says
+//! nothing about the process: that time does not count, and `watchdog_blind` is told. One that cannot be understood
+//! is a freeze, and so is one that is not there.
 //!
 //! # What watches what
 //!

@@ -164,7 +164,16 @@ impl Shared {
         let mut process: Option<Process> = None;
         loop {
             let began = clock::now();
-            let (seen, identity) = file::look(path);
+            let (seen, identity) = match file::look(path) {
+                Ok(looked) => {
+                    self.sees();
+                    looked
+                }
+                Err(error) => {
+                    self.is_blind(format_args!("{}: {error}", path.display()));
+                    (Seen::Unseen, None)
+                }
+            };
             if process.as_ref().map(|process| &process.identity) != identity.as_ref() {
                 process = identity.and_then(Process::open);
             }

@@ -97,9 +97,15 @@ fn a_clean_stop_is_no_freeze_and_a_stopped_process_is_one_of_its_own_kind() {
 }
 
 #[test]
-fn what_cannot_say_has_not_changed() {
+fn what_could_not_be_looked_at_says_nothing_and_what_cannot_say_has_not_changed() {
     let mut core = core(true);
+    run(&mut core, 0, 3, Seen::Value(1));
+    assert_eq!(run(&mut core, 3, 100, Seen::Unseen), []);
     let silent = Told::Frozen { cause: FreezeCause::Silent, silent: secs(4.0) };
+    // It had been silent for two seconds.
+    assert_eq!(run(&mut core, 100, 104, Seen::Value(1)), [(101, silent)]);
+
+    let mut core = self::core(true);
     run(&mut core, 0, 3, Seen::Value(1));
     assert_eq!(run(&mut core, 3, 10, Seen::Same), [(4, silent)]);
     // From the start on.
@@ -157,6 +163,44 @@ fn a_source_that_panics_is_one_that_does_not_change() {
     };
     assert_eq!(next(), Ok("frozen"));
     assert!(!dog.since_ping().is_zero());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_read_for_a_moment_is_no_freeze() {
+    let directory = std::env::temp_dir().join(format!("buttress-unread-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("beat.json");
+    let heart = Heartbeat::builder("us").file(&path).build().unwrap();
+    heart.beat().unwrap();
+    let (told, heard) = mpsc::channel();
+    let dog = Watchdog::from_state_file("file", &path)
+        .timeout(LONG * 10)
+        .check_interval(Duration::from_millis(10))
+        .observe(telling(told))
+        .build()
+        .unwrap();
+    dog.start().unwrap();
+    let begun = clock::now();
+    while dog.since_ping().is_zero() {
+        assert!(clock::now().since(begun) < LONG, "it has not seen the beat");
+        clock::park(Duration::from_millis(5));
+    }
+    // Opening it fails, whoever does: it names itself.
+    let next = directory.join("next");
+    std::os::unix::fs::symlink(&path, &next).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    let first = loop {
+        match heard.recv_timeout(LONG) {
+            Ok("observer_gap") => {}
+            told => break told,
+        }
+    };
+    assert_eq!(first, Ok("watchdog_blind"));
+    heart.beat().unwrap();
+    clock::park(Duration::from_millis(100));
+    assert_eq!(dog.stats().timeouts_triggered, 0);
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]
