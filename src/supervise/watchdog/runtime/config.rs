@@ -113,7 +113,8 @@ impl RuntimeWatchdogBuilder {
     }
 
     /// Ends the process by `SIGABRT`, with a core if the system keeps one, when a freeze has gone on for
-    /// this long after it was told. Default: never.
+    /// this long after it was told. Time in which this process did not run (it was stopped, the machine slept) does
+    /// not count. Default: never.
     ///
     /// ```
     /// # let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -35,6 +35,8 @@ struct Seen {
     sample: Sample,
     since: Tick,
     frozen: bool,
+    /// For how long it was seen to be frozen: without what cannot be counted.
+    counted: Duration,
 }
 
 #[derive(Debug)]
@@ -49,14 +51,24 @@ pub(super) struct Core {
     /// When the canary was asked what it has not answered yet.
     asked: Option<Tick>,
     canary_frozen: Option<Tick>,
+    canary_counted: Duration,
 }
 
 impl Core {
     pub(super) fn new(threshold: Duration, check: Duration, one_thread: bool) -> Self {
         // A look that is later than this says nothing about others, nor do those before it.
         let gap = (check / 2).max(threshold / 4).max(Duration::from_millis(20));
-        let (last, asked, canary_frozen) = (None, None, None);
-        Self { threshold, check, gap, one_thread, last, workers: Vec::new(), asked, canary_frozen }
+        Self {
+            threshold,
+            check,
+            gap,
+            one_thread,
+            last: None,
+            workers: Vec::new(),
+            asked: None,
+            canary_frozen: None,
+            canary_counted: Duration::ZERO,
+        }
     }
 
     /// Forgets what was seen.
@@ -78,7 +90,12 @@ impl Core {
         }
         let first = self.last.replace(now).is_none();
         if self.workers.len() != samples.len() {
-            let seen = |sample: &Sample| Seen { sample: *sample, since: now, frozen: false };
+            let seen = |sample: &Sample| Seen {
+                sample: *sample,
+                since: now,
+                frozen: false,
+                counted: Duration::ZERO,
+            };
             self.workers = samples.iter().map(seen).collect();
         }
         for (index, (seen, sample)) in self.workers.iter_mut().zip(samples).enumerate() {
@@ -103,13 +120,20 @@ impl Core {
                 continue;
             }
             // When the look was late, the worker may have waited for a processor as well.
-            if !seen.frozen {
-                seen.since = seen.since.after(uncounted);
+            if seen.frozen {
+                seen.counted = seen.counted.saturating_add(passed.saturating_sub(uncounted));
+                continue;
             }
+            seen.since = seen.since.after(uncounted);
             let silent = now.since(seen.since);
-            if silent >= self.threshold && !std::mem::replace(&mut seen.frozen, true) {
+            if silent >= self.threshold {
+                (seen.frozen, seen.counted) = (true, silent);
                 told.push(Told::Frozen { who, silent });
             }
+        }
+        if !gap {
+            let counted = passed.saturating_sub(uncounted);
+            self.canary_counted = self.canary_counted.saturating_add(counted);
         }
         told.extend(self.canary(now, answered, uncounted, gap));
         told
@@ -138,7 +162,7 @@ impl Core {
         }
         let silent = now.since(asked);
         if silent >= self.threshold && self.canary_frozen.is_none() {
-            self.canary_frozen = Some(asked);
+            (self.canary_frozen, self.canary_counted) = (Some(asked), silent);
             return Some(Told::Frozen { who, silent });
         }
         None
@@ -149,6 +173,13 @@ impl Core {
         let workers = self.workers.iter().enumerate().filter(|(_, seen)| seen.frozen);
         let workers = workers.map(|(index, seen)| (Who::Worker(index), seen.since));
         workers.chain(self.canary_frozen.map(|since| (Who::Canary, since)))
+    }
+
+    /// The longest time for which one that is frozen now was seen to be: time in which this process did not run is
+    /// not in it.
+    pub(super) fn longest(&self) -> Option<Duration> {
+        let workers = self.workers.iter().filter(|seen| seen.frozen).map(|seen| seen.counted);
+        workers.chain(self.canary_frozen.map(|_| self.canary_counted)).max()
     }
 }
 
@@ -258,6 +289,21 @@ mod tests {
             assert_eq!(core.check(at(t), &working, true), []);
         }
         assert_eq!(run(&mut core, 1050, 1400, &working, true), [(1350, frozen)]);
+    }
+
+    /// What aborts the process must not be that it was stopped while a worker was frozen.
+    #[test]
+    fn how_long_one_is_frozen_is_counted_only_while_somebody_looks() {
+        let mut core = core();
+        let working = [sample(8, 3)];
+        run(&mut core, 0, 600, &working, false);
+        assert_eq!(core.longest(), Some(ms(500)));
+        core.check(at(60_000), &working, false);
+        assert_eq!(core.longest(), Some(ms(500)), "it was stopped for a minute");
+        run(&mut core, 60_100, 60_400, &working, false);
+        assert_eq!(core.longest(), Some(ms(800)));
+        run(&mut core, 60_400, 60_500, &[sample(9, 3)], true);
+        assert_eq!(core.longest(), None);
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Shared {
         }
         let answered = canary.answered.swap(false, Ordering::Relaxed);
         let told = state.core.check(now, &samples, answered);
-        let longest = state.core.frozen().map(|(_, since)| now.since(since)).max();
+        let longest = state.core.longest();
         drop(state);
         if answered {
             canary.asked.notify_one();
