@@ -145,6 +145,9 @@ struct Queue {
     generation: u64,
     has_thread: bool,
     running: Option<Tick>,
+    /// How many there was no room for, until that is told: not by who submits them, for whom a call of it may be
+    /// what hangs.
+    dropped: u64,
     closed: bool,
     /// The monitor looks whether a call exceeds the limit.
     watched: bool,
@@ -163,21 +166,17 @@ impl Runner {
     /// Has the calls made, in this order, after those that wait already.
     pub(crate) fn submit(&self, jobs: impl IntoIterator<Item = Job>) {
         let mut queue = self.0.queue();
-        let mut dropped = 0;
         for job in jobs {
             if queue.jobs.len() < BACKLOG {
                 queue.jobs.push_back(job);
             } else {
-                dropped += 1;
+                queue.dropped += 1;
             }
         }
         let outcome = self.0.serve(&mut queue);
         self.0.have_watched(&mut queue);
         drop(queue);
         self.0.changed.notify_all();
-        if dropped > 0 {
-            self.0.tell("callback_dropped", format_args!("{dropped}, too many wait"));
-        }
         if let Err(error) = outcome {
             self.0.tell("callback_delayed", format_args!("no thread for it: {error}"));
         }
@@ -248,7 +247,10 @@ impl Line {
 
     fn work(&self, generation: u64) {
         let mut runtime = None;
-        while let Some(job) = self.next(generation) {
+        while let Some((job, dropped)) = self.next(generation) {
+            if dropped > 0 {
+                self.tell("callback_dropped", format_args!("{dropped}, too many wait"));
+            }
             let panicked = catch_unwind(AssertUnwindSafe(|| self.call(job, &mut runtime))).is_err();
             if panicked {
                 self.tell("callback_panicked", format_args!("it goes on"));
@@ -260,7 +262,7 @@ impl Line {
         }
     }
 
-    fn next(&self, generation: u64) -> Option<Job> {
+    fn next(&self, generation: u64) -> Option<(Job, u64)> {
         let mut queue = self.queue();
         if queue.generation == generation {
             queue.running = None;
@@ -272,7 +274,7 @@ impl Line {
             }
             if let Some(job) = queue.jobs.pop_front() {
                 queue.running = Some(clock::now());
-                return Some(job);
+                return Some((job, std::mem::take(&mut queue.dropped)));
             }
             if queue.closed {
                 queue.has_thread = false;

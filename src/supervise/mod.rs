@@ -68,6 +68,7 @@ mod supervised;
 mod supervisor;
 #[cfg(unix)]
 pub mod systemd;
+mod teller;
 pub mod watchdog;
 mod words;
 

@@ -9,7 +9,7 @@ use buttress::supervise::{
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use super::{Events, LONG, pid, runs, send, shell, sleeper, state, status, within};
+use super::{Events, LONG, ended, pid, runs, send, shell, sleeper, state, status, within};
 
 fn started(child: Child) -> ProcessSupervisor {
     let supervisor = ProcessSupervisor::builder("a").child(child).build().unwrap();
@@ -169,4 +169,23 @@ fn values_out_of_range_are_refused_by_name() {
     let at = |at| ProcessSupervisor::builder("a").child(sleeper("a")).lifecycle(&life, at).build();
     assert_eq!(at(Phase::Ready).unwrap_err().field(), "lifecycle");
     assert!(at(Phase::Cleanup).is_ok());
+}
+
+/// A log may hang; the children are looked after, and stopped, even so.
+#[test]
+fn an_observer_that_hangs_holds_up_nothing() {
+    let (release, hangs) = std::sync::mpsc::channel::<()>();
+    let hangs = std::sync::Mutex::new(hangs);
+    let supervisor = ProcessSupervisor::builder("a")
+        .child(sleeper("a"))
+        .observe(move |_: &buttress::observe::Event<'_>| {
+            let _ = hangs.lock().unwrap().recv();
+        })
+        .build()
+        .unwrap();
+    supervisor.start().unwrap();
+    assert!(supervisor.ready_blocking(LONG));
+    supervisor.request_stop(None);
+    assert_eq!(ended(&supervisor).end, SupervisorEnd::Stopped);
+    drop(release);
 }

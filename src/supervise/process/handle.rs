@@ -10,8 +10,9 @@ use tokio::sync::watch;
 
 use crate::clock::{self, Tick};
 use crate::error::ConfigError;
-use crate::name::{LayerKind, Name};
-use crate::observe::{EventKind, Observers, Severity};
+use crate::name::Name;
+use crate::observe::{Observers, Severity};
+use crate::supervise::teller::Teller;
 use crate::supervise::{Lifecycle, Phase};
 
 use super::child::Child;
@@ -102,8 +103,9 @@ use super::sys::{self, Waker};
 ///
 /// [`Supervised`](EventKind::Supervised), each beginning with the child's name: `child_started`, `child_ready`,
 /// `child_not_started`, `child_exited` (how, and what follows), `child_frozen`, `child_start_timeout`, `child_killed`,
-/// `child_unkillable`, `child_output_lost`, `escalated`; and `stopped` in the end. Observers run on the
-/// supervisor's thread: one may [`request_stop`](Self::request_stop), but must not wait for it.
+/// `child_unkillable`, `child_output_lost`, `escalated`; and `stopped` in the end. Observers run on a
+/// thread of their own, one event after another. The supervisor waits for that, but no longer than a moment: one that
+/// hangs holds nobody up, and misses events when very many wait (`callback_overran`, `callback_dropped`).
 #[derive(Clone)]
 pub struct ProcessSupervisor(Arc<Handle>);
 
@@ -123,6 +125,7 @@ pub(super) struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
     told: watch::Sender<()>,
+    teller: Teller,
     pub(super) waker: Waker,
 }
 
@@ -149,11 +152,13 @@ impl ProcessSupervisor {
             ConfigError::new("name", settings.name, format!("a free file descriptor: {error}"))
         })?;
         let inner = Inner { core, started: false, report: None, orphans: 0 };
+        let teller = Teller::new(settings.name, settings.observers.clone());
         let shared = Arc::new(Shared {
             settings,
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             told: watch::Sender::new(()),
+            teller,
             waker,
         });
         shared.settings.observers.register(&shared);
@@ -559,8 +564,7 @@ impl Shared {
     }
 
     pub(super) fn emit(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
-        let kind = EventKind::Supervised { severity, what, detail };
-        self.settings.observers.emit(LayerKind::Supervise, self.settings.name, kind);
+        self.teller.tell(severity, what, detail);
     }
 }
 

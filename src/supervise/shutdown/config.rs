@@ -134,7 +134,8 @@ impl GracefulShutdownBuilder {
         self
     }
 
-    /// Adds a listener; see [`crate::observe`]. It is called on the thread that drives the shutdown.
+    /// Adds a listener; see [`crate::observe`]. It is called on a thread of its own, and the shutdown waits for that,
+    /// but no longer than a moment: one that hangs holds up nothing.
     ///
     /// ```
     /// # use buttress::supervise::shutdown::GracefulShutdown;

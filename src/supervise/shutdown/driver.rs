@@ -34,7 +34,7 @@ pub(super) fn drive(shared: &Shared) {
     };
     let (plan, life) = (&shared.plan, &shared.life);
     let deadline = at + plan.total;
-    shared.emit(
+    shared.tell(
         Severity::Info,
         "shutdown_begun",
         format_args!("{cause}, deadline in {:?}", plan.total),
@@ -53,7 +53,7 @@ pub(super) fn drive(shared: &Shared) {
         let held_by = life.held_by();
         if !held_by.is_empty() {
             let detail = format_args!("held by {held_by:?}");
-            shared.emit(Severity::Warning, "drain_cut_off", detail);
+            shared.tell(Severity::Warning, "drain_cut_off", detail);
         }
         shared.note(|report| report.held_by = held_by);
     });
@@ -79,7 +79,7 @@ fn phase(shared: &Shared, phase: Phase, from: Instant, limit: Duration, act: imp
             last.took = Some(took);
         }
     });
-    shared.emit(
+    shared.tell(
         Severity::Info,
         "shutdown_phase_ended",
         format_args!("{} took {took:?} of {limit:?}", phase.as_str()),
@@ -102,7 +102,7 @@ fn clean_up(shared: &Shared, limit: Duration, end: Instant) {
         let name = callback.name;
         let granted = grant(&callback, limit, left(end), count - number - 1);
         if granted.is_zero() {
-            shared.emit(Severity::Error, "callback_skipped", format_args!("{name}: no time left"));
+            shared.tell(Severity::Error, "callback_skipped", format_args!("{name}: no time left"));
             continue;
         }
         let from = Instant::now();
@@ -114,15 +114,15 @@ fn clean_up(shared: &Shared, limit: Duration, end: Instant) {
         let took = from.elapsed();
         match &outcome {
             CallbackOutcome::Failed(error) => {
-                shared.emit(Severity::Error, "callback_failed", format_args!("{name}: {error}"));
+                shared.tell(Severity::Error, "callback_failed", format_args!("{name}: {error}"));
             }
             CallbackOutcome::Panicked(message) => {
                 let detail = format_args!("{name}: {message}");
-                shared.emit(Severity::Error, "callback_panicked", detail);
+                shared.tell(Severity::Error, "callback_panicked", detail);
             }
             CallbackOutcome::TimedOut => {
                 let detail = format_args!("{name}: left after {granted:?}");
-                shared.emit(Severity::Error, "callback_timed_out", detail);
+                shared.tell(Severity::Error, "callback_timed_out", detail);
             }
             _ => {}
         }

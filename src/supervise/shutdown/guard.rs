@@ -28,7 +28,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     };
     if let Err(error) = thread.spawn(watch) {
         let detail = format_args!("no thread that ends the process at the deadline: {error}");
-        shared.emit(Severity::Error, "no_exit_guard", detail);
+        shared.tell(Severity::Error, "no_exit_guard", detail);
     }
 }
 

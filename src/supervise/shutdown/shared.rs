@@ -15,6 +15,7 @@ use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers, Severity};
 use crate::sync::lock;
 
+use super::super::teller::Teller;
 use super::super::{Lifecycle, Phase};
 use super::budget::Plan;
 use super::callback::CleanupCallback;
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) codes: Codes,
     exit_at_deadline: bool,
     observers: Observers,
+    teller: Teller,
     pub(super) run: Mutex<Run>,
     pub(super) installed: Mutex<Option<Installed>>,
     /// Tells the driver that waits to begin: when a signal comes there may be no thread to be had.
@@ -82,6 +84,7 @@ impl Shared {
             signals,
             codes,
             exit_at_deadline,
+            teller: Teller::new(name, observers.clone()),
             observers,
             run: Mutex::default(),
             installed: Mutex::new(None),
@@ -206,6 +209,12 @@ impl Shared {
         }
     }
 
+    /// What observers make of it does not hold up the shutdown.
+    pub(super) fn tell(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
+        self.teller.tell(severity, what, detail);
+    }
+
+    /// On this thread.
     pub(super) fn emit(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
         let kind = EventKind::Supervised { severity, what, detail };
         self.observers.emit(LayerKind::Supervise, self.name, kind);

@@ -76,6 +76,26 @@ fn everything_passes_in_order() {
     assert_eq!(shutdown.report(), Some(report), "it is final");
 }
 
+/// Standard error may be a pipe that nobody reads, and a log has locks.
+#[test]
+fn an_observer_that_hangs_does_not_keep_callbacks_from_running() {
+    let (release, hangs) = std::sync::mpsc::channel::<()>();
+    let hangs = Mutex::new(hangs);
+    let shutdown = GracefulShutdown::builder("test")
+        .observe(move |_: &Event<'_>| {
+            let _ = hangs.lock().unwrap().recv();
+        })
+        .build()
+        .unwrap();
+    let log = Log::default();
+    shutdown.register(log.callback("a")).unwrap();
+    assert!(shutdown.begin());
+    let report = shutdown.wait_blocking(20 * SECOND).expect("the observer holds it up");
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(log.all(), ["a"]);
+    drop(release);
+}
+
 #[test]
 fn every_phase_ends_at_its_limit() {
     let budget = Budget::new(30 * SECOND).lame_duck(SHORT).drain(SHORT).cleanup(5 * SECOND);
