@@ -1,11 +1,13 @@
 //! Children that are frozen.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress::Backoff;
 use buttress::supervise::{
     heartbeat::Heartbeat,
-    process::{ChildState, Exit, Liveness, ProcessSupervisor, Restart},
+    process::{ChildProcess, ChildState, Exit, Liveness, ProcessSupervisor, Restart},
 };
 use rustix::process::Signal;
 
@@ -103,5 +105,40 @@ fn a_closure_may_judge_and_one_panic_does_not() {
     pause(Duration::from_millis(200));
     assert_eq!(supervisor.stats().freezes, 1);
     assert_ne!(state(pid(&supervisor, "a")), 'Z');
+    supervisor.stop_blocking(None);
+}
+
+/// A question that is never answered is the fault of one child. Those about others are asked, and answered in time.
+#[test]
+fn a_question_that_hangs_is_about_one_child() {
+    let hang = |_: &ChildProcess| {
+        pause(LONG * 10);
+        Liveness::Alive
+    };
+    let hangs = sleeper("hangs").alive_when(hang).probe_timeout(Duration::from_millis(300));
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let well = sleeper("well")
+        .ready_when(|_| true)
+        .ready_within(Duration::from_secs(10))
+        .alive_when(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Liveness::Alive
+        })
+        .probe_every(Duration::from_millis(10));
+    let supervisor = ProcessSupervisor::builder("a")
+        .child(hangs.restart(Restart::Temporary).grace(Duration::ZERO))
+        .child(well)
+        .build()
+        .unwrap();
+    supervisor.start().unwrap();
+    assert!(supervisor.ready_blocking(LONG));
+    within(LONG, "the other one is asked", || asked.load(Ordering::SeqCst) > 10);
+    let last = || status(&supervisor, "hangs").last_exit;
+    within(LONG, "it is found frozen", || last() == Some(Exit::Frozen));
+    let before = asked.load(Ordering::SeqCst);
+    within(LONG, "the other one is asked", || asked.load(Ordering::SeqCst) > before + 10);
+    assert_eq!((status(&supervisor, "well").runs, supervisor.stats().freezes), (1, 1));
+    assert_eq!(supervisor.stats().start_timeouts, 0);
     supervisor.stop_blocking(None);
 }

@@ -93,6 +93,7 @@ pub struct Child {
     /// Of the heartbeat.
     max_age: Option<Duration>,
     pub(super) probe_every: Duration,
+    pub(super) probe_timeout: Duration,
     pub(super) stop_signal: i32,
     grace: Duration,
     kill_wait: Duration,
@@ -128,6 +129,7 @@ impl Child {
             alive: None,
             max_age: None,
             probe_every: Duration::from_millis(250),
+            probe_timeout: Duration::from_secs(30),
             stop_signal: libc::SIGTERM,
             grace: Duration::from_secs(10),
             kill_wait: Duration::from_secs(2),
@@ -282,8 +284,8 @@ impl Child {
         self
     }
 
-    /// It is ready when this says so; asked every [`probe_every`](Self::probe_every), on a thread for such
-    /// questions. Children after it start then. Without: as soon as it exists.
+    /// It is ready when this says so; asked every [`probe_every`](Self::probe_every), on a thread for the questions
+    /// about this process. Children after it start then. Without: as soon as it exists. No answer is not ready.
     ///
     /// ```
     /// use std::net::TcpStream;
@@ -312,9 +314,10 @@ impl Child {
     }
 
     /// Whether work goes on, asked every [`probe_every`](Self::probe_every) once it is ready, on a thread for
-    /// such questions. One that is [`Frozen`](Liveness::Frozen) twice in a row is stopped and has failed.
-    /// Answers given right after that thread itself had not run for a while do not count, nor those about
-    /// a process that a debugger holds.
+    /// the questions about this process. One that is [`Frozen`](Liveness::Frozen) twice in a row is stopped and has
+    /// failed; so is one about which the question is not answered for twice the
+    /// [`probe_timeout`](Self::probe_timeout). Answers given right after this process itself had not run for a while do
+    /// not count, nor those about a process that a debugger holds.
     ///
     /// ```
     /// use buttress::supervise::process::{Child, Liveness};
@@ -363,6 +366,21 @@ impl Child {
     #[must_use]
     pub const fn probe_every(mut self, time: Duration) -> Self {
         self.probe_every = time;
+        self
+    }
+
+    /// How long an answer to the second question may take. One that takes longer says that it is frozen, and it is
+    /// not asked again until it has come, so after twice this time the child is stopped and has failed. A question
+    /// that never ends keeps its thread. Default 30 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # let child = buttress::supervise::process::Child::new("a", "true");
+    /// let child = child.probe_timeout(Duration::from_secs(5));
+    /// ```
+    #[must_use]
+    pub const fn probe_timeout(mut self, time: Duration) -> Self {
+        self.probe_timeout = time;
         self
     }
 
@@ -519,6 +537,7 @@ impl Child {
             ("stable_after", self.stable_after, Duration::ZERO),
             ("ready_within", self.ready_within, Duration::from_millis(1)),
             ("probe_every", self.probe_every, Duration::from_millis(1)),
+            ("probe_timeout", self.probe_timeout, Duration::from_millis(1)),
             ("grace", self.grace, Duration::ZERO),
             ("kill_wait", self.kill_wait, Duration::from_millis(1)),
         ] {

@@ -377,10 +377,7 @@ impl Core {
 
     fn stop(&mut self, index: usize, why: Why, now: Tick) {
         let kid = &mut self.kids[index];
-        let mut up = kid.state.up(now);
-        if why == Why::Frozen {
-            up = up.map(|up| up.saturating_sub(kid.rule.frozen_for));
-        }
+        let up = kid.state.up(now);
         let until = now.after(kid.rule.grace);
         kid.state = State::Stopping { why, step: Step::Asked { until }, up };
         if kid.rule.grace.is_zero() {
@@ -427,11 +424,20 @@ impl Core {
     }
 
     pub(super) fn frozen(&mut self, index: usize, run: u64, now: Tick) {
+        let silent = self.kids[index].rule.frozen_for;
+        self.unanswered(index, run, silent, now);
+    }
+
+    /// It has been silent for so long, and is frozen.
+    pub(super) fn unanswered(&mut self, index: usize, run: u64, silent: Duration, now: Tick) {
         let kid = &self.kids[index];
         if kid.run == run && matches!(kid.state, State::Up { .. }) {
             self.totals.freezes += 1;
             self.out.push(Out::Frozen(index));
             self.stop(index, Why::Frozen, now);
+            if let State::Stopping { up: Some(up), .. } = &mut self.kids[index].state {
+                *up = up.saturating_sub(silent);
+            }
         }
     }
 

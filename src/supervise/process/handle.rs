@@ -87,8 +87,9 @@ use super::sys::{self, Waker};
 ///
 /// - *Runtime*: none is needed. Processes are started, and their ends seen, by one thread that lives as long
 ///   as they do: on Linux the kernel takes the end of the *thread* that started a process for the parent's
-///   death. The ends are seen at once there (`pidfd`, Linux 5.3), elsewhere within 20 ms. Questions to
-///   children and their output have a thread each, if there are any.
+///   death. The ends are seen at once there (`pidfd`, Linux 5.3), elsewhere within 20 ms. The
+///   output of children has a thread, if there is any to read; so have the questions about each process, and one
+///   more looks after these.
 /// - *Other children*: of this process are left alone. Nothing here waits for "any child", so that tokio's
 ///   and the standard library's keep their statuses.
 /// - *Sharing*: clones share it. When the last one is dropped the children are stopped, which goes on in the

@@ -1,8 +1,10 @@
-//! Asks children whether they are ready, and whether they are alive, on a thread of its own: the questions are
-//! user code, and may look at a slow disk.
+//! Asks children whether they are ready, and whether they are alive. The questions are user code, and may look at a
+//! slow disk: each process has a thread for those about it, and one more looks after all of them, which nothing
+//! holds up.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,11 +12,12 @@ use crate::clock::{self, Tick};
 use crate::supervise::ProcessStatus;
 use crate::sync::lock;
 
-use super::child::{ChildProcess, Liveness};
+use super::child::{Child, ChildProcess, IsAlive, IsReady, Liveness};
 use super::core::Seen;
 use super::handle::Shared;
 
-/// If the thread wakes up so much later than it wanted, it was not only the child that did not run.
+/// If the thread wakes up so much later than it wanted, it was not only the child that did not run. It wakes up at
+/// least so often while an answer is awaited.
 const GAP: Duration = Duration::from_millis(500);
 /// How often in a row a child must be found frozen.
 pub(super) const STRIKES: u32 = 2;
@@ -30,14 +33,39 @@ struct Queue {
 #[derive(Default)]
 struct Inner {
     new: Vec<Watch>,
+    answers: Vec<Answer>,
     finish: bool,
 }
 
-struct Watch {
+enum Question {
+    Ready(IsReady),
+    Alive(IsAlive),
+}
+
+enum Said {
+    Ready(bool),
+    Alive(Liveness),
+}
+
+struct Answer {
     index: usize,
-    process: ChildProcess,
-    due: Tick,
-    strikes: u32,
+    run: u64,
+    said: Said,
+}
+
+impl Question {
+    fn put(self, process: &ChildProcess) -> Said {
+        match self {
+            Self::Ready(ready) => {
+                let ready = catch_unwind(AssertUnwindSafe(|| ready(process)));
+                Said::Ready(ready.unwrap_or(false))
+            }
+            Self::Alive(alive) => {
+                let alive = catch_unwind(AssertUnwindSafe(|| alive(process)));
+                Said::Alive(alive.unwrap_or(Liveness::Unknown))
+            }
+        }
+    }
 }
 
 impl Probes {
@@ -51,8 +79,7 @@ impl Probes {
     }
 
     pub(super) fn watch(&self, index: usize, process: ChildProcess) {
-        let watch = Watch { index, process, due: clock::now(), strikes: 0 };
-        lock(&self.0.inner).new.push(watch);
+        lock(&self.0.inner).new.push(Watch::new(index, process, clock::now()));
         self.0.changed.notify_all();
     }
 }
@@ -66,70 +93,180 @@ impl Drop for Probes {
 }
 
 impl Queue {
-    fn run(&self, shared: &Shared) {
+    fn run(self: &Arc<Self>, shared: &Shared) {
         let mut watches: Vec<Watch> = Vec::new();
         loop {
-            let due = watches.iter().map(|watch| watch.due).min();
             let before = clock::now();
-            let pause = due.map_or(Duration::from_secs(3600), |due| due.since(before));
-            {
+            let pauses = watches.iter().map(|watch| watch.pause(before));
+            let pause = pauses.min().unwrap_or(Duration::from_secs(3600));
+            let answers = {
+                let nothing = |inner: &mut Inner| {
+                    !inner.finish && inner.new.is_empty() && inner.answers.is_empty()
+                };
                 let inner = lock(&self.inner);
                 let (mut inner, _) = self
                     .changed
-                    .wait_timeout_while(inner, pause, |inner| !inner.finish && inner.new.is_empty())
+                    .wait_timeout_while(inner, pause, nothing)
                     .unwrap_or_else(PoisonError::into_inner);
                 if inner.finish {
                     return;
                 }
                 watches.append(&mut inner.new);
+                std::mem::take(&mut inner.answers)
+            };
+            let passed = clock::now().since(before);
+            let gap = passed > pause.saturating_add(GAP);
+            for watch in &mut watches {
+                watch.passed(passed, gap);
             }
-            let now = clock::now();
-            let gap = due.is_some_and(|due| now.since(due.max(before)) > GAP);
-            if gap {
-                watches.iter_mut().for_each(|watch| watch.strikes = 0);
+            for answer in answers {
+                // None: of one that has been given up.
+                let of = |watch: &&mut Watch| watch.is(&answer);
+                if let Some(watch) = watches.iter_mut().find(of) {
+                    watch.hear(&answer.said, shared);
+                }
             }
-            watches.retain_mut(|watch| watch.due > now || watch.ask(shared, gap));
+            watches.retain_mut(|watch| watch.go_on(self, shared));
         }
+    }
+
+    /// A thread for the questions about one process. It ends when its sender is dropped, and the question that it is
+    /// at has been answered.
+    fn ask(self: &Arc<Self>, watch: &Watch) -> io::Result<Sender<Question>> {
+        let (ask, questions): (_, Receiver<Question>) = channel();
+        let (queue, index, process) = (Arc::clone(self), watch.index, watch.process.clone());
+        std::thread::Builder::new().name("buttress-probe".into()).spawn(move || {
+            for question in questions {
+                let said = question.put(&process);
+                lock(&queue.inner).answers.push(Answer { index, run: process.run, said });
+                queue.changed.notify_all();
+            }
+        })?;
+        Ok(ask)
     }
 }
 
+/// What is known of one process.
+struct Watch {
+    index: usize,
+    process: ChildProcess,
+    /// When the next question is.
+    due: Tick,
+    asker: Option<Sender<Question>>,
+    /// An answer is awaited, for so long: time in which this process did not run is not counted.
+    waits: Option<Duration>,
+    strikes: u32,
+    /// Neither the child nor this process may have run while it was, or will be, asked.
+    doubtful: bool,
+    over: bool,
+}
+
 impl Watch {
-    /// False: this process is no longer of interest.
-    fn ask(&mut self, shared: &Shared, gap: bool) -> bool {
-        let spec = &shared.settings.children[self.index];
+    const fn new(index: usize, process: ChildProcess, due: Tick) -> Self {
+        let (waits, strikes) = (None, 0);
+        Self { index, process, due, asker: None, waits, strikes, doubtful: false, over: false }
+    }
+
+    fn is(&self, answer: &Answer) -> bool {
+        (self.index, self.process.run) == (answer.index, answer.run)
+    }
+
+    fn pause(&self, now: Tick) -> Duration {
+        if self.waits.is_some() { GAP } else { self.due.since(now) }
+    }
+
+    fn passed(&mut self, time: Duration, gap: bool) {
+        if gap {
+            (self.strikes, self.doubtful) = (0, true);
+        } else if let Some(waits) = &mut self.waits {
+            *waits = waits.saturating_add(time);
+        }
+    }
+
+    /// `None`: this process is no longer of interest.
+    fn seen(&self, shared: &Shared) -> Option<Seen> {
+        shared.with_core(|core, now| {
+            let current =
+                core.run(self.index) == self.process.run && core.pid(self.index).is_some();
+            current.then(|| core.seen(self.index, now))
+        })
+    }
+
+    /// A debugger holds it: that is no freeze.
+    fn is_traced(&self) -> bool {
+        ProcessStatus::of(self.process.pid).is_some_and(|status| status.state == 't')
+    }
+
+    fn hear(&mut self, said: &Said, shared: &Shared) {
         let run = self.process.run;
-        let seen = shared.with_core(|core, now| {
-            (core.run(self.index) == run && core.pid(self.index).is_some())
-                .then(|| core.seen(self.index, now))
-        });
-        match seen {
-            Some(Seen::Starting) => {
-                let ready = spec.ready.as_ref().is_some_and(|ready| {
-                    catch_unwind(AssertUnwindSafe(|| ready(&self.process))).unwrap_or(false)
-                });
-                if ready {
-                    shared.with_core(|core, now| core.ready(self.index, run, now));
+        let doubtful = std::mem::take(&mut self.doubtful);
+        self.waits = None;
+        self.due = clock::now().after(shared.settings.children[self.index].probe_every);
+        match said {
+            Said::Ready(false) => {}
+            Said::Ready(true) => {
+                shared.with_core(|core, now| core.ready(self.index, run, now));
+                shared.waker.wake();
+            }
+            Said::Alive(alive) => {
+                let frozen = *alive == Liveness::Frozen && !doubtful && !self.is_traced();
+                self.strikes = if frozen { self.strikes + 1 } else { 0 };
+                if self.strikes >= STRIKES {
+                    self.over = true;
+                    shared.with_core(|core, now| core.frozen(self.index, run, now));
                     shared.waker.wake();
                 }
             }
+        }
+    }
+
+    /// False: it is over.
+    fn go_on(&mut self, queue: &Arc<Queue>, shared: &Shared) -> bool {
+        let spec = &shared.settings.children[self.index];
+        if self.over {
+            return false;
+        }
+        match self.waits {
+            None if clock::now() >= self.due => self.ask(spec, queue, shared),
+            Some(waits) if waits >= spec.probe_timeout * STRIKES => self.unanswered(waits, shared),
+            _ => true,
+        }
+    }
+
+    fn ask(&mut self, spec: &Child, queue: &Arc<Queue>, shared: &Shared) -> bool {
+        let question = match self.seen(shared) {
+            Some(Seen::Starting) => spec.ready.clone().map(Question::Ready),
+            Some(Seen::Up(_)) => spec.alive.clone().map(Question::Alive),
+            _ => None,
+        };
+        let Some(question) = question else { return false };
+        if self.asker.is_none() {
+            self.asker = queue.ask(self).ok();
+        }
+        let asked = self.asker.as_ref().is_some_and(|asker| asker.send(question).is_ok());
+        if asked {
+            self.waits = Some(Duration::ZERO);
+        } else {
+            // No thread is left: perhaps there is one later.
+            self.due = clock::now().after(spec.probe_every.max(GAP));
+        }
+        true
+    }
+
+    fn unanswered(&mut self, waits: Duration, shared: &Shared) -> bool {
+        let run = self.process.run;
+        match self.seen(shared) {
+            // Not to be ready in time has a limit of its own.
+            Some(Seen::Starting) => {}
+            Some(Seen::Up(_)) if self.is_traced() => {}
             Some(Seen::Up(_)) => {
-                let Some(alive) = &spec.alive else { return false };
-                let alive = catch_unwind(AssertUnwindSafe(|| alive(&self.process)));
-                let frozen = matches!(alive, Ok(Liveness::Frozen));
-                // A debugger holds it: that is no freeze.
-                let traced = || {
-                    ProcessStatus::of(self.process.pid).is_some_and(|status| status.state == 't')
-                };
-                self.strikes = if frozen && !gap && !traced() { self.strikes + 1 } else { 0 };
-                if self.strikes >= STRIKES {
-                    shared.with_core(|core, now| core.frozen(self.index, run, now));
-                    shared.waker.wake();
-                    return false;
-                }
+                shared.with_core(|core, now| core.unanswered(self.index, run, waits, now));
+                shared.waker.wake();
+                return false;
             }
             _ => return false,
         }
-        self.due = clock::now().after(spec.probe_every);
+        self.waits = Some(Duration::ZERO);
         true
     }
 }
