@@ -179,6 +179,10 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The owner's alone.
+#[cfg(unix)]
+const PRIVATE: u32 = 0o600;
+
 /// Says that this object writes the file. The system gives it up when the process ends, however it does.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -195,10 +199,11 @@ pub(super) enum NoClaim {
 impl Claim {
     /// A lock on a file of its own: that of the state is replaced at each beat. `flock`, since a POSIX lock
     /// would be lost when anything in the process closes the file; and closed on exec, since otherwise a
-    /// child would keep it.
+    /// child would keep it. Nobody else may open it: whoever can read a file can lock it.
     #[cfg(unix)]
-    pub(super) fn of(path: &Path, mode: u32, holder: &str) -> Result<Self, NoClaim> {
+    pub(super) fn of(path: &Path, holder: &str) -> Result<Self, NoClaim> {
         use std::io::Read;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
         use rustix::fs::{FlockOperation, flock};
 
@@ -208,18 +213,30 @@ impl Claim {
         let failed = |error| NoClaim::Failed(lock.clone(), error);
         let mut writing = OpenOptions::new();
         writing.write(true).create(true).truncate(false);
-        no_links(&mut writing, mode);
-        drop(writing.open(&lock).map_err(failed)?);
+        no_links(&mut writing, PRIVATE);
+        let written = writing.open(&lock).map_err(failed)?;
+        let found = written.metadata().map_err(failed)?;
+        // Of an earlier version. One that is not ours cannot be changed.
+        if found.is_file() && found.uid() == rustix::process::geteuid().as_raw() {
+            written.set_permissions(fs::Permissions::from_mode(PRIVATE)).map_err(failed)?;
+        }
+        drop(written);
         // Held for reading only: a file that is open for writing keeps its file system from being mounted
         // read-only.
         let mut reading = OpenOptions::new();
         reading.read(true);
-        no_links(&mut reading, mode);
-        let file = reading.open(&lock).map_err(failed)?;
+        no_links(&mut reading, PRIVATE);
+        let mut file = reading.open(&lock).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
             return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "not a file")));
         }
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let mut claimed = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        if claimed == Err(rustix::io::Errno::BADF) {
+            // NFS, which makes of it a lock of another kind, for writers only.
+            file = writing.clone().read(true).open(&lock).map_err(failed)?;
+            claimed = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        }
+        match claimed {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = Vec::new();
@@ -239,7 +256,7 @@ impl Claim {
 
     /// Not known here.
     #[cfg(not(unix))]
-    pub(super) fn of(_: &Path, _: u32, _: &str) -> Result<Self, NoClaim> {
+    pub(super) fn of(_: &Path, _: &str) -> Result<Self, NoClaim> {
         Ok(Self { _file: None })
     }
 }

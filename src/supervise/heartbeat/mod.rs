@@ -59,8 +59,8 @@
 //!   another, one after another, with a time limit, async ones on a runtime of their own; a panic in one
 //!   stops nothing. A writer that hangs in a write is reported by the one that all watchdogs share.
 //! - **Files.** Each beat replaces the file in one step; a full disk leaves the old one. Directories are
-//!   made at the start only. A lock beside the file (`NAME.lock`, which stays) keeps a second writer out, also
-//!   one in another process; it goes with the process. Unix only: elsewhere a second writer is not noticed.
+//!   made at the start only. A lock beside the file (`NAME.lock`, which stays, and is the owner's alone) keeps a second
+//!   writer out, also one in another process; it goes with the process. Unix only: elsewhere a second writer is not noticed.
 //!   [`beat`](Heartbeat::beat) without a start takes no lock.
 //! - **Sharing.** Clones share one heartbeat; the last one that is dropped stops it.
 //! - **Events.** `beat_late`, `beat_not_written`, `beat_withheld`, `beat_resumed`, `beat_not_stopped`,

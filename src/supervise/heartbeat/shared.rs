@@ -115,7 +115,7 @@ impl Shared {
         let Some(path) = &self.file else { return Ok(None) };
         self.make_directory()?;
         let holder = format!("process {} on {}\n", std::process::id(), self.hostname);
-        match Claim::of(path, self.mode, &holder) {
+        match Claim::of(path, &holder) {
             Ok(claim) => Ok(Some(claim)),
             Err(NoClaim::Held(holder)) => {
                 let holder = if holder.is_empty() { "another heartbeat".into() } else { holder };

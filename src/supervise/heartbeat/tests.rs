@@ -278,6 +278,24 @@ fn every_cut_of_a_file_and_many_broken_ones_are_corrupt() {
     assert_eq!(below, HeartbeatVerdict::Missing);
 }
 
+/// Who can read a file can lock it, and keep us from starting.
+#[cfg(unix)]
+#[test]
+fn nobody_else_can_take_the_lock() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    let lock = scratch.0.join("beat.json.lock");
+    let mode = || fs::metadata(&lock).unwrap().permissions().mode() & 0o777;
+    for before in [None, Some(0o644)] {
+        if let Some(before) = before {
+            fs::set_permissions(&lock, fs::Permissions::from_mode(before)).unwrap();
+        }
+        let heart = Heartbeat::builder("test").file(scratch.file()).build().unwrap();
+        heart.start().unwrap();
+        assert_eq!(mode(), 0o600, "{before:?}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_pipe_in_the_place_of_the_file_keeps_nobody_waiting() {
