@@ -67,6 +67,7 @@ pub(super) fn install(shared: &Arc<Shared>) -> io::Result<Installed> {
         // Before the pipe: actions run in this order.
         added(flag::register_conditional_shutdown(number, code, last_resort))?;
         added(low_level::pipe::register(number, end))?;
+        handled(signal);
     }
     Ok(installed)
 }
@@ -131,14 +132,12 @@ fn take_over(signal: Signal) -> io::Result<()> {
     let mut all = lock(&BEFORE);
     if let Some(before) = all.iter_mut().find(|before| before.signal == signal) {
         before.held += 1;
-        if let Some(default) = &before.default {
-            default.store(false, Ordering::SeqCst);
-        }
         return Ok(());
     }
     let known = low_level::signal_name(signal.number()).is_some();
     let default = if known && does_the_default(signal) {
-        let flag = Arc::new(AtomicBool::new(false));
+        // As before until somebody handles it: a signal that comes in between must not be lost.
+        let flag = Arc::new(AtomicBool::new(true));
         flag::register_conditional_default(signal.number(), Arc::clone(&flag))?;
         Some(flag)
     } else {
@@ -146,6 +145,15 @@ fn take_over(signal: Signal) -> io::Result<()> {
     };
     all.push(Before { signal, held: 1, default });
     Ok(())
+}
+
+/// From now on it does what we want and nothing else.
+fn handled(signal: Signal) {
+    let all = lock(&BEFORE);
+    let default = all.iter().find(|before| before.signal == signal);
+    if let Some(default) = default.and_then(|before| before.default.as_ref()) {
+        default.store(false, Ordering::SeqCst);
+    }
 }
 
 fn give_back(signal: Signal) {
@@ -169,4 +177,28 @@ fn does_the_default(signal: Signal) -> bool {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
             .is_some_and(|mask| mask & bit != 0)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the two, nobody hears of it.
+    #[test]
+    fn a_signal_keeps_its_default_until_it_is_handled() {
+        let signal = Signal::new(libc::SIGALRM);
+        let defaults = || {
+            let all = lock(&BEFORE);
+            let before = all.iter().find(|before| before.signal == signal).unwrap();
+            before.default.as_ref().unwrap().load(Ordering::SeqCst)
+        };
+        for _ in 0..2 {
+            take_over(signal).unwrap();
+            assert!(defaults());
+            handled(signal);
+            assert!(!defaults());
+            give_back(signal);
+            assert!(defaults());
+        }
+    }
 }
