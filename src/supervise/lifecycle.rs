@@ -110,6 +110,8 @@ struct Inner {
     deadline: Option<Instant>,
     /// When all of it is to be over.
     end: Option<Instant>,
+    /// It has been ready, for whoever did not look at that time.
+    was_ready: bool,
     holds: Vec<(u64, Name)>,
     next_hold: u64,
     tallies: Vec<(Name, Weak<AtomicUsize>)>,
@@ -146,6 +148,7 @@ impl Lifecycle {
                 since: clock::now(),
                 deadline: None,
                 end: None,
+                was_ready: false,
                 holds: Vec::new(),
                 next_hold: 0,
                 tallies: Vec::new(),
@@ -200,6 +203,7 @@ impl Lifecycle {
             return false;
         }
         (inner.since, inner.deadline) = (now, deadline);
+        inner.was_ready |= to == Phase::Ready;
         // Sequentially consistent, as what a `Tally` does: either it sees the phase or we see its count.
         self.0.phase.store(to as u8, Ordering::SeqCst);
         drop(inner);
@@ -213,6 +217,12 @@ impl Lifecycle {
             news
         });
         true
+    }
+
+    /// Whether it is, or has been, [`Ready`](Phase::Ready).
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only systemd is told"))]
+    pub(super) fn was_ready(&self) -> bool {
+        self.0.inner().was_ready
     }
 
     /// For how long it has been in the present phase.

@@ -212,10 +212,12 @@ impl Teller {
         }
         self.failed = false;
         let mut wait = Duration::from_secs(3600);
-        if self.phase == Phase::Ready && !self.ready {
+        // Also if that is over by now: a start that is never told to have ended is a failure for systemd.
+        let was_ready = self.health.lifecycle().was_ready();
+        if was_ready && !self.ready {
             self.ready = self.send(Notify::ready);
         }
-        if self.phase > Phase::Ready && !self.stopping {
+        if self.phase > Phase::Ready && !self.stopping && self.ready == was_ready {
             self.stopping = self.send(Notify::stopping);
         }
         if self.phase > Phase::Ready {

@@ -133,6 +133,25 @@ fn phases_are_told_in_order_and_a_stop_is_prolonged_up_to_its_deadline() {
     manager.nothing_for(Duration::from_millis(10));
 }
 
+/// It may be ready for less time than it takes to look.
+#[test]
+fn that_it_was_ready_is_told_though_it_stops_by_now() {
+    let manager = Manager::new();
+    let life = Lifecycle::new();
+    life.advance(Phase::Ready, None);
+    life.advance(Phase::Draining, None);
+    let told = Systemd::new(manager.notify()).follow(&Health::new(life.clone())).unwrap();
+    assert_eq!(manager.next(), "READY=1\n");
+    assert_eq!(manager.next(), "STOPPING=1\n");
+    drop(told);
+    // And one that never was, does not say so.
+    let life = Lifecycle::new();
+    life.advance(Phase::Draining, None);
+    let told = Systemd::new(manager.notify()).follow(&Health::new(life)).unwrap();
+    assert_eq!(manager.next(), "STOPPING=1\n");
+    drop(told);
+}
+
 #[test]
 fn the_next_phase_prolongs_the_stop_before_the_last_one_is_over() {
     let manager = Manager::new();
