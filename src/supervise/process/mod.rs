@@ -34,3 +34,5 @@ pub use orphans::{FoundOrphans, Orphan, OrphanSweep};
 pub use output::{Line, LineSink, Output, Stream};
 pub use policy::{Restart, Strategy};
 pub use status::{ChildState, ChildStatus, SupervisorEnd, SupervisorReport, SupervisorStats};
+
+pub(super) use sys::close_on_exec;

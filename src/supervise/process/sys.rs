@@ -108,6 +108,12 @@ fn born(birth: Birth, parent: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Children do not inherit it. Nothing if there is no such descriptor.
+pub(in crate::supervise) fn close_on_exec(fd: RawFd) {
+    // SAFETY: F_SETFD takes an integer; a wrong `fd` is an error.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
 /// No signal is handled on this thread while it lives. A forked child that still has our handlers would
 /// otherwise run them, and wake *us* through the pipes they write to.
 struct BlockedSignals(libc::sigset_t);

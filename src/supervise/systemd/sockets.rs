@@ -2,9 +2,12 @@ use std::env;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
+
+use super::super::process::close_on_exec;
 
 /// Sockets that were opened before this process was: no connection is refused while it restarts.
 ///
@@ -28,7 +31,7 @@ impl Sockets {
     /// What `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` say was handed over, to this process or (without
     /// `LISTEN_PID`) to whoever looks. Empty if nothing was.
     ///
-    /// The first two are removed from the environment, so that no child takes the sockets for its own:
+    /// No child inherits them. The first two are removed from the environment, so that none looks for them either:
     /// call it before other threads run, since changing the environment beside them is not safe. A second
     /// call finds nothing.
     ///
@@ -40,7 +43,13 @@ impl Sockets {
     #[must_use]
     pub fn from_env() -> Self {
         let text = env::var_os("LISTEN_FDNAMES").map(|names| names.to_string_lossy().into_owned());
+        let first = env::var("LISTEN_FDS_FIRST_FD").ok().and_then(|first| first.parse().ok());
+        let first: RawFd = first.unwrap_or(3);
         let fds = ListenFd::from_env();
+        // Also those that are never taken: a child would keep them open, and clients waiting.
+        for (fd, _) in (first..).zip(0..fds.len()) {
+            close_on_exec(fd);
+        }
         let mut names: Vec<_> = text.iter().flat_map(|text| text.split(':')).collect();
         names.resize(fds.len(), "unknown"); // as systemd calls those without a name
         Self { names: names.into_iter().map(str::to_owned).collect(), fds }

@@ -330,12 +330,20 @@ fn child() {
         }
         Ok("sockets of one name") => {
             let mut sockets = Sockets::from_env();
+            assert!(is_closed_on_exec(3) && is_closed_on_exec(4), "none has been taken yet");
             let listener = sockets.take_tcp("app.socket").unwrap().unwrap();
             assert!(sockets.take_tcp("app.socket").is_err(), "a datagram socket is left");
             answer(&listener);
         }
         _ => {}
     }
+}
+
+/// Whether a child of this one would not get it.
+fn is_closed_on_exec(fd: u32) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+    u32::from_str_radix(flags.trim(), 8).unwrap() & 0o2_000_000 != 0
 }
 
 fn answer(listener: &std::net::TcpListener) {
