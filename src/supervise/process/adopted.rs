@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
@@ -44,6 +45,11 @@ pub(super) struct Adopted {
 impl Adopted {
     #[cfg(target_os = "linux")]
     pub(super) fn start(supervisor: &str) -> io::Result<Self> {
+        if !are_children_listed(Path::new(TASKS)) {
+            let why =
+                "the kernel lists no children (CONFIG_PROC_CHILDREN), so none could be collected";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
         subreaper::begin()?;
         let owner = marks::Owner::of(&crate::supervise::ProcessIdentity::own());
         Ok(Self {
@@ -192,10 +198,19 @@ fn reap(pid: u32, shared: &Shared) {
     }
 }
 
+/// This process's threads.
+const TASKS: &str = "/proc/self/task";
+
+/// Kernels may be built without these lists, and `/proc` may not be there.
+fn are_children_listed(tasks: &Path) -> bool {
+    let mut threads = fs::read_dir(tasks).into_iter().flatten().flatten();
+    threads.any(|thread| fs::read_to_string(thread.path().join("children")).is_ok())
+}
+
 /// Children belong to threads, and the lists of all of them are those of the process. An adopted one goes
 /// to any thread.
 fn children_of_this_process() -> Vec<u32> {
-    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let Ok(threads) = fs::read_dir(TASKS) else { return Vec::new() };
     let lists =
         threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let mut all = Vec::new();
@@ -208,6 +223,18 @@ fn children_of_this_process() -> Vec<u32> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_lists_of_children_it_is_not_begun() {
+        assert!(are_children_listed(Path::new(TASKS)));
+        assert!(!are_children_listed(Path::new("/nowhere")));
+        let tasks = std::env::temp_dir().join(format!("buttress-tasks-{}", std::process::id()));
+        fs::create_dir_all(tasks.join("1")).unwrap();
+        assert!(!are_children_listed(&tasks));
+        fs::write(tasks.join("1/children"), "").unwrap();
+        assert!(are_children_listed(&tasks));
+        fs::remove_dir_all(&tasks).unwrap();
+    }
 
     #[test]
     fn the_number_of_a_group_is_known_until_nobody_is_in_it() {

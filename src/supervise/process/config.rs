@@ -124,7 +124,8 @@ impl ProcessSupervisorBuilder {
     }
 
     /// Adopts what children leave behind, collects it when it ends, and kills it when the supervisor
-    /// ends. Linux only (`PR_SET_CHILD_SUBREAPER`).
+    /// ends. Linux only (`PR_SET_CHILD_SUBREAPER`), and there only with lists of children in `/proc`
+    /// (`CONFIG_PROC_CHILDREN`): without them, [`start`](ProcessSupervisor::start) fails.
     ///
     /// It changes the whole process: whatever *any* process below this one leaves behind becomes a child of
     /// this one. Only what carries the marks of this supervisor (`BUTTRESS_OWNER`, and
