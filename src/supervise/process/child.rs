@@ -369,9 +369,8 @@ impl Child {
         self
     }
 
-    /// How long an answer to the second question may take. One that takes longer says that it is frozen, and it is
-    /// not asked again until it has come, so after twice this time the child is stopped and has failed. A question
-    /// that never ends keeps its thread. Default 30 s.
+    /// How long an answer to the second question may take. None after twice this time says that the child is frozen:
+    /// it is stopped and has failed. A question that never ends keeps its thread. Default 30 s.
     ///
     /// ```
     /// use std::time::Duration;

@@ -424,8 +424,7 @@ impl Core {
     }
 
     pub(super) fn frozen(&mut self, index: usize, run: u64, now: Tick) {
-        let silent = self.kids[index].rule.frozen_for;
-        self.unanswered(index, run, silent, now);
+        self.unanswered(index, run, self.kids[index].rule.frozen_for, now);
     }
 
     /// It has been silent for so long, and is frozen.
