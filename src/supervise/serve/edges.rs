@@ -222,6 +222,19 @@ async fn the_grace_begins_when_the_client_has_its_answer() {
     }
 }
 
+/// What comes while an answer is written is of the next request.
+#[tokio::test(start_paused = true)]
+async fn half_a_head_behind_an_answer_has_the_time_of_a_head() {
+    let rig = Rig::new(Server::builder("t").header_timeout(secs(5)).keep_alive(secs(40)));
+    let mut stream = rig.connect().await;
+    stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    stream.write_all(b"GET / HT").await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    let took = closed_after(&mut stream).await;
+    assert!(took < secs(10), "{took:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_grace_begins_after_the_handshake() {
     let (connect, incoming) = mpsc::channel(1);

@@ -79,7 +79,7 @@ pub(super) struct Piece<D: Buf> {
 impl<D: Buf> Piece<D> {
     fn last(data: D, mut request: Request) -> Self {
         // What has no bytes may be dropped anywhere. Of the rest, the connection's task takes the last byte.
-        request.ends_in_its_task(data.has_remaining());
+        request.last_piece(data.has_remaining());
         Self { data, last: Some(request), _mark: None }
     }
 }
@@ -89,7 +89,7 @@ impl<D: Buf> Drop for Piece<D> {
     fn drop(&mut self) {
         if let Some(request) = &mut self.last {
             if self.data.has_remaining() {
-                request.ends_in_its_task(false);
+                request.given_up();
             } else {
                 request.complete();
             }

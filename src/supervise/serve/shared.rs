@@ -304,7 +304,7 @@ impl Conn {
         if self.fresh.load(Ordering::Relaxed) {
             self.fresh.store(false, Ordering::Relaxed);
         }
-        Request { conn: Arc::clone(self), complete: false, in_task: false }
+        Request { conn: Arc::clone(self), complete: false, made: false, in_task: false }
     }
 }
 
@@ -333,13 +333,23 @@ impl Drop for Connection {
 pub(super) struct Request {
     pub(super) conn: Arc<Conn>,
     complete: bool,
+    /// Its last piece has been made.
+    made: bool,
     in_task: bool,
 }
 
 impl Request {
-    /// Whether it is dropped while the connection's task runs, which then looks by itself.
-    pub(super) const fn ends_in_its_task(&mut self, in_task: bool) {
+    /// What is read from now on is of the next one. `in_task`: it is dropped while the connection's task runs, which
+    /// then looks by itself.
+    #[inline]
+    pub(super) fn last_piece(&mut self, in_task: bool) {
+        self.conn.head.store(false, Ordering::Relaxed);
+        self.made = true;
         self.in_task = in_task;
+    }
+
+    pub(super) const fn given_up(&mut self) {
+        self.in_task = false;
     }
 }
 
@@ -355,7 +365,9 @@ impl Drop for Request {
     fn drop(&mut self) {
         let conn = &self.conn;
         conn.touch();
-        conn.head.store(false, Ordering::Relaxed);
+        if !self.made {
+            conn.head.store(false, Ordering::Relaxed);
+        }
         let before = conn.state.fetch_sub(1, Ordering::AcqRel);
         if before & !ENDED == 1 && !self.in_task && conn.http2.load(Ordering::Relaxed) {
             // Its task may have looked while another one was dropping this, and wait for nothing.
