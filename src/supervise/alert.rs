@@ -247,10 +247,7 @@ impl Line {
 
     fn work(&self, generation: u64) {
         let mut runtime = None;
-        while let Some((job, dropped)) = self.next(generation) {
-            if dropped > 0 {
-                self.tell("callback_dropped", format_args!("{dropped}, too many wait"));
-            }
+        while let Some(job) = self.next(generation) {
             let panicked = catch_unwind(AssertUnwindSafe(|| self.call(job, &mut runtime))).is_err();
             if panicked {
                 self.tell("callback_panicked", format_args!("it goes on"));
@@ -262,7 +259,7 @@ impl Line {
         }
     }
 
-    fn next(&self, generation: u64) -> Option<(Job, u64)> {
+    fn next(&self, generation: u64) -> Option<Job> {
         let mut queue = self.queue();
         if queue.generation == generation {
             queue.running = None;
@@ -272,9 +269,10 @@ impl Line {
             if queue.generation != generation {
                 return None;
             }
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some(job) = self.tells_of(&mut queue.dropped).or_else(|| queue.jobs.pop_front())
+            {
                 queue.running = Some(clock::now());
-                return Some((job, std::mem::take(&mut queue.dropped)));
+                return Some(job);
             }
             if queue.closed {
                 queue.has_thread = false;
@@ -282,6 +280,17 @@ impl Line {
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn tells_of(&self, dropped: &mut u64) -> Option<Job> {
+        let dropped = std::mem::take(dropped);
+        let line = self.this.clone();
+        let tell = move || {
+            if let Some(line) = line.upgrade() {
+                line.tell("callback_dropped", format_args!("{dropped}, too many wait"));
+            }
+        };
+        (dropped > 0).then(|| Job::Plain(Box::new(tell)))
     }
 
     /// Async calls get a runtime of their own: the one of the program may be what is frozen.
