@@ -125,13 +125,13 @@ fn every_source_must_have_made_progress() {
 #[test]
 fn progress_is_counted_since_the_last_beat_that_was_written() {
     let mut core = ten_seconds();
-    let moved = |time: f64, first: f64| ((time - first) / 20.0 + 1.0).max(0.0) as u64;
-    let rounds: Vec<_> = (0..9)
-        .map(|n| {
-            let time = f64::from(n) * 10.0;
-            round(&mut core, time, &[moved(time, 3.0), moved(time, 13.0)])
+    let moved = |time: u64, first: u64| if time < first { 0 } else { (time - first) / 20 + 1 };
+    let rounds: Vec<_> = [0, 10, 20, 30, 40, 50, 60, 70, 80]
+        .map(|time: u32| {
+            let counts = [3, 13].map(|first| moved(time.into(), first));
+            round(&mut core, time.into(), &counts)
         })
-        .collect();
+        .into();
     let beats = rounds.iter().filter(|round| **round == Round::Beat).count();
     assert_eq!((beats, rounds[8]), (5, Round::Beat), "{rounds:?}");
 

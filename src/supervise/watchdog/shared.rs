@@ -138,7 +138,7 @@ impl Shared {
                 let count = catch_unwind(AssertUnwindSafe(|| source.count())).ok();
                 match count {
                     Some(_) => self.sees(),
-                    None => self.is_blind(format_args!("the source of progress panics")),
+                    None => self.cannot_see(format_args!("the source of progress panics")),
                 }
                 count
             }
@@ -153,7 +153,7 @@ impl Shared {
     }
 
     /// Tells it once, until it sees again.
-    fn is_blind(&self, why: fmt::Arguments<'_>) {
+    fn cannot_see(&self, why: fmt::Arguments<'_>) {
         if !self.blind.swap(true, Ordering::Relaxed) {
             self.event(Severity::Error, "watchdog_blind", why);
         }
@@ -170,7 +170,7 @@ impl Shared {
                     looked
                 }
                 Err(error) => {
-                    self.is_blind(format_args!("{}: {error}", path.display()));
+                    self.cannot_see(format_args!("{}: {error}", path.display()));
                     (Seen::Unseen, None)
                 }
             };
