@@ -301,7 +301,7 @@ async fn a_price_is_that_of_the_limits_before_it() {
         .wait(Duration::ZERO)
         .layer(answer);
     waits.ready().await.unwrap().call(3).await.unwrap();
-    assert_eq!(bytes.tokens(), 100.0);
+    assert_eq!((bytes.tokens(), bytes.waiting()), (100.0, 0));
     waits.ready().await.unwrap().call(u64::MAX).await.unwrap_err();
 }
 
