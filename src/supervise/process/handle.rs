@@ -102,7 +102,7 @@ use super::sys::{self, Waker};
 ///
 /// # Events
 ///
-/// [`Supervised`](EventKind::Supervised), each beginning with the child's name: `child_started`, `child_ready`,
+/// [`Supervised`](crate::observe::EventKind::Supervised), each beginning with the child's name: `child_started`, `child_ready`,
 /// `child_not_started`, `child_exited` (how, and what follows), `child_frozen`, `child_start_timeout`, `child_killed`,
 /// `child_unkillable`, `child_output_lost`, `escalated`; and `stopped` in the end. Observers run on a
 /// thread of their own, one event after another. The supervisor waits for that, but no longer than a moment: one that
