@@ -33,6 +33,7 @@ mod superseded;
 mod sync;
 #[cfg(feature = "serde")]
 mod units;
+mod wide;
 mod window;
 
 #[cfg(feature = "admin")]

@@ -409,13 +409,31 @@ impl<T: Clone> Seat<T> {
 }
 
 /// What a service goes by: the same object always, or none, or whichever is in a slot.
-#[derive(Clone)]
 pub(crate) enum Held<T> {
     Fixed(Option<T>),
     Live(Seat<T>),
 }
 
+// Not derived: most stacks lack most parts, and what is not there is cloned where it is to be.
+impl<T: Clone> Clone for Held<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        match self {
+            Self::Fixed(None) => Self::Fixed(None),
+            there => there.clone_there(),
+        }
+    }
+}
+
 impl<T: Clone> Held<T> {
+    #[inline(never)]
+    fn clone_there(&self) -> Self {
+        match self {
+            Self::Fixed(object) => Self::Fixed(object.clone()),
+            Self::Live(seat) => Self::Live(seat.clone()),
+        }
+    }
+
     /// The object to go by now.
     #[inline]
     pub(crate) fn current(&mut self) -> Option<&mut T> {

@@ -6,7 +6,7 @@ pub(crate) use loom::sync::atomic;
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 use std::cell::Cell;
 // Never loom's: what they guard outlives a model.
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 #[cfg(not(buttress_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
@@ -141,15 +141,16 @@ pub(crate) struct Lease<T> {
     inner: Arc<Padded<Arc<T>>>,
     /// For clones, once there have been `OFTEN`.
     own: OnceLock<Arc<Padded<Arc<T>>>>,
-    clones: AtomicU8,
-    uses: u8,
+    // No bytes: one lies in most futures, see `wide`.
+    clones: AtomicU32,
+    uses: u32,
 }
 
 /// More clones than one call makes on its way through a stack.
-const OFTEN: u8 = 8;
+const OFTEN: u32 = 8;
 
 /// The first instance has a count of its own from the start.
-const FIRST: u8 = u8::MAX;
+const FIRST: u32 = u32::MAX;
 
 impl<T> Lease<T> {
     pub(crate) fn new(shared: Arc<T>) -> Self {
@@ -157,8 +158,8 @@ impl<T> Lease<T> {
     }
 
     #[inline]
-    fn on(inner: Arc<Padded<Arc<T>>>, clones: u8) -> Self {
-        Self { inner, own: OnceLock::new(), clones: AtomicU8::new(clones), uses: 0 }
+    fn on(inner: Arc<Padded<Arc<T>>>, clones: u32) -> Self {
+        Self { inner, own: OnceLock::new(), clones: AtomicU32::new(clones), uses: 0 }
     }
 
     /// A reference for one call.
@@ -317,9 +318,9 @@ mod tests {
         let first = Lease::new(Arc::clone(&shared));
         let connection = first.clone();
         let calls: Vec<_> = (0..100).map(|_| connection.clone()).collect();
-        assert_eq!(Arc::strong_count(&first.inner), 2 + usize::from(OFTEN));
+        assert_eq!(Arc::strong_count(&first.inner), 2 + OFTEN as usize);
         let others: Vec<_> = (0..100).map(|_| first.clone()).collect();
-        assert_eq!(Arc::strong_count(&first.inner), 102 + usize::from(OFTEN));
+        assert_eq!(Arc::strong_count(&first.inner), 102 + OFTEN as usize);
         drop((first, connection, others));
         assert!(calls.iter().all(|call| **call == 7), "a clone outlives what it was cloned from");
         drop(calls);

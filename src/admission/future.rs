@@ -17,6 +17,7 @@ use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
 use crate::sync::Ref;
+use crate::wide::{Flag, Wide};
 
 /// A place in flight, given back once: at the latest when it is dropped.
 struct Held<C, X, R> {
@@ -26,12 +27,12 @@ struct Held<C, X, R> {
     /// Nobody waits for the answer any longer then.
     deadline: Tick,
     /// The backend may be working on it.
-    sent: bool,
+    sent: Flag,
 }
 
 impl<C, X, R> Held<C, X, R> {
     fn new(parts: Ref<Parts<C, X, R>>, started: Tick, deadline: Tick) -> Self {
-        Self { parts: Some(parts), started, deadline, sent: false }
+        Self { parts: Some(parts), started, deadline, sent: Flag::No }
     }
 
     fn end(&mut self, end: End, unmeasured: bool) {
@@ -57,7 +58,7 @@ impl<C, X, R> Drop for Held<C, X, R> {
     fn drop(&mut self) {
         if let Some(parts) = self.parts.take() {
             let backend = parts.admission.backend();
-            if self.sent {
+            if self.sent.is() {
                 backend.finish(self.started, End::Abandoned { deadline: self.deadline });
             } else {
                 backend.finish_unsent(self.started);
@@ -177,7 +178,7 @@ pin_project! {
         Arriving { parts: Option<Ref<Parts<C, X, R>>>, inner: S, req: Option<Req> },
         Waiting { waiting: Waiting, coming: Option<Coming<S, Req, Parts<C, X, R>>> },
         Readying { readying: Option<Readying<S, Req, C, X, R>> },
-        Called { #[pin] future: F, ticket: Option<T>, held: Held<C, X, R> },
+        Called { #[pin] future: F, ticket: Wide<T>, held: Held<C, X, R> },
         Through { #[pin] future: F },
         Done,
     }
@@ -189,12 +190,12 @@ where
     C: Classify<Req, S::Response, S::Error>,
 {
     #[inline(always)]
-    pub(super) fn new(inner: S, req: Req, parts: Ref<Parts<C, X, R>>) -> Self {
-        Self { state: State::Arriving { parts: Some(parts), inner, req: Some(req) } }
+    pub(super) fn new(parts: Ref<Parts<C, X, R>>, req: Req, inner: S) -> Self {
+        Self { state: State::Arriving { parts: Some(parts), req: Some(req), inner } }
     }
 
     /// Without an admission.
-    #[inline]
+    #[inline(always)]
     pub(super) fn through(future: S::Future) -> Self {
         Self { state: State::Through { future } }
     }
@@ -278,8 +279,8 @@ where
         // Where they are, and not by `send`: moved, they would be copied.
         let (Some(req), Some(parts)) = (req.take(), &held.parts) else { return Poll::Pending };
         let handed_down = parts.hands_down.then(|| hand_down(now));
-        let ticket = Some(parts.classify.start(&req));
-        held.sent = true;
+        let ticket = Wide::Some(parts.classify.start(&req));
+        held.sent = Flag::Yes;
         let future = inner.call(req);
         state.set(State::Called { future, ticket, held });
         drop(handed_down);
@@ -309,8 +310,8 @@ where
         mut call: Call<S, Req>,
     ) {
         let Some(parts) = &held.parts else { return };
-        let ticket = Some(parts.classify.start(&call.req));
-        held.sent = true;
+        let ticket = Wide::Some(parts.classify.start(&call.req));
+        held.sent = Flag::Yes;
         let future = call.inner.call(call.req);
         state.set(State::Called { future, ticket, held });
     }
@@ -324,7 +325,7 @@ where
     ) -> Answer<S, Req, R> {
         if let StateProj::Called { ticket, held, .. } = state.as_mut().project() {
             // Also if judging the answer panics.
-            held.sent = false;
+            held.sent = Flag::No;
             if let (Some(ticket), Some(parts)) = (ticket.take(), &held.parts) {
                 let verdict = parts.classify.finish(ticket, result.as_ref());
                 held.end(end(&verdict), unmeasured);

@@ -36,6 +36,7 @@ impl<S, C, X, R> AdmissionService<S, C, X, R> {
 }
 
 impl<S: Clone, C, X, R> Clone for AdmissionService<S, C, X, R> {
+    #[inline]
     fn clone(&self) -> Self {
         Self::new(self.inner.clone(), self.parts.clone())
     }
@@ -75,7 +76,8 @@ where
         let Some(parts) = &mut self.parts else {
             return ResponseFuture::through(self.inner.call(req));
         };
+        let parts = parts.for_call();
         // Neither instance was asked whether it is ready: the clone will be.
-        ResponseFuture::new(self.inner.clone(), req, parts.for_call())
+        ResponseFuture::new(parts, req, self.inner.clone())
     }
 }

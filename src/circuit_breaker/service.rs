@@ -9,6 +9,7 @@ use crate::clock;
 use crate::reject::{AsError, Reject};
 use crate::slot::Held;
 use crate::sync::Lease;
+use crate::wide::Flag;
 
 use super::core::{Refusal, Ticket, Until};
 use super::future::{ResponseFuture, State};
@@ -48,6 +49,7 @@ pub struct CircuitBreakerService<S, C = AnyError, R = AsError> {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[repr(usize)]
 enum Mode {
     Plain,
     /// The circuit was open when readiness was asked, and the inner service was not: the next call must
@@ -58,11 +60,12 @@ enum Mode {
     /// Under a load balancer: not ready while open. The inner service may already have said that it is
     /// ready; the circuit must not take that back.
     Balanced {
-        ready: bool,
+        ready: Flag,
     },
 }
 
 impl<S, C, R> CircuitBreakerService<S, C, R> {
+    #[inline]
     pub(super) fn new(
         inner: S,
         breaker: Held<CircuitBreaker>,
@@ -70,7 +73,8 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         reject: R,
         unready_while_open: bool,
     ) -> Self {
-        let mode = if unready_while_open { Mode::Balanced { ready: false } } else { Mode::Plain };
+        let mode =
+            if unready_while_open { Mode::Balanced { ready: Flag::No } } else { Mode::Plain };
         Self { inner, breaker, classify, reject, mode, waiting: None, place: None }
     }
 
@@ -99,6 +103,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
 
 // Not derived: a clone has been promised nothing, neither readiness nor a refusal.
 impl<S: Clone, C: Clone, R: Clone> Clone for CircuitBreakerService<S, C, R> {
+    #[inline]
     fn clone(&self) -> Self {
         Self::new(
             self.inner.clone(),
@@ -178,7 +183,7 @@ fn admit_unusual(mode: &mut Mode, shared: &Shared) -> Result<Ticket, Refusal> {
             Err(until.refusal(clock::now()))
         }
         Mode::Balanced { .. } => {
-            *mode = Mode::Balanced { ready: false };
+            *mode = Mode::Balanced { ready: Flag::No };
             shared.admit()
         }
     }
@@ -226,7 +231,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         R: Reject<Req, S::Response, S::Error>,
     {
         if let Mode::Balanced { ready } = &mut self.mode {
-            *ready = false;
+            *ready = Flag::No;
         }
         ResponseFuture::through(self.inner.call(req))
     }
@@ -269,7 +274,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
     #[inline(never)]
     fn found_ready(&mut self, is_ok: bool) {
         match &mut self.mode {
-            Mode::Balanced { ready } => *ready = is_ok,
+            Mode::Balanced { ready } => *ready = Flag::of(is_ok),
             mode => {
                 *mode = Mode::Plain;
                 self.place = None;
@@ -281,10 +286,10 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
     #[inline(never)]
     fn poll_unusual(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         match self.mode {
-            Mode::Plain | Mode::Balanced { ready: true } => Poll::Ready(true),
+            Mode::Plain | Mode::Balanced { ready: Flag::Yes } => Poll::Ready(true),
             Mode::Refusing(_) => Poll::Ready(false),
             Mode::Queued => Poll::Ready(self.poll_queued()),
-            Mode::Balanced { ready: false } => self.poll_open(cx).map(|()| true),
+            Mode::Balanced { ready: Flag::No } => self.poll_open(cx).map(|()| true),
         }
     }
 

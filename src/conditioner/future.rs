@@ -87,7 +87,7 @@ where
     M: Mode<Req, S::Response>,
     R: Reject<Req, M::Response, S::Error>,
 {
-    #[inline]
+    #[inline(always)]
     pub(super) fn through(future: S::Future) -> Self {
         Self { state: State::Through { future } }
     }

@@ -113,11 +113,13 @@ where
     C: Classify<Req, S::Response, S::Error>,
     R: Reject<Req, S::Response, S::Error>,
 {
+    #[inline]
     pub(super) fn readying(chosen: Chosen<S>, service: S, req: Req, classify: C) -> Self {
         let (req, classify, chosen) = (Some(req), Some(classify), Some(chosen));
         Self { state: State::Readying { service, req, classify, chosen }, marker: PhantomData }
     }
 
+    #[inline]
     pub(super) fn refused(answer: Result<S::Response, R::Error>) -> Self {
         Self { state: State::Refused { answer: Some(answer) }, marker: PhantomData }
     }

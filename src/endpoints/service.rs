@@ -86,6 +86,7 @@ impl<S, C, X, R> EndpointsService<S, C, X, R> {
 }
 
 impl<S, C: Clone, X: Clone, R: Clone> Clone for EndpointsService<S, C, X, R> {
+    #[inline]
     fn clone(&self) -> Self {
         Self {
             list: self.list.clone(),
@@ -120,10 +121,11 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, req: Req) -> Self::Future {
         let context = self.context.context(&req);
         let asked = Asked { attempt: context.attempt(), call: context.call().unwrap_or(0) };
-        let now = clock::now();
+        let now = clock::handed_down();
         if let Some(list) = self.list.current() {
             let members = &list.members;
             let place =

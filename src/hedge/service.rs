@@ -50,7 +50,7 @@ impl<S: fmt::Debug, C, R> fmt::Debug for HedgeService<S, C, R> {
 }
 
 /// Makes the first attempt. The instance that was found ready is kept for the hedges, and asked again before each.
-#[inline]
+#[inline(always)]
 pub(super) fn start<S, Req, C, R>(
     mut ready: S,
     req: Req,
@@ -63,7 +63,7 @@ where
     C: Classify<Req, S::Response, S::Error> + Clone,
     R: Replay<Req> + Clone,
 {
-    let started = clock::now();
+    let started = clock::at_hand();
     shared.core.deposit();
     let deadline = replay.deadline(&req).map(Deadline::tick);
     let due = shared.core.plan(deadline, started);
@@ -73,6 +73,8 @@ where
     // What cannot have a hedge says nothing of what they are good for.
     let deadline = deadline.filter(|_| copy.is_some());
     let watch = Watch { shared: Some(shared), started, deadline, measured: false };
+    let (classifier, replay) = (classifier.clone(), replay.clone());
+    // In the place it is to have: moved, it would be copied.
     let first = Some(ready.call(req));
     let (spare, stage) = match (due, copy) {
         (Some(due), Some(copy)) => {
@@ -81,17 +83,8 @@ where
         }
         _ => (None, Stage::Last),
     };
-    ResponseFuture {
-        first,
-        ticket,
-        hedges: Vec::new(),
-        sleep: None,
-        spare,
-        stage,
-        classifier: classifier.clone(),
-        replay: replay.clone(),
-        watch,
-    }
+    let (hedges, sleep) = (Vec::new(), None);
+    ResponseFuture { first, ticket, hedges, sleep, spare, stage, classifier, replay, watch }
 }
 
 impl<S, Req, C, R> Service<Req> for HedgeService<S, C, R>
@@ -109,7 +102,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let Some(shared) = &mut self.shared else {
             return ResponseFuture::through(

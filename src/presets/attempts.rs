@@ -9,6 +9,7 @@ use crate::name::Name;
 use crate::outcome::Verdict;
 use crate::rejection::Rejection;
 use crate::replay::{Attempt, Replay, RetryOverride};
+use crate::wide::Flag;
 
 /// Judges attempts as `C` does, and those that took too long as its [`expired`](Classify::expired) does: to the
 /// layers outside of the attempt timeout its refusal is an attempt that failed.
@@ -72,7 +73,7 @@ impl<Req, Res, E: 'static, C: Classify<Req, Res, E>> Classify<Req, Res, E> for A
 pub struct Sends<P, X> {
     pub(super) replay: P,
     pub(super) context: X,
-    pub(super) numbered: bool,
+    pub(super) numbered: Flag,
 }
 
 impl<P, X> fmt::Debug for Sends<P, X> {
@@ -120,7 +121,7 @@ impl<Req, P: Replay<Req>, X: ReadContext<Req>> Replay<Req> for Sends<P, X> {
     #[inline]
     fn begin(&self, req: &mut Req) {
         self.replay.begin(req);
-        if self.numbered {
+        if self.numbered.is() {
             let context = self.context.context(req);
             if context.call().is_none() {
                 self.context.set_context(req, context.with_call(next_call()));

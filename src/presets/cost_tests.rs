@@ -40,6 +40,24 @@ async fn a_call_looks_at_the_clock_once_and_one_of_eight_a_second_time() {
     assert_eq!((stats.admitted, stats.in_flight), (128, 0));
 }
 
+/// It is copied before it is polled, and has room for what the default plan lacks.
+#[test]
+fn what_a_call_is_copied_in_stays_small() {
+    let mut service = client(&ClientPlan::new("db")).unwrap().layer(service_fn(echo));
+    let call = service.call(1);
+    assert!(size_of_val(&call) <= 472, "{}", size_of_val(&call));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_looks_at_it_for_its_hedges_and_endpoints_as_they_end_only() {
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let endpoints = stack.endpoints();
+    endpoints.extend([("one", service_fn(echo)), ("two", service_fn(echo))]);
+    let mut service = stack.pool(&endpoints);
+    (0..64).for_each(|_| at_once(&mut service));
+    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 * 3 + 8);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rate_limit_and_a_timeout_of_attempts_look_at_it_no_more() {
     let mut plan = ClientPlan::new("db");

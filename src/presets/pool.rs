@@ -16,6 +16,7 @@ use crate::hedge::{Hedge, HedgeLayer};
 use crate::reject::AsError;
 use crate::retry::{CloneRequest, RetryLayer, SparingLayer};
 use crate::timeout::{Timeout, TimeoutLayer};
+use crate::wide::Flag;
 
 /// Around the attempts.
 type Outer<C, P, X, R> = Stack<
@@ -133,17 +134,17 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
 
     fn sends(&self, numbered: bool) -> Sends<P, X> {
         let (replay, context) = (self.replay.clone(), self.context.clone());
-        Sends { replay, context, numbered }
+        Sends { replay, context, numbered: Flag::of(numbered) }
     }
 
     fn timeout(&self, timeout: Option<Timeout>) -> TimeoutLayer<X, R> {
         TimeoutLayer::maybe(timeout).context(self.context.clone()).on_reject(self.reject.clone())
     }
 
-    fn outer(&self, numbered: bool) -> Outer<C, P, X, R> {
+    fn outer(&self, pool: bool) -> Outer<C, P, X, R> {
         let parts = &self.parts;
         let retry = parts.policy.map_or_else(RetryLayer::absent, |policy| parts.retry(policy));
-        let retry = retry.classify(self.attempts()).replay(self.sends(numbered));
+        let retry = retry.classify(self.attempts()).replay(self.sends(pool));
         let retry = retry.on_reject(self.reject.clone());
         let admission = AdmissionLayer::maybe(parts.admission.clone()).classify(self.attempts());
         let admission = admission.context(self.context.clone()).on_reject(self.reject.clone());
@@ -153,7 +154,8 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
             None => total,
         });
         let outer = Stack::new(retry.sparing(), self.timeout(total));
-        let admission = admission.hands_down(parts.attempt.is_some());
+        // So does what is inside of it and asks for the time as it begins.
+        let admission = admission.hands_down(parts.attempt.is_some() || pool);
         let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
         Stack::new(admission, outer)
     }

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -14,8 +15,11 @@ use super::service::refuse;
 use super::shared::{Shared, now};
 use super::stamp::sealed::Stamp;
 use super::wait::{Grant, Through, Waiting};
+use crate::clock::at_hand;
 use crate::reject::Reject;
+use crate::rejection::Rejection;
 use crate::sync::Ref;
+use crate::wide::Wide;
 
 pin_project! {
     /// The future of a refusing [`RateLimitService`](super::RateLimitService): the wrapped service's, or an
@@ -160,10 +164,21 @@ pin_project! {
 
 pin_project! {
     #[project = WaitProj]
+    #[project_replace = WaitOwn]
     enum WaitState<S, F, Req, L, R, I> {
-        Waiting { waiting: Waiting<Through>, call: Option<Call<S, Req, L, R>> },
-        Readying { unspent: Option<Unspent>, call: Option<Call<S, Req, L, R>> },
-        Called { #[pin] future: F, ink: Option<I> },
+        // Not polled yet. `None`: without a limit. The request is taken as it is sent.
+        Arriving {
+            through: Option<Through>,
+            n: u64,
+            longest: Duration,
+            parts: Ref<Parts<L, R>>,
+            req: Option<Req>,
+            inner: S,
+        },
+        // What few calls do is in a box: the future is copied before it is polled.
+        Waiting { waiting: Box<Waiting<Through>>, call: Box<Call<S, Req, L, R>> },
+        Readying { unspent: Option<Unspent>, call: Box<Call<S, Req, L, R>> },
+        Called { #[pin] future: F, ink: Wide<I> },
         Done,
     }
 }
@@ -175,26 +190,191 @@ struct Call<S, Req, L, R> {
 }
 
 impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
+    /// Asks `inner`, a clone, whether it is ready, once it has a token.
+    #[inline(always)]
     pub(crate) fn new(
-        waiting: Waiting<Through>,
-        inner: S,
-        req: Req,
+        through: Option<Through>,
+        n: u64,
+        longest: Duration,
         parts: Ref<Parts<L, R>>,
+        req: Req,
+        inner: S,
     ) -> Self {
-        let call = Some(Call { inner, req, parts });
-        Self { state: WaitState::Waiting { waiting, call }, marker: PhantomData }
-    }
-
-    /// Without a limit, to a service that is not ready yet.
-    pub(crate) fn unlimited(inner: S, req: Req, parts: Ref<Parts<L, R>>) -> Self {
-        let call = Some(Call { inner, req, parts });
-        Self { state: WaitState::Readying { unspent: None, call }, marker: PhantomData }
+        let state = WaitState::Arriving { through, n, longest, parts, req: Some(req), inner };
+        Self { state, marker: PhantomData }
     }
 
     /// Without a limit.
     #[inline(always)]
     pub(crate) fn through(future: F) -> Self {
-        Self { state: WaitState::Called { future, ink: None }, marker: PhantomData }
+        Self { state: WaitState::Called { future, ink: Wide::None }, marker: PhantomData }
+    }
+}
+
+type Answer<S, Req, R> = Result<
+    <S as Service<Req>>::Response,
+    <R as Reject<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
+>;
+
+type Place<'a, S, Req, L, R, H> = Pin<
+    &'a mut WaitState<
+        S,
+        <S as Service<Req>>::Future,
+        Req,
+        L,
+        R,
+        <H as Stamp<<S as Service<Req>>::Response>>::Ink,
+    >,
+>;
+
+impl<S, Req, L, R, H> WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
+where
+    S: Service<Req>,
+    R: Reject<Req, S::Response, S::Error>,
+    H: Stamp<S::Response>,
+{
+    /// A call that need not wait is made where its future is; all others go on from another state.
+    #[inline]
+    fn arrive(
+        mut state: Place<'_, S, Req, L, R, H>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let WaitProj::Arriving { through, n, inner, req, .. } = state.as_mut().project() else {
+            return Poll::Pending;
+        };
+        let grant = match &*through {
+            None => None,
+            Some(it) => match it.shared.take_refundably(*n, at_hand()) {
+                Ok(grant) => grant,
+                Err(_) => return Self::queue(state, cx),
+            },
+        };
+        let unspent = through.take().map(|it| Unspent { shared: it.shared, grant });
+        let ready = inner.poll_ready(cx);
+        if !matches!(ready, Poll::Ready(Ok(()))) {
+            return Self::not_ready(state, unspent, ready);
+        }
+        let Some(req) = req.take() else { return Poll::Pending };
+        let future = inner.call(req);
+        let ink = Wide::from(unspent.map(|unspent| H::ink(unspent.spend(H::WRITES))));
+        state.set(WaitState::Called { future, ink });
+        Poll::Ready(None)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn queue(
+        mut state: Place<'_, S, Req, L, R, H>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let WaitOwn::Arriving { through: Some(through), n, longest, parts, req: Some(req), inner } =
+            state.as_mut().project_replace(WaitState::Done)
+        else {
+            return Poll::Pending;
+        };
+        let call = Call { inner, req, parts };
+        let mut waiting = Waiting::new(through, n, Some(longest));
+        match waiting.poll(cx) {
+            Poll::Ready(granted) => Self::settle(state, cx, &waiting, call, granted),
+            Poll::Pending => {
+                let (waiting, call) = (Box::new(waiting), Box::new(call));
+                state.set(WaitState::Waiting { waiting, call });
+                Poll::Pending
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(
+        mut state: Place<'_, S, Req, L, R, H>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let WaitProj::Waiting { waiting, .. } = state.as_mut().project() else {
+            return Poll::Pending;
+        };
+        let granted = ready!(waiting.poll(cx));
+        let WaitOwn::Waiting { waiting, call } = state.as_mut().project_replace(WaitState::Done)
+        else {
+            return Poll::Pending;
+        };
+        Self::settle(state, cx, &waiting, *call, granted)
+    }
+
+    fn settle(
+        state: Place<'_, S, Req, L, R, H>,
+        cx: &mut Context<'_>,
+        waiting: &Waiting<Through>,
+        mut call: Call<S, Req, L, R>,
+        granted: Result<Grant, Rejection>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        match granted {
+            Ok(grant) => {
+                let unspent = waiting.owner().map(|shared| Unspent { shared, grant });
+                let ready = call.inner.poll_ready(cx);
+                Self::ready(state, unspent, call, ready)
+            }
+            Err(why) => {
+                let answer = refuse::<_, _, _, _, H>(&call.parts.reject, call.req, why);
+                Poll::Ready(Some(answer))
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn not_ready(
+        mut state: Place<'_, S, Req, L, R, H>,
+        unspent: Option<Unspent>,
+        ready: Poll<Result<(), S::Error>>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let WaitOwn::Arriving { parts, req: Some(req), inner, .. } =
+            state.as_mut().project_replace(WaitState::Done)
+        else {
+            return Poll::Pending;
+        };
+        Self::ready(state, unspent, Call { inner, req, parts }, ready)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ask(
+        mut state: Place<'_, S, Req, L, R, H>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        let WaitProj::Readying { call, .. } = state.as_mut().project() else {
+            return Poll::Pending;
+        };
+        let ready = call.inner.poll_ready(cx);
+        if ready.is_pending() {
+            return Poll::Pending;
+        }
+        let WaitOwn::Readying { unspent, call } = state.as_mut().project_replace(WaitState::Done)
+        else {
+            return Poll::Pending;
+        };
+        Self::ready(state, unspent, *call, ready)
+    }
+
+    fn ready(
+        mut state: Place<'_, S, Req, L, R, H>,
+        unspent: Option<Unspent>,
+        mut call: Call<S, Req, L, R>,
+        ready: Poll<Result<(), S::Error>>,
+    ) -> Poll<Option<Answer<S, Req, R>>> {
+        match ready {
+            Poll::Ready(Ok(())) => {
+                let future = call.inner.call(call.req);
+                let ink = Wide::from(unspent.map(|unspent| H::ink(unspent.spend(H::WRITES))));
+                state.set(WaitState::Called { future, ink });
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(R::map_err(error)))),
+            Poll::Pending => {
+                state.set(WaitState::Readying { unspent, call: Box::new(call) });
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -206,43 +386,11 @@ where
 {
     type Output = Result<S::Response, R::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let mut state = self.project().state;
         loop {
-            match this.state.as_mut().project() {
-                WaitProj::Waiting { waiting, call } => {
-                    let granted = ready!(waiting.poll(cx));
-                    let owner = waiting.owner();
-                    let call = call.take();
-                    match (granted, call) {
-                        (Ok(grant), call) => {
-                            let unspent = owner.map(|shared| Unspent { shared, grant });
-                            this.state.set(WaitState::Readying { unspent, call });
-                        }
-                        (Err(why), Some(Call { req, parts, inner: _ })) => {
-                            let answer = refuse::<_, _, _, _, H>(&parts.reject, req, why);
-                            this.state.set(WaitState::Done);
-                            return Poll::Ready(answer);
-                        }
-                        (Err(_), None) => this.state.set(WaitState::Done),
-                    }
-                }
-                WaitProj::Readying { unspent, call } => {
-                    if let Some(call) = call
-                        && let Err(error) = ready!(call.inner.poll_ready(cx))
-                    {
-                        this.state.set(WaitState::Done);
-                        return Poll::Ready(Err(R::map_err(error)));
-                    }
-                    let Some(mut call) = call.take() else {
-                        this.state.set(WaitState::Done);
-                        continue;
-                    };
-                    let unspent = unspent.take();
-                    let future = call.inner.call(call.req);
-                    let ink = unspent.map(|unspent| H::ink(unspent.spend(H::WRITES)));
-                    this.state.set(WaitState::Called { future, ink });
-                }
+            let step = match state.as_mut().project() {
                 WaitProj::Called { future, ink } => {
                     let mut result = ready!(future.poll(cx)).map_err(R::map_err);
                     if let (Ok(response), Some(ink)) = (&mut result, ink.take()) {
@@ -250,8 +398,14 @@ where
                     }
                     return Poll::Ready(result);
                 }
+                WaitProj::Arriving { .. } => Self::arrive(state.as_mut(), cx),
+                WaitProj::Waiting { .. } => Self::wait(state.as_mut(), cx),
+                WaitProj::Readying { .. } => Self::ask(state.as_mut(), cx),
                 // Polled again after it was ready, which a future need not support.
                 WaitProj::Done => return Poll::Pending,
+            };
+            if let Some(answer) = ready!(step) {
+                return Poll::Ready(answer);
             }
         }
     }
@@ -260,6 +414,7 @@ where
 impl<S, F, Req, L, R, H, I> fmt::Debug for WaitingFuture<S, F, Req, L, R, H, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
+            WaitState::Arriving { .. } => "Arriving",
             WaitState::Waiting { .. } => "Waiting",
             WaitState::Readying { .. } => "Readying",
             WaitState::Called { .. } => "Called",

@@ -3,7 +3,6 @@ use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tower_service::Service;
 
@@ -16,9 +15,9 @@ use super::meter::sealed::Meter;
 use super::shared::now;
 use super::stamp::NoHeaders;
 use super::stamp::sealed::Stamp;
-use super::wait::{Through, Waiting};
+use super::wait::Through;
 use crate::reject::{AsError, Reject};
-use crate::slot::{Seat, Slot};
+use crate::slot::Seat;
 use crate::sync::Lease;
 
 /// The service of [`RateLimitLayer`](super::RateLimitLayer).
@@ -170,43 +169,17 @@ where
 
     #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let Some(parts) = &mut self.parts else {
+        let Some(parts) = self.parts.as_mut().filter(|_| !mem::take(&mut self.found_ready)) else {
             return WaitingFuture::through(self.inner.call(req));
         };
-        if mem::take(&mut self.found_ready) {
-            return WaitingFuture::through(self.inner.call(req));
-        }
         let slot = self.seat.as_ref().map(|seat| seat.slot().clone());
         let there = self.seat.as_mut().and_then(Seat::current).map(|limiter| &*limiter);
-        waiting(&mut self.inner, req, parts, (there, slot), self.mode.max)
-    }
-}
-
-/// A call that waits for its token if it must.
-#[inline(never)]
-fn waiting<S, Req, L, R, H>(
-    service: &mut S,
-    req: Req,
-    parts: &mut Lease<Parts<L, R>>,
-    (there, slot): (Option<&RateLimiter>, Option<Slot<RateLimiter>>),
-    longest: Duration,
-) -> WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
-where
-    S: Service<Req> + Clone,
-    L: Limit<Req> + Waitable,
-    H: Stamp<S::Response>,
-{
-    let cost = parts.limits.cost(&req);
-    let limiter = parts.limits.limiter(there).map(|limiter| Arc::clone(&limiter.shared));
-    // The clone stays here; whoever waits owns the instance it will make ready and call.
-    let clone = service.clone();
-    let inner = mem::replace(service, clone);
-    match limiter {
-        Some(shared) => {
-            let waiting = Waiting::new(Through { shared, slot }, cost, Some(longest));
-            WaitingFuture::new(waiting, inner, req, parts.for_call())
-        }
-        // It was there when readiness was asked, and the wrapped service was not asked.
-        None => WaitingFuture::unlimited(inner, req, parts.for_call()),
+        let n = parts.limits.cost(&req);
+        // `None`: it was there when readiness was asked, and the wrapped service was not asked.
+        let limiter = parts.limits.limiter(there);
+        let through = limiter.map(|limiter| Through { shared: Arc::clone(&limiter.shared), slot });
+        let parts = parts.for_call();
+        // Neither instance was asked whether it is ready: the clone will be.
+        WaitingFuture::new(through, n, self.mode.max, parts, req, self.inner.clone())
     }
 }

@@ -6,7 +6,8 @@ use std::task::Waker;
 use super::core::{Bucket, Denied, Receipt, Rule, RuleCell, different, units};
 use super::ledger::{Ledger, Level, RateLimitStats};
 use super::queue::{Leaving, Queue, Turn, Wakers, scale};
-use crate::clock;
+use super::wait::Grant;
+use crate::clock::{self, Tick};
 use crate::quota::Quota;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, Padded, lock};
@@ -142,6 +143,17 @@ impl Shared {
             return Ok(());
         }
         rule.admit(self.bucket.load(), now, rule.cost(n)).map(drop)
+    }
+
+    /// For a call that is made if that is granted, and has its token back if it comes to nothing.
+    #[inline]
+    pub(super) fn take_refundably(&self, n: u64, now: Tick) -> Result<Grant, Denied> {
+        if n == 0 {
+            return Ok(None);
+        }
+        let (_, receipt) = self.charge_refundably(n, units(now))?;
+        self.ledger.acquired();
+        Ok(Some(receipt))
     }
 
     pub(crate) fn level(&self, now: u64) -> Level {

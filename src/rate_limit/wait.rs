@@ -114,9 +114,6 @@ impl<H: Holder> Place<H> {
         waker: impl Fn() -> Waker,
     ) -> Poll<Result<Grant, Rejection>> {
         let now = clock::at_hand();
-        if n == 0 {
-            return Poll::Ready(Ok(None));
-        }
         loop {
             if let Some(started) = self.try_start(n, now, timeout, &waker) {
                 return started;
@@ -133,11 +130,8 @@ impl<H: Holder> Place<H> {
         waker: impl Fn() -> Waker,
     ) -> Option<Poll<Result<Grant, Rejection>>> {
         let shared = self.holder.shared();
-        let denied = match shared.charge_refundably(n, units(now)) {
-            Ok((_, receipt)) => {
-                shared.ledger.acquired();
-                return Some(Poll::Ready(Ok(Some(receipt))));
-            }
+        let denied = match shared.take_refundably(n, now) {
+            Ok(grant) => return Some(Poll::Ready(Ok(grant))),
             Err(denied) => denied,
         };
         // It was looked up when the call was made, which may be long ago.

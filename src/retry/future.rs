@@ -23,6 +23,7 @@ use crate::outcome::{Outcome, Verdict};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
 use crate::sync::Ref;
+use crate::wide::Wide;
 
 static NOBODY: Observers = Observers::NONE;
 
@@ -78,12 +79,13 @@ pin_project! {
             #[pin]
             call: F,
             // `None` while the call is judged.
-            ticket: Option<T>,
+            ticket: Wide<T>,
             kept: K,
             copy: Option<Req>,
         },
-        Sleeping { inner: S, copy: Req },
-        Readying { inner: S, copy: Req },
+        // In a box: only failures come this far, and the future is copied before it is polled.
+        Sleeping { again: Box<Again<S, Req>> },
+        Readying { again: Box<Again<S, Req>> },
         // There is no retry.
         Through {
             #[pin]
@@ -93,6 +95,12 @@ pin_project! {
         TooLate,
         Done,
     }
+}
+
+/// A retry that is to be made.
+pub(super) struct Again<S, Req> {
+    inner: S,
+    copy: Req,
 }
 
 /// The copy became too long to be kept while the retry waited, and the response is gone.
@@ -303,7 +311,7 @@ where
         result: Option<Result<S::Response, S::Error>>,
     ) -> Option<EndedOf<S, Req, K>> {
         let mut this = self.project();
-        let StateOwn::Calling { ticket: Some(ticket), kept, copy, .. } =
+        let StateOwn::Calling { ticket: Wide::Some(ticket), kept, copy, .. } =
             this.state.as_mut().project_replace(State::Done)
         else {
             return None;
@@ -340,12 +348,13 @@ where
                 let slow = this.slow.get_or_insert_with(|| Slow::boxed(fresh));
                 slow.last = last;
                 slow.armed = false;
+                let again = Box::new(Again { inner, copy });
                 if delay.is_zero() {
-                    this.state.set(State::Readying { inner, copy });
+                    this.state.set(State::Readying { again });
                 } else {
                     slow.pause = WaitSpan::begin(LayerKind::Retry, terms.name);
                     slow.arm(delay);
-                    this.state.set(State::Sleeping { inner, copy });
+                    this.state.set(State::Sleeping { again });
                 }
                 return None;
             }
@@ -382,9 +391,8 @@ where
             slow.armed = false;
             slow.pause.end(LET_THROUGH);
         }
-        if let StateOwn::Sleeping { inner, copy } = this.state.as_mut().project_replace(State::Done)
-        {
-            this.state.set(State::Readying { inner, copy });
+        if let StateOwn::Sleeping { again } = this.state.as_mut().project_replace(State::Done) {
+            this.state.set(State::Readying { again });
         }
         Poll::Ready(())
     }
@@ -392,24 +400,24 @@ where
     /// Asks the inner service whether it is ready, and sends the retry.
     fn poll_retry(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer<S, Req, J>>> {
         let mut this = self.project();
-        let StateProj::Readying { inner, copy } = this.state.as_mut().project() else {
+        let StateProj::Readying { again } = this.state.as_mut().project() else {
             return Poll::Ready(None);
         };
         let terms = terms(this.plan, *this.deadline, shared::<S, K>(this.shared));
         let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
-        let stop = match inner.poll_ready(cx) {
+        let stop = match again.inner.poll_ready(cx) {
             Poll::Ready(Ok(())) if terms.has_passed() => Stop::Deadline,
-            Poll::Ready(Ok(())) if !this.replay.can_send(copy) => Stop::NotReplayable,
+            Poll::Ready(Ok(())) if !this.replay.can_send(&again.copy) => Stop::NotReplayable,
             Poll::Ready(Ok(())) => {
-                let StateOwn::Readying { mut inner, copy: mut req } =
-                    this.state.as_mut().project_replace(State::Done)
+                let StateOwn::Readying { again } = this.state.as_mut().project_replace(State::Done)
                 else {
                     return Poll::Ready(None);
                 };
+                let Again { mut inner, copy: mut req } = *again;
                 this.replay.mark(&mut req, Attempt(slow.progress.attempts()));
                 let last = slow.progress.is_last(terms.policy);
                 let copy = if last { None } else { this.replay.try_replay(&req) };
-                let ticket = Some(this.classifier.start(&req));
+                let ticket = Wide::Some(this.classifier.start(&req));
                 slow.span = CallSpan::retry(terms.name.as_str(), slow.progress.attempts());
                 let call = slow.span.in_scope(|| inner.call(req));
                 // Only now: a panic on the way here gives the retry back.

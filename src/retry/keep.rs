@@ -26,12 +26,6 @@ pub trait Keep<S>: AsRef<Shared> + sealed::Sealed {
     #[doc(hidden)]
     fn first<'a>(kept: &'a mut Self::Kept, inner: &'a mut S) -> &'a mut S;
 
-    /// There is no first attempt, for which `inner` was found ready.
-    #[doc(hidden)]
-    fn unused(inner: &mut S)
-    where
-        S: Clone;
-
     /// Who makes the next one. It need not be ready.
     #[doc(hidden)]
     fn next(kept: Self::Kept, shared: Option<&Self>) -> Option<S>;
@@ -39,6 +33,14 @@ pub trait Keep<S>: AsRef<Shared> + sealed::Sealed {
     /// What is kept of one that has made a retry.
     #[doc(hidden)]
     fn done(inner: S) -> Self::Kept;
+}
+
+/// There is no first attempt, for which `inner` was found ready.
+#[cold]
+#[inline(never)]
+pub(super) fn unused<S: Clone>(inner: &mut S) {
+    // Readiness can hold a place that others wait for, and it would be held until the next call.
+    *inner = inner.clone();
 }
 
 mod sealed {
@@ -71,9 +73,6 @@ impl<S> Keep<S> for Shared {
     fn first<'a>(kept: &'a mut S, _: &'a mut S) -> &'a mut S {
         kept
     }
-
-    // It has gone with the call.
-    fn unused(_: &mut S) {}
 
     fn next(kept: S, _: Option<&Self>) -> Option<S> {
         Some(kept)
@@ -112,16 +111,6 @@ impl<S> Keep<S> for WithSpare<S> {
     #[inline(always)]
     fn first<'a>((): &'a mut (), inner: &'a mut S) -> &'a mut S {
         inner
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn unused(inner: &mut S)
-    where
-        S: Clone,
-    {
-        // Readiness can hold a place that others wait for, and it would be held until the next call.
-        *inner = inner.clone();
     }
 
     fn next((): (), shared: Option<&Self>) -> Option<S> {

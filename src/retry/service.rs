@@ -6,7 +6,7 @@ use tower_service::Service;
 
 use super::future::{ResponseFuture, State};
 use super::handle::start_deadline;
-use super::keep::Keep;
+use super::keep::{Keep, unused};
 use super::managed::Tally;
 use super::plan::Plan;
 use super::{CloneRequest, Replay, RetryPolicy};
@@ -18,6 +18,7 @@ use crate::observe::Observers;
 use crate::reject::{AsError, Reject, Remember};
 use crate::slot::{Made, Slot};
 use crate::sync::Lease;
+use crate::wide::Wide;
 
 /// What the calls of a layer share.
 #[derive(Debug)]
@@ -112,28 +113,6 @@ impl<S, C, R, J, K: AsRef<Shared>> RetryService<S, C, R, J, K> {
     }
 }
 
-impl<S, C: Clone, R: Clone, J: Clone, K: Keep<S>> RetryService<S, C, R, J, K> {
-    /// Without a retry.
-    #[cold]
-    #[inline(never)]
-    fn through<Req>(&mut self, req: Req) -> ResponseFuture<S, Req, C, R, J, K>
-    where
-        S: Service<Req>,
-        C: Classify<Req, S::Response, S::Error>,
-    {
-        ResponseFuture {
-            state: State::Through { call: self.inner.call(req) },
-            plan: Plan::Absent,
-            deadline: None,
-            classifier: self.classifier.clone(),
-            replay: self.replay.clone(),
-            reject: self.reject.clone(),
-            shared: None,
-            slow: None,
-        }
-    }
-}
-
 impl<S: fmt::Debug, C, R, J, K> fmt::Debug for RetryService<S, C, R, J, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryService")
@@ -166,13 +145,21 @@ where
     // processor for several times as long as the call itself takes.
     #[inline(always)]
     fn call(&mut self, mut req: Req) -> Self::Future {
+        if self.seen == ABSENT {
+            return ResponseFuture {
+                state: State::Through { call: self.inner.call(req) },
+                plan: Plan::Absent,
+                deadline: None,
+                classifier: self.classifier.clone(),
+                replay: self.replay.clone(),
+                reject: self.reject.clone(),
+                shared: None,
+                slow: None,
+            };
+        }
         if self.seen != FIXED {
-            if self.seen == ABSENT {
-                return self.through(req);
-            }
             self.look();
         }
-        let mut kept = K::keep(&mut self.inner);
         let plan = match self.replay.overrides(&req) {
             None => self.plan.clone(),
             Some(exception) => Plan::once(exception.apply(self.plan.policy), self.plan.name),
@@ -183,26 +170,27 @@ where
             self.replay.set_deadline(&mut req, Deadline::at(deadline));
         }
         self.replay.begin(&mut req);
-        let shared = self.shared.as_mut().map(Lease::for_call);
         let reject = self.reject.remember(&req);
+        let (classifier, replay) = (self.classifier.clone(), self.replay.clone());
+        let shared = self.shared.as_mut().map(Lease::for_call);
         // Each value is made in the place it is to have: the compiler does not see through a move of the
-        // request, its copy or the inner future, which are hundreds of bytes.
+        // request, its copy or the inner future, which are hundreds of bytes. Nothing that could panic comes after
+        // them, for which they would have to lie elsewhere.
         ResponseFuture {
             state: if inherited.is_some_and(Deadline::has_passed) {
-                K::unused(&mut self.inner);
+                unused(&mut self.inner);
                 State::TooLate
             } else {
-                State::Calling {
-                    copy: if plan.can_retry { self.replay.try_replay(&req) } else { None },
-                    ticket: Some(self.classifier.start(&req)),
-                    call: K::first(&mut kept, &mut self.inner).call(req),
-                    kept,
-                }
+                let copy = if plan.can_retry { self.replay.try_replay(&req) } else { None };
+                let ticket = Wide::Some(self.classifier.start(&req));
+                let mut kept = K::keep(&mut self.inner);
+                let call = K::first(&mut kept, &mut self.inner).call(req);
+                State::Calling { copy, ticket, call, kept }
             },
             plan,
             deadline,
-            classifier: self.classifier.clone(),
-            replay: self.replay.clone(),
+            classifier,
+            replay,
             reject,
             shared,
             slow: None,

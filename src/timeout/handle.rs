@@ -29,10 +29,19 @@ use crate::rejection::{Rejection, RejectionKind};
 pub struct Timeout {
     name: Name,
     after: Option<Duration>,
-    /// What it bounds is one attempt of several.
-    of_attempts: bool,
-    /// Who is inside reads the clock at the first poll, too.
-    from_poll: bool,
+    of: Of,
+}
+
+/// What it bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// A word: a copy goes with each call.
+#[repr(usize)]
+enum Of {
+    Calls,
+    /// Calls, and who is inside reads the clock at the first poll, too.
+    CallsFromPoll,
+    /// One attempt of several.
+    Attempts,
 }
 
 impl Timeout {
@@ -50,7 +59,7 @@ impl Timeout {
         if after.is_zero() {
             return Err(ConfigError::new("timeout", "0s", "a time above 0"));
         }
-        Ok(Self { name: name.into(), after: Some(after), of_attempts: false, from_poll: false })
+        Ok(Self { name: name.into(), after: Some(after), of: Of::Calls })
     }
 
     /// Bounds calls by their own deadlines only.
@@ -60,24 +69,24 @@ impl Timeout {
     /// ```
     #[must_use]
     pub fn deadlines(name: impl Into<Name>) -> Self {
-        Self { name: name.into(), after: None, of_attempts: false, from_poll: false }
+        Self { name: name.into(), after: None, of: Of::Calls }
     }
 
     /// Bounds single attempts, and says so when it ends one: the retry outside of it may make another.
     pub(crate) const fn of_attempts(self) -> Self {
-        Self { of_attempts: true, ..self }
+        Self { of: Of::Attempts, ..self }
     }
 
     /// Counted from the first poll, where nobody inside can see the end earlier than that; who is inside and asks for
     /// the time then gets the same reading.
     pub(crate) const fn counted_from_poll(self) -> Self {
-        Self { from_poll: true, ..self }
+        Self { of: Of::CallsFromPoll, ..self }
     }
 
     /// A call without a deadline that goes to somebody who sees none ends some time after its first poll.
     #[inline]
-    pub(super) fn begins_later(&self, context: &Context, seen: bool) -> bool {
-        self.from_poll && !seen && context.deadline().is_none() && self.after.is_some()
+    pub(super) fn begins_later(&self, context: &Context, seen: bool) -> Option<Duration> {
+        self.after.filter(|_| self.is_handed_down() && !seen && context.deadline().is_none())
     }
 
     /// As a layer.
@@ -155,7 +164,9 @@ impl Timeout {
         F: Future<Output = Result<T, E>>,
     {
         let context = deadline.into().map_or(Context::new(), |at| Context::new().with_deadline(at));
-        let Ok(end) = self.end(&context) else { return Err(self.refusal().into()) };
+        let Ok(end) = self.end(&context) else {
+            return Err(refusal(self.name, self.is_of_attempts()).into());
+        };
         // In a block of its own: the call is dropped before its refusal is made.
         let result = {
             let mut call = pin!(call);
@@ -170,17 +181,21 @@ impl Timeout {
         };
         match result {
             Some(result) => result.map_err(Error::Inner),
-            None => Err(self.refusal().into()),
+            None => Err(refusal(self.name, self.is_of_attempts()).into()),
         }
     }
 
-    /// When a call that starts now has to end; `Err` if that has passed.
+    const fn is_of_attempts(&self) -> bool {
+        matches!(self.of, Of::Attempts)
+    }
+
     /// The layers inside are told when it ends.
     #[inline]
     pub(super) const fn is_handed_down(&self) -> bool {
-        self.from_poll
+        matches!(self.of, Of::CallsFromPoll)
     }
 
+    /// When a call that starts now has to end; `Err` if that has passed.
     #[inline]
     pub(super) fn end(&self, context: &Context) -> Result<Option<Tick>, ()> {
         let inherited = context.deadline().map(Deadline::tick);
@@ -188,7 +203,7 @@ impl Timeout {
             return Ok(None);
         }
         // Only the layers of a stack hand something to their attempts.
-        let now = if self.of_attempts { clock::handed_down() } else { clock::now() };
+        let now = if self.is_of_attempts() { clock::handed_down() } else { clock::now() };
         if inherited.is_some_and(|at| at <= now) {
             return Err(());
         }
@@ -199,21 +214,25 @@ impl Timeout {
         })
     }
 
-    /// The one of a call that ends at `end`: where that is the caller's own deadline there is no time for another
-    /// attempt either.
+    /// Whether a call that ends at `end` is one attempt: where that is the caller's own deadline there is no time for
+    /// another either.
     #[inline]
-    pub(super) fn ending_at(self, end: Option<Tick>, context: &Context) -> Self {
-        let own = context.deadline().map(Deadline::tick) != end;
-        Self { of_attempts: self.of_attempts && own, ..self }
+    pub(super) fn cuts_attempt(&self, end: Option<Tick>, context: &Context) -> bool {
+        self.is_of_attempts() && context.deadline().map(Deadline::tick) != end
     }
 
-    #[cold]
-    pub(super) fn refusal(&self) -> Rejection {
-        let why = Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, self.name);
-        // It keeps nothing of its own: whoever listens to the process's events sees it.
-        if Observers::DEFAULT.see_refusals() {
-            Observers::DEFAULT.emit(LayerKind::Timeout, self.name, EventKind::Rejected(&why));
-        }
-        if self.of_attempts { why.of_attempt() } else { why }
+    #[inline]
+    pub(super) const fn label(&self) -> Name {
+        self.name
     }
+}
+
+#[cold]
+pub(super) fn refusal(name: Name, of_attempt: bool) -> Rejection {
+    let why = Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, name);
+    // It keeps nothing of its own: whoever listens to the process's events sees it.
+    if Observers::DEFAULT.see_refusals() {
+        Observers::DEFAULT.emit(LayerKind::Timeout, name, EventKind::Rejected(&why));
+    }
+    if of_attempt { why.of_attempt() } else { why }
 }

@@ -2,9 +2,8 @@ use std::task::{self, Poll};
 
 use tower_service::Service;
 
-use super::future::{NOT_BEGUN, ResponseFuture, State};
+use super::future::{Bound, ResponseFuture, State};
 use super::handle::Timeout;
-use crate::clock::Tick;
 use crate::context::{Context, NoContext, ReadContext};
 use crate::deadline::Deadline;
 use crate::reject::{AsError, Reject, Remember};
@@ -51,57 +50,53 @@ where
         self.inner.poll_ready(cx).map_err(R::map_err)
     }
 
-    // Each future is made in the place that it is to have: moved, it would be copied.
+    // The future is made in the place that it is to have, and nothing that is not inlined writes into it: it would
+    // be made elsewhere and copied.
     #[inline(always)]
     fn call(&mut self, mut req: Req) -> Self::Future {
-        let Some(timeout) = self.timeout else {
-            return ResponseFuture {
-                state: State::Called { call: self.inner.call(req) },
-                sleep: None,
-                end: None,
-                timeout: None,
-                reject: self.reject.clone(),
-            };
+        let (bound, reject) = match &self.timeout {
+            None => (Ok(None), self.reject.clone()),
+            Some(timeout) => {
+                let context = self.context.context(&req);
+                let reject = self.reject.remember(&req);
+                (self.bound(timeout, context, &mut req).map(Some), reject)
+            }
         };
-        let context = self.context.context(&req);
-        let reject = self.reject.remember(&req);
-        let end = if timeout.begins_later(&context, self.context.keeps()) {
-            NOT_BEGUN
-        } else {
-            let Ok(end) = timeout.end(&context) else {
-                return too_late(timeout, &context, reject);
-            };
-            self.pass_on(end, context, &mut req);
-            end
+        let (bound, in_time) = match bound {
+            Ok(bound) => (bound, true),
+            Err(bound) => (Some(bound), false),
         };
         ResponseFuture {
-            timeout: Some(timeout.ending_at(end, &context)),
-            end,
+            state: if in_time {
+                State::Called { call: self.inner.call(req) }
+            } else {
+                State::TooLate
+            },
             sleep: None,
+            bound,
             reject,
-            state: State::Called { call: self.inner.call(req) },
         }
     }
 }
 
 impl<S, C, R> TimeoutService<S, C, R> {
-    /// To the layers inside.
+    /// `Err` if it is over before it is sent.
     #[inline]
-    fn pass_on<Req>(&self, end: Option<Tick>, context: Context, req: &mut Req)
+    fn bound<Req>(&self, timeout: &Timeout, context: Context, req: &mut Req) -> Result<Bound, Bound>
     where
         C: ReadContext<Req>,
     {
+        if let Some(after) = timeout.begins_later(&context, self.context.keeps()) {
+            return Ok(Bound::later(timeout, after, &context));
+        }
+        let Ok(end) = timeout.end(&context) else {
+            return Err(Bound::ending_at(timeout, None, &context));
+        };
         if let Some(end) = end
             && context.deadline().map(Deadline::tick) != Some(end)
         {
             self.context.set_context(req, context.with_deadline(Deadline::at(end)));
         }
+        Ok(Bound::ending_at(timeout, end, &context))
     }
-}
-
-#[cold]
-#[inline(never)]
-fn too_late<F, R>(timeout: Timeout, context: &Context, reject: R) -> ResponseFuture<F, R> {
-    let timeout = Some(timeout.ending_at(None, context));
-    ResponseFuture { state: State::TooLate, sleep: None, end: None, timeout, reject }
 }
