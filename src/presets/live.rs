@@ -207,7 +207,8 @@ where
         ready
     }
 
-    #[inline]
+    // Else the future would be made elsewhere and copied.
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         self.ready = false;
         self.service.call(req)
