@@ -190,7 +190,7 @@ struct Call<S, Req, L, R> {
 }
 
 impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
-    /// Asks `inner`, a clone, whether it is ready, once it has a token.
+    /// Asks `inner` whether it is ready once it has a token.
     #[inline(always)]
     pub(crate) fn new(
         through: Option<Through>,

@@ -179,7 +179,12 @@ where
         let limiter = parts.limits.limiter(there);
         let through = limiter.map(|limiter| Through { shared: Arc::clone(&limiter.shared), slot });
         let parts = parts.for_call();
-        // Neither instance was asked whether it is ready: the clone will be.
-        WaitingFuture::new(through, n, self.mode.max, parts, req, self.inner.clone())
+        // It will be asked whether it is ready. Where a limit comes and goes, the instance here may have been asked without
+        // one and wait for a place: it goes with the call, or nobody would have that place.
+        let mut inner = self.inner.clone();
+        if self.seat.is_some() {
+            mem::swap(&mut inner, &mut self.inner);
+        }
+        WaitingFuture::new(through, n, self.mode.max, parts, req, inner)
     }
 }
