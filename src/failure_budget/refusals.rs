@@ -24,7 +24,7 @@ use crate::outcome::{FailureClass, Outcome, Verdict};
 ///     .service_fn(async |n: u32| Ok::<_, std::io::Error>(n));
 /// breaker.force_open();
 /// assert!(service.oneshot(1).await.is_err());
-/// assert_eq!(budget.stats().failed, 1);
+/// assert_eq!(budget.stats().failures, 1);
 /// # Ok(()) }
 /// ```
 pub const fn count_refusals<C>(classifier: C) -> CountRefusals<C> {
