@@ -179,7 +179,7 @@ fn the_worst_case_is_computed_and_printed() {
     let hedge = Some(HedgePlan::default());
     assert_eq!(client(|p| p.hedge = hedge).report().worst_attempts, Some(9));
     let report = client(|p| (p.hedge, p.retry) = (hedge, RetryPlan::Never)).report();
-    assert_eq!((report.worst_attempts, report.amplification), (Some(3), Some(1.04)));
+    assert_eq!((report.worst_attempts, report.amplification), (Some(3), Some(1.1)));
     let unbounded = client(|p| {
         p.retry_budget = None;
         p.retry =
