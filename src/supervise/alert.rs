@@ -126,14 +126,18 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// Makes calls one after another, on a thread that starts with the first of them.
 ///
-/// A call that exceeds the limit is left to itself, with its thread; the next ones get another.
+/// A call that exceeds the limit is left to itself, with its thread; the next ones get another. Without a limit there
+/// is one thread for ever: whatever hangs on it is waited for.
 pub(crate) struct Runner(Arc<Line>);
 
 struct Line {
     this: Weak<Self>,
     name: Name,
-    limit: Duration,
+    limit: Option<Duration>,
     observers: Observers,
+    /// Tells what becomes of the calls, without a limit: an observer that hangs costs one thread, not one for each
+    /// limit that passes.
+    reports: Option<Runner>,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -145,21 +149,58 @@ struct Queue {
     generation: u64,
     has_thread: bool,
     running: Option<Tick>,
-    /// How many there was no room for, until that is told: not by who submits them, for whom a call of it may be
-    /// what hangs.
-    dropped: u64,
+    notes: Notes,
     closed: bool,
     /// The monitor looks whether a call exceeds the limit.
     watched: bool,
 }
 
+/// What is to be told by the thread, before its next call: neither by who submits calls nor by the monitor, for whom
+/// an observer may be what hangs.
+#[derive(Default)]
+struct Notes {
+    /// How many there was no room for.
+    dropped: u64,
+    /// A call was left behind.
+    overran: bool,
+    /// Why there was no thread.
+    delayed: Option<String>,
+}
+
+impl Notes {
+    const fn is_empty(&self) -> bool {
+        self.dropped == 0 && !self.overran && self.delayed.is_none()
+    }
+}
+
+impl Queue {
+    fn has_work(&self) -> bool {
+        !self.jobs.is_empty() || !self.notes.is_empty()
+    }
+}
+
 impl Runner {
     pub(crate) fn new(name: Name, limit: Duration, observers: Observers) -> Self {
+        let reports = Self::patient(name, observers.clone());
+        Self::of(name, Some(limit), observers, Some(reports))
+    }
+
+    /// One without a limit.
+    pub(super) fn patient(name: Name, observers: Observers) -> Self {
+        Self::of(name, None, observers, None)
+    }
+
+    fn of(
+        name: Name,
+        limit: Option<Duration>,
+        observers: Observers,
+        reports: Option<Self>,
+    ) -> Self {
         let queue = Mutex::new(Queue::default());
         let changed = Condvar::new();
         Self(Arc::new_cyclic(|this| {
             let this = this.clone();
-            Line { this, name, limit, observers, queue, changed }
+            Line { this, name, limit, observers, reports, queue, changed }
         }))
     }
 
@@ -170,16 +211,13 @@ impl Runner {
             if queue.jobs.len() < BACKLOG {
                 queue.jobs.push_back(job);
             } else {
-                queue.dropped += 1;
+                queue.notes.dropped += 1;
             }
         }
-        let outcome = self.0.serve(&mut queue);
+        self.0.serve(&mut queue);
         self.0.have_watched(&mut queue);
         drop(queue);
         self.0.changed.notify_all();
-        if let Err(error) = outcome {
-            self.0.tell("callback_delayed", format_args!("no thread for it: {error}"));
-        }
     }
 
     #[cfg(test)]
@@ -214,35 +252,56 @@ impl Line {
     }
 
     fn tell(&self, what: &'static str, detail: fmt::Arguments<'_>) {
+        let Some(reports) = &self.reports else { return self.emit(what, detail) };
+        let (line, detail) = (self.this.clone(), detail.to_string());
+        let tell = move || {
+            if let Some(line) = line.upgrade() {
+                line.emit(what, format_args!("{detail}"));
+            }
+        };
+        reports.submit([Job::Plain(Box::new(tell))]);
+    }
+
+    fn emit(&self, what: &'static str, detail: fmt::Arguments<'_>) {
         let kind = EventKind::Supervised { severity: Severity::Warning, what, detail };
         self.observers.emit(LayerKind::Supervise, self.name, kind);
     }
 
     /// Sees to it that there is a thread if there are calls.
-    fn serve(self: &Arc<Self>, queue: &mut Queue) -> std::io::Result<()> {
-        if queue.has_thread || queue.jobs.is_empty() {
-            return Ok(());
+    fn serve(self: &Arc<Self>, queue: &mut Queue) {
+        if queue.has_thread || !queue.has_work() {
+            return;
         }
         let line = Arc::clone(self);
         let generation = queue.generation;
-        std::thread::Builder::new()
-            .name(self.name.of_thread("callbacks"))
-            .spawn(move || line.work(generation))?;
-        queue.has_thread = true;
-        Ok(())
+        let of = if self.limit.is_some() { "callbacks" } else { "events" };
+        let started = std::thread::Builder::new()
+            .name(self.name.of_thread(of))
+            .spawn(move || line.work(generation));
+        match started {
+            Ok(_) => queue.has_thread = true,
+            Err(error) => queue.notes.delayed = Some(error.to_string()),
+        }
     }
 
     /// Sees to it that calls are watched while there are any: also when whoever submitted them has gone. Without
     /// a monitor (no thread to be had) one that hangs keeps the others.
     fn have_watched(self: &Arc<Self>, queue: &mut Queue) {
-        if !queue.watched && (queue.running.is_some() || !queue.jobs.is_empty()) {
+        if !queue.watched && self.is_to_be_watched(queue) {
             let watched = Arc::clone(self) as Arc<dyn Checked>;
             queue.watched = monitor::enroll(watched, self.look()).is_ok();
         }
     }
 
+    /// Without a limit, only for a thread that could not be had.
+    fn is_to_be_watched(&self, queue: &Queue) -> bool {
+        let busy = queue.running.is_some() || queue.has_work();
+        busy && (self.limit.is_some() || !queue.has_thread)
+    }
+
     fn look(&self) -> Duration {
-        ((self.limit + GRACE) / 2).min(Duration::from_secs(1))
+        let second = Duration::from_secs(1);
+        self.limit.map_or(second, |limit| ((limit + GRACE) / 2).min(second))
     }
 
     fn work(&self, generation: u64) {
@@ -269,8 +328,7 @@ impl Line {
             if queue.generation != generation {
                 return None;
             }
-            if let Some(job) = self.tells_of(&mut queue.dropped).or_else(|| queue.jobs.pop_front())
-            {
+            if let Some(job) = self.tells(&mut queue.notes).or_else(|| queue.jobs.pop_front()) {
                 queue.running = Some(clock::now());
                 return Some(job);
             }
@@ -282,15 +340,26 @@ impl Line {
         }
     }
 
-    fn tells_of(&self, dropped: &mut u64) -> Option<Job> {
-        let dropped = std::mem::take(dropped);
+    fn tells(&self, notes: &mut Notes) -> Option<Job> {
+        if notes.is_empty() {
+            return None;
+        }
+        let Notes { dropped, overran, delayed } = std::mem::take(notes);
         let line = self.this.clone();
         let tell = move || {
-            if let Some(line) = line.upgrade() {
+            let Some(line) = line.upgrade() else { return };
+            if overran {
+                let limit = line.limit.unwrap_or_default();
+                line.tell("callback_overran", format_args!("limit {limit:?}; left behind"));
+            }
+            if let Some(error) = delayed {
+                line.tell("callback_delayed", format_args!("no thread for it: {error}"));
+            }
+            if dropped > 0 {
                 line.tell("callback_dropped", format_args!("{dropped}, too many wait"));
             }
         };
-        (dropped > 0).then(|| Job::Plain(Box::new(tell)))
+        Some(Job::Plain(Box::new(tell)))
     }
 
     /// Async calls get a runtime of their own: the one of the program may be what is frozen.
@@ -309,9 +378,10 @@ impl Line {
             }
         }
         let Some(runtime) = runtime else { return };
-        let limited = runtime.block_on(async { tokio::time::timeout(self.limit, call()).await });
+        let Some(limit) = self.limit else { return runtime.block_on(async { call().await }) };
+        let limited = runtime.block_on(async { tokio::time::timeout(limit, call()).await });
         if limited.is_err() {
-            self.tell("callback_overran", format_args!("limit {:?}; dropped", self.limit));
+            self.tell("callback_overran", format_args!("limit {limit:?}; dropped"));
         }
     }
 }
@@ -320,28 +390,20 @@ impl Checked for Line {
     /// Leaves a call behind that exceeds the limit.
     fn check(&self, now: Tick) -> Option<Duration> {
         let mut queue = self.queue();
-        let over = queue.running.is_some_and(|since| now.since(since) > self.limit + GRACE);
+        let over = self.limit.is_some_and(|limit| {
+            queue.running.is_some_and(|since| now.since(since) > limit.saturating_add(GRACE))
+        });
         if over {
             queue.generation += 1;
             queue.has_thread = false;
             queue.running = None;
-            // Who hears of it may be what hangs: not on this thread.
-            let line = self.this.clone();
-            let tell = move || {
-                if let Some(line) = line.upgrade() {
-                    line.tell(
-                        "callback_overran",
-                        format_args!("limit {:?}; left behind", line.limit),
-                    );
-                }
-            };
-            queue.jobs.push_front(Job::Plain(Box::new(tell)));
+            queue.notes.overran = true;
         }
         // Also where no thread could be had before.
         if let Some(line) = self.this.upgrade() {
-            let _ = line.serve(&mut queue);
+            line.serve(&mut queue);
         }
-        queue.watched = queue.running.is_some() || !queue.jobs.is_empty();
+        queue.watched = self.is_to_be_watched(&queue);
         let watched = queue.watched;
         drop(queue);
         if over {
@@ -358,6 +420,20 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
+
+    /// An observer that hangs until its sender is dropped, however often it is told something; and what it is told.
+    fn observer(hangs: mpsc::Receiver<()>) -> (Observers, mpsc::Receiver<&'static str>) {
+        let (told, heard) = mpsc::channel();
+        let hangs = Mutex::new(hangs);
+        let mut observers = Observers::default();
+        observers.add(move |event: &crate::observe::Event<'_>| {
+            if let EventKind::Supervised { what, .. } = event.kind {
+                let _ = told.send(what);
+                let _ = hangs.lock().unwrap().recv();
+            }
+        });
+        (observers, heard)
+    }
 
     fn runner(limit: Duration) -> Runner {
         Runner::new("test".into(), limit, Observers::NONE)
@@ -397,5 +473,54 @@ mod tests {
         drop(runner);
         heard.recv_timeout(LONG).expect("the last call was never made");
         let _ = release.send(());
+    }
+
+    /// It would be left behind, with a thread, after each limit: for each report that the one before has hung.
+    #[test]
+    fn an_observer_that_hangs_is_told_of_nothing_more_and_keeps_no_callback() {
+        let (release, hangs) = mpsc::channel();
+        let (observers, heard) = observer(hangs);
+        let (done, calls) = mpsc::channel();
+        let (_release_call, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let overruns = Hook::plain(move |()| {
+            let _ = held.lock().unwrap().recv();
+        });
+        let panics = Hook::plain(|()| panic!("expected in this test"));
+        let well = Hook::plain(move |()| done.send(()).unwrap());
+        let limit = Duration::from_millis(20);
+        let runner = Runner::new("test".into(), limit, observers);
+        runner.submit([overruns.job(()), panics.job(()), well.job(())]);
+        calls.recv_timeout(LONG).expect("the observer keeps the callbacks");
+        assert_eq!(heard.recv_timeout(LONG), Ok("callback_overran"));
+        // Many limits.
+        clock::park(limit * 40);
+        assert_eq!(heard.try_recv(), Err(mpsc::TryRecvError::Empty));
+        runner.submit([well.job(())]);
+        calls.recv_timeout(LONG).expect("the observer keeps the callbacks");
+        drop(release);
+        let told = |what: &str| heard.recv_timeout(LONG).expect("it was never told") == what;
+        while !told("callback_panicked") {}
+    }
+
+    #[test]
+    fn without_a_limit_there_is_one_thread() {
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let (told, heard) = mpsc::channel();
+        let hangs = Hook::plain(move |n: u32| {
+            told.send(n).unwrap();
+            let _ = held.lock().unwrap().recv();
+        });
+        let runner = Runner::patient("test".into(), Observers::NONE);
+        runner.submit([hangs.job(1), hangs.job(2)]);
+        assert_eq!(heard.recv_timeout(LONG), Ok(1));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(runner.0.check(clock::now().after(hour)), None);
+        let queue = runner.0.queue();
+        assert_eq!((queue.generation, queue.jobs.len(), queue.has_thread), (0, 1, true));
+        drop(queue);
+        drop(release);
+        assert_eq!(heard.recv_timeout(LONG), Ok(2));
     }
 }

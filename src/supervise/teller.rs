@@ -1,39 +1,63 @@
 //! Tells observers of what a thread does that nothing may hold up.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers, Severity};
+use crate::sync::lock;
 
 use super::alert::{Job, Runner};
 
 /// How long it is waited for that something has been told.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// An observer that takes longer is left behind, with its thread.
-const LIMIT: Duration = Duration::from_secs(10);
+/// The same of the last that there is to tell: the program may end after it.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Tells on a thread of its own: an observer may hang in a lock, or write to a pipe that nobody reads. What is told is
-/// heard before whoever tells it goes on, as long as that takes a moment only.
+/// heard before whoever tells it goes on, as long as that takes a moment only. There is one thread, whatever hangs on
+/// it: what is told meanwhile waits, and very much of it is dropped.
 pub(super) struct Teller {
     name: Name,
     observers: Observers,
     runner: Runner,
     /// Somebody takes his time, and is not waited for until he is done.
-    behind: Arc<AtomicBool>,
+    behind: Arc<Mutex<bool>>,
 }
 
 impl Teller {
     pub(super) fn new(name: Name, observers: Observers) -> Self {
-        let runner = Runner::new(name, LIMIT, observers.clone());
+        let runner = Runner::patient(name, observers.clone());
         Self { name, observers, runner, behind: Arc::default() }
     }
 
     pub(super) fn tell(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
+        self.tell_within(PATIENCE, severity, what, detail);
+    }
+
+    /// What nothing comes after: waited for longer, and also if something else takes its time. `left` is the time
+    /// that there is.
+    pub(super) fn tell_last(
+        &self,
+        left: Duration,
+        severity: Severity,
+        what: &'static str,
+        detail: fmt::Arguments<'_>,
+    ) {
+        *lock(&self.behind) = false;
+        self.tell_within(LAST.min(left / 2), severity, what, detail);
+    }
+
+    fn tell_within(
+        &self,
+        patience: Duration,
+        severity: Severity,
+        what: &'static str,
+        detail: fmt::Arguments<'_>,
+    ) {
         let (name, observers, behind) =
             (self.name, self.observers.clone(), Arc::clone(&self.behind));
         let detail = detail.to_string();
@@ -42,15 +66,17 @@ impl Teller {
             let detail = format_args!("{detail}");
             let kind = EventKind::Supervised { severity, what, detail };
             observers.emit(LayerKind::Supervise, name, kind);
-            behind.store(false, Ordering::SeqCst);
+            // Together: nobody is to be called late after he is done.
+            let mut behind = lock(&behind);
+            *behind = false;
             drop(tell);
         };
         self.runner.submit([Job::Plain(Box::new(job))]);
-        if !self.behind.load(Ordering::SeqCst)
-            && told.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout)
-        {
-            self.behind.store(true, Ordering::SeqCst);
+        if *lock(&self.behind) || told.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
+            return;
         }
+        let mut behind = lock(&self.behind);
+        *behind = told.try_recv() == Err(TryRecvError::Empty);
     }
 }
 
@@ -63,13 +89,14 @@ mod tests {
 
     use super::*;
 
-    /// An observer that says what it hears, and hangs at `hangs` until its sender is dropped.
+    /// An observer that says what it begins and ends to hear, and hangs at `hangs` until its sender is dropped.
     fn observers(heard: Sender<&'static str>, hangs: Receiver<()>) -> Observers {
         let hangs = Mutex::new(hangs);
         let mut observers = Observers::default();
         observers.add(move |event: &Event<'_>| {
             if let EventKind::Supervised { what, .. } = event.kind {
                 if what == "hangs" {
+                    let _ = heard.send("begins");
                     let _ = hangs.lock().unwrap().recv();
                 }
                 let _ = heard.send(what);
@@ -84,16 +111,17 @@ mod tests {
         let (release, hangs) = channel();
         let teller = Teller::new("t".into(), observers(heard, hangs));
         let tell = |what| teller.tell(Severity::Info, what, format_args!(""));
+        let limit = Duration::from_secs(20);
         tell("first");
-        assert_eq!(hears.try_recv(), Ok("first"));
+        assert_eq!(hears.recv_timeout(limit), Ok("first"));
         // Far more than may wait: none of them takes anybody's time, whatever becomes of it.
         tell("hangs");
+        assert_eq!(hears.recv_timeout(limit), Ok("begins"));
         for _ in 0..1_000 {
             tell("next");
         }
         assert!(hears.try_recv().is_err());
         drop(release);
-        let limit = Duration::from_secs(20);
         assert_eq!(hears.recv_timeout(limit), Ok("hangs"));
         let rest: Vec<_> =
             std::iter::from_fn(|| hears.recv_timeout(limit).ok()).take(257).collect();

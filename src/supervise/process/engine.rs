@@ -129,7 +129,8 @@ impl Engine {
             SupervisorEnd::Failed | SupervisorEnd::Escalated { .. } => Severity::Error,
             _ => Severity::Info,
         };
-        shared.emit(severity, "stopped", format_args!("all children have ended: {}", end.as_str()));
+        let detail = format_args!("all children have ended: {}", end.as_str());
+        shared.emit_last(severity, detail);
         shared.finish(if cleanup.is_err() { SupervisorEnd::Failed } else { end });
         drop(self.hold.take());
     }

@@ -7,6 +7,7 @@ use std::task::Wake;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::{self, Tick};
 use crate::error::ConfigError;
@@ -104,9 +105,9 @@ use super::sys::{self, Waker};
 ///
 /// [`Supervised`](crate::observe::EventKind::Supervised), each beginning with the child's name: `child_started`, `child_ready`,
 /// `child_not_started`, `child_exited` (how, and what follows), `child_frozen`, `child_start_timeout`, `child_killed`,
-/// `child_unkillable`, `child_output_lost`, `escalated`; and `stopped` in the end. Observers run on a
+/// `child_unkillable`, `child_not_asked`, `child_output_lost`, `escalated`; and `stopped` in the end. Observers run on a
 /// thread of their own, one event after another. The supervisor waits for that, but no longer than a moment: one that
-/// hangs holds nobody up, and misses events when very many wait (`callback_overran`, `callback_dropped`).
+/// hangs holds nobody up, keeps that one thread, and misses events when very many wait (`callback_dropped`).
 #[derive(Clone)]
 pub struct ProcessSupervisor(Arc<Handle>);
 
@@ -566,6 +567,13 @@ impl Shared {
 
     pub(super) fn emit(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
         self.teller.tell(severity, what, detail);
+    }
+
+    pub(super) fn emit_last(&self, severity: Severity, detail: fmt::Arguments<'_>) {
+        let deadline = self.settings.lifecycle.as_ref().and_then(|(life, _)| life.deadline());
+        let left = deadline
+            .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        self.teller.tell_last(left, severity, "stopped", detail);
     }
 }
 

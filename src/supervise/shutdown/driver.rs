@@ -79,11 +79,14 @@ fn phase(shared: &Shared, phase: Phase, from: Instant, limit: Duration, act: imp
             last.took = Some(took);
         }
     });
-    shared.tell(
-        Severity::Info,
-        "shutdown_phase_ended",
-        format_args!("{} took {took:?} of {limit:?}", phase.as_str()),
-    );
+    let last = phase == Phase::Cleanup;
+    let (what, name) = ("shutdown_phase_ended", phase.as_str());
+    let detail = format_args!("{name} took {took:?} of {limit:?}");
+    if last {
+        shared.tell_last(left(from + limit), what, detail);
+    } else {
+        shared.tell(Severity::Info, what, detail);
+    }
 }
 
 fn clean_up(shared: &Shared, limit: Duration, end: Instant) {

@@ -103,7 +103,7 @@
 //!   deadline.
 //! - *Events*: `shutdown_begun`, `shutdown_phase_ended`, `drain_cut_off`, `callback_failed`,
 //!   `callback_panicked`, `callback_timed_out`, `callback_skipped`, `forced_exit`, `no_exit_guard`,
-//!   `is_process_1`; `callback_overran` and `callback_dropped` of observers that hang.
+//!   `is_process_1`; `callback_dropped` if an observer hangs and very many wait.
 //!
 //! # Comparison
 //!

@@ -214,6 +214,10 @@ impl Shared {
         self.teller.tell(severity, what, detail);
     }
 
+    pub(super) fn tell_last(&self, left: Duration, what: &'static str, detail: fmt::Arguments<'_>) {
+        self.teller.tell_last(left, Severity::Info, what, detail);
+    }
+
     /// On this thread.
     pub(super) fn emit(&self, severity: Severity, what: &'static str, detail: fmt::Arguments<'_>) {
         let kind = EventKind::Supervised { severity, what, detail };
