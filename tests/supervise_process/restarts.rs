@@ -44,9 +44,10 @@ fn a_program_that_always_fails_trips_the_limit_at_exactly_one_more() {
     assert_eq!(report.end, SupervisorEnd::Escalated { child, exit: Exit::Code(1) });
     assert_eq!(status(&supervisor, "fails").runs, 6);
     assert_eq!((report.stats.restarts, report.stats.starts), (5, 7));
-    assert_eq!(events.of("escalated"), ["fails"]);
     // All are stopped, not only the one that failed.
     assert_eq!(status(&supervisor, "bystander").state, ChildState::Stopped);
+    within(LONG, "all is told", || !events.of("stopped").is_empty());
+    assert_eq!(events.of("escalated"), ["fails"]);
     assert_eq!(events.of("child_exited").len(), 7);
 }
 

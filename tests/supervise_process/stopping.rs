@@ -87,6 +87,7 @@ fn all_stop_in_the_reverse_of_the_order_they_started_in() {
     within(LONG, "all are told", || events.of("child_ready").len() == 5);
     assert_eq!(events.of("child_ready"), names);
     supervisor.stop_blocking(None);
+    within(LONG, "all are told", || events.of("child_exited").len() == 5);
     assert_eq!(events.of("child_exited"), ["e", "d", "c", "b", "a"]);
 }
 

@@ -4,6 +4,7 @@
 //! `KeyboardInterrupt`) is a panic here. A message in the log is an event here. There, a closure that
 //! returned a coroutine was taken for a blocking callback and never ran; here it has another type.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -97,6 +98,8 @@ struct Seen {
     started: Arc<Mutex<Vec<String>>>,
     finished: Arc<Mutex<Vec<String>>>,
     told: Arc<Mutex<Vec<String>>>,
+    /// All has been told.
+    over: Arc<AtomicBool>,
 }
 
 fn list(names: &Mutex<Vec<String>>) -> Value {
@@ -104,15 +107,18 @@ fn list(names: &Mutex<Vec<String>>) -> Value {
 }
 
 fn build(total: Duration, seen: &Seen) -> Result<GracefulShutdown, buttress::ConfigError> {
-    let sink = Arc::clone(&seen.told);
+    let (sink, over) = (Arc::clone(&seen.told), Arc::clone(&seen.over));
     let listen = move |event: &Event<'_>| {
         let EventKind::Supervised { what, detail, .. } = event.kind else { return };
+        let detail = detail.to_string();
+        if what == "shutdown_phase_ended" && detail.starts_with("cleanup") {
+            over.store(true, Ordering::SeqCst);
+        }
         let what = match what {
             "callback_failed" | "callback_panicked" => "failed",
             "callback_timed_out" => "timed out",
             _ => return,
         };
-        let detail = detail.to_string();
         let name = detail.split(':').next().unwrap();
         sink.lock().unwrap().push(format!("{what} {name}"));
     };
@@ -193,6 +199,11 @@ fn replay(case: &Value) {
     assert!(limit <= given && limit > given - Duration::from_secs(1), "{id} {report}");
     assert_eq!(list(&seen.started), expect["started"], "{id} {report}");
     assert_eq!(list(&seen.finished), expect["finished_before_return"], "{id} {report}");
+    // Observers have a thread of their own.
+    while !seen.over.load(Ordering::SeqCst) {
+        assert!(from.elapsed() < Duration::from_secs(60), "{id}: the last was never told");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
     assert_eq!(list(&seen.told), expect["told"], "{id} {report}");
     assert_eq!(json!(shutdown.is_shutting_down()), expect["is_shutting_down_after"], "{id}");
     // Others use this machine.

@@ -344,6 +344,13 @@ fn what_goes_wrong_is_told_and_a_listener_that_panics_harms_nobody() {
     let hangs = CleanupCallback::blocking("b", || park(HOUR)).timeout(SHORT);
     shutdown.register(hangs).unwrap();
     shutdown.trigger_blocking();
+    // Observers have a thread of their own.
+    let begun = Instant::now();
+    while !told.lock().unwrap().iter().any(|told| told.starts_with("shutdown_phase_ended cleanup"))
+    {
+        assert!(begun.elapsed() < 20 * SECOND, "the last was never told");
+        park(Duration::from_millis(5));
+    }
     let told = told.lock().unwrap();
     assert_eq!(told[0], "shutdown_begun triggered, deadline in 28s");
     assert!(told.contains(&"callback_failed a: no".to_owned()), "{told:?}");
