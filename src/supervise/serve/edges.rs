@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -313,6 +313,107 @@ impl AsyncWrite for Stuck {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// A server's end as TLS makes one: it takes more than its peer does, and only a flush says so.
+struct Buffering {
+    stream: Looked<DuplexStream>,
+    held: Vec<u8>,
+    gone: mpsc::Sender<()>,
+}
+
+impl Drop for Buffering {
+    fn drop(&mut self) {
+        let _ = self.gone.try_send(());
+    }
+}
+
+impl Buffering {
+    const ROOM: usize = 65_536;
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
+            self.held.drain(..taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Buffering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Buffering {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.held.len() >= Self::ROOM {
+            ready!(self.poll_drain(cx))?;
+        }
+        let taken = buf.len().min(Self::ROOM - self.held.len());
+        self.held.extend(&buf[..taken]);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Connected for Buffering {
+    fn unread(&self) -> Unread {
+        self.stream.unread()
+    }
+}
+
+/// What such a stream holds is not what its peer has taken: it would keep the connection for ever. One that takes it
+/// late, but in time, has the whole time again.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_out_of_a_buffer_has_the_write_timeout() {
+    let (connect, incoming) = mpsc::channel(1);
+    let (gone, mut goes) = mpsc::channel::<()>(1);
+    let life = Lifecycle::new();
+    let server = Server::builder("t").write_timeout(secs(10)).build().unwrap();
+    let served = server.serve(Memory(incoming), service_fn(app), &life);
+    let served = served.handshake(move |stream: Looked<DuplexStream>| {
+        let gone = gone.clone();
+        async move { Ok(Buffering { stream, held: Vec::new(), gone }) }
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { served.await });
+    let (stream, theirs) = duplex(256);
+    connect.send(theirs).await.unwrap();
+    let stuck = Arc::new(AtomicBool::new(false));
+    let io = Stuck { stream, stuck: Arc::clone(&stuck) };
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    let mut client = JoinSet::new();
+    client.spawn(async move { drop(connection.await) });
+    let request = || Request::get("http://x/big").body(Empty::<Bytes>::new()).unwrap();
+    let answer = sender.send_request(request()).await.unwrap();
+    let taken = answer.into_body().collect().await.unwrap();
+    assert_eq!(taken.to_bytes().len(), 100_000);
+    let answer = sender.send_request(request()).await.unwrap();
+    stuck.store(true, Ordering::SeqCst);
+    client.spawn(async move { drop(answer.into_body().collect().await) });
+    let begin = tokio::time::Instant::now();
+    assert!(timeout(secs(100), goes.recv()).await.is_ok(), "it is kept");
+    let took = begin.elapsed();
+    assert!(took >= secs(9) && took < secs(12), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

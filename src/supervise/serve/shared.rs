@@ -93,6 +93,7 @@ impl Shared {
             head: AtomicBool::new(false),
             stalls: AtomicU32::new(0),
             stalled: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             tunnels: AtomicBool::new(false),
             http2: AtomicBool::new(false),
@@ -162,7 +163,10 @@ pub(super) struct Conn {
     /// Bytes have been read since the last request ended.
     head: AtomicBool,
     stalls: AtomicU32,
+    /// A write found no room.
     stalled: AtomicBool,
+    /// A flush found that not all has been taken of what a stream with a buffer (TLS) holds.
+    unflushed: AtomicBool,
     /// It speaks another protocol now.
     upgraded: AtomicBool,
     /// HTTP/2 streams carry other protocols.
@@ -195,7 +199,7 @@ impl Conn {
     }
 
     pub(super) fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
+        self.stalled.load(Ordering::Relaxed) || self.unflushed.load(Ordering::Relaxed)
     }
 
     /// Whether hyper has pieces of answers that it has not written. Who drops one elsewhere than in the
@@ -253,10 +257,26 @@ impl Conn {
     #[inline]
     pub(super) fn write_stalled(&self, stalled: bool) {
         if self.stalled.load(Ordering::Relaxed) != stalled {
+            let before = self.is_stalled();
             self.stalled.store(stalled, Ordering::Relaxed);
-            self.stalls.fetch_add(u32::from(stalled), Ordering::Relaxed);
+            self.stalls.fetch_add(u32::from(stalled && !before), Ordering::Relaxed);
             if !stalled {
+                // There was no room, and is: something has been taken. A flush in vain after it is another stop.
+                self.unflushed.store(false, Ordering::Relaxed);
                 // An answer may have ended long before the client took it.
+                self.touch();
+            }
+        }
+    }
+
+    /// A write may find room in a buffer that the peer takes nothing of: only a flush ends what a flush began.
+    #[inline]
+    pub(super) fn flush_stalled(&self, stalled: bool) {
+        if self.unflushed.load(Ordering::Relaxed) != stalled {
+            let before = self.is_stalled();
+            self.unflushed.store(stalled, Ordering::Relaxed);
+            self.stalls.fetch_add(u32::from(stalled && !before), Ordering::Relaxed);
+            if !self.is_stalled() {
                 self.touch();
             }
         }
