@@ -1,7 +1,7 @@
 //! Children that are frozen.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use buttress::Backoff;
@@ -54,9 +54,10 @@ fn one_that_stops_beating_is_restarted_and_one_that_beats_is_not() {
     assert_eq!(status(&supervisor, "a").last_exit, Some(Exit::Frozen));
     // Stopped, it took the SIGTERM when it was told to go on.
     assert_eq!((supervisor.stats().freezes, supervisor.stats().kills), (1, 0));
-    assert_eq!(events.of("child_frozen"), ["a"]);
     assert_eq!(pid(&supervisor, "b"), other);
     supervisor.stop_blocking(None);
+    within(LONG, "all is told", || !events.of("stopped").is_empty());
+    assert_eq!(events.of("child_frozen"), ["a"]);
 }
 
 #[test]
@@ -141,4 +142,38 @@ fn a_question_that_hangs_is_about_one_child() {
     assert_eq!((status(&supervisor, "well").runs, supervisor.stats().freezes), (1, 1));
     assert_eq!(supervisor.stats().start_timeouts, 0);
     supervisor.stop_blocking(None);
+}
+
+/// There would be a thread for each run in the end, each in the question about that run. Nor is a child blamed for
+/// what nobody could ask.
+#[test]
+fn while_a_question_hangs_no_other_is_put() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let hangs = sleeper("a")
+        .ready_when(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = held.lock().unwrap().recv();
+            true
+        })
+        .ready_within(Duration::from_millis(50))
+        .probe_timeout(Duration::from_millis(50))
+        .grace(Duration::ZERO)
+        .backoff(Backoff::none());
+    let events = Events::default();
+    let supervisor =
+        ProcessSupervisor::builder("a").child(hangs).observe(events.observer()).build().unwrap();
+    supervisor.start().unwrap();
+    within(LONG, "it is told", || !events.of("child_not_asked").is_empty());
+    pause(Duration::from_millis(500));
+    assert_eq!((asked.load(Ordering::SeqCst), status(&supervisor, "a").runs), (1, 2));
+    assert_eq!(supervisor.stats().start_timeouts, 1);
+    drop(release);
+    assert!(supervisor.ready_blocking(LONG));
+    assert!(asked.load(Ordering::SeqCst) > 1);
+    supervisor.stop_blocking(None);
+    within(LONG, "all is told", || !events.of("stopped").is_empty());
+    assert_eq!(events.of("child_not_asked"), ["a"]);
 }

@@ -301,7 +301,7 @@ impl Child {
         self
     }
 
-    /// How long it may take to become ready, or it is stopped and has failed. Default 30 s.
+    /// How long it may take to become ready, from the first question on, or it is stopped and has failed. Default 30 s.
     ///
     /// ```
     /// use std::time::Duration;
@@ -316,7 +316,8 @@ impl Child {
     /// Whether work goes on, asked every [`probe_every`](Self::probe_every) once it is ready, on a thread for
     /// the questions about this process. One that is [`Frozen`](Liveness::Frozen) twice in a row is stopped and has
     /// failed; so is one about which the question is not answered for twice the
-    /// [`probe_timeout`](Self::probe_timeout). Answers given right after this process itself had not run for a while do
+    /// [`probe_timeout`](Self::probe_timeout). While a question about an earlier run of it hangs, no other is put
+    /// (`child_not_asked` is told once): a thread stands in it. Answers given right after this process itself had not run for a while do
     /// not count, nor those about a process that a debugger holds.
     ///
     /// ```

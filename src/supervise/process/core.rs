@@ -66,8 +66,9 @@ enum State {
     Backoff {
         until: Tick,
     },
+    /// `since`: when it was first asked whether it is ready. A time in which nobody could ask is none of its own.
     Starting {
-        since: Tick,
+        since: Option<Tick>,
     },
     Up {
         since: Tick,
@@ -128,6 +129,8 @@ struct Kid {
     previous: u64,
     /// In a group that stops: whether it comes back.
     again: bool,
+    /// It has been told that nobody can ask.
+    unasked: bool,
     last: Option<Exit>,
 }
 
@@ -173,6 +176,7 @@ pub(super) enum Out {
     Kill(usize),
     Ready(usize),
     Frozen(usize),
+    Unasked(usize),
     StartTimeout(usize),
     Unkillable(usize),
     Exited(usize, Exit, Then),
@@ -220,6 +224,7 @@ impl Core {
             unstable: 0,
             previous: 0,
             again: false,
+            unasked: false,
             last: None,
         };
         Self {
@@ -256,7 +261,7 @@ impl Core {
     /// When `advance` has something to do if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Tick> {
         let timers = self.kids.iter().filter_map(|kid| match kid.state {
-            State::Starting { since } => kid.rule.ready_within.map(|within| since.after(within)),
+            State::Starting { since } => Some(since?.after(kid.rule.ready_within?)),
             State::Backoff { until } if self.mode == Mode::Running => Some(until),
             State::Stopping { step: Step::Asked { until } | Step::Killed { until }, .. } => {
                 Some(until)
@@ -273,7 +278,7 @@ impl Core {
     fn expire(&mut self, index: usize, now: Tick) {
         let kid = &mut self.kids[index];
         match kid.state {
-            State::Starting { since }
+            State::Starting { since: Some(since) }
                 if kid.rule.ready_within.is_some_and(|within| now >= since.after(within)) =>
             {
                 self.totals.start_timeouts += 1;
@@ -302,7 +307,7 @@ impl Core {
             };
             if due {
                 let kid = &mut self.kids[index];
-                kid.state = State::Starting { since: now };
+                kid.state = State::Starting { since: None };
                 kid.run += 1;
                 self.totals.starts += 1;
                 self.out.push(Out::Start(index));
@@ -408,6 +413,27 @@ impl Core {
         if kid.rule.ready_within.is_none() && matches!(kid.state, State::Starting { .. }) {
             kid.state = State::Up { since: now };
             self.out.push(Out::Ready(index));
+        }
+    }
+
+    /// It is asked. True: whether it is ready, for the first time.
+    pub(super) fn asked(&mut self, index: usize, run: u64, now: Tick) -> bool {
+        let kid = &mut self.kids[index];
+        if kid.run != run {
+            return false;
+        }
+        kid.unasked = false;
+        let first = kid.state == State::Starting { since: None };
+        if first {
+            kid.state = State::Starting { since: Some(now) };
+        }
+        first
+    }
+
+    /// It cannot be asked for long.
+    pub(super) fn unasked(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.kids[index].unasked, true) {
+            self.out.push(Out::Unasked(index));
         }
     }
 

@@ -56,6 +56,7 @@ impl Rig {
                 if let Out::Start(index) = *out {
                     self.next_pid += 1;
                     self.core.started(index, self.next_pid, self.now);
+                    self.core.asked(index, self.core.run(index), self.now);
                 }
             }
             self.log.extend(outs);
@@ -304,6 +305,24 @@ fn one_that_is_not_ready_in_time_is_stopped_and_has_failed() {
     rig.exit(0, Exit::Code(0));
     let restarts = Then::Restarts(SECOND);
     assert_eq!(rig.take(), [Out::Exited(0, Exit::StartTimeout, restarts)]);
+}
+
+#[test]
+fn the_time_to_become_ready_begins_with_the_question() {
+    let slow = Rule { ready_within: Some(SECOND * 3), ..rule(Restart::Transient) };
+    let mut core = Core::new(vec![slow], Strategy::OneForOne, None, false, Random::seeded(1));
+    assert_eq!(core.advance(Tick(1)), [Out::Start(0)]);
+    core.started(0, 100, Tick(1));
+    let later = Tick(1).after(SECOND * 100);
+    assert_eq!((core.deadline(), core.advance(later)), (None, vec![]));
+    core.unasked(0);
+    core.unasked(0);
+    assert_eq!(core.advance(later), [Out::Unasked(0)], "once");
+    assert!(!core.asked(0, 7, later), "another run");
+    assert!(core.asked(0, 1, later) && !core.asked(0, 1, later.after(SECOND)));
+    let end = later.after(SECOND * 3);
+    assert_eq!(core.deadline(), Some(end));
+    assert_eq!(core.advance(end), [Out::StartTimeout(0), Out::Stop(0)]);
 }
 
 #[test]

@@ -247,6 +247,12 @@ impl Engine {
                 let why = format_args!("it shows no sign of life");
                 self.tell(index, Severity::Error, "child_frozen", why);
             }
+            Out::Unasked(index) => {
+                let why = format_args!(
+                    "a question about an earlier run of it hangs, or no thread is left"
+                );
+                self.tell(index, Severity::Error, "child_not_asked", why);
+            }
             Out::StartTimeout(index) => {
                 let why = format_args!("it is not ready in time");
                 self.tell(index, Severity::Error, "child_start_timeout", why);

@@ -2,8 +2,10 @@
 //! slow disk: each process has a thread for those about it, and one more looks after all of them, which nothing
 //! holds up.
 
+use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +21,8 @@ use super::handle::Shared;
 /// If the thread wakes up so much later than it wanted, it was not only the child that did not run. It wakes up at
 /// least so often while an answer is awaited.
 const GAP: Duration = Duration::from_millis(500);
+/// At the earliest after so much time it is looked again whether somebody can ask.
+const AGAIN: Duration = Duration::from_millis(10);
 /// How often in a row a child must be found frozen.
 pub(super) const STRIKES: u32 = 2;
 
@@ -34,7 +38,23 @@ struct Queue {
 struct Inner {
     new: Vec<Watch>,
     answers: Vec<Answer>,
+    /// By child: whether the latest thread that was started for it is in a question.
+    asking: HashMap<usize, Arc<AtomicBool>>,
     finish: bool,
+}
+
+/// A thread for the questions about one process. It ends when this is dropped, and the question that it is at has
+/// been answered.
+struct Asker {
+    questions: Sender<Question>,
+    asking: Arc<AtomicBool>,
+}
+
+impl Asker {
+    fn ask(&self, question: Question) -> bool {
+        self.asking.store(true, Ordering::SeqCst);
+        self.questions.send(question).is_ok()
+    }
 }
 
 enum Question {
@@ -130,19 +150,26 @@ impl Queue {
         }
     }
 
-    /// A thread for the questions about one process. It ends when its sender is dropped, and the question that it is
-    /// at has been answered.
-    fn ask(self: &Arc<Self>, watch: &Watch) -> io::Result<Sender<Question>> {
-        let (ask, questions): (_, Receiver<Question>) = channel();
+    /// None while a question about an earlier run of the child hangs: there would be one more thread for each run.
+    fn asker(self: &Arc<Self>, watch: &Watch) -> io::Result<Asker> {
         let (queue, index, process) = (Arc::clone(self), watch.index, watch.process.clone());
+        if lock(&self.inner).asking.get(&index).is_some_and(|asking| asking.load(Ordering::SeqCst))
+        {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let (sender, questions): (_, Receiver<Question>) = channel();
+        let asker = Asker { questions: sender, asking: Arc::default() };
+        let asking = Arc::clone(&asker.asking);
         std::thread::Builder::new().name("buttress-probe".into()).spawn(move || {
             for question in questions {
                 let said = question.put(&process);
+                asking.store(false, Ordering::SeqCst);
                 lock(&queue.inner).answers.push(Answer { index, run: process.run, said });
                 queue.changed.notify_all();
             }
         })?;
-        Ok(ask)
+        lock(&self.inner).asking.insert(index, Arc::clone(&asker.asking));
+        Ok(asker)
     }
 }
 
@@ -152,7 +179,9 @@ struct Watch {
     process: ChildProcess,
     /// When the next question is.
     due: Tick,
-    asker: Option<Sender<Question>>,
+    asker: Option<Asker>,
+    /// Since when nobody could ask.
+    unasked: Option<Tick>,
     /// An answer is awaited, for so long: time in which this process did not run is not counted.
     waits: Option<Duration>,
     strikes: u32,
@@ -163,8 +192,9 @@ struct Watch {
 
 impl Watch {
     const fn new(index: usize, process: ChildProcess, due: Tick) -> Self {
-        let (waits, strikes) = (None, 0);
-        Self { index, process, due, asker: None, waits, strikes, doubtful: false, over: false }
+        let (asker, unasked, waits, strikes) = (None, None, None, 0);
+        let (doubtful, over) = (false, false);
+        Self { index, process, due, asker, unasked, waits, strikes, doubtful, over }
     }
 
     fn is(&self, answer: &Answer) -> bool {
@@ -241,14 +271,23 @@ impl Watch {
         };
         let Some(question) = question else { return false };
         if self.asker.is_none() {
-            self.asker = queue.ask(self).ok();
+            self.asker = queue.asker(self).ok();
         }
-        let asked = self.asker.as_ref().is_some_and(|asker| asker.send(question).is_ok());
-        if asked {
-            self.waits = Some(Duration::ZERO);
-        } else {
-            // No thread is left: perhaps there is one later.
-            self.due = clock::now().after(spec.probe_every.max(GAP));
+        let (index, run) = (self.index, self.process.run);
+        if self.asker.as_ref().is_some_and(|asker| asker.ask(question)) {
+            (self.waits, self.unasked) = (Some(Duration::ZERO), None);
+            if shared.with_core(|core, now| core.asked(index, run, now)) {
+                shared.waker.wake();
+            }
+            return true;
+        }
+        // Perhaps somebody can later.
+        let now = clock::now();
+        self.due = now.after(spec.probe_every.clamp(AGAIN, GAP));
+        let since = *self.unasked.get_or_insert(now);
+        if now.since(since) >= spec.probe_timeout {
+            shared.with_core(|core, _| core.unasked(index));
+            shared.waker.wake();
         }
         true
     }
