@@ -183,6 +183,16 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
 #[cfg(unix)]
 const PRIVATE: u32 = 0o600;
 
+/// There are file systems without permissions (vfat, some of FUSE), where everybody's are those of the mount.
+#[cfg(unix)]
+fn none_to_change(error: io::Error) -> io::Result<()> {
+    use rustix::io::Errno;
+    match Errno::from_io_error(&error) {
+        Some(Errno::PERM | Errno::OPNOTSUPP | Errno::ROFS) => Ok(()),
+        _ => Err(error),
+    }
+}
+
 /// Says that this object writes the file. The system gives it up when the process ends, however it does.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -218,7 +228,8 @@ impl Claim {
         let found = written.metadata().map_err(failed)?;
         // Of an earlier version. One that is not ours cannot be changed.
         if found.is_file() && found.uid() == rustix::process::geteuid().as_raw() {
-            written.set_permissions(fs::Permissions::from_mode(PRIVATE)).map_err(failed)?;
+            let narrowed = written.set_permissions(fs::Permissions::from_mode(PRIVATE));
+            narrowed.or_else(none_to_change).map_err(failed)?;
         }
         drop(written);
         // Held for reading only: a file that is open for writing keeps its file system from being mounted
@@ -258,5 +269,18 @@ impl Claim {
     #[cfg(not(unix))]
     pub(super) fn of(_: &Path, _: &str) -> Result<Self, NoClaim> {
         Ok(Self { _file: None })
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_permissions_keeps_no_heartbeat_from_starting() {
+        for errno in [libc::EPERM, libc::EOPNOTSUPP, libc::EROFS] {
+            assert!(none_to_change(io::Error::from_raw_os_error(errno)).is_ok(), "{errno}");
+        }
+        assert!(none_to_change(io::Error::from_raw_os_error(libc::EIO)).is_err());
     }
 }
