@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(target_os = "linux")]
 use std::path::Path;
 use std::time::Duration;
 
@@ -202,6 +203,7 @@ fn reap(pid: u32, shared: &Shared) {
 const TASKS: &str = "/proc/self/task";
 
 /// Kernels may be built without these lists, and `/proc` may not be there.
+#[cfg(target_os = "linux")]
 fn are_children_listed(tasks: &Path) -> bool {
     let mut threads = fs::read_dir(tasks).into_iter().flatten().flatten();
     threads.any(|thread| fs::read_to_string(thread.path().join("children")).is_ok())
