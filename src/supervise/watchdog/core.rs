@@ -17,7 +17,7 @@ pub(super) enum Seen {
     Nothing(FreezeCause),
     /// Nobody could say: as if nothing had changed.
     Same,
-    /// It could not be looked at, which says nothing about it.
+    /// It could not be looked at, which says nothing about it, unless that goes on for longer than the timeout.
     Unseen,
     /// It has ended on purpose.
     Ended,
@@ -65,13 +65,16 @@ pub(super) struct Core {
     last: Option<Tick>,
     value: Option<u64>,
     since: Tick,
+    /// Since when it could not be looked at.
+    blind: Option<Tick>,
     ended: bool,
     frozen: Option<Tick>,
 }
 
 impl Core {
     pub(super) const fn new(limits: Limits) -> Self {
-        Self { limits, last: None, value: None, since: Tick(0), ended: false, frozen: None }
+        let (last, value, since, blind) = (None, None, Tick(0), None);
+        Self { limits, last, value, since, blind, ended: false, frozen: None }
     }
 
     /// Forgets what was seen. The next check begins anew.
@@ -107,14 +110,17 @@ impl Core {
         // after a little the time since the last check does not count.
         let gap = late > self.limits.gap;
         let unseen = seen == Seen::Unseen;
-        let uncounted = if unseen { passed } else { uncounted(passed, self.limits.check) };
-        self.since = if first || gap { now } else { self.since.after(uncounted) };
+        let uncounted = uncounted(passed, self.limits.check);
+        let silent = if unseen { passed } else { uncounted };
+        self.since = if first || gap { now } else { self.since.after(silent) };
+        let blind = self.blind.filter(|_| !gap).map_or(now, |since| since.after(uncounted));
+        self.blind = unseen.then_some(blind);
         let gap = gap.then_some(Told::Gap(late));
         let (value, cause) = match seen {
             Seen::Value(value) => (value, FreezeCause::Silent),
             Seen::Halted(value) => (value, FreezeCause::Stopped),
             Seen::Same => (self.value.unwrap_or_default(), FreezeCause::Silent),
-            Seen::Unseen => return [gap, None],
+            Seen::Unseen => return [gap, self.unseen(now, blind)],
             Seen::Nothing(cause) => return [gap, self.nothing(now, cause)],
             Seen::Ended => {
                 let known = self.value.take().is_some();
@@ -131,12 +137,27 @@ impl Core {
             return [gap, after.map(|after| Told::Recovered { after })];
         }
         let silent = now.since(self.since);
-        let over = if self.limits.inclusive {
+        let frozen =
+            if self.is_over(silent) { self.freeze(self.since, cause, silent) } else { None };
+        [gap, frozen]
+    }
+
+    fn is_over(&self, silent: Duration) -> bool {
+        if self.limits.inclusive {
             silent >= self.limits.timeout
         } else {
             silent > self.limits.timeout
-        };
-        [gap, if over { self.freeze(cause, silent) } else { None }]
+        }
+    }
+
+    /// One that is never seen again would never be told of.
+    fn unseen(&mut self, now: Tick, since: Tick) -> Option<Told> {
+        let blind = now.since(since);
+        let waiting = self.value.is_none() && (self.ended || blind <= self.limits.grace);
+        if waiting || !self.is_over(blind) {
+            return None;
+        }
+        self.freeze(since, FreezeCause::Unreadable, blind)
     }
 
     /// What was there has gone, or what should come has not.
@@ -144,14 +165,14 @@ impl Core {
         let silent = now.since(self.since);
         // Before the first beat, the file may be that of the process before this one.
         let waiting = self.value.is_none() && (self.ended || silent <= self.limits.grace);
-        if waiting { None } else { self.freeze(cause, silent) }
+        if waiting { None } else { self.freeze(self.since, cause, silent) }
     }
 
-    fn freeze(&mut self, cause: FreezeCause, silent: Duration) -> Option<Told> {
+    fn freeze(&mut self, since: Tick, cause: FreezeCause, silent: Duration) -> Option<Told> {
         if self.frozen.is_some() {
             return None;
         }
-        self.frozen = Some(self.since);
+        self.frozen = Some(since);
         Some(Told::Frozen { cause, silent })
     }
 }

@@ -25,6 +25,8 @@ pub enum FreezeCause {
     Missing,
     /// The state file is no heartbeat.
     Corrupt,
+    /// The state file could not be read for too long: of the process nothing is known.
+    Unreadable,
 }
 
 impl FreezeCause {
@@ -41,6 +43,7 @@ impl FreezeCause {
             Self::Dead => "dead",
             Self::Missing => "missing",
             Self::Corrupt => "corrupt",
+            Self::Unreadable => "unreadable",
         }
     }
 }

@@ -86,6 +86,12 @@ mod wait {
             // It may have been another by then.
             identity.is_running().then_some(Self { identity, fd })
         }
+
+        pub(crate) fn has_ended(&self) -> bool {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut fd = [PollFd::new(&self.fd, PollFlags::IN)];
+            poll(&mut fd, Some(&now)).is_ok_and(|ready| ready > 0)
+        }
     }
 }
 
@@ -125,6 +131,10 @@ mod wait {
     impl Process {
         pub(crate) fn open(_: ProcessIdentity) -> Option<Self> {
             None
+        }
+
+        pub(crate) fn has_ended(&self) -> bool {
+            !self.identity.is_running()
         }
     }
 }

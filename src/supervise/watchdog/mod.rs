@@ -55,8 +55,9 @@
 //! Of another process it also sees, on Linux, that it has gone (at once, by a descriptor of the process, not
 //! by its number), and that it is stopped by a signal or a debugger; both are a [`FreezeCause`] of their own.
 //! A clean stop of its heartbeat is no freeze. A file that cannot be read (no descriptor is left, the disk fails) says
-//! nothing about the process: that time does not count, and `watchdog_blind` is told. One that cannot be understood
-//! is a freeze, and so is one that is not there.
+//! nothing about the process: that time does not count, and `watchdog_blind` is told. For longer than the timeout it is
+//! a freeze ([`FreezeCause::Unreadable`]), since nobody else would tell; that the process has gone is seen also then.
+//! One that cannot be understood is a freeze, and so is one that is not there.
 //!
 //! # What watches what
 //!
@@ -76,7 +77,7 @@
 //! - **Callbacks** run on another thread, one after another, with a time limit, async ones on a runtime of
 //!   their own. A panic in one stops nothing.
 //! - **Panics.** A source of progress that panics is one that does not change: `watchdog_blind` is told once, and a
-//!   freeze after the timeout.
+//!   freeze after the timeout. It is asked again after pauses that double, up to a minute.
 //! - **Cancellation.** What is guarded is dropped at its next point of suspension. A poll or a closure that
 //!   blocks cannot be ended by anybody; [`with_watchdog`] tells on time nevertheless.
 //! - **Sharing.** Clones share one watchdog; the last one that is dropped stops it.

@@ -16,8 +16,11 @@ use super::super::monitor::{self, Checked, Entry};
 use super::super::progress::{Progress, Pulse};
 use super::config::{Hooks, Source, WatchdogBuilder};
 use super::core::{Core, Limits, Seen, Told};
-use super::error::{Freeze, WatchdogError, WatchdogTimeoutError};
+use super::error::{Freeze, FreezeCause, WatchdogError, WatchdogTimeoutError};
 use super::file::{self, Process, Waker};
+
+/// For so long at most a source that has panicked is not asked, unless it is asked more rarely anyway.
+const MOST: Duration = Duration::from_secs(60);
 
 pub(super) struct Shared {
     pub(super) name: Name,
@@ -32,6 +35,9 @@ pub(super) struct Shared {
     pub(super) gaps: AtomicU64,
     /// It has been told that it cannot see.
     blind: AtomicBool,
+    /// When the source of progress panicked, and how long it is not asked after that: each time goes through the hook
+    /// of the program, which may write a backtrace.
+    panicked: Mutex<Option<(Tick, Duration)>>,
     /// The last freeze, for whoever is guarded.
     pub(super) last: Mutex<Option<Freeze>>,
     pub(super) waiting: Mutex<Waiting>,
@@ -80,6 +86,7 @@ impl Shared {
             timeouts: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
             blind: AtomicBool::new(false),
+            panicked: Mutex::new(None),
             last: Mutex::new(None),
             waiting: Mutex::default(),
         }
@@ -135,7 +142,18 @@ impl Shared {
         match &self.source {
             Source::Pings => Some(self.pulse.count()),
             Source::Progress(source) => {
+                let asked = clock::now();
+                let panicked = *hold(&self.panicked);
+                if panicked.is_some_and(|(at, pause)| asked.since(at) < pause) {
+                    return None;
+                }
                 let count = catch_unwind(AssertUnwindSafe(|| source.count())).ok();
+                let again = count.is_none().then(|| {
+                    let pause =
+                        panicked.map_or(self.limits.check, |(_, pause)| pause.saturating_mul(2));
+                    (asked, pause.min(MOST).max(self.limits.check))
+                });
+                *hold(&self.panicked) = again;
                 match count {
                     Some(_) => self.sees(),
                     None => self.cannot_see(format_args!("the source of progress panics")),
@@ -164,19 +182,23 @@ impl Shared {
         let mut process: Option<Process> = None;
         loop {
             let began = clock::now();
-            let (seen, identity) = match file::look(path) {
-                Ok(looked) => {
+            let seen = match file::look(path) {
+                Ok((seen, identity)) => {
                     self.sees();
-                    looked
+                    if process.as_ref().map(|process| &process.identity) != identity.as_ref() {
+                        process = identity.and_then(Process::open);
+                    }
+                    seen
                 }
                 Err(error) => {
                     self.cannot_see(format_args!("{}: {error}", path.display()));
-                    (Seen::Unseen, None)
+                    // Its end is seen without the file; once, or the sleep would end at once.
+                    match process.take_if(|process| process.has_ended()) {
+                        Some(_) => Seen::Nothing(FreezeCause::Dead),
+                        None => Seen::Unseen,
+                    }
                 }
             };
-            if process.as_ref().map(|process| &process.identity) != identity.as_ref() {
-                process = identity.and_then(Process::open);
-            }
             if !self.check(began, generation, seen) {
                 return;
             }
