@@ -252,19 +252,13 @@ impl Line {
     }
 
     fn tell(&self, what: &'static str, detail: fmt::Arguments<'_>) {
-        let Some(reports) = &self.reports else { return self.emit(what, detail) };
-        let (line, detail) = (self.this.clone(), detail.to_string());
-        let tell = move || {
-            if let Some(line) = line.upgrade() {
-                line.emit(what, format_args!("{detail}"));
-            }
+        let Some(reports) = &self.reports else {
+            return emit(&self.observers, self.name, what, detail);
         };
+        // Also when the line has ended by then.
+        let (name, observers, detail) = (self.name, self.observers.clone(), detail.to_string());
+        let tell = move || emit(&observers, name, what, format_args!("{detail}"));
         reports.submit([Job::Plain(Box::new(tell))]);
-    }
-
-    fn emit(&self, what: &'static str, detail: fmt::Arguments<'_>) {
-        let kind = EventKind::Supervised { severity: Severity::Warning, what, detail };
-        self.observers.emit(LayerKind::Supervise, self.name, kind);
     }
 
     /// Sees to it that there is a thread if there are calls.
@@ -384,6 +378,11 @@ impl Line {
             self.tell("callback_overran", format_args!("limit {limit:?}; dropped"));
         }
     }
+}
+
+fn emit(observers: &Observers, name: Name, what: &'static str, detail: fmt::Arguments<'_>) {
+    let kind = EventKind::Supervised { severity: Severity::Warning, what, detail };
+    observers.emit(LayerKind::Supervise, name, kind);
 }
 
 impl Checked for Line {

@@ -72,7 +72,8 @@ impl Teller {
             drop(tell);
         };
         self.runner.submit([Job::Plain(Box::new(job))]);
-        if *lock(&self.behind) || told.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
+        let is_behind = *lock(&self.behind);
+        if is_behind || told.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
             return;
         }
         let mut behind = lock(&self.behind);
@@ -84,6 +85,8 @@ impl Teller {
 mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender};
+
+    use tokio::time::Instant;
 
     use crate::observe::Event;
 
@@ -114,6 +117,11 @@ mod tests {
         let limit = Duration::from_secs(20);
         tell("first");
         assert_eq!(hears.recv_timeout(limit), Ok("first"));
+        // No longer than it takes.
+        let begun = Instant::now();
+        teller.tell_within(limit, Severity::Info, "second", format_args!(""));
+        assert!(begun.elapsed() < limit);
+        assert_eq!(hears.recv_timeout(limit), Ok("second"));
         // Far more than may wait: none of them takes anybody's time, whatever becomes of it.
         tell("hangs");
         assert_eq!(hears.recv_timeout(limit), Ok("begins"));
