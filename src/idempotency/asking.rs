@@ -16,9 +16,10 @@ use crate::store::{Attempt, Begun, Claim, Finish, RecordId, Store, StoreError, S
 const MOST: usize = 10_000;
 /// How many of them ask the store at the same time, so that they do not stand in the way of its other work.
 const AT_ONCE: usize = 16;
-/// How long a store that does not answer goes on being asked; for as long as the lease where that is longer.
+/// How long a claim that was not found, or a store that does not answer, goes on being asked for; for as long as the
+/// lease where that is longer.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Between two questions, at most.
+/// Between two questions to a store that does not answer, at most. One that answers is asked ever less often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Who claims records.
@@ -106,8 +107,9 @@ fn spawn<C: Claimant>(claimant: &Arc<C>, id: RecordId, claim: &Claim, doubtful: 
     });
 }
 
-/// The claim may come to the store after us, and what was sent more than once may come again: it is looked for
-/// [`TRIES`] times. Only what the store has answered counts: a store that stalls has the claim still before it.
+/// The claim may come to the store after us, and what was sent more than once may come again. That a store says it is
+/// not there says little: a claim that hangs in its commit, or in the buffer of another connection, is not seen by
+/// whoever asks beside it, who is answered at once. So only having taken back the only one ends it early.
 async fn take_back<C: Claimant>(
     claimant: &C,
     id: RecordId,
@@ -117,23 +119,21 @@ async fn take_back<C: Claimant>(
 ) {
     let started = now();
     let mut pause = claimant.limit().min(Duration::from_secs(1)) / 10;
-    let mut looks = 0;
     loop {
         let turn = claimant.taking_back().turns.acquire().await;
         let released = claimant.store().release(&id, attempt);
         let answer = Timer.within(claimant.limit(), released).await;
         drop(turn);
-        match answer {
+        let asked_for = now().since(started);
+        let longest = match answer {
             Some(Ok(Finish::Applied)) if doubtful == 1 => return,
-            Some(Ok(_)) => looks += 1,
             Some(Err(error)) if !may_help(&error) => return,
-            _ if now().since(started) >= patience => return,
-            _ => {}
-        }
-        if looks == TRIES {
-            return;
-        }
+            _ if asked_for >= patience => return,
+            Some(Ok(_)) => LONGEST_PAUSE.max(asked_for / 4),
+            _ => LONGEST_PAUSE,
+        };
+        pause = pause.min(longest);
         Timer.pause(pause).await;
-        pause = pause.saturating_mul(4).min(LONGEST_PAUSE);
+        pause = pause.saturating_mul(4);
     }
 }

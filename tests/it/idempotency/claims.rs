@@ -55,12 +55,46 @@ async fn a_claim_whose_answer_never_came_is_taken_back() {
     sleep(SECOND).await;
     let next = gate.begin("k", A).await.unwrap();
     assert!(matches!(next, Begin::Execute(_)), "{next:?}");
-    // A claim that was surely not made is not looked for.
-    let released = store.asked(On::Release);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_surely_not_made_is_not_looked_for() {
+    let store = Faulty::default();
+    let gate = builder(&store).build().unwrap();
     store.next(On::Begin, &[Fault::Error(StoreErrorKind::Unavailable)]);
-    assert!(gate.begin("l", A).await.is_err());
-    sleep(SECOND).await;
-    assert_eq!(store.asked(On::Release), released);
+    assert!(gate.begin("k", A).await.is_err());
+    sleep(400 * SECOND).await;
+    assert_eq!(store.asked(On::Release), 0);
+}
+
+/// It hangs in its commit, or in the buffer of a connection that died, while the store answers everybody else: who
+/// takes it back finds nothing, and is told so at once.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_comes_late_to_a_store_that_answers_is_taken_back() {
+    for late in [2 * SECOND, 20 * SECOND, 120 * SECOND] {
+        let store = Faulty::default();
+        let gate = builder(&store).build().unwrap();
+        store.next(On::Begin, &[Fault::Late(late)]);
+        assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+        sleep(late + (late / 4).max(10 * SECOND)).await;
+        assert!(gate.record("k").await.unwrap().is_none(), "{late:?}");
+        let next = gate.begin("k", A).await.unwrap();
+        assert!(matches!(next, Begin::Execute(_)), "{late:?}: {next:?}");
+    }
+}
+
+/// Many are dropped on a busy server, and most of those that are not found never come.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_never_comes_is_looked_for_seldom_and_not_for_ever() {
+    let store = Faulty::default();
+    let gate = builder(&store).build().unwrap();
+    store.next(On::Begin, &[Fault::Hang]);
+    assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+    sleep(400 * SECOND).await;
+    let looks = store.asked(On::Release);
+    assert!((10..=20).contains(&looks), "{looks}");
+    sleep(4_000 * SECOND).await;
+    assert_eq!(store.asked(On::Release), looks);
 }
 
 /// The store takes the claim up while it does not answer, and goes on not answering whoever takes it back: to ask
