@@ -121,14 +121,16 @@
 //! **Cancellation.** Dropping a run, or a [`Permit`], or a panic, leaves it open whether the effect happened:
 //! the key is then treated like one whose owner has gone, at once if the store can. Spawn what must not
 //! depend on its caller. A run that is dropped while it is still asking for its claim, or that gets no answer, has
-//! not begun: what the store may have granted is taken back by a task, so in a tokio runtime only. A store that
-//! does not answer is asked for five minutes, or for a lease if that is longer, a few of at most 10 000 such claims
-//! at a time. Without a runtime, beyond that number, or if the process ends first, the claim stays until its lease
+//! not begun: what the store may have granted is taken back by a task, so in a tokio runtime only. A claim that the
+//! store does not have yet, since it hangs in a commit or a buffer, is looked for ever less often for five minutes,
+//! or for a lease if that is longer, and so long is a store asked that does not answer: a few of at most 10 000 such
+//! claims at a time. Without a runtime, beyond that number, or if the process ends first, the claim stays until its lease
 //! ends.
 //!
 //! **An owner whose lease is lost**, because the store did not answer for so long or somebody has decided the
 //! record, is stopped where others may run it ([`OnInterrupted::Rerun`], [`OnInterrupted::Probe`]), before its
-//! next step. Under [`OnInterrupted::Fail`] nobody does, and it goes on.
+//! next step. One whose process stood still for longer than the lease asks the store before that step, and goes on
+//! if nobody has taken over. Under [`OnInterrupted::Fail`] nobody does, and it goes on.
 //!
 //! **The layer's calls are detached.** A server drops its handler when the client hangs up, or only closes its
 //! half of the connection, and a timeout further out drops it, too: the effect is then left half done. So from

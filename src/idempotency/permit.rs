@@ -202,6 +202,18 @@ impl<S: Store> Permit<S> {
         self.time_left().is_some_and(|left| left.is_zero())
     }
 
+    /// Whether the execution may go on although its lease has ended by our clock. After a pause in which nobody
+    /// could renew it or stop in time, the store is asked once, since nobody need have taken over. Where it is not
+    /// yet over in the store, it is one that is stopped in time.
+    pub(super) async fn regain(&self) -> bool {
+        let over =
+            Tick(self.held_until.load(Ordering::Relaxed)).after(margin(self.shared.settings.lease));
+        if now() < over || self.ends.is_some_and(|ends| ends.since(now()).is_zero()) {
+            return false;
+        }
+        matches!(self.renew().await, Ok(Renewed::Held)) && !self.is_over()
+    }
+
     /// Renews the lease once. Async code normally uses [`keep_alive`](Self::keep_alive).
     ///
     /// # Errors
@@ -510,8 +522,11 @@ impl<S: Store> Permit<S> {
 /// By our clock, counted from before the store was asked, and with a margin for clocks that run
 /// differently fast.
 fn held_until(lease: Duration, asked: Tick) -> u64 {
-    let margin = (lease / 10).min(Duration::from_secs(2));
-    asked.after(lease.saturating_sub(margin)).0
+    asked.after(lease.saturating_sub(margin(lease))).0
+}
+
+fn margin(lease: Duration) -> Duration {
+    (lease / 10).min(Duration::from_secs(2))
 }
 
 /// Whether the same again may be answered otherwise.

@@ -461,14 +461,15 @@ pub(super) fn outcome_of<T: Replayable, E: fmt::Display>(result: Result<&T, &E>)
 /// once makes no timer.
 ///
 /// The lease is looked at before each step of the work, and by the clock: after a pause of the whole process what
-/// wakes the work may be faster than the timers, and others may run it by now.
+/// wakes the work may be faster than the timers, and others may run it by now. Whether they do, the store is asked
+/// once, and the work makes no step before it has answered.
 pub(super) async fn attend<S: Store, F: Future>(
     permit: Option<&Permit<S>>,
     work: F,
 ) -> Option<F::Output> {
     let mut work = pin!(work);
     let Some(permit) = permit else { return Some(work.await) };
-    if permit.is_over() {
+    if permit.is_over() && !Box::pin(permit.regain()).await {
         return None;
     }
     if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
@@ -476,11 +477,19 @@ pub(super) async fn attend<S: Store, F: Future>(
     }
     // Beside, since what never waits would have to make room for it.
     let mut lost = Box::pin(permit.keep_alive());
-    poll_fn(|cx| {
-        if permit.is_over() || lost.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
+    loop {
+        let step = poll_fn(|cx| {
+            if permit.is_over() || lost.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(cx).map(Some)
+        });
+        if let Some(output) = step.await {
+            return Some(output);
         }
-        work.as_mut().poll(cx).map(Some)
-    })
-    .await
+        if !permit.is_over() || !Box::pin(permit.regain()).await {
+            return None;
+        }
+        lost.set(permit.keep_alive());
+    }
 }

@@ -9,7 +9,7 @@ use buttress::idempotency::{
     Begin, Earlier, Idempotency, IdempotencyBuilder, IdempotencyLayer, Identity, RunError, Scope,
     Status,
 };
-use buttress::store::{Fingerprint, Finish, MemoryStore, OnInterrupted, Store};
+use buttress::store::{Fingerprint, Finish, MemoryStore, OnInterrupted, Outcome, Store};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, advance, sleep, timeout};
@@ -95,11 +95,26 @@ async fn what_took_over_and_did_nothing_leaves_the_key_to_the_one_before() {
     assert!(matches!(next, Begin::Interrupted(_)), "{next:?}");
 }
 
-/// The process stood still for longer than the lease. What wakes the work may be faster than the timers are.
+/// The process stood still for longer than the lease. What wakes the work may be faster than the timers are, and
+/// only the store knows whether somebody has taken over.
 #[tokio::test(start_paused = true)]
-async fn a_run_that_slept_through_its_lease_makes_no_further_step() {
-    for (policy, goes_on) in [(OnInterrupted::Rerun(9), false), (OnInterrupted::Fail, true)] {
-        let gate = gate(policy);
+async fn a_run_that_slept_through_its_lease_goes_on_if_the_store_lets_it() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Meanwhile {
+        Nothing,
+        TakenOver,
+        NoAnswer,
+    }
+    use Meanwhile::{NoAnswer, Nothing, TakenOver};
+    for (policy, meanwhile, goes_on) in [
+        (OnInterrupted::Rerun(9), Nothing, true),
+        (OnInterrupted::Rerun(9), TakenOver, false),
+        (OnInterrupted::Rerun(9), NoAnswer, false),
+        (OnInterrupted::Fail, NoAnswer, true),
+    ] {
+        let store = Faulty::default();
+        let gate = Idempotency::builder("orders", store.clone()).scope(Scope::global());
+        let gate = gate.on_interrupted(policy).lease(LEASE).build().unwrap();
         let (steps, answered) = (Cell::new(0), Notify::new());
         let mut run = Box::pin(gate.run("k", A, || async {
             steps.set(1);
@@ -110,8 +125,22 @@ async fn a_run_that_slept_through_its_lease_makes_no_further_step() {
         assert!(run.as_mut().now_or_never().is_none());
         answered.notify_one();
         advance(LEASE + SECOND).await;
+        let mut other = None;
+        match meanwhile {
+            Nothing => {}
+            TakenOver => other = Some(gate.begin("k", A).await.unwrap()),
+            NoAnswer => store.always(On::Renew, Fault::Hang),
+        }
+        let since = Instant::now();
         let ran = run.await;
-        assert_eq!((steps.get(), ran.is_ok()), if goes_on { (2, true) } else { (1, false) });
+        let told = (steps.get(), ran.is_ok());
+        assert_eq!(told, if goes_on { (2, true) } else { (1, false) }, "{policy:?} {meanwhile:?}");
+        assert!(since.elapsed() <= 2 * SECOND, "{:?}", since.elapsed());
+        if let Some(Begin::Execute(mut permit)) = other {
+            assert_eq!(permit.complete(Outcome::new(0, [], [])).await.unwrap(), Finish::Applied);
+        } else {
+            assert_ne!(meanwhile, TakenOver);
+        }
     }
 }
 
