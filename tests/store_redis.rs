@@ -420,6 +420,24 @@ async fn a_connection_that_falls_silent_is_replaced() {
     }
 }
 
+/// Far away, or behind a proxy that has to wake somebody first. It must not be thrown away half-made because callers
+/// had less patience, or there is never one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_takes_long_to_make_is_made() {
+    let proxy = Proxy::to(shared_port(start).await).await;
+    let store = patient(proxy.port).key_prefix("slowly").build().unwrap();
+    let id = RecordId::of(b"", b"k");
+    proxy.hang();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(2_500) {
+        let found = tokio::time::timeout(Duration::from_millis(100), store.get(&id)).await;
+        assert!(found.is_err(), "{found:?}");
+    }
+    proxy.pass();
+    assert!(store.get(&id).await.unwrap().is_none());
+    assert_eq!(proxy.opened(), 1);
+}
+
 /// Each store asks once for the eviction policy: whoever else comes first must not stand in line for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_first_operations_on_a_stopped_server_are_errors_in_time() {

@@ -19,6 +19,7 @@ pub struct Proxy {
     delay: Arc<AtomicU64>,
     /// How often all connections were swallowed.
     swallowed: Arc<AtomicU64>,
+    opened: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -29,11 +30,13 @@ impl Proxy {
             mode: Arc::default(),
             delay: Arc::default(),
             swallowed: Arc::default(),
+            opened: Arc::default(),
         };
         let mine = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let mine = mine.clone();
+                mine.opened.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     let server = TcpStream::connect(("127.0.0.1", port)).await;
                     if let Ok(server) = server {
@@ -63,6 +66,11 @@ impl Proxy {
     /// Nothing comes over those that are open now any more, and nobody is told; new ones are served.
     pub fn swallow(&self) {
         self.swallowed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many connections there have been.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::SeqCst)
     }
 
     async fn unless_swallowed(&self, opened: u64) {

@@ -177,7 +177,7 @@ impl RedisStoreBuilder {
                     .set_number_of_retries(0)
                     .set_response_timeout(Some(self.timeout))
                     .set_connection_timeout(Some(self.connect_timeout));
-                Link::to(client, config)
+                Link::to(client, config, self.connect_timeout)
             }
         };
         Ok(RedisStore(Arc::new(Inner {

@@ -47,7 +47,8 @@ use crate::quota::{Quota, UNITS_PER_NANO};
 ///
 /// *How.* Every operation is a script on one key, sent once by its hash; a server that does not know it is
 /// given it. All go through one connection, which is made again when it breaks, and when it is silent: nothing
-/// has come over it for a second, though three operations or more were sent. The server removes records when
+/// has come over it for a second, though three operations or more were sent. While it is being made it has
+/// `connect_timeout` besides, and operations that wait for it count. The server removes records when
 /// their retention is over: [`purge`](Store::purge) does nothing.
 ///
 /// *Time* is the clock of the server. Generations come from it, too: when it was set back, a claim of a key whose
