@@ -93,10 +93,10 @@ impl RetryOverride {
 /// cannot be copied is not replayed (`None`) and its call is not retried. The other functions read
 /// what a request carries along; by default it carries nothing.
 ///
-/// Closures `Fn(&Req) -> Option<Req>` implement it, and are called again to see whether a copy [can be
-/// sent](Self::can_send): what they cannot copy any more is not. They know nothing of deadlines and exceptions that a
-/// request carries. [`CloneRequest`] (the default) for requests that are
-/// `Clone`, `HttpRequest` for `http::Request` with its extensions.
+/// Closures `Fn(&Req) -> Option<Req>` implement it: what they return must stay good to send, since nothing else is asked.
+/// A copy that can turn out useless later needs a type with [`can_send`](Self::can_send). Closures know nothing of deadlines
+/// and exceptions that a request carries. [`CloneRequest`] (the default) for requests that are
+/// `Clone`, `HttpRequest` for `http::Request` with its extensions, and for bodies that are read and kept.
 ///
 /// ```
 /// use buttress::retry::Replay;
@@ -167,11 +167,6 @@ pub trait Replay<Req> {
 impl<Req, F: Fn(&Req) -> Option<Req>> Replay<Req> for F {
     fn try_replay(&self, req: &Req) -> Option<Req> {
         self(req)
-    }
-
-    /// What can be copied can be sent.
-    fn can_send(&self, copy: &Req) -> bool {
-        self(copy).is_some()
     }
 }
 
@@ -264,7 +259,8 @@ impl<B: Clone> Replay<http::Request<B>> for HttpRequest {
     }
 }
 
-/// Bodies made repeatable by [`replay_up_to`](crate::http::replay_up_to).
+/// Bodies made repeatable by [`replay_up_to`](crate::http::replay_up_to): copied by [`ReplayBody::try_clone`], head and
+/// extensions cloned.
 #[cfg(feature = "http")]
 impl<B> Replay<http::Request<ReplayBody<B>>> for HttpRequest
 where
@@ -274,7 +270,13 @@ where
         &self,
         req: &http::Request<ReplayBody<B>>,
     ) -> Option<http::Request<ReplayBody<B>>> {
-        crate::http::try_replay_request(req)
+        let mut copy = http::Request::new(req.body().try_clone()?);
+        *copy.method_mut() = req.method().clone();
+        *copy.uri_mut() = req.uri().clone();
+        *copy.version_mut() = req.version();
+        *copy.headers_mut() = req.headers().clone();
+        *copy.extensions_mut() = req.extensions().clone();
+        Some(copy)
     }
 
     fn can_send(&self, copy: &http::Request<ReplayBody<B>>) -> bool {

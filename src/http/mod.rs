@@ -110,8 +110,6 @@ pub use context_send::{SendContextLayer, SendContextService};
 pub use forwarded::{ForwardedFor, forwarded, forwarded_for};
 pub use keys::{HeaderText, PeerAddr, PeerIp, UriPath, header, path, peer_ip};
 pub use problem::{Problem, StatusOnly, problem, status_only};
-pub use replay::{
-    ReplayBody, ReplayBodyLayer, ReplayBodyService, ReplayError, replay_up_to, try_replay_request,
-};
+pub use replay::{ReplayBody, ReplayBodyLayer, ReplayBodyService, ReplayError, replay_up_to};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use trailers::{JudgedBody, until_end_of_body};

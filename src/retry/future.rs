@@ -335,11 +335,13 @@ where
         // Where a response is at stake the copy must be good now; else it may still become so during the
         // pause, when the connection lets go of the body, if it was kept.
         let is_response = matches!(result, Some(Ok(_)));
-        let copy = copy.filter(|copy| match is_response {
-            true => this.replay.can_send(copy),
-            false => !this.replay.is_lost(copy),
-        });
-        if let Some(delay) = progress.settle(&terms, judged, copy.is_some())
+        let good = || {
+            copy.as_ref().is_some_and(|copy| match is_response {
+                true => this.replay.can_send(copy),
+                false => !this.replay.is_lost(copy),
+            })
+        };
+        if let Some(delay) = progress.settle(&terms, judged, good)
             && let Some(copy) = copy
         {
             if let Some(inner) = K::next(kept, this.shared.as_deref()) {

@@ -315,7 +315,7 @@ impl<C> Retry<C> {
             };
             let error = ended.as_ref().and_then(|result| result.as_ref().err());
             let judged = respect_refusal(verdict, error, terms.name);
-            let Some(delay) = progress.settle(&terms, judged, true) else {
+            let Some(delay) = progress.settle(&terms, judged, || true) else {
                 return match ended {
                     Some(result) => result.map_err(Error::Inner),
                     None => Err(terms.rejection(RejectionKind::DeadlineExceeded).into()),
@@ -399,7 +399,7 @@ impl<C> Retry<C> {
             let result = op(progress.attempts());
             let verdict = self.classifier.finish(ticket, result.as_ref());
             let judged = respect_refusal(verdict, result.as_ref().err(), terms.name);
-            let Some(delay) = progress.settle(&terms, judged, true) else { return result };
+            let Some(delay) = progress.settle(&terms, judged, || true) else { return result };
             let last = result.err();
             if !delay.is_zero() {
                 let mut span = WaitSpan::begin(LayerKind::Retry, terms.name);

@@ -77,12 +77,12 @@ impl Progress {
     }
 
     /// Settles the attempt in hand. `Some(delay)` if another is to be made; its token is held from now
-    /// on, so that it counts while it waits.
+    /// on, so that it counts while it waits. `replayable` is asked only where another would be.
     pub(super) fn settle(
         &mut self,
         terms: &Terms<'_>,
         judged: Judged,
-        replayable: bool,
+        replayable: impl FnOnce() -> bool,
     ) -> Option<Duration> {
         let Judged { verdict, unsent } = judged;
         let Verdict { outcome, .. } = verdict;
@@ -113,7 +113,7 @@ impl Progress {
             .with_random(attempts, |random| {
                 self.run.decide(terms.policy, verdict, remaining, random)
             })
-            .and_then(|again| if replayable { Ok(again) } else { Err(Stop::NotReplayable) });
+            .and_then(|again| if replayable() { Ok(again) } else { Err(Stop::NotReplayable) });
         let stop = match (again, terms.budget) {
             (Ok(again), None) => Ok(again),
             (Ok(again), Some(budget)) => {

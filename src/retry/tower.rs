@@ -147,7 +147,7 @@ where
         let budget = self.budget.as_ref();
         let (name, observers, tally) = (self.name, &NOBODY, None);
         let terms = Terms { policy: &policy, deadline, name, budget, observers, tally };
-        let delay = progress.settle(&terms, judged, self.replay.can_send(req))?;
+        let delay = progress.settle(&terms, judged, || self.replay.can_send(req))?;
         // Tower gives no sign when the pause is over and the request sent; dropping the call during
         // the pause pays for the retry.
         progress.send();

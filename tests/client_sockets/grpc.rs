@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use buttress::Backend;
-use buttress::http::{ReplayBody, SendContextLayer, replay_up_to, status_only, try_replay_request};
+use buttress::http::{ReplayBody, SendContextLayer, replay_up_to, status_only};
 use buttress::presets::{ClientPlan, client};
+use buttress::retry::HttpRequest;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
@@ -28,7 +29,7 @@ type Stack =
 /// The body is not `Clone`, and refusals are to be statuses: then errors stay what they are, too.
 fn stack(plan: &ClientPlan, channel: Channel) -> (Backend, HealthClient<Stack>) {
     let stack = client(plan).unwrap().http();
-    let stack = stack.replay(try_replay_request).on_reject(status_only().grpc());
+    let stack = stack.replay(HttpRequest::new()).on_reject(status_only().grpc());
     let backend = stack.backend().unwrap().clone();
     let service = ServiceBuilder::new()
         .layer(replay_up_to(64 * 1024))

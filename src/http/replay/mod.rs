@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::http::Request;
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
@@ -156,29 +155,6 @@ impl<B> ReplayBody<B> {
             State::Empty | State::Reading(_) | State::Passing(_) | State::Ended(_) => false,
         }
     }
-}
-
-/// A copy of a request whose body can be sent again: head and extensions cloned, body by
-/// [`ReplayBody::try_clone`]. For a retry layer [`HttpRequest`](crate::retry::HttpRequest) does more: it heeds the deadline
-/// and the exceptions of the request.
-///
-/// ```
-/// use buttress::http::{try_replay_request, ReplayBody};
-/// use bytes::Bytes;
-/// use http_body_util::Full;
-/// let request = http::Request::put("/").body(ReplayBody::new(Full::<Bytes>::from("hello"), 1024)).unwrap();
-/// let again = try_replay_request(&request).unwrap();
-/// assert_eq!(again.method(), "PUT");
-/// ```
-#[must_use]
-pub fn try_replay_request<B>(req: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
-    let mut copy = Request::new(req.body().try_clone()?);
-    *copy.method_mut() = req.method().clone();
-    *copy.uri_mut() = req.uri().clone();
-    *copy.version_mut() = req.version();
-    *copy.headers_mut() = req.headers().clone();
-    *copy.extensions_mut() = req.extensions().clone();
-    Some(copy)
 }
 
 impl<B> Body for ReplayBody<B>

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use buttress::http::{ReplayBody, replay_up_to, standard};
+use buttress::retry::{HttpRequest, Replay};
 use buttress::{BoxError, Classify, FailureClass, Outcome, RetryHint, Verdict};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -308,7 +309,7 @@ async fn hyper_and_reqwest_send_a_replayed_body() {
         move |request: Request<ReplayBody<Full<Bytes>>>| {
             let hyper = hyper.clone();
             async move {
-                let again = buttress::http::try_replay_request(&request).unwrap();
+                let again = HttpRequest::new().try_replay(&request).unwrap();
                 let first = hyper.request(request).await?.into_body().collect().await?.to_bytes();
                 let second = hyper.request(again).await?.into_body().collect().await?.to_bytes();
                 Ok::<_, BoxError>((first, second))

@@ -1,9 +1,9 @@
 //! The client's half, and both ends together.
 
 use super::*;
-use buttress::http::{replay_up_to, standard, try_replay_request};
+use buttress::http::{replay_up_to, standard};
 use buttress::idempotency::IdempotencyKeyLayer;
-use buttress::retry::{RetryLayer, RetryPolicy};
+use buttress::retry::{HttpRequest, RetryLayer, RetryPolicy};
 use buttress::{Backoff, RetryBudget};
 use http_body_util::Full;
 use std::sync::Mutex;
@@ -87,7 +87,7 @@ fn client_of(
             RetryLayer::new(policy())
                 .budget(RetryBudget::unlimited("bank"))
                 .classify(standard())
-                .replay(try_replay_request),
+                .replay(HttpRequest::new()),
         )
         .service(network)
         .and_then(|response| async { Ok(Answer::of(response).await) })
@@ -143,7 +143,7 @@ async fn an_attempt_that_finds_the_first_in_flight_comes_back() {
             RetryLayer::new(policy)
                 .budget(RetryBudget::unlimited("bank"))
                 .classify(standard())
-                .replay(try_replay_request),
+                .replay(HttpRequest::new()),
         )
         .service(server.into_service::<_>());
     let answer = Answer::of(client.oneshot(payment()).await.unwrap()).await;
@@ -170,7 +170,7 @@ async fn a_failure_that_was_replayed_is_final() {
     let client = ServiceBuilder::new()
         .layer(IdempotencyKeyLayer::new())
         .layer(replay_up_to(1024))
-        .layer(RetryLayer::new(policy()).classify(standard()).replay(try_replay_request))
+        .layer(RetryLayer::new(policy()).classify(standard()).replay(HttpRequest::new()))
         .service(counted);
     let answer = client.oneshot(payment()).await.unwrap();
     assert_eq!(answer.status(), 502);

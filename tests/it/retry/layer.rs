@@ -706,8 +706,7 @@ async fn a_copy_that_is_lost_in_the_pause_is_not_called_late() {
 #[tokio::test(start_paused = true)]
 async fn copies_are_made_only_for_attempts_that_another_can_follow() {
     let copies = Arc::new(Mutex::new(0));
-    // Before a retry is sent the closure is asked again whether it can be.
-    for (policy, expected, asked) in [(steady(), 2, 4), (steady().max_attempts(1), 0, 0)] {
+    for (policy, expected) in [(steady(), 2), (steady().max_attempts(1), 0)] {
         let count = Arc::clone(&copies);
         *copies.lock().unwrap() = 0;
         let (inner, director) = script([reset(), reset(), reset()]);
@@ -716,8 +715,19 @@ async fn copies_are_made_only_for_attempts_that_another_can_follow() {
             Some(n + 1)
         };
         call(&mut layer(policy).replay(replay).layer(inner)).await.unwrap_err();
-        assert_eq!(*copies.lock().unwrap(), asked);
+        assert_eq!(*copies.lock().unwrap(), expected);
         assert_eq!(director.requests(), (7..8 + expected).collect::<Vec<u32>>());
+    }
+}
+
+/// The mark says that no third attempt may follow, not that the second cannot be sent.
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_marks_its_copies_is_retried_once() {
+    for step in [Step::Ok(503), reset()] {
+        let (inner, director) = script([step, Step::Ok(503), Step::Ok(503)]);
+        let once = |n: &u32| (*n < 100).then_some(n + 100);
+        let _ = call(&mut layer(steady()).classify(by_status()).replay(once).layer(inner)).await;
+        assert_eq!(director.requests(), [7, 107]);
     }
 }
 
