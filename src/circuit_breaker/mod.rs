@@ -89,9 +89,10 @@
 //! *Readiness.* The breaker looks at its own state before it polls the inner service. Open means ready, and
 //! refused in `call`: never an error from `poll_ready`, which would tell callers to throw the service
 //! away. Nothing is reserved in `poll_ready`. Once the open time is over and until the circuit is closed, no more instances
-//! than may [probe](CircuitBreakerBuilder::half_open_calls) wait for an inner service that is not ready, each with the
-//! [lease](CircuitBreakerBuilder::probe_lease) of a probe; all others are ready, and refused in `call`: a full pool or
-//! limit inside does not hide the circuit. A call that finds the inner service ready and is refused all the same, since
+//! than may [probe](CircuitBreakerBuilder::half_open_calls) wait for an inner service that is not ready, each for the
+//! [lease](CircuitBreakerBuilder::probe_lease) of a probe and at most 5 s; all others are ready, and refused in `call`: a
+//! full pool or limit inside does not hide the circuit. Who waits is woken when the circuit opens and when its time is over, and
+//! is refused then; that takes tokio's timer. Who began to wait while the circuit was closed is woken by the inner service only. A call that finds the inner service ready and is refused all the same, since
 //! the probes' places are taken or the circuit has opened since, leaves that readiness for the next call on this instance,
 //! or until it is dropped. (A [keyed](KeyedCircuitBreaker) breaker knows its key only in `call`, and is as
 //! ready as the inner service.)

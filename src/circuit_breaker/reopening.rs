@@ -15,7 +15,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Waits until an open circuit may let a call through: until its time has passed or its state changes.
 ///
-/// Boxed: only made while the circuit is open, and only under a load balancer.
+/// Boxed: only made while the circuit is not closed, under a load balancer or where the inner service is not ready.
 pub(super) struct Reopening(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
 impl Reopening {
@@ -48,6 +48,12 @@ impl Reopening {
                 None => drop(changed.await),
             }
         })))
+    }
+
+    /// Until something changes, and no longer than this.
+    pub(super) fn within(shared: &Arc<Shared>, wait: Duration) -> Self {
+        let mut states = shared.subscribe();
+        Self(Box::pin(async move { drop(tokio::time::timeout(wait, states.changed()).await) }))
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

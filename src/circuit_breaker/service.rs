@@ -147,7 +147,12 @@ where
         } else if !ready!(self.poll_unusual(cx)) {
             return Poll::Ready(Ok(()));
         }
-        let ready = ready!(self.inner.poll_ready(cx));
+        let Poll::Ready(ready) = self.inner.poll_ready(cx) else {
+            if matches!(self.mode, Mode::Queued) && !self.is_still_queued(cx) {
+                return Poll::Ready(Ok(()));
+            }
+            return Poll::Pending;
+        };
         if !matches!(self.mode, Mode::Plain) {
             self.found_ready(ready.is_ok());
         }
@@ -253,15 +258,39 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         until.is_some()
     }
 
-    /// It has waited for the inner service. Whoever has a place keeps it while it may still be needed.
+    /// The inner service is not ready, and has the caller's waker. False if the next call is refused now; else the caller
+    /// is woken too when it may have to be.
+    #[inline(never)]
+    fn is_still_queued(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            // Before looking: a change in between must wake the caller.
+            self.place.iter_mut().for_each(|place| place.watch());
+            if !self.poll_queued() {
+                return false;
+            }
+            let Some(place) = &mut self.place else { return true };
+            if place.is_quiet(cx) {
+                return true;
+            }
+        }
+    }
+
+    /// It has waited for the inner service. Whoever has a place keeps it while it may still be needed, until its lease ends:
+    /// then it is refused, so that a caller who holds the only place learns of it.
     fn poll_queued(&mut self) -> bool {
+        let now = clock::now();
         let breaker = self.breaker.current();
         let doubtful = breaker.filter(|breaker| breaker.lease.core.is_in_doubt());
         if let Some(CircuitBreaker { lease }) = doubtful
             && self.place.as_ref().is_some_and(|place| place.is_at(lease.shared()))
             && !lease.is_shadow()
-            && lease.core.shut(clock::now()).is_none()
+            && lease.core.shut(now).is_none()
         {
+            if self.place.as_ref().is_some_and(|place| place.is_over(now)) {
+                self.place = None;
+                self.mode = Mode::Refusing(Until::soon(now));
+                return false;
+            }
             return true;
         }
         self.place = None;

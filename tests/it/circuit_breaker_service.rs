@@ -11,8 +11,8 @@ use buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer, CircuitStat
 use buttress::observe::{Event, EventKind};
 use buttress::{AsTyped, Error, RejectionKind, Verdict, classify_fn, error_chain};
 use futures_util::FutureExt;
-use tokio::time::{advance, sleep};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tokio::time::{Instant, advance, sleep, timeout};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 fn tripping(n: u32) -> CircuitBreaker {
     CircuitBreaker::builder("test").consecutive_failures(n).build().unwrap()
@@ -142,6 +142,60 @@ async fn no_more_than_may_probe_wait_for_an_inner_service_that_is_never_ready() 
     breaker.force_open();
     assert!(poll_ready(&mut others[0]), "refuses");
     assert!(others[0].call(()).await.is_err());
+}
+
+/// It slept on, since only the inner service had its waker.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_probe_is_woken_when_the_circuit_opens_again() {
+    let breaker =
+        CircuitBreaker::builder("test").consecutive_failures(1).half_open_calls(2).build().unwrap();
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    let probe = breaker.try_acquire().unwrap();
+    let mut service = breaker.layer().on_reject(AsTyped).layer(Stuck);
+    let waits = tokio::spawn(async move { service.ready().await.unwrap().call(()).await });
+    sleep(Duration::from_millis(10)).await;
+    assert!(!waits.is_finished());
+    probe.failure();
+    let refused = timeout(Duration::from_secs(1), waits).await.expect("sleeps on").unwrap();
+    assert_eq!(refused.unwrap_err().rejection().unwrap().kind(), RejectionKind::CircuitOpen);
+}
+
+/// A buffer's worker has the only place, and all callers wait behind it: it must not have it for ever.
+#[tokio::test(start_paused = true)]
+async fn behind_a_buffer_nobody_waits_longer_than_a_place_is_held() {
+    let breaker = tripping(1);
+    let stack = ServiceBuilder::new()
+        .buffer(8)
+        .layer(breaker.layer().on_reject(AsTyped))
+        .concurrency_limit(1)
+        .service(service_fn(|()| std::future::pending::<Result<(), io::Error>>()));
+    let _hangs = tokio::spawn(stack.clone().oneshot(()));
+    sleep(Duration::from_millis(10)).await;
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    for _ in 0..2 {
+        let start = Instant::now();
+        let refused = timeout(Duration::from_secs(10), stack.clone().oneshot(())).await;
+        assert!(refused.expect("hangs").is_err());
+        let waited = start.elapsed().as_millis();
+        assert!((5000..5010).contains(&waited), "{waited} ms");
+    }
+}
+
+/// Half a minute, as a probe has, was long for an instance that nobody polls any more.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_nobody_polls_holds_a_place_for_a_few_seconds_only() {
+    let breaker = tripping(1);
+    trip(&breaker);
+    advance(Duration::from_secs(60)).await;
+    let service = breaker.layer().on_reject(AsTyped).layer(Stuck);
+    let mut idle = service.clone();
+    assert!(idle.ready().now_or_never().is_none());
+    advance(Duration::from_millis(4999)).await;
+    assert!(service.clone().ready().now_or_never().is_some(), "there is no other place");
+    advance(Duration::from_millis(1)).await;
+    assert!(service.clone().ready().now_or_never().is_none(), "the place is free again");
 }
 
 /// A limit whose places are all with calls that hang, and a callee that comes back.
