@@ -351,6 +351,8 @@ impl Core {
         if self.state == State::Up {
             self.before = self.limit;
         }
+        // What has gathered in a long outage is still there if it fails again before it has recovered.
+        self.cold &= self.state == State::Recovering;
         self.counts.downs += 1;
         self.down_since = now;
         self.starting = false;

@@ -176,8 +176,19 @@ fn after_an_outage_as_long_as_callers_wait_there_is_no_headroom_until_it_has_rec
         let now = calls(&mut core, now + outage, 1, 10, End::Success);
         assert_eq!(core.state, State::Recovering);
         assert_eq!(core.has_headroom(at(now)), headroom, "after {outage} ms");
+        // A flap changes nothing about what has gathered.
+        let now = calls(&mut core, now, 12, 1, End::Failure);
+        assert!(matches!(core.state, State::Down { .. }));
+        let now = calls(&mut core, now + 100, 1, 10, End::Success);
+        assert_eq!(core.state, State::Recovering);
+        assert_eq!(core.has_headroom(at(now)), headroom, "after {outage} ms and a flap");
         let now = calls(&mut core, now, 50, 10, End::Success);
         assert_eq!(core.state, State::Up);
+        assert!(core.has_headroom(at(now)));
+        // It is over with the recovery.
+        let now = calls(&mut core, now, 12, 1, End::Failure);
+        let now = calls(&mut core, now + 100, 1, 10, End::Success);
+        assert_eq!(core.state, State::Recovering);
         assert!(core.has_headroom(at(now)));
     }
 }

@@ -200,7 +200,7 @@ impl Core {
             && (silent || started >= self.failing_since)
         {
             self.failures = 0;
-            self.cold = now.0.saturating_sub(self.down_since.0) >= self.patience_nanos();
+            self.cold |= now.0.saturating_sub(self.down_since.0) >= self.patience_nanos();
             self.state = State::Recovering;
             self.answered = 0;
             self.settled_at = now;
