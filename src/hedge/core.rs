@@ -22,6 +22,8 @@ const HEDGE: u64 = 1_000_000;
 const NONE: u64 = u64::MAX;
 /// What most answers take at most.
 const MOST: f64 = 0.9;
+/// So many calls may be late whatever is done.
+const FEW: f64 = 0.02;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -409,10 +411,10 @@ impl Core {
         average(&self.rescued, false);
     }
 
-    /// More calls miss their deadline than hedges rescue, and more than are slow by the percentile. That is no tail but a
-    /// queue, and hedges make it longer.
+    /// More calls miss their deadline than hedges rescue, and more than a few. That is no tail but a queue, and hedges make
+    /// it longer. However many are slow by the percentile: a median says nothing of how many may be late.
     pub(super) fn is_in_vain(&self) -> bool {
-        let few = 1.0 - self.limits.percentile();
+        let few = (1.0 - self.limits.percentile()).min(FEW);
         share(&self.missed) > few + share(&self.rescued)
     }
 

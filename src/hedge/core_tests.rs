@@ -262,6 +262,18 @@ fn hedges_are_in_vain_while_more_is_missed_than_they_rescue() {
     assert!(!core.is_in_vain());
 }
 
+/// Where every second call may ask, it does not take every second that is late to see that hedges do not help.
+#[test]
+fn how_many_may_ask_says_nothing_of_how_many_may_be_late() {
+    for percentile in [0.5, 0.9, 0.98] {
+        let core = Core::new(Limits { percentile, ..limits() });
+        (0..20).for_each(|_| {
+            (0..10).for_each(|n| if n == 0 { core.missed() } else { core.kept(false) })
+        });
+        assert!(core.is_in_vain(), "a tenth is late, at {percentile}");
+    }
+}
+
 #[test]
 fn while_they_are_in_vain_a_few_hedges_show_whether_they_still_are() {
     let core = Core::new(limits());
