@@ -559,6 +559,19 @@ async fn a_layer_charges_by_key_and_cost() {
     }
 }
 
+/// As at the layer of one process; the later price was the only one.
+#[tokio::test(start_paused = true)]
+async fn a_later_price_multiplies_with_the_earlier() {
+    let fake = Fake::new();
+    let service = SharedRateLimitLayer::new(fake.simple("10/h"))
+        .cost(|n: &u64| *n)
+        .cost(|_: &u64| 2)
+        .layer(tower::service_fn(async |n: u64| Ok::<_, io::Error>(n)));
+    assert!(service.clone().oneshot(3).await.is_ok());
+    assert!(service.clone().oneshot(2).await.is_ok());
+    assert!(service.clone().oneshot(1).await.is_err(), "6 and 4 of 10");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_dropped_while_it_asks_does_not_reach_the_service() {
     let fake = Fake::new();

@@ -175,7 +175,7 @@ impl<Req, W: sealed::Which<Req>, F: Fn(&Req) -> u64> sealed::Which<Req> for AtCo
     }
 
     fn cost(&self, req: &Req) -> u64 {
-        (self.cost)(req)
+        (self.cost)(req).saturating_mul(self.which.cost(req))
     }
 }
 
@@ -244,7 +244,8 @@ impl<W, R, H> SharedRateLimitLayer<W, R, H> {
         }
     }
 
-    /// Charges each request its price instead of 1. 0 is free.
+    /// Charges each request its price instead of 1. 0 is free. A later price multiplies with the earlier, as that of
+    /// [`RateLimitLayer`](super::super::RateLimitLayer::cost).
     ///
     /// ```no_run
     /// # fn f(limiter: buttress::rate_limit::SharedRateLimiter) {
