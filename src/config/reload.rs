@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -323,14 +324,61 @@ impl Inner {
         let again =
             if idle.is_empty() { Vec::new() } else { self.stacks.made().no_more_idle(idle) };
         again.iter().for_each(|object| object.revive(&registry));
-        gone.into_iter().for_each(OldParts::end);
+        let ended = end_all(gone, OldParts::end);
         registry.follow_given_up();
         registry.sort_out();
+        if let Err(panic) = ended {
+            resume_unwind(panic);
+        }
         Ok(Reloaded { applied, waiting, generation, new })
     }
+}
+
+/// Ends each and drops all, with whatever user code that runs, also after it has panicked for one of them. The first panic is
+/// returned.
+fn end_all<T>(items: Vec<T>, end: impl Fn(&T)) -> std::thread::Result<()> {
+    let mut first = Ok(());
+    for item in &items {
+        let ended = catch_unwind(AssertUnwindSafe(|| end(item)));
+        first = first.and(ended);
+    }
+    for item in items {
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(item)));
+        first = first.and(dropped);
+    }
+    first
 }
 
 /// Outside of the lock: a change may be an event. Says what could not be changed.
 fn apply(steps: Vec<(Place, Step)>) -> BTreeSet<Place> {
     steps.into_iter().filter_map(|(place, step)| step().err().map(|_| place)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::end_all;
+
+    struct Part<'a>(u32, &'a Mutex<Vec<u32>>);
+
+    impl Drop for Part<'_> {
+        fn drop(&mut self) {
+            self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(10 + self.0);
+            assert!(self.0 != 2, "the drop of 2");
+        }
+    }
+
+    /// The others stayed armed, and a second panic in their drop took the process with it.
+    #[test]
+    fn all_are_ended_and_dropped_though_some_panic() {
+        let seen = Mutex::new(Vec::new());
+        let parts = (0..4).map(|n| Part(n, &seen)).collect();
+        let panic = end_all(parts, |part| {
+            seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(part.0);
+            assert!(part.0 % 3 > 0, "the end of {}", part.0);
+        });
+        assert_eq!(panic.unwrap_err().downcast_ref::<String>().unwrap(), "the end of 0");
+        assert_eq!(*seen.lock().unwrap(), [0, 1, 2, 3, 10, 11, 12, 13]);
+    }
 }

@@ -81,9 +81,9 @@ impl OldParts {
     }
 
     /// Nothing uses them any more.
-    pub(super) fn end(self) {
-        self.conditioner.inspect(Conditioner::disarm);
-        self.budget.inspect(FailureBudget::retire);
+    pub(super) fn end(&self) {
+        self.conditioner.iter().for_each(Conditioner::disarm);
+        self.budget.iter().for_each(FailureBudget::retire);
     }
 }
 
