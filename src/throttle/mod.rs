@@ -48,7 +48,7 @@
 //! the time of 64 turns. The rate grows quickly until the first call is throttled, and then stays within a quarter above
 //! what was taken of the last calls while somebody waited, until nothing was throttled for 30 s. Turns that nobody took
 //! can be taken later, for 100 ms at first: less if it turns out that the backend does not save them as long, more if it
-//! does and calls wait, at most 1 s.
+//! does and calls wait, at most 1 s. What has become less than a sixteenth of a turn stays so until the rate is measured anew.
 //!
 //! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken; those that
 //! taught the quota are not among them. A share of
