@@ -317,10 +317,12 @@ impl Core {
         let (mut best, mut next) = (None::<(usize, f64)>, None::<(usize, f64)>);
         let mut drawn = [0; DRAWN];
         let most = if all { DRAWN_OF_ALL } else { DRAWN };
+        let mut draws = 0;
         for n in 0..most.min(count) {
             let there = |place| !drawn[..n].contains(&place) && usable(place);
             let Some(place) = draw(count, bits, there) else { break };
             drawn[n] = place;
+            draws = n + 1;
             bits = mix(bits.wrapping_add(GOLDEN));
             let one = (place, get(place).load(typical, memory, last, now));
             if best.is_none_or(|(_, least)| one.1 < SAME * least) {
@@ -337,19 +339,30 @@ impl Core {
         };
         let Some((worse, most)) = next else { return better };
         // Not for the sake of one that is down, while all are used.
-        let held =
-            !get(worse).is_out() && self.holds_back(get(better), get(worse), least / most, now);
+        let held = !get(worse).is_out()
+            && self.holds_back((get(better), get(worse)), least / most, draws, now);
         if held { worse } else { better }
     }
 
     /// Whether an endpoint that has just returned or come lets this call pass by, to one that is there for longer. Not to
     /// one that has so much to do, or hangs for so long, that even for its part of the share this one has less.
-    fn holds_back(&self, health: &Health, other: &Health, load: f64, now: Tick) -> bool {
+    fn holds_back(
+        &self,
+        (health, other): (&Health, &Health),
+        load: f64,
+        draws: usize,
+        now: Tick,
+    ) -> bool {
         if health.back.load(Relaxed) == 0 {
             return false;
         }
         let part = self.share(health, now) / self.share(other, now);
-        load >= part && part < 1.0 && (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= part
+        if load < part || part >= 1.0 {
+            return false;
+        }
+        // It has less to do than the others, so that it wins whenever it is drawn: `draws` times its share.
+        let chance = part / (1.0 + (draws as f64 - 1.0) * (1.0 - part));
+        (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= chance
     }
 
     /// What it gets of its share in its slow start.

@@ -53,6 +53,23 @@ fn one_that_comes_to_a_pool_that_lives_starts_slowly() {
     assert!(early > 60, "{early} of 300");
 }
 
+/// It has nothing to do, and so wins whenever it is one of two that are drawn: that is twice its share.
+#[test]
+fn one_that_comes_to_a_busy_pool_begins_with_a_tenth_of_its_share() {
+    let (mut late, mut all) = (0, 0);
+    for seed in 0..50 {
+        let mut pool = Pool::seeded(4, Config::default(), seed);
+        at_once(&mut pool, 400, 12);
+        pool.insert("late");
+        let got = at_once(&mut pool, 240, 12);
+        late += got[4];
+        all += got.iter().sum::<u32>();
+    }
+    // A fifth would be its share. In these 200 ms it gets from 10 to 19 % of it, and one call at once: 2 %.
+    let part = f64::from(late) / f64::from(all) * 5.0;
+    assert!((0.08..0.21).contains(&part), "{part}");
+}
+
 /// However little it gets: from the first call on it is known whether it is well.
 #[test]
 fn one_that_comes_ill_gets_few() {

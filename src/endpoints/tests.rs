@@ -27,7 +27,7 @@ impl Pool {
         Self::seeded(count, config, 42)
     }
 
-    fn seeded(count: usize, config: Config, seed: u64) -> Self {
+    pub(super) fn seeded(count: usize, config: Config, seed: u64) -> Self {
         let core = Core::new(config, seed);
         let all = (0..count).map(|n| core.insert(n.to_string().into(), Tick(1 << 50))).collect();
         Self { core, all, now: Tick(1 << 50) }
