@@ -146,6 +146,7 @@ async fn no_more_than_may_probe_wait_for_an_inner_service_that_is_never_ready() 
 
 /// It slept on, since only the inner service had its waker.
 #[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "callers are tasks")]
 async fn who_waits_for_a_probe_is_woken_when_the_circuit_opens_again() {
     let breaker =
         CircuitBreaker::builder("test").consecutive_failures(1).half_open_calls(2).build().unwrap();
@@ -163,6 +164,7 @@ async fn who_waits_for_a_probe_is_woken_when_the_circuit_opens_again() {
 
 /// A buffer's worker has the only place, and all callers wait behind it: it must not have it for ever.
 #[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "callers are tasks")]
 async fn behind_a_buffer_nobody_waits_longer_than_a_place_is_held() {
     let breaker = tripping(1);
     let stack = ServiceBuilder::new()
