@@ -295,6 +295,27 @@ fn where_few_come_a_queue_is_seen_after_few_answers() {
     assert_eq!(core.state, State::Congested);
 }
 
+/// With a low limit and calls that wait for it few answers come, however many calls there are: after a time of slow answers
+/// the limit took a second longer to come back.
+#[test]
+fn few_answers_while_calls_wait_are_not_few_calls() {
+    let mut core = Core::new(None, 10);
+    let patience = 340;
+    let mut now = 0;
+    for _ in 0..40 {
+        assert!(matches!(arrive(&mut core, now, patience), Arrival::Admitted));
+        finish(&mut core, now, End::Success, now + 10);
+        now += 250;
+    }
+    let sent = now;
+    for _ in 0..6 {
+        while matches!(arrive(&mut core, now, patience), Arrival::Admitted) {}
+        finish(&mut core, sent, End::Success, now + 150);
+        now += 150;
+    }
+    assert_eq!(core.state, State::Up);
+}
+
 #[test]
 fn slow_answers_that_nobody_feels_leave_one_in_flight_without_a_pause() {
     // Ten times as slow as they were, and a hundredth of what callers wait: `calls` wants each admitted at once.

@@ -175,10 +175,13 @@ impl Core {
         self.limit = (self.limit / 2.0).max(self.limit.min(1.0));
     }
 
-    /// Whose callers would be gone by now says nothing of a queue.
+    /// Whose callers would be gone by now says nothing of a queue. While calls wait few answers come because few are sent.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
     fn lately(&self) -> u64 {
-        if self.patience == 0.0 { u64::MAX } else { (LATELY * self.patience) as u64 }
+        if self.patience == 0.0 || !self.room.is_empty() {
+            return u64::MAX;
+        }
+        (LATELY * self.patience) as u64
     }
 
     /// Half of it is in use: what is measured then says something about it.
