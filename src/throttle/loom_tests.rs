@@ -43,8 +43,8 @@ fn learned(max_wait: Duration) -> (Throttle, Tick, Told) {
     builder.observers.move_to(Home::Nowhere);
     let throttle = builder.build().unwrap();
     let start = now();
-    // Every second one is taken.
-    let before = |halves: u32| Tick(start.0 - nanos(TURN / 2 * halves));
+    // Every second one is taken. A turn after the last one that was refused is the next.
+    let before = |halves: u32| Tick(start.0 - nanos(TURN / 2 * (halves + 2)));
     for halves in (0..17).rev() {
         let end = if halves % 2 == 0 { End::Refused(None) } else { End::Taken };
         answers(&throttle, before(halves), end, before(halves));
