@@ -72,12 +72,15 @@ pub(crate) fn now() -> Tick {
 thread_local!(pub(crate) static READS: Cell<u32> = const { Cell::new(0) });
 
 thread_local!(static AT_HAND: Cell<Tick> = const { Cell::new(Tick(0)) });
+thread_local!(static STANDS_FOR: Cell<u32> = const { Cell::new(1) });
 
 /// Hands a reading to the layer inside that asks first, which spares it one of its own: until what is returned
-/// is dropped, which is to be in the same poll.
+/// is dropped, which is to be in the same poll. With it goes for how many the time of this call stands, if it is answered
+/// in this poll: none, if it need not be measured.
 #[inline]
-pub(crate) fn hand_down(now: Tick) -> HandedDown {
+pub(crate) fn hand_down(now: Tick, stands_for: u32) -> HandedDown {
     AT_HAND.set(now);
+    STANDS_FOR.set(stands_for);
     HandedDown(())
 }
 
@@ -88,6 +91,7 @@ impl Drop for HandedDown {
     #[inline]
     fn drop(&mut self) {
         AT_HAND.set(Tick(0));
+        STANDS_FOR.set(1);
     }
 }
 
@@ -139,6 +143,12 @@ pub(crate) fn handed_down() -> Tick {
         Tick(0) => now(),
         at_hand => at_hand,
     }
+}
+
+/// For how many the time of a call stands that is sent and answered in this poll, as the layer outside has it.
+#[inline]
+pub(crate) fn stands_for() -> u32 {
+    STANDS_FOR.get()
 }
 
 /// The instant of a tick for tokio's timers, without another look at the clock.

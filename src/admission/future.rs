@@ -265,8 +265,8 @@ where
             None => without_deadline(now.after(parts.admission.longest())),
         };
         let backend = parts.admission.backend();
-        let (arrival, measured) = backend.arrive(deadline, context.criticality(), now);
-        *unmeasured = !measured;
+        let (arrival, stands_for) = backend.arrive(deadline, context.criticality(), now);
+        *unmeasured = stands_for == 0;
         if !matches!(arrival, Arrival::Admitted) {
             return Self::wait_or_refuse(state, &arrival, now);
         }
@@ -278,7 +278,7 @@ where
         }
         // Where they are, and not by `send`: moved, they would be copied.
         let (Some(req), Some(parts)) = (req.take(), &held.parts) else { return Poll::Pending };
-        let handed_down = parts.hands_down.then(|| hand_down(now));
+        let handed_down = parts.hands_down.then(|| hand_down(now, stands_for));
         let ticket = Wide::Some(parts.classify.start(&req));
         held.sent = Flag::Yes;
         let future = inner.call(req);

@@ -46,21 +46,21 @@ impl Twins {
         let deadline = Tick(now.0 + SECOND);
         let arrival = plain.arrive(deadline, class, *now, wakers);
         let admitted = matches!(arrival, Arrival::Admitted);
-        let measured = !(admitted && plain.needs_no_time());
+        let stands_for = if admitted { plain.stands_for() } else { 1 };
         if class == Criticality::Critical && laned.enter() {
             self.past_the_lock += 1;
-            assert!(admitted && !measured, "{arrival:?}");
+            assert!(admitted && stands_for == 0, "{arrival:?}");
             return Some((*now, false));
         }
         let mut core = laned.lock();
         let other = core.arrive(deadline, class, *now, wakers);
         assert_eq!(format!("{arrival:?}"), format!("{other:?}"));
-        assert_eq!(measured, !(admitted && core.needs_no_time()));
+        assert_eq!(stands_for, if admitted { core.stands_for() } else { 1 });
         if let Arrival::Wait(key) = other {
             core.leave(key, *now, wakers);
             plain.leave(key, *now, wakers);
         }
-        admitted.then_some((*now, measured))
+        admitted.then_some((*now, stands_for != 0))
     }
 
     fn end(&mut self, (started, measured): Out, end: End) {
@@ -179,7 +179,7 @@ fn a_silence_is_noticed_though_calls_come_past_the_lock() {
         let comes = |core: &mut Core, now: Tick| {
             let deadline = Tick(now.0 + SECOND);
             let _ = core.arrive(deadline, Criticality::Critical, now, &mut Wakers::default());
-            core.needs_no_time();
+            core.stands_for();
             matches!(core.state, State::Down { silent: true, .. })
         };
         // Who saw none of the first few come counts from the next that it sees, and looks when it sees one: each eighth.

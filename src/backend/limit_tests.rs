@@ -411,7 +411,7 @@ fn who_got_its_turn_after_a_pause_and_is_not_sent_leaves_it_to_the_next() {
 fn an_answer_that_nobody_timed_ends_a_silence() {
     let mut core = Core::new(None, 1000);
     let now = calls(&mut core, 0, 100, 0, End::Success);
-    assert!(core.needs_no_time(), "its like are quick");
+    assert!(core.stands_for() == 0, "its like are quick");
     // Two are out; the second keeps the thread busy for long, and answers in the poll in which it is sent.
     assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
     assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));

@@ -448,19 +448,20 @@ impl Backend {
 
     /// And whether a call that was admitted has to be measured even if it is answered at once.
     #[inline]
-    pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, bool) {
+    pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, u32) {
         if class == Criticality::Critical && deadline > now && self.shared.core.enter() {
-            return (Arrival::Admitted, false);
+            return (Arrival::Admitted, 0);
         }
         self.arrive_slowly(deadline, class, now)
     }
 
     #[inline(never)]
-    fn arrive_slowly(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, bool) {
+    fn arrive_slowly(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, u32) {
         self.step(|core, wakers| {
             let arrival = core.arrive(deadline, class, now, wakers);
-            let measured = !(matches!(arrival, Arrival::Admitted) && core.needs_no_time());
-            (arrival, measured)
+            let admitted = matches!(arrival, Arrival::Admitted);
+            let stands_for = if admitted { core.stands_for() } else { 1 };
+            (arrival, stands_for)
         })
     }
 

@@ -409,7 +409,7 @@ pub(super) static CLIENT_FIELDS: &[Field] = &[
         "hedge",
         Kind::Off("never", &Kind::Table(HEDGE)),
         "as its keys say with backend, else never",
-        "Second attempts beside slow ones, of pools only.",
+        "Second attempts beside slow ones.",
     ),
     field("endpoints", Kind::Table(ENDPOINTS), "", "Settings of pools."),
     field("attempt_timeout", SPAN, "", "Longest time for one attempt."),

@@ -306,10 +306,10 @@ impl Core {
         (left >= pause.saturating_add(median)).then_some(Tick(now.0.saturating_add(pause)))
     }
 
-    /// An answer after `nanos`.
+    /// An answer after `nanos`, which stands for so many.
     #[inline]
-    pub(super) fn answered(&self, nanos: u64, now: Tick) {
-        self.answered.0[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn answered(&self, nanos: u64, stands_for: u32, now: Tick) {
+        self.answered.0[bucket(nanos)].fetch_add(stands_for, Ordering::Relaxed);
         self.look(now);
     }
 

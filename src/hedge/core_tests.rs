@@ -40,13 +40,13 @@ fn buckets_are_in_order_and_narrow() {
 fn nothing_is_known_before_enough_answers() {
     let core = Core::new(limits());
     for n in 1..100 {
-        core.answered(5 * MS, Tick(n * 50 * MS));
+        core.answered(5 * MS, 1, Tick(n * 50 * MS));
         assert_eq!(core.delay(), None);
     }
     // Abandoned calls are no answers.
     core.censored(5 * MS, Tick(6000 * MS));
     assert_eq!(core.delay(), None);
-    core.answered(5 * MS, Tick(6050 * MS));
+    core.answered(5 * MS, 1, Tick(6050 * MS));
     assert!(core.delay().is_some());
 }
 
@@ -54,7 +54,7 @@ fn nothing_is_known_before_enough_answers() {
 fn the_delay_is_never_below_its_minimum() {
     let core = Core::new(limits());
     for n in 1..=200 {
-        core.answered(1000, Tick(n * 50 * MS));
+        core.answered(1000, 1, Tick(n * 50 * MS));
     }
     assert_eq!(core.delay(), Some(MS));
 }
@@ -81,11 +81,11 @@ fn a_percentile_of_hedged_calls_does_not_drift() {
                 let second = latency(&mut rng, 20 * MS);
                 let hedged = core.delay().unwrap_or(u64::MAX).saturating_add(second);
                 if first <= hedged {
-                    core.answered(first, now);
+                    core.answered(first, 1, now);
                 } else if honest {
                     core.censored(hedged, now);
                 } else {
-                    core.answered(second, now);
+                    core.answered(second, 1, now);
                 }
                 if n > 5000 {
                     sum += core.delay().unwrap() as f64 / truth;
@@ -108,7 +108,7 @@ fn it_follows_a_change_within_a_thousand_answers_or_so() {
     for (median, answers) in [(10 * MS, 1000), (100 * MS, 8000)] {
         for _ in 0..answers {
             now += 50 * MS;
-            core.answered(latency(&mut rng, median), Tick(now));
+            core.answered(latency(&mut rng, median), 1, Tick(now));
         }
     }
     let median = core.median().unwrap();
@@ -119,7 +119,7 @@ fn it_follows_a_change_within_a_thousand_answers_or_so() {
 fn no_hedge_is_planned_that_could_not_answer_in_time() {
     let core = Core::new(limits());
     for n in 1..=200 {
-        core.answered(10 * MS, Tick(n * 50 * MS));
+        core.answered(10 * MS, 1, Tick(n * 50 * MS));
     }
     let (delay, median) = (core.delay().unwrap(), core.median().unwrap());
     let now = Tick(1 << 50);
@@ -135,7 +135,7 @@ fn a_hedge_is_planned_earlier_where_the_deadline_asks_for_it() {
     let core = Core::new(limits());
     let mut rng = SmallRng::seed_from_u64(5);
     for n in 1..=5000 {
-        core.answered(latency(&mut rng, 20 * MS), Tick(n * 50 * MS));
+        core.answered(latency(&mut rng, 20 * MS), 1, Tick(n * 50 * MS));
     }
     let (delay, most) = (core.delay().unwrap(), core.most.load(Ordering::Relaxed));
     assert!(2 * most > delay + MS, "{delay} {most}");
@@ -212,7 +212,7 @@ fn what_few_answers_do_not_show_is_not_taken_for_the_percentile() {
         for n in 1..=16 {
             let took = latency(&mut rng, 20 * MS);
             slowest = slowest.max(took);
-            core.answered(took, Tick(n * 50 * MS));
+            core.answered(took, 1, Tick(n * 50 * MS));
         }
         let delay = core.delay().unwrap();
         for _ in 0..100 {

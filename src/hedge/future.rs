@@ -116,7 +116,7 @@ where
             stage: Stage::Last,
             classifier,
             replay,
-            watch: Watch { shared: None, started: Tick(0), deadline: None, measured: false },
+            watch: Watch::NONE,
         }
     }
 
@@ -172,6 +172,8 @@ where
     #[cold]
     #[inline(never)]
     fn go_on(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<Answer<S, Req>> {
+        // It is not answered in the poll in which it was sent.
+        self.as_mut().project().watch.stands_for = 1;
         loop {
             if let Some(answer) = self.as_mut().poll_hedges(cx) {
                 return Some(answer);
@@ -338,12 +340,17 @@ where
         if let Some(shared) = &this.watch.shared
             && verdict.outcome == Outcome::Success
         {
-            let now = clock::now();
-            match this.watch.deadline {
-                Some(deadline) if deadline <= now => shared.core.missed(),
-                _ => shared.core.kept(false),
+            if this.watch.stands_for == 0 {
+                shared.core.kept(false);
+            } else {
+                let now = clock::now();
+                match this.watch.deadline {
+                    Some(deadline) if deadline <= now => shared.core.missed(),
+                    _ => shared.core.kept(false),
+                }
+                let nanos = now.0.saturating_sub(this.watch.started.0);
+                shared.core.answered(nanos, this.watch.stands_for, now);
             }
-            shared.core.answered(now.0.saturating_sub(this.watch.started.0), now);
         }
         if !this.hedges.is_empty() && is_lost(&verdict, &result) {
             this.watch.measured = true;

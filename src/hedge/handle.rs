@@ -434,6 +434,14 @@ pub(super) struct Watch {
     pub(super) deadline: Option<Tick>,
     /// The first attempt is over.
     pub(super) measured: bool,
+    /// Calls for which its time stands: none, if it is answered in the poll in which it was sent and need not be measured.
+    pub(super) stands_for: u32,
+}
+
+impl Watch {
+    /// Of a call that is not measured.
+    pub(super) const NONE: Self =
+        Self { shared: None, started: Tick(0), deadline: None, measured: false, stands_for: 1 };
 }
 
 impl Drop for Watch {

@@ -63,7 +63,7 @@ where
     C: Classify<Req, S::Response, S::Error> + Clone,
     R: Replay<Req> + Clone,
 {
-    let started = clock::at_hand();
+    let (started, stands_for) = (clock::at_hand(), clock::stands_for());
     shared.core.deposit();
     let deadline = replay.deadline(&req).map(Deadline::tick);
     let due = shared.core.plan(deadline, started);
@@ -72,7 +72,7 @@ where
     let ticket = Some(classifier.start(&req));
     // What cannot have a hedge says nothing of what they are good for.
     let deadline = deadline.filter(|_| copy.is_some());
-    let watch = Watch { shared: Some(shared), started, deadline, measured: false };
+    let watch = Watch { shared: Some(shared), started, deadline, measured: false, stands_for };
     let (classifier, replay) = (classifier.clone(), replay.clone());
     // In the place it is to have: moved, it would be copied.
     let first = Some(ready.call(req));

@@ -312,6 +312,6 @@ where
     type Service = <Client<C, P, X, R, F::Layer> as Layer<S>>::Service;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.layers().layer(inner)
+        self.layers(false).layer(inner)
     }
 }

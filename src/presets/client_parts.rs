@@ -47,7 +47,7 @@ pub(crate) struct ClientParts {
     pub(crate) faults: crate::slot::Slot<crate::conditioner::Conditioner>,
 }
 
-/// A hedge that is made with the first pool.
+/// A hedge that is made with the first service or pool.
 #[derive(Clone, Debug)]
 pub(super) struct Hedging {
     pub(super) builder: HedgeBuilder,

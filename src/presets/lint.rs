@@ -80,7 +80,7 @@ impl fmt::Display for Lint {
 pub struct Report {
     /// What [`lint`] says.
     pub lints: Vec<Lint>,
-    /// The most attempts one call can make, with the hedges of a pool if the plan has some; `None` is no bound.
+    /// The most attempts one call can make, with hedges if the plan has some; `None` is no bound.
     pub worst_attempts: Option<u64>,
     /// Attempts for each call in the long run, if everything fails; `None` is no bound.
     pub amplification: Option<f64>,

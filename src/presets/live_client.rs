@@ -8,7 +8,7 @@ use super::live::{Live, LiveService, Parts};
 #[cfg(feature = "http")]
 use super::part::ForHttp;
 use super::part::Part;
-use super::pool::{Client, Pool};
+use super::pool::Client;
 use crate::backend::Backend;
 use crate::budget::RetryBudget;
 use crate::circuit_breaker::CircuitBreaker;
@@ -18,7 +18,7 @@ use crate::rate_limit::RateLimiter;
 
 /// What [`Live::pool`] makes of the endpoints `S`, of a client with the types that follow.
 pub type LivePool<S, C, P, X, R, F> =
-    LiveService<EndpointsService<S, C, X, R>, Pool<C, P, X, R, F>>;
+    LiveService<EndpointsService<S, C, X, R>, Client<C, P, X, R, F>>;
 
 impl<C, P, X, R, F> Live<ClientLayer<C, P, X, R, F>> {
     fn parts(&self) -> Option<ClientParts> {
@@ -80,7 +80,7 @@ impl<C, P, X, R, F> Live<ClientLayer<C, P, X, R, F>> {
         self.parts()?.admission.map(|admission| admission.backend().clone())
     }
 
-    /// The hedge of its pools, if there is one and there is a pool.
+    /// The hedge, if there is one: from the first service or pool on.
     ///
     /// ```
     /// # use buttress::config::Loader;
@@ -237,10 +237,10 @@ where
     pub fn pool<S>(&self, endpoints: &Endpoints<S>) -> LivePool<S, C, P, X, R, F::Layer>
     where
         EndpointsService<S, C, X, R>: Clone,
-        Pool<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
+        Client<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
     {
         let inner = self.layer.pool_service(endpoints);
-        LiveService::new(inner, self.slot.clone(), self.composer(ClientLayer::pool_layers))
+        LiveService::new(inner, self.slot.clone(), self.composer(|layer| layer.layers(true)))
     }
 }
 
@@ -257,6 +257,6 @@ where
     type Service = LiveService<S, Client<C, P, X, R, F::Layer>>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LiveService::new(inner, self.slot.clone(), self.composer(ClientLayer::layers))
+        LiveService::new(inner, self.slot.clone(), self.composer(|layer| layer.layers(false)))
     }
 }

@@ -29,7 +29,7 @@
 //! | **retry**, with a budget: **the backend's headroom** | each attempt below is one call |
 //! | rate limit | retries are limited like first attempts; waiting for it takes no place in flight |
 //! | **admission** | each attempt is admitted, a retry too; inside of the limit, so that nobody who waits for that is counted as sent |
-//! | **hedge**, of a [pool](ClientLayer::pool) | a call that waits for admission is not slow: only what was sent is sent again |
+//! | **hedge** | a call that waits for admission is not slow: only what was sent is sent again |
 //! | attempt timeout | inside of admission, where waiting does not count; outside of the breaker, which sees a call that was given up and counts it |
 //! | breaker | judges attempts; a refusal of it ends the retries |
 //! | conditioner, if it [has one](ClientLayer::conditioner) | everything else sees the faults |
@@ -42,7 +42,8 @@
 //!
 //! Only what may be repeated is sent more than once: for HTTP that is what is idempotent by its method or has a key; other
 //! requests are repeated after every failure that may be retried, unless [`classify`](ClientLayer::classify) says
-//! otherwise.
+//! otherwise. A hedge is sent beside an attempt that may still succeed: where calls of such a service must not be made twice,
+//! let [`replay`](ClientLayer::replay) copy none of them, or leave the plan's `hedge` out.
 //!
 //! | [`server`] | why there |
 //! |---|---|

@@ -19,7 +19,7 @@ use crate::retry::RetryPolicy;
 /// | `retry_budget` | none of its own |
 /// | `rate_limit` | none |
 /// | `backend` | learned limit, waiting room, probes while it is down |
-/// | `hedge` | slower than 98 of 100 answers, at most 10 % more; of a pool only |
+/// | `hedge` | slower than 98 of 100 answers, at most 10 % more |
 /// | `endpoints` | the defaults of [`Endpoints`](crate::endpoints::Endpoints); of a pool only |
 /// | `attempt_timeout` | none |
 /// | `breaker` | none: the backend knows when it is down, and waits with a probe instead of failing at once |
@@ -56,7 +56,7 @@ pub struct ClientPlan {
     pub rate_limit: Option<RateLimitPlan>,
     /// What is learned of the backend, and who waits for it.
     pub backend: Option<BackendPlan>,
-    /// Second attempts beside slow ones, for a [pool](super::ClientLayer::pool): to one service there are none.
+    /// Second attempts beside slow ones, of a [pool](super::ClientLayer::pool) to another endpoint.
     pub hedge: Option<HedgePlan>,
     /// The settings of a [pool](super::ClientLayer::endpoints).
     pub endpoints: EndpointsPlan,

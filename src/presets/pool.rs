@@ -1,4 +1,4 @@
-//! The layers of a client in their order, around one service and around a pool.
+//! The layers of a client in their order, around one service or a pool.
 
 use tower_layer::{Layer, Stack};
 
@@ -18,19 +18,19 @@ use crate::retry::{CloneRequest, RetryLayer, SparingLayer};
 use crate::timeout::{Timeout, TimeoutLayer};
 use crate::wide::Flag;
 
-/// Around the attempts.
+/// Around what is sent.
 type Outer<C, P, X, R> = Stack<
-    AdmissionLayer<Attempts<C>, X, R>,
-    Stack<Limited<R>, Stack<SparingLayer<Attempts<C>, Sends<P, X>, R>, TimeoutLayer<X, R>>>,
+    HedgeLayer<Attempts<C>, Sends<P, X>>,
+    Stack<
+        AdmissionLayer<Attempts<C>, X, R>,
+        Stack<Limited<R>, Stack<SparingLayer<Attempts<C>, Sends<P, X>, R>, TimeoutLayer<X, R>>>,
+    >,
 >;
 
 /// Around one attempt.
 type Inner<C, X, R, F> = Stack<F, Stack<CircuitBreakerLayer<C, R>, TimeoutLayer<X, R>>>;
 
 pub(super) type Client<C, P, X, R, F> = Stack<Inner<C, X, R, F>, Outer<C, P, X, R>>;
-
-pub(super) type Pool<C, P, X, R, F> =
-    Stack<Inner<C, X, R, F>, Stack<HedgeLayer<Attempts<C>, Sends<P, X>>, Outer<C, P, X, R>>>;
 
 /// What [`ClientLayer::pool`] makes of the endpoints `S`, of a [`ClientLayer`] with the types that follow.
 pub type PoolService<
@@ -40,7 +40,7 @@ pub type PoolService<
     X = NoContext,
     R = AsError,
     F = tower_layer::Identity,
-> = <Pool<C, P, X, R, F> as Layer<EndpointsService<S, C, X, R>>>::Service;
+> = <Client<C, P, X, R, F> as Layer<EndpointsService<S, C, X, R>>>::Service;
 
 impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     /// What is known of the backend, if the plan has one.
@@ -55,11 +55,15 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
         self.parts.admission.as_ref().map(Admission::backend)
     }
 
-    /// The hedge of its pools, if the plan has one and there is a pool.
+    /// The hedge, if the plan has one: from the first service or pool on.
     ///
     /// ```
     /// use buttress::presets::{ClientPlan, client};
-    /// assert!(client(&ClientPlan::new("db"))?.hedge().is_none());
+    /// use tower::Layer;
+    /// let stack = client(&ClientPlan::new("db"))?;
+    /// assert!(stack.hedge().is_none());
+    /// let service = stack.layer(7);
+    /// assert_eq!(stack.hedge().unwrap().stats().sent, 0);
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
@@ -81,8 +85,8 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     }
 
     /// The layers around a pool: a retry goes to another endpoint than the attempt before it, and so does a
-    /// [hedge](crate::hedge) of a call that takes long while the backend has headroom. That takes a
-    /// [`context`](Self::context) that keeps what is written into it, as that of `http` does.
+    /// [hedge](crate::hedge). That takes a [`context`](Self::context) that keeps what is written into it, as that of
+    /// `http` does.
     ///
     /// ```
     /// use buttress::presets::{ClientPlan, client};
@@ -104,9 +108,9 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
         X: Clone,
         R: Clone,
         F: Part<R>,
-        Pool<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
+        Client<C, P, X, R, F::Layer>: Layer<EndpointsService<S, C, X, R>>,
     {
-        self.pool_layers().layer(self.pool_service(endpoints))
+        self.layers(true).layer(self.pool_service(endpoints))
     }
 }
 
@@ -116,16 +120,9 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         service.context(self.context.clone()).on_reject(self.reject.clone())
     }
 
-    pub(super) fn layers(&self) -> Client<C, P, X, R, F::Layer> {
-        Stack::new(self.inner(), self.outer(false))
-    }
-
-    pub(super) fn pool_layers(&self) -> Pool<C, P, X, R, F::Layer> {
-        let hedge = self.parts.hedge.as_ref();
-        let hedge = hedge.map(|hedge| hedge.get(self.backend(), self.retry_budget()));
-        let hedge = HedgeLayer::maybe(hedge).classify(self.attempts()).replay(self.sends(true));
-        let outer = Stack::new(hedge, self.outer(true));
-        Stack::new(self.inner(), outer)
+    /// Around one service, or around a `pool`.
+    pub(super) fn layers(&self, pool: bool) -> Client<C, P, X, R, F::Layer> {
+        Stack::new(self.inner(), self.outer(pool))
     }
 
     fn attempts(&self) -> Attempts<C> {
@@ -154,10 +151,14 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
             None => total,
         });
         let outer = Stack::new(retry.sparing(), self.timeout(total));
+        let hedge = parts.hedge.as_ref();
+        let hedge = hedge.map(|hedge| hedge.get(self.backend(), self.retry_budget()));
         // So does what is inside of it and asks for the time as it begins.
-        let admission = admission.hands_down(parts.attempt.is_some() || pool);
+        let inside = hedge.is_some() || parts.attempt.is_some() || pool;
+        let admission = admission.hands_down(inside);
+        let hedge = HedgeLayer::maybe(hedge).classify(self.attempts()).replay(self.sends(pool));
         let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
-        Stack::new(admission, outer)
+        Stack::new(hedge, Stack::new(admission, outer))
     }
 
     fn inner(&self) -> Inner<C, X, R, F::Layer> {

@@ -98,7 +98,7 @@ impl Bound {
         }
         let now = now();
         (self.flags, self.end) = (self.flags | BEGUN, Tick(now.0.saturating_add(self.end.0)));
-        Some(hand_down(now))
+        Some(hand_down(now, 1))
     }
 
     #[inline]

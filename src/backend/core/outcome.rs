@@ -112,15 +112,16 @@ impl Core {
         }
     }
 
-    /// The call that has just been admitted need not be measured, if it is answered in the poll in which it is sent:
-    /// its like are answered so quickly that some of them say enough, and nothing is out of the ordinary.
+    /// For how many the time of the call that has just been admitted stands, if it is answered in the poll in which it
+    /// is sent. None, if its like are answered so quickly that some of them say enough, and nothing is out of the
+    /// ordinary: it need not be measured then.
     #[inline]
-    pub(in crate::backend) fn needs_no_time(&mut self) -> bool {
-        let all_is_well = self.all_is_well();
-        if all_is_well {
-            self.unmeasured = (self.unmeasured + 1) % MEASURED;
+    pub(in crate::backend) fn stands_for(&mut self) -> u32 {
+        if !self.all_is_well() {
+            return 1;
         }
-        all_is_well && self.unmeasured != 0
+        self.unmeasured = (self.unmeasured + 1) % MEASURED;
+        if self.unmeasured == 0 { MEASURED } else { 0 }
     }
 
     /// Such a call has succeeded.

@@ -3,6 +3,8 @@
 use buttress::presets::{self, ClientPlan};
 use buttress::{Context, ReadContext, RetryHint, Verdict, classify_fn, downcast};
 
+use tower::Layer;
+
 use super::{Candidate, Client, Known};
 use crate::request::{Answer, Endpoint, Fault, Request};
 
@@ -48,8 +50,13 @@ impl Candidate for Storm {
             .seed(known.seed)
             .build()
             .expect("a valid configuration");
-        pool.extend(endpoints.into_iter().map(|one| (one.server.to_string(), one)));
-        let client = Client::of(stack.pool(&pool));
+        let client = match &endpoints[..] {
+            [one] => Client::of(stack.layer(one.clone())),
+            several => {
+                pool.extend(several.iter().map(|one| (one.server.to_string(), one.clone())));
+                Client::of(stack.pool(&pool))
+            }
+        };
         let shown = stack.clone();
         let client = client.counting(move || {
             let mut counts = Vec::new();
