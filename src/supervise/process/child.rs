@@ -8,53 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::error::ConfigError;
 use crate::name::Name;
 
-use super::beat::Beats;
-use super::core::Rule;
 use super::output::{Line, Output};
 use super::policy::Restart;
-use super::probe::STRIKES;
 
-/// What a look at a running child came to.
-///
-/// ```
-/// use buttress::supervise::process::Liveness;
-/// assert_ne!(Liveness::Alive, Liveness::Frozen);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Liveness {
-    /// Work goes on.
-    Alive,
-    /// It does not. Said twice in a row it has the child stopped and restarted.
-    Frozen,
-    /// Cannot be told, which changes nothing.
-    Unknown,
-}
+mod check;
+mod probes;
 
-/// The process of a child, for closures that look at it.
-///
-/// ```
-/// # fn look(process: &buttress::supervise::process::ChildProcess) {
-/// println!("{} is process {}, its {}th", process.name, process.pid, process.run);
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ChildProcess {
-    /// The child's name.
-    pub name: Name,
-    /// The process's number.
-    pub pid: u32,
-    /// Which process of this child it is, from 1.
-    pub run: u64,
-    pub(super) every: Duration,
-}
+pub use probes::{ChildProcess, Liveness};
+pub(super) use probes::{IsAlive, IsReady};
 
-pub(super) type IsReady = Arc<dyn Fn(&ChildProcess) -> bool + Send + Sync>;
-pub(super) type IsAlive = Arc<dyn Fn(&ChildProcess) -> Liveness + Send + Sync>;
 pub(super) type Prepare = Arc<dyn Fn(&mut Command) + Send + Sync>;
 
 /// A program to run and how it is looked after.
@@ -102,8 +66,6 @@ pub struct Child {
     pub(super) stdout: Output,
     pub(super) stderr: Output,
 }
-
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Child {
     /// `program`, found as [`Command::new`] finds it.
@@ -284,106 +246,6 @@ impl Child {
         self
     }
 
-    /// It is ready when this says so; asked every [`probe_every`](Self::probe_every), on a thread for the questions
-    /// about this process. Children after it start then. Without: as soon as it exists. No answer is not ready.
-    ///
-    /// ```
-    /// use std::net::TcpStream;
-    /// let _ = buttress::supervise::process::Child::new("db", "postgres")
-    ///     .ready_when(|_| TcpStream::connect("127.0.0.1:5432").is_ok());
-    /// ```
-    #[must_use]
-    pub fn ready_when(
-        mut self,
-        ready: impl Fn(&ChildProcess) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.ready = Some(Arc::new(ready));
-        self
-    }
-
-    /// How long it may take to become ready, from the first question on, or it is stopped and has failed. Default 30 s.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// let _ = buttress::supervise::process::Child::new("a", "worker").ready_within(Duration::from_secs(5));
-    /// ```
-    #[must_use]
-    pub const fn ready_within(mut self, time: Duration) -> Self {
-        self.ready_within = time;
-        self
-    }
-
-    /// Whether work goes on, asked every [`probe_every`](Self::probe_every) once it is ready, on a thread for
-    /// the questions about this process. One that is [`Frozen`](Liveness::Frozen) twice in a row is stopped and has
-    /// failed; so is one about which the question is not answered for twice the
-    /// [`probe_timeout`](Self::probe_timeout). While a question about an earlier run of it hangs, no other is put
-    /// (`child_not_asked` is told once): a thread stands in it. Answers given right after this process itself had not run for a while do
-    /// not count, nor those about a process that a debugger holds.
-    ///
-    /// ```
-    /// use buttress::supervise::process::{Child, Liveness};
-    /// let _ = Child::new("a", "worker").alive_when(|process| {
-    ///     # let answers = |_pid: u32| true;
-    ///     if answers(process.pid) { Liveness::Alive } else { Liveness::Frozen }
-    /// });
-    /// ```
-    #[must_use]
-    pub fn alive_when(
-        mut self,
-        alive: impl Fn(&ChildProcess) -> Liveness + Send + Sync + 'static,
-    ) -> Self {
-        self.alive = Some(Arc::new(alive));
-        self
-    }
-
-    /// Both questions by its heartbeat file (see [`Heartbeat`](crate::supervise::heartbeat::Heartbeat)): it is ready with the
-    /// first beat, and frozen when no new one has come for `max_age` while we looked. Two or three of its
-    /// intervals are a good `max_age`. A beat counts if the child's process has written it, or one in its
-    /// group; one that it runs in another namespace of process numbers cannot be told from an earlier one's.
-    ///
-    /// Replaces [`ready_when`](Self::ready_when) and [`alive_when`](Self::alive_when), and the other way round.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// let _ = buttress::supervise::process::Child::new("a", "worker")
-    ///     .heartbeat("/run/worker.json", Duration::from_secs(15));
-    /// ```
-    #[must_use]
-    pub fn heartbeat(mut self, file: impl Into<PathBuf>, max_age: Duration) -> Self {
-        let beats = Arc::new(Beats::new(file.into(), max_age));
-        let ready = Arc::clone(&beats);
-        self.ready = Some(Arc::new(move |process| ready.ready(process)));
-        self.alive = Some(Arc::new(move |process| beats.alive(process)));
-        self.max_age = Some(max_age);
-        self
-    }
-
-    /// How often the two questions are asked. Default 250 ms.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// let _ = buttress::supervise::process::Child::new("a", "worker").probe_every(Duration::from_secs(1));
-    /// ```
-    #[must_use]
-    pub const fn probe_every(mut self, time: Duration) -> Self {
-        self.probe_every = time;
-        self
-    }
-
-    /// How long an answer to the second question may take. None after twice this time says that the child is frozen:
-    /// it is stopped and has failed. A question that never ends keeps its thread. Default 30 s.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// # let child = buttress::supervise::process::Child::new("a", "true");
-    /// let child = child.probe_timeout(Duration::from_secs(5));
-    /// ```
-    #[must_use]
-    pub const fn probe_timeout(mut self, time: Duration) -> Self {
-        self.probe_timeout = time;
-        self
-    }
-
     /// The signal that asks it to end, sent to its whole group. Default `SIGTERM`.
     ///
     /// ```
@@ -483,108 +345,6 @@ impl Child {
     pub fn on_line(self, sink: impl Fn(&Line<'_>) + Send + Sync + 'static) -> Self {
         let output = Output::lines(sink);
         self.stdout(output.clone()).stderr(output)
-    }
-
-    pub(super) const fn has_probes(&self) -> bool {
-        self.ready.is_some() || self.alive.is_some()
-    }
-
-    pub(super) fn rule(&self) -> Rule {
-        Rule {
-            restart: self.restart,
-            success: self.success.clone(),
-            backoff: self.backoff,
-            stable_after: self.stable_after,
-            frozen_for: self.max_age.unwrap_or_default() + self.probe_every * STRIKES,
-            ready_within: self.ready.is_some().then_some(self.ready_within),
-            grace: self.grace,
-            kill_wait: self.kill_wait,
-        }
-    }
-
-    /// Checks every value.
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        let field = |field: &str| format!("{}.{field}", self.name);
-        let text = |text: &OsStr| text.as_encoded_bytes().contains(&0);
-        if self.program.is_empty() || text(&self.program) {
-            let program = self.program.to_string_lossy();
-            return Err(ConfigError::new(field("program"), format!("{program:?}"), "a program"));
-        }
-        if let Some(arg) = self.args.iter().find(|arg| text(arg)) {
-            let arg = format!("{:?}", arg.to_string_lossy());
-            return Err(ConfigError::new(field("args"), arg, "no zero byte"));
-        }
-        for (key, value) in &self.env {
-            let bytes = key.as_encoded_bytes();
-            if bytes.is_empty() || bytes.contains(&b'=') || bytes.contains(&0) {
-                let key = format!("{:?}", key.to_string_lossy());
-                return Err(ConfigError::new(field("env"), key, "a name without = or zero byte"));
-            }
-            if value.as_deref().is_some_and(text) {
-                let key = key.to_string_lossy();
-                return Err(ConfigError::new(field("env"), key, "a value without zero byte"));
-            }
-        }
-        self.backoff.validate().map_err(|error| {
-            let name = field(&format!("backoff.{}", error.field()));
-            ConfigError::new(name, error.value(), error.expected().to_owned())
-        })?;
-        if self.success.iter().any(|code| !(0..256).contains(code)) {
-            let codes = format!("{:?}", self.success);
-            return Err(ConfigError::new(field("success_codes"), codes, "codes of 0 to 255"));
-        }
-        for (name, time, shortest) in [
-            ("stable_after", self.stable_after, Duration::ZERO),
-            ("ready_within", self.ready_within, Duration::from_millis(1)),
-            ("probe_every", self.probe_every, Duration::from_millis(1)),
-            ("probe_timeout", self.probe_timeout, Duration::from_millis(1)),
-            ("grace", self.grace, Duration::ZERO),
-            ("kill_wait", self.kill_wait, Duration::from_millis(1)),
-        ] {
-            if time < shortest || time > LONGEST {
-                let expected = format!("{shortest:?} to a year");
-                return Err(ConfigError::new(field(name), format!("{time:?}"), expected));
-            }
-        }
-        if let Some(max_age) = self.max_age
-            && (max_age <= self.probe_every || max_age > LONGEST)
-        {
-            let expected = format!("more than probe_every, {:?}", self.probe_every);
-            return Err(ConfigError::new(field("heartbeat"), format!("{max_age:?}"), expected));
-        }
-        let signals =
-            [("stop_signal", Some(self.stop_signal)), ("parent_death_signal", self.death_signal)];
-        for (name, signal) in signals {
-            let Some(signal) = signal else { continue };
-            if super::sys::signal(signal).is_none() {
-                return Err(ConfigError::new(field(name), signal, "the number of a signal"));
-            }
-        }
-        if self.death_signal.is_some() && !cfg!(target_os = "linux") {
-            let value = "a signal";
-            return Err(ConfigError::new(
-                field("parent_death_signal"),
-                value,
-                "None outside Linux",
-            ));
-        }
-        Ok(())
-    }
-
-    /// The time that `restarts` restarts in a row take by their delays alone, on average.
-    pub(super) fn usual_delays(&self, restarts: u32) -> Option<Duration> {
-        if self.restart == Restart::Temporary {
-            return None;
-        }
-        // Past so many the delays are the cap, near enough.
-        const COUNTED: u32 = 10_000;
-        let middle = |n| {
-            let (low, high) = self.backoff.range(n);
-            low.saturating_add(high.saturating_sub(low) / 2)
-        };
-        let counted = restarts.min(COUNTED);
-        let sum = (1..=counted).fold(Duration::ZERO, |sum, n| sum.saturating_add(middle(n)));
-        Some(sum.saturating_add(middle(COUNTED).saturating_mul(restarts - counted)))
     }
 }
 
