@@ -2,10 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +13,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,8 +21,9 @@ use tower::service_fn;
 
 use crate::supervise::{Lifecycle, Phase};
 
+use super::fakes::{Hidden, buffered, hiding, late};
 use super::tests::{Memory, Rig, app, ask, closed_after, secs};
-use super::{Connected, Looked, Server, Unread};
+use super::{Looked, Server};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -259,9 +255,9 @@ async fn the_grace_begins_after_the_handshake() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_timeout() {
     let mut rig = Rig::new(Server::builder("t").write_timeout(secs(10)).drain_timeout(secs(100)));
-    let io = Stuck { stream: rig.connect().await, stuck: Arc::default() };
-    let stuck = Arc::clone(&io.stuck);
-    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(io));
+    let hidden = Hidden::default();
+    let io = TokioIo::new(hiding(rig.connect().await, &hidden));
+    let handshake = http2::handshake(TokioExecutor::new(), io);
     let (mut sender, connection) = handshake.await.unwrap();
     detached(async move {
         let _ = connection.await;
@@ -269,7 +265,7 @@ async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_tim
     let request = Request::get("http://x/big").body(Empty::<Bytes>::new()).unwrap();
     let answer = sender.send_request(request).await.unwrap();
     rig.life.advance(Phase::Draining, None);
-    stuck.store(true, Ordering::SeqCst);
+    hidden.hide(Hidden::ALL);
     detached(async move {
         let _ = answer.into_body().collect().await;
     });
@@ -278,128 +274,39 @@ async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_tim
     assert_eq!((report.requests_drained, report.requests_broken), (0, 1), "{report}");
 }
 
-/// A client's end that stops reading.
-struct Stuck {
-    stream: DuplexStream,
-    stuck: Arc<AtomicBool>,
+/// A server through a stream with a buffer, its client's end, and when the server has let go of it.
+async fn buffering() -> (JoinSet<()>, DuplexStream, mpsc::Receiver<()>) {
+    let (connect, incoming) = mpsc::channel(1);
+    let (gone, goes) = mpsc::channel(1);
+    let server = Server::builder("t").write_timeout(secs(10)).build().unwrap();
+    let served = server.serve(Memory(incoming), service_fn(app), &Lifecycle::new());
+    let served = served.handshake(move |stream: Looked<DuplexStream>| {
+        let stream = buffered(stream, gone.clone());
+        async move { Ok(stream) }
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(served.await) });
+    let (stream, theirs) = duplex(256);
+    connect.send(theirs).await.unwrap();
+    (tasks, stream, goes)
 }
 
-impl AsyncRead for Stuck {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.stuck.load(Ordering::SeqCst) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Stuck {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// A server's end as TLS makes one: it takes more than its peer does, and only a flush says so.
-struct Buffering {
-    stream: Looked<DuplexStream>,
-    held: Vec<u8>,
-    gone: mpsc::Sender<()>,
-}
-
-impl Drop for Buffering {
-    fn drop(&mut self) {
-        let _ = self.gone.try_send(());
-    }
-}
-
-impl Buffering {
-    const ROOM: usize = 65_536;
-
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.held.is_empty() {
-            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
-            self.held.drain(..taken);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncRead for Buffering {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Buffering {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.held.len() >= Self::ROOM {
-            ready!(self.poll_drain(cx))?;
-        }
-        let taken = buf.len().min(Self::ROOM - self.held.len());
-        self.held.extend(&buf[..taken]);
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_drain(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Connected for Buffering {
-    fn unread(&self) -> Unread {
-        self.stream.unread()
-    }
+/// How long the server keeps it from now on.
+async fn kept(goes: &mut mpsc::Receiver<()>) -> Duration {
+    let begin = tokio::time::Instant::now();
+    assert!(timeout(secs(100), goes.recv()).await.is_ok(), "it is kept");
+    begin.elapsed()
 }
 
 /// What such a stream holds is not what its peer has taken: it would keep the connection for ever.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_nothing_out_of_a_buffer_is_not_kept() {
-    let (connect, incoming) = mpsc::channel(1);
-    let (gone, mut goes) = mpsc::channel::<()>(1);
-    let life = Lifecycle::new();
-    let server = Server::builder("t").write_timeout(secs(10)).build().unwrap();
-    let served = server.serve(Memory(incoming), service_fn(app), &life);
-    let served = served.handshake(move |stream: Looked<DuplexStream>| {
-        let gone = gone.clone();
-        async move { Ok(Buffering { stream, held: Vec::new(), gone }) }
-    });
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move { served.await });
-    let (stream, theirs) = duplex(256);
-    connect.send(theirs).await.unwrap();
-    let stuck = Arc::new(AtomicBool::new(false));
-    let io = Stuck { stream, stuck: Arc::clone(&stuck) };
+    let (_server, stream, mut goes) = buffering().await;
+    let hidden = Hidden::default();
     let (mut sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+        http2::handshake(TokioExecutor::new(), TokioIo::new(hiding(stream, &hidden)))
+            .await
+            .unwrap();
     let mut client = JoinSet::new();
     client.spawn(async move { drop(connection.await) });
     let request = || Request::get("http://x/big").body(Empty::<Bytes>::new()).unwrap();
@@ -407,11 +314,9 @@ async fn a_client_that_takes_nothing_out_of_a_buffer_is_not_kept() {
     let taken = answer.into_body().collect().await.unwrap();
     assert_eq!(taken.to_bytes().len(), 100_000);
     let answer = sender.send_request(request()).await.unwrap();
-    stuck.store(true, Ordering::SeqCst);
+    hidden.hide(Hidden::ALL);
     client.spawn(async move { drop(answer.into_body().collect().await) });
-    let begin = tokio::time::Instant::now();
-    assert!(timeout(secs(100), goes.recv()).await.is_ok(), "it is kept");
-    let took = begin.elapsed();
+    let took = kept(&mut goes).await;
     assert!(took >= secs(9), "{took:?}");
 }
 
@@ -460,53 +365,6 @@ async fn limits_may_be_as_long_as_they_come() {
     assert!(rig.report().await.is_clean());
 }
 
-/// Hides what has come from the next reads, as a runtime that does not know of it yet.
-struct Late {
-    stream: Looked<DuplexStream>,
-    hidden: Arc<AtomicU32>,
-    hid: bool,
-}
-
-impl AsyncRead for Late {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let hidden = self.hidden.load(Ordering::SeqCst);
-        self.hid = hidden > 0;
-        if self.hid {
-            self.hidden.store(hidden - 1, Ordering::SeqCst);
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Late {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Connected for Late {
-    fn unread(&self) -> Unread {
-        if self.hid { Unread::Bytes } else { Unread::Nothing }
-    }
-}
-
 /// A request whose head comes in two pieces, the first of which is found by the look before the close. Kept, and
 /// on a connection that has said nothing yet, which may begin as HTTP/2 does.
 #[tokio::test(start_paused = true)]
@@ -514,12 +372,12 @@ async fn half_a_head_found_at_the_last_moment_keeps_the_connection() {
     for (hides, kept, first) in (0..6).flat_map(|n| [(n, true, 9), (n, false, 9), (n, false, 1)]) {
         let (connect, incoming) = mpsc::channel(1);
         let life = Lifecycle::new();
-        let hidden = Arc::new(AtomicU32::new(0));
-        let late = Arc::clone(&hidden);
+        let hidden = Hidden::default();
+        let its = hidden.clone();
         let served = Server::new("t").serve(Memory(incoming), service_fn(app), &life);
         let served = served.handshake(move |stream: Looked<DuplexStream>| {
-            let hidden = Arc::clone(&late);
-            async move { Ok(Late { stream, hidden, hid: false }) }
+            let stream = late(stream, &its);
+            async move { Ok(stream) }
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { served.await });
@@ -530,7 +388,7 @@ async fn half_a_head_found_at_the_last_moment_keeps_the_connection() {
         }
         tokio::time::sleep(secs(10)).await;
         let (one, two) = b"PUT /b HTTP/1.1\r\nhost: x\r\n\r\n".split_at(first);
-        hidden.store(hides, Ordering::SeqCst);
+        hidden.hide(hides);
         stream.write_all(one).await.unwrap();
         life.advance(Phase::Draining, None);
         tokio::time::sleep(Duration::from_millis(500)).await;

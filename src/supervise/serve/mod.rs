@@ -142,4 +142,6 @@ pub use signal::DrainSignal;
 #[cfg(test)]
 mod edges;
 #[cfg(test)]
+mod fakes;
+#[cfg(test)]
 mod tests;
