@@ -298,9 +298,10 @@ async fn kept(goes: &mut mpsc::Receiver<()>) -> Duration {
     begin.elapsed()
 }
 
-/// What such a stream holds is not what its peer has taken: it would keep the connection for ever.
+/// What such a stream holds is not what its peer has taken: it would keep the connection for ever. Nor is the room that
+/// it has made before, and tells of when it is asked again: that would be worth the write timeout a second time.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_out_of_a_buffer_is_not_kept() {
+async fn a_client_that_takes_nothing_out_of_a_buffer_has_the_write_timeout() {
     let (_server, stream, mut goes) = buffering().await;
     let hidden = Hidden::default();
     let (mut sender, connection) =
@@ -317,7 +318,20 @@ async fn a_client_that_takes_nothing_out_of_a_buffer_is_not_kept() {
     hidden.hide(Hidden::ALL);
     client.spawn(async move { drop(answer.into_body().collect().await) });
     let took = kept(&mut goes).await;
-    assert!(took >= secs(9), "{took:?}");
+    assert!(took >= secs(10) && took < secs(11), "{took:?}");
+}
+
+/// From when it took it, not from when somebody looked.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_something_out_of_a_buffer_has_the_write_timeout_again_and_no_more() {
+    let (_server, mut stream, mut goes) = buffering().await;
+    stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    for _ in 0..2 {
+        tokio::time::sleep(secs(6)).await;
+        assert_ne!(stream.read(&mut [0; 100]).await.unwrap(), 0);
+    }
+    let took = kept(&mut goes).await;
+    assert!(took >= secs(10) && took < secs(11), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -137,8 +137,20 @@ impl<I: Connected> AsyncRead for Stream<I> {
 }
 
 impl<I: Connected> Stream<I> {
+    /// A stream with a buffer may find that it has no room, make some by writing, and tell of that only when it is asked
+    /// again (TLS by rustls does). Asked later, for whatever reason, it would look as if its peer had taken something then.
     #[inline]
-    fn written<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn poll_write_with<T>(
+        &mut self,
+        mut write: impl FnMut(Pin<&mut I>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.connection.0.is_cut() {
+            return Poll::Ready(Err(Self::cut()));
+        }
+        let mut polled = write(Pin::new(&mut self.io));
+        if polled.is_pending() {
+            polled = write(Pin::new(&mut self.io));
+        }
         self.connection.0.write_stalled(polled.is_pending());
         polled
     }
@@ -151,11 +163,7 @@ impl<I: Connected> AsyncWrite for Stream<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.connection.0.is_cut() {
-            return Poll::Ready(Err(Self::cut()));
-        }
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.written(polled)
+        self.poll_write_with(|stream| stream.poll_write(cx, buf))
     }
 
     #[inline]
@@ -164,11 +172,7 @@ impl<I: Connected> AsyncWrite for Stream<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.connection.0.is_cut() {
-            return Poll::Ready(Err(Self::cut()));
-        }
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.written(polled)
+        self.poll_write_with(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
