@@ -237,8 +237,10 @@ mod supervise {
         let file = std::env::temp_dir().join(format!("control-rows-{}", std::process::id()));
         let heart =
             Heartbeat::builder("worker").file(&file).register_in(&registry).build().unwrap();
+        let (froze, freezes) = std::sync::mpsc::channel();
         let dog = Watchdog::builder("worker")
             .timeout(Duration::from_secs(1))
+            .on_timeout(move |_| froze.send(()).unwrap_or_default())
             .register_in(&registry)
             .build()
             .unwrap();
@@ -249,9 +251,7 @@ mod supervise {
         let shown = row(&registry, "heartbeat/worker");
         assert_eq!((shown.state.as_str(), shown.level), ("beating", Level::Ok));
         assert!(counter(&shown, "beats") >= 1);
-        while !dog.is_triggered() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        freezes.recv_timeout(Duration::from_secs(60)).unwrap();
         let shown = row(&registry, "watchdog/worker");
         assert_eq!((shown.state.as_str(), shown.level), ("triggered", Level::Bad));
         assert_eq!((shown.why.as_str(), counter(&shown, "timeouts")), ("no progress within 1s", 1));
