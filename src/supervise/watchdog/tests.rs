@@ -195,31 +195,62 @@ fn a_source_that_panics_is_one_that_does_not_change() {
     assert!(!dog.since_ping().is_zero());
 }
 
+/// A heartbeat's file, which can be made one that nobody can read.
+#[cfg(unix)]
+struct Beaten {
+    directory: std::path::PathBuf,
+    path: std::path::PathBuf,
+    heart: Heartbeat,
+}
+
+#[cfg(unix)]
+impl Beaten {
+    fn new(name: &str) -> Self {
+        let name = format!("buttress-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("beat.json");
+        let heart = Heartbeat::builder("us").file(&path).build().unwrap();
+        heart.beat().unwrap();
+        Self { directory, path, heart }
+    }
+
+    /// Which looks often, and is in no hurry.
+    fn dog(&self) -> WatchdogBuilder {
+        Watchdog::from_state_file("file", &self.path)
+            .timeout(LONG * 10)
+            .check_interval(Duration::from_millis(10))
+    }
+
+    /// When the dog has seen the beat.
+    fn hide_from(&self, dog: &Watchdog) {
+        let begun = clock::now();
+        while dog.since_ping().is_zero() {
+            assert!(clock::now().since(begun) < LONG, "it has not seen the beat");
+            clock::park(Duration::from_millis(5));
+        }
+        // Opening it fails, whoever does: it names itself.
+        let next = self.directory.join("next");
+        std::os::unix::fs::symlink(&self.path, &next).unwrap();
+        std::fs::rename(&next, &self.path).unwrap();
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Beaten {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_file_that_cannot_be_read_for_a_moment_is_no_freeze() {
-    let directory = std::env::temp_dir().join(format!("buttress-unread-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    let path = directory.join("beat.json");
-    let heart = Heartbeat::builder("us").file(&path).build().unwrap();
-    heart.beat().unwrap();
+    let file = Beaten::new("unread");
     let (told, heard) = mpsc::channel();
-    let dog = Watchdog::from_state_file("file", &path)
-        .timeout(LONG * 10)
-        .check_interval(Duration::from_millis(10))
-        .observe(telling(told))
-        .build()
-        .unwrap();
+    let dog = file.dog().observe(telling(told)).build().unwrap();
     dog.start().unwrap();
-    let begun = clock::now();
-    while dog.since_ping().is_zero() {
-        assert!(clock::now().since(begun) < LONG, "it has not seen the beat");
-        clock::park(Duration::from_millis(5));
-    }
-    // Opening it fails, whoever does: it names itself.
-    let next = directory.join("next");
-    std::os::unix::fs::symlink(&path, &next).unwrap();
-    std::fs::rename(&next, &path).unwrap();
+    file.hide_from(&dog);
     let first = loop {
         match heard.recv_timeout(LONG) {
             Ok("observer_gap") => {}
@@ -227,52 +258,37 @@ fn a_file_that_cannot_be_read_for_a_moment_is_no_freeze() {
         }
     };
     assert_eq!(first, Ok("watchdog_blind"));
-    heart.beat().unwrap();
+    file.heart.beat().unwrap();
     clock::park(Duration::from_millis(100));
     assert_eq!(dog.stats().timeouts_triggered, 0);
-    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 /// The file tells nothing any more, and need not.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_end_of_a_process_is_seen_though_its_file_cannot_be_read() {
-    let name = format!("buttress-unread-end-{}", std::process::id());
-    let directory = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&directory).unwrap();
-    let path = directory.join("beat.json");
-    let heart = Heartbeat::builder("us").file(&path).build().unwrap();
-    heart.beat().unwrap();
+    let file = Beaten::new("unread-end");
     let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     let identity = crate::supervise::ProcessIdentity::of(child.id()).unwrap();
-    let text = std::fs::read_to_string(&path).unwrap();
+    let text = std::fs::read_to_string(&file.path).unwrap();
     let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
     (state["pid"], state["started"]) = (child.id().into(), identity.started.into());
-    std::fs::write(&path, state.to_string()).unwrap();
+    std::fs::write(&file.path, state.to_string()).unwrap();
     let (told, heard) = mpsc::channel();
     let causes = told.clone();
-    let dog = Watchdog::from_state_file("file", &path)
-        .timeout(LONG * 10)
-        .check_interval(Duration::from_millis(10))
+    let dog = file
+        .dog()
         .on_timeout(move |freeze| causes.send(freeze.cause.as_str()).unwrap())
         .observe(telling(told))
         .build()
         .unwrap();
     dog.start().unwrap();
-    let begun = clock::now();
-    while dog.since_ping().is_zero() {
-        assert!(clock::now().since(begun) < LONG, "it has not seen the beat");
-        clock::park(Duration::from_millis(5));
-    }
-    let next = directory.join("next");
-    std::os::unix::fs::symlink(&path, &next).unwrap();
-    std::fs::rename(&next, &path).unwrap();
+    file.hide_from(&dog);
     let hears = |what| while heard.recv_timeout(LONG).expect(what) != what {};
     hears("watchdog_blind");
     child.kill().unwrap();
     child.wait().unwrap();
     hears("dead");
-    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]
