@@ -16,6 +16,7 @@ mod context;
 mod deadline;
 mod error;
 mod guarantee;
+mod guarded;
 mod injected;
 mod key;
 mod lever;

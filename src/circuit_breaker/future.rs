@@ -8,10 +8,11 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::classify::Classify;
+use crate::guarded::Call;
 use crate::reject::Reject;
 use crate::sync::Ref;
 
-use super::guard::Call;
+use super::guard::Guard;
 use super::shared::Shared;
 
 pin_project! {
@@ -51,7 +52,7 @@ pin_project! {
     pub(super) enum State<F, C, T, O> {
         Called {
             #[pin]
-            call: Call<F, Ref<Shared>>,
+            call: Call<F, Guard<Ref<Shared>>>,
             classify: C,
             judge: Option<T>,
         },

@@ -1,16 +1,12 @@
 //! One admitted call, from its ticket to its result, whatever becomes of it in between.
 
 use std::fmt;
-use std::future::Future;
 use std::mem;
 use std::ops::Deref;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pin_project_lite::pin_project;
-
 use crate::clock::{self, Tick};
+use crate::guarded::Guarding;
 use crate::outcome::Outcome;
 
 use super::core::Ticket;
@@ -47,26 +43,6 @@ impl<D: Deref<Target = Shared>> Guard<D> {
         Self { shared, ticket, start }
     }
 
-    /// The call has been made and has not answered at once: from here on, dropping it is cancelling it.
-    /// Starts its clock if it does not run yet. A call that answers at its first poll cannot be cancelled
-    /// in flight, so it is not worth reading a clock for.
-    #[inline]
-    pub(super) fn stamp(&mut self) {
-        self.start = match self.start {
-            Tick(0) => clock::now(),
-            running => began(running),
-        };
-    }
-
-    /// Runs user code; if it panics, the call has failed.
-    #[inline(always)]
-    pub(super) fn run<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        let bomb = Bomb(self);
-        let value = f();
-        mem::forget(bomb);
-        value
-    }
-
     /// By reference: see the type.
     #[inline]
     pub(super) fn report(&mut self, outcome: &Outcome) {
@@ -84,23 +60,30 @@ impl<D: Deref<Target = Shared>> Guard<D> {
     }
 }
 
+impl<D: Deref<Target = Shared>> Guarding for Guard<D> {
+    #[inline]
+    fn failed(&mut self) {
+        let ticket = self.take();
+        record(&self.shared, ticket, self.start, &Outcome::FAILURE);
+    }
+
+    /// Starts its clock if it does not run yet. A call that answers at its first poll cannot be cancelled
+    /// in flight, so it is not worth reading a clock for.
+    #[inline]
+    fn stamp(&mut self) {
+        self.start = match self.start {
+            Tick(0) => clock::now(),
+            running => began(running),
+        };
+    }
+}
+
 impl<D: Deref<Target = Shared>> Drop for Guard<D> {
     #[inline]
     fn drop(&mut self) {
         if self.ticket != Ticket::UNCOUNTED {
             abandon(&self.shared, self.ticket, self.start);
         }
-    }
-}
-
-/// Goes off when user code panics.
-struct Bomb<'a, D: Deref<Target = Shared>>(&'a mut Guard<D>);
-
-impl<D: Deref<Target = Shared>> Drop for Bomb<'_, D> {
-    #[inline]
-    fn drop(&mut self) {
-        let ticket = self.0.take();
-        record(&self.0.shared, ticket, self.0.start, &Outcome::FAILURE);
     }
 }
 
@@ -139,40 +122,5 @@ fn record(shared: &Shared, ticket: Ticket, start: Tick, outcome: &Outcome) {
 impl<D: Deref<Target = Shared>> fmt::Debug for Guard<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard").field("ticket", &self.ticket).finish_non_exhaustive()
-    }
-}
-
-pin_project! {
-    /// A call in flight and its guard, which stays here and wants to know the outcome when it is ready.
-    pub(super) struct Call<F, D: Deref<Target = Shared>> {
-        #[pin]
-        pub(super) inner: F,
-        pub(super) guard: Guard<D>,
-    }
-}
-
-impl<F, D: Deref<Target = Shared>> Call<F, D> {
-    #[inline(always)]
-    pub(super) fn new(inner: F, guard: Guard<D>) -> Self {
-        Self { inner, guard }
-    }
-
-    #[inline]
-    pub(super) fn guard(self: Pin<&mut Self>) -> &mut Guard<D> {
-        self.project().guard
-    }
-}
-
-impl<F: Future, D: Deref<Target = Shared>> Future for Call<F, D> {
-    type Output = F::Output;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let poll = this.guard.run(|| this.inner.poll(cx));
-        if poll.is_pending() {
-            this.guard.stamp();
-        }
-        poll
     }
 }

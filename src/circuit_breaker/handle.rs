@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::error::{ConfigError, Error};
+use crate::guarded::{Call, Guarding};
 use crate::managed::Managed;
 use crate::name::Name;
 use crate::observe::Observers;
@@ -20,7 +21,7 @@ use crate::sync::{Lease, stripe_count};
 
 use super::config::{CircuitBreakerBuilder, Config};
 use super::core::Core;
-use super::guard::{Call, Guard};
+use super::guard::Guard;
 use super::layer::CircuitBreakerLayer;
 use super::permit::{Permit, StateChanges};
 use super::shared::Shared;

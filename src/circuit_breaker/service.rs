@@ -6,6 +6,7 @@ use tower_service::Service;
 
 use crate::classify::{AnyError, Classify};
 use crate::clock;
+use crate::guarded::{Call, Guarding};
 use crate::reject::{AsError, Reject};
 use crate::slot::Held;
 use crate::sync::Lease;
@@ -13,7 +14,7 @@ use crate::wide::Flag;
 
 use super::core::{Refusal, Ticket, Until};
 use super::future::{ResponseFuture, State};
-use super::guard::{Call, Guard};
+use super::guard::Guard;
 use super::handle::CircuitBreaker;
 use super::place::Place;
 use super::reopening::Reopening;

@@ -13,6 +13,7 @@ use super::core::End;
 use super::handle::List;
 use crate::classify::Classify;
 use crate::clock::{self, Tick};
+use crate::guarded::Guarding;
 use crate::outcome::{FailureClass, Outcome};
 use crate::reject::Reject;
 use crate::superseded::is_superseded;
@@ -39,21 +40,12 @@ impl<S> Chosen<S> {
             shared.changed(health, change);
         }
     }
-
-    /// Runs user code; if it panics, the call has failed.
-    pub(super) fn run<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        let bomb = Bomb(self);
-        let value = f();
-        mem::forget(bomb);
-        value
-    }
 }
 
-struct Bomb<'a, S>(&'a mut Chosen<S>);
-
-impl<S> Drop for Bomb<'_, S> {
-    fn drop(&mut self) {
-        self.0.end(End::Failure);
+/// Timed from when it was chosen: nothing begins when it is found pending.
+impl<S> Guarding for Chosen<S> {
+    fn failed(&mut self) {
+        self.end(End::Failure);
     }
 }
 

@@ -11,6 +11,7 @@ use super::shared::no_endpoint;
 use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::context::{NoContext, ReadContext};
+use crate::guarded::Guarding;
 use crate::name::Name;
 use crate::reject::{AsError, Reject};
 use crate::slot::Seat;

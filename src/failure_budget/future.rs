@@ -8,10 +8,11 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::classify::Classify;
+use crate::guarded::Call;
 use crate::reject::Reject;
 use crate::sync::Ref;
 
-use super::guard::{Call, Guard};
+use super::guard::Guard;
 use super::shared::Shared;
 
 pin_project! {
@@ -56,7 +57,7 @@ pin_project! {
         },
         Called {
             #[pin]
-            call: Call<F, Ref<Shared>>,
+            call: Call<F, Guard<Ref<Shared>>>,
             judge: Option<(C, T)>,
         },
         Refused {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::classify::{AnyError, Classify};
 use crate::clock;
 use crate::error::{ConfigError, Error};
+use crate::guarded::{Call, Guarding};
 use crate::managed::Managed;
 use crate::name::Name;
 use crate::rejection::Rejection;
@@ -16,7 +17,7 @@ use crate::sync::{Lease, stripe_count};
 
 use super::config::{FailureBudgetBuilder, Parts};
 use super::core::Core;
-use super::guard::{Call, Guard};
+use super::guard::Guard;
 use super::layer::FailureBudgetLayer;
 use super::permit::Permit;
 use super::saved::SavedState;

@@ -5,6 +5,7 @@ use tower_service::Service;
 
 use crate::classify::{AnyError, Classify};
 use crate::clock::{self, Tick};
+use crate::guarded::Guarding;
 use crate::reject::{AsError, Reject};
 use crate::rejection::Rejection;
 use crate::slot::{Seat, Slot};
