@@ -274,14 +274,17 @@ async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_tim
     assert_eq!((report.requests_drained, report.requests_broken), (0, 1), "{report}");
 }
 
+/// As rustls has.
+const ROOM: usize = 65_536;
+
 /// A server through a stream with a buffer, its client's end, and when the server has let go of it.
-async fn buffering() -> (JoinSet<()>, DuplexStream, mpsc::Receiver<()>) {
+async fn buffering(room: usize) -> (JoinSet<()>, DuplexStream, mpsc::Receiver<()>) {
     let (connect, incoming) = mpsc::channel(1);
     let (gone, goes) = mpsc::channel(1);
     let server = Server::builder("t").write_timeout(secs(10)).build().unwrap();
     let served = server.serve(Memory(incoming), service_fn(app), &Lifecycle::new());
     let served = served.handshake(move |stream: Looked<DuplexStream>| {
-        let stream = buffered(stream, gone.clone());
+        let stream = buffered(stream, room, gone.clone());
         async move { Ok(stream) }
     });
     let mut tasks = JoinSet::new();
@@ -298,33 +301,35 @@ async fn kept(goes: &mut mpsc::Receiver<()>) -> Duration {
     begin.elapsed()
 }
 
-/// What such a stream holds is not what its peer has taken: it would keep the connection for ever. Nor is the room that
-/// it has made before, and tells of when it is asked again: that would be worth the write timeout a second time.
+/// What such a stream holds, a part of an answer or all of it, is not what its peer has taken: it would keep the connection
+/// for ever. Nor is the room that it has made before, and tells of when it is asked again: that would be worth the
+/// write timeout a second time.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_nothing_out_of_a_buffer_has_the_write_timeout() {
-    let (_server, stream, mut goes) = buffering().await;
-    let hidden = Hidden::default();
-    let (mut sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(hiding(stream, &hidden)))
-            .await
-            .unwrap();
-    let mut client = JoinSet::new();
-    client.spawn(async move { drop(connection.await) });
-    let request = || Request::get("http://x/big").body(Empty::<Bytes>::new()).unwrap();
-    let answer = sender.send_request(request()).await.unwrap();
-    let taken = answer.into_body().collect().await.unwrap();
-    assert_eq!(taken.to_bytes().len(), 100_000);
-    let answer = sender.send_request(request()).await.unwrap();
-    hidden.hide(Hidden::ALL);
-    client.spawn(async move { drop(answer.into_body().collect().await) });
-    let took = kept(&mut goes).await;
-    assert!(took >= secs(10) && took < secs(11), "{took:?}");
+    for room in [ROOM, 16 * ROOM] {
+        let (_server, stream, mut goes) = buffering(room).await;
+        let hidden = Hidden::default();
+        let handshake =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(hiding(stream, &hidden)));
+        let (mut sender, connection) = handshake.await.unwrap();
+        let mut client = JoinSet::new();
+        client.spawn(async move { drop(connection.await) });
+        let request = || Request::get("http://x/big").body(Empty::<Bytes>::new()).unwrap();
+        let answer = sender.send_request(request()).await.unwrap();
+        let taken = answer.into_body().collect().await.unwrap();
+        assert_eq!(taken.to_bytes().len(), 100_000);
+        let answer = sender.send_request(request()).await.unwrap();
+        hidden.hide(Hidden::ALL);
+        client.spawn(async move { drop(answer.into_body().collect().await) });
+        let took = kept(&mut goes).await;
+        assert!(took >= secs(10) && took < secs(11), "{room}: {took:?}");
+    }
 }
 
 /// From when it took it, not from when somebody looked.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_something_out_of_a_buffer_has_the_write_timeout_again_and_no_more() {
-    let (_server, mut stream, mut goes) = buffering().await;
+    let (_server, mut stream, mut goes) = buffering(ROOM).await;
     stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     for _ in 0..2 {
         tokio::time::sleep(secs(6)).await;

@@ -78,15 +78,16 @@ pub(super) fn late(stream: Taken, hidden: &Hidden) -> Late {
 pub(super) struct Buffering {
     stream: WriteHalf<Taken>,
     held: Vec<u8>,
+    room: usize,
     gone: mpsc::Sender<()>,
 }
 
 pub(super) type Buffered = Looked<Join<ReadHalf<Taken>, Buffering>>;
 
-/// `gone` is told when the server lets go of it.
-pub(super) fn buffered(stream: Taken, gone: mpsc::Sender<()>) -> Buffered {
+/// Holds `room` bytes; `gone` is told when the server lets go of it.
+pub(super) fn buffered(stream: Taken, room: usize, gone: mpsc::Sender<()>) -> Buffered {
     let (reads, stream) = tokio::io::split(stream);
-    Looked::blind(tokio::io::join(reads, Buffering { stream, held: Vec::new(), gone }))
+    Looked::blind(tokio::io::join(reads, Buffering { stream, held: Vec::new(), room, gone }))
 }
 
 impl Drop for Buffering {
@@ -96,8 +97,6 @@ impl Drop for Buffering {
 }
 
 impl Buffering {
-    const ROOM: usize = 65_536;
-
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
             let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
@@ -113,10 +112,10 @@ impl AsyncWrite for Buffering {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.held.len() >= Self::ROOM {
+        if self.held.len() >= self.room {
             ready!(self.poll_drain(cx))?;
         }
-        let taken = buf.len().min(Self::ROOM - self.held.len());
+        let taken = buf.len().min(self.room - self.held.len());
         self.held.extend(&buf[..taken]);
         Poll::Ready(Ok(taken))
     }
