@@ -193,6 +193,18 @@ fn none_to_change(error: io::Error) -> io::Result<()> {
     }
 }
 
+/// Takes a file of an earlier version from everybody but its owner. One that is not ours cannot be changed.
+#[cfg(unix)]
+fn narrow(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    let found = file.metadata()?;
+    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    file.set_permissions(fs::Permissions::from_mode(PRIVATE)).or_else(none_to_change)
+}
+
 /// Says that this object writes the file. The system gives it up when the process ends, however it does.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -213,7 +225,6 @@ impl Claim {
     #[cfg(unix)]
     pub(super) fn of(path: &Path, holder: &str) -> Result<Self, NoClaim> {
         use std::io::Read;
-        use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
         use rustix::fs::{FlockOperation, flock};
 
@@ -224,14 +235,7 @@ impl Claim {
         let mut writing = OpenOptions::new();
         writing.write(true).create(true).truncate(false);
         no_links(&mut writing, PRIVATE);
-        let written = writing.open(&lock).map_err(failed)?;
-        let found = written.metadata().map_err(failed)?;
-        // Of an earlier version. One that is not ours cannot be changed.
-        if found.is_file() && found.uid() == rustix::process::geteuid().as_raw() {
-            let narrowed = written.set_permissions(fs::Permissions::from_mode(PRIVATE));
-            narrowed.or_else(none_to_change).map_err(failed)?;
-        }
-        drop(written);
+        narrow(&writing.open(&lock).map_err(failed)?).map_err(failed)?;
         // Held for reading only: a file that is open for writing keeps its file system from being mounted
         // read-only.
         let mut reading = OpenOptions::new();
@@ -282,5 +286,18 @@ mod tests {
             assert!(none_to_change(io::Error::from_raw_os_error(errno)).is_ok(), "{errno}");
         }
         assert!(none_to_change(io::Error::from_raw_os_error(libc::EIO)).is_err());
+    }
+
+    /// As there, nobody may change the permissions of a file in `/proc`, its owner neither.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_whose_permissions_cannot_be_changed_is_taken_as_it_is() {
+        let file = OpenOptions::new().write(true).open("/proc/self/comm").unwrap();
+        narrow(&file).unwrap();
+        // A failure of another kind: of a file that is opened for its path alone.
+        let mut path = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(path.read(true), libc::O_PATH);
+        let error = narrow(&path.open("/proc/self/comm").unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
     }
 }
