@@ -502,6 +502,26 @@ mod tests {
         while !told("callback_panicked") {}
     }
 
+    /// The observer may be busy with an earlier report until long after.
+    #[test]
+    fn a_report_is_told_although_the_line_that_it_is_of_has_ended() {
+        let (release, hangs) = mpsc::channel();
+        let (observers, heard) = observer(hangs);
+        let panics = Hook::plain(|()| panic!("expected in this test"));
+        let runner = Runner::new("test".into(), LONG, observers);
+        let line = Arc::downgrade(&runner.0);
+        runner.submit([panics.job(()), panics.job(())]);
+        assert_eq!(heard.recv_timeout(LONG), Ok("callback_panicked"));
+        drop(runner);
+        let begun = clock::now();
+        while line.strong_count() > 0 {
+            assert!(clock::now().since(begun) < LONG, "it does not end");
+            clock::park(Duration::from_millis(5));
+        }
+        drop(release);
+        assert_eq!(heard.recv_timeout(LONG), Ok("callback_panicked"));
+    }
+
     #[test]
     fn without_a_limit_there_is_one_thread() {
         let (release, held) = mpsc::channel::<()>();

@@ -136,4 +136,19 @@ mod tests {
         assert_eq!(rest.iter().filter(|what| **what == "next").count(), 256, "{rest:?}");
         assert!(rest.contains(&"callback_dropped"), "{rest:?}");
     }
+
+    #[test]
+    fn the_last_that_there_is_to_tell_is_waited_for_longer_though_an_observer_takes_its_time() {
+        let (heard, hears) = channel();
+        let (release, hangs) = channel();
+        let teller = Teller::new("t".into(), observers(heard, hangs));
+        teller.tell(Severity::Info, "hangs", format_args!(""));
+        assert_eq!(hears.recv_timeout(Duration::from_secs(20)), Ok("begins"));
+        for (left, waits) in [(Duration::from_millis(200), LAST / 10), (Duration::MAX, LAST)] {
+            let begun = Instant::now();
+            teller.tell_last(left, Severity::Info, "last", format_args!(""));
+            assert!(begun.elapsed() >= waits, "{left:?}: {:?}", begun.elapsed());
+        }
+        drop(release);
+    }
 }
