@@ -19,6 +19,8 @@ pub struct Proxy {
     delay: Arc<AtomicU64>,
     /// How often all connections were swallowed.
     swallowed: Arc<AtomicU64>,
+    /// How often all connections were cut.
+    cut: Arc<AtomicU64>,
     opened: Arc<AtomicU64>,
 }
 
@@ -30,6 +32,7 @@ impl Proxy {
             mode: Arc::default(),
             delay: Arc::default(),
             swallowed: Arc::default(),
+            cut: Arc::default(),
             opened: Arc::default(),
         };
         let mine = proxy.clone();
@@ -68,6 +71,11 @@ impl Proxy {
         self.swallowed.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Those that are open now are closed; new ones are served.
+    pub fn cut(&self) {
+        self.cut.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// How many connections there have been.
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::SeqCst)
@@ -89,6 +97,12 @@ impl Proxy {
         let (mut from_server, mut to_server) = server.into_split();
         let (up, down) = (self.clone(), self.clone());
         let opened = self.swallowed.load(Ordering::SeqCst);
+        let before = self.cut.load(Ordering::SeqCst);
+        let cut = async {
+            while self.cut.load(Ordering::SeqCst) == before {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
         let forward = async move {
             let mut bytes = vec![0; 1 << 16];
             while let Ok(n @ 1..) = from_client.read(&mut bytes).await {
@@ -116,6 +130,7 @@ impl Proxy {
         tokio::select! {
             () = forward => {}
             () = back => {}
+            () = cut => {}
         }
     }
 
