@@ -7,7 +7,9 @@ use std::time::Duration;
 use buttress::Backoff;
 use buttress::supervise::{
     heartbeat::Heartbeat,
-    process::{ChildProcess, ChildState, Exit, Liveness, ProcessSupervisor, Restart},
+    process::{
+        Child, ChildProcess, ChildState, Exit, Liveness, ProcessSupervisor, Restart, SupervisorEnd,
+    },
 };
 use rustix::process::Signal;
 
@@ -144,24 +146,27 @@ fn a_question_that_hangs_is_about_one_child() {
     supervisor.stop_blocking(None);
 }
 
-/// There would be a thread for each run in the end, each in the question about that run. Nor is a child blamed for
-/// what nobody could ask.
-#[test]
-fn while_a_question_hangs_no_other_is_put() {
+/// A child whose question about the first run hangs until the sender is dropped, and how often it was asked.
+fn hangs_in_the_first_question() -> (Child, mpsc::Sender<()>, Arc<AtomicU32>) {
     let (release, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
     let asked = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&asked);
-    let hangs = sleeper("a")
-        .ready_when(move |_| {
-            count.fetch_add(1, Ordering::SeqCst);
-            let _ = held.lock().unwrap().recv();
-            true
-        })
-        .ready_within(Duration::from_millis(50))
-        .probe_timeout(Duration::from_millis(50))
-        .grace(Duration::ZERO)
-        .backoff(Backoff::none());
+    let ready = move |_: &ChildProcess| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let _ = held.lock().unwrap().recv();
+        true
+    };
+    let child = sleeper("a").ready_when(ready).probe_timeout(Duration::from_millis(50));
+    (child.grace(Duration::ZERO).backoff(Backoff::none()), release, asked)
+}
+
+/// There would be a thread for each run in the end, each in the question about that run. Nor is a child blamed at once
+/// for what nobody could ask.
+#[test]
+fn while_a_question_hangs_no_other_is_put() {
+    let (hangs, release, asked) = hangs_in_the_first_question();
+    let hangs = hangs.ready_within(Duration::from_secs(5));
     let events = Events::default();
     let supervisor =
         ProcessSupervisor::builder("a").child(hangs).observe(events.observer()).build().unwrap();
@@ -176,4 +181,21 @@ fn while_a_question_hangs_no_other_is_put() {
     supervisor.stop_blocking(None);
     within(LONG, "all is told", || !events.of("stopped").is_empty());
     assert_eq!(events.of("child_not_asked"), ["a"]);
+}
+
+/// All would wait for it for ever, and nobody be told.
+#[test]
+fn a_question_that_hangs_for_good_is_too_many_restarts_in_the_end() {
+    let (hangs, _release, asked) = hangs_in_the_first_question();
+    let supervisor = ProcessSupervisor::builder("a")
+        .child(hangs.ready_within(Duration::from_millis(100)))
+        .child(sleeper("b"))
+        .intensity(3, Duration::from_secs(3600))
+        .build()
+        .unwrap();
+    supervisor.start().unwrap();
+    let report = super::ended(&supervisor);
+    assert!(matches!(report.end, SupervisorEnd::Escalated { .. }), "{:?}", report.end);
+    assert_eq!((report.stats.start_timeouts, asked.load(Ordering::SeqCst)), (4, 1));
+    assert_eq!(status(&supervisor, "b").runs, 0);
 }

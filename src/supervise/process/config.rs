@@ -83,7 +83,9 @@ impl ProcessSupervisorBuilder {
     /// 5 in 60 s. Zero: the first failure is too many.
     ///
     /// The backoff slows restarts down, so a limit has to leave room for it: one that a child which always
-    /// fails at once would not exceed is refused when built.
+    /// fails at once would not exceed is refused when built. One that is never ready takes its
+    /// [`ready_within`](super::Child::ready_within) for each restart: so that it is given up in the end, `within` has to
+    /// be longer than that for all `restarts`, which the defaults (30 s, and 5 in 60 s) are not.
     ///
     /// ```
     /// use buttress::supervise::process::{Child, ProcessSupervisor};

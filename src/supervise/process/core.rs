@@ -66,9 +66,11 @@ enum State {
     Backoff {
         until: Tick,
     },
-    /// `since`: when it was first asked whether it is ready. A time in which nobody could ask is none of its own.
+    /// `since`: when it was first asked whether it is ready, or, until it is `asked`, when nobody could for the first
+    /// time. A time in which nobody could ask is none of its own, but that must end, too.
     Starting {
         since: Option<Tick>,
+        asked: bool,
     },
     Up {
         since: Tick,
@@ -261,7 +263,7 @@ impl Core {
     /// When `advance` has something to do if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Tick> {
         let timers = self.kids.iter().filter_map(|kid| match kid.state {
-            State::Starting { since } => Some(since?.after(kid.rule.ready_within?)),
+            State::Starting { since, .. } => Some(since?.after(kid.rule.ready_within?)),
             State::Backoff { until } if self.mode == Mode::Running => Some(until),
             State::Stopping { step: Step::Asked { until } | Step::Killed { until }, .. } => {
                 Some(until)
@@ -278,7 +280,7 @@ impl Core {
     fn expire(&mut self, index: usize, now: Tick) {
         let kid = &mut self.kids[index];
         match kid.state {
-            State::Starting { since: Some(since) }
+            State::Starting { since: Some(since), .. }
                 if kid.rule.ready_within.is_some_and(|within| now >= since.after(within)) =>
             {
                 self.totals.start_timeouts += 1;
@@ -307,7 +309,7 @@ impl Core {
             };
             if due {
                 let kid = &mut self.kids[index];
-                kid.state = State::Starting { since: None };
+                kid.state = State::Starting { since: None, asked: false };
                 kid.run += 1;
                 self.totals.starts += 1;
                 self.out.push(Out::Start(index));
@@ -423,9 +425,20 @@ impl Core {
             return false;
         }
         kid.unasked = false;
-        let first = kid.state == State::Starting { since: None };
+        let first = matches!(kid.state, State::Starting { asked: false, .. });
         if first {
-            kid.state = State::Starting { since: Some(now) };
+            kid.state = State::Starting { since: Some(now), asked: true };
+        }
+        first
+    }
+
+    /// It cannot be asked. True: whether it is ready, and for the first time.
+    pub(super) fn not_asked(&mut self, index: usize, run: u64, now: Tick) -> bool {
+        let kid = &mut self.kids[index];
+        let first =
+            kid.run == run && matches!(kid.state, State::Starting { since: None, asked: false });
+        if first {
+            kid.state = State::Starting { since: Some(now), asked: false };
         }
         first
     }

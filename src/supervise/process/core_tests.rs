@@ -325,6 +325,47 @@ fn the_time_to_become_ready_begins_with_the_question() {
     assert_eq!(core.advance(end), [Out::StartTimeout(0), Out::Stop(0)]);
 }
 
+/// A question about an earlier run hangs for good: who waits for its end waits for ever, and nobody learns of it.
+#[test]
+fn runs_that_nobody_can_ask_fail_and_are_too_many_in_the_end() {
+    let slow =
+        Rule { ready_within: Some(SECOND * 3), grace: Duration::ZERO, ..rule(Restart::Permanent) };
+    let rules = vec![slow, rule(Restart::Permanent)];
+    let intensity = Some(Intensity { restarts: 2, within: SECOND * 60 });
+    let mut core = Core::new(rules, Strategy::OneForAll, intensity, false, Random::seeded(1));
+    let mut now = Tick(1);
+    for run in 1..=3 {
+        assert_eq!(core.advance(now), [Out::Start(0)]);
+        core.started(0, 100, now);
+        assert!(!core.not_asked(0, run + 1, now), "another run");
+        assert!(core.not_asked(0, run, now) && !core.not_asked(0, run, now.after(SECOND)));
+        now = now.after(SECOND * 3);
+        assert_eq!(core.deadline(), Some(now), "from the first time on");
+        assert_eq!(core.advance(now), [Out::StartTimeout(0), Out::Kill(0)]);
+        core.exited(0, KILLED, now);
+        // Also past what is told, and to the end of its backoff.
+        core.advance(now);
+        now = core.deadline().unwrap_or(now);
+    }
+    assert_eq!(
+        (core.ended(), core.totals().start_timeouts),
+        (Some(End::Escalated { child: 0 }), 3)
+    );
+}
+
+#[test]
+fn one_that_can_be_asked_after_all_has_its_whole_time() {
+    let slow = Rule { ready_within: Some(SECOND * 3), ..rule(Restart::Permanent) };
+    let mut core = Core::new(vec![slow], Strategy::OneForOne, None, false, Random::seeded(1));
+    let now = Tick(1);
+    assert_eq!(core.advance(now), [Out::Start(0)]);
+    core.started(0, 100, now);
+    assert!(core.not_asked(0, 1, now));
+    let later = now.after(SECOND * 2);
+    assert!(core.asked(0, 1, later) && !core.not_asked(0, 1, later.after(SECOND)));
+    assert_eq!(core.deadline(), Some(later.after(SECOND * 3)));
+}
+
 #[test]
 fn a_frozen_one_is_asked_killed_and_restarted_and_a_verdict_on_an_earlier_run_does_not_count() {
     let mut rig = three(Strategy::OneForOne);

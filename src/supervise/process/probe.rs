@@ -285,8 +285,14 @@ impl Watch {
         let now = clock::now();
         self.due = now.after(spec.probe_every.clamp(AGAIN, GAP));
         let since = *self.unasked.get_or_insert(now);
-        if now.since(since) >= spec.probe_timeout {
-            shared.with_core(|core, _| core.unasked(index));
+        let long = now.since(since) >= spec.probe_timeout;
+        let first = shared.with_core(|core, now| {
+            if long {
+                core.unasked(index);
+            }
+            core.not_asked(index, run, now)
+        });
+        if first || long {
             shared.waker.wake();
         }
         true

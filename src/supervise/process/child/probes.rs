@@ -68,6 +68,11 @@ impl Child {
 
     /// How long it may take to become ready, from the first question on, or it is stopped and has failed. Default 30 s.
     ///
+    /// While a question about an earlier run hangs no other is put (see [`alive_when`](Self::alive_when)): a later
+    /// run has so long from when it could first not be asked. If the question ends before, it is asked, and has its
+    /// whole time. So one that hangs for good is a restart each time, and counts as such
+    /// ([`intensity`](crate::supervise::process::ProcessSupervisorBuilder::intensity)).
+    ///
     /// ```
     /// use std::time::Duration;
     /// let _ = buttress::supervise::process::Child::new("a", "worker").ready_within(Duration::from_secs(5));
