@@ -68,7 +68,8 @@ pub(super) struct Core {
     /// Since when it could not be looked at.
     blind: Option<Tick>,
     ended: bool,
-    frozen: Option<Tick>,
+    /// Since when, and what was told.
+    frozen: Option<(Tick, FreezeCause)>,
 }
 
 impl Core {
@@ -133,7 +134,7 @@ impl Core {
         self.ended = false;
         if self.value.replace(value) != Some(value) {
             self.since = now;
-            let after = self.frozen.take().map(|begun| now.since(begun));
+            let after = self.frozen.take().map(|(begun, _)| now.since(begun));
             return [gap, after.map(|after| Told::Recovered { after })];
         }
         let silent = now.since(self.since);
@@ -169,10 +170,13 @@ impl Core {
     }
 
     fn freeze(&mut self, since: Tick, cause: FreezeCause, silent: Duration) -> Option<Told> {
-        if self.frozen.is_some() {
-            return None;
-        }
-        self.frozen = Some(since);
+        let begun = match self.frozen {
+            None => since,
+            // That nothing was known of it told nobody to do anything: what is known now does.
+            Some((begun, FreezeCause::Unreadable)) if cause != FreezeCause::Unreadable => begun,
+            Some(_) => return None,
+        };
+        self.frozen = Some((begun, cause));
         Some(Told::Frozen { cause, silent })
     }
 }

@@ -25,7 +25,8 @@ pub enum FreezeCause {
     Missing,
     /// The state file is no heartbeat.
     Corrupt,
-    /// The state file could not be read for too long: of the process nothing is known.
+    /// The state file could not be read for too long: of the process nothing is known. What is known of it later, before it
+    /// goes on, is told as another freeze.
     Unreadable,
 }
 

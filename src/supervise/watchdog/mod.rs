@@ -56,8 +56,9 @@
 //! by its number), and that it is stopped by a signal or a debugger; both are a [`FreezeCause`] of their own.
 //! A clean stop of its heartbeat is no freeze. A file that cannot be read (no descriptor is left, the disk fails) says
 //! nothing about the process: that time does not count, and `watchdog_blind` is told. For longer than the timeout it is
-//! a freeze ([`FreezeCause::Unreadable`]), since nobody else would tell; that the process has gone is seen also then.
-//! One that cannot be understood is a freeze, and so is one that is not there.
+//! a freeze ([`FreezeCause::Unreadable`]), since nobody else would tell. That says nothing about the process, so what is
+//! seen of it after that is told once more, with its own cause: that it has gone, also while the file cannot be read, or
+//! is silent. A file that cannot be understood is a freeze, and so is one that is not there.
 //!
 //! # What watches what
 //!

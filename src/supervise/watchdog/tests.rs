@@ -119,9 +119,9 @@ fn what_cannot_be_looked_at_for_longer_than_the_timeout_is_told_once_and_again_w
     run(&mut core, 0, 3, Seen::Value(1));
     let blind = Told::Frozen { cause: FreezeCause::Unreadable, silent: secs(4.0) };
     assert_eq!(run(&mut core, 3, 100, Seen::Unseen), [(7, blind)]);
-    assert_eq!(run(&mut core, 100, 103, Seen::Value(1)), [], "no beat has come yet");
-    let recovered = Told::Recovered { after: secs(100.0) };
-    assert_eq!(run(&mut core, 103, 104, Seen::Value(2)), [(103, recovered)]);
+    assert_eq!(run(&mut core, 100, 101, Seen::Value(1)), [], "no beat has come yet");
+    let recovered = Told::Recovered { after: secs(98.0) };
+    assert_eq!(run(&mut core, 101, 102, Seen::Value(2)), [(101, recovered)]);
     // Looks without a gap: what was not looked at was not in vain.
     let mut core = self::core(true);
     run(&mut core, 0, 3, Seen::Value(1));
@@ -133,6 +133,36 @@ fn what_cannot_be_looked_at_for_longer_than_the_timeout_is_told_once_and_again_w
     let mut core = self::core(true);
     run(&mut core, 0, 3, Seen::Ended);
     assert_eq!(run(&mut core, 3, 100, Seen::Unseen), []);
+}
+
+/// Whoever acts upon a death has done nothing when it could not be read: that would be the last that is told.
+#[test]
+fn what_is_known_after_nothing_was_is_told() {
+    let causes = [
+        (Seen::Nothing(FreezeCause::Dead), FreezeCause::Dead),
+        (Seen::Nothing(FreezeCause::Missing), FreezeCause::Missing),
+        (Seen::Nothing(FreezeCause::Corrupt), FreezeCause::Corrupt),
+        (Seen::Value(1), FreezeCause::Silent),
+        (Seen::Halted(1), FreezeCause::Stopped),
+    ];
+    let caused = |told: Vec<(u32, Told)>| -> Vec<FreezeCause> {
+        let cause = |(_, told)| match told {
+            Told::Frozen { cause, .. } => Some(cause),
+            _ => None,
+        };
+        told.into_iter().filter_map(cause).collect()
+    };
+    for (seen, cause) in causes {
+        let mut core = core(true);
+        run(&mut core, 0, 3, Seen::Value(1));
+        assert_eq!(caused(run(&mut core, 3, 20, Seen::Unseen)), [FreezeCause::Unreadable]);
+        assert_eq!(caused(run(&mut core, 20, 40, seen)), [cause], "once");
+        assert_eq!(caused(run(&mut core, 40, 60, Seen::Unseen)), [], "no more than before");
+        assert!(core.is_frozen());
+        // From when it began.
+        let recovered = Told::Recovered { after: secs(57.0) };
+        assert_eq!(run(&mut core, 60, 61, Seen::Value(2)), [(60, recovered)]);
+    }
 }
 
 // ---- the object ----------------------------------------------------------------------------------
