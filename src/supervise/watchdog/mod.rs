@@ -78,7 +78,8 @@
 //! - **Callbacks** run on another thread, one after another, with a time limit, async ones on a runtime of
 //!   their own. A panic in one stops nothing.
 //! - **Panics.** A source of progress that panics is one that does not change: `watchdog_blind` is told once, and a
-//!   freeze after the timeout. It is asked again after pauses that double, up to a minute.
+//!   freeze after the timeout. It is asked again after pauses that double, up to a quarter of the timeout and a minute,
+//!   and at once after a start.
 //! - **Cancellation.** What is guarded is dropped at its next point of suspension. A poll or a closure that
 //!   blocks cannot be ended by anybody; [`with_watchdog`] tells on time nevertheless.
 //! - **Sharing.** Clones share one watchdog; the last one that is dropped stops it.

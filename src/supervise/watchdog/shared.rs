@@ -19,7 +19,8 @@ use super::core::{Core, Limits, Seen, Told};
 use super::error::{Freeze, FreezeCause, WatchdogError, WatchdogTimeoutError};
 use super::file::{self, Process, Waker};
 
-/// For so long at most a source that has panicked is not asked, unless it is asked more rarely anyway.
+/// For so long at most a source that has panicked is not asked, unless it is asked more rarely anyway. Nor for more than a
+/// quarter of the timeout: one that is well again would be found frozen before it is asked.
 const MOST: Duration = Duration::from_secs(60);
 
 pub(super) struct Shared {
@@ -98,6 +99,9 @@ impl Shared {
             return Err(WatchdogError::AlreadyRunning);
         }
         let generation = state.generation + 1;
+        // What was wrong before may have been mended meanwhile, and is told if it has not.
+        *hold(&self.panicked) = None;
+        self.blind.store(false, Ordering::Relaxed);
         // The first look only sees what there is. It is taken on the monitor's clock.
         if let Source::File(path) = &self.source {
             let waker = Arc::new(Waker::new().map_err(WatchdogError::thread)?);
@@ -149,9 +153,9 @@ impl Shared {
                 }
                 let count = catch_unwind(AssertUnwindSafe(|| source.count())).ok();
                 let again = count.is_none().then(|| {
-                    let pause =
-                        panicked.map_or(self.limits.check, |(_, pause)| pause.saturating_mul(2));
-                    (asked, pause.min(MOST).max(self.limits.check))
+                    let Limits { timeout, check, .. } = self.limits;
+                    let pause = panicked.map_or(check, |(_, pause)| pause.saturating_mul(2));
+                    (asked, pause.min(MOST).min(timeout / 4).max(check))
                 });
                 *hold(&self.panicked) = again;
                 match count {

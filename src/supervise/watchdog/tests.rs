@@ -218,11 +218,47 @@ fn a_source_that_panics_is_one_that_does_not_change() {
         }
     };
     assert_eq!(next(), Ok("frozen"));
-    // At 0, 20, 60, 140 ms, …: a hook that writes a backtrace does it no more often.
+    // At 0, 20, 60, 140, 300, 550, 800 ms, …: a hook that writes a backtrace does it no more often.
     let asked = asked.load(Ordering::SeqCst);
-    let last = Duration::from_millis(20) * ((1_u32 << (asked - 1)) - 1);
+    let pause = |n| (Duration::from_millis(20) * (1_u32 << n)).min(SECOND / 4);
+    let last: Duration = (0..asked - 1).map(pause).sum();
     assert!(clock::now().since(begun) >= last, "asked {asked} times");
     assert!(!dog.since_ping().is_zero());
+}
+
+/// It would be found frozen though it goes on, and whoever has mended it would wait.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_has_panicked_is_asked_within_the_timeout_and_when_it_is_started_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let panics = move || -> u64 {
+        count.fetch_add(1, Ordering::SeqCst);
+        // Without the hook, hundreds of times.
+        std::panic::resume_unwind(Box::new("expected in this test"))
+    };
+    for (timeout, pause) in [(secs(4.0), secs(1.0)), (secs(3600.0), secs(60.0))] {
+        let (told, heard) = mpsc::channel();
+        let check = Duration::from_millis(100);
+        let dog = Watchdog::builder("panics").timeout(timeout).check_interval(check);
+        let dog = dog.watch(panics.clone()).observe(telling(told)).build().unwrap();
+        let (mut last, mut longest) = (clock::now(), Duration::ZERO);
+        for _ in 0..3_000 {
+            tokio::time::advance(check).await;
+            let before = asked.load(Ordering::SeqCst);
+            assert_eq!(dog.shared().count(), None);
+            if asked.load(Ordering::SeqCst) > before {
+                longest = longest.max(clock::now().since(last));
+                last = clock::now();
+            }
+        }
+        assert_eq!(longest, pause, "of a timeout of {timeout:?}");
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), ["watchdog_blind"]);
+        // The monitor goes by another clock, which has not come so far: it would not ask for minutes.
+        let before = asked.load(Ordering::SeqCst);
+        dog.start().unwrap();
+        assert_eq!(heard.recv_timeout(LONG), Ok("watchdog_blind"), "once in each life");
+        assert!(asked.load(Ordering::SeqCst) > before);
+    }
 }
 
 /// A heartbeat's file, which can be made one that nobody can read.
