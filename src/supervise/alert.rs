@@ -118,7 +118,7 @@ pub(crate) enum Job {
     Async(Box<dyn FnOnce() -> Pending + Send>),
 }
 
-/// Calls wait here at most; more than that means that they hang, and the newest are dropped.
+/// Calls wait here at most; more than that means that they hang, and the newest are dropped, but for the last one.
 const BACKLOG: usize = 256;
 
 /// An async call is ended by its own runtime at the limit; only one that blocks there is left behind.
@@ -214,6 +214,22 @@ impl Runner {
                 queue.notes.dropped += 1;
             }
         }
+        self.submitted(queue);
+    }
+
+    /// The same of one that no other comes after. If there is no room for it, the oldest that waits is dropped.
+    pub(super) fn submit_last(&self, job: Job) {
+        let mut queue = self.0.queue();
+        let full = queue.jobs.len() >= BACKLOG;
+        let oldest = if full { queue.jobs.pop_front() } else { None };
+        queue.notes.dropped += u64::from(full);
+        queue.jobs.push_back(job);
+        self.submitted(queue);
+        // Not with the lock: what a call holds may be anything.
+        drop(oldest);
+    }
+
+    fn submitted(&self, mut queue: MutexGuard<'_, Queue>) {
         self.0.serve(&mut queue);
         self.0.have_watched(&mut queue);
         drop(queue);
@@ -295,7 +311,7 @@ impl Line {
 
     fn look(&self) -> Duration {
         let second = Duration::from_secs(1);
-        self.limit.map_or(second, |limit| ((limit + GRACE) / 2).min(second))
+        self.limit.map_or(second, |limit| (limit.saturating_add(GRACE) / 2).min(second))
     }
 
     fn work(&self, generation: u64) {
@@ -472,6 +488,15 @@ mod tests {
         drop(runner);
         heard.recv_timeout(LONG).expect("the last call was never made");
         let _ = release.send(());
+    }
+
+    #[test]
+    fn a_limit_may_be_as_long_as_it_comes() {
+        let (told, heard) = mpsc::channel();
+        let tells = Hook::plain(move |()| told.send(()).unwrap());
+        let runner = runner(Duration::MAX);
+        runner.submit([tells.job(())]);
+        heard.recv_timeout(LONG).expect("the call was never made");
     }
 
     /// It would be left behind, with a thread, after each limit: for each report that the one before has hung.

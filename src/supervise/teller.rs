@@ -1,7 +1,7 @@
 //! Tells observers of what a thread does that nothing may hold up.
 
 use std::fmt;
-use std::sync::mpsc::{RecvTimeoutError, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,9 +17,12 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// The same of the last that there is to tell: the program may end after it.
 const LAST: Duration = Duration::from_secs(1);
 
+/// And if there is no time left, since a shutdown that overran is the one of which it matters.
+const LAST_AT_LEAST: Duration = Duration::from_millis(50);
+
 /// Tells on a thread of its own: an observer may hang in a lock, or write to a pipe that nobody reads. What is told is
 /// heard before whoever tells it goes on, as long as that takes a moment only. There is one thread, whatever hangs on
-/// it: what is told meanwhile waits, and very much of it is dropped.
+/// it: what is told meanwhile waits, and very much of it is dropped, but not the last.
 pub(super) struct Teller {
     name: Name,
     observers: Observers,
@@ -39,7 +42,7 @@ impl Teller {
     }
 
     /// What nothing comes after: waited for longer, and also if something else takes its time. `left` is the time
-    /// that there is.
+    /// that there is; without any it is waited for a moment.
     pub(super) fn tell_last(
         &self,
         left: Duration,
@@ -47,8 +50,9 @@ impl Teller {
         what: &'static str,
         detail: fmt::Arguments<'_>,
     ) {
-        *lock(&self.behind) = false;
-        self.tell_within(LAST.min(left / 2), severity, what, detail);
+        let (job, told) = self.job(severity, what, detail);
+        self.runner.submit_last(job);
+        let _ = told.recv_timeout((left / 2).clamp(LAST_AT_LEAST, LAST));
     }
 
     fn tell_within(
@@ -58,6 +62,23 @@ impl Teller {
         what: &'static str,
         detail: fmt::Arguments<'_>,
     ) {
+        let (job, told) = self.job(severity, what, detail);
+        self.runner.submit([job]);
+        let is_behind = *lock(&self.behind);
+        if is_behind || told.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+        let mut behind = lock(&self.behind);
+        *behind = told.try_recv() == Err(TryRecvError::Empty);
+    }
+
+    /// The call that tells it, and what is over when it has, or never will.
+    fn job(
+        &self,
+        severity: Severity,
+        what: &'static str,
+        detail: fmt::Arguments<'_>,
+    ) -> (Job, Receiver<()>) {
         let (name, observers, behind) =
             (self.name, self.observers.clone(), Arc::clone(&self.behind));
         let detail = detail.to_string();
@@ -71,20 +92,14 @@ impl Teller {
             *behind = false;
             drop(tell);
         };
-        self.runner.submit([Job::Plain(Box::new(job))]);
-        let is_behind = *lock(&self.behind);
-        if is_behind || told.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
-            return;
-        }
-        let mut behind = lock(&self.behind);
-        *behind = told.try_recv() == Err(TryRecvError::Empty);
+        (Job::Plain(Box::new(job)), told)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::mpsc::{Receiver, Sender};
+    use std::sync::mpsc::Sender;
 
     use tokio::time::Instant;
 
@@ -150,5 +165,29 @@ mod tests {
             assert!(begun.elapsed() >= waits, "{left:?}: {:?}", begun.elapsed());
         }
         drop(release);
+    }
+
+    /// Nobody was to hear of a shutdown that took too long, nor of one whose observers were slow.
+    #[test]
+    fn the_last_is_waited_for_without_any_time_and_is_not_the_one_that_is_dropped() {
+        let (heard, hears) = channel();
+        let (release, hangs) = channel();
+        let teller = Teller::new("t".into(), observers(heard, hangs));
+        let tell = |what| teller.tell(Severity::Info, what, format_args!(""));
+        let limit = Duration::from_secs(20);
+        tell("hangs");
+        for _ in 0..1_000 {
+            tell("next");
+        }
+        let begun = Instant::now();
+        teller.tell_last(Duration::ZERO, Severity::Info, "last", format_args!(""));
+        let waited = begun.elapsed();
+        assert!(waited >= LAST_AT_LEAST && waited < limit, "{waited:?}");
+        drop(release);
+        let told = || hears.recv_timeout(limit).expect("the last is never told");
+        let before: Vec<_> =
+            std::iter::from_fn(|| Some(told()).filter(|what| *what != "last")).collect();
+        assert_eq!(before.iter().filter(|what| **what == "next").count(), 255, "{before:?}");
+        assert!(before.contains(&"callback_dropped"), "{before:?}");
     }
 }
