@@ -144,4 +144,6 @@ mod edges;
 #[cfg(test)]
 mod fakes;
 #[cfg(test)]
+mod slow;
+#[cfg(test)]
 mod tests;

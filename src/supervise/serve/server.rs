@@ -164,8 +164,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a client may take nothing of what is written to its socket; through a stream with a buffer of its own
-    /// (TLS), how long it may take for what that holds. One that takes frames of HTTP/2 but
+    /// How long a client may take nothing of what is written to its socket, also of what a stream with a buffer of its own
+    /// (TLS) holds, into which more may be written meanwhile. One that takes frames of HTTP/2 but
     /// opens no window for an answer is not seen by this. Default: 60 s.
     ///
     /// ```

@@ -282,6 +282,11 @@ impl Conn {
         }
     }
 
+    /// The peer has taken something: if it has not taken all by then, that is another stop.
+    pub(super) fn took_some(&self) {
+        self.stalls.fetch_add(u32::from(self.is_stalled()), Ordering::Relaxed);
+    }
+
     /// Asks the next read to look at unread bytes.
     pub(super) fn ask_to_look(&self) {
         self.unread.store(false, Ordering::Relaxed);

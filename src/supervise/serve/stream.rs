@@ -1,10 +1,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+use crate::sync::{Mutex, lock};
 
 use super::listener::{Connected, Unread};
 use super::shared::{Conn, Connection};
@@ -20,15 +22,37 @@ pub(super) struct Stream<I> {
     /// Which part of it has been read, and has been handed on.
     read: u8,
     taken: u8,
+    /// There as soon as the peer has not taken all at once.
+    taking: Option<Arc<Taking>>,
     /// Nothing more is written.
     shut: bool,
     /// When a peer that does not close is no longer waited for.
     over: Option<Pin<Box<Sleep>>>,
 }
 
+/// Woken when the peer has taken something while a write or a flush waits for that. All else that wakes the task says
+/// nothing about the peer.
+struct Taking {
+    conn: Arc<Conn>,
+    task: Mutex<Waker>,
+}
+
+impl Wake for Taking {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.conn.took_some();
+        let task = lock(&self.task).clone();
+        task.wake();
+    }
+}
+
 impl<I: Connected> Stream<I> {
     pub(super) fn new(io: I, connection: Connection) -> Self {
-        Self { io, connection, first: [0; 24], read: 0, taken: 0, shut: false, over: None }
+        let (taking, over) = (None, None);
+        Self { io, connection, first: [0; 24], read: 0, taken: 0, taking, shut: false, over }
     }
 
     pub(super) fn conn(&self) -> &Arc<Conn> {
@@ -137,22 +161,33 @@ impl<I: Connected> AsyncRead for Stream<I> {
 }
 
 impl<I: Connected> Stream<I> {
-    /// A stream with a buffer may find that it has no room, make some by writing, and tell of that only when it is asked
-    /// again (TLS by rustls does). Asked later, for whatever reason, it would look as if its peer had taken something then.
+    /// Polls what moves bytes to the peer so that it is known when that goes on.
     #[inline]
-    fn poll_write_with<T>(
+    fn poll_out<T>(
         &mut self,
-        mut write: impl FnMut(Pin<&mut I>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.connection.0.is_cut() {
-            return Poll::Ready(Err(Self::cut()));
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(Pin<&mut I>, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let polled = poll(Pin::new(&mut self.io), cx);
+        if polled.is_ready() {
+            return polled;
         }
-        let mut polled = write(Pin::new(&mut self.io));
-        if polled.is_pending() {
-            polled = write(Pin::new(&mut self.io));
-        }
-        self.connection.0.write_stalled(polled.is_pending());
-        polled
+        // Once more, to wait with another waker. And a stream with a buffer may have found no room, made some by writing, and
+        // tell of that only when it is asked again (TLS by rustls does): asked later it would look as if its peer had taken
+        // something then.
+        let waker = self.taking(cx);
+        poll(Pin::new(&mut self.io), &mut Context::from_waker(&waker))
+    }
+
+    #[cold]
+    fn taking(&mut self, cx: &Context<'_>) -> Waker {
+        let conn = &self.connection.0;
+        let taking = self.taking.get_or_insert_with(|| {
+            let task = Mutex::new(cx.waker().clone());
+            Arc::new(Taking { conn: Arc::clone(conn), task })
+        });
+        lock(&taking.task).clone_from(cx.waker());
+        Arc::clone(taking).into()
     }
 }
 
@@ -163,7 +198,12 @@ impl<I: Connected> AsyncWrite for Stream<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(|stream| stream.poll_write(cx, buf))
+        if self.connection.0.is_cut() {
+            return Poll::Ready(Err(Self::cut()));
+        }
+        let polled = self.poll_out(cx, |io, cx| io.poll_write(cx, buf));
+        self.connection.0.write_stalled(polled.is_pending());
+        polled
     }
 
     #[inline]
@@ -172,7 +212,12 @@ impl<I: Connected> AsyncWrite for Stream<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(|stream| stream.poll_write_vectored(cx, bufs))
+        if self.connection.0.is_cut() {
+            return Poll::Ready(Err(Self::cut()));
+        }
+        let polled = self.poll_out(cx, |io, cx| io.poll_write_vectored(cx, bufs));
+        self.connection.0.write_stalled(polled.is_pending());
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,7 +225,7 @@ impl<I: Connected> AsyncWrite for Stream<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        let polled = self.poll_out(cx, I::poll_flush);
         self.connection.0.flush_stalled(polled.is_pending());
         polled
     }

@@ -1,0 +1,152 @@
+//! Clients that take their time, through a stream that holds what they have not taken.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tower::service_fn;
+
+use crate::supervise::Lifecycle;
+
+use super::tests::{Memory, secs};
+use super::{Looked, Server};
+
+const TENTH: Duration = Duration::from_millis(100);
+const WRITE_TIMEOUT: Duration = secs(10);
+
+/// A server's end as TLS makes one: it takes what there is room for, and moves what it can when it is flushed.
+struct Holding {
+    stream: Looked<DuplexStream>,
+    held: Vec<u8>,
+    gone: mpsc::Sender<()>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let _ = self.gone.try_send(());
+    }
+}
+
+impl Holding {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
+            self.held.drain(..taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Holding {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Holding {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let drained = self.poll_drain(cx)?;
+        let room = buf.len().min(65_536 - self.held.len());
+        if room == 0 && drained.is_pending() {
+            return Poll::Pending;
+        }
+        self.held.extend(&buf[..room]);
+        Poll::Ready(Ok(room))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A client that has asked for `first` bytes at once, and then `count` pieces, one each tenth of a second. And what says
+/// that its connection has gone on the server's side.
+async fn asks_for(
+    tasks: &mut JoinSet<()>,
+    first: usize,
+    piece: usize,
+    count: usize,
+) -> (DuplexStream, mpsc::Receiver<()>) {
+    let (connect, incoming) = mpsc::channel(1);
+    let (gone, goes) = mpsc::channel::<()>(1);
+    let app = move |_: Request<Incoming>| async move {
+        let body = futures_util::stream::unfold(0, move |n| async move {
+            if n > 0 {
+                sleep(TENTH).await;
+            }
+            let bytes = vec![b'x'; if n == 0 { first } else { piece }];
+            (n <= count).then(|| (Ok::<_, Infallible>(Frame::data(Bytes::from(bytes))), n + 1))
+        });
+        Ok::<_, Infallible>(Response::new(StreamBody::new(body).boxed_unsync()))
+    };
+    let server = Server::builder("t").write_timeout(WRITE_TIMEOUT).build().unwrap();
+    let life = Lifecycle::new();
+    let served = server.serve(Memory(incoming), service_fn(app), &life);
+    let served = served.handshake(move |stream: Looked<DuplexStream>| {
+        let gone = gone.clone();
+        async move { Ok(Looked::blind(Holding { stream, held: Vec::new(), gone })) }
+    });
+    tasks.spawn(async move { drop(served.await) });
+    let (mut stream, theirs) = duplex(256);
+    connect.send(theirs).await.unwrap();
+    // The listener waits for others.
+    tasks.spawn(async move { connect.closed().await });
+    stream.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    (stream, goes)
+}
+
+/// As fast as it comes, but always some seconds behind: what holds the rest is never empty.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_all_out_of_a_buffer_that_is_never_empty_is_not_cut() {
+    let mut tasks = JoinSet::new();
+    let (mut stream, _goes) = asks_for(&mut tasks, 30_000, 1_000, 600).await;
+    let begin = Instant::now();
+    let (mut taken, mut piece) = (Vec::new(), [0; 1_000]);
+    while !taken.ends_with(b"\r\n0\r\n\r\n") {
+        let count = stream.read(&mut piece).await.unwrap();
+        assert!(count > 0, "cut after {:?}", begin.elapsed());
+        taken.extend(&piece[..count]);
+        // A thousand bytes in a tenth of a second.
+        sleep(TENTH * u32::try_from(count).unwrap() / 1_000).await;
+    }
+    assert!(begin.elapsed() > WRITE_TIMEOUT * 6, "{:?}", begin.elapsed());
+    assert_eq!(taken.iter().filter(|byte| **byte == b'x').count(), 630_000);
+}
+
+/// That it goes on to be written to is not that it takes anything.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_while_more_is_written_is_cut() {
+    let mut tasks = JoinSet::new();
+    let (mut stream, mut goes) = asks_for(&mut tasks, 1_000, 100, 6_000).await;
+    stream.read_exact(&mut [0; 200]).await.unwrap();
+    let begin = Instant::now();
+    assert!(timeout(secs(100), goes.recv()).await.is_ok(), "it is kept");
+    let took = begin.elapsed();
+    assert!(took >= WRITE_TIMEOUT && took < WRITE_TIMEOUT + secs(1), "{took:?}");
+}
