@@ -203,7 +203,7 @@ impl Reloader {
     /// dropped. A thread looks at the files each second, and waits until they have been the same for that long.
     ///
     /// If code of the program panics in a reload, for example as an object of its own ends that a stack has lost, the event
-    /// `reload_panicked` says so, and the next change is read as ever.
+    /// `reload_panicked` says so; all else has come into force, and the next change is read as ever.
     ///
     /// A process that ends on SIGHUP (see `supervise::shutdown::Signals`) still does.
     ///
@@ -298,8 +298,8 @@ impl Inner {
             made.coming = Some(Arc::clone(&config));
             staged
         };
-        let failed = apply(staged.steps);
-        staged.changes.into_iter().for_each(|change| change());
+        let (failed, stepped) = apply(staged.steps);
+        let changed = each(staged.changes, |change| change());
 
         let mut made = self.stacks.made();
         let mut gone = Vec::new();
@@ -327,38 +327,48 @@ impl Inner {
         let ended = end_all(gone, OldParts::end);
         registry.follow_given_up();
         registry.sort_out();
-        if let Err(panic) = ended {
+        if let Err(panic) = stepped.and(changed).and(ended) {
             resume_unwind(panic);
         }
         Ok(Reloaded { applied, waiting, generation, new })
     }
 }
 
-/// Ends each and drops all, with whatever user code that runs, also after it has panicked for one of them. The first panic is
-/// returned.
-fn end_all<T>(items: Vec<T>, end: impl Fn(&T)) -> std::thread::Result<()> {
+/// Does it to each, whatever user code that runs, also after it has panicked for one of them. The first panic is returned.
+fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T)) -> std::thread::Result<()> {
     let mut first = Ok(());
-    for item in &items {
-        let ended = catch_unwind(AssertUnwindSafe(|| end(item)));
-        first = first.and(ended);
-    }
     for item in items {
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(item)));
-        first = first.and(dropped);
+        let done = catch_unwind(AssertUnwindSafe(|| act(item)));
+        first = first.and(done);
     }
     first
 }
 
+/// Ends each, and drops all.
+fn end_all<T>(items: Vec<T>, end: impl Fn(&T)) -> std::thread::Result<()> {
+    let ended = each(&items, end);
+    ended.and(each(items, drop))
+}
+
 /// Outside of the lock: a change may be an event. Says what could not be changed.
-fn apply(steps: Vec<(Place, Step)>) -> BTreeSet<Place> {
-    steps.into_iter().filter_map(|(place, step)| step().err().map(|_| place)).collect()
+fn apply(steps: Vec<(Place, Step)>) -> (BTreeSet<Place>, std::thread::Result<()>) {
+    let mut failed = BTreeSet::new();
+    let done = each(steps, |(place, step)| {
+        // Also if it panics.
+        failed.insert(place.clone());
+        if step().is_ok() {
+            failed.remove(&place);
+        }
+    });
+    (failed, done)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::task::{Context, Wake};
 
-    use super::end_all;
+    use super::*;
 
     struct Part<'a>(u32, &'a Mutex<Vec<u32>>);
 
@@ -380,5 +390,48 @@ mod tests {
         });
         assert_eq!(panic.unwrap_err().downcast_ref::<String>().unwrap(), "the end of 0");
         assert_eq!(*seen.lock().unwrap(), [0, 1, 2, 3, 10, 11, 12, 13]);
+    }
+
+    /// Whoever waits for an open circuit is woken as it gets other settings. The new objects were there, the old stacks too,
+    /// and what was to come was for ever to come.
+    #[test]
+    fn all_comes_into_force_though_a_change_panics() {
+        struct Panics;
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                panic!("the waker");
+            }
+        }
+        let text = |failures: u32, rate: u32| {
+            format!(
+                "breakers: {{a: {{consecutive_failures: {failures}}}}}\n\
+                 rate_limits: {{a: {rate}/h, b: {rate}/h}}\n\
+                 clients: {{pay: {{rate_limit: b, total_timeout: {rate}s}}}}"
+            )
+        };
+        let file = std::env::temp_dir().join(format!("reload-panics-{}.yml", std::process::id()));
+        std::fs::write(&file, text(3, 100)).unwrap();
+        let loader = Loader::empty().file(&file);
+        let stacks = loader.load().unwrap().stacks();
+        let limiters = ["a", "b"].map(|name| stacks.rate_limiter(name).unwrap());
+        let _client = stacks.client("pay").unwrap();
+        let breaker = stacks.circuit_breaker("a").unwrap();
+        let mut states = breaker.subscribe();
+        let mut waiting = Box::pin(states.changed());
+        let waker = Arc::new(Panics).into();
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let reloader = Reloader::new(loader, &stacks);
+
+        std::fs::write(&file, text(4, 200)).unwrap();
+        let reload = || reloader.reload();
+        let panic = catch_unwind(AssertUnwindSafe(reload)).expect_err("nothing has panicked");
+        assert_eq!(panic.downcast_ref(), Some(&"the waker"));
+        assert_eq!(limiters.each_ref().map(|limiter| limiter.quota().capacity()), [200, 200]);
+        assert_eq!(stacks.generation(), 2);
+        assert!(stacks.made().coming.is_none());
+        drop(waiting);
+        // There is nothing left to do.
+        assert!(reloader.reload().unwrap().applied().is_empty());
+        std::fs::remove_file(&file).unwrap();
     }
 }
