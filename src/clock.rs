@@ -182,14 +182,34 @@ pub(crate) fn poll_end(
     }
 }
 
-/// Blocks the thread. Not `thread::park`, whose wake-ups belong to the caller.
+/// Blocks the thread.
 pub(crate) fn park(delay: Duration) {
-    use std::sync::{Condvar, Mutex};
+    Parked::default().wait(delay);
+}
 
-    let mutex = Mutex::new(());
-    let never = Condvar::new();
-    // Nobody else can hold or poison a lock that was made here.
-    if let Ok(held) = mutex.lock() {
-        let _ = never.wait_timeout_while(held, delay, |()| true);
+/// A thread that waits until it is woken. Not `thread::park`, whose wake-ups belong to the caller.
+#[derive(Debug, Default)]
+pub(crate) struct Parked {
+    woken: std::sync::Mutex<bool>,
+    wakes: std::sync::Condvar,
+}
+
+impl Parked {
+    /// Until it is woken, which it may have been before, or for so long.
+    pub(crate) fn wait(&self, longest: Duration) {
+        // Nothing that can panic runs with the lock.
+        let Ok(woken) = self.woken.lock() else { return };
+        if let Ok((mut woken, _)) = self.wakes.wait_timeout_while(woken, longest, |woken| !*woken) {
+            *woken = false;
+        }
+    }
+}
+
+impl std::task::Wake for Parked {
+    fn wake(self: std::sync::Arc<Self>) {
+        if let Ok(mut woken) = self.woken.lock() {
+            *woken = true;
+        }
+        self.wakes.notify_one();
     }
 }

@@ -4,8 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::core::{Denied, Receipt, duration, units};
@@ -13,7 +12,7 @@ use super::handle::RateLimiter;
 use super::ledger::Refusal;
 use super::queue::Turn;
 use super::shared::{Joined, Shared};
-use crate::clock::{self, Tick};
+use crate::clock::{self, Parked, Tick};
 use crate::name::LayerKind;
 use crate::observe::{EventKind, LET_THROUGH, REFUSED, WaitSpan};
 use crate::rejection::Rejection;
@@ -347,25 +346,18 @@ impl fmt::Debug for Acquire<'_> {
     }
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
 /// Waits on the calling thread, without a runtime.
 pub(crate) fn block(shared: &Shared, n: u64, timeout: Option<Duration>) -> Result<(), Rejection> {
     let mut place = Place::new(shared);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let parked = Arc::new(Parked::default());
+    let waker = Waker::from(Arc::clone(&parked));
     if let Poll::Ready(result) = place.start(n, timeout, || waker.clone()) {
         return result.map(drop);
     }
     loop {
         match place.look(true, waker.clone()) {
             Ok(result) => return result.map(drop),
-            Err(due) => thread::park_timeout(duration(due.saturating_sub(units(clock::now())))),
+            Err(due) => parked.wait(duration(due.saturating_sub(units(clock::now())))),
         }
     }
 }

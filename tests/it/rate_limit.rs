@@ -443,6 +443,18 @@ async fn observers_hear_of_refusals_and_waits_and_may_use_the_limiter() {
 }
 
 #[test]
+fn a_thread_that_waits_leaves_the_wake_ups_of_others_alone() {
+    // Somebody has told this thread that there is something to do: it must not be lost in a wait for a token.
+    std::thread::current().unpark();
+    let limiter = RateLimiter::new(Quota::per_second(100).unwrap().burst(1).unwrap());
+    limiter.acquire_blocking(None).unwrap();
+    limiter.acquire_blocking(None).unwrap();
+    let began = Instant::now();
+    std::thread::park_timeout(Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
 fn blocking_needs_no_runtime_and_stands_in_the_same_queue() {
     let limiter = limiter("1/5ms");
     let start = Instant::now();
