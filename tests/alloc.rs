@@ -331,6 +331,29 @@ fn admission_of_a_call_that_need_not_wait() {
     service_costs_nothing("bulkhead", bulkhead.layer(service_fn(ok)));
 }
 
+#[test]
+fn admission_without_a_service() {
+    use buttress::Context;
+    use buttress::admission::Admission;
+    let soon = || Context::new().with_deadline(buttress::Deadline::after(Duration::from_secs(10)));
+    for admission in [Admission::new("db"), Admission::bulkhead("db", 1).unwrap()] {
+        costs_nothing("at once", || admission.try_acquire(soon()).unwrap().success());
+        costs_nothing("blocking", || admission.acquire_blocking(soon()).unwrap().success());
+        costs_nothing("async", || {
+            admission.acquire(soon()).now_or_never().unwrap().unwrap().success();
+        });
+        costs_nothing("a call", || {
+            assert_eq!(admission.run(|| ok(1)).now_or_never().unwrap().unwrap(), 1);
+        });
+        costs_nothing("a blocking call", || {
+            assert_eq!(admission.run_blocking(|| Ok::<_, io::Error>(1)).unwrap(), 1);
+        });
+    }
+    let full = Admission::bulkhead("db", 1).unwrap();
+    let _held = full.try_acquire(soon()).unwrap();
+    costs_nothing("refused", || assert!(full.try_acquire(soon()).is_err()));
+}
+
 /// Failures, too: until the backend is down nobody waits.
 #[test]
 fn admission_of_a_call_that_fails() {

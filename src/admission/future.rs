@@ -8,125 +8,20 @@ use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use super::layer::Parts;
-use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
+use super::place::{Held, Holder, LONGEST, Waiting, deadline, end, refusal};
+use crate::backend::{Arrival, Backend};
 use crate::classify::Classify;
-use crate::clock::{Tick, end_handed_down, hand_down, handed_down, now};
+use crate::clock::{Tick, hand_down, handed_down, now};
 use crate::context::ReadContext;
-use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
-use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
 use crate::sync::Ref;
 use crate::wide::{Flag, Wide};
 
-/// A place in flight, given back once: at the latest when it is dropped.
-struct Held<C, X, R> {
-    /// `None` once it was given back.
-    parts: Option<Ref<Parts<C, X, R>>>,
-    started: Tick,
-    /// Nobody waits for the answer any longer then.
-    deadline: Tick,
-    /// The backend may be working on it.
-    sent: Flag,
-}
-
-impl<C, X, R> Held<C, X, R> {
-    fn new(parts: Ref<Parts<C, X, R>>, started: Tick, deadline: Tick) -> Self {
-        Self { parts: Some(parts), started, deadline, sent: Flag::No }
-    }
-
-    fn end(&mut self, end: End, unmeasured: bool) {
-        if let Some(parts) = self.parts.take() {
-            let backend = parts.admission.backend();
-            if unmeasured && end == End::Success {
-                backend.finish_at_once(self.started);
-            } else {
-                backend.finish(self.started, end);
-            }
-        }
-    }
-
-    /// What becomes of the call is decided by what it had the place from.
-    fn end_unsent(mut self) -> Option<Ref<Parts<C, X, R>>> {
-        let parts = self.parts.take()?;
-        parts.admission.backend().finish_unsent(self.started);
-        Some(parts)
-    }
-}
-
-impl<C, X, R> Drop for Held<C, X, R> {
-    fn drop(&mut self) {
-        if let Some(parts) = self.parts.take() {
-            let backend = parts.admission.backend();
-            if self.sent.is() {
-                backend.finish(self.started, End::Abandoned { deadline: self.deadline });
-            } else {
-                backend.finish_unsent(self.started);
-            }
-        }
-    }
-}
-
-/// A place in the waiting room, given back when it is dropped.
-struct Waiting {
-    backend: Backend,
-    key: Option<Key>,
-    arrived: Tick,
-    /// Made when it is polled: outside of a runtime that panics, and the place must not be lost.
-    timer: Option<Pin<Box<Sleep>>>,
-    at: Tick,
-    span: WaitSpan,
-}
-
-impl Waiting {
-    fn new(backend: Backend, key: Key, arrived: Tick) -> Self {
-        let span = WaitSpan::NONE;
-        let mut waiting = Self { backend, key: Some(key), arrived, timer: None, at: Tick(0), span };
-        // Should that panic, the place is given back.
-        waiting.span = waiting.backend.wait_span();
-        waiting
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Settled, Tick)> {
-        let Some(key) = self.key else { return Poll::Pending };
-        loop {
-            let at = match self.backend.poll(key, cx.waker()) {
-                Turn::Settled(how) => {
-                    self.key = None;
-                    let granted = how == Settled::Granted;
-                    self.span.end(if granted { LET_THROUGH } else { REFUSED });
-                    return Poll::Ready((how, key.deadline()));
-                }
-                Turn::At(at) => at,
-            };
-            // The clock may stand at the very moment: then a little later rather than for ever now.
-            let wait = at.since(now()).clamp(TIMER, LONGEST);
-            let until = Instant::now() + wait;
-            let timer = match &mut self.timer {
-                Some(timer) => {
-                    if at != self.at {
-                        timer.as_mut().reset(until);
-                    }
-                    timer
-                }
-                None => self.timer.insert(Box::pin(tokio::time::sleep_until(until))),
-            };
-            self.at = at;
-            ready!(timer.as_mut().poll(cx));
-            // It is over: another one next time.
-            self.at = Tick(0);
-        }
-    }
-}
-
-const LONGEST: std::time::Duration = std::time::Duration::from_secs(86_400);
-const TIMER: std::time::Duration = std::time::Duration::from_millis(1);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.backend.leave(key);
-        }
+impl<C, X, R> Holder for Ref<Parts<C, X, R>> {
+    #[inline]
+    fn backend(&self) -> &Backend {
+        self.admission.backend()
     }
 }
 
@@ -143,7 +38,7 @@ struct Coming<S, Req, P> {
 
 /// A call that has its place, to a service that is not ready.
 struct Readying<S, Req, C, X, R> {
-    held: Held<C, X, R>,
+    held: Held<Ref<Parts<C, X, R>>>,
     call: Call<S, Req>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -178,7 +73,7 @@ pin_project! {
         Arriving { parts: Option<Ref<Parts<C, X, R>>>, inner: S, req: Option<Req> },
         Waiting { waiting: Waiting, coming: Option<Coming<S, Req, Parts<C, X, R>>> },
         Readying { readying: Option<Readying<S, Req, C, X, R>> },
-        Called { #[pin] future: F, ticket: Wide<T>, held: Held<C, X, R> },
+        Called { #[pin] future: F, ticket: Wide<T>, held: Held<Ref<Parts<C, X, R>>> },
         Through { #[pin] future: F },
         Done,
     }
@@ -201,21 +96,6 @@ where
     }
 }
 
-fn end(verdict: &Verdict) -> End {
-    match verdict.outcome {
-        Outcome::Success => End::Success,
-        Outcome::Failure(FailureClass::Permanent) => End::Answered,
-        Outcome::Failure(_) => End::Failure,
-        Outcome::Throttled => match verdict.retry {
-            RetryHint::Unknown { after: Some(after) } | RetryHint::Safe { after: Some(after) } => {
-                End::Throttled(after)
-            }
-            _ => End::TooMany,
-        },
-        Outcome::Cancelled { .. } | Outcome::Ignored => End::Ignored,
-    }
-}
-
 type Answer<S, Req, R> = Result<
     <S as Service<Req>>::Response,
     <R as Reject<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
@@ -232,12 +112,6 @@ type Place<'a, S, Req, C, X, R> = Pin<
         <C as Classify<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Ticket,
     >,
 >;
-
-/// It waits so long at most, or until a layer outside gives it up.
-#[inline]
-fn without_deadline(longest: Tick) -> Tick {
-    end_handed_down().map_or(longest, |end| end.min(longest))
-}
 
 /// Only the way of nearly every call is inlined.
 impl<S, Req, C, X, R> ResponseFuture<S, Req, C, X, R>
@@ -260,10 +134,7 @@ where
         let (Some(parts), Some(request)) = (&*place, &*req) else { return Poll::Pending };
         let context = parts.context.context(request);
         let now = handed_down();
-        let deadline = match context.deadline() {
-            Some(by) => by.tick(),
-            None => without_deadline(now.after(parts.admission.longest())),
-        };
+        let deadline = deadline(&context, parts.admission.longest(), now);
         let backend = parts.admission.backend();
         let (arrival, stands_for) = backend.arrive(deadline, context.criticality(), now);
         *unmeasured = stands_for == 0;
@@ -277,7 +148,7 @@ where
             return Self::not_ready(state, cx, held, ready);
         }
         // Where they are, and not by `send`: moved, they would be copied.
-        let (Some(req), Some(parts)) = (req.take(), &held.parts) else { return Poll::Pending };
+        let (Some(req), Some(parts)) = (req.take(), &held.holder) else { return Poll::Pending };
         let handed_down = parts.hands_down.then(|| hand_down(now, stands_for));
         let ticket = Wide::Some(parts.classify.start(&req));
         held.sent = Flag::Yes;
@@ -292,7 +163,7 @@ where
     fn not_ready(
         mut state: Place<'_, S, Req, C, X, R>,
         cx: &mut Context<'_>,
-        held: Held<C, X, R>,
+        held: Held<Ref<Parts<C, X, R>>>,
         ready: Poll<Result<(), S::Error>>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         let StateOwn::Arriving { inner, req: Some(req), .. } =
@@ -306,10 +177,10 @@ where
 
     fn send(
         mut state: Place<'_, S, Req, C, X, R>,
-        mut held: Held<C, X, R>,
+        mut held: Held<Ref<Parts<C, X, R>>>,
         mut call: Call<S, Req>,
     ) {
-        let Some(parts) = &held.parts else { return };
+        let Some(parts) = &held.holder else { return };
         let ticket = Wide::Some(parts.classify.start(&call.req));
         held.sent = Flag::Yes;
         let future = call.inner.call(call.req);
@@ -326,7 +197,7 @@ where
         if let StateProj::Called { ticket, held, .. } = state.as_mut().project() {
             // Also if judging the answer panics.
             held.sent = Flag::No;
-            if let (Some(ticket), Some(parts)) = (ticket.take(), &held.parts) {
+            if let (Some(ticket), Some(parts)) = (ticket.take(), &held.holder) {
                 let verdict = parts.classify.finish(ticket, result.as_ref());
                 held.end(end(&verdict), unmeasured);
             }
@@ -349,16 +220,12 @@ where
         };
         let coming = Coming { parts, call: Call { inner, req } };
         let backend = coming.parts.admission.backend();
-        let why = match *arrival {
-            Arrival::Wait(key) => {
-                let waiting = Waiting::new(backend.clone(), key, now);
-                state.set(State::Waiting { waiting, coming: Some(coming) });
-                return Poll::Ready(None);
-            }
-            Arrival::Throttled(until) => backend.refuse_until(until.since(now)),
-            Arrival::Expired => backend.refuse(RejectionKind::DeadlineExceeded),
-            Arrival::Full | Arrival::Admitted => backend.refuse(RejectionKind::Overloaded),
-        };
+        if let Arrival::Wait(key) = *arrival {
+            let waiting = Waiting::new(backend.clone(), key, now);
+            state.set(State::Waiting { waiting, coming: Some(coming) });
+            return Poll::Ready(None);
+        }
+        let why = refusal(backend, arrival, now);
         Poll::Ready(Some(coming.parts.reject.reject(coming.call.req, why)))
     }
 
@@ -371,24 +238,20 @@ where
         let StateProj::Waiting { waiting, coming } = state.as_mut().project() else {
             return Poll::Pending;
         };
-        let (settled, deadline) = ready!(waiting.poll(cx));
+        let settled = ready!(waiting.poll(cx));
         let Some(Coming { parts, mut call }) = coming.take() else { return Poll::Pending };
-        let backend = parts.admission.backend();
-        let why = match settled {
-            Settled::Granted => {
-                let now = now();
-                backend.waited(waiting.arrived, now);
+        match settled {
+            Ok((now, deadline)) => {
                 let held = Held::new(parts, now, deadline);
                 let ready = call.inner.poll_ready(cx);
                 let readying = Readying { held, call, timer: None };
-                return Self::ready(state, cx, readying, ready);
+                Self::ready(state, cx, readying, ready)
             }
-            Settled::Hopeless => backend.refuse(RejectionKind::DeadlineExceeded),
-            Settled::Throttled(until) => backend.refuse_until(until.since(now())),
-            Settled::Displaced => backend.refuse(RejectionKind::Overloaded),
-        };
-        state.set(State::Done);
-        Poll::Ready(Some(parts.reject.reject(call.req, why)))
+            Err(why) => {
+                state.set(State::Done);
+                Poll::Ready(Some(parts.reject.reject(call.req, why)))
+            }
+        }
     }
 
     /// Asks again.

@@ -26,6 +26,26 @@
 //! # Ok::<(), buttress::ConfigError>(())
 //! ```
 //!
+//! # Without a service
+//!
+//! ```
+//! use buttress::admission::Admission;
+//! use buttress::{Context, Deadline};
+//! use std::time::Duration;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), buttress::BoxError> {
+//! let admission = Admission::new("search");
+//! // A call at its turn, async or on a thread …
+//! let answer = admission.run(|| async { Ok::<_, std::io::Error>("found") }).await?;
+//! let answer = admission.run_blocking(|| Ok::<_, std::io::Error>("found"))?;
+//! // … or the place alone, for code that fits neither.
+//! let context = Context::new().with_deadline(Deadline::after(Duration::from_millis(300)));
+//! let permit = admission.acquire(context).await?;
+//! permit.success();
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # How it decides
 //!
 //! - **Limit.** It starts with 4 in flight and doubles until answers take longer. It grows while it is reached and
@@ -79,9 +99,10 @@
 //! **Readiness.** Always ready. The inner service is asked when it is a call's turn, with the instance that is called.
 //!
 //! **Cancellation.** A waiter that is dropped leaves no trace; a place that was its own already goes to the next.
-//! A call that is dropped counts as abandoned.
+//! A call that is dropped counts as abandoned, and so does a [`Permit`] of which nothing was told.
 //!
-//! **Sharing.** Clones of an [`Admission`], and all in front of one [`Backend`](crate::Backend), share everything.
+//! **Sharing.** Clones of an [`Admission`], and all in front of one [`Backend`](crate::Backend), share everything: services,
+//! tasks and threads wait in one room.
 //!
 //! **Cost.** Two short locks and two readings of the clock for a call that need not wait, and no allocation. Of calls
 //! that the service answers in the poll in which they are sent, one in eight is read the clock for a second time while
@@ -101,9 +122,12 @@
 mod future;
 mod handle;
 mod layer;
+mod permit;
+mod place;
 mod service;
 
 pub use future::ResponseFuture;
 pub use handle::Admission;
 pub use layer::AdmissionLayer;
+pub use permit::{Acquire, Permit};
 pub use service::AdmissionService;

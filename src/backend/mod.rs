@@ -160,7 +160,7 @@ pub struct BackendStats {
     pub waited: u64,
     /// Calls dropped from the room because no answer could come in time any more.
     pub hopeless: u64,
-    /// Calls refused because the room was full.
+    /// Calls refused because the room was full, or because they would have had to wait and did not want to.
     pub full: u64,
     /// Calls whose deadline had passed when they came.
     pub expired: u64,
@@ -463,6 +463,14 @@ impl Backend {
             let stands_for = if admitted { core.stands_for() } else { 1 };
             (arrival, stands_for)
         })
+    }
+
+    /// The same for a call that does not wait: it is let through or refused.
+    pub(crate) fn arrive_at_once(&self, deadline: Tick, class: Criticality, now: Tick) -> Arrival {
+        if class == Criticality::Critical && deadline > now && self.shared.core.enter() {
+            return Arrival::Admitted;
+        }
+        self.step(|core, wakers| core.arrive_at_once(deadline, class, now, wakers))
     }
 
     pub(crate) fn poll(&self, key: Key, waker: &std::task::Waker) -> Turn {

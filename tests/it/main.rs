@@ -10,6 +10,7 @@ mod telemetry;
 
 #[cfg(feature = "testing")]
 mod admission;
+mod admission_alone;
 #[cfg(feature = "testing")]
 mod admission_edges;
 mod circuit_breaker;

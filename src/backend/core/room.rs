@@ -28,6 +28,33 @@ impl Core {
         Arrival::Wait(key)
     }
 
+    /// A call comes that does not wait.
+    pub(in crate::backend) fn arrive_at_once(
+        &mut self,
+        deadline: Tick,
+        class: Criticality,
+        now: Tick,
+        wakers: &mut Wakers,
+    ) -> Arrival {
+        if deadline <= now {
+            self.counts.expired += 1;
+            return Arrival::Expired;
+        }
+        self.observe_arrival(deadline, class, now);
+        // Of those who wait none can go after that: who still can is more important than all of them.
+        self.dispatch(now, wakers);
+        if self.admit_one(class, now) {
+            return Arrival::Admitted;
+        }
+        let turn = self.pace.next(now);
+        if turn > now && !self.is_down() && !self.is_beyond(class, now) {
+            self.counts.throttled += 1;
+            return Arrival::Throttled(turn);
+        }
+        self.counts.full += 1;
+        Arrival::Full
+    }
+
     fn settle(&mut self, key: Key, how: Settled, wakers: &mut Wakers) {
         if let Some(waker) = self.room.remove(&key) {
             match how {
