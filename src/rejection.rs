@@ -5,11 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::BackendState;
 use crate::clock::nanos;
 use crate::name::{LayerKind, Name};
 
+mod heard;
 mod kind;
 
+pub(crate) use heard::{last_words, say};
 pub use kind::{RejectionDetail, RejectionKind};
 
 /// A call refused by one of our layers: which layer, which instance of it, why, and when to come back.
@@ -120,6 +123,7 @@ enum Detail {
     None,
     Threshold { what: &'static str, measured: f64, threshold: f64 },
     Quota { limit: u64, remaining: u64, reset: u64, window: u64 },
+    Backend { state: &'static BackendState, failures: u64 },
 }
 
 #[derive(Clone, Default)]
@@ -232,6 +236,9 @@ impl Rejection {
             }
             RejectionDetail::Quota { limit, remaining, reset, window } => {
                 Detail::Quota { limit, remaining, reset: nanos(reset), window: nanos(window) }
+            }
+            RejectionDetail::Backend { state, failures } => {
+                Detail::Backend { state: state.word(), failures: failures.into() }
             }
         };
         self
@@ -372,6 +379,10 @@ impl Rejection {
                 reset: Duration::from_nanos(reset),
                 window: Duration::from_nanos(window),
             },
+            Detail::Backend { state, failures } => RejectionDetail::Backend {
+                state: *state,
+                failures: u32::try_from(failures).unwrap_or(u32::MAX),
+            },
         }
     }
 
@@ -458,6 +469,16 @@ impl fmt::Display for Rejection {
             (self.kind(), self.detail)
         {
             write!(f, ", burst {limit}")?;
+        }
+        if let Detail::Backend { state, failures } = self.detail {
+            if *state != BackendState::Up {
+                write!(f, ", backend {state}")?;
+            }
+            match failures {
+                0 => {}
+                1 => write!(f, ", the last call failed")?,
+                _ => write!(f, ", {failures} failures in a row")?,
+            }
         }
         if let Some(after) = self.retry_after() {
             write!(f, ", retry after {after:?}")?;

@@ -114,6 +114,26 @@
 //!
 //! Inside of retries, so that each attempt is admitted; [`presets::client`](crate::presets::client) puts them together.
 //!
+//! # Refusals
+//!
+//! Each says how the backend was, as a [`RejectionDetail::Backend`](crate::RejectionDetail::Backend): a deadline that has
+//! passed while everything failed is told from one that was too short. So does that of a [timeout](crate::timeout) that gives up
+//! a call which was sent or waited here.
+//!
+//! ```
+//! use buttress::admission::Admission;
+//! use buttress::{BackendState, Context, RejectionDetail};
+//! let admission = Admission::new("search");
+//! for _ in 0..12 {
+//!     admission.try_acquire(Context::new())?.failure();
+//! }
+//! let _probe = admission.try_acquire(Context::new())?;
+//! let why = admission.try_acquire(Context::new()).unwrap_err();
+//! assert_eq!(why.detail(), RejectionDetail::Backend { state: BackendState::Down, failures: 12 });
+//! assert_eq!(why.to_string(), "overloaded (admission `search`), backend down, 12 failures in a row");
+//! # Ok::<(), buttress::Rejection>(())
+//! ```
+//!
 //! # Events
 //!
 //! `StateChanged` of the backend, `Rejected` and `Waited`, to the observers of

@@ -12,7 +12,7 @@ use crate::clock::{Parked, Tick, end_handed_down, now};
 use crate::context::Context;
 use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
-use crate::rejection::{Rejection, RejectionKind};
+use crate::rejection::{Rejection, RejectionKind, say};
 use crate::wide::Flag;
 
 /// Whoever has a place has the backend at hand.
@@ -72,6 +72,8 @@ impl<H: Holder> Drop for Held<H> {
             } else {
                 backend.finish_unsent(self.started);
             }
+            // Perhaps for a timeout outside, which is about to refuse the call.
+            say(|| backend.seen());
         }
     }
 }
@@ -206,6 +208,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             self.backend.leave(key);
+            say(|| self.backend.seen());
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::error::ConfigError;
 use crate::managed::Home;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observe, Observers, WaitSpan};
-use crate::rejection::{Rejection, RejectionKind};
+use crate::rejection::{Rejection, RejectionDetail, RejectionKind};
 
 /// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
 ///
@@ -111,6 +111,16 @@ impl BackendState {
             Self::Congested => "congested",
             Self::Down => "down",
             Self::Recovering => "recovering",
+        }
+    }
+
+    /// A word wide, as the fields of a [`Rejection`] are.
+    pub(crate) const fn word(self) -> &'static Self {
+        match self {
+            Self::Up => &Self::Up,
+            Self::Congested => &Self::Congested,
+            Self::Down => &Self::Down,
+            Self::Recovering => &Self::Recovering,
         }
     }
 
@@ -422,7 +432,14 @@ impl Backend {
         self.tell_refusal(why.with_retry_after(after))
     }
 
+    /// How it is, for a refusal.
+    pub(crate) fn seen(&self) -> RejectionDetail {
+        let core = self.shared.core.lock();
+        RejectionDetail::Backend { state: BackendState::of(core.state), failures: core.failures }
+    }
+
     fn tell_refusal(&self, why: Rejection) -> Rejection {
+        let why = why.with_detail(self.seen());
         if self.shared.observers.see_refusals() {
             self.tell_of_call(EventKind::Rejected(&why));
         }

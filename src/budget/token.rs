@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::RetryBudget;
 use super::core::{Generation, RETRY};
+use crate::rejection::say;
 
 #[derive(Debug)]
 pub(super) struct Held {
@@ -48,6 +49,10 @@ impl Drop for RetryToken {
         if let Some(Held { budget, price, taken }) = self.held.take() {
             budget.shared.counts.returned.fetch_add(1, Ordering::Release);
             budget.put_back(taken, price, RETRY);
+            // Perhaps for a timeout outside, which is about to refuse the call.
+            if let Some(backend) = &budget.shared.limits.backend {
+                say(|| backend.seen());
+            }
         }
     }
 }

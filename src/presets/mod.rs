@@ -151,6 +151,8 @@
 //! backend always, since those wait inside of the call. *Sharing.* All services of one layer and its clones share its objects.
 //! *Time.* That of a client's call counts from its first poll where its [`context`](ClientLayer::context) keeps nothing,
 //! as by default, and there is a backend, which has the same reading of the clock; else from `call`.
+//! *Refusals.* Of a client with a backend, they say how that was: whose deadline passes while everything fails learns that the
+//! backend is down ([`RejectionDetail::Backend`](crate::RejectionDetail::Backend)).
 //! *Cost.* That of the layers; a part that is absent costs a branch.
 
 mod attempts;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::backend::BackendState;
+
 /// Why a call was refused. One table maps each kind to HTTP, gRPC and to whether our retry tries
 /// again:
 ///
@@ -180,5 +182,15 @@ pub enum RejectionDetail {
         reset: Duration,
         /// Time in which a whole `limit` is refilled.
         window: Duration,
+    },
+    /// How the [`Backend`](crate::Backend) was that the call waited for or was sent to: in the refusals of an
+    /// [admission](crate::admission), and of a [timeout](crate::timeout) that gives up a call inside of which there is one, or a retry of which is paid by
+    /// [its headroom](crate::Backend::retry_budget).
+    /// A deadline that has passed while everything fails is told so from one that was too short.
+    Backend {
+        /// Its state, as this process saw it.
+        state: BackendState,
+        /// Failures since the last success.
+        failures: u32,
     },
 }

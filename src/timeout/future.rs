@@ -14,6 +14,7 @@ use crate::clock::{
 use crate::context::Context;
 use crate::name::Name;
 use crate::reject::Reject;
+use crate::rejection::last_words;
 
 pin_project! {
     /// The answer of a [`TimeoutService`](super::TimeoutService): the inner service's, or what its `Reject`
@@ -138,8 +139,8 @@ where
         }
         let Some(Bound { name, flags, .. }) = *this.bound else { return Poll::Pending };
         // The call is gone before its answer is made.
-        this.state.set(State::Done);
-        Poll::Ready(this.reject.reject((), refusal(name, flags & OF_ATTEMPT != 0)))
+        let detail = last_words(|| this.state.set(State::Done));
+        Poll::Ready(this.reject.reject((), refusal(name, flags & OF_ATTEMPT != 0, detail)))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 use crate::error::{ConfigError, Error};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
-use crate::rejection::{Rejection, RejectionKind};
+use crate::rejection::{Rejection, RejectionDetail, RejectionKind, last_words};
 
 /// The longest that a call may take: see the [module](super).
 ///
@@ -165,23 +165,25 @@ impl Timeout {
     {
         let context = deadline.into().map_or(Context::new(), |at| Context::new().with_deadline(at));
         let Ok(end) = self.end(&context) else {
-            return Err(refusal(self.name, self.is_of_attempts()).into());
+            return Err(refusal(self.name, self.is_of_attempts(), RejectionDetail::None).into());
         };
-        // In a block of its own: the call is dropped before its refusal is made.
-        let result = {
-            let mut call = pin!(call);
-            let mut sleep = pin!(None);
-            poll_fn(|cx| {
-                if let Poll::Ready(result) = call.as_mut().poll(cx) {
-                    return Poll::Ready(Some(result));
-                }
-                clock::poll_end(sleep.as_mut(), end, cx).map(|()| None)
-            })
-            .await
-        };
-        match result {
+        let mut call = pin!(Some(call));
+        let mut sleep = pin!(None);
+        let result = poll_fn(|cx| {
+            if let Some(call) = call.as_mut().as_pin_mut()
+                && let Poll::Ready(result) = call.poll(cx)
+            {
+                return Poll::Ready(Some(result));
+            }
+            clock::poll_end(sleep.as_mut(), end, cx).map(|()| None)
+        });
+        match result.await {
             Some(result) => result.map_err(Error::Inner),
-            None => Err(refusal(self.name, self.is_of_attempts()).into()),
+            None => {
+                // The call is dropped before its refusal is made.
+                let detail = last_words(|| call.set(None));
+                Err(refusal(self.name, self.is_of_attempts(), detail).into())
+            }
         }
     }
 
@@ -228,8 +230,9 @@ impl Timeout {
 }
 
 #[cold]
-pub(super) fn refusal(name: Name, of_attempt: bool) -> Rejection {
+pub(super) fn refusal(name: Name, of_attempt: bool, detail: RejectionDetail) -> Rejection {
     let why = Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, name);
+    let why = why.with_detail(detail);
     // It keeps nothing of its own: whoever listens to the process's events sees it.
     if Observers::DEFAULT.see_refusals() {
         Observers::DEFAULT.emit(LayerKind::Timeout, name, EventKind::Rejected(&why));

@@ -56,6 +56,9 @@
 //! **Cancellation.** At the timeout the inner future is dropped first, then the answer is made. Dropping the
 //! future drops everything.
 //!
+//! **What is said.** Where a call is given up that waits for an [admission](crate::admission) inside, or was sent by it, or waits
+//! for a retry that the backend's headroom pays for, the refusal says how the backend was: [`RejectionDetail::Backend`](crate::RejectionDetail::Backend).
+//!
 //! **Sharing.** There is no state.
 //!
 //! **Cost.** One look at the clock, and tokio's timer, inside the future, once a call has to wait. A deadline

@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use buttress::admission::{Admission, AdmissionLayer, Permit};
 use buttress::observe::{Event, EventKind};
+use buttress::presets::{ClientPlan, client};
+use buttress::timeout::Timeout;
 use buttress::{
     AnyError, AsTyped, Backend, BackendState, Classify, Context, Criticality, Deadline, Error,
-    FailureClass, LayerKind, Outcome, RejectionKind, Verdict, classify_fn,
+    FailureClass, LayerKind, Outcome, Rejection, RejectionDetail, RejectionKind, Verdict,
+    classify_fn,
 };
 use futures_util::FutureExt;
 use tokio::time::{Instant, advance, sleep};
@@ -508,4 +511,71 @@ async fn observers_hear_of_waits_and_refusals() {
         *seen.lock().unwrap(),
         ["admission overloaded", "admission deadline_exceeded", "admission waited 7ms"]
     );
+}
+
+fn seen(why: &Rejection) -> (RejectionKind, LayerKind, RejectionDetail) {
+    (why.kind(), why.layer(), why.detail())
+}
+
+/// A backend that answers with errors only: who waited for it in vain is told that it is down, and not only that the
+/// time is over.
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_vain_for_a_backend_that_fails_is_told_so() {
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(1000 * MS);
+    let stack = client(&plan).unwrap();
+    let broken = service_fn(|_: u32| async { Err::<u32, _>(io::Error::other("500")) });
+    let service = stack.layer(broken);
+    let calls = (0..60).map(async |n| {
+        sleep(20 * n * MS).await;
+        service.clone().oneshot(n).await.unwrap_err()
+    });
+    let mut told = 0;
+    for error in futures_util::future::join_all(calls).await {
+        let Some(why) = Rejection::find(&*error) else { continue };
+        assert_eq!(why.kind(), RejectionKind::DeadlineExceeded, "{why}");
+        let RejectionDetail::Backend { state, failures } = why.detail() else { panic!("{why}") };
+        assert!(state == BackendState::Down && failures >= 12, "{why}");
+        assert!(why.to_string().contains("backend down, "), "{why}");
+        told += 1;
+    }
+    assert!(told >= 20, "{told} waited for it");
+}
+
+/// A timeout drops its call before it refuses it. What that had a place for is in the refusal: of the layer and of direct
+/// use, of calls that are made and of those that wait.
+#[tokio::test(start_paused = true)]
+async fn a_timeout_knows_how_the_backend_was_that_it_gave_up() {
+    let admission = Admission::bulkhead("db", 1).unwrap().patience(10_000 * MS);
+    for _ in 0..5 {
+        admission.try_acquire(Context::new()).unwrap().failure();
+    }
+    let timeout = Timeout::new("total", 50 * MS).unwrap();
+    let detail = RejectionDetail::Backend { state: BackendState::Up, failures: 5 };
+    let expected = (RejectionKind::DeadlineExceeded, LayerKind::Timeout, detail);
+    let hangs = service_fn(|()| pending::<Result<(), io::Error>>());
+    let layers =
+        (timeout.clone().layer().on_reject(AsTyped), AdmissionLayer::new(admission.clone()));
+    let service = tower::ServiceBuilder::new().layer(layers.0).layer(layers.1).service(hangs);
+    let call = || admission.run(pending::<Result<(), io::Error>>);
+
+    for held in [None, Some(())] {
+        let held = held.map(|()| admission.try_acquire(Context::new()).unwrap());
+        let refused = service.clone().oneshot(()).await.unwrap_err();
+        assert_eq!(seen(refused.rejection().unwrap()), expected, "{}", held.is_some());
+        let refused = timeout.run(call()).await.unwrap_err();
+        assert_eq!(seen(refused.rejection().unwrap()), expected, "{}", held.is_some());
+        drop(held);
+    }
+    let why = timeout.run(call()).await.unwrap_err();
+    assert_eq!(why.to_string(), "deadline exceeded (timeout `total`), 5 failures in a row");
+
+    // What others drop is not its business, and neither is what it has not called.
+    drop(call().now_or_never());
+    let refused = timeout.run(pending::<Result<(), io::Error>>()).await.unwrap_err();
+    assert_eq!(refused.rejection().unwrap().detail(), RejectionDetail::None);
+    let passed = Deadline::after(Duration::ZERO);
+    let refused = timeout.run_until(call(), passed).await.unwrap_err();
+    assert_eq!(refused.rejection().unwrap().detail(), RejectionDetail::None);
+    is_as_new(&admission);
 }
