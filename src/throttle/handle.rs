@@ -9,7 +9,7 @@ use super::layer::ThrottleLayer;
 use super::permit::{Asked, Permit};
 use crate::backoff::Random;
 use crate::classify::{AnyError, Classify};
-use crate::clock::{Tick, instant, now};
+use crate::clock::{Tick, instant, now, park};
 use crate::deadline::Deadline;
 use crate::error::{ConfigError, Error};
 use crate::name::{LayerKind, Name};
@@ -307,6 +307,66 @@ impl Throttle {
         permit.sent();
         let ticket = classify.start(&());
         let result = call.await;
+        permit.finish(end(&classify.finish(ticket, result.as_ref())));
+        result.map_err(Error::Inner)
+    }
+
+    /// As [`run`](Self::run) on a thread, which is blocked until its turn. Needs no runtime.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// let throttle = buttress::throttle::Throttle::new("api");
+    /// assert_eq!(throttle.run_blocking(|| Ok::<_, std::io::Error>(7)).unwrap(), 7);
+    /// ```
+    pub fn run_blocking<F, T, E>(&self, call: F) -> Result<T, Error<E>>
+    where
+        F: FnOnce() -> Result<T, E>,
+        E: 'static,
+    {
+        self.run_blocking_with(call, &AnyError, None)
+    }
+
+    /// As [`run_with`](Self::run_with) on a thread, which is blocked until its turn. It is refused at once if that comes
+    /// after the deadline.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// use buttress::{AnyError, Deadline, throttle::Throttle};
+    /// use std::time::Duration;
+    /// let passed = Deadline::after(Duration::ZERO);
+    /// let call = || -> std::io::Result<()> { panic!("it is not made") };
+    /// let refused = Throttle::new("api").run_blocking_with(call, &AnyError, passed).unwrap_err();
+    /// assert!(refused.rejection().is_some());
+    /// ```
+    pub fn run_blocking_with<F, T, E, C>(
+        &self,
+        call: F,
+        classify: &C,
+        deadline: impl Into<Option<Deadline>>,
+    ) -> Result<T, Error<E>>
+    where
+        F: FnOnce() -> Result<T, E>,
+        C: Classify<(), T, E>,
+    {
+        let shared = Arc::clone(self.shared.shared());
+        let mut asked = Permit::ask(shared, deadline.into().map(Deadline::tick));
+        let mut permit = loop {
+            match asked {
+                Asked::Refused(why) => return Err(why.into()),
+                Asked::Granted(permit) => break permit,
+                Asked::Wait(turn) => {
+                    park(turn.at().since(now()));
+                    asked = turn.again();
+                }
+            }
+        };
+        permit.sent();
+        let ticket = classify.start(&());
+        let result = call();
         permit.finish(end(&classify.finish(ticket, result.as_ref())));
         result.map_err(Error::Inner)
     }

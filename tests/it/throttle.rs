@@ -9,7 +9,7 @@ use buttress::control::Registry;
 use buttress::observe::{Event, EventKind};
 use buttress::testing::{Subject, check_all};
 use buttress::throttle::{Throttle, ThrottleLayer};
-use buttress::{AsTyped, Rejection, RejectionKind, Verdict, classify_fn};
+use buttress::{AsTyped, Deadline, Error, Rejection, RejectionKind, Verdict, classify_fn};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -370,4 +370,32 @@ fn threads_that_call_and_give_up_while_settings_change() {
     assert_eq!(stats.sent, ended[0], "{stats:?}");
     assert_eq!(stats.no_room + stats.shed + stats.expired, ended[1], "{stats:?}");
     assert!(stats.failed <= stats.sent, "{stats:?}");
+}
+
+#[test]
+fn a_thread_waits_for_its_turn_or_is_refused_at_once() {
+    let throttle = Throttle::new("api");
+    let pause = Duration::from_millis(40);
+    let verdict = classify_fn(|_: Result<&(), &()>| Verdict::throttled(Some(pause)));
+    let mut calls = 0;
+    while throttle.stats().waited < 2 {
+        let answer = throttle.run_blocking_with(|| Err(()), &verdict, None);
+        assert!(matches!(answer, Err(Error::Inner(()))));
+        calls += 1;
+        assert!(calls < 100, "{:?}", throttle.stats());
+    }
+    let began = Instant::now();
+    let call = || -> Result<(), ()> { panic!("it is not made") };
+    let soon = Deadline::after(Duration::from_millis(2));
+    let refused = throttle.run_blocking_with(call, &verdict, soon).unwrap_err();
+    let why = refused.rejection().unwrap();
+    if why.kind() == RejectionKind::RateLimited {
+        let after = why.retry_after().unwrap();
+        throttle.run_blocking(|| Ok::<_, ()>(())).unwrap();
+        assert!(began.elapsed() >= after, "{:?} of {after:?}", began.elapsed());
+        assert_eq!(throttle.stats().waited, 3);
+    } else {
+        // A busy machine: they were over before it had asked.
+        assert_eq!(why.kind(), RejectionKind::DeadlineExceeded);
+    }
 }
