@@ -1,10 +1,13 @@
+use std::error::Error as StdError;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::cause::{Cause, Refusals};
+use super::cause::{Cause, Covers, Refusals};
 use super::config::FallbackBuilder;
 use super::layer::FallbackLayer;
+use crate::classify::Typed;
 use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
@@ -151,6 +154,104 @@ impl Fallback {
     #[must_use]
     pub fn layer<M>(&self) -> FallbackLayer<(), Refusals<M>, CloneRequest> {
         FallbackLayer::new(self.clone())
+    }
+
+    /// Makes a call, and answers with `or` if that is refused by one of our layers or objects because it cannot be made now: by
+    /// a rate limit, a circuit breaker, an admission, a timeout. [`run_with`](Self::run_with) chooses the cases. A `None` of `or`
+    /// leaves the refusal as it is, and so does a fallback of which as many are under way as may be.
+    ///
+    /// Dropped while `or` is at work, the future counts as a fallback that was dropped.
+    ///
+    /// # Errors
+    /// The call's own, or the refusal, where it is not answered.
+    ///
+    /// ```
+    /// use buttress::circuit_breaker::CircuitBreaker;
+    /// use buttress::fallback::Fallback;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (breaker, fallback) = (CircuitBreaker::new("prices"), Fallback::new("prices"));
+    /// breaker.force_open();
+    /// let call = breaker.call(|| async { Ok::<_, std::io::Error>(7) });
+    /// let price = fallback.run(call, |_cause| async { Some(5) }).await;
+    /// assert_eq!(price.unwrap(), 5);
+    /// assert_eq!(fallback.stats().answered, 1);
+    /// # }
+    /// ```
+    pub async fn run<F, T, E, G, Fut>(&self, call: F, or: G) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: StdError + 'static,
+        G: FnOnce(Cause) -> Fut,
+        Fut: Future<Output = Option<T>>,
+    {
+        self.run_with(call, &Refusals::<Typed>::default(), or).await
+    }
+
+    /// As [`run`](Self::run) in the cases that `covers` names for the request `()`: [`Refusals`], also those in a
+    /// [`BoxError`](crate::BoxError), or [`Failures`](super::Failures), too.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// use buttress::fallback::{Failures, Fallback, Refusals};
+    /// use buttress::{AnyError, Boxed, BoxError};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let covers = Failures::new(AnyError, Refusals::<Boxed>::default());
+    /// let call = async { Err::<u32, BoxError>("broken".into()) };
+    /// let answer = Fallback::new("prices").run_with(call, &covers, |_cause| async { Some(5) }).await;
+    /// assert_eq!(answer.unwrap(), 5);
+    /// # }
+    /// ```
+    pub async fn run_with<F, T, E, V, G, Fut>(&self, call: F, covers: &V, or: G) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        V: Covers<(), T, E>,
+        G: FnOnce(Cause) -> Fut,
+        Fut: Future<Output = Option<T>>,
+    {
+        let ticket = covers.start(&());
+        let result = call.await;
+        let Some(cause) = covers.covers(ticket, result.as_ref()) else { return result };
+        let Some(mut entered) = self.shared.enter() else { return result };
+        let why = cause.as_str();
+        let answer = or(cause).await;
+        entered.settle(why, answer.is_some());
+        answer.map_or(result, Ok)
+    }
+
+    /// As [`run_with`](Self::run_with) on a thread. Needs no runtime.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// use buttress::admission::Admission;
+    /// use buttress::fallback::{Fallback, Refusals};
+    /// use buttress::{Context, Typed};
+    /// let admission = Admission::bulkhead("prices", 1)?;
+    /// let _one = admission.try_acquire(Context::new())?;
+    /// let call = || admission.try_acquire(Context::new()).map(|permit| { permit.success(); 7 });
+    /// let price = Fallback::new("prices").run_blocking(call, &Refusals::<Typed>::default(), |_cause| Some(5));
+    /// assert_eq!(price.unwrap(), 5);
+    /// # Ok::<(), buttress::BoxError>(())
+    /// ```
+    pub fn run_blocking<F, T, E, V, G>(&self, call: F, covers: &V, or: G) -> Result<T, E>
+    where
+        F: FnOnce() -> Result<T, E>,
+        V: Covers<(), T, E>,
+        G: FnOnce(Cause) -> Option<T>,
+    {
+        let ticket = covers.start(&());
+        let result = call();
+        let Some(cause) = covers.covers(ticket, result.as_ref()) else { return result };
+        let Some(mut entered) = self.shared.enter() else { return result };
+        let why = cause.as_str();
+        let answer = or(cause);
+        entered.settle(why, answer.is_some());
+        answer.map_or(result, Ok)
     }
 
     /// Its name.

@@ -134,3 +134,46 @@ async fn bodies_pass_as_they_are() {
     let stats = fallback.stats();
     assert_eq!((stats.answered, stats.failed), (1, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_service_is_answered_as_one_with_it() {
+    use buttress::admission::Admission;
+    use buttress::fallback::{Failures, Refusals};
+    use buttress::{Context, Typed};
+    use futures_util::FutureExt;
+
+    let admission = Admission::bulkhead("db", 1).unwrap();
+    let fallback = Fallback::builder("db").max_in_flight(1).build().unwrap();
+    let call =
+        |ok| admission.run(async move || if ok { Ok(1) } else { Err(std::io::Error::other("no")) });
+    let stale = |cause: Cause| async move { (cause.as_str() == "deadline_exceeded").then_some(2) };
+    let counts = || {
+        let stats = fallback.stats();
+        (stats.answered, stats.failed, stats.dropped, stats.full, stats.in_flight)
+    };
+    assert_eq!(fallback.run(call(true), stale).await.unwrap(), 1);
+    assert!(matches!(fallback.run(call(false), stale).await, Err(Error::Inner(_))));
+    assert_eq!(counts(), (0, 0, 0, 0, 0));
+
+    let permit = admission.try_acquire(Context::new()).unwrap();
+    assert_eq!(fallback.run(call(true), stale).await.unwrap(), 2);
+    let left = fallback.run(call(true), |_| async { None }).await;
+    assert!(left.unwrap_err().rejection().is_some(), "the refusal stands");
+    assert_eq!(counts(), (1, 1, 0, 0, 0));
+
+    // One at a time, and one that is dropped gives its place back.
+    let refused = || async { Err::<u32, _>(admission.try_acquire(Context::new()).unwrap_err()) };
+    let mut hangs = Box::pin(fallback.run(refused(), |_| std::future::pending()));
+    assert!((&mut hangs).now_or_never().is_none());
+    assert!(fallback.run(refused(), |_| async { Some(3) }).await.is_err());
+    drop(hangs);
+    assert_eq!(fallback.run(refused(), |_| async { Some(3) }).await.unwrap(), 3);
+    assert_eq!(counts(), (2, 1, 1, 1, 0));
+    permit.success();
+
+    let covers = Failures::new(AnyError, Refusals::<Typed>::default());
+    let fails = || admission.run_blocking(|| Err::<u32, _>(std::io::Error::other("no")));
+    assert_eq!(fallback.run_blocking(fails, &covers, |_| Some(4)).unwrap(), 4);
+    assert_eq!(fallback.run_with(call(false), &covers, |_| async { Some(5) }).await.unwrap(), 5);
+    assert_eq!(counts(), (4, 1, 1, 1, 0));
+}
