@@ -11,8 +11,9 @@ use super::layer::Parts;
 use super::place::{Held, Holder, LONGEST, Waiting, deadline, end, refusal};
 use crate::backend::{Arrival, Backend};
 use crate::classify::Classify;
-use crate::clock::{Tick, hand_down, handed_down, now};
+use crate::clock::{Tick, end_handed_down, hand_down, hand_end_down, handed_down, now};
 use crate::context::ReadContext;
+use crate::deadline::Deadline;
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
 use crate::sync::Ref;
@@ -113,6 +114,21 @@ type Place<'a, S, Req, C, X, R> = Pin<
     >,
 >;
 
+/// The layers inside go by the end that a layer outside has handed down.
+#[inline(never)]
+fn tell_end<Req>(context: &impl ReadContext<Req>, req: &mut Req) {
+    let Some(end) = end_handed_down() else { return };
+    let known = context.context(req);
+    if known.deadline().is_none_or(|by| by.tick() > end) {
+        context.set_context(req, known.with_deadline(Deadline::at(end)));
+    }
+}
+
+#[inline]
+fn tells_end<C, X, R>(held: &Held<Ref<Parts<C, X, R>>>) -> bool {
+    held.holder.as_ref().is_some_and(|parts| parts.tells_end)
+}
+
 /// Only the way of nearly every call is inlined.
 impl<S, Req, C, X, R> ResponseFuture<S, Req, C, X, R>
 where
@@ -148,7 +164,10 @@ where
             return Self::not_ready(state, cx, held, ready);
         }
         // Where they are, and not by `send`: moved, they would be copied.
-        let (Some(req), Some(parts)) = (req.take(), &held.holder) else { return Poll::Pending };
+        let (Some(mut req), Some(parts)) = (req.take(), &held.holder) else { return Poll::Pending };
+        if parts.tells_end {
+            tell_end(&parts.context, &mut req);
+        }
         let handed_down = parts.hands_down.then(|| hand_down(now, stands_for));
         let ticket = Wide::Some(parts.classify.start(&req));
         held.sent = Flag::Yes;
@@ -181,6 +200,9 @@ where
         mut call: Call<S, Req>,
     ) {
         let Some(parts) = &held.holder else { return };
+        if parts.tells_end {
+            tell_end(&parts.context, &mut call.req);
+        }
         let ticket = Wide::Some(parts.classify.start(&call.req));
         held.sent = Flag::Yes;
         let future = call.inner.call(call.req);
@@ -328,8 +350,12 @@ where
         let mut unmeasured = false;
         loop {
             let step = match state.as_mut().project() {
-                StateProj::Called { future, .. } => {
-                    let result = ready!(future.poll(cx));
+                StateProj::Called { future, held, .. } => {
+                    // Told by its context, and perhaps of more callers than this one.
+                    let ends = tells_end(held).then(|| hand_end_down(None));
+                    let polled = future.poll(cx);
+                    drop(ends);
+                    let result = ready!(polled);
                     return Poll::Ready(Self::finish(state, result, unmeasured));
                 }
                 StateProj::Arriving { .. } => Self::arrive(state.as_mut(), cx, &mut unmeasured),

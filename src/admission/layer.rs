@@ -27,6 +27,7 @@ pub struct AdmissionLayer<C = AnyError, X = NoContext, R = AsError> {
     context: X,
     reject: R,
     hands_down: bool,
+    tells_end: bool,
 }
 
 pub(super) struct Parts<C, X, R> {
@@ -36,6 +37,8 @@ pub(super) struct Parts<C, X, R> {
     pub(super) reject: R,
     /// Who is inside takes over the reading of the clock at which a call is sent.
     pub(super) hands_down: bool,
+    /// Who is inside finds in the context when the layers outside end the call.
+    pub(super) tells_end: bool,
 }
 
 impl AdmissionLayer {
@@ -59,6 +62,7 @@ impl AdmissionLayer {
             context: NoContext,
             reject: AsError,
             hands_down: false,
+            tells_end: false,
         }
     }
 }
@@ -69,6 +73,11 @@ impl<C, X, R> AdmissionLayer<C, X, R> {
         Self { hands_down, ..self }
     }
 
+    /// Writes into the context when the layers outside end a call, once it need not wait any more.
+    pub(crate) fn tells_end(self) -> Self {
+        Self { tells_end: true, ..self }
+    }
+
     /// What counts as an answer, a failure, a throttle.
     ///
     /// ```
@@ -77,8 +86,8 @@ impl<C, X, R> AdmissionLayer<C, X, R> {
     /// ```
     #[must_use]
     pub fn classify<T>(self, classify: T) -> AdmissionLayer<T, X, R> {
-        let Self { admission, context, reject, hands_down, .. } = self;
-        AdmissionLayer { admission, classify, context, reject, hands_down }
+        let Self { admission, context, reject, hands_down, tells_end, .. } = self;
+        AdmissionLayer { admission, classify, context, reject, hands_down, tells_end }
     }
 
     /// Where requests keep deadline and criticality.
@@ -89,8 +98,8 @@ impl<C, X, R> AdmissionLayer<C, X, R> {
     /// ```
     #[must_use]
     pub fn context<T>(self, context: T) -> AdmissionLayer<C, T, R> {
-        let Self { admission, classify, reject, hands_down, .. } = self;
-        AdmissionLayer { admission, classify, context, reject, hands_down }
+        let Self { admission, classify, reject, hands_down, tells_end, .. } = self;
+        AdmissionLayer { admission, classify, context, reject, hands_down, tells_end }
     }
 
     /// What becomes of a refused call.
@@ -101,8 +110,8 @@ impl<C, X, R> AdmissionLayer<C, X, R> {
     /// ```
     #[must_use]
     pub fn on_reject<T>(self, reject: T) -> AdmissionLayer<C, X, T> {
-        let Self { admission, classify, context, hands_down, .. } = self;
-        AdmissionLayer { admission, classify, context, reject, hands_down }
+        let Self { admission, classify, context, hands_down, tells_end, .. } = self;
+        AdmissionLayer { admission, classify, context, reject, hands_down, tells_end }
     }
 }
 
@@ -114,6 +123,7 @@ impl<C: Clone, X: Clone, R: Clone> Clone for AdmissionLayer<C, X, R> {
             context: self.context.clone(),
             reject: self.reject.clone(),
             hands_down: self.hands_down,
+            tells_end: self.tells_end,
         }
     }
 }
@@ -128,9 +138,15 @@ impl<S, C: Clone, X: Clone, R: Clone> Layer<S> for AdmissionLayer<C, X, R> {
     type Service = AdmissionService<S, C, X, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { admission, classify, context, reject, hands_down } = self.clone();
-        let parts =
-            admission.map(|admission| Parts { admission, classify, context, reject, hands_down });
+        let Self { admission, classify, context, reject, hands_down, tells_end } = self.clone();
+        let parts = admission.map(|admission| Parts {
+            admission,
+            classify,
+            context,
+            reject,
+            hands_down,
+            tells_end,
+        });
         let parts = parts.map(|parts| Lease::new(Arc::new(parts)));
         AdmissionService::new(inner, parts)
     }

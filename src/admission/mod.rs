@@ -112,7 +112,9 @@
 //!
 //! # Order
 //!
-//! Inside of retries, so that each attempt is admitted; [`presets::client`](crate::presets::client) puts them together.
+//! Of a client inside of retries, so that each attempt is admitted; of a server inside of what refuses at once, and outside
+//! of what counts failures. [`presets::client`](crate::presets::client) and [`presets::server`](crate::presets::server) put
+//! them together.
 //!
 //! # Refusals
 //!

@@ -93,16 +93,11 @@ pub(super) fn end(verdict: &Verdict) -> End {
     }
 }
 
-/// Until when a call waits that comes now: without a deadline for `longest`, or until a layer outside gives it up.
+/// Until when a call waits that comes now: without a deadline for `longest`; or until a layer outside gives it up.
 #[inline]
 pub(super) fn deadline(context: &Context, longest: Duration, now: Tick) -> Tick {
-    match context.deadline() {
-        Some(by) => by.tick(),
-        None => {
-            let longest = now.after(longest);
-            end_handed_down().map_or(longest, |end| end.min(longest))
-        }
-    }
+    let until = context.deadline().map_or_else(|| now.after(longest), |by| by.tick());
+    end_handed_down().map_or(until, |end| end.min(until))
 }
 
 /// The refusal of a call that has come and may neither go nor wait.

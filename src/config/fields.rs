@@ -426,6 +426,15 @@ static BACKEND: &[Field] = &[
         "How long a call without a deadline waits for its turn.",
     ),
 ];
+static HANDLERS: &[Field] = &[
+    field("limit", Kind::Off("learned", &IN_FLIGHT), "learned", "Most calls in the handlers."),
+    field(
+        "patience",
+        SPAN,
+        "timeout, or 1",
+        "How long a call without a deadline waits for its turn.",
+    ),
+];
 pub(super) static HEDGE: &[Field] = &[
     field(
         "percentile",
@@ -461,7 +470,13 @@ pub(super) static ENDPOINTS: &[Field] = &[
 pub(super) static SERVER: Kind = Kind::Def("server", &Kind::Table(SERVER_FIELDS));
 pub(super) static SERVER_FIELDS: &[Field] = &[
     field("rate_limit", Kind::Named("rate_limits", &RATE_LIMIT), "", "Rate limit."),
+    field("timeout", SPAN, "", "Longest time for a call, its wait for the backend included."),
+    field(
+        "backend",
+        Kind::Short("limit", HANDLERS),
+        "",
+        "How many calls the handlers have at a time; the others wait.",
+    ),
     field("failure_budget", Kind::Named("failure_budgets", &FAILURE_BUDGET), "", "Failure budget."),
-    field("timeout", SPAN, "", "Longest time for a call."),
     field("faults", Kind::Named("faults", &FAULTS), "", "Fault plan."),
 ];

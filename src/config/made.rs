@@ -207,7 +207,7 @@ impl Made {
         let config = self.newest();
         refuse(&config, "servers", name)?;
         let (places, claim) = self.places("servers", name)?;
-        let (parts, uses) = self.server_parts(name, &config)?;
+        let (parts, uses, _) = self.server_parts(name, &config, None)?;
         let mut changes = self.reviving(&uses, &Uses::default()).all();
         let (slot, old) = places.begin(Parts::Server(parts), &uses);
         changes.push(Box::new(move || old.end()));
@@ -295,12 +295,13 @@ impl Made {
         Ok((parts, uses, changes))
     }
 
+    /// As [`client_parts`](Self::client_parts).
     pub(super) fn server_parts(
         &mut self,
         name: &str,
         config: &Config,
-    ) -> Result<(ServerParts, Uses), ConfigError> {
-        let block = config.entry("servers", name)?;
+        before: Option<&ServerParts>,
+    ) -> Result<(ServerParts, Uses, Option<PartsChange>), ConfigError> {
         let mut uses = Uses::default();
         let mut part = |part| {
             let written = config.written("servers", name, part);
@@ -308,19 +309,15 @@ impl Made {
                 uses.places.insert(at.place.clone());
             })
         };
-        let after = block.time("timeout");
+        let plan = config.server_plan(name, false)?;
+        let mut parts = ServerParts::of(&plan, self.registry.as_ref())?;
+        let backend = parts.keep(before, &self.home());
         let budget = part("failure_budget").map(|at| self.failure_budget(&at, config));
         let budget = budget.transpose()?;
-        let parts = ServerParts {
-            limiter: None,
-            budget: Slot::new(),
-            faults: Slot::new(),
-            timeout: after.map(|after| Timeout::new(name.to_owned(), after)).transpose()?,
-        };
         let limiter = part("rate_limit").map(|at| self.limiter(&at)).transpose()?;
         uses.conditioner = part("faults").map(|at| self.conditioner(&at)).transpose()?;
         (uses.budget, uses.limiter) = (budget, limiter);
-        Ok((parts, uses))
+        Ok((parts, uses, backend))
     }
 
     /// What the status document says of the configuration.

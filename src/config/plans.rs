@@ -82,6 +82,7 @@ impl Config {
         let block = self.entry("servers", name)?;
         let mut plan = ServerPlan::new(name);
         plan.timeout = block.time("timeout");
+        plan.backend = block.table("backend").map(backend_plan);
         plan.rate_limit = self.limit(block, strict)?;
         plan.failure_budget = match self.part(block, "failure_budget", "failure_budgets") {
             Some(block) => {

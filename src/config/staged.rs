@@ -175,7 +175,13 @@ impl Staged {
             self.changes.extend(changes);
             (Parts::Client(Box::new(parts)), uses)
         } else {
-            let (parts, uses) = next.server_parts(name, config)?;
+            let running = next.servers.get(name).and_then(|it| it.stack.parts_slot().get());
+            let before = match &running {
+                Some(Parts::Server(parts)) => Some(parts),
+                _ => None,
+            };
+            let (parts, uses, change) = next.server_parts(name, config, before)?;
+            self.changes.extend(change);
             (Parts::Server(parts), uses)
         };
         let Revived { off, on } = next.reviving(&uses, &before);

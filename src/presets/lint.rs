@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::objects::RateLimitPlan;
+use super::objects::{BackendPlan, RateLimitPlan};
 use super::plan::{ClientPlan, RetryPlan, ServerPlan};
 use crate::hedge::HedgeBuilder;
 use crate::name::LayerKind;
@@ -335,13 +335,7 @@ impl ClientPlan {
             let text = format!("{most} attempts for each call while the backend is down");
             found.warn("retry_without_budget", "retry_budget", text);
         }
-        if let (Some(own), Some(total)) =
-            (self.backend.and_then(|backend| backend.patience), self.total_timeout)
-            && own > total
-        {
-            let text = format!("waits up to {own:?}, {total:?} for the call");
-            found.warn("patience_above_total", "backend.patience", text);
-        }
+        lint_patience(self.backend, self.total_timeout, found);
         let Some(breaker) = &self.breaker else { return };
         if self.backend.is_some() {
             let text = "while it is open calls fail at once, and no retry waits".to_owned();
@@ -387,12 +381,22 @@ fn lint_wait(limit: &RateLimitPlan, total: Duration, found: &mut Findings) {
     }
 }
 
+fn lint_patience(backend: Option<BackendPlan>, total: Option<Duration>, found: &mut Findings) {
+    if let (Some(own), Some(total)) = (backend.and_then(|backend| backend.patience), total)
+        && own > total
+    {
+        let text = format!("waits up to {own:?}, {total:?} for the call");
+        found.warn("patience_above_total", "backend.patience", text);
+    }
+}
+
 impl Plan for ServerPlan {
     fn report(&self) -> Report {
         let mut found = Findings::default();
         if let (Some(limit), Some(timeout)) = (&self.rate_limit, self.timeout) {
             lint_wait(limit, timeout, &mut found);
         }
+        lint_patience(self.backend, self.timeout, &mut found);
         if let (Some(limit), Some(budget)) = (&self.rate_limit, &self.failure_budget) {
             let calls = calls_in(limit, budget.window);
             let least = budget.min_samples;

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::client_parts::ClientParts;
-use super::server::ServerParts;
+use super::server_parts::ServerParts;
 use crate::slot::Slot;
 use crate::sync::{Lease, Mutex, Padded, lock, stripe_count, thread_number};
 

@@ -8,6 +8,7 @@ use super::client_parts::ClientParts;
 use super::live::{Live, Parts};
 use super::part::Faults;
 use super::server::ServerLayer;
+use super::server_parts::ServerParts;
 use crate::admission::Admission;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::conditioner::Conditioner;
@@ -94,6 +95,20 @@ impl ClientParts {
     }
 }
 
+impl ServerParts {
+    /// Takes the backend of `before`, with what has been learned of it, or lets it go. Changes nothing yet: the result does.
+    pub(crate) fn keep(&mut self, before: Option<&Self>, home: &Home) -> Option<PartsChange> {
+        let old = before?.admission.as_ref()?.backend().clone();
+        let Some(new) = &self.admission else {
+            let home = home.clone();
+            return Some(Box::new(move || old.forget(&home)));
+        };
+        let fixed = new.backend().fixed_limit();
+        self.admission = Some(new.around(&old));
+        Some(Box::new(move || old.fix(fixed)))
+    }
+}
+
 impl Live<ClientLayer> {
     /// A client that finds its parts there.
     pub(crate) fn client(
@@ -121,7 +136,8 @@ impl Live<ServerLayer> {
         slot: Slot<Parts>,
     ) -> Live<ServerLayer<crate::AnyError, crate::NoContext, crate::AsError, super::Absent, Faults>>
     {
-        let layer = ServerLayer::empty(name).conditioner(Slot::<Conditioner>::new());
+        let layer = ServerLayer::of(ServerParts::none(name));
+        let layer = layer.conditioner(Slot::<Conditioner>::new());
         Live { layer, slot }
     }
 }
@@ -129,9 +145,9 @@ impl Live<ServerLayer> {
 impl Parts {
     /// A limiter is among the parts, or none.
     pub(crate) fn set_limiter(&mut self, limiter: Option<&RateLimiter>) {
-        let limiter = limiter.cloned();
+        let limiter = limiter.map(|it| (it.clone(), Duration::ZERO));
         match self {
-            Self::Client(parts) => parts.limiter = limiter.map(|it| (it, Duration::ZERO)),
+            Self::Client(parts) => parts.limiter = limiter,
             Self::Server(parts) => parts.limiter = limiter,
         }
     }

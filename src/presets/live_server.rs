@@ -6,7 +6,9 @@ use super::live::{Live, LiveService, Parts};
 #[cfg(feature = "http")]
 use super::part::ForHttp;
 use super::part::{Absent, Gate, Part};
-use super::server::{Server, ServerLayer, ServerParts};
+use super::server::{Server, ServerLayer};
+use super::server_parts::ServerParts;
+use crate::backend::Backend;
 use crate::failure_budget::FailureBudget;
 use crate::idempotency::IdempotencyLayer;
 use crate::rate_limit::RateLimiter;
@@ -29,7 +31,7 @@ impl<C, X, R, I, F> Live<ServerLayer<C, X, R, I, F>> {
     /// ```
     #[must_use]
     pub fn rate_limiter(&self) -> Option<RateLimiter> {
-        self.parts()?.limiter
+        self.parts()?.limiter.map(|(limiter, _)| limiter)
     }
 
     /// The failure budget in force, if there is one.
@@ -43,6 +45,19 @@ impl<C, X, R, I, F> Live<ServerLayer<C, X, R, I, F>> {
     #[must_use]
     pub fn failure_budget(&self) -> Option<FailureBudget> {
         self.parts()?.budget.get()
+    }
+
+    /// What is known of the handlers, if there is a part for it.
+    ///
+    /// ```
+    /// # use buttress::config::Loader;
+    /// let stacks = Loader::empty().set("servers.api.backend.limit", 256).load()?.stacks();
+    /// assert_eq!(stacks.server("api")?.backend().unwrap().stats().limit, 256);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn backend(&self) -> Option<Backend> {
+        self.parts()?.admission.map(|admission| admission.backend().clone())
     }
 
     /// For HTTP: see [`ServerLayer::http`].
@@ -73,7 +88,7 @@ impl<C, X, R, I, F> Live<ServerLayer<C, X, R, I, F>> {
         self.map(ServerLayer::http)
     }
 
-    /// What the failure budget makes of answers: see [`ServerLayer::classify`].
+    /// What the failure budget and the admission make of answers: see [`ServerLayer::classify`].
     ///
     /// ```
     /// # use buttress::config::Loader;
@@ -86,7 +101,7 @@ impl<C, X, R, I, F> Live<ServerLayer<C, X, R, I, F>> {
         self.map(|layer| layer.classify(classify))
     }
 
-    /// Where requests carry their deadline: see [`ServerLayer::context`].
+    /// Where requests carry their deadline and their criticality: see [`ServerLayer::context`].
     ///
     /// ```
     /// # use buttress::config::Loader;

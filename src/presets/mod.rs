@@ -48,13 +48,48 @@
 //! | [`server`] | why there |
 //! |---|---|
 //! | rate limit | refuses before anything was done |
-//! | timeout | outside of the failure budget, for the same reason |
-//! | failure budget | does not count what the limit refuses |
+//! | timeout | outside of the failure budget, for the same reason; bounds the wait for a place, too |
+//! | admission, if the plan has a [`backend`](ServerPlan::backend) | whoever waits is in nobody's way; inside of the limit, so that what that refuses takes no place |
+//! | failure budget | does not count what the limit and the admission refuse |
 //! | idempotency, if it [has one](ServerLayer::idempotency) | refusals are not recorded; a call goes on when its caller has gone |
 //! | conditioner, if it [has one](ServerLayer::conditioner) | everything else sees the faults |
 //!
 //! For HTTP a `http::ContextLayer` goes outside of a server's stack, a `http::SendContextLayer` inside of a
-//! client's.
+//! client's. They are no part of the stacks: how long callers are believed, and how important, is a matter of who they are.
+//!
+//! # A server under overload
+//!
+//! A plan with a `backend` has so many requests in the handlers at a time, a number that is [set](BackendPlan::fixed) or
+//! learned from how long answers take. The others wait, up to 10,000, the most critical first and of those the one whose
+//! deadline is next. A request without a deadline of its own waits as one that has as long as the `patience` of the plan, or
+//! its timeout; the timeout ends the wait in any case. Who finds the room full, or is displaced by a more important one,
+//! is refused as [`Overloaded`](crate::RejectionKind::Overloaded) (503); who could not be answered in time any more as
+//! [`DeadlineExceeded`](crate::RejectionKind::DeadlineExceeded) (504), unsent. Neither has a `Retry-After`: when there will be
+//! a place is not known. Of a caller that goes while it waits nothing is left. A handler that is dropped has left its place
+//! at once if the number is set; if it is learned, in up to as long as it took, since what it has begun elsewhere goes on. An
+//! execution that the idempotency lets go on after its caller has gone has no place.
+//!
+//! Failures are answers: a handler that fails is not down, and nobody waits for it as clients do ([`Handled`]).
+//!
+//! ```
+//! # #[cfg(feature = "http")] {
+//! use axum::{Router, routing::get};
+//! use buttress::http::ContextLayer;
+//! use buttress::presets::{BackendPlan, ServerPlan, server};
+//! use std::time::Duration;
+//! use tower::ServiceBuilder;
+//!
+//! let mut plan = ServerPlan::new("api");
+//! plan.timeout = Some(Duration::from_secs(5));
+//! plan.backend = Some(BackendPlan::fixed(256));
+//! let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(
+//!     ServiceBuilder::new()
+//!         .layer(ContextLayer::new("api")) // outside: reads the deadline and the criticality that callers send
+//!         .layer(server(&plan)?.http()), // goes by them
+//! );
+//! # }
+//! # Ok::<(), buttress::ConfigError>(())
+//! ```
 //!
 //! # Around real clients
 //!
@@ -150,7 +185,8 @@
 //! [`conditioner`](crate::conditioner). *Readiness.* As ready as the inner service; with a rate limit or a
 //! backend always, since those wait inside of the call. *Sharing.* All services of one layer and its clones share its objects.
 //! *Time.* That of a client's call counts from its first poll where its [`context`](ClientLayer::context) keeps nothing,
-//! as by default, and there is a backend, which has the same reading of the clock; else from `call`.
+//! as by default, and there is a backend, which has the same reading of the clock; else from `call`. That of a server's call
+//! counts from its first poll if there is a backend and the request has no deadline.
 //! *Refusals.* Of a client with a backend, they say how that was: whose deadline passes while everything fails learns that the
 //! backend is down ([`RejectionDetail::Backend`](crate::RejectionDetail::Backend)).
 //! *Cost.* That of the layers; a part that is absent costs a branch.
@@ -162,6 +198,7 @@ mod client_parts;
 mod cost_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod deadline_tests;
+mod handled;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(all(test, not(buttress_loom)))]
@@ -182,6 +219,9 @@ mod pool;
 #[cfg(all(test, not(buttress_loom)))]
 mod random_tests;
 mod server;
+mod server_parts;
+#[cfg(all(test, not(buttress_loom)))]
+mod server_tests;
 mod shared;
 #[cfg(all(test, feature = "config", not(buttress_loom)))]
 mod stress_tests;
@@ -194,6 +234,7 @@ pub use attempts::{Attempts, Sends};
 pub use client::{ClientLayer, client};
 #[cfg(feature = "config")]
 pub(crate) use client_parts::ClientParts;
+pub use handled::Handled;
 #[cfg(feature = "http")]
 pub use http::AnyHttp;
 pub use lint::{Lint, LintSeverity, Plan, Report, lint, lint_order};
@@ -215,6 +256,6 @@ pub use part::ForHttp;
 pub use part::{Absent, Faults, Gate, Part};
 pub use plan::{ClientPlan, RetryPlan, ServerPlan};
 pub use pool::PoolService;
-#[cfg(feature = "config")]
-pub(crate) use server::ServerParts;
 pub use server::{ServerLayer, server};
+#[cfg(feature = "config")]
+pub(crate) use server_parts::ServerParts;

@@ -32,12 +32,22 @@ use crate::rate_limit::RateLimiter;
 pub struct BackendPlan {
     /// So many calls at a time, whatever is observed; `None` learns how many.
     pub in_flight: Option<u32>,
-    /// How long a call without a deadline waits; `None` is as long as the total timeout, or 1 s.
+    /// How long a call without a deadline waits; `None` is as long as the total timeout (of a server: the timeout), or 1 s.
     #[cfg_attr(feature = "serde", serde(with = "super::wire::maybe"))]
     pub patience: Option<Duration>,
 }
 
 impl BackendPlan {
+    /// So many calls at a time.
+    ///
+    /// ```
+    /// assert_eq!(buttress::presets::BackendPlan::fixed(8).in_flight, Some(8));
+    /// ```
+    #[must_use]
+    pub const fn fixed(in_flight: u32) -> Self {
+        Self { in_flight: Some(in_flight), patience: None }
+    }
+
     pub(super) fn build(self, name: Name, patience: Duration) -> Result<Admission, ConfigError> {
         let backend = match self.in_flight {
             Some(in_flight) => Backend::fixed(name, in_flight)?,

@@ -198,13 +198,20 @@ impl From<Option<RetryPolicy>> for RetryPlan {
 /// | field | default |
 /// |---|---|
 /// | `rate_limit` | none |
-/// | `failure_budget` | 5 % of 50 or more calls in 30 s, only told of |
 /// | `timeout` | 30 s |
+/// | `backend` | none |
+/// | `failure_budget` | 5 % of 50 or more calls in 30 s, only told of |
+///
+/// There is no [admission](crate::admission) by default. What is a queue is learned from how long answers take, and of a
+/// server that is not told anything that is not known: handlers that mostly wait for slow others take as long without
+/// any queue here, and long polls or streams as long as they like; a limit would let requests wait that could be served. Who knows
+/// that handlers share something scarce (processors, a pool of connections) turns it on in one line.
 ///
 /// ```
-/// use buttress::presets::{RateLimitPlan, ServerPlan};
+/// use buttress::presets::{BackendPlan, RateLimitPlan, ServerPlan};
 /// let mut plan = ServerPlan::new("api");
 /// plan.rate_limit = Some(RateLimitPlan::new("100/s burst 20".parse()?));
+/// plan.backend = Some(BackendPlan::fixed(256)); // or `default()`, which learns how many
 /// assert!(buttress::presets::lint(&plan).is_empty());
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
@@ -217,11 +224,13 @@ pub struct ServerPlan {
     pub name: String,
     /// The most that is let in.
     pub rate_limit: Option<RateLimitPlan>,
-    /// What may fail.
-    pub failure_budget: Option<FailureBudgetPlan>,
-    /// One request, in the handler.
+    /// One request, in the handler; with a `backend`, from its arrival there.
     #[cfg_attr(feature = "serde", serde(with = "super::wire::maybe"))]
     pub timeout: Option<Duration>,
+    /// How many requests are in the handlers at a time, and who waits for that.
+    pub backend: Option<BackendPlan>,
+    /// What may fail.
+    pub failure_budget: Option<FailureBudgetPlan>,
 }
 
 impl Default for ServerPlan {
@@ -229,8 +238,9 @@ impl Default for ServerPlan {
         Self {
             name: "server".to_owned(),
             rate_limit: None,
-            failure_budget: Some(FailureBudgetPlan::default()),
             timeout: Some(Duration::from_secs(30)),
+            backend: None,
+            failure_budget: Some(FailureBudgetPlan::default()),
         }
     }
 }
@@ -244,5 +254,11 @@ impl ServerPlan {
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
+    }
+
+    /// How long a caller waits that does not say so.
+    pub(super) fn patience(&self) -> Duration {
+        let own = self.backend.and_then(|backend| backend.patience);
+        own.or(self.timeout).unwrap_or(Duration::from_secs(1))
     }
 }

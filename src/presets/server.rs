@@ -1,30 +1,38 @@
 use tower_layer::{Layer, Stack};
 
+use super::handled::Handled;
 #[cfg(feature = "http")]
 use super::part::ForHttp;
 use super::part::{Absent, Faults, Gate, Part};
 use super::plan::ServerPlan;
+use super::server_parts::ServerParts;
 use super::shared::{Limited, checked, limited};
+use crate::admission::{Admission, AdmissionLayer};
+use crate::backend::Backend;
 use crate::classify::AnyError;
 use crate::conditioner::Conditioner;
 use crate::context::NoContext;
 use crate::error::ConfigError;
 use crate::failure_budget::{FailureBudget, FailureBudgetLayer};
 use crate::idempotency::IdempotencyLayer;
-use crate::name::Name;
 use crate::rate_limit::RateLimiter;
 use crate::reject::AsError;
 use crate::slot::Slot;
 use crate::timeout::{Timeout, TimeoutLayer};
 
-pub(super) type Server<C, X, R, I, F> =
-    Stack<F, Stack<I, Stack<FailureBudgetLayer<C, R>, Stack<TimeoutLayer<X, R>, Limited<R>>>>>;
+/// Around the handlers.
+type Outer<C, X, R> =
+    Stack<AdmissionLayer<Handled<C>, X, R>, Stack<TimeoutLayer<X, R>, Limited<R>>>;
 
-/// A server's layers as one, from the outside in: rate limit, timeout, failure budget, idempotency,
+pub(super) type Server<C, X, R, I, F> =
+    Stack<F, Stack<I, Stack<FailureBudgetLayer<C, R>, Outer<C, X, R>>>>;
+
+/// A server's layers as one, from the outside in: rate limit, timeout, admission, failure budget, idempotency,
 /// conditioner. Made by [`server`]; every service it wraps shares its objects.
 ///
 /// The timeout is outside of the failure budget, which sees a call that was given up and counts it; a refusal
-/// from inside would not count.
+/// from inside would not count. It is outside of the admission, too: it bounds the wait for a place and the handler
+/// together, and the admission learns of handlers that it ends.
 ///
 /// ```
 /// use buttress::presets::{ServerLayer, ServerPlan, server};
@@ -38,28 +46,12 @@ pub(super) type Server<C, X, R, I, F> =
 /// ```
 #[derive(Clone, Debug)]
 pub struct ServerLayer<C = AnyError, X = NoContext, R = AsError, I = Absent, F = Absent> {
-    name: Name,
-    limiter: Option<(RateLimiter, std::time::Duration)>,
-    budget: Budget,
-    timeout: Option<Timeout>,
+    parts: ServerParts,
     classify: C,
     context: X,
     reject: R,
     idempotency: I,
     faults: F,
-}
-
-/// A failure budget, where the layers look for it.
-#[derive(Clone, Debug, Default)]
-struct Budget {
-    planned: Option<FailureBudget>,
-    slot: Slot<FailureBudget>,
-}
-
-impl From<FailureBudget> for Budget {
-    fn from(budget: FailureBudget) -> Self {
-        Self { slot: Slot::with(budget.clone()), planned: Some(budget) }
-    }
 }
 
 /// The layers of a plan.
@@ -78,20 +70,29 @@ impl From<FailureBudget> for Budget {
 /// ```
 pub fn server(plan: &ServerPlan) -> Result<ServerLayer, ConfigError> {
     checked(plan)?;
-    let name = Name::from(plan.name.clone());
-    let limiter = plan.rate_limit.map(|limit| limit.build(name).map(|made| (made, limit.max_wait)));
-    let budget = plan.failure_budget.map(|budget| budget.build(name, plan.timeout)).transpose()?;
-    Ok(ServerLayer {
-        name,
-        limiter: limiter.transpose()?,
-        budget: budget.map(Budget::from).unwrap_or_default(),
-        timeout: plan.timeout.map(|after| Timeout::new(name, after)).transpose()?,
-        classify: AnyError,
-        context: NoContext,
-        reject: AsError,
-        idempotency: Absent::new(),
-        faults: Absent::new(),
-    })
+    let mut parts = ServerParts::of(plan, None)?;
+    let limiter =
+        plan.rate_limit.map(|limit| limit.build(parts.name).map(|it| (it, limit.max_wait)));
+    parts.limiter = limiter.transpose()?;
+    let budget = plan.failure_budget.map(|budget| budget.build(parts.name, plan.timeout));
+    if let Some(budget) = budget.transpose()? {
+        parts.budget = Slot::with(budget.clone());
+        parts.planned = Some(budget);
+    }
+    Ok(ServerLayer::of(parts))
+}
+
+impl ServerLayer {
+    pub(super) fn of(parts: ServerParts) -> Self {
+        Self {
+            parts,
+            classify: AnyError,
+            context: NoContext,
+            reject: AsError,
+            idempotency: Absent::new(),
+            faults: Absent::new(),
+        }
+    }
 }
 
 impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
@@ -104,7 +105,7 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
     /// ```
     #[must_use]
     pub fn rate_limiter(&self) -> Option<&RateLimiter> {
-        self.limiter.as_ref().map(|(limiter, _)| limiter)
+        self.parts.limiter.as_ref().map(|(limiter, _)| limiter)
     }
 
     /// The failure budget, if the plan has one.
@@ -116,11 +117,27 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
     /// ```
     #[must_use]
     pub const fn failure_budget(&self) -> Option<&FailureBudget> {
-        self.budget.planned.as_ref()
+        self.parts.planned.as_ref()
+    }
+
+    /// What is known of the handlers, if the plan has a `backend`.
+    ///
+    /// ```
+    /// use buttress::presets::{BackendPlan, ServerPlan, server};
+    /// let mut plan = ServerPlan::new("api");
+    /// assert!(server(&plan)?.backend().is_none());
+    /// plan.backend = Some(BackendPlan::fixed(256));
+    /// assert_eq!(server(&plan)?.backend().unwrap().stats().limit, 256);
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn backend(&self) -> Option<&Backend> {
+        self.parts.admission.as_ref().map(Admission::backend)
     }
 
     /// For `http::Request` and `http::Response`: refusals are responses and the error type stays what it
-    /// is; requests are bounded by the deadline in their extensions.
+    /// is; requests wait in the order of the criticality and the deadline in their extensions, and are bounded by that
+    /// deadline. A [`ContextLayer`](crate::http::ContextLayer) outside of the stack puts there what their headers say.
     ///
     /// ```
     /// use buttress::presets::{ServerPlan, server};
@@ -147,7 +164,8 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
             .with_parts(|gate| gate, F::for_http)
     }
 
-    /// What the failure budget makes of answers, a [`Classify`](crate::Classify).
+    /// What the failure budget and the admission make of answers, a [`Classify`](crate::Classify). To the admission errors
+    /// have the type of the refusals already: one that knows the service's only is told by [`downcast`](crate::downcast).
     ///
     /// ```
     /// use buttress::presets::{ServerPlan, server};
@@ -157,10 +175,7 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
     #[must_use]
     pub fn classify<C2>(self, classify: C2) -> ServerLayer<C2, X, R, I, F> {
         ServerLayer {
-            name: self.name,
-            limiter: self.limiter,
-            budget: self.budget,
-            timeout: self.timeout,
+            parts: self.parts,
             classify,
             context: self.context,
             reject: self.reject,
@@ -169,7 +184,7 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
         }
     }
 
-    /// Where requests carry their deadline, a [`ReadContext`](crate::ReadContext).
+    /// Where requests carry their deadline and their criticality, a [`ReadContext`](crate::ReadContext).
     ///
     /// ```
     /// use buttress::presets::{ServerPlan, server};
@@ -179,10 +194,7 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
     #[must_use]
     pub fn context<X2>(self, context: X2) -> ServerLayer<C, X2, R, I, F> {
         ServerLayer {
-            name: self.name,
-            limiter: self.limiter,
-            budget: self.budget,
-            timeout: self.timeout,
+            parts: self.parts,
             classify: self.classify,
             context,
             reject: self.reject,
@@ -206,10 +218,7 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
     #[must_use]
     pub fn on_reject<R2>(self, reject: R2) -> ServerLayer<C, X, R2, I, F> {
         ServerLayer {
-            name: self.name,
-            limiter: self.limiter,
-            budget: self.budget,
-            timeout: self.timeout,
+            parts: self.parts,
             classify: self.classify,
             context: self.context,
             reject,
@@ -224,10 +233,7 @@ impl<C, X, R, I, F> ServerLayer<C, X, R, I, F> {
         faults: impl FnOnce(F) -> F2,
     ) -> ServerLayer<C, X, R, I2, F2> {
         ServerLayer {
-            name: self.name,
-            limiter: self.limiter,
-            budget: self.budget,
-            timeout: self.timeout,
+            parts: self.parts,
             classify: self.classify,
             context: self.context,
             reject: self.reject,
@@ -298,7 +304,7 @@ impl<C, X, R, F> ServerLayer<C, X, R, Absent, F> {
     ) -> Result<ServerLayer<C, X, R, Gate<G, crate::idempotency::HttpExchange>, F>, ConfigError>
     {
         use crate::idempotency::{Idempotency, Scope};
-        let gate = Idempotency::new(self.name, store, Scope::global());
+        let gate = Idempotency::new(self.parts.name, store, Scope::global());
         let layer = IdempotencyLayer::http(gate).tenant(tenant).build()?;
         Ok(self.idempotency(layer))
     }
@@ -343,52 +349,32 @@ where
 
 impl<C: Clone, X: Clone, R: Clone, I: Part<R>, F: Part<R>> ServerLayer<C, X, R, I, F> {
     pub(super) fn layers(&self) -> Server<C, X, R, I::Layer, F::Layer> {
-        let timeout = TimeoutLayer::maybe(self.timeout);
+        let parts = &self.parts;
+        // With an admission the deadline that it reads is the caller's own; it tells those inside when the timeout ends.
+        let timeout = match &parts.admission {
+            Some(_) => parts.timeout.map(Timeout::of_waits),
+            None => parts.timeout,
+        };
+        let timeout = TimeoutLayer::maybe(timeout);
         let timeout = timeout.context(self.context.clone()).on_reject(self.reject.clone());
-        let budget = FailureBudgetLayer::from_slot(self.budget.slot.clone());
+        let admission = AdmissionLayer::maybe(parts.admission.clone()).tells_end();
+        let admission = admission.classify(Handled { classify: self.classify.clone() });
+        let admission = admission.context(self.context.clone()).on_reject(self.reject.clone());
+        let budget = FailureBudgetLayer::from_slot(parts.budget.clone());
         let budget = budget.classify(self.classify.clone()).on_reject(self.reject.clone());
-        let outer = limited(self.limiter.as_ref(), &self.reject);
+        let outer = limited(parts.limiter.as_ref(), &self.reject);
         let outer = Stack::new(timeout, outer);
+        let outer = Stack::new(admission, outer);
         let outer = Stack::new(budget, outer);
         let outer = Stack::new(self.idempotency.layer(&self.reject), outer);
         Stack::new(self.faults.layer(&self.reject), outer)
     }
 }
 
-/// The objects of a server that were made elsewhere.
-#[cfg(feature = "config")]
-#[derive(Clone, Debug)]
-pub(crate) struct ServerParts {
-    pub(crate) limiter: Option<RateLimiter>,
-    /// As long as these are the parts, they have what a command or the configuration puts there.
-    pub(crate) budget: Slot<FailureBudget>,
-    pub(crate) faults: Slot<Conditioner>,
-    pub(crate) timeout: Option<Timeout>,
-}
-
-#[cfg(feature = "config")]
-impl ServerLayer {
-    pub(super) fn empty(name: Name) -> Self {
-        Self {
-            name,
-            limiter: None,
-            budget: Budget::default(),
-            timeout: None,
-            classify: AnyError,
-            context: NoContext,
-            reject: AsError,
-            idempotency: Absent::new(),
-            faults: Absent::new(),
-        }
-    }
-}
-
 #[cfg(feature = "config")]
 impl<C, X, R, I, F: Part<R> + Clone> ServerLayer<C, X, R, I, F> {
     pub(super) fn with(self, parts: ServerParts) -> Self {
-        let limiter = parts.limiter.map(|limiter| (limiter, std::time::Duration::ZERO));
-        let budget = Budget { planned: None, slot: parts.budget };
         let faults = self.faults.with_faults(&parts.faults);
-        Self { limiter, budget, timeout: parts.timeout, faults, ..self }
+        Self { parts, faults, ..self }
     }
 }

@@ -40,6 +40,9 @@ enum Of {
     Calls,
     /// Calls, and who is inside reads the clock at the first poll, too.
     CallsFromPoll,
+    /// The same, of calls that wait inside for as long as their own deadline says, if they have one: it stays in their
+    /// context. Who is inside of the wait is told by the admission.
+    Waits,
     /// One attempt of several.
     Attempts,
 }
@@ -83,9 +86,21 @@ impl Timeout {
         Self { of: Of::CallsFromPoll, ..self }
     }
 
+    /// Counted from the first poll, and only handed down: the deadline that an admission inside reads is the caller's own.
+    pub(crate) const fn of_waits(self) -> Self {
+        Self { of: Of::Waits, ..self }
+    }
+
+    /// Whether the context is told when it ends.
+    #[inline]
+    pub(super) const fn is_told(&self) -> bool {
+        !matches!(self.of, Of::Waits)
+    }
+
     /// A call without a deadline that goes to somebody who sees none ends some time after its first poll.
     #[inline]
     pub(super) fn begins_later(&self, context: &Context, seen: bool) -> Option<Duration> {
+        let seen = seen && self.is_told();
         self.after.filter(|_| self.is_handed_down() && !seen && context.deadline().is_none())
     }
 
@@ -194,7 +209,7 @@ impl Timeout {
     /// The layers inside are told when it ends.
     #[inline]
     pub(super) const fn is_handed_down(&self) -> bool {
-        matches!(self.of, Of::CallsFromPoll)
+        matches!(self.of, Of::CallsFromPoll | Of::Waits)
     }
 
     /// When a call that starts now has to end; `Err` if that has passed.

@@ -93,6 +93,7 @@ impl<S, C, R> TimeoutService<S, C, R> {
             return Err(Bound::ending_at(timeout, None, &context));
         };
         if let Some(end) = end
+            && timeout.is_told()
             && context.deadline().map(Deadline::tick) != Some(end)
         {
             self.context.set_context(req, context.with_deadline(Deadline::at(end)));

@@ -42,6 +42,7 @@ fn the_schema_accepts_it() {
         "rate_limits": {"short": "5/10s", "long": {"rate": "100/s burst 20"}},
         "retries": {"like": "adaptive", "r": {"guarantee": "AT_LEAST_ONCE", "max_attempts": "unlimited"}},
         "clients": {"pay": {"retry": "r", "breaker": {"failure_rate": 0.5}, "backend": "learned", "hedge": "never"}, "db": {"backend": 25}},
+        "servers": {"api": {"backend": 256}, "slow": {"backend": "learned"}},
     });
     let errors: Vec<_> = validator.iter_errors(&written).map(|e| e.to_string()).collect();
     assert_eq!(errors, Vec::<String>::new());

@@ -161,3 +161,52 @@ servers: {idle: {timeout: 6s}, more: {timeout: 7s}}",
     assert!(keys(done.waiting()).contains(&"clients.pay.rate_limit.rate".to_owned()), "{done}");
     assert_eq!(pay.rate_limiter().unwrap().quota().capacity(), 9);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_servers_backend_comes_and_goes_and_keeps_who_waits() {
+    use futures_util::FutureExt;
+    use tower::{Layer, Service, ServiceExt, service_fn};
+
+    let text = |backend: &str| format!("servers: {{api: {{timeout: 60s{backend}}}}}");
+    let file = File::new("server", &text(", backend: 1"));
+    let (stacks, reloader, registry) = setup(&file);
+    let rows = || registry.status().objects.into_iter().map(|it| it.id).collect::<Vec<_>>();
+    let mut service = stacks.server("api").unwrap().layer(service_fn(|()| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, std::io::Error>(())
+    }));
+    let mut call = || Box::pin(service.ready().now_or_never().unwrap().unwrap().call(()));
+    let backend = stacks.server("api").unwrap().backend().unwrap();
+    let (mut one, mut two, mut three) = (call(), call(), call());
+    for call in [&mut one, &mut two, &mut three] {
+        assert!(call.now_or_never().is_none());
+    }
+    let counts = || (backend.stats().in_flight, backend.stats().waiting);
+    assert_eq!((counts(), rows()), ((1, 2), vec!["backend/api".to_owned()]));
+
+    // A place more, at once, for one of those who wait.
+    file.write(&text(", backend: 2"));
+    reloader.reload().unwrap();
+    assert_eq!((counts(), rows()), ((2, 1), vec!["backend/api".to_owned()]));
+    file.write(&text(", backend: learned"));
+    reloader.reload().unwrap();
+    let mut four = call();
+    assert!((&mut four).now_or_never().is_none());
+    assert_eq!(backend.stats().admitted, 2, "the one of before, with its limit");
+
+    // Who waits goes on by what there was; who comes has nothing to wait for.
+    file.write(&text(""));
+    reloader.reload().unwrap();
+    assert!(rows().is_empty() && stacks.server("api").unwrap().backend().is_none());
+    let mut five = call();
+    assert!((&mut five).now_or_never().is_none());
+    assert_eq!(counts(), (2, 2));
+    for call in [one, two, three, four, five] {
+        call.await.unwrap();
+    }
+    assert_eq!(counts(), (0, 0));
+    file.write(&text(", backend: {limit: 8}"));
+    reloader.reload().unwrap();
+    assert_eq!(stacks.server("api").unwrap().backend().unwrap().stats().limit, 8);
+    assert_eq!(rows(), ["backend/api"]);
+}

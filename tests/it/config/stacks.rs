@@ -132,3 +132,32 @@ fn the_other_name_of_the_timeout_is_ignored_with_clamp() {
     let both = clamped.set("resilience.shutdown.timeout", 40);
     assert_eq!(both.load().unwrap().limits().shutdown_timeout, 40.0);
 }
+
+#[test]
+fn a_server_has_a_backend_if_it_is_written_there() {
+    let text = "
+servers:
+  set: {timeout: 2s, backend: 256}
+  learned: {timeout: 2s, backend: learned}
+  patient: {timeout: 2s, backend: {limit: 8, patience: 3s}}
+  plain: {timeout: 2s}
+";
+    let config = loader(text).load().unwrap();
+    let lint: Vec<_> = config.lint().iter().map(ToString::to_string).collect();
+    let never = "waits up to 3s, 2s for the call";
+    let key = "servers.patient.backend.patience";
+    assert_eq!(lint, [format!("a.yml:5: {key}: warning [patience_above_total] {never}")]);
+    let in_flight = |name| config.server(name).unwrap().backend.map(|backend| backend.in_flight);
+    assert_eq!(in_flight("set"), Some(Some(256)));
+    assert_eq!(in_flight("learned"), Some(None));
+    assert_eq!(in_flight("plain"), None);
+
+    let registry = Registry::new();
+    let stacks = config.stacks().register_in(&registry);
+    let made = ["set", "learned", "plain"].map(|name| stacks.server(name).unwrap());
+    assert_eq!(made[0].backend().unwrap().stats().limit, 256);
+    assert!(made[2].backend().is_none());
+    let mut ids: Vec<_> = registry.status().objects.into_iter().map(|object| object.id).collect();
+    ids.sort();
+    assert_eq!(ids, ["backend/learned", "backend/set"]);
+}
