@@ -13,6 +13,8 @@ mod admission;
 mod admission_alone;
 #[cfg(feature = "testing")]
 mod admission_edges;
+#[cfg(all(feature = "http", feature = "testing"))]
+mod admission_http;
 mod circuit_breaker;
 #[cfg(feature = "testing")]
 mod circuit_breaker_contract;
