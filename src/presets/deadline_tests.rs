@@ -105,3 +105,40 @@ async fn a_call_that_is_shared_does_not_end_with_the_one_who_made_it() {
     hasty.unwrap_err();
     assert_eq!(patient.unwrap(), 0);
 }
+
+/// A call whose token comes after its time is over does not wait for it, in stacks of both kinds.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_comes_too_late_is_waited_for_in_no_stack() {
+    use super::{ClientPlan, RateLimitPlan, ServerPlan, client, server};
+    use crate::{Context, Deadline};
+
+    type Called = tower::util::BoxCloneService<Context, (), BoxError>;
+
+    let limit = Some(RateLimitPlan { quota: "1/h".parse().unwrap(), max_wait: 7_200_000 * MS });
+    let read = |with: &Context| *with;
+    let answers = || service_fn(|_: Context| async { Ok::<_, BoxError>(()) });
+    let mut plan = ClientPlan::new("db");
+    (plan.rate_limit, plan.total_timeout) = (limit, Some(2_000 * MS));
+    let one = client(&plan).unwrap();
+    let other = client(&plan).unwrap().context(read);
+    let mut plan = ServerPlan::new("api");
+    plan.rate_limit = limit;
+    let inner = server(&plan).unwrap().context(read);
+    let limiters = [one.rate_limiter(), other.rate_limiter(), inner.rate_limiter()];
+    let limiters = limiters.map(|limiter| limiter.unwrap().clone());
+    let own = Context::new().with_deadline(Deadline::after(60_000 * MS));
+    let stacks = [
+        (Called::new(one.layer(answers())), Context::new()),
+        (Called::new(other.layer(answers())), own),
+        (Called::new(inner.layer(answers())), own),
+    ];
+    for ((service, context), limiter) in stacks.into_iter().zip(limiters) {
+        service.clone().oneshot(context).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let error = service.oneshot(context).await.unwrap_err();
+        let why = Rejection::find(&*error).unwrap();
+        assert_eq!((why.kind(), why.layer()), (RejectionKind::RateLimited, LayerKind::RateLimit));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!((limiter.stats().acquired, limiter.waiting()), (1, 0));
+    }
+}

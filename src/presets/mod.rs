@@ -27,7 +27,7 @@
 //! |---|---|
 //! | **total timeout** | bounds the retries and their pauses, too; what is left is told to all inside |
 //! | **retry**, with a budget: **the backend's headroom** | each attempt below is one call |
-//! | rate limit | retries are limited like first attempts; waiting for it takes no place in flight |
+//! | rate limit | retries are limited like first attempts; waiting for it takes no place in flight; whose token would come too late does not wait |
 //! | **admission** | each attempt is admitted, a retry too; inside of the limit, so that nobody who waits for that is counted as sent |
 //! | **hedge** | a call that waits for admission is not slow: only what was sent is sent again |
 //! | attempt timeout | inside of admission, where waiting does not count; outside of the breaker, which sees a call that was given up and counts it |

@@ -23,7 +23,7 @@ type Outer<C, P, X, R> = Stack<
     HedgeLayer<Attempts<C>, Sends<P, X>>,
     Stack<
         AdmissionLayer<Attempts<C>, X, R>,
-        Stack<Limited<R>, Stack<SparingLayer<Attempts<C>, Sends<P, X>, R>, TimeoutLayer<X, R>>>,
+        Stack<Limited<X, R>, Stack<SparingLayer<Attempts<C>, Sends<P, X>, R>, TimeoutLayer<X, R>>>,
     >,
 >;
 
@@ -157,7 +157,7 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
         let inside = hedge.is_some() || parts.attempt.is_some() || pool;
         let admission = admission.hands_down(inside);
         let hedge = HedgeLayer::maybe(hedge).classify(self.attempts()).replay(self.sends(pool));
-        let outer = Stack::new(limited(parts.limiter.as_ref(), &self.reject), outer);
+        let outer = Stack::new(limited(parts.limiter.as_ref(), &self.context, &self.reject), outer);
         Stack::new(hedge, Stack::new(admission, outer))
     }
 

@@ -22,7 +22,7 @@ use crate::timeout::{Timeout, TimeoutLayer};
 
 /// Around the handlers.
 type Outer<C, X, R> =
-    Stack<AdmissionLayer<Handled<C>, X, R>, Stack<TimeoutLayer<X, R>, Limited<R>>>;
+    Stack<AdmissionLayer<Handled<C>, X, R>, Stack<TimeoutLayer<X, R>, Limited<X, R>>>;
 
 pub(super) type Server<C, X, R, I, F> =
     Stack<F, Stack<I, Stack<FailureBudgetLayer<C, R>, Outer<C, X, R>>>>;
@@ -362,7 +362,7 @@ impl<C: Clone, X: Clone, R: Clone, I: Part<R>, F: Part<R>> ServerLayer<C, X, R, 
         let admission = admission.context(self.context.clone()).on_reject(self.reject.clone());
         let budget = FailureBudgetLayer::from_slot(parts.budget.clone());
         let budget = budget.classify(self.classify.clone()).on_reject(self.reject.clone());
-        let outer = limited(parts.limiter.as_ref(), &self.reject);
+        let outer = limited(parts.limiter.as_ref(), &self.context, &self.reject);
         let outer = Stack::new(timeout, outer);
         let outer = Stack::new(admission, outer);
         let outer = Stack::new(budget, outer);

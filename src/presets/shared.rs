@@ -9,13 +9,15 @@ pub(super) fn checked<P: Plan>(plan: &P) -> Result<(), ConfigError> {
     }
 }
 
-pub(super) type Limited<R> = RateLimitLayer<RateLimiter, R, Wait>;
+pub(super) type Limited<X, R> = RateLimitLayer<RateLimiter, R, Wait<X>>;
 
-pub(super) fn limited<R: Clone>(
+pub(super) fn limited<X: Clone, R: Clone>(
     limiter: Option<&(RateLimiter, std::time::Duration)>,
+    context: &X,
     reject: &R,
-) -> Limited<R> {
+) -> Limited<X, R> {
     let wait = limiter.map_or(std::time::Duration::ZERO, |(_, wait)| *wait);
     let limiter = limiter.map(|(limiter, _)| limiter.clone());
-    RateLimitLayer::maybe(limiter).wait(wait).on_reject(reject.clone())
+    let layer = RateLimitLayer::maybe(limiter).wait(wait);
+    layer.context(context.clone()).on_reject(reject.clone())
 }

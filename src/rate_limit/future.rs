@@ -4,18 +4,19 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::layer::Parts;
+use super::layer::{Parts, Wait};
 use super::ledger::Level;
 use super::service::refuse;
 use super::shared::{Shared, now};
 use super::stamp::sealed::Stamp;
 use super::wait::{Grant, Through, Waiting};
-use crate::clock::at_hand;
+use crate::clock::{at_hand, end_handed_down};
+use crate::context::{NoContext, ReadContext};
+use crate::deadline::Deadline;
 use crate::reject::Reject;
 use crate::rejection::Rejection;
 use crate::sync::Ref;
@@ -143,8 +144,7 @@ pin_project! {
     /// # async fn main() -> Result<(), buttress::BoxError> {
     /// use buttress::Quota;
     /// use buttress::rate_limit::{RateLimitLayer, RateLimiter, WaitingFuture};
-    /// use std::time::Duration;
-    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    ///     /// use tower::{Layer, Service, ServiceExt, service_fn};
     /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
     /// let limiter = RateLimiter::new(Quota::per_second(9)?);
     /// let mut service = RateLimitLayer::new(limiter).wait(Duration::from_secs(1)).layer(double);
@@ -155,9 +155,9 @@ pin_project! {
     /// # }
     /// ```
     #[must_use = "futures do nothing unless polled"]
-    pub struct WaitingFuture<S, F, Req, L, R, H, I> {
+    pub struct WaitingFuture<S, F, Req, L, R, H, I, X = NoContext> {
         #[pin]
-        state: WaitState<S, F, Req, L, R, I>,
+        state: WaitState<S, F, Req, L, R, I, X>,
         marker: PhantomData<fn() -> H>,
     }
 }
@@ -165,42 +165,40 @@ pin_project! {
 pin_project! {
     #[project = WaitProj]
     #[project_replace = WaitOwn]
-    enum WaitState<S, F, Req, L, R, I> {
+    enum WaitState<S, F, Req, L, R, I, X> {
         // Not polled yet. `None`: without a limit. The request is taken as it is sent.
         Arriving {
             through: Option<Through>,
             n: u64,
-            longest: Duration,
-            parts: Ref<Parts<L, R>>,
+            parts: Ref<Parts<L, R, Wait<X>>>,
             req: Option<Req>,
             inner: S,
         },
         // What few calls do is in a box: the future is copied before it is polled.
-        Waiting { waiting: Box<Waiting<Through>>, call: Box<Call<S, Req, L, R>> },
-        Readying { unspent: Option<Unspent>, call: Box<Call<S, Req, L, R>> },
+        Waiting { waiting: Box<Waiting<Through>>, call: Box<Call<S, Req, L, R, X>> },
+        Readying { unspent: Option<Unspent>, call: Box<Call<S, Req, L, R, X>> },
         Called { #[pin] future: F, ink: Wide<I> },
         Done,
     }
 }
 
-struct Call<S, Req, L, R> {
+struct Call<S, Req, L, R, X> {
     inner: S,
     req: Req,
-    parts: Ref<Parts<L, R>>,
+    parts: Ref<Parts<L, R, Wait<X>>>,
 }
 
-impl<S, F, Req, L, R, H, I> WaitingFuture<S, F, Req, L, R, H, I> {
+impl<S, F, Req, L, R, H, I, X> WaitingFuture<S, F, Req, L, R, H, I, X> {
     /// Asks `inner` whether it is ready once it has a token.
     #[inline(always)]
     pub(crate) fn new(
         through: Option<Through>,
         n: u64,
-        longest: Duration,
-        parts: Ref<Parts<L, R>>,
+        parts: Ref<Parts<L, R, Wait<X>>>,
         req: Req,
         inner: S,
     ) -> Self {
-        let state = WaitState::Arriving { through, n, longest, parts, req: Some(req), inner };
+        let state = WaitState::Arriving { through, n, parts, req: Some(req), inner };
         Self { state, marker: PhantomData }
     }
 
@@ -216,7 +214,7 @@ type Answer<S, Req, R> = Result<
     <R as Reject<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
 >;
 
-type Place<'a, S, Req, L, R, H> = Pin<
+type Place<'a, S, Req, L, R, H, X> = Pin<
     &'a mut WaitState<
         S,
         <S as Service<Req>>::Future,
@@ -224,19 +222,21 @@ type Place<'a, S, Req, L, R, H> = Pin<
         L,
         R,
         <H as Stamp<<S as Service<Req>>::Response>>::Ink,
+        X,
     >,
 >;
 
-impl<S, Req, L, R, H> WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
+impl<S, Req, L, R, H, X> WaitingFuture<S, S::Future, Req, L, R, H, H::Ink, X>
 where
     S: Service<Req>,
+    X: ReadContext<Req>,
     R: Reject<Req, S::Response, S::Error>,
     H: Stamp<S::Response>,
 {
     /// A call that need not wait is made where its future is; all others go on from another state.
     #[inline]
     fn arrive(
-        mut state: Place<'_, S, Req, L, R, H>,
+        mut state: Place<'_, S, Req, L, R, H, X>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         let WaitProj::Arriving { through, n, inner, req, .. } = state.as_mut().project() else {
@@ -264,16 +264,19 @@ where
     #[cold]
     #[inline(never)]
     fn queue(
-        mut state: Place<'_, S, Req, L, R, H>,
+        mut state: Place<'_, S, Req, L, R, H, X>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
-        let WaitOwn::Arriving { through: Some(through), n, longest, parts, req: Some(req), inner } =
+        let WaitOwn::Arriving { through: Some(through), n, parts, req: Some(req), inner } =
             state.as_mut().project_replace(WaitState::Done)
         else {
             return Poll::Pending;
         };
+        // Only who has to wait is asked for its deadline.
+        let own = parts.mode.context.context(&req).deadline().map(Deadline::tick);
+        let by = [own, end_handed_down()].into_iter().flatten().min();
+        let mut waiting = Waiting::new(through, n, Some(parts.mode.max)).until(by);
         let call = Call { inner, req, parts };
-        let mut waiting = Waiting::new(through, n, Some(longest));
         match waiting.poll(cx) {
             Poll::Ready(granted) => Self::settle(state, cx, &waiting, call, granted),
             Poll::Pending => {
@@ -287,7 +290,7 @@ where
     #[cold]
     #[inline(never)]
     fn wait(
-        mut state: Place<'_, S, Req, L, R, H>,
+        mut state: Place<'_, S, Req, L, R, H, X>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         let WaitProj::Waiting { waiting, .. } = state.as_mut().project() else {
@@ -302,10 +305,10 @@ where
     }
 
     fn settle(
-        state: Place<'_, S, Req, L, R, H>,
+        state: Place<'_, S, Req, L, R, H, X>,
         cx: &mut Context<'_>,
         waiting: &Waiting<Through>,
-        mut call: Call<S, Req, L, R>,
+        mut call: Call<S, Req, L, R, X>,
         granted: Result<Grant, Rejection>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         match granted {
@@ -324,7 +327,7 @@ where
     #[cold]
     #[inline(never)]
     fn not_ready(
-        mut state: Place<'_, S, Req, L, R, H>,
+        mut state: Place<'_, S, Req, L, R, H, X>,
         unspent: Option<Unspent>,
         ready: Poll<Result<(), S::Error>>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
@@ -339,7 +342,7 @@ where
     #[cold]
     #[inline(never)]
     fn ask(
-        mut state: Place<'_, S, Req, L, R, H>,
+        mut state: Place<'_, S, Req, L, R, H, X>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         let WaitProj::Readying { call, .. } = state.as_mut().project() else {
@@ -357,9 +360,9 @@ where
     }
 
     fn ready(
-        mut state: Place<'_, S, Req, L, R, H>,
+        mut state: Place<'_, S, Req, L, R, H, X>,
         unspent: Option<Unspent>,
-        mut call: Call<S, Req, L, R>,
+        mut call: Call<S, Req, L, R, X>,
         ready: Poll<Result<(), S::Error>>,
     ) -> Poll<Option<Answer<S, Req, R>>> {
         match ready {
@@ -378,9 +381,10 @@ where
     }
 }
 
-impl<S, Req, L, R, H> Future for WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>
+impl<S, Req, L, R, H, X> Future for WaitingFuture<S, S::Future, Req, L, R, H, H::Ink, X>
 where
     S: Service<Req>,
+    X: ReadContext<Req>,
     R: Reject<Req, S::Response, S::Error>,
     H: Stamp<S::Response>,
 {
@@ -411,7 +415,7 @@ where
     }
 }
 
-impl<S, F, Req, L, R, H, I> fmt::Debug for WaitingFuture<S, F, Req, L, R, H, I> {
+impl<S, F, Req, L, R, H, I, X> fmt::Debug for WaitingFuture<S, F, Req, L, R, H, I, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             WaitState::Arriving { .. } => "Arriving",

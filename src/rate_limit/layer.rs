@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::limits::{ByKey, Costed, FromSlot, sealed_wait::Waitable};
 use super::meter::Both;
 use super::service::RateLimitService;
 use super::stamp::NoHeaders;
+use crate::context::NoContext;
 use crate::reject::AsError;
 use crate::slot::{Seat, Slot};
 use crate::sync::Lease;
@@ -59,7 +61,7 @@ pub struct RateLimitLayer<L, R = AsError, M = Refuse, H = NoHeaders> {
 #[non_exhaustive]
 pub struct Refuse;
 
-/// Lets a call wait for its token; see [`RateLimitLayer::wait`].
+/// Lets a call wait for its token; see [`RateLimitLayer::wait`]. `X` is where requests carry their deadline.
 ///
 /// ```
 /// use buttress::rate_limit::{RateLimitService, RateLimiter, Wait};
@@ -68,16 +70,24 @@ pub struct Refuse;
 ///     service: RateLimitService<S, RateLimiter, AsError, Wait>,
 /// }
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Wait {
+#[derive(Clone, Copy)]
+pub struct Wait<X = NoContext> {
     pub(crate) max: Duration,
+    pub(crate) context: X,
+}
+
+impl<X> fmt::Debug for Wait<X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wait").field("max", &self.max).finish_non_exhaustive()
+    }
 }
 
 /// What all services of one layer share.
 #[derive(Debug)]
-pub(crate) struct Parts<L, R> {
+pub(crate) struct Parts<L, R, M> {
     pub(crate) limits: L,
     pub(crate) reject: R,
+    pub(crate) mode: M,
 }
 
 impl<L> RateLimitLayer<L> {
@@ -249,7 +259,8 @@ impl<K: ?Sized, R, M, H> RateLimitLayer<KeyedRateLimiter<K>, R, M, H> {
 
 impl<L: Waitable, R, H> RateLimitLayer<L, R, Refuse, H> {
     /// Lets calls wait for their token, in order of arrival, instead of refusing them; but refuses at
-    /// once a call that would have to wait longer than `max_wait`, or for which the queue is full
+    /// once a call that would have to wait longer than `max_wait`, or beyond its deadline if the layer is told
+    /// [where that is](Self::context), or for which the queue is full
     /// ([`RateLimiterBuilder::max_waiting`](super::RateLimiterBuilder::max_waiting)).
     ///
     /// For clients of a limited backend. The wrapped service is made ready only when the token is there,
@@ -271,7 +282,38 @@ impl<L: Waitable, R, H> RateLimitLayer<L, R, Refuse, H> {
             limits: self.limits,
             slot: self.slot,
             reject: self.reject,
-            mode: Wait { max: max_wait },
+            mode: Wait { max: max_wait, context: NoContext },
+            headers: self.headers,
+        }
+    }
+}
+
+impl<L, R, X, H> RateLimitLayer<L, R, Wait<X>, H> {
+    /// Where requests carry their deadline, a [`ReadContext`](crate::ReadContext): whose token would come later does not wait
+    /// for it. It is refused at once as one above the quota, with the time after which there is a token; if the deadline has passed
+    /// already, as [`DeadlineExceeded`](crate::RejectionKind::DeadlineExceeded). Either takes no token. A call that
+    /// finds one is not asked for its deadline.
+    ///
+    /// Without this a wait ends by the deadline only if something outside ends the call.
+    ///
+    /// ```
+    /// use buttress::rate_limit::{RateLimitLayer, RateLimiter};
+    /// use buttress::{Context, Deadline};
+    /// use std::time::Duration;
+    /// struct Job { by: Deadline }
+    /// let limiter = RateLimiter::new("100/s".parse()?);
+    /// let layer = RateLimitLayer::new(limiter)
+    ///     .wait(Duration::from_secs(2))
+    ///     .context(|job: &Job| Context::new().with_deadline(job.by));
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn context<T>(self, context: T) -> RateLimitLayer<L, R, Wait<T>, H> {
+        RateLimitLayer {
+            limits: self.limits,
+            slot: self.slot,
+            reject: self.reject,
+            mode: Wait { max: self.mode.max, context },
             headers: self.headers,
         }
     }
@@ -286,10 +328,10 @@ where
     type Service = RateLimitService<S, L, R, M, H>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let parts = self
-            .limits
-            .clone()
-            .map(|limits| Lease::new(Arc::new(Parts { limits, reject: self.reject.clone() })));
-        RateLimitService::new(inner, parts, self.slot.clone().map(Seat::new), self.mode.clone())
+        let parts = self.limits.clone().map(|limits| {
+            let (reject, mode) = (self.reject.clone(), self.mode.clone());
+            Lease::new(Arc::new(Parts { limits, reject, mode }))
+        });
+        RateLimitService::new(inner, parts, self.slot.clone().map(Seat::new))
     }
 }

@@ -89,6 +89,13 @@ impl Ledger {
         rejection
     }
 
+    /// The same of one that is over before it could begin to wait.
+    #[cold]
+    pub(crate) fn refuse_expired(&self) -> Rejection {
+        let kind = RejectionKind::DeadlineExceeded;
+        self.refused(Rejection::new(kind, LayerKind::RateLimit, self.name))
+    }
+
     /// Counts and tells what would have been one. Must be called outside all locks.
     pub(crate) fn would_refuse(&self, rejection: &Rejection) {
         self.counters.add_one(|stripe| &stripe.would_reject);

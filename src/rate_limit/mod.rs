@@ -97,7 +97,8 @@
 //!
 //! *Waiting* is first come, first served, in a queue of bounded length, for `acquire`,
 //! `acquire_blocking` and the layer together; nobody barges. The wait is known when it begins: one
-//! that would end too late is refused at once.
+//! that would end too late is refused at once, and so is one that would end after the request's
+//! [deadline](RateLimitLayer::context).
 //!
 //! *Cancellation.* A waiter that is dropped gives its place to those behind it, who all move up; a token
 //! that was granted but not used is given back, as far as time has not made it good already. A call

@@ -16,6 +16,7 @@ use super::shared::now;
 use super::stamp::NoHeaders;
 use super::stamp::sealed::Stamp;
 use super::wait::Through;
+use crate::context::ReadContext;
 use crate::reject::{AsError, Reject};
 use crate::slot::Seat;
 use crate::sync::Lease;
@@ -46,29 +47,27 @@ use crate::sync::Lease;
 pub struct RateLimitService<S, L, R = AsError, M = Refuse, H = NoHeaders> {
     inner: S,
     /// `None`: as if the layer were not there.
-    parts: Option<Lease<Parts<L, R>>>,
+    parts: Option<Lease<Parts<L, R, M>>>,
     /// Where one of the limiters comes from, if it may change.
     seat: Option<Seat<RateLimiter>>,
     /// Nobody had to wait when readiness was asked, and the wrapped service has been found ready.
     found_ready: bool,
-    mode: M,
     headers: PhantomData<fn() -> H>,
 }
 
 impl<S, L, R, M, H> RateLimitService<S, L, R, M, H> {
     pub(crate) fn new(
         inner: S,
-        parts: Option<Lease<Parts<L, R>>>,
+        parts: Option<Lease<Parts<L, R, M>>>,
         seat: Option<Seat<RateLimiter>>,
-        mode: M,
     ) -> Self {
-        Self { inner, parts, seat, found_ready: false, mode, headers: PhantomData }
+        Self { inner, parts, seat, found_ready: false, headers: PhantomData }
     }
 }
 
-impl<S: Clone, L, R, M: Clone, H> Clone for RateLimitService<S, L, R, M, H> {
+impl<S: Clone, L, R, M, H> Clone for RateLimitService<S, L, R, M, H> {
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.parts.clone(), self.seat.clone(), self.mode.clone())
+        Self::new(self.inner.clone(), self.parts.clone(), self.seat.clone())
     }
 }
 
@@ -79,7 +78,7 @@ impl<S: fmt::Debug, L: fmt::Debug, R, M: fmt::Debug, H> fmt::Debug
         f.debug_struct("RateLimitService")
             .field("inner", &self.inner)
             .field("limits", &self.parts.as_ref().map(|parts| &parts.limits))
-            .field("mode", &self.mode)
+            .field("mode", &self.parts.as_ref().map(|parts| &parts.mode))
             .finish_non_exhaustive()
     }
 }
@@ -139,16 +138,17 @@ where
     Ok(response)
 }
 
-impl<S, Req, L, R, H> Service<Req> for RateLimitService<S, L, R, Wait, H>
+impl<S, Req, L, R, X, H> Service<Req> for RateLimitService<S, L, R, Wait<X>, H>
 where
     S: Service<Req> + Clone,
     L: Limit<Req> + Waitable,
+    X: ReadContext<Req>,
     R: Reject<Req, S::Response, S::Error>,
     H: Stamp<S::Response>,
 {
     type Response = S::Response;
     type Error = R::Error;
-    type Future = WaitingFuture<S, S::Future, Req, L, R, H, H::Ink>;
+    type Future = WaitingFuture<S, S::Future, Req, L, R, H, H::Ink, X>;
 
     /// Always ready: a request parked here would be invisible to the queue, and making the wrapped
     /// service ready for it would hold one of its slots for nothing.
@@ -185,6 +185,6 @@ where
         if self.seat.is_some() {
             mem::swap(&mut inner, &mut self.inner);
         }
-        WaitingFuture::new(through, n, self.mode.max, parts, req, inner)
+        WaitingFuture::new(through, n, parts, req, inner)
     }
 }

@@ -92,6 +92,8 @@ impl Holder for Through {
 #[derive(Debug)]
 pub(crate) struct Place<H: Holder> {
     holder: H,
+    /// No token is any good after this.
+    by: Option<Tick>,
     since: Tick,
     queued: Option<u64>,
     span: WaitSpan,
@@ -102,7 +104,7 @@ pub(crate) struct Place<H: Holder> {
 impl<H: Holder> Place<H> {
     pub(crate) fn new(holder: H) -> Self {
         let (since, span) = (Tick::default(), WaitSpan::NONE);
-        Self { holder, since, queued: None, span, released: false }
+        Self { holder, by: None, since, queued: None, span, released: false }
     }
 
     /// Charges at once if there is room, else queues; `Err` when the wait could not succeed.
@@ -144,8 +146,12 @@ impl<H: Holder> Place<H> {
             Refusal::quota(&shared.ledger, denied).pass();
             return Some(Poll::Ready(Ok(None)));
         }
+        if self.by.is_some_and(|by| by <= now) {
+            return Some(Poll::Ready(Err(shared.ledger.refuse_expired())));
+        }
         self.since = now;
-        let deadline = timeout.map_or(u64::MAX, |timeout| units(now.after(timeout)));
+        let latest = timeout.map(|timeout| now.after(timeout));
+        let deadline = [latest, self.by].into_iter().flatten().min().map_or(u64::MAX, units);
         Some(match shared.join(n, deadline, self.holder.via(), waker()) {
             Joined::Granted(receipt) => {
                 shared.ledger.acquired();
@@ -253,6 +259,12 @@ pub(crate) struct Waiting<H: Holder> {
 impl<H: Holder> Waiting<H> {
     pub(crate) fn new(holder: H, n: u64, timeout: Option<Duration>) -> Self {
         Self { place: Place::new(holder), n, timeout, started: false, sleep: None }
+    }
+
+    /// For a token that is there by then.
+    pub(crate) fn until(mut self, by: Option<Tick>) -> Self {
+        self.place.by = by;
+        self
     }
 
     pub(crate) fn shared(&self) -> &Shared {

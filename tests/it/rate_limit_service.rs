@@ -475,3 +475,58 @@ mod headers {
         assert_eq!(call("a").await.unwrap().status(), 429);
     }
 }
+
+/// What it did before: it waited for the token, however late that would be, and took it.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_comes_after_the_deadline_is_refused_at_once_and_not_taken() {
+    let limiter = limiter("1/s");
+    let read = |with: &buttress::Context| *with;
+    let layer = RateLimitLayer::new(limiter.clone()).wait(Duration::from_secs(60));
+    let layer = layer.context(read).on_reject(AsTyped);
+    let service = layer.layer(service_fn(async |_: buttress::Context| Ok::<_, io::Error>(())));
+    let within = |time: Duration| {
+        let deadline = buttress::Deadline::after(time);
+        service.clone().oneshot(buttress::Context::new().with_deadline(deadline))
+    };
+    let refused = |error: Error<io::Error>| {
+        let Error::Rejected(why) = error else { panic!("{error:?}") };
+        (why.kind(), why.retry_after())
+    };
+    within(MS).await.unwrap();
+    let began = Instant::now();
+    for left in [500 * MS, 999 * MS] {
+        let why = refused(within(left).await.unwrap_err());
+        assert_eq!(why, (RejectionKind::RateLimited, Some(1000 * MS)));
+    }
+    let why = refused(within(Duration::ZERO).await.unwrap_err());
+    assert_eq!(why, (RejectionKind::DeadlineExceeded, None));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    let stats = limiter.stats();
+    assert_eq!((stats.acquired, stats.rejected, stats.waits), (1, 3, 0));
+    // The next token is there for who has the time: after one second, not four.
+    within(1000 * MS).await.unwrap();
+    assert_eq!(began.elapsed(), 1000 * MS);
+    // Who has none waits as long as the layer lets it.
+    service.clone().oneshot(buttress::Context::new()).await.unwrap();
+    assert_eq!(began.elapsed(), 2000 * MS);
+    // Who finds a token is not asked for its deadline.
+    advance(1000 * MS).await;
+    within(Duration::ZERO).await.unwrap();
+}
+
+/// A new quota can move a turn beyond the deadline of one that waits already.
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_cannot_end_in_time_any_more_ends_at_once() {
+    let limiter = limiter("1/s");
+    limiter.try_acquire().unwrap();
+    let layer = RateLimitLayer::new(limiter.clone()).wait(Duration::from_secs(600));
+    let layer = layer.context(|with: &buttress::Context| *with).on_reject(AsTyped);
+    let service = layer.layer(service_fn(async |_: buttress::Context| Ok::<_, io::Error>(())));
+    let deadline = buttress::Deadline::after(5000 * MS);
+    let call = service.oneshot(buttress::Context::new().with_deadline(deadline));
+    let mut call = Box::pin(call);
+    assert!(poll!(&mut call).is_pending());
+    limiter.set_quota("1/min".parse().unwrap());
+    let Some(Err(Error::Rejected(why))) = call.now_or_never() else { panic!("it waits") };
+    assert_eq!(why.kind(), RejectionKind::RateLimited);
+}
