@@ -1,4 +1,4 @@
-//! What a request carries along for every layer that it passes.
+//! What a request carries along for the layers that it passes.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -60,7 +60,25 @@ impl fmt::Display for Criticality {
 }
 
 /// By when an answer is needed, how much the request matters, and which attempt this is. Small and `Copy`;
-/// an `http::Request` carries it in its extensions, and every layer reads it there.
+/// an `http::Request` carries it in its extensions.
+///
+/// These layers read it, where their `context` (a [`ReadContext`]) or their [`Replay`](crate::retry::Replay) says that it
+/// is, which by default is nowhere:
+///
+/// | layer | what it reads | what for | what it writes |
+/// |---|---|---|---|
+/// | [`timeout`](crate::timeout) | deadline | ends the call then | its own end, if that is earlier |
+/// | [`admission`](crate::admission) | deadline, criticality | who waits, for how long, and who is next | in a [server](crate::presets::server), the end of the timeout outside |
+/// | [`throttle`](crate::throttle) | deadline | no wait for a turn that comes later | |
+/// | [`rate_limit`](crate::rate_limit), if it [waits](crate::rate_limit::RateLimitLayer::wait) | deadline | no wait for a token that comes later | |
+/// | [`coalesce`](crate::coalesce) | deadline | ends the wait for the answer that is shared | |
+/// | [`retry`](crate::retry) | deadline | no attempt that could not end before | the end of its policy, if that is earlier; which attempt it is |
+/// | [`hedge`](crate::hedge) | deadline, attempt | when a second attempt still helps | which attempt it is |
+/// | [`endpoints`](crate::endpoints) | attempt, call | another endpoint than that of the attempt before | |
+/// | `http::ContextLayer` | deadline, criticality | both stay below what it allows | what the headers say |
+/// | `http::SendContextLayer` | deadline, criticality | the callee is told; nothing is sent that is late already | |
+///
+/// Circuit breakers, failure budgets, conditioners, idempotency and fallbacks do not.
 ///
 /// ```
 /// use buttress::{Context, Criticality, Deadline};
