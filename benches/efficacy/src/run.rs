@@ -124,6 +124,7 @@ async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
                 })
                 .collect();
             let known = Known {
+                client,
                 seed: seed.wrapping_mul(1000).wrapping_add(client as u64),
                 deadline: plan.shape.deadline,
                 attempt_timeout: plan.attempt_timeout,

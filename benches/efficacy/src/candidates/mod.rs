@@ -1,19 +1,34 @@
-//! The candidates, one file each. A candidate makes one client for each process; it may know the deadline, the
-//! number of endpoints and what a request carries.
+//! The candidates, one file each, and what several of them share in `attempts` (peers), `layers` and `preset` (ours).
+//! A candidate makes one client for each process; it may know the deadline, the number of endpoints and what a request
+//! carries.
 
+mod attempts;
+mod jittered;
+mod layers;
+mod naive;
 mod none;
 mod oracle;
 mod ours;
+mod ours_admission;
+mod ours_breaker;
+mod ours_budget;
+mod ours_endpoints;
+mod ours_paid;
+mod ours_quota;
+mod ours_retry;
+mod preset;
 mod recloser;
-mod retry;
-mod storm;
 mod tower_budget;
 mod tower_hedge;
-mod tower_resilience;
+mod tower_resilience_budget;
+mod tower_resilience_defaults;
+mod tower_resilience_tuned;
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use buttress::{BoxError, Rejection};
 use tower::{Service, ServiceExt};
 
 use crate::request::{Answer, Boxed, Endpoint, Request};
@@ -21,6 +36,8 @@ use crate::request::{Answer, Boxed, Endpoint, Request};
 /// What a candidate is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
+    /// The process.
+    pub(crate) client: usize,
     /// For what this process draws at random.
     pub(crate) seed: u64,
     /// Within which an answer is of use to its caller.
@@ -28,6 +45,13 @@ pub(crate) struct Known {
     /// What peers are configured with.
     pub(crate) attempt_timeout: Duration,
     pub(crate) attempts: u32,
+}
+
+impl Known {
+    /// For what has a name, so that the time-line can tell whose it is.
+    pub(crate) fn name(&self) -> String {
+        format!("c{}", self.client)
+    }
 }
 
 pub(crate) trait Candidate: Send + Sync {
@@ -47,10 +71,15 @@ type Says = dyn Fn() -> String + Send + Sync;
 /// Counters that only grow, with their names.
 pub(crate) type Counts = Vec<(&'static str, u64)>;
 
+/// The counter of calls that ended with a refusal of one of our layers.
+pub(crate) const REFUSED: &str = "refused";
+
 pub(crate) struct Client {
     call: Box<Call>,
     says: Box<Says>,
     counts: Box<dyn Fn() -> Counts + Send + Sync>,
+    /// Calls that ended with a refusal of one of our layers.
+    refused: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -61,15 +90,47 @@ impl Client {
         S::Future: Send,
         S::Error: Send,
     {
+        Self::with(service, |_| false)
+    }
+
+    /// The same with layers of buttress, whose refusals are counted.
+    pub(crate) fn of_ours<S>(service: S) -> Self
+    where
+        S: Service<Request, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        Self::with(service, |error| Rejection::find(&**error).is_some())
+    }
+
+    fn with<S>(service: S, is_refusal: fn(&S::Error) -> bool) -> Self
+    where
+        S: Service<Request, Response = Answer> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+    {
         let service = Mutex::new(service);
-        Self::from_fn(move |request| {
+        let refused = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&refused);
+        let client = Self::from_fn(move |request| {
             let one = service.lock().expect("no panic under the lock").clone();
-            Box::pin(async move { one.oneshot(request).await.is_ok() })
-        })
+            let refused = Arc::clone(&counter);
+            Box::pin(async move {
+                let answered = one.oneshot(request).await;
+                let refusal = answered.as_ref().is_err_and(is_refusal);
+                refused.fetch_add(u64::from(refusal), Relaxed);
+                answered.is_ok()
+            })
+        });
+        Self { refused, ..client }
     }
 
     pub(crate) fn from_fn(call: impl Fn(Request) -> Boxed<bool> + Send + Sync + 'static) -> Self {
-        Self { call: Box::new(call), says: Box::new(String::new), counts: Box::new(Vec::new) }
+        Self {
+            call: Box::new(call),
+            says: Box::new(String::new),
+            counts: Box::new(Vec::new),
+            refused: Arc::default(),
+        }
     }
 
     /// With one line on its state, for the time-line.
@@ -83,7 +144,9 @@ impl Client {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        (self.counts)()
+        let mut counts = (self.counts)();
+        counts.insert(0, (REFUSED, self.refused.load(Relaxed)));
+        counts
     }
 
     pub(crate) fn call(&self, request: Request) -> Boxed<bool> {
@@ -95,81 +158,26 @@ impl Client {
     }
 }
 
-/// Picks an endpoint at random for each attempt: what stacks do that know of no endpoints.
-#[derive(Clone)]
-pub(crate) struct Spread {
-    endpoints: std::sync::Arc<[Endpoint]>,
-    rng: std::sync::Arc<Mutex<crate::rng::Rng>>,
-}
-
-impl Spread {
-    pub(crate) fn new(known: &Known, endpoints: Vec<Endpoint>) -> Self {
-        let rng = crate::rng::Rng::new(known.seed, 77);
-        Self { endpoints: endpoints.into(), rng: std::sync::Arc::new(Mutex::new(rng)) }
-    }
-}
-
-impl Service<Request> for Spread {
-    type Response = Answer;
-    type Error = crate::request::Fault;
-    type Future = Boxed<crate::request::Reply>;
-
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Self::Error>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let n = self.endpoints.len();
-        let chosen =
-            if n == 1 { 0 } else { self.rng.lock().expect("no panic under the lock").below(n) };
-        self.endpoints[chosen].clone().call(request)
-    }
-}
-
-/// The attempt timeout that is given to every peer, as an error of the transport.
-#[derive(Clone)]
-pub(crate) struct Timed<S>(pub(crate) S, pub(crate) Duration);
-
-impl<S> Service<Request> for Timed<S>
-where
-    S: Service<Request, Response = Answer, Error = crate::request::Fault>,
-    S::Future: Send + 'static,
-{
-    type Response = Answer;
-    type Error = crate::request::Fault;
-    type Future = Boxed<crate::request::Reply>;
-
-    fn poll_ready(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let attempt = tokio::time::timeout(self.1, self.0.call(request));
-        Box::pin(async move { attempt.await.unwrap_or(Err(crate::request::Fault::TimedOut)) })
-    }
-}
-
+/// Ours after those of others: single layers, then what leads to the default part by part, then the default.
 pub(crate) fn all() -> Vec<Box<dyn Candidate>> {
     vec![
         Box::new(none::None),
-        Box::new(retry::Naive),
-        Box::new(retry::Jittered),
+        Box::new(naive::Naive),
+        Box::new(jittered::Jittered),
         Box::new(tower_budget::TowerBudget),
-        Box::new(tower_resilience::Budgeted),
-        Box::new(tower_resilience::Defaults),
-        Box::new(tower_resilience::Tuned),
+        Box::new(tower_resilience_budget::Budgeted),
+        Box::new(tower_resilience_defaults::Defaults),
+        Box::new(tower_resilience_tuned::Tuned),
         Box::new(recloser::Recloser),
         Box::new(tower_hedge::TowerHedge),
-        Box::new(ours::Retry),
-        Box::new(ours::Budget),
-        Box::new(ours::Breaker),
-        Box::new(storm::Storm),
+        Box::new(ours_retry::Retry),
+        Box::new(ours_budget::Budget),
+        Box::new(ours_breaker::Breaker),
+        Box::new(ours_admission::Admission),
+        Box::new(ours_paid::Paid),
+        Box::new(ours_quota::Quota),
+        Box::new(ours_endpoints::Endpoints),
+        Box::new(ours::Ours),
         Box::new(oracle::Oracle),
     ]
 }

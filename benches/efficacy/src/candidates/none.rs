@@ -1,6 +1,7 @@
 //! No stack at all.
 
-use super::{Candidate, Client, Known, Spread};
+use super::attempts::Spread;
+use super::{Candidate, Client, Known};
 use crate::request::Endpoint;
 
 pub(crate) struct None;

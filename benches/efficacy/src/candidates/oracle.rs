@@ -1,6 +1,7 @@
 //! The central scheduler of `crate::oracle`.
 
-use super::{Candidate, Client, Known, Spread};
+use super::attempts::Spread;
+use super::{Candidate, Client, Known};
 use crate::request::Endpoint;
 
 pub(crate) struct Oracle;

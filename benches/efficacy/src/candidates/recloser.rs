@@ -7,7 +7,8 @@ use ::recloser::{AnyError, AsyncRecloser, Error, Recloser as Breaker, RecloserFu
 use tower::{Layer, Service};
 use tower_resilience::retry::RetryLayer;
 
-use super::{Candidate, Client, Known, Spread, Timed};
+use super::attempts::{Spread, Timed};
+use super::{Candidate, Client, Known};
 use crate::request::{Answer, Endpoint, Request};
 
 pub(crate) struct Recloser;

@@ -7,7 +7,8 @@ use tower::Layer;
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
 use tower::retry::budget::{Budget, TpsBudget};
 
-use super::{Candidate, Client, Known, Spread, Timed};
+use super::attempts::{Spread, Timed};
+use super::{Candidate, Client, Known};
 use crate::request::{Answer, Endpoint, Fault, Request};
 
 pub(crate) struct TowerBudget;

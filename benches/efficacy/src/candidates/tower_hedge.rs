@@ -6,7 +6,8 @@ use std::time::Duration;
 use tower::Service;
 use tower::hedge::{Hedge, Policy};
 
-use super::{Candidate, Client, Known, Spread};
+use super::attempts::Spread;
+use super::{Candidate, Client, Known};
 use crate::request::{Endpoint, Request};
 
 pub(crate) struct TowerHedge;

@@ -1,56 +1,20 @@
-//! tower-resilience's retry, alone with its budget, with its breaker's defaults, and tuned as its guide and the
-//! textbook say.
+//! tower-resilience's retry around its breaker, tuned as its guide and the textbook say: a window in time, a short
+//! open time, more probes, jitter, a small budget, and neither the breaker's own refusals nor a 429 retried.
 
 use std::time::Duration;
 
-use ::tower_resilience::circuitbreaker::{
+use tower::Layer;
+use tower_resilience::circuitbreaker::{
     CircuitBreakerError, CircuitBreakerLayer, SlidingWindowType,
 };
-use ::tower_resilience::retry::{ExponentialRandomBackoff, RetryBudgetBuilder, RetryLayer};
-use tower::Layer;
+use tower_resilience::retry::{ExponentialRandomBackoff, RetryBudgetBuilder, RetryLayer};
 
-use super::{Candidate, Client, Known, Spread, Timed};
+use super::attempts::{Spread, Timed};
+use super::{Candidate, Client, Known};
 use crate::request::{Answer, Endpoint, Fault, Request};
 
 type Failed = CircuitBreakerError<Fault>;
 
-/// Retry with its token budget's defaults.
-pub(crate) struct Budgeted;
-
-impl Candidate for Budgeted {
-    fn name(&self) -> &'static str {
-        "t-r retry + token budget dflt"
-    }
-
-    fn client(&self, known: &Known, endpoints: Vec<Endpoint>) -> Client {
-        let budget = RetryBudgetBuilder::new().token_bucket().build().expect("its defaults");
-        let retry = RetryLayer::<Request, Answer, Fault>::builder()
-            .max_attempts(known.attempts as usize)
-            .budget(budget)
-            .build();
-        Client::of(retry.layer(Timed(Spread::new(known, endpoints), known.attempt_timeout)))
-    }
-}
-
-pub(crate) struct Defaults;
-
-impl Candidate for Defaults {
-    fn name(&self) -> &'static str {
-        "t-r retry + breaker, defaults"
-    }
-
-    fn client(&self, known: &Known, endpoints: Vec<Endpoint>) -> Client {
-        let breaker = CircuitBreakerLayer::builder().build().expect("its defaults");
-        let retry = RetryLayer::<Request, Answer, Failed>::builder()
-            .max_attempts(known.attempts as usize)
-            .build();
-        let service = Timed(Spread::new(known, endpoints), known.attempt_timeout);
-        Client::of(retry.layer(breaker.layer(service)))
-    }
-}
-
-/// A window in time, a short open time, more probes, jitter, a small budget, and neither the breaker's own
-/// refusals nor a 429 retried.
 pub(crate) struct Tuned;
 
 impl Candidate for Tuned {
