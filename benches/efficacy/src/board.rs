@@ -125,9 +125,7 @@ impl Board {
                 let all = tally.window((0, plan.seconds));
                 attempts += all.attempts;
                 offered += all.offered;
-                // Users who wait offer less; against what they would offer it is no amplification.
-                let least = if plan.users > 0 { plan.rate } else { 1.0 };
-                row.peak = row.peak.max(tally.peak(least));
+                row.peak = row.peak.max(tally.peak(plan.least_offered()));
                 row.waste += tally.waste();
                 runs += 1.0;
             }
@@ -163,10 +161,20 @@ impl Board {
     }
 }
 
-/// Means over the seeds, and in how many of them it recovered.
+/// A candidate in the collapses.
 pub(crate) struct Collapsed {
     pub(crate) name: &'static str,
-    pub(crate) by: Vec<(Collapse, Shown, u64)>,
+    pub(crate) by: Vec<CollapseCell>,
+}
+
+/// All seeds of one candidate in one collapse.
+pub(crate) struct CollapseCell {
+    pub(crate) collapse: Collapse,
+    /// Means.
+    pub(crate) shown: Shown,
+    /// In how many runs it recovered.
+    pub(crate) recovered: usize,
+    pub(crate) runs: Vec<Tally>,
 }
 
 pub(crate) fn collapses(
@@ -180,36 +188,30 @@ pub(crate) fn collapses(
         .flat_map(|c| Collapse::ALL.map(|collapse| (c, collapse)))
         .flat_map(|(c, collapse)| (1..=seeds(collapse)).map(move |seed| (c, collapse, seed)))
         .collect();
-    let shown = each(&jobs, threads, |&(c, collapse, seed)| {
-        collapse.shown(&run(&collapse.plan(), &**these[c], seed).tally)
-    });
-    let one = |c: usize, collapse: Collapse| {
-        let all: Vec<Shown> = jobs
-            .iter()
-            .zip(&shown)
-            .filter(|(job, _)| (job.0, job.1) == (c, collapse))
-            .map(|(_, shown)| *shown)
-            .collect();
+    let mut tallies =
+        each(&jobs, threads, |&(c, collapse, seed)| run(&collapse.plan(), &**these[c], seed).tally)
+            .into_iter();
+    let mut one = |collapse: Collapse| {
+        let runs: Vec<Tally> = tallies.by_ref().take(seeds(collapse) as usize).collect();
+        let all: Vec<Shown> = runs.iter().map(|tally| collapse.shown(tally)).collect();
         let n = all.len() as f64;
         let recovered: Vec<f64> = all.iter().filter_map(|shown| shown.recovery).collect();
-        let mean = Shown {
+        let shown = Shown {
             ok: all.iter().map(|shown| shown.ok).sum::<f64>() / n,
             load: all.iter().map(|shown| shown.load).sum::<f64>() / n,
             // The slowest; none if one did not.
             recovery: (recovered.len() == all.len())
                 .then(|| recovered.iter().copied().fold(0.0, f64::max)),
         };
-        (collapse, mean, recovered.len() as u64)
+        CollapseCell { collapse, shown, recovered: recovered.len(), runs }
     };
-    (0..these.len())
-        .map(|c| Collapsed {
-            name: these[c].name(),
-            by: Collapse::ALL.map(|collapse| one(c, collapse)).into(),
-        })
+    these
+        .iter()
+        .map(|this| Collapsed { name: this.name(), by: Collapse::ALL.map(&mut one).into() })
         .collect()
 }
 
-pub(crate) fn collapse_table(all: &[Collapsed], seeds: impl Fn(Collapse) -> u64) -> String {
+pub(crate) fn collapse_table(all: &[Collapsed]) -> String {
     let mut out = format!("{:30}", "collapse: answered, load");
     for collapse in Collapse::ALL {
         let _ = write!(out, "{:>26}", format!("{} (recovered)", collapse.name()));
@@ -223,10 +225,10 @@ pub(crate) fn collapse_table(all: &[Collapsed], seeds: impl Fn(Collapse) -> u64)
     out.push('\n');
     for one in all {
         let _ = write!(out, "{:30}", one.name);
-        for (collapse, shown, recovered) in &one.by {
+        for CollapseCell { shown, recovered, runs, .. } in &one.by {
             let recovery = match shown.recovery {
                 Some(seconds) => format!("{seconds:.0} s"),
-                None => format!("{recovered}/{}", seeds(*collapse)),
+                None => format!("{recovered}/{}", runs.len()),
             };
             let cell = format!("{:.3}  {:.2}  {recovery:>7}", shown.ok, shown.load);
             let _ = write!(out, "{cell:>26}");

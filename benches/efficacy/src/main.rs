@@ -5,6 +5,7 @@ mod board;
 mod candidates;
 mod chart;
 mod collapse;
+mod constraints;
 mod oracle;
 mod request;
 mod rng;
@@ -96,12 +97,14 @@ fn measure(args: &Args) -> Result<(), String> {
     }
     println!("{}", table::harm(&board));
     println!("{}", table::goals(&board));
-    if args.collapse && args.scenario.is_none() {
-        // The link takes 400 s with 280 requests in each.
-        let seeds = |one| if one == Collapse::Link { args.seeds.min(2) } else { args.seeds * 3 };
-        let all = board::collapses(&candidates, seeds, args.threads);
-        println!("{}", board::collapse_table(&all, seeds));
+    // The link takes 400 s with 280 requests in each.
+    let seeds = |one| if one == Collapse::Link { args.seeds.min(2) } else { args.seeds * 3 };
+    let collapsed = (args.collapse && args.scenario.is_none())
+        .then(|| board::collapses(&candidates, seeds, args.threads));
+    if let Some(collapsed) = &collapsed {
+        println!("{}", board::collapse_table(collapsed));
     }
+    println!("{}", constraints::table(&board, collapsed.as_deref()));
     if args.random_shapes > 0 {
         print!("{}", table::random_shapes(args, &scenarios, &candidates));
     }

@@ -128,6 +128,12 @@ impl Plan {
     pub(crate) fn condition(&self, server: usize, seconds: f64) -> Condition {
         (self.script)(server, seconds)
     }
+
+    /// What attempts are compared with at least. Users who wait offer less; against what they would offer it is no
+    /// amplification.
+    pub(crate) fn least_offered(&self) -> f64 {
+        if self.users > 0 { self.rate } else { 1.0 }
+    }
 }
 
 impl Scenario {
