@@ -16,7 +16,9 @@ How much goodput a resilience stack keeps while things break.
   --random-shapes N also N shapes drawn at random: mean, tenth percentile and worst of each candidate
   --first-shape N   the first of them (0)
   --shape-seeds N   runs of each of their cells (1)
-  --timeline S      one scenario second by second, of the first candidate that --candidate names
+  --timeline S      one scenario or collapse (S1-spike S2-ramp H1-link) second by second, of the first candidate that
+                    --candidate names, with changes of state one by one and other decisions as numbers
+  --events          with every decision one by one
   --csv DIR         scores.csv and seconds.csv
   --svg DIR         scores.svg and one chart for each scenario
   --no-collapse     without the spike, the ramp and the dead link
@@ -33,6 +35,7 @@ pub(crate) struct Args {
     pub(crate) first_shape: u64,
     pub(crate) shape_seeds: u64,
     pub(crate) timeline: Option<String>,
+    pub(crate) events: bool,
     pub(crate) csv: Option<PathBuf>,
     pub(crate) svg: Option<PathBuf>,
     pub(crate) collapse: bool,
@@ -51,6 +54,7 @@ impl Args {
             first_shape: 0,
             shape_seeds: 1,
             timeline: None,
+            events: false,
             csv: None,
             svg: None,
             collapse: true,
@@ -60,6 +64,7 @@ impl Args {
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--smoke" => args.smoke = true,
+                "--events" => args.events = true,
                 "--no-collapse" => args.collapse = false,
                 "--help" | "-h" => return Err(USAGE.to_owned()),
                 _ => {

@@ -35,6 +35,23 @@ impl Collapse {
         }
     }
 
+    /// As a word, for the command line and for files.
+    pub(crate) fn word(self) -> String {
+        self.name().replace(' ', "-")
+    }
+
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Spike => {
+                "40 requests a second, 80 at 20-25 s, on a server that is slower the more it has to do"
+            }
+            Self::Ramp => {
+                "40 requests a second, up to 80 at 25 s and down again, on the same server"
+            }
+            Self::Link => "280 requests a second on 300; nothing arrives 50-60 s, then all of it",
+        }
+    }
+
     /// At least this share, at most this load.
     pub(crate) fn bar(self) -> (f64, f64) {
         match self {

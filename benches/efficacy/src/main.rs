@@ -6,6 +6,7 @@ mod candidates;
 mod chart;
 mod collapse;
 mod constraints;
+mod events;
 mod oracle;
 mod request;
 mod rng;
@@ -15,6 +16,7 @@ mod score;
 mod smoke;
 mod table;
 mod tally;
+mod timeline;
 mod virtual_time;
 mod world;
 
@@ -55,9 +57,6 @@ fn fail(why: &str) -> ! {
 
 fn measure(args: &Args) -> Result<(), String> {
     let started = Instant::now();
-    let named =
-        |name: &str| Scenario::ALL.into_iter().find(|one| one.name().eq_ignore_ascii_case(name));
-    let find = |name: &str| named(name).ok_or_else(|| format!("no scenario {name:?}"));
     let candidates: Vec<Box<dyn Candidate>> = candidates::all()
         .into_iter()
         .filter(|one| {
@@ -69,24 +68,11 @@ fn measure(args: &Args) -> Result<(), String> {
         })
         .collect();
     if let Some(name) = &args.timeline {
-        let part = args.candidate.as_deref().unwrap_or("ours");
-        let mut all = candidates::all();
-        let at = all.iter().position(|one| one.name() == part);
-        let at = at.or_else(|| all.iter().position(|one| one.name().contains(part)));
-        let one = at.map(|at| all.swap_remove(at));
-        let one = one.ok_or_else(|| format!("no candidate {part:?}"))?;
-        let collapse = Collapse::ALL
-            .into_iter()
-            .find(|one| one.name().replace(' ', "-").eq_ignore_ascii_case(name));
-        let plan = match collapse {
-            Some(collapse) => collapse.plan(),
-            None => find(name)?.plan(&args.shape),
-        };
-        print!("{}", table::timeline(name, &plan, &*one));
+        print!("{}", timeline::timeline(args, name, &*first(args)?)?);
         return Ok(());
     }
     let scenarios = match &args.scenario {
-        Some(name) => vec![find(name)?],
+        Some(name) => vec![Scenario::named(name)?],
         None => Scenario::ALL.to_vec(),
     };
     println!("{}", table::shape(&args.shape));
@@ -116,6 +102,16 @@ fn measure(args: &Args) -> Result<(), String> {
     }
     eprintln!("{:.0} s", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The candidate that is called as `--candidate` says, else the first whose name contains it.
+fn first(args: &Args) -> Result<Box<dyn Candidate>, String> {
+    let part = args.candidate.as_deref().unwrap_or("ours");
+    let part = part.strip_prefix('=').unwrap_or(part);
+    let mut all = candidates::all();
+    let at = all.iter().position(|one| one.name() == part);
+    let at = at.or_else(|| all.iter().position(|one| one.name().contains(part)));
+    at.map(|at| all.swap_remove(at)).ok_or_else(|| format!("no candidate {part:?}"))
 }
 
 /// A shape drawn at random, within what the goals name.

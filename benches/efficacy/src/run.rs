@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::candidates::{Candidate, Client, Counts, Known};
+use crate::events::{Heard, listen};
 use crate::request::{Backend, Endpoint, Request};
 use crate::rng::Rng;
 use crate::scenario::Plan;
@@ -22,6 +23,11 @@ pub(crate) struct Outcome {
 
 pub(crate) fn run(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
     simulate(seed, async || inside(plan, candidate, seed).await)
+}
+
+/// The same with what the layers of all clients decided.
+pub(crate) fn heard(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> (Outcome, Vec<Heard>) {
+    simulate(seed, async || listen(inside(plan, candidate, seed)).await)
 }
 
 struct Callers {
@@ -87,8 +93,7 @@ fn lock(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
     world.lock().expect("no panic under the lock")
 }
 
-/// What the first client says of itself, and what all of them have done since `before`.
-fn says(clients: &[Arc<Client>], before: &mut Counts) -> String {
+fn counts(clients: &[Arc<Client>]) -> Counts {
     let mut counts = Counts::new();
     for client in clients {
         for (at, (name, count)) in client.counts().into_iter().enumerate() {
@@ -98,6 +103,12 @@ fn says(clients: &[Arc<Client>], before: &mut Counts) -> String {
             }
         }
     }
+    counts
+}
+
+/// What the first client says of itself, and what all of them have done since `before`.
+fn says(clients: &[Arc<Client>], before: &mut Counts) -> String {
+    let counts = counts(clients);
     let mut said = String::new();
     for (at, (name, count)) in counts.iter().enumerate() {
         let more = count - before.get(at).map_or(0, |(_, before)| *before);

@@ -173,6 +173,13 @@ impl Scenario {
         }
     }
 
+    /// Whatever the case of its letters.
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
+        let mut all = Self::ALL.into_iter();
+        let found = all.find(|one| one.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| format!("no scenario {name:?}"))
+    }
+
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::S0 => "no fault",

@@ -9,8 +9,7 @@ use crate::board::Board;
 use crate::candidates::Candidate;
 use crate::constraints::{Measured, verdict};
 use crate::random_shape;
-use crate::run::run;
-use crate::scenario::{Plan, Scenario, Shape};
+use crate::scenario::{Scenario, Shape};
 
 pub(crate) fn shape(shape: &Shape) -> String {
     format!(
@@ -115,34 +114,6 @@ pub(crate) fn goals(board: &Board) -> String {
             }
         }
         let _ = writeln!(out, "  {name:30}{missed}");
-    }
-    out
-}
-
-pub(crate) fn timeline(name: &str, plan: &Plan, candidate: &dyn Candidate) -> String {
-    let mut out = format!("{name}, {}\n", candidate.name());
-    if let Some(scenario) = Scenario::ALL.into_iter().find(|one| one.name() == name) {
-        let _ = writeln!(out, "{}", scenario.what());
-    }
-    let _ = writeln!(
-        out,
-        "{:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  client 0 says",
-        "s", "offered", "attempts", "refused", "good", "in flight", "queue", "busy"
-    );
-    let run = run(plan, candidate, 1);
-    for (at, second) in run.tally.seconds[..plan.seconds].iter().enumerate() {
-        let says = run.said.get(at).map_or("", String::as_str);
-        let line = format!(
-            "{at:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  {says}",
-            second.offered,
-            second.attempts,
-            second.refused,
-            second.good,
-            second.in_flight,
-            second.queue,
-            second.busy,
-        );
-        let _ = writeln!(out, "{}", line.trim_end());
     }
     out
 }
