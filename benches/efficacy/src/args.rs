@@ -19,6 +19,7 @@ How much goodput a resilience stack keeps while things break.
   --timeline S      one scenario or collapse (S1-spike S2-ramp H1-link) second by second, of the first candidate that
                     --candidate names, with changes of state one by one and other decisions as numbers
   --events          with every decision one by one
+  --healthy N       S0 until N requests have arrived: what the first candidate that --candidate names refuses of them
   --csv DIR         scores.csv and seconds.csv
   --svg DIR         scores.svg and one chart for each scenario
   --no-collapse     without the spike, the ramp and the dead link
@@ -36,6 +37,7 @@ pub(crate) struct Args {
     pub(crate) shape_seeds: u64,
     pub(crate) timeline: Option<String>,
     pub(crate) events: bool,
+    pub(crate) healthy: Option<u64>,
     pub(crate) csv: Option<PathBuf>,
     pub(crate) svg: Option<PathBuf>,
     pub(crate) collapse: bool,
@@ -55,6 +57,7 @@ impl Args {
             shape_seeds: 1,
             timeline: None,
             events: false,
+            healthy: None,
             csv: None,
             svg: None,
             collapse: true,
@@ -89,6 +92,7 @@ impl Args {
             "--scenario" => self.scenario = Some(value),
             "--candidate" => self.candidate = Some(value),
             "--timeline" => self.timeline = Some(value),
+            "--healthy" => self.healthy = Some(number(1.0, 1e9)? as u64),
             "--csv" => self.csv = Some(value.into()),
             "--svg" => self.svg = Some(value.into()),
             "--seeds" => self.seeds = number(1.0, 1000.0)? as u64,

@@ -7,6 +7,7 @@ mod chart;
 mod collapse;
 mod constraints;
 mod events;
+mod healthy;
 mod oracle;
 mod request;
 mod rng;
@@ -67,6 +68,10 @@ fn measure(args: &Args) -> Result<(), String> {
             wanted || one.name() == "none" || one.central()
         })
         .collect();
+    if let Some(least) = args.healthy {
+        print!("{}", healthy::run_all(args, &*first(args)?, least));
+        return Ok(());
+    }
     if let Some(name) = &args.timeline {
         print!("{}", timeline::timeline(args, name, &*first(args)?)?);
         return Ok(());

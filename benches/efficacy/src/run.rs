@@ -19,6 +19,8 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     /// What each second the first client's stack said of itself, if it says anything.
     pub(crate) said: Vec<String>,
+    /// What the stacks of all clients have done.
+    pub(crate) counts: Counts,
 }
 
 pub(crate) fn run(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
@@ -231,5 +233,5 @@ async fn inside(plan: &Plan, candidate: &dyn Candidate, seed: u64) -> Outcome {
         }
     }
     let tally = lock(&world).tally.clone();
-    Outcome { tally, said }
+    Outcome { tally, said, counts: counts(&callers.clients) }
 }
