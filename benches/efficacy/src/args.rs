@@ -20,8 +20,8 @@ How much goodput a resilience stack keeps while things break.
                     --candidate names, with changes of state one by one and other decisions as numbers
   --events          with every decision one by one
   --healthy N       S0 until N requests have arrived: what the first candidate that --candidate names refuses of them
-  --csv DIR         scores.csv and seconds.csv
-  --svg DIR         scores.svg and one chart for each scenario
+  --csv DIR         scores.csv and seconds.csv, collapses.csv with the collapses
+  --svg DIR         scores.svg and one chart for each scenario and collapse
   --no-collapse     without the spike, the ramp and the dead link
   --threads N       (2)
   --smoke           a short run that fails if a score leaves its range

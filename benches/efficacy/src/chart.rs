@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::io;
 use std::path::Path;
 
-use crate::board::Board;
+use crate::board::{Board, Collapsed};
+use crate::collapse::Collapse;
 use crate::scenario::{Plan, WELL};
-use crate::tally::Second;
+use crate::tally::{Second, Tally};
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 64.0;
@@ -29,12 +30,29 @@ const STYLE: &str = "\
 .band{fill:#f85149;fill-opacity:.16}.grid{stroke:#30363d}.l0{stroke:#7d8590}.l1{stroke:#f0883e}\
 .l2{stroke:#a371f7}.l3{stroke:#58a6ff}.l4{stroke:#3fb950}.cell{stroke:#0d1117}.in{fill:#1f2328}}";
 
-pub(crate) fn write(dir: &Path, board: &Board) -> io::Result<()> {
+pub(crate) fn write(dir: &Path, board: &Board, collapsed: &[Collapsed]) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("scores.svg"), matrix(board))?;
-    for s in 0..board.plans.len() {
-        let name = format!("{}.svg", board.plans[s].0.name());
-        std::fs::write(dir.join(name), scenario(board, s))?;
+    let drawn = drawn(board);
+    for (s, (scenario, plan)) in board.plans.iter().enumerate() {
+        let lines =
+            drawn.iter().map(|&(c, class)| Line::of(board, c, class, &board.cells[c][s].runs));
+        let title = format!("{}: {}", scenario.name(), scenario.what());
+        let name = format!("{}.svg", scenario.name());
+        std::fs::write(dir.join(name), seconds(&title, plan, lines.collect()))?;
+    }
+    for (at, collapse) in Collapse::ALL.into_iter().enumerate() {
+        // The oracle is not in them.
+        let lines = drawn.iter().filter_map(|&(c, class)| {
+            let one = collapsed.iter().find(|one| one.name == board.names[c])?;
+            Some(Line::of(board, c, class, &one.by[at].runs))
+        });
+        let lines: Vec<Line<'_>> = lines.collect();
+        if !lines.is_empty() {
+            let title = format!("{}: {}", collapse.name(), collapse.what());
+            let name = format!("{}.svg", collapse.word());
+            std::fs::write(dir.join(name), seconds(&title, &collapse.plan(), lines))?;
+        }
     }
     Ok(())
 }
@@ -49,7 +67,8 @@ fn head(out: &mut String, height: f64, title: &str, what: &str) {
     );
 }
 
-/// The ones that are drawn: no stack, the best peer and the best of ours by mean, the oracle.
+/// Those that are drawn, the more important above: no stack, the best peer by mean, the oracle, `ours`. All of them
+/// would be too many lines to tell apart; the numbers of the others are in seconds.csv.
 fn drawn(board: &Board) -> Vec<(usize, &'static str)> {
     let best = |wanted: fn(&str) -> bool| {
         (0..board.names.len())
@@ -57,31 +76,52 @@ fn drawn(board: &Board) -> Vec<(usize, &'static str)> {
             .max_by(|a, b| board.row(*a).mean.total_cmp(&board.row(*b).mean))
     };
     let peer = |name: &str| !name.starts_with("ours") && !["none", "ORACLE"].contains(&name);
+    let ours = best(|name| name == "ours").or(best(|name| name.starts_with("ours")));
     [
         (best(|name| name == "none"), "l1"),
         (best(peer), "l2"),
         (best(|name| name == "ORACLE"), "l4"),
-        (best(|name| name.starts_with("ours")), "l3"),
+        (ours, "l3"),
     ]
     .into_iter()
     .filter_map(|(c, class)| c.map(|c| (c, class)))
     .collect()
 }
 
+/// One candidate, second by second: means over its runs.
+struct Line<'a> {
+    class: &'static str,
+    name: &'a str,
+    runs: &'a [Tally],
+}
+
+impl<'a> Line<'a> {
+    fn of(board: &'a Board, c: usize, class: &'static str, runs: &'a [Tally]) -> Self {
+        Self { class, name: board.names[c], runs }
+    }
+
+    fn values(&self, seconds: usize, value: fn(&Second) -> u64) -> Vec<f64> {
+        let at = |at| self.runs.iter().map(|run| value(&run.seconds[at])).sum::<u64>() as f64;
+        (0..seconds).map(|second| at(second) / self.runs.len().max(1) as f64).collect()
+    }
+}
+
 /// Its top, what it shows, and how.
 type Panel = (f64, &'static str, fn(&Second) -> u64);
 
-fn scenario(board: &Board, s: usize) -> String {
-    let (scenario, plan) = &board.plans[s];
-    let title = format!("{}: {}", scenario.name(), scenario.what().replace('<', "&lt;"));
+/// What is answered and what is sent, second by second.
+fn seconds(title: &str, plan: &Plan, lines: Vec<Line<'_>>) -> String {
     let mut out = String::new();
-    let what = "Answers in time by arrival, and attempts sent to the servers, per second.";
-    head(&mut out, HEIGHT, &title, what);
-    let lines = drawn(board);
+    let runs = lines[0].runs.len();
+    let of_runs = if runs == 1 { "one run".to_owned() } else { format!("mean of {runs} runs") };
+    let what = format!(
+        "Answers in time by arrival, and attempts sent to the servers, per second, {of_runs}: \
+         no stack, the best peer, buttress, the oracle."
+    );
+    head(&mut out, HEIGHT, &title.replace('<', "&lt;"), &what);
     let mut at = LEFT;
-    for (class, name) in [("l0", "offered")]
-        .into_iter()
-        .chain(lines.iter().map(|&(c, class)| (class, board.names[c])))
+    for (class, name) in
+        [("l0", "offered")].into_iter().chain(lines.iter().map(|line| (line.class, line.name)))
     {
         let _ = writeln!(
             out,
@@ -90,19 +130,24 @@ fn scenario(board: &Board, s: usize) -> String {
         );
         at += 58.0 + 6.6 * name.len() as f64;
     }
-    let all = |c: usize| &board.cells[c][s].runs[0].seconds[..plan.seconds];
+    let _ = writeln!(
+        out,
+        "<text class=\"small\" text-anchor=\"end\" x=\"{}\" y=\"62\">{of_runs}</text>",
+        WIDTH - RIGHT
+    );
     let panels: [Panel; 2] = [
         (FIRST, "Answered in time, per second of arrival", |second| second.good),
         (SECOND, "Attempts sent to the servers, per second", |second| second.attempts),
     ];
+    let offered = lines[0].values(plan.seconds, |second| second.offered);
     for (top, label, value) in panels {
-        let most = lines.iter().flat_map(|&(c, _)| all(c)).map(value).max().unwrap_or(1);
-        let offered = all(lines[0].0).iter().map(|second| second.offered).max().unwrap_or(1);
-        let scale = most.max(offered) as f64 * 1.05;
+        let all: Vec<Vec<f64>> = lines.iter().map(|one| one.values(plan.seconds, value)).collect();
+        let most = all.iter().chain([&offered]).flatten().copied().fold(1.0, f64::max);
+        let scale = most * 1.05;
         panel(&mut out, plan, top, label, scale);
-        line(&mut out, "l0", all(lines[0].0), |second| second.offered, top, scale);
-        for &(c, class) in &lines {
-            line(&mut out, class, all(c), value, top, scale);
+        line(&mut out, "l0", &offered, top, scale);
+        for (one, values) in lines.iter().zip(&all) {
+            line(&mut out, one.class, values, top, scale);
         }
     }
     out.push_str("</svg>\n");
@@ -139,7 +184,7 @@ fn panel(out: &mut String, plan: &Plan, top: f64, label: &str, scale: f64) {
             y + 4.0
         );
     }
-    for at in (0..=plan.seconds).step_by(10) {
+    for at in (0..=plan.seconds).step_by(if plan.seconds > 100 { 50 } else { 10 }) {
         let _ = writeln!(
             out,
             "<text class=\"small\" text-anchor=\"middle\" x=\"{:.1}\" y=\"{}\">{at} s</text>",
@@ -149,19 +194,12 @@ fn panel(out: &mut String, plan: &Plan, top: f64, label: &str, scale: f64) {
     }
 }
 
-fn line(
-    out: &mut String,
-    class: &str,
-    seconds: &[Second],
-    value: impl Fn(&Second) -> u64,
-    top: f64,
-    scale: f64,
-) {
+fn line(out: &mut String, class: &str, values: &[f64], top: f64, scale: f64) {
     let _ = write!(out, "<path class=\"{class}\" d=\"");
-    for (at, second) in seconds.iter().enumerate() {
-        let y = top + PANEL - value(second) as f64 / scale * PANEL;
+    for (at, value) in values.iter().enumerate() {
+        let y = top + PANEL - value / scale * PANEL;
         let letter = if at == 0 { 'M' } else { 'L' };
-        let _ = write!(out, "{letter}{:.1} {y:.1}", x(seconds.len(), at as f64 + 0.5));
+        let _ = write!(out, "{letter}{:.1} {y:.1}", x(values.len(), at as f64 + 0.5));
     }
     out.push_str("\"/>\n");
 }

@@ -100,10 +100,12 @@ fn measure(args: &Args) -> Result<(), String> {
         print!("{}", table::random_shapes(args, &scenarios, &candidates));
     }
     if let Some(dir) = &args.csv {
-        table::csv(dir, &board).map_err(|why| format!("{}: {why}", dir.display()))?;
+        table::csv(dir, &board, collapsed.as_deref().unwrap_or_default())
+            .map_err(|why| format!("{}: {why}", dir.display()))?;
     }
     if let Some(dir) = &args.svg {
-        chart::write(dir, &board).map_err(|why| format!("{}: {why}", dir.display()))?;
+        chart::write(dir, &board, collapsed.as_deref().unwrap_or_default())
+            .map_err(|why| format!("{}: {why}", dir.display()))?;
     }
     eprintln!("{:.0} s", started.elapsed().as_secs_f64());
     Ok(())

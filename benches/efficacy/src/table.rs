@@ -5,11 +5,12 @@ use std::io;
 use std::path::Path;
 
 use crate::args::Args;
-use crate::board::Board;
+use crate::board::{Board, CollapseCell, Collapsed};
 use crate::candidates::Candidate;
 use crate::constraints::{Measured, verdict};
 use crate::random_shape;
 use crate::scenario::{Scenario, Shape};
+use crate::tally::Tally;
 
 pub(crate) fn shape(shape: &Shape) -> String {
     format!(
@@ -196,45 +197,76 @@ pub(crate) fn random_shapes(
     out + &goals
 }
 
-pub(crate) fn csv(dir: &Path, board: &Board) -> io::Result<()> {
+/// Scores, seconds and, if they were run, collapses.
+pub(crate) fn csv(dir: &Path, board: &Board, collapsed: &[Collapsed]) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     let mut scores =
         String::from("candidate,scenario,score,deviation,attempts_per_request,peak,waste\n");
     let mut seconds = String::from(
-        "candidate,scenario,second,offered,attempts,refused,good,critical,critical_good,in_flight,queue,busy\n",
+        "candidate,scenario,seed,second,offered,attempts,refused,good,critical,critical_good,in_flight,queue,busy\n",
     );
     for (c, name) in board.names.iter().enumerate() {
         for ((scenario, plan), cell) in board.plans.iter().zip(&board.cells[c]) {
-            let Some(tally) = cell.runs.first() else { continue };
-            let all = tally.window((0, plan.seconds));
+            let n = cell.runs.len().max(1) as f64;
+            let mean = |f: &dyn Fn(&Tally) -> f64| cell.runs.iter().map(f).sum::<f64>() / n;
+            let attempts = mean(&|run| {
+                let all = run.window((0, plan.seconds));
+                all.attempts as f64 / all.offered.max(1) as f64
+            });
+            let peak = mean(&|run| run.peak(plan.least_offered()));
+            let waste = mean(&Tally::waste);
             let _ = writeln!(
                 scores,
-                "\"{name}\",{},{:.3},{:.3},{:.4},{:.3},{:.4}",
+                "\"{name}\",{},{:.3},{:.3},{attempts:.4},{peak:.3},{waste:.4}",
                 scenario.name(),
                 cell.score,
                 cell.deviation,
-                all.attempts as f64 / all.offered.max(1) as f64,
-                tally.peak(plan.least_offered()),
-                tally.waste(),
             );
-            for (at, second) in tally.seconds[..plan.seconds].iter().enumerate() {
+            by_second(&mut seconds, name, scenario.name(), plan.seconds, &cell.runs);
+        }
+    }
+    if !collapsed.is_empty() {
+        let mut out = String::from(
+            "candidate,collapse,answered,attempts_per_request,recovered,runs,slowest\n",
+        );
+        for one in collapsed {
+            for CollapseCell { collapse, shown, recovered, runs } in &one.by {
+                let slowest = shown.recovery.map_or(String::new(), |slowest| slowest.to_string());
                 let _ = writeln!(
-                    seconds,
-                    "\"{name}\",{},{at},{},{},{},{},{},{},{},{},{}",
-                    scenario.name(),
-                    second.offered,
-                    second.attempts,
-                    second.refused,
-                    second.good,
-                    second.critical,
-                    second.critical_good,
-                    second.in_flight,
-                    second.queue,
-                    second.busy,
+                    out,
+                    "\"{}\",{},{:.4},{:.4},{recovered},{},{slowest}",
+                    one.name,
+                    collapse.word(),
+                    shown.ok,
+                    shown.load,
+                    runs.len(),
                 );
+                let all = collapse.plan().seconds;
+                by_second(&mut seconds, one.name, &collapse.word(), all, runs);
             }
         }
+        std::fs::write(dir.join("collapses.csv"), out)?;
     }
     std::fs::write(dir.join("scores.csv"), scores)?;
     std::fs::write(dir.join("seconds.csv"), seconds)
+}
+
+fn by_second(out: &mut String, name: &str, scenario: &str, seconds: usize, runs: &[Tally]) {
+    for (run, seed) in runs.iter().zip(1_u64..) {
+        for (at, second) in run.seconds[..seconds].iter().enumerate() {
+            let _ = writeln!(
+                out,
+                "\"{name}\",{scenario},{seed},{at},{},{},{},{},{},{},{},{},{}",
+                second.offered,
+                second.attempts,
+                second.refused,
+                second.good,
+                second.critical,
+                second.critical_good,
+                second.in_flight,
+                second.queue,
+                second.busy,
+            );
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub(crate) fn timeline(
     let mut out = format!("{name}, {}\n{what}\n", candidate.name());
     let _ = writeln!(
         out,
-        "{:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  client 0 says",
+        "{:>4}{:>9}{:>9}{:>9}{:>8}{:>11}{:>7}{:>6}  client 0 says",
         "s", "offered", "attempts", "refused", "good", "in flight", "queue", "busy"
     );
     let (run, heard) = run::heard(&plan, candidate, 1);
@@ -37,7 +37,7 @@ pub(crate) fn timeline(
     for (at, second) in run.tally.seconds[..plan.seconds].iter().enumerate() {
         let says = run.said.get(at).map_or("", String::as_str);
         let line = format!(
-            "{at:>4}{:>9}{:>9}{:>9}{:>8}{:>9}{:>7}{:>6}  {says}",
+            "{at:>4}{:>9}{:>9}{:>9}{:>8}{:>11}{:>7}{:>6}  {says}",
             second.offered,
             second.attempts,
             second.refused,
