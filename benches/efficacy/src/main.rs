@@ -7,6 +7,7 @@ mod chart;
 mod collapse;
 mod constraints;
 mod events;
+mod golden;
 mod healthy;
 mod oracle;
 mod request;
