@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks, then runs all of them: with every feature, with
-# the default features, with none. For Debian (and its kin) and macOS, as root or as a user with sudo.
-# Running it again is safe. `tests/run.sh --install` stops before the tests.
+# the default features, with none; then the scoreboard in short, on Linux. For Debian (and its kin) and macOS,
+# as root or as a user with sudo. Running it again is safe. `tests/run.sh --install` stops before the tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -142,10 +142,21 @@ tests() {
     cargo test "$@" 2>&1 | tee -a "$log"
 }
 
+# The short version of the scoreboard. It simulates on Linux only, and is no part of the package.
+scoreboard() {
+    local folder=benches/efficacy
+    if [ "$(uname -s)" != Linux ] || [ ! -f "$folder/Cargo.toml" ]; then return; fi
+    say "scoreboard"
+    cargo build --release --manifest-path "$folder/Cargo.toml" --target-dir "$folder/target"
+    timeout 120 "$folder/target/release/buttress-efficacy" --smoke 2>&1 | tee -a "$log"
+}
+
 tests --all-features
 tests
 tests --no-default-features
+scoreboard
 
 say "all tests passed"
 awk '/^test result:/ { passed += $4; failed += $6 }
+     /^efficacy: / { passed += $2 - $4; failed += $4 }
      END { printf "tests: %d passed, %d failed\n", passed, failed }' "$log"
