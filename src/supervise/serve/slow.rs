@@ -112,7 +112,9 @@ async fn asks_for(
         let gone = gone.clone();
         async move { Ok(Looked::blind(Holding { stream, held: Vec::new(), gone })) }
     });
-    tasks.spawn(async move { drop(served.await) });
+    tasks.spawn(async move {
+        let _report = served.await;
+    });
     let (mut stream, theirs) = duplex(256);
     connect.send(theirs).await.unwrap();
     // The listener waits for others.
