@@ -125,6 +125,85 @@ async fn a_claim_that_was_sent_again_is_taken_back_each_time_it_comes() {
     sleep(2 * SECOND).await;
     let next = gate.begin("k", A).await.unwrap();
     assert!(matches!(next, Begin::Execute(_)), "{next:?}");
+    // All three have come: there is nothing to look for any more.
+    sleep(400 * SECOND).await;
+    assert_eq!(store.asked(On::Release), 3);
+}
+
+/// Each of those that a stall leaves behind, and that never come, was looked for for minutes, and had one of all the
+/// places there are: whoever hung up after it was not taken back at all.
+#[tokio::test(start_paused = true)]
+async fn who_hangs_up_after_a_stall_is_taken_back() {
+    let store = Faulty::default();
+    let gate = builder(&store).build().unwrap();
+    store.next(On::Begin, &[Fault::Hang; 10_001]);
+    let all = (0..10_001).map(|n| timeout(SECOND, gate.begin(n.to_string(), A)));
+    assert!(futures_util::future::join_all(all).await.iter().all(Result::is_err));
+    sleep(10 * SECOND).await;
+    store.next(On::Begin, &[Fault::HangAfter]);
+    assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+    sleep(SECOND).await;
+    assert!(gate.record("k").await.unwrap().is_none());
+    // So many at a time, and the oldest have made room.
+    let before = store.asked(On::Release);
+    sleep(80 * SECOND).await;
+    let looks = store.asked(On::Release) - before;
+    assert!((20_000..60_000).contains(&looks), "{looks}");
+    sleep(400 * SECOND).await;
+    let before = store.asked(On::Release);
+    sleep(400 * SECOND).await;
+    assert_eq!(store.asked(On::Release), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_look_does_not_wait_for_those_who_have_looked_often() {
+    let store = Faulty::default();
+    let gate = builder(&store).store_timeout(2 * SECOND).build().unwrap();
+    store.next(On::Begin, &[Fault::Hang; 100]);
+    let all = (0..100).map(|n| timeout(SECOND, gate.begin(n.to_string(), A)));
+    assert!(futures_util::future::join_all(all).await.iter().all(Result::is_err));
+    sleep(8 * SECOND).await;
+    assert_eq!(store.asked(On::Release), 300 + 100);
+    store.always(On::Release, Fault::Hang);
+    sleep(15 * SECOND).await;
+    // Four at a time ask a store that does not answer them.
+    let before = store.asked(On::Release);
+    sleep(4 * SECOND).await;
+    let asked = store.asked(On::Release) - before;
+    assert!((4..=12).contains(&asked), "{asked}");
+    store.next(On::Begin, &[Fault::HangAfter]);
+    store.next(On::Release, &[Fault::Fine]);
+    assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+    sleep(SECOND / 100).await;
+    assert!(gate.record("k").await.unwrap().is_none());
+}
+
+/// Duplicates that nobody waits for claim nothing: were they looked for for minutes, a few in a second would take up all
+/// that can be looked for.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_looked_for_that_would_find_the_record_decided() {
+    let store = Faulty::default();
+    let gate = builder(&store).build().unwrap();
+    let Begin::Execute(mut permit) = gate.begin("k", A).await.unwrap() else { panic!() };
+    store.next(On::Begin, &[Fault::HangAfter]);
+    assert!(timeout(SECOND / 10, gate.begin("k", A)).await.is_err());
+    sleep(5 * SECOND).await;
+    // While it is being executed nobody knows: it may yet be released.
+    let looks = store.asked(On::Release);
+    assert!(looks > 1, "{looks}");
+    permit.complete(outcome()).await.unwrap();
+    sleep(10 * SECOND).await;
+    let looks = store.asked(On::Release);
+    sleep(400 * SECOND).await;
+    assert_eq!(store.asked(On::Release), looks);
+    // What is forgotten sooner than it may come does not hold it off.
+    let gate = builder(&store).retention(100 * SECOND).build().unwrap();
+    let Begin::Execute(mut permit) = gate.begin("l", A).await.unwrap() else { panic!() };
+    permit.complete(outcome()).await.unwrap();
+    store.next(On::Begin, &[Fault::Late(120 * SECOND)]);
+    assert!(timeout(SECOND / 10, gate.begin("l", A)).await.is_err());
+    sleep(160 * SECOND).await;
+    assert!(gate.record("l").await.unwrap().is_none());
 }
 
 /// They must not keep the store from its other work, nor be forgotten.
