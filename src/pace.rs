@@ -332,6 +332,8 @@ impl Pace {
                 self.pause = self.pause_for(hint, self.pause.saturating_mul(2));
                 self.next = now.0.saturating_add(self.pause);
                 self.asking = None;
+                // Nobody is to ask before then, also if it was to be somebody's turn.
+                self.change = self.change.wrapping_add(1);
             }
         }
     }

@@ -320,13 +320,7 @@ impl Core {
         match end {
             // A failure was taken, too: it is no quota that it met.
             End::Taken | End::Failed => self.pace.taken(sent, now),
-            End::Refused(hint) if self.limits.quota => {
-                self.pace.refused(sent, hint, now);
-                if self.pace.phase() == Phase::Stopped {
-                    // It has just said how long nobody is to ask.
-                    self.free.clear();
-                }
-            }
+            End::Refused(hint) if self.limits.quota => self.pace.refused(sent, hint, now),
             End::Refused(_) | End::Ignored => {}
         }
     }

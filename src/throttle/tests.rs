@@ -8,6 +8,7 @@ use super::core::{Answer, Core, End, Limits};
 use crate::backoff::Random;
 use crate::clock::Tick;
 use crate::observe::{Event, EventKind};
+use crate::pace::Phase;
 use crate::sync::{Mutex, lock};
 
 const MS: u64 = 1_000_000;
@@ -16,9 +17,12 @@ fn at(ms: u64) -> Tick {
     Tick((1 << 50) + ms * MS)
 }
 
+fn limits(k: Option<f64>) -> Limits {
+    Limits { quota: true, k, max_share: 0.9, window: 10_000 * MS, max_wait: 200 * MS }
+}
+
 fn core(k: Option<f64>) -> Core {
-    let limits = Limits { quota: true, k, max_share: 0.9, window: 10_000 * MS, max_wait: 200 * MS };
-    Core::new(limits, Random::seeded(7))
+    Core::new(limits(k), Random::seeded(7))
 }
 
 /// Calls every ten milliseconds; what was sent.
@@ -169,6 +173,48 @@ fn who_leaves_before_its_turn_keeps_nobody_from_it() {
         }
         // Fifty a second are taken.
         assert!((1000..2200).contains(&sent), "{sent} were sent, gone after {leave_after} ms");
+    }
+}
+
+/// All that waited were sent one after the other, into a backend that had said to the first of them not to come before
+/// long; and where it says nothing of when, each of them made the pause twice as long.
+#[test]
+fn a_refusal_while_nothing_is_taken_voids_the_turns_that_were_given() {
+    for (hint, next) in [(Some(30), 30_000), (None, 2_000)] {
+        let mut core =
+            Core::new(Limits { max_wait: 5_000 * MS, ..limits(None) }, Random::seeded(7));
+        run(&mut core, 0, 100, |n| if n % 2 == 0 { End::Taken } else { End::Refused(None) });
+        assert_eq!(core.phase(), Phase::Limiting);
+        let (mut now, second) = (5_000, Some(Duration::from_secs(1)));
+        while core.phase() != Phase::Stopped {
+            now += 100;
+            core.sent(at(now));
+            core.finish(at(now), End::Refused(second), at(now));
+        }
+        let sent = core.counts.sent;
+        let turns = [1, 2, 3, 4].map(|n| match core.admit(None, at(now)) {
+            Answer::Go { at: turn, change } => {
+                assert_eq!(turn, at(now + 1_000 * n));
+                (turn, change)
+            }
+            other => panic!("{other:?}"),
+        });
+        let mut waiting = turns.into_iter();
+        let first = waiting.next().unwrap();
+        assert_eq!(core.again(first, None, at(now), first.0), None);
+        core.sent(first.0);
+        core.finish(first.0, End::Refused(hint.map(Duration::from_secs)), first.0);
+        let after = |ms| first.0.after(Duration::from_millis(ms));
+        for turn in waiting {
+            match core.again(turn, None, at(now), turn.0).expect("the turn is void") {
+                Answer::NoRoom(when) => assert!(when >= after(next), "{when:?}"),
+                Answer::Go { at: again, .. } => {
+                    assert!(hint.is_none() && again >= after(next), "{again:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(core.counts.sent, sent + 1);
     }
 }
 
