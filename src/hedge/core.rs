@@ -18,7 +18,7 @@ const MISSES: f64 = 64.0;
 /// Answers after which it hardly moves.
 const SETTLED: f64 = 200.0;
 /// One hedge in units of the share.
-const HEDGE: u64 = 1_000_000;
+pub(super) const HEDGE: u64 = 1_000_000;
 const NONE: u64 = u64::MAX;
 /// What most answers take at most.
 const MOST: f64 = 0.9;
@@ -418,27 +418,28 @@ impl Core {
         share(&self.missed) > few + share(&self.rescued)
     }
 
-    pub(super) fn take(&self) -> bool {
+    /// What a hedge costs, if that much is saved.
+    pub(super) fn take(&self) -> Option<u64> {
         self.pay(HEDGE)
     }
 
     /// One that costs all that can be saved: while they are in vain, a few show whether they still are.
-    pub(super) fn take_all(&self) -> bool {
+    pub(super) fn take_all(&self) -> Option<u64> {
         self.pay(u64::from(self.limits.burst()) * HEDGE)
     }
 
-    fn pay(&self, price: u64) -> bool {
+    fn pay(&self, price: u64) -> Option<u64> {
         let taken = self
             .share
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(price));
-        taken.is_ok()
+        taken.is_ok().then_some(price)
     }
 
-    /// A hedge was not sent after all.
-    pub(super) fn give_back(&self) {
+    /// A hedge that cost so much was not sent after all.
+    pub(super) fn give_back(&self, price: u64) {
         let full = u64::from(self.limits.burst()) * HEDGE;
         let _ = self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
-            Some((saved + HEDGE).min(full))
+            Some((saved + price).min(full))
         });
     }
 

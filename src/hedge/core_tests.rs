@@ -171,7 +171,7 @@ proptest! {
         let mut hedges: Vec<f64> = Vec::new();
         for wants in calls {
             core.deposit();
-            hedges.push(f64::from(u8::from(wants && core.take())));
+            hedges.push(f64::from(u8::from(wants && core.take().is_some())));
         }
         // The worst stretch: the most that hedges are ahead of what was paid since some moment.
         let (mut ahead, mut worst) = (0.0_f64, 0.0_f64);
@@ -287,7 +287,7 @@ fn while_they_are_in_vain_a_few_hedges_show_whether_they_still_are() {
         core.deposit();
         if calls % 12 > 0 {
             core.kept(false);
-        } else if core.take_all() {
+        } else if core.take_all().is_some() {
             sent += 1;
             core.kept(true);
         } else {

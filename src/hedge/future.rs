@@ -320,7 +320,7 @@ where
                 shared.core.censored(now.0.saturating_sub(this.watch.started.0), now);
             }
             if !lost {
-                shared.core.kept(true);
+                this.watch.answered(shared, true);
                 shared.counts.won.fetch_add(1, std::sync::atomic::Ordering::Release);
             }
         }
@@ -343,11 +343,7 @@ where
             if this.watch.stands_for == 0 {
                 shared.core.kept(false);
             } else {
-                let now = clock::now();
-                match this.watch.deadline {
-                    Some(deadline) if deadline <= now => shared.core.missed(),
-                    _ => shared.core.kept(false),
-                }
+                let now = this.watch.answered(shared, false);
                 let nanos = now.0.saturating_sub(this.watch.started.0);
                 shared.core.answered(nanos, this.watch.stands_for, now);
             }

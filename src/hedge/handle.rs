@@ -107,6 +107,7 @@ impl Withheld {
 pub(super) struct Grant {
     /// `None` once it was sent.
     shared: Option<Arc<Shared>>,
+    price: u64,
     token: Option<RetryToken>,
 }
 
@@ -120,7 +121,7 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.core.give_back();
+            shared.core.give_back(self.price);
         }
     }
 }
@@ -139,14 +140,12 @@ impl Shared {
         if gate.is_some_and(|has_headroom| !has_headroom()) {
             return Err(Withheld::Congested);
         }
-        if self.core.is_in_vain() {
-            if !self.core.take_all() {
-                return Err(Withheld::Congested);
-            }
-        } else if !self.core.take() {
-            return Err(Withheld::ExtraLoad);
-        }
-        let mut grant = Grant { shared: Some(Arc::clone(self)), token: None };
+        let price = if self.core.is_in_vain() {
+            self.core.take_all().ok_or(Withheld::Congested)?
+        } else {
+            self.core.take().ok_or(Withheld::ExtraLoad)?
+        };
+        let mut grant = Grant { shared: Some(Arc::clone(self)), price, token: None };
         if let Some(budget) = budget {
             grant.token = Some(budget.withdraw(RetryCost::Failed).ok_or(Withheld::Budget)?);
         }
@@ -442,6 +441,18 @@ impl Watch {
     /// Of a call that is not measured.
     pub(super) const NONE: Self =
         Self { shared: None, started: Tick(0), deadline: None, measured: false, stands_for: 1 };
+}
+
+impl Watch {
+    /// Now, by a hedge or by the first attempt.
+    pub(super) fn answered(&self, shared: &Shared, rescued: bool) -> Tick {
+        let now = crate::clock::now();
+        match self.deadline {
+            Some(deadline) if deadline <= now => shared.core.missed(),
+            _ => shared.core.kept(rescued),
+        }
+        now
+    }
 }
 
 impl Drop for Watch {

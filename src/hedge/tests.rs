@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt, service_fn};
 
+use super::core::HEDGE;
+use super::handle::Withheld;
 use super::*;
 use crate::classify::{AnyError, classify_fn};
 use crate::deadline::Deadline;
@@ -421,7 +423,7 @@ async fn a_first_attempt_that_failed_is_not_counted_as_given_up_later() {
             Step(9000, Ok(2)),
             Step(9000, Ok(3)),
         ]);
-        hedge.shared.core.give_back();
+        hedge.shared.core.give_back(HEDGE);
         let run = hedge.run(|n| script.run(n));
         assert!(tokio::time::timeout(ms(500), run).await.is_err());
     }
@@ -461,7 +463,7 @@ async fn a_refusal_is_no_hedge_that_has_won() {
 async fn calls_that_miss_their_deadline_one_after_the_other_are_not_hedged() {
     let hedge = warm_one().await;
     let miss = async || {
-        hedge.shared.core.give_back();
+        hedge.shared.core.give_back(HEDGE);
         let call = |_| async {
             tokio::time::sleep(ms(1000)).await;
             Ok::<_, io::Error>(())
@@ -483,6 +485,42 @@ async fn calls_that_miss_their_deadline_one_after_the_other_are_not_hedged() {
     }
     miss().await;
     assert_eq!(hedge.stats().sent, sent + 1);
+}
+
+/// Under overload all answers are late, those of hedges as well, and who does not end its calls has them late. Taken for
+/// rescues, they kept hedges going into the queue that makes them late.
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_the_deadline_is_no_rescue() {
+    let hedge = warm_single().await;
+    for (first, second) in [(250, 150), (150, 250)].into_iter().cycle().take(40) {
+        hedge.shared.core.give_back(HEDGE);
+        let script = Script::new(&[Step(first, Ok(1)), Step(second, Ok(2))]);
+        hedge.run_until(|n| script.run(n), Deadline::after(ms(100))).await.unwrap();
+    }
+    assert!(hedge.shared.core.is_in_vain());
+    let sent = hedge.stats().sent;
+    assert!((1..20).contains(&sent), "{sent}");
+}
+
+/// While they are in vain one costs all that can be saved: given back as one, it would be long until the next shows whether
+/// they still are.
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_gives_back_all_that_it_cost() {
+    let budget = RetryBudget::new("t");
+    let hedge = Hedge::builder("t").budget(budget.clone()).build().unwrap();
+    warm(&hedge).await;
+    (0..100).for_each(|_| hedge.shared.core.missed());
+    assert!(hedge.shared.core.is_in_vain());
+    let saved = hedge.stats().saved;
+    assert!(saved > 1.5, "{saved}");
+    drop(hedge.shared.shared().ask().unwrap());
+    assert!((hedge.stats().saved - saved).abs() < 1e-9, "never sent");
+    budget.engage();
+    assert_eq!(hedge.shared.shared().ask().err(), Some(Withheld::Budget));
+    assert!((hedge.stats().saved - saved).abs() < 1e-9, "no budget");
+    budget.release();
+    assert!(hedge.shared.shared().ask().unwrap().send().is_some());
+    assert!(hedge.stats().saved < 1e-9, "sent");
 }
 
 #[tokio::test(start_paused = true)]
