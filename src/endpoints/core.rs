@@ -360,8 +360,10 @@ impl Core {
         if load < part || part >= 1.0 {
             return false;
         }
-        // It has less to do than the others, so that it wins whenever it is drawn: `draws` times its share.
-        let chance = part / (1.0 + (draws as f64 - 1.0) * (1.0 - part));
+        // With less to do than the others it wins whenever it is drawn: `draws` times its share. Among equals it wins when
+        // it is the first to be drawn.
+        let wins = if load < SAME { draws as f64 } else { 1.0 };
+        let chance = part / (1.0 + (wins - 1.0) * (1.0 - part));
         (self.draw() >> 11) as f64 / (1_u64 << 53) as f64 >= chance
     }
 

@@ -70,6 +70,27 @@ fn one_that_comes_to_a_busy_pool_begins_with_a_tenth_of_its_share() {
     assert!((0.08..0.21).contains(&part), "{part}");
 }
 
+/// Where calls come one after another all are equal, and it wins no more often than they: held back as one that always
+/// wins, it got a fifth of its part.
+#[test]
+fn one_that_comes_to_an_idle_pool_begins_with_a_tenth_of_its_share() {
+    let (mut early, mut whole) = (0, 0);
+    for seed in 0..200 {
+        let mut pool = Pool::seeded(4, Config::default(), seed);
+        pool.run(100, all_well);
+        pool.insert("late");
+        pool.run(1, all_well);
+        early += pool.run(20, all_well)[4];
+        whole += pool.run(180, all_well)[4];
+    }
+    // A fifth would be its share: 4 in 20. In these 200 ms it gets from 10 to 19 % of it, and one call at once, mostly
+    // before them.
+    let part = f64::from(early) / 200.0 / 4.0;
+    assert!((0.1..0.25).contains(&part), "{part}");
+    let part = f64::from(whole) / 200.0 / 36.0;
+    assert!((0.45..0.65).contains(&part), "{part} over the slow start");
+}
+
 /// However little it gets: from the first call on it is known whether it is well.
 #[test]
 fn one_that_comes_ill_gets_few() {
