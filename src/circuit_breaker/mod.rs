@@ -92,7 +92,7 @@
 //! than may [probe](CircuitBreakerBuilder::half_open_calls) wait for an inner service that is not ready, each for the
 //! [lease](CircuitBreakerBuilder::probe_lease) of a probe and at most 5 s; all others are ready, and refused in `call`: a
 //! full pool or limit inside does not hide the circuit. Who waits is woken when the circuit opens and when its time is over, and
-//! is refused then; that takes tokio's timer. Who began to wait while the circuit was closed is woken by the inner service only. A call that finds the inner service ready and is refused all the same, since
+//! is refused then; the second takes tokio's timer, and outside of a runtime waits for the caller to ask again. Who began to wait while the circuit was closed is woken by the inner service only. A call that finds the inner service ready and is refused all the same, since
 //! the probes' places are taken or the circuit has opened since, leaves that readiness for the next call on this instance,
 //! or until it is dropped. (A [keyed](KeyedCircuitBreaker) breaker knows its key only in `call`, and is as
 //! ready as the inner service.)

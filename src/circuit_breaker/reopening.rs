@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::clock;
 
 use super::shared::Shared;
@@ -50,10 +52,16 @@ impl Reopening {
         })))
     }
 
-    /// Until something changes, and no longer than this.
+    /// Until something changes, and no longer than this where there is a timer: outside of a runtime one would panic.
     pub(super) fn within(shared: &Arc<Shared>, wait: Duration) -> Self {
         let mut states = shared.subscribe();
-        Self(Box::pin(async move { drop(tokio::time::timeout(wait, states.changed()).await) }))
+        Self(Box::pin(async move {
+            let changed = states.changed();
+            match Handle::try_current() {
+                Ok(_) => drop(tokio::time::timeout(wait, changed).await),
+                Err(_) => drop(changed.await),
+            }
+        }))
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -159,6 +159,36 @@ async fn who_waits_for_a_probe_is_woken_when_the_circuit_opens_again() {
     assert!(!waits.is_finished());
     probe.failure();
     let refused = timeout(Duration::from_secs(1), waits).await.expect("sleeps on").unwrap();
+    assert_eq!(refused.unwrap_err().rejection().unwrap().kind(), RejectionKind::CircuitOpen);
+}
+
+/// Under another executor there is no timer: to make one was a panic, and only while the callee came back.
+#[test]
+fn outside_of_a_runtime_who_waits_for_a_probe_is_woken_by_the_circuit() {
+    struct Woken(AtomicBool);
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let breaker =
+        CircuitBreaker::builder("test").consecutive_failures(1).open_for(Duration::from_millis(1));
+    let breaker = breaker.build().unwrap();
+    trip(&breaker);
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&woken));
+    let cx = &mut Context::from_waker(&waker);
+    let service = breaker.layer().on_reject(AsTyped).layer(Stuck);
+    // Ready, to be refused, while it is open.
+    let mut waits = service.clone();
+    while waits.poll_ready(cx).is_ready() {
+        waits = service.clone();
+    }
+    assert!(!woken.0.load(Ordering::Relaxed));
+    breaker.force_open();
+    assert!(woken.0.load(Ordering::Relaxed));
+    assert!(waits.poll_ready(cx).is_ready());
+    let refused = waits.call(()).now_or_never().unwrap();
     assert_eq!(refused.unwrap_err().rejection().unwrap().kind(), RejectionKind::CircuitOpen);
 }
 
