@@ -36,9 +36,10 @@ impl<S, C, X, R> AdmissionService<S, C, X, R> {
 }
 
 impl<S: Clone, C, X, R> Clone for AdmissionService<S, C, X, R> {
-    #[inline]
+    // The inner service last, and not by `new`: made in its place, or all of it is copied for each layer of a stack.
+    #[inline(always)]
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.parts.clone())
+        Self { parts: self.parts.clone(), inner: self.inner.clone() }
     }
 }
 

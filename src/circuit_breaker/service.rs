@@ -65,6 +65,13 @@ enum Mode {
     },
 }
 
+impl Mode {
+    #[inline]
+    const fn of(unready_while_open: bool) -> Self {
+        if unready_while_open { Self::Balanced { ready: Flag::No } } else { Self::Plain }
+    }
+}
+
 impl<S, C, R> CircuitBreakerService<S, C, R> {
     #[inline]
     pub(super) fn new(
@@ -74,8 +81,7 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
         reject: R,
         unready_while_open: bool,
     ) -> Self {
-        let mode =
-            if unready_while_open { Mode::Balanced { ready: Flag::No } } else { Mode::Plain };
+        let mode = Mode::of(unready_while_open);
         Self { inner, breaker, classify, reject, mode, waiting: None, place: None }
     }
 
@@ -104,15 +110,18 @@ impl<S, C, R> CircuitBreakerService<S, C, R> {
 
 // Not derived: a clone has been promised nothing, neither readiness nor a refusal.
 impl<S: Clone, C: Clone, R: Clone> Clone for CircuitBreakerService<S, C, R> {
-    #[inline]
+    // The inner service last, and not by `new`: made in its place, or all of it is copied for each layer of a stack.
+    #[inline(always)]
     fn clone(&self) -> Self {
-        Self::new(
-            self.inner.clone(),
-            self.breaker.clone(),
-            self.classify.clone(),
-            self.reject.clone(),
-            matches!(self.mode, Mode::Balanced { .. }),
-        )
+        Self {
+            breaker: self.breaker.clone(),
+            classify: self.classify.clone(),
+            reject: self.reject.clone(),
+            mode: Mode::of(matches!(self.mode, Mode::Balanced { .. })),
+            waiting: None,
+            place: None,
+            inner: self.inner.clone(),
+        }
     }
 }
 

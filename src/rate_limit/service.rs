@@ -66,8 +66,16 @@ impl<S, L, R, M, H> RateLimitService<S, L, R, M, H> {
 }
 
 impl<S: Clone, L, R, M, H> Clone for RateLimitService<S, L, R, M, H> {
+    // The inner service last, and not by `new`: made in its place, or all of it is copied for each layer of a stack.
+    #[inline(always)]
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.parts.clone(), self.seat.clone())
+        Self {
+            parts: self.parts.clone(),
+            seat: self.seat.clone(),
+            found_ready: false,
+            headers: PhantomData,
+            inner: self.inner.clone(),
+        }
     }
 }
 

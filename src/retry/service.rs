@@ -86,16 +86,17 @@ pub struct RetryService<S, C = AnyError, R = CloneRequest, J = AsError, K = Shar
 }
 
 impl<S: Clone, C: Clone, R: Clone, J: Clone, K> Clone for RetryService<S, C, R, J, K> {
-    #[inline]
+    // The inner service last: made in its place, or all of it is copied for each layer of a stack.
+    #[inline(always)]
     fn clone(&self) -> Self {
         Self {
-            inner: self.inner.clone(),
             plan: self.plan.clone(),
             seen: self.seen,
             classifier: self.classifier.clone(),
             replay: self.replay.clone(),
             reject: self.reject.clone(),
             shared: self.shared.clone(),
+            inner: self.inner.clone(),
         }
     }
 }

@@ -15,12 +15,25 @@ use crate::reject::{AsError, Reject, Remember};
 /// let service = buttress::timeout::Timeout::deadlines("db").layer().layer(7);
 /// assert_eq!(*service.get_ref(), 7);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct TimeoutService<S, C = NoContext, R = AsError> {
     pub(super) inner: S,
     pub(super) timeout: Option<Timeout>,
     pub(super) context: C,
     pub(super) reject: R,
+}
+
+impl<S: Clone, C: Clone, R: Clone> Clone for TimeoutService<S, C, R> {
+    // The inner service last: made in its place, or all of it is copied for each layer of a stack.
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        Self {
+            timeout: self.timeout,
+            context: self.context.clone(),
+            reject: self.reject.clone(),
+            inner: self.inner.clone(),
+        }
+    }
 }
 
 impl<S, C, R> TimeoutService<S, C, R> {
