@@ -97,6 +97,8 @@
 
 mod config;
 mod core;
+#[cfg(test)]
+mod core_tests;
 mod error;
 mod file;
 #[cfg(test)]
