@@ -77,6 +77,9 @@ pub(super) struct Core {
     floored: Option<Tick>,
     gain: Gain,
     room: BTreeMap<Key, Option<Waker>>,
+    /// Since when somebody has been waiting, but for short times, and when somebody last did.
+    crowded_since: Tick,
+    crowded_at: Tick,
     max_waiting: usize,
     settled: Vec<(u64, Settled)>,
     next_id: u64,
@@ -131,6 +134,8 @@ impl Core {
             floored: None,
             gain: Gain::default(),
             room: BTreeMap::new(),
+            crowded_since: Tick(0),
+            crowded_at: Tick(0),
             max_waiting,
             settled: Vec::new(),
             next_id: 0,

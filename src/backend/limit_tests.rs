@@ -316,6 +316,44 @@ fn few_answers_while_calls_wait_are_not_few_calls() {
     assert_eq!(core.state, State::Up);
 }
 
+/// A call now and then all night, and in the morning many at once, into a queue that others have made. While they wait the
+/// quick answers of the night counted as if they had come just now, and the limit grew into that queue.
+#[test]
+fn quick_answers_of_long_ago_hide_no_queue_while_calls_wait() {
+    let mut core = Core::new(None, 100);
+    let (patience, mut now) = (10_000, 0);
+    for _ in 0..40 {
+        assert!(matches!(arrive(&mut core, now, patience), Arrival::Admitted));
+        finish(&mut core, now, End::Success, now + 10);
+        now += 30_000;
+    }
+    let (mut out, mut waiting) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        match arrive(&mut core, now, patience) {
+            Arrival::Admitted => out.push(now),
+            Arrival::Wait(key) => waiting.push(key),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut answers = 0;
+    while core.state != State::Congested {
+        now += 50;
+        assert!(answers < 12, "after {answers} slow answers: limit {}", core.limit());
+        if out.first().is_some_and(|sent| sent + 200 <= now) {
+            finish(&mut core, out.remove(0), End::Success, now);
+            answers += 1;
+        }
+        waiting.retain(|&key| match super::tests::poll(&mut core, key, now) {
+            Turn::Settled(_) => {
+                out.push(now);
+                false
+            }
+            Turn::At(_) => true,
+        });
+    }
+    assert!(core.limit() <= 12, "{}", core.limit());
+}
+
 #[test]
 fn slow_answers_that_nobody_feels_leave_one_in_flight_without_a_pause() {
     // Ten times as slow as they were, and a hundredth of what callers wait: `calls` wants each admitted at once.

@@ -49,7 +49,8 @@ impl Core {
     ) {
         let took = now.0.saturating_sub(started.0);
         let reached = self.is_reached();
-        self.latency.at(now, self.lately());
+        let lately = self.lately(now);
+        self.latency.at(now, lately);
         if let End::Abandoned { deadline } = end {
             // Nothing answers: that says nothing of how long an answer takes.
             if !self.is_down() {
@@ -176,13 +177,30 @@ impl Core {
         self.limit = (self.limit / 2.0).max(self.limit.min(1.0));
     }
 
-    /// Whose callers would be gone by now says nothing of a queue. While calls wait few answers come because few are sent.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
-    fn lately(&self) -> u64 {
-        if self.patience == 0.0 || !self.room.is_empty() {
+    /// Whose callers would be gone by now says nothing of a queue. While calls wait few answers come because few are sent:
+    /// as many count as when they began to.
+    fn lately(&mut self, now: Tick) -> u64 {
+        if self.patience == 0.0 {
             return u64::MAX;
         }
+        if self.room.is_empty() {
+            return self.long();
+        }
+        self.crowd(now);
+        now.0.saturating_sub(self.crowded_since.0).saturating_add(self.long())
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds")]
+    fn long(&self) -> u64 {
         (LATELY * self.patience) as u64
+    }
+
+    /// Somebody waits.
+    pub(super) fn crowd(&mut self, now: Tick) {
+        if now.0.saturating_sub(self.crowded_at.0) > self.long() {
+            self.crowded_since = now;
+        }
+        self.crowded_at = now;
     }
 
     /// Half of it is in use: what is measured then says something about it.

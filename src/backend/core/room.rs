@@ -10,6 +10,7 @@ use crate::context::Criticality;
 
 impl Core {
     pub(super) fn enter(&mut self, key: Key, now: Tick, wakers: &mut Wakers) -> Arrival {
+        self.crowd(now);
         if self.room.len() >= self.max_waiting {
             match self.room.last_key_value() {
                 Some((&last, _)) if last > key => self.settle(last, Settled::Displaced, wakers),
