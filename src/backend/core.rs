@@ -15,8 +15,9 @@ use self::gain::Gain;
 pub(super) use self::lane::Calm;
 use self::lane::share;
 pub(super) use self::outcome::MEASURED;
+use self::room::Told;
 use super::latency::Latency;
-use super::turn::{Arrival, Counts, Key, Settled, State, Wakers};
+use super::turn::{Arrival, Counts, Key, State, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
 use crate::pace::{Pace, Phase};
@@ -81,7 +82,7 @@ pub(super) struct Core {
     crowded_since: Tick,
     crowded_at: Tick,
     max_waiting: usize,
-    settled: Vec<(u64, Settled)>,
+    settled: Vec<Told>,
     next_id: u64,
     /// Who wakes for the core's own times, and when.
     keeper: Option<(u64, Tick)>,
@@ -370,6 +371,15 @@ impl Core {
     fn probe_interval(&self, silent: bool) -> u64 {
         let share = if silent { 10.0 } else { 25.0 };
         (self.gap * PROBED).max(self.patience / share).min(self.patience) as u64
+    }
+
+    /// A probe was not sent: the next one finds out instead.
+    fn unask(&mut self, granted: Tick, now: Tick) {
+        if let State::Down { next, .. } = &mut self.state
+            && granted >= self.down_since
+        {
+            *next = now.min(*next);
+        }
     }
 
     fn admit_one(&mut self, class: Criticality, now: Tick) -> bool {

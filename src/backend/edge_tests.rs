@@ -10,6 +10,7 @@ use super::turn::{Arrival, End, Key, Settled, State, Turn, Wakers};
 use super::{Backend, BackendState};
 use crate::clock::{Tick, now};
 use crate::context::Criticality;
+use crate::pace::Phase;
 
 /// Probes in the first second after everything has begun to fail, while callers who wait for a second come every
 /// ten milliseconds.
@@ -412,4 +413,66 @@ fn who_was_admitted_before_there_was_a_rate_has_no_turn_to_give_back() {
     core.in_flight += 1;
     core.finish_unsent(at(now), at(now), &mut wakers);
     assert!(core.pace.due() < due);
+}
+
+/// The turn was of the rate before, and what it gave back was the time of another one's probe: a second went out beside it.
+#[test]
+fn who_leaves_with_a_turn_of_another_pace_gives_none_back() {
+    let (mut core, now) = paced(10, 5);
+    let now = now + 600;
+    core.in_flight = 0;
+    core.make_wide(50);
+    while core.pace.next(at(now)) <= at(now) {
+        core.pace.take(at(now));
+    }
+    let mut wakers = Wakers::default();
+    let [key, beside] = [400, 450].map(|patience| {
+        let arrival = arrive(&mut core, now, patience);
+        let Arrival::Wait(key) = arrival else { panic!("{arrival:?}") };
+        key
+    });
+    // Its turn comes, and it has not looked yet.
+    let due = core.pace.due();
+    assert!(matches!(core.poll(beside, Waker::noop(), due, &mut wakers), Turn::At(_)));
+    core.leave(beside, due, &mut wakers);
+    assert_eq!(core.in_flight, 1);
+    // Then nothing is taken any more.
+    (0..8).for_each(|_| core.pace.refused(due, Some(Duration::from_millis(20)), due));
+    assert_eq!(core.pace.phase(), Phase::Stopped);
+    let due = core.pace.due();
+    let ask = |core: &mut Core| {
+        core.arrive(
+            due.after(Duration::from_millis(500)),
+            Criticality::Critical,
+            due,
+            &mut Wakers::default(),
+        )
+    };
+    assert!(matches!(ask(&mut core), Arrival::Admitted), "a single call asks");
+    core.leave(key, due, &mut wakers);
+    assert_eq!(core.in_flight, 1);
+    let next = ask(&mut core);
+    assert!(matches!(next, Arrival::Wait(_)), "{next:?}");
+}
+
+/// It was not sent, and all others waited for what it would find out: up to a twenty-fifth of their time, or all of it.
+#[test]
+fn a_probe_that_is_not_sent_leaves_its_time_to_the_next() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    let now = calls(&mut core, now, 12, 1, End::Failure);
+    assert!(matches!(core.state, State::Down { .. }));
+    let mut wakers = Wakers::default();
+    assert!(matches!(arrive(&mut core, now + 1, 1000), Arrival::Admitted), "the first probe");
+    core.finish_unsent(at(now + 1), at(now + 2), &mut wakers);
+    assert!(matches!(arrive(&mut core, now + 2, 1000), Arrival::Admitted));
+    // As a waiter that has gone before it saw that it may.
+    let [key, other] = [1000, 2000].map(|patience| wait(&mut core, now + 3, patience));
+    assert!(matches!(wait_on(&mut core, other, now + 300), Turn::At(_)));
+    core.leave(key, at(now + 300), &mut wakers);
+    let turn = wait_on(&mut core, other, now + 300);
+    assert!(matches!(turn, Turn::Settled(Settled::Granted)), "{turn:?}");
+    // One that was admitted before has nothing to do with it.
+    core.finish_unsent(at(1), at(now + 301), &mut wakers);
+    assert!(matches!(arrive(&mut core, now + 301, 1000), Arrival::Wait(_)));
 }

@@ -34,6 +34,7 @@ impl Core {
         if self.pace.is_since_change(started) {
             self.pace.give_back(self.pace.change(), now);
         }
+        self.unask(started, now);
         self.sends_none(1);
         self.finish(started, End::Ignored, now, wakers);
     }

@@ -8,12 +8,24 @@ use crate::backend::turn::{Arrival, Key, Settled, State, Turn, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
 
+/// What a waiter has been told and has not seen yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    id: u64,
+    how: Settled,
+    at: Tick,
+    /// Of the pace, then.
+    change: u32,
+}
+
 impl Core {
     pub(super) fn enter(&mut self, key: Key, now: Tick, wakers: &mut Wakers) -> Arrival {
         self.crowd(now);
         if self.room.len() >= self.max_waiting {
             match self.room.last_key_value() {
-                Some((&last, _)) if last > key => self.settle(last, Settled::Displaced, wakers),
+                Some((&last, _)) if last > key => {
+                    self.settle(last, Settled::Displaced, now, wakers);
+                }
                 _ => {
                     self.counts.full += 1;
                     // What has come in has changed how far each class may go.
@@ -56,7 +68,7 @@ impl Core {
         Arrival::Full
     }
 
-    fn settle(&mut self, key: Key, how: Settled, wakers: &mut Wakers) {
+    fn settle(&mut self, key: Key, how: Settled, now: Tick, wakers: &mut Wakers) {
         if let Some(waker) = self.room.remove(&key) {
             match how {
                 Settled::Granted => {}
@@ -64,7 +76,8 @@ impl Core {
                 Settled::Displaced => self.counts.full += 1,
                 Settled::Throttled(_) => self.counts.throttled += 1,
             }
-            self.settled.push((key.id, how));
+            let change = self.pace.change();
+            self.settled.push(Told { id: key.id, how, at: now, change });
             wakers.add(waker);
             self.leave_watch(key.id);
         }
@@ -95,7 +108,7 @@ impl Core {
             if !self.admit_one(key.class.0, now) {
                 break;
             }
-            self.settle(key, Settled::Granted, wakers);
+            self.settle(key, Settled::Granted, now, wakers);
         }
         self.watch(wakers);
     }
@@ -122,7 +135,7 @@ impl Core {
                     }
                     _ => Settled::Hopeless,
                 };
-                self.settle(key, how, wakers);
+                self.settle(key, how, now, wakers);
             }
         }
     }
@@ -177,6 +190,12 @@ impl Core {
         }
     }
 
+    /// Once.
+    fn told(&mut self, key: Key) -> Option<Told> {
+        let at = self.settled.iter().position(|told| told.id == key.id)?;
+        Some(self.settled.swap_remove(at))
+    }
+
     /// A waiter asks.
     pub(in crate::backend) fn poll(
         &mut self,
@@ -192,8 +211,8 @@ impl Core {
             }
             self.dispatch(now, wakers);
         }
-        if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id) {
-            return Turn::Settled(self.settled.swap_remove(at).1);
+        if let Some(told) = self.told(key) {
+            return Turn::Settled(told.how);
         }
         let own = self.gives_up_at(key);
         match self.keeper {
@@ -211,12 +230,11 @@ impl Core {
         if let Some(waker) = self.room.remove(&key) {
             wakers.discard(waker);
             self.leave_watch(key.id);
-        } else if let Some(at) = self.settled.iter().position(|(id, _)| *id == key.id)
-            && self.settled.swap_remove(at).1 == Settled::Granted
-        {
+        } else if let Some(Told { how: Settled::Granted, at, change, .. }) = self.told(key) {
             self.in_flight -= 1;
             self.sends_none(0);
-            self.pace.give_back(self.pace.change(), now);
+            self.pace.give_back(change, now);
+            self.unask(at, now);
         }
         self.dispatch(now, wakers);
     }
