@@ -94,7 +94,7 @@ pub(crate) struct Pace {
     throttled_at: Tick,
     raised_at: Tick,
     lowered_at: Tick,
-    /// Throttled since the last one that was taken, and the rate before.
+    /// Throttled since the last one that was taken, and the rate before; zero if nothing was taken ever since it throttles.
     row: u32,
     before: f64,
     taken_at: Tick,
@@ -272,8 +272,9 @@ impl Pace {
         }
         match self.phase {
             Phase::Stopped if sent >= self.since => {
-                // It takes calls again: to begin with half of what it took before.
-                self.phase = Phase::Limiting;
+                // It takes calls again: to begin with half of what it took before, if that is known.
+                let known = self.before > 0.0;
+                self.phase = if known { Phase::Limiting } else { Phase::Measuring };
                 self.rate = (self.before / 2.0).clamp(RATES.0, RATES.1);
                 self.next = now.0;
                 self.change = self.change.wrapping_add(1);
@@ -357,7 +358,7 @@ impl Pace {
             return;
         }
         self.rate = rate(self.taken + 0.5, self.since, now).clamp(RATES.0, RATES.1);
-        self.before = self.rate;
+        self.before = if self.taken > 0.0 { self.rate } else { 0.0 };
         self.phase = Phase::Limiting;
         self.saved = Saved::new();
         // Of one that was throttled just now nothing is left.
@@ -411,7 +412,7 @@ impl Pace {
             return;
         }
         self.phase = Phase::Stopped;
-        self.rate = self.before;
+        self.rate = if self.before > 0.0 { self.before } else { self.rate };
         self.pause = self.pause_for(hint, self.interval().saturating_mul(8));
         self.next = now.0.saturating_add(self.pause);
         self.asking = None;

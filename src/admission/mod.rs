@@ -52,7 +52,7 @@
 //!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
 //!   baseline, and even the quickest but one of the last sixteen wait in a queue; of those, where few come, only what came
-//!   within twice what callers wait counts, and the last four. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
+//!   within twice what callers wait counts, or while calls wait came within that before they began to, and the last four. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
 //!   known of what answers take, it is halved when a call is given up after a quarter of what callers wait, or later.
 //! - **More only for more.** Windows of answers, each as long as one takes or longer, show how many a second so many in
 //!   flight bring. Growth has to bring a quarter of its share: twice as many in flight a fifth more answers. If it has
@@ -82,6 +82,11 @@
 //! - **Down.** After a row of failures that chance does not explain at the usual rate of failures, or after no answer
 //!   for longer than nearly all take, requests wait for as long as they can and single ones probe: in at most three
 //!   of ten requests, at least once in the time that callers wait. With the first success the limit starts small.
+//! - **Unavailable until then.** An answer that throttles, or a failure that says when to come again (503 with a
+//!   `Retry-After` above zero), is no sign of an outage where the backend [learns its quota](crate::Backend::learn_quota), as
+//!   in [`presets::client`](crate::presets::client). If all are answered like that, single calls ask when it says, but at
+//!   least every 30 s, also while it is down, and who could not be answered in time is refused at once. Elsewhere such a
+//!   failure is one as all others.
 //! - **Abandoned calls** keep their place for as long as they were waited for: the backend may still work on them.
 //!
 //! The limit is a gradient on latency, as Netflix's [concurrency-limits] has it, and doubles at first as TCP's slow start does;

@@ -82,7 +82,10 @@ pub(super) fn end(verdict: &Verdict) -> End {
     match verdict.outcome {
         Outcome::Success => End::Success,
         Outcome::Failure(FailureClass::Permanent) => End::Answered,
-        Outcome::Failure(_) => End::Failure,
+        Outcome::Failure(_) => match verdict.retry.after() {
+            Some(after) if !after.is_zero() => End::Unavailable(after),
+            _ => End::Failure,
+        },
         Outcome::Throttled => match verdict.retry {
             RetryHint::Unknown { after: Some(after) } | RetryHint::Safe { after: Some(after) } => {
                 End::Throttled(after)

@@ -57,6 +57,8 @@ pub(super) struct Core {
     /// The share of failures before them.
     failing: f64,
     down_since: Tick,
+    /// Down, it has said not to come before then.
+    shut_until: Tick,
     /// It was down for as long as callers wait: all that has gathered at all of its callers comes at once.
     cold: bool,
     /// Since when calls have been out without any answer.
@@ -123,6 +125,7 @@ impl Core {
             failing_since: Tick(0),
             failing: 0.0,
             down_since: Tick(0),
+            shut_until: Tick(0),
             cold: false,
             quiet_since: Tick(0),
             throttled: 0,
@@ -271,10 +274,10 @@ impl Core {
         if self.room.is_empty() && self.admit_one(class, now) {
             return Arrival::Admitted;
         }
-        if self.pace.phase() == Phase::Stopped && self.pace.next(now) >= deadline {
+        if self.not_before() >= deadline {
             self.counts.throttled += 1;
             self.dispatch(now, wakers);
-            return Arrival::Throttled(self.pace.next(now));
+            return Arrival::Throttled(self.not_before());
         }
         self.enter(Key { class: Reverse(class), deadline, id: self.next_id }, now, wakers)
     }
@@ -373,6 +376,12 @@ impl Core {
         (self.gap * PROBED).max(self.patience / share).min(self.patience) as u64
     }
 
+    /// It has said that it takes nothing before then.
+    fn not_before(&self) -> Tick {
+        let stopped = if self.pace.phase() == Phase::Stopped { self.pace.due() } else { Tick(0) };
+        if self.is_down() { stopped.max(self.shut_until) } else { stopped }
+    }
+
     /// A probe was not sent: the next one finds out instead.
     fn unask(&mut self, granted: Tick, now: Tick) {
         if let State::Down { next, .. } = &mut self.state
@@ -385,7 +394,7 @@ impl Core {
     fn admit_one(&mut self, class: Criticality, now: Tick) -> bool {
         match self.state {
             State::Down { silent, next } => {
-                if now < next {
+                if now < next.max(self.not_before()) {
                     return false;
                 }
                 // Perhaps it is only slow, and still works on what was sent: not more than is usual.

@@ -22,6 +22,8 @@ mod scenario_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 mod turn;
+#[cfg(all(test, not(buttress_loom)))]
+mod unavailable_tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -309,7 +311,7 @@ impl Backend {
         RetryBudget::of_backend(self.clone())
     }
 
-    /// From now on what it throttles (429) shows how many calls a second it takes from this process: no more are
+    /// From now on what it throttles (429, or unavailable with a `Retry-After`) shows how many calls a second it takes from this process: no more are
     /// sent, and those that are most important and most urgent. Until it throttles one, nothing is held back. Not for a
     /// server's own handlers, where one caller over its quota would hold back the others.
     ///

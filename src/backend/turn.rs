@@ -24,6 +24,8 @@ pub(crate) enum End {
     Failure,
     /// It asks for less, by a quota that says when to come again: what is too much is the rate.
     Throttled(Duration),
+    /// It cannot, and says when to come again.
+    Unavailable(Duration),
     /// It asks for less, at once: what is too much is what is in flight.
     TooMany,
     /// It lives, but how long it took says nothing: a refusal for what is wrong with the request.

@@ -54,11 +54,11 @@ pub(super) fn end(verdict: &Verdict) -> End {
     match verdict.outcome {
         Outcome::Success | Outcome::Failure(FailureClass::Permanent) => End::Taken,
         Outcome::Throttled => End::Refused(verdict.retry.after()),
-        // Unavailable, and it says until when.
-        Outcome::Failure(_) if verdict.retry.after().is_some() => {
-            End::Refused(verdict.retry.after())
-        }
-        Outcome::Failure(_) => End::Failed,
+        Outcome::Failure(_) => match verdict.retry.after() {
+            // Unavailable, and it says until when.
+            Some(after) if !after.is_zero() => End::Refused(Some(after)),
+            _ => End::Failed,
+        },
         Outcome::Cancelled { .. } | Outcome::Ignored => End::Ignored,
     }
 }

@@ -130,3 +130,39 @@ async fn the_important_go_first() {
     assert_eq!(user.await.unwrap(), 2);
     assert_eq!(batch.await.unwrap(), 1);
 }
+
+/// It says when to come again, and is well and known to be alive: single calls ask, and those that could not be answered in
+/// time are told at once.
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_is_maintained_is_let_be_for_as_long_as_it_says() {
+    use buttress::http::standard;
+    use http::{Request, Response};
+    let admission = Admission::new("maintained").patience(1000 * MS);
+    let backend = admission.backend().clone();
+    backend.learn_quota();
+    let layer = AdmissionLayer::new(admission).classify(standard()).on_reject(AsTyped);
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        let answer = Response::builder().status(503).header("retry-after", "120").body(());
+        Ok::<_, io::Error>(answer.expect("it is valid"))
+    }));
+    let mut told = 0;
+    for n in 0..1000 {
+        let start = tokio::time::Instant::now();
+        match service.clone().oneshot(Request::get("/").body(()).unwrap()).await {
+            Ok(answer) => assert_eq!(answer.status(), 503),
+            Err(error) => {
+                let why = error.rejection().expect("it is ours");
+                assert_eq!(why.kind(), RejectionKind::RateLimited);
+                if n >= 500 {
+                    assert!(start.elapsed() < MS, "it waited in vain for {:?}", start.elapsed());
+                    told += u32::from(why.retry_after().unwrap() > 1000 * MS);
+                }
+            }
+        }
+        tokio::time::sleep(10 * MS).await;
+    }
+    let stats = backend.stats();
+    assert!(stats.admitted <= 40 && stats.downs == 0, "{stats:?}");
+    assert!(told >= 400, "{told}");
+}

@@ -399,3 +399,42 @@ fn a_thread_waits_for_its_turn_or_is_refused_at_once() {
         assert_eq!(why.kind(), RejectionKind::DeadlineExceeded);
     }
 }
+
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn what_is_unavailable_until_then_is_asked_then() {
+    use buttress::http::standard;
+    use http::{Request, Response};
+    let throttle = Throttle::builder("maintained").seed(7).build().unwrap();
+    let after = std::sync::Arc::new(std::sync::Mutex::new(Some("20")));
+    let says = after.clone();
+    let layer = throttle.layer().classify(standard()).on_reject(AsTyped);
+    let service = layer.layer(service_fn(move |_: Request<()>| {
+        let mut answer = Response::builder().status(503);
+        if let Some(after) = *says.lock().unwrap() {
+            answer = answer.header("retry-after", after);
+        }
+        async move { Ok::<_, io::Error>(answer.body(()).expect("it is valid")) }
+    }));
+    let calls = async |many: u32| {
+        for _ in 0..many {
+            let _ = service.clone().oneshot(Request::get("/").body(()).unwrap()).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+        throttle.stats()
+    };
+    let begins = calls(1000).await;
+    assert_eq!((begins.state, begins.shed), ("stopped", 0), "{begins:?}");
+    assert!(begins.sent <= 40, "{begins:?}");
+    let goes_on = calls(6000).await;
+    assert!((2..=4).contains(&(goes_on.sent - begins.sent)), "{goes_on:?}");
+    // One without a time, or to come at once, is a failure, and no quota.
+    for says in [None, Some("0")] {
+        throttle.reset();
+        *after.lock().unwrap() = says;
+        let before = throttle.stats();
+        let stats = calls(1000).await;
+        assert_eq!((stats.state, stats.no_room), ("free", before.no_room), "{says:?}: {stats:?}");
+        assert!(stats.shed > before.shed, "{says:?}: {stats:?}");
+    }
+}

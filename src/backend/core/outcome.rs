@@ -1,6 +1,7 @@
 //! What the end of a call says.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use super::{Core, MAX_TOKENS};
 use crate::backend::turn::{End, State, Wakers};
@@ -19,6 +20,8 @@ const IN_VAIN: f64 = 4.0;
 /// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
 /// that come sooner, and need not even be waited for, one in so many is measured.
 const QUICK: u64 = 10_000;
+/// Down, it is asked at least so often, whatever it says.
+const LONGEST: Duration = Duration::from_secs(30);
 /// Answers say something of a queue for so many times what callers wait, where that is few of them.
 const LATELY: f64 = 2.0;
 pub(in crate::backend) const MEASURED: u32 = 8;
@@ -48,6 +51,7 @@ impl Core {
         now: Tick,
         wakers: &mut Wakers,
     ) {
+        let end = self.judge(end);
         let took = now.0.saturating_sub(started.0);
         let reached = self.is_reached();
         let lately = self.lately(now);
@@ -93,6 +97,9 @@ impl Core {
                 self.throttled = THROTTLED;
                 if self.learns_quota {
                     self.pace.refused(started, Some(after), now);
+                    if self.is_down() && started >= self.down_since {
+                        self.shut_until = now.after(after.min(LONGEST));
+                    }
                 }
             }
             End::TooMany => {
@@ -103,7 +110,7 @@ impl Core {
                 self.succeeded(started, now);
                 self.pace.taken(started, now);
             }
-            End::Ignored | End::Abandoned { .. } => {}
+            End::Unavailable(_) | End::Ignored | End::Abandoned { .. } => {}
         }
         if end != End::Ignored && !self.fixed {
             self.shrink(now);
@@ -111,6 +118,16 @@ impl Core {
         self.earn(end);
         if !self.room.is_empty() {
             self.dispatch(now, wakers);
+        }
+    }
+
+    /// That it says when to come again is its quota, if that is learned: then it is held to it. Else nothing would be, and
+    /// it is the failure that it is.
+    const fn judge(&self, end: End) -> End {
+        match end {
+            End::Unavailable(after) if self.learns_quota => End::Throttled(after),
+            End::Unavailable(_) => End::Failure,
+            end => end,
         }
     }
 

@@ -158,7 +158,7 @@ impl Core {
             _ => zombie,
         };
         match self.state {
-            State::Down { next, .. } => next,
+            State::Down { next, .. } => next.max(self.not_before()),
             _ if !self.listens() => zombie,
             _ => zombie.min(Tick(self.quiet_since.0.saturating_add(self.silence()))),
         }
