@@ -446,6 +446,7 @@ fn threads_and_tasks_wait_in_one_room() {
         most.fetch_max(1 + out.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
         std::thread::yield_now();
         out.fetch_sub(1, Ordering::SeqCst);
+        Ok::<_, io::Error>(())
     };
     let long = Admission::of(admission.backend()).patience(Duration::from_secs(600));
     std::thread::scope(|scope| {
@@ -454,15 +455,15 @@ fn threads_and_tasks_wait_in_one_room() {
             scope.spawn(move || {
                 for i in 0..100 {
                     match (n + i) % 3 {
-                        0 => long.run_blocking(|| Ok::<_, io::Error>(work())).unwrap(),
+                        0 => long.run_blocking(work).unwrap(),
                         1 => {
                             let permit = long.acquire_blocking(Context::new()).unwrap();
-                            work();
+                            work().unwrap();
                             permit.success();
                         }
                         _ => {
                             let permit = long.acquire_blocking(Context::new()).unwrap();
-                            work();
+                            work().unwrap();
                             drop(permit);
                         }
                     }
@@ -473,7 +474,7 @@ fn threads_and_tasks_wait_in_one_room() {
         runtime.block_on(async {
             let tasks = (0..4).map(|_| async {
                 for _ in 0..100 {
-                    long.run(async || Ok::<_, io::Error>(work())).await.unwrap();
+                    long.run(async || work()).await.unwrap();
                     tokio::task::yield_now().await;
                 }
             });
@@ -554,8 +555,7 @@ async fn a_timeout_knows_how_the_backend_was_that_it_gave_up() {
     let detail = RejectionDetail::Backend { state: BackendState::Up, failures: 5 };
     let expected = (RejectionKind::DeadlineExceeded, LayerKind::Timeout, detail);
     let hangs = service_fn(|()| pending::<Result<(), io::Error>>());
-    let layers =
-        (timeout.clone().layer().on_reject(AsTyped), AdmissionLayer::new(admission.clone()));
+    let layers = (timeout.layer().on_reject(AsTyped), AdmissionLayer::new(admission.clone()));
     let service = tower::ServiceBuilder::new().layer(layers.0).layer(layers.1).service(hangs);
     let call = || admission.run(pending::<Result<(), io::Error>>);
 
