@@ -23,7 +23,7 @@ use crate::supervise::{Lifecycle, Phase};
 
 use super::fakes::{Hidden, buffered, hiding, late};
 use super::tests::{Memory, Rig, app, ask, closed_after, secs};
-use super::{Looked, Server};
+use super::{Looked, ServeReport, Server};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -278,7 +278,7 @@ async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_tim
 const ROOM: usize = 65_536;
 
 /// A server through a stream with a buffer, its client's end, and when the server has let go of it.
-async fn buffering(room: usize) -> (JoinSet<()>, DuplexStream, mpsc::Receiver<()>) {
+async fn buffering(room: usize) -> (JoinSet<ServeReport>, DuplexStream, mpsc::Receiver<()>) {
     let (connect, incoming) = mpsc::channel(1);
     let (gone, goes) = mpsc::channel(1);
     let server = Server::builder("t").write_timeout(secs(10)).build().unwrap();
@@ -288,7 +288,7 @@ async fn buffering(room: usize) -> (JoinSet<()>, DuplexStream, mpsc::Receiver<()
         async move { Ok(stream) }
     });
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { drop(served.await) });
+    tasks.spawn(async move { served.await });
     let (stream, theirs) = duplex(256);
     connect.send(theirs).await.unwrap();
     (tasks, stream, goes)
