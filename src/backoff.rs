@@ -374,7 +374,7 @@ impl Random {
     /// Seeded from the operating system's randomness, the way the standard library's hash maps are.
     pub(crate) fn fresh() -> Self {
         let random = std::collections::hash_map::RandomState::new();
-        Self::seeded(random.hash_one(crate::sync::thread_number()))
+        Self::seeded(random.hash_one(0_u8))
     }
 
     /// Uses the calling thread's generator. `f` must not call back into it.
