@@ -1,7 +1,5 @@
 //! A server whose requests wait for their handlers.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::io;
 use std::time::Duration;
 
