@@ -375,11 +375,16 @@ fn threads_that_call_and_give_up_while_settings_change() {
 #[test]
 fn a_thread_waits_for_its_turn_or_is_refused_at_once() {
     let throttle = Throttle::new("api");
-    let pause = Duration::from_millis(40);
+    let pause = Duration::from_millis(400);
     let verdict = classify_fn(|_: Result<&(), &()>| Verdict::throttled(Some(pause)));
     let mut calls = 0;
     while throttle.stats().waited < 2 {
-        let answer = throttle.run_blocking_with(|| Err(()), &verdict, None);
+        // A rate is set of answers that are spread over some time.
+        let call = || {
+            std::thread::sleep(Duration::from_millis(1));
+            Err(())
+        };
+        let answer = throttle.run_blocking_with(call, &verdict, None);
         assert!(matches!(answer, Err(Error::Inner(()))));
         calls += 1;
         assert!(calls < 100, "{:?}", throttle.stats());
