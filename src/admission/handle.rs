@@ -157,11 +157,12 @@ impl Admission {
     /// # Ok(())
     /// # }
     /// ```
-    pub const fn acquire(&self, context: Context) -> Acquire<'_> {
+    pub fn acquire(&self, context: Context) -> Acquire<'_> {
         Acquire::new(self, context)
     }
 
-    /// As [`acquire`](Self::acquire) on a thread, which is blocked while it waits. Needs no runtime; waits in the same room.
+    /// As [`acquire`](Self::acquire) on a thread, which is blocked while it waits. Needs no runtime; waits in the same room. Not for a
+    /// thread of a runtime: it may block those who hold the places.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).

@@ -364,6 +364,8 @@ impl Core {
         self.cold &= self.state == State::Recovering;
         self.counts.downs += 1;
         self.down_since = now;
+        // What it has said of an outage before says nothing of this one.
+        self.shut_until = Tick(0);
         self.starting = false;
         self.state = State::Down { silent, next: now };
     }

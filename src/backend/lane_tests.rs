@@ -235,3 +235,22 @@ fn nobody_goes_past_the_lock_unless_all_is_well() {
     drop(laned.lock());
     assert!(!laned.enter() && !laned.leave());
 }
+
+/// Nobody but who waits counted those that were not measured: after seven the way past the lock was closed for good.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_opens_the_lane_again() {
+    let backend = crate::Backend::new("db");
+    let mut past_the_lock = 0;
+    for _ in 0..1000 {
+        let now = crate::clock::now();
+        let end = now.after(std::time::Duration::from_secs(1));
+        if backend.shared.core.enter() {
+            past_the_lock += 1;
+        } else {
+            let arrival = backend.arrive_at_once(end, Criticality::Critical, now);
+            assert!(matches!(arrival, Arrival::Admitted), "{arrival:?}");
+        }
+        backend.finish(now, End::Success);
+    }
+    assert!(past_the_lock > 500, "{past_the_lock}");
+}

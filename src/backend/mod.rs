@@ -489,7 +489,14 @@ impl Backend {
         if class == Criticality::Critical && deadline > now && self.shared.core.enter() {
             return Arrival::Admitted;
         }
-        self.step(|core, wakers| core.arrive_at_once(deadline, class, now, wakers))
+        self.step(|core, wakers| {
+            let arrival = core.arrive_at_once(deadline, class, now, wakers);
+            if matches!(arrival, Arrival::Admitted) {
+                // Measured in any case: the next ones need not be.
+                core.stands_for();
+            }
+            arrival
+        })
     }
 
     pub(crate) fn poll(&self, key: Key, waker: &std::task::Waker) -> Turn {

@@ -142,3 +142,27 @@ fn probes_of_one_that_is_down_come_when_it_says() {
     assert!(fate.given_up >= 8_600, "{fate:?}");
     assert!(matches!(core.state, State::Down { .. }), "nothing has been taken");
 }
+
+/// What it said of one outage held up the probes of the next: for half a minute, and everybody was refused.
+#[test]
+fn what_was_said_of_one_outage_is_not_held_against_the_next() {
+    let mut core = learning();
+    run(&mut core, 0, 5 * SECOND, |_| End::Success);
+    run(&mut core, 5 * SECOND, 6 * SECOND, |_| End::Failure);
+    assert!(matches!(core.state, State::Down { .. }), "{:?}", core.state);
+    // A probe is told to come again much later; and then another that was out succeeds.
+    let probed = run(&mut core, 6 * SECOND, 7 * SECOND, maintained);
+    assert_eq!(probed.sent, 1);
+    core.in_flight += 1;
+    let probe = 7 * SECOND;
+    finish(&mut core, probe - 500, End::Success, probe);
+    assert!(!matches!(core.state, State::Down { .. }), "{:?}", core.state);
+    let mut now = probe + 10;
+    while !matches!(core.state, State::Down { .. }) {
+        run(&mut core, now, now + 100, |_| End::Failure);
+        now += 100;
+        assert!(now < probe + 20 * SECOND, "it is down again: {:?}", core.state);
+    }
+    let fate = run(&mut core, now, now + 2 * SECOND, |_| End::Failure);
+    assert!(fate.sent >= 2, "it is probed: {fate:?}");
+}

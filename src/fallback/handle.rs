@@ -222,23 +222,45 @@ impl Fallback {
         answer.map_or(result, Ok)
     }
 
+    /// As [`run`](Self::run) on a thread. Needs no runtime.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// use buttress::Context;
+    /// use buttress::admission::Admission;
+    /// use buttress::fallback::Fallback;
+    /// let admission = Admission::bulkhead("prices", 1)?;
+    /// let _one = admission.try_acquire(Context::new())?;
+    /// let call = || admission.try_acquire(Context::new()).map(|permit| { permit.success(); 7 });
+    /// let price = Fallback::new("prices").run_blocking(call, |_cause| Some(5));
+    /// assert_eq!(price.unwrap(), 5);
+    /// # Ok::<(), buttress::BoxError>(())
+    /// ```
+    pub fn run_blocking<F, T, E, G>(&self, call: F, or: G) -> Result<T, E>
+    where
+        F: FnOnce() -> Result<T, E>,
+        E: StdError + 'static,
+        G: FnOnce(Cause) -> Option<T>,
+    {
+        self.run_blocking_with(call, &Refusals::<Typed>::default(), or)
+    }
+
     /// As [`run_with`](Self::run_with) on a thread. Needs no runtime.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     ///
     /// ```
-    /// use buttress::admission::Admission;
-    /// use buttress::fallback::{Fallback, Refusals};
-    /// use buttress::{Context, Typed};
-    /// let admission = Admission::bulkhead("prices", 1)?;
-    /// let _one = admission.try_acquire(Context::new())?;
-    /// let call = || admission.try_acquire(Context::new()).map(|permit| { permit.success(); 7 });
-    /// let price = Fallback::new("prices").run_blocking(call, &Refusals::<Typed>::default(), |_cause| Some(5));
-    /// assert_eq!(price.unwrap(), 5);
-    /// # Ok::<(), buttress::BoxError>(())
+    /// use buttress::fallback::{Failures, Fallback, Refusals};
+    /// use buttress::{AnyError, Boxed, BoxError};
+    /// let covers = Failures::new(AnyError, Refusals::<Boxed>::default());
+    /// let call = || Err::<u32, BoxError>("broken".into());
+    /// let answer = Fallback::new("prices").run_blocking_with(call, &covers, |_cause| Some(5));
+    /// assert_eq!(answer.unwrap(), 5);
     /// ```
-    pub fn run_blocking<F, T, E, V, G>(&self, call: F, covers: &V, or: G) -> Result<T, E>
+    pub fn run_blocking_with<F, T, E, V, G>(&self, call: F, covers: &V, or: G) -> Result<T, E>
     where
         F: FnOnce() -> Result<T, E>,
         V: Covers<(), T, E>,

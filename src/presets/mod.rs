@@ -43,7 +43,8 @@
 //! Only what may be repeated is sent more than once: for HTTP that is what is idempotent by its method or has a key; other
 //! requests are repeated after every failure that may be retried, unless [`classify`](ClientLayer::classify) says
 //! otherwise. A hedge is sent beside an attempt that may still succeed: where calls of such a service must not be made twice,
-//! let [`replay`](ClientLayer::replay) copy none of them, or leave the plan's `hedge` out.
+//! let [`replay`](ClientLayer::replay) copy none of them, or leave the plan's `hedge` out. It goes with the place and the token of
+//! its call, so it is also what may be above a fixed limit of calls in flight, and above a rate limit by its `extra_load`.
 //!
 //! | [`server`] | why there |
 //! |---|---|

@@ -144,7 +144,8 @@ pin_project! {
     /// # async fn main() -> Result<(), buttress::BoxError> {
     /// use buttress::Quota;
     /// use buttress::rate_limit::{RateLimitLayer, RateLimiter, WaitingFuture};
-    ///     /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// use std::time::Duration;
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
     /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
     /// let limiter = RateLimiter::new(Quota::per_second(9)?);
     /// let mut service = RateLimitLayer::new(limiter).wait(Duration::from_secs(1)).layer(double);

@@ -23,7 +23,8 @@ impl Drop for Close {
     }
 }
 
-/// What is said first while `drop` drops a call.
+/// What is said last while `drop` drops a call: of all that it goes through the outermost drops what it holds last, and whoever
+/// gives the call up is a part of that stack.
 pub(crate) fn last_words(drop: impl FnOnce()) -> RejectionDetail {
     let _close = Close(EAR.replace(Ear::Open));
     drop();
@@ -33,9 +34,9 @@ pub(crate) fn last_words(drop: impl FnOnce()) -> RejectionDetail {
     }
 }
 
-/// Says it, if somebody listens who has not heard anything yet.
+/// Says it, if somebody listens.
 pub(crate) fn say(detail: impl FnOnce() -> RejectionDetail) {
-    if let Ear::Open = EAR.get() {
+    if !matches!(EAR.get(), Ear::Closed) {
         EAR.set(Ear::Heard(detail()));
     }
 }

@@ -173,7 +173,7 @@ async fn a_call_without_a_service_is_answered_as_one_with_it() {
 
     let covers = Failures::new(AnyError, Refusals::<Typed>::default());
     let fails = || admission.run_blocking(|| Err::<u32, _>(std::io::Error::other("no")));
-    assert_eq!(fallback.run_blocking(fails, &covers, |_| Some(4)).unwrap(), 4);
+    assert_eq!(fallback.run_blocking_with(fails, &covers, |_| Some(4)).unwrap(), 4);
     assert_eq!(fallback.run_with(call(false), &covers, |_| async { Some(5) }).await.unwrap(), 5);
     assert_eq!(counts(), (4, 1, 1, 1, 0));
 }
