@@ -46,6 +46,20 @@ pub(super) struct Process {
     out: BufReader<ChildStdout>,
 }
 
+/// A program that has just been copied is busy as long as a process that another test has forked meanwhile has not yet begun
+/// its own, since until then it has what was open for the copy.
+fn spawn(command: &mut Command) -> Child {
+    for _ in 0..1000 {
+        match command.spawn() {
+            Err(busy) if busy.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            other => return other.unwrap(),
+        }
+    }
+    panic!("it is busy for ten seconds");
+}
+
 impl Process {
     pub(super) fn start(role: &str, argument: &str) -> Self {
         Self::start_by(&mut Command::new(std::env::current_exe().unwrap()), role, argument)
@@ -54,7 +68,7 @@ impl Process {
     pub(super) fn start_by(command: &mut Command, role: &str, argument: &str) -> Self {
         become_role(command, role, argument);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = spawn(command);
         let out = BufReader::new(child.stdout.take().unwrap());
         Self { child, out }
     }
