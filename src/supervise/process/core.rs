@@ -280,9 +280,13 @@ impl Core {
     fn expire(&mut self, index: usize, now: Tick) {
         let kid = &mut self.kids[index];
         match kid.state {
-            State::Starting { since: Some(since), .. }
+            State::Starting { since: Some(since), asked }
                 if kid.rule.ready_within.is_some_and(|within| now >= since.after(within)) =>
             {
+                // Before it is blamed: whoever asks may learn too late that nobody could.
+                if !asked {
+                    self.unasked(index);
+                }
                 self.totals.start_timeouts += 1;
                 self.out.push(Out::StartTimeout(index));
                 self.stop(index, Why::StartTimeout, now);
