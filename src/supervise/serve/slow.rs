@@ -16,6 +16,7 @@ use tokio::io::{
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, timeout};
 use tower::service_fn;
 
@@ -85,13 +86,14 @@ impl AsyncWrite for Holding {
     }
 }
 
-/// A client that has asked for `first` bytes at once, and then `count` pieces, one each tenth of a second. And what says
-/// that its connection has gone on the server's side.
+/// A client that has asked for `first` bytes at once, and then `count` pieces, one each tenth of a second, each made in so
+/// many `steps` that the runtime counts. And what says that its connection has gone on the server's side.
 async fn asks_for(
     tasks: &mut JoinSet<()>,
     first: usize,
     piece: usize,
     count: usize,
+    steps: u32,
 ) -> (DuplexStream, mpsc::Receiver<()>) {
     let (connect, incoming) = mpsc::channel(1);
     let (gone, goes) = mpsc::channel::<()>(1);
@@ -99,6 +101,9 @@ async fn asks_for(
         let body = futures_util::stream::unfold(0, move |n| async move {
             if n > 0 {
                 sleep(TENTH).await;
+            }
+            for _ in 0..steps {
+                consume_budget().await;
             }
             let bytes = vec![b'x'; if n == 0 { first } else { piece }];
             (n <= count).then(|| (Ok::<_, Infallible>(Frame::data(Bytes::from(bytes))), n + 1))
@@ -127,7 +132,7 @@ async fn asks_for(
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_all_out_of_a_buffer_that_is_never_empty_is_not_cut() {
     let mut tasks = JoinSet::new();
-    let (mut stream, _goes) = asks_for(&mut tasks, 30_000, 1_000, 600).await;
+    let (mut stream, _goes) = asks_for(&mut tasks, 30_000, 1_000, 600, 0).await;
     let begin = Instant::now();
     let (mut taken, mut piece) = (Vec::new(), [0; 1_000]);
     while !taken.ends_with(b"\r\n0\r\n\r\n") {
@@ -141,14 +146,24 @@ async fn a_client_that_takes_all_out_of_a_buffer_that_is_never_empty_is_not_cut(
     assert_eq!(taken.iter().filter(|byte| **byte == b'x').count(), 630_000);
 }
 
-/// That it goes on to be written to is not that it takes anything.
-#[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_while_more_is_written_is_cut() {
+async fn takes_nothing(steps: u32) {
     let mut tasks = JoinSet::new();
-    let (mut stream, mut goes) = asks_for(&mut tasks, 1_000, 100, 6_000).await;
+    let (mut stream, mut goes) = asks_for(&mut tasks, 1_000, 100, 6_000, steps).await;
     stream.read_exact(&mut [0; 200]).await.unwrap();
     let begin = Instant::now();
     assert!(timeout(secs(100), goes.recv()).await.is_ok(), "it is kept");
     let took = begin.elapsed();
     assert!(took >= WRITE_TIMEOUT && took < WRITE_TIMEOUT + secs(1), "{took:?}");
+}
+
+/// That it goes on to be written to is not that it takes anything.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_while_more_is_written_is_cut() {
+    takes_nothing(0).await;
+}
+
+/// Each time the task has used up what the runtime lets it do in one turn, a write is refused and woken, by the runtime.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_of_a_busy_answer_is_cut() {
+    takes_nothing(200).await;
 }

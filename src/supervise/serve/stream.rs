@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Sleep, sleep};
 
 use crate::sync::{Mutex, lock};
@@ -170,6 +171,12 @@ impl<I: Connected> Stream<I> {
     ) -> Poll<T> {
         let polled = poll(Pin::new(&mut self.io), cx);
         if polled.is_ready() {
+            return polled;
+        }
+        // The runtime lets nobody write who has had his turn, and wakes whom it has refused: the peer has taken nothing
+        // then. In the next turn it is asked again.
+        if !has_budget_remaining() {
+            cx.waker().wake_by_ref();
             return polled;
         }
         // Once more, to wait with another waker. And a stream with a buffer may have found no room, made some by writing, and
