@@ -310,10 +310,14 @@ impl Conn {
 
     /// Whose task is woken when the phase changes.
     pub(super) fn register(&self, waker: &Waker) {
-        let mut slot = lock(&self.waker);
-        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *slot = Some(waker.clone());
+        let known = lock(&self.waker).as_ref().is_some_and(|known| known.will_wake(waker));
+        if known {
+            return;
         }
+        // Cloned before the lock is taken, and dropped after: with a waker its task may go, and whatever that holds.
+        let waker = Some(waker.clone());
+        let before = std::mem::replace(&mut *lock(&self.waker), waker);
+        drop(before);
     }
 
     fn wake(&self) {
@@ -441,6 +445,28 @@ mod tests {
             seen.push(woken.0.load(Ordering::SeqCst));
         }
         assert_eq!(seen, [false, true]);
+    }
+
+    /// With the last waker its task goes, and that may wake the connection.
+    #[test]
+    fn a_waker_that_wakes_the_connection_when_it_is_dropped_does_not_hang() {
+        struct Wakes(Arc<Conn>);
+        impl std::task::Wake for Wakes {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl Drop for Wakes {
+            fn drop(&mut self) {
+                self.0.wake();
+            }
+        }
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let connection = shared().connect();
+            connection.0.register(&Arc::new(Wakes(Arc::clone(&connection.0))).into());
+            connection.0.register(Waker::noop());
+            let _ = done.send(());
+        });
+        assert_eq!(is_done.recv_timeout(std::time::Duration::from_secs(20)), Ok(()));
     }
 
     /// Requests and connections end while they are cut: each is counted once.

@@ -190,10 +190,13 @@ impl<I: Connected> Stream<I> {
     fn taking(&mut self, cx: &Context<'_>) -> Waker {
         let conn = &self.connection.0;
         let taking = self.taking.get_or_insert_with(|| {
-            let task = Mutex::new(cx.waker().clone());
+            let task = Mutex::new(Waker::noop().clone());
             Arc::new(Taking { conn: Arc::clone(conn), task })
         });
-        lock(&taking.task).clone_from(cx.waker());
+        // Cloned before the lock is taken, and dropped after: with a waker its task may go, and whatever that holds.
+        let task = cx.waker().clone();
+        let before = std::mem::replace(&mut *lock(&taking.task), task);
+        drop(before);
         Arc::clone(taking).into()
     }
 }
