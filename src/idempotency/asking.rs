@@ -178,8 +178,13 @@ async fn take_back<C: Claimant>(
     let (mut looks, mut applied) = (0, 0);
     loop {
         let TakingBack { turns, later, .. } = claimant.taking_back();
-        let later = if looks < TRIES { None } else { Some(later.acquire().await) };
-        let turn = turns.acquire().await;
+        let wait = async {
+            let later = if looks < TRIES { None } else { Some(later.acquire().await) };
+            (turns.acquire().await, later)
+        };
+        // Behind thousands of others, and a store that answers slowly, a turn may come long after the time is over.
+        let left = patience.saturating_sub(now().since(started));
+        let Some(turn) = Timer.within(left, wait).await else { return };
         let released = claimant.store().release(&id, attempt);
         let answer = Timer.within(claimant.limit(), released).await;
         let left = patience.saturating_sub(now().since(started));
@@ -192,7 +197,7 @@ async fn take_back<C: Claimant>(
                 return;
             }
         }
-        drop((turn, later));
+        drop(turn);
         let asked_for = now().since(started);
         let longest = match answer {
             Some(Err(error)) if !may_help(&error) => return,

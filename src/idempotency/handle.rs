@@ -306,7 +306,8 @@ impl<S: Store> Idempotency<S> {
     ///
     /// If the future is dropped while the store is being asked, or no answer comes, the claim may have been
     /// made all the same: it is taken back by a task of the tokio runtime that the code runs in, which goes on
-    /// looking for it for five minutes, or for a lease if that is longer, and for the last 10 000 of them at a time.
+    /// looking for it for five minutes, or for a lease if that is longer, and for the last 10 000 of them at a time: as
+    /// often as the store answers, since only a few ask it at once.
     /// Outside of a runtime, or if the process ends first, it stays until its lease ends, and is then treated like
     /// one whose owner has gone.
     ///
