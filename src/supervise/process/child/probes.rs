@@ -70,7 +70,8 @@ impl Child {
     ///
     /// While a question about an earlier run hangs no other is put (see [`alive_when`](Self::alive_when)): a later
     /// run has so long from when it could first not be asked. If the question ends before, it is asked, and has its
-    /// whole time. So one that hangs for good is a restart each time, and counts as such
+    /// whole time. The same holds while this process gets no thread to ask from, as at its limit of them: a child that
+    /// is well fails then, too. So one that hangs for good is a restart each time, and counts as such
     /// ([`intensity`](crate::supervise::process::ProcessSupervisorBuilder::intensity)).
     ///
     /// ```
