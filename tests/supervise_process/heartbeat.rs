@@ -194,6 +194,7 @@ fn a_question_that_hangs_for_good_is_too_many_restarts_in_the_end() {
         .build()
         .unwrap();
     supervisor.start().unwrap();
+    within(LONG, "it is asked", || asked.load(Ordering::SeqCst) == 1);
     let report = super::ended(&supervisor);
     assert!(matches!(report.end, SupervisorEnd::Escalated { .. }), "{:?}", report.end);
     assert_eq!((report.stats.start_timeouts, asked.load(Ordering::SeqCst)), (4, 1));
