@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker as TaskWaker;
 use std::time::Duration;
@@ -34,22 +34,14 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) timeouts: AtomicU64,
     pub(super) gaps: AtomicU64,
-    /// The watch that has told that it cannot see: the check of one that was stopped may end after the next has begun.
-    /// Its generation and one; 0: it sees.
-    blind: AtomicU64,
+    /// It has been told that it cannot see.
+    blind: AtomicBool,
     /// When the source of progress panicked, and how long it is not asked after that: each time goes through the hook
     /// of the program, which may write a backtrace.
-    panicked: Mutex<Option<Panicked>>,
+    panicked: Mutex<Option<(Tick, Duration)>>,
     /// The last freeze, for whoever is guarded.
     pub(super) last: Mutex<Option<Freeze>>,
     pub(super) waiting: Mutex<Waiting>,
-}
-
-#[derive(Clone, Copy)]
-struct Panicked {
-    generation: u64,
-    at: Tick,
-    pause: Duration,
 }
 
 pub(super) struct State {
@@ -94,7 +86,7 @@ impl Shared {
             }),
             timeouts: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
-            blind: AtomicU64::new(0),
+            blind: AtomicBool::new(false),
             panicked: Mutex::new(None),
             last: Mutex::new(None),
             waiting: Mutex::default(),
@@ -107,6 +99,9 @@ impl Shared {
             return Err(WatchdogError::AlreadyRunning);
         }
         let generation = state.generation + 1;
+        // What was wrong before may have been mended meanwhile, and is told if it has not.
+        *hold(&self.panicked) = None;
+        self.blind.store(false, Ordering::Relaxed);
         // The first look only sees what there is. It is taken on the monitor's clock.
         if let Source::File(path) = &self.source {
             let waker = Arc::new(Waker::new().map_err(WatchdogError::thread)?);
@@ -147,34 +142,25 @@ impl Shared {
     }
 
     /// `None`: a file does not count, and a source that panics cannot say.
-    /// What was wrong in an earlier watch may have been mended meanwhile, and is told if it has not.
-    pub(super) fn count(&self, generation: u64) -> Option<u64> {
+    pub(super) fn count(&self) -> Option<u64> {
         match &self.source {
             Source::Pings => Some(self.pulse.count()),
             Source::Progress(source) => {
                 let asked = clock::now();
-                let of_this = |panicked: &Panicked| panicked.generation == generation;
-                let panicked = hold(&self.panicked).filter(of_this);
-                if panicked.is_some_and(|last| asked.since(last.at) < last.pause) {
+                let panicked = *hold(&self.panicked);
+                if panicked.is_some_and(|(at, pause)| asked.since(at) < pause) {
                     return None;
                 }
                 let count = catch_unwind(AssertUnwindSafe(|| source.count())).ok();
                 let again = count.is_none().then(|| {
                     let Limits { timeout, check, .. } = self.limits;
-                    let pause = panicked.map_or(check, |last| last.pause.saturating_mul(2));
-                    let pause = pause.min(MOST).min(timeout / 4).max(check);
-                    Panicked { generation, at: asked, pause }
+                    let pause = panicked.map_or(check, |(_, pause)| pause.saturating_mul(2));
+                    (asked, pause.min(MOST).min(timeout / 4).max(check))
                 });
-                let mut last = hold(&self.panicked);
-                if last.is_none_or(|last| last.generation <= generation) {
-                    *last = again;
-                }
-                drop(last);
+                *hold(&self.panicked) = again;
                 match count {
-                    Some(_) => self.sees(generation),
-                    None => {
-                        self.cannot_see(generation, format_args!("the source of progress panics"));
-                    }
+                    Some(_) => self.sees(),
+                    None => self.cannot_see(format_args!("the source of progress panics")),
                 }
                 count
             }
@@ -182,16 +168,15 @@ impl Shared {
         }
     }
 
-    fn sees(&self, generation: u64) {
-        if self.blind.load(Ordering::Relaxed) == generation + 1 {
-            let order = Ordering::Relaxed;
-            let _ = self.blind.compare_exchange(generation + 1, 0, order, order);
+    fn sees(&self) {
+        if self.blind.load(Ordering::Relaxed) {
+            self.blind.store(false, Ordering::Relaxed);
         }
     }
 
     /// Tells it once, until it sees again.
-    fn cannot_see(&self, generation: u64, why: fmt::Arguments<'_>) {
-        if self.blind.fetch_max(generation + 1, Ordering::Relaxed) <= generation {
+    fn cannot_see(&self, why: fmt::Arguments<'_>) {
+        if !self.blind.swap(true, Ordering::Relaxed) {
             self.event(Severity::Error, "watchdog_blind", why);
         }
     }
@@ -203,14 +188,14 @@ impl Shared {
             let began = clock::now();
             let seen = match file::look(path) {
                 Ok((seen, identity)) => {
-                    self.sees(generation);
+                    self.sees();
                     if process.as_ref().map(|process| &process.identity) != identity.as_ref() {
                         process = identity.and_then(Process::open);
                     }
                     seen
                 }
                 Err(error) => {
-                    self.cannot_see(generation, format_args!("{}: {error}", path.display()));
+                    self.cannot_see(format_args!("{}: {error}", path.display()));
                     // Its end is seen without the file; once, or the sleep would end at once.
                     match process.take_if(|process| process.has_ended()) {
                         Some(_) => Seen::Nothing(FreezeCause::Dead),
@@ -366,7 +351,7 @@ struct Watched {
 
 impl Checked for Watched {
     fn check(&self, now: Tick) -> Option<Duration> {
-        let seen = self.shared.count(self.generation).map_or(Seen::Same, Seen::Value);
+        let seen = self.shared.count().map_or(Seen::Same, Seen::Value);
         self.shared.check(now, self.generation, seen).then_some(self.shared.limits.check)
     }
 }
