@@ -152,7 +152,10 @@ fn of_scenario(rows: &mut Rows, one: &Measured<'_>) {
         Scenario::S0 => rows.most(&attempts, 1.03, one.attempts()),
         Scenario::S1 => rows.most(&attempts, 1.05, one.attempts()),
         Scenario::S2 => {
-            rows.most("S2: standard deviation of the score", 1.0, one.cell.deviation);
+            // One run has none.
+            if one.cell.runs.len() > 1 {
+                rows.most("S2: standard deviation of the score", 1.0, one.cell.deviation);
+            }
             rows.row(&recovery, ("<=", 0.3), one.recovery());
             rows.most("S2: attempts for each request while down", 0.3, one.while_down());
         }
