@@ -1,17 +1,21 @@
-//! The ranges of the short run, with shape A and one seed.
+//! The ranges of the short run, with shape A and one seed, always the same: the same code gives the same verdict. But a
+//! change of what is drawn at random, and when, is as good as another seed, so the ranges are as wide as seeds differ.
 
 use crate::collapse::Collapse;
 
 /// In the order of `Scenario::ALL`.
 pub(crate) type Scores = [f64; 14];
 
+/// Not held: the score is what it is by definition, or jumps so far from seed to seed that it may be anything.
+const NO: f64 = f64::NAN;
+
 /// The least and the most of those of others. They are what five seeds showed, widened by three of their deviations and
 /// a point; so those are wide that jump between two ends from seed to seed.
 pub(crate) const RIG: &[(&str, Scores, Scores)] = &[
     (
         "none",
-        [99.0, 0.0, 85.0, 95.0, 63.0, 86.0, 83.0, 84.0, 72.0, 0.0, 0.0, 98.0, 0.0, -1.0],
-        [100.0, 0.0, 91.0, 98.0, 67.0, 94.0, 88.0, 100.0, 76.0, 0.0, 0.0, 100.0, 0.0, 12.0],
+        [99.0, NO, 85.0, 95.0, 63.0, 86.0, 83.0, 84.0, 72.0, NO, NO, 98.0, NO, 0.0],
+        [100.0, NO, 91.0, 98.0, 67.0, 94.0, 88.0, 100.0, 76.0, NO, NO, 100.0, NO, 12.0],
     ),
     (
         "naive retry x3 fixed 50ms",
@@ -35,8 +39,8 @@ pub(crate) const RIG: &[(&str, Scores, Scores)] = &[
     ),
     (
         "t-r retry + breaker, defaults",
-        [99.0, 98.0, -1.0, -100.0, 87.0, 10.0, 6.0, 0.0, 37.0, 94.0, 94.0, -1.0, 63.0, -1.0],
-        [100.0, 100.0, 1.0, 100.0, 90.0, 17.0, 10.0, 3.0, 46.0, 98.0, 98.0, 3.0, 91.0, 2.0],
+        [99.0, 98.0, -1.0, NO, 87.0, 10.0, 6.0, 0.0, 37.0, 94.0, 94.0, -1.0, 63.0, -1.0],
+        [100.0, 100.0, 1.0, NO, 90.0, 17.0, 10.0, 3.0, 46.0, 98.0, 98.0, 3.0, 91.0, 2.0],
     ),
     (
         "t-r retry + breaker, tuned",
@@ -50,20 +54,18 @@ pub(crate) const RIG: &[(&str, Scores, Scores)] = &[
     ),
     (
         "tower hedge p95",
-        [99.0, -10.0, 85.0, 95.0, 62.0, 72.0, -15.0, 63.0, 71.0, -7.0, -100.0, 93.0, 78.0, -1.0],
-        [100.0, -1.0, 91.0, 99.0, 66.0, 100.0, 40.0, 90.0, 76.0, -2.0, 75.0, 96.0, 100.0, 8.0],
+        [99.0, -10.0, 85.0, 95.0, 62.0, 72.0, -15.0, 63.0, 71.0, -7.0, NO, 93.0, 78.0, -1.0],
+        [100.0, -1.0, 91.0, 99.0, 66.0, 100.0, 40.0, 90.0, 76.0, -2.0, NO, 96.0, 100.0, 8.0],
     ),
     (
         "ORACLE",
-        [99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 98.0, 99.0],
-        [
-            100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0,
-            100.0, 100.0,
-        ],
+        [99.0, 99.0, NO, NO, NO, NO, NO, NO, NO, 99.0, 99.0, NO, 98.0, NO],
+        [100.0, 100.0, NO, NO, NO, NO, NO, NO, NO, 100.0, 100.0, NO, 100.0, NO],
     ),
 ];
 
-/// Ours may get better at any time, but not worse. Raised with every improvement.
+/// Ours may get better at any time, but not worse: what five seeds showed, less three of their deviations, rounded down.
+/// Raised with every improvement.
 pub(crate) const FLOORS: &[(&str, Scores)] = &[
     (
         "ours: retry alone",

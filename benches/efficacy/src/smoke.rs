@@ -1,15 +1,16 @@
 //! The short run of the test suite: rows that check the rig itself, floors for ours, and the same bytes twice.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use crate::board::{self, Board, Collapsed};
 use crate::candidates::{self, Candidate};
 use crate::collapse::Collapse;
 use crate::golden::{COLLAPSES, FLOORS, RIG};
 use crate::run;
-use crate::scenario::{Scenario, Shape};
+use crate::scenario::{Plan, Scenario, Score, Shape};
 
 struct Checks {
     failed: u32,
@@ -17,6 +18,17 @@ struct Checks {
 }
 
 impl Checks {
+    /// A score, if it is held: what a NaN bounds is not. No range may hold all that a score can be.
+    fn score(&mut self, what: &str, (_, plan): &(Scenario, Plan), value: f64, range: (f64, f64)) {
+        let (least, most) = range;
+        if least.is_nan() || most.is_nan() {
+            return;
+        }
+        let lowest = if plan.score == Score::LossAvoided { -100.0 } else { 0.0 };
+        assert!(least > lowest || most < 100.0, "{what} cannot fail");
+        self.range(what, value, range);
+    }
+
     fn range(&mut self, what: &str, value: f64, (least, most): (f64, f64)) {
         self.done += 1;
         if !(least..=most).contains(&value) {
@@ -35,16 +47,21 @@ pub(crate) fn run(threads: usize) {
         let at = board.names.iter().position(|other| *other == name);
         at.unwrap_or_else(|| panic!("no candidate {name}"))
     };
+    for name in &board.names {
+        let rows = RIG.iter().map(|(row, ..)| row).chain(FLOORS.iter().map(|(row, _)| row));
+        let rows = rows.filter(|row| *row == name).count();
+        checks.range(&format!("{name}: rows of golden values"), rows as f64, (1.0, 1.0));
+    }
     for (name, least, most) in RIG {
         for (s, cell) in board.cells[row(name)].iter().enumerate() {
             let what = format!("{name}, {}", Scenario::ALL[s].name());
-            checks.range(&what, cell.score, (least[s], most[s]));
+            checks.score(&what, &board.plans[s], cell.score, (least[s], most[s]));
         }
     }
     for (name, floors) in FLOORS {
         for (s, cell) in board.cells[row(name)].iter().enumerate() {
             let what = format!("{name}, {}", Scenario::ALL[s].name());
-            checks.range(&what, cell.score, (floors[s], 100.0));
+            checks.score(&what, &board.plans[s], cell.score, (floors[s], 100.0));
         }
     }
     let ours = board.row(row("ours"));
@@ -109,21 +126,38 @@ type Files = BTreeMap<String, Vec<u8>>;
 
 /// What two processes of this binary print and write of a short scenario.
 fn everything(threads: &str) -> Result<Files, String> {
-    let dir =
-        std::env::temp_dir().join(format!("buttress-efficacy-{}-{threads}", std::process::id()));
-    let files = std::fs::create_dir(&dir).map_err(|why| why.to_string()).and_then(|()| {
-        let path = dir.to_string_lossy();
+    let dir = Folder::new(threads).map_err(|why| format!("the same bytes twice: {why}"))?;
+    let files = || {
+        let path = dir.0.to_string_lossy();
         // How long it took is printed to the other stream.
         let files = ["--scenario", "S6", "--seeds", "1", "--threads", threads];
         let table = printed(&[&files[..], &["--csv", &path, "--svg", &path]].concat())?;
         let line = printed(&["--timeline", "S6", "--candidate", "=ours", "--events"])?;
-        let mut files = written(&dir).map_err(|why| why.to_string())?;
+        let mut files = written(&dir.0).map_err(|why| why.to_string())?;
         files.extend([("the table".to_owned(), table), ("the time-line".to_owned(), line)]);
         Ok(files)
-    });
-    // Nothing is there if it could not be made.
-    let _ = std::fs::remove_dir_all(&dir);
-    files.map_err(|why| format!("the same bytes twice: {why}"))
+    };
+    files().map_err(|why: String| format!("the same bytes twice: {why}"))
+}
+
+/// A new folder for a short time, beside the binary: one that a killed run leaves is not in the way of others, and goes
+/// with the build.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(threads: &str) -> std::io::Result<Self> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let name = format!("efficacy-{}-{}-{threads}", std::process::id(), since.as_nanos());
+        let dir = std::env::current_exe()?.with_file_name(name);
+        std::fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn printed(args: &[&str]) -> Result<Vec<u8>, String> {

@@ -59,7 +59,6 @@ pub(super) fn policy(known: &Known) -> RetryPolicy {
     RetryPolicy::builder()
         .deadline(known.deadline)
         .attempt_timeout(known.attempt_timeout)
-        .jitter_seed(known.seed)
         .build()
         .expect("a valid policy")
 }

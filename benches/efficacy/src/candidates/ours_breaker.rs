@@ -6,7 +6,7 @@ use buttress::{RetryBudget, classify_fn};
 use tower::Layer;
 
 use super::attempts::Spread;
-use super::layers::{Opaque, judge_any, policy};
+use super::layers::{Opaque, deadline, judge_any, policy};
 use super::{Candidate, Client, Known};
 use crate::request::Endpoint;
 
@@ -23,8 +23,10 @@ impl Candidate for Breaker {
             .seed(known.seed)
             .build()
             .expect("a valid configuration");
-        let retry =
-            RetryLayer::new(policy(known)).budget(budget.clone()).classify(classify_fn(judge_any));
+        let retry = RetryLayer::new(policy(known))
+            .budget(budget.clone())
+            .deadlines(deadline)
+            .classify(classify_fn(judge_any));
         let inner = CircuitBreakerLayer::new(breaker.clone())
             .classify(classify_fn(judge_any))
             .layer(Opaque(Spread::new(known, endpoints)));
