@@ -382,7 +382,7 @@ fn a_thread_waits_for_its_turn_or_is_refused_at_once() {
     while throttle.stats().waited < 2 {
         // A rate is set of answers that are spread over some time.
         let call = || {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::park_timeout(Duration::from_millis(1));
             Err(())
         };
         let answer = throttle.run_blocking_with(call, &verdict, None);

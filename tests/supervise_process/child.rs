@@ -52,7 +52,7 @@ fn spawn(command: &mut Command) -> Child {
     for _ in 0..1000 {
         match command.spawn() {
             Err(busy) if busy.kind() == std::io::ErrorKind::ExecutableFileBusy => {
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                crate::pause(std::time::Duration::from_millis(10));
             }
             other => return other.unwrap(),
         }
