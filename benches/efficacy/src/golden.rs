@@ -64,8 +64,8 @@ pub(crate) const RIG: &[(&str, Scores, Scores)] = &[
     ),
 ];
 
-/// Ours may get better at any time, but not worse: what five seeds showed, less three of their deviations, rounded down.
-/// Raised with every improvement.
+/// Ours may get better at any time, but not worse: what five seeds showed, less three of their deviations, rounded down,
+/// or what was held before if that was more. Raised with every improvement.
 pub(crate) const FLOORS: &[(&str, Scores)] = &[
     (
         "ours: retry alone",
@@ -73,7 +73,7 @@ pub(crate) const FLOORS: &[(&str, Scores)] = &[
     ),
     (
         "ours: + budget",
-        [99.99, 99.51, 63.9, 96.3, 68.5, 78.7, 68.3, 73.2, 73.1, 75.0, 74.7, 99.99, 88.6, NO],
+        [99.99, 99.51, 63.9, 96.3, 68.5, 78.7, 68.3, 73.2, 73.1, 75.0, 74.7, 99.99, 89.0, NO],
     ),
     (
         "ours: + breaker",
@@ -107,7 +107,7 @@ pub(crate) const FLOORS: &[(&str, Scores)] = &[
     (
         "ours",
         [
-            99.99, 99.99, 99.34, 99.13, 98.2, 95.7, 99.79, 99.83, 99.99, 99.99, 99.85, 99.99, 98.9,
+            99.99, 99.99, 99.5, 99.13, 98.5, 96.0, 99.8, 99.83, 99.99, 99.99, 99.85, 99.99, 98.9,
             99.78,
         ],
     ),
