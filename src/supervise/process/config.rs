@@ -82,10 +82,12 @@ impl ProcessSupervisorBuilder {
     /// stopped, and [`wait`](ProcessSupervisor::wait) says [`Escalated`](super::SupervisorEnd::Escalated). Default
     /// 5 in 60 s. Zero: the first failure is too many.
     ///
+    /// More than `restarts` in a row of one child that was never ready are too many as well, however long they took: each
+    /// may take its [`ready_within`](super::Child::ready_within), and those that wait for it would wait for ever. With the
+    /// defaults that is after three minutes (six times 30 s) and a few seconds.
+    ///
     /// The backoff slows restarts down, so a limit has to leave room for it: one that a child which always
-    /// fails at once would not exceed is refused when built. One that is never ready takes its
-    /// [`ready_within`](super::Child::ready_within) for each restart: so that it is given up in the end, `within` has to
-    /// be longer than that for all `restarts`, which the defaults (30 s, and 5 in 60 s) are not.
+    /// fails at once would not exceed is refused when built.
     ///
     /// ```
     /// use buttress::supervise::process::{Child, ProcessSupervisor};

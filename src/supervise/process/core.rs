@@ -11,6 +11,7 @@ use crate::clock::{Tick, nanos};
 use super::exit::Exit;
 use super::policy::{Restart, Strategy};
 
+mod commands;
 mod readings;
 
 /// What the core has to know of a child.
@@ -28,7 +29,8 @@ pub(super) struct Rule {
     pub(super) kill_wait: Duration,
 }
 
-/// More than `restarts` in any `within` is too much.
+/// More than `restarts` in any `within` is too much, and so are as many in a row of one that was never ready: by the time
+/// that each of them takes they would never be in one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Intensity {
     pub(super) restarts: u32,
@@ -128,6 +130,8 @@ struct Kid {
     restarts: u64,
     /// Failures in a row, each before it had been up for `stable_after`.
     unstable: u32,
+    /// Failures in a row, in each of which it was never ready.
+    unready: u32,
     previous: u64,
     /// In a group that stops: whether it comes back.
     again: bool,
@@ -224,6 +228,7 @@ impl Core {
             run: 0,
             restarts: 0,
             unstable: 0,
+            unready: 0,
             previous: 0,
             again: false,
             unasked: false,
@@ -532,11 +537,14 @@ impl Core {
     }
 
     fn failed(&mut self, index: usize, up: Option<Duration>, now: Tick) -> Then {
+        let kid = &mut self.kids[index];
+        kid.unready = if up.is_some() { 0 } else { kid.unready.saturating_add(1) };
+        let unready = kid.unready;
         if let Some(Intensity { restarts, within }) = self.intensity {
             while self.recent.front().is_some_and(|at| now.since(*at) >= within) {
                 self.recent.pop_front();
             }
-            if self.recent.len() >= restarts as usize {
+            if self.recent.len() >= restarts as usize || unready > restarts {
                 let end = End::Escalated { child: index };
                 self.mode = Mode::Ending { end, deadline: None };
                 return Then::Escalates;
@@ -574,26 +582,5 @@ impl Core {
                 || matches!(kid.state, State::Waiting | State::Backoff { .. });
         }
         Then::Restarts(delay)
-    }
-
-    /// All end, in order; those that still run at `deadline` are killed then. A later one can only make
-    /// it sooner.
-    pub(super) fn request_stop(&mut self, deadline: Option<Tick>) {
-        let (end, deadline) = match self.mode {
-            Mode::Running | Mode::Regroup { .. } => (End::Stopped, deadline),
-            Mode::Ending { end, deadline: other } => (end, deadline.into_iter().chain(other).min()),
-            Mode::Ended(_) => return,
-        };
-        self.mode = Mode::Ending { end, deadline };
-    }
-
-    /// Stops it and starts it again, which is no failure. False if it does not run, or all end.
-    pub(super) fn restart(&mut self, index: usize, now: Tick) -> bool {
-        let runs = matches!(self.kids[index].state, State::Starting { .. } | State::Up { .. });
-        let can = runs && self.mode == Mode::Running && self.kids[index].pid.is_some();
-        if can {
-            self.stop(index, Why::Asked, now);
-        }
-        can
     }
 }

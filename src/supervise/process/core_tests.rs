@@ -12,9 +12,9 @@ use super::core::{Core, End, Intensity, Out, Rule, Seen, Then};
 use super::exit::Exit;
 use super::policy::{Restart, Strategy};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn rule(restart: Restart) -> Rule {
+pub(super) fn rule(restart: Restart) -> Rule {
     Rule {
         restart,
         success: vec![0],
@@ -28,15 +28,15 @@ fn rule(restart: Restart) -> Rule {
 }
 
 /// A core, its clock, and what it has asked for. Processes exist as soon as they are started.
-struct Rig {
-    core: Core,
-    now: Tick,
+pub(super) struct Rig {
+    pub(super) core: Core,
+    pub(super) now: Tick,
     log: Vec<Out>,
     next_pid: u32,
 }
 
 impl Rig {
-    fn new(rules: Vec<Rule>, strategy: Strategy, intensity: Option<(u32, u32)>) -> Self {
+    pub(super) fn new(rules: Vec<Rule>, strategy: Strategy, intensity: Option<(u32, u32)>) -> Self {
         let intensity =
             intensity.map(|(restarts, seconds)| Intensity { restarts, within: SECOND * seconds });
         let core = Core::new(rules, strategy, intensity, false, Random::seeded(1));
@@ -46,7 +46,7 @@ impl Rig {
     }
 
     /// Does what the core asks for at this moment.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let outs = self.core.advance(self.now);
             if outs.is_empty() {
@@ -63,7 +63,7 @@ impl Rig {
         }
     }
 
-    fn sleep(&mut self, time: Duration) {
+    pub(super) fn sleep(&mut self, time: Duration) {
         let end = self.now.after(time);
         while let Some(due) = self.core.deadline().filter(|due| *due <= end) {
             assert!(due > self.now, "a timer that is due and not done would spin");
@@ -74,30 +74,30 @@ impl Rig {
         self.settle();
     }
 
-    fn exit(&mut self, index: usize, exit: Exit) {
+    pub(super) fn exit(&mut self, index: usize, exit: Exit) {
         self.core.exited(index, exit, self.now);
         self.settle();
     }
 
-    fn fail(&mut self, index: usize) {
+    pub(super) fn fail(&mut self, index: usize) {
         self.exit(index, Exit::Code(1));
     }
 
-    fn stop(&mut self, deadline: Option<Tick>) {
+    pub(super) fn stop(&mut self, deadline: Option<Tick>) {
         self.core.request_stop(deadline);
         self.settle();
     }
 
-    fn seen(&self, index: usize) -> Seen {
+    pub(super) fn seen(&self, index: usize) -> Seen {
         self.core.seen(index, self.now)
     }
 
-    fn take(&mut self) -> Vec<Out> {
+    pub(super) fn take(&mut self) -> Vec<Out> {
         std::mem::take(&mut self.log)
     }
 
     /// The delay that the last restart was given.
-    fn last_delay(&self) -> Duration {
+    pub(super) fn last_delay(&self) -> Duration {
         let delay = self.log.iter().rev().find_map(|out| match out {
             Out::Exited(_, _, Then::Restarts(delay)) => Some(*delay),
             _ => None,
@@ -112,7 +112,7 @@ fn three(strategy: Strategy) -> Rig {
     rig
 }
 
-const KILLED: Exit = Exit::Signal { number: 9, core_dumped: false };
+pub(super) const KILLED: Exit = Exit::Signal { number: 9, core_dumped: false };
 const TERMED: Exit = Exit::Signal { number: 15, core_dumped: false };
 
 #[test]
@@ -277,95 +277,6 @@ fn temporary_ones_do_not_come_back_with_their_group() {
     rig.sleep(SECOND);
     let seen: Vec<_> = (0..3).map(|index| rig.seen(index)).collect();
     assert!(matches!(seen[..], [Seen::Up(_), Seen::Finished, Seen::Up(_)]), "{seen:?}");
-}
-
-#[test]
-fn children_start_one_after_the_other_when_the_one_before_is_ready() {
-    let slow = Rule { ready_within: Some(SECOND * 30), ..rule(Restart::Permanent) };
-    let mut rig = Rig::new(vec![slow; 3], Strategy::OneForOne, None);
-    assert_eq!(rig.take(), [Out::Start(0)]);
-    rig.core.ready(0, 7, rig.now);
-    rig.settle();
-    assert_eq!(rig.take(), [], "another run is ready");
-    rig.core.ready(0, 1, rig.now);
-    rig.settle();
-    assert_eq!(rig.take(), [Out::Ready(0), Out::Start(1)]);
-    rig.fail(1);
-    rig.sleep(SECOND);
-    assert_eq!(rig.take()[1..], [Out::Start(1)], "the third still waits");
-}
-
-#[test]
-fn one_that_is_not_ready_in_time_is_stopped_and_has_failed() {
-    let slow = Rule { ready_within: Some(SECOND * 3), ..rule(Restart::Transient) };
-    let mut rig = Rig::new(vec![slow], Strategy::OneForOne, None);
-    rig.sleep(SECOND * 3);
-    assert_eq!(rig.take()[1..], [Out::StartTimeout(0), Out::Stop(0)]);
-    // It ends as one that succeeded does; it did not.
-    rig.exit(0, Exit::Code(0));
-    let restarts = Then::Restarts(SECOND);
-    assert_eq!(rig.take(), [Out::Exited(0, Exit::StartTimeout, restarts)]);
-}
-
-#[test]
-fn the_time_to_become_ready_begins_with_the_question() {
-    let slow = Rule { ready_within: Some(SECOND * 3), ..rule(Restart::Transient) };
-    let mut core = Core::new(vec![slow], Strategy::OneForOne, None, false, Random::seeded(1));
-    assert_eq!(core.advance(Tick(1)), [Out::Start(0)]);
-    core.started(0, 100, Tick(1));
-    let later = Tick(1).after(SECOND * 100);
-    assert_eq!((core.deadline(), core.advance(later)), (None, vec![]));
-    core.unasked(0);
-    core.unasked(0);
-    assert_eq!(core.advance(later), [Out::Unasked(0)], "once");
-    assert!(!core.asked(0, 7, later), "another run");
-    assert!(core.asked(0, 1, later) && !core.asked(0, 1, later.after(SECOND)));
-    let end = later.after(SECOND * 3);
-    assert_eq!(core.deadline(), Some(end));
-    assert_eq!(core.advance(end), [Out::StartTimeout(0), Out::Stop(0)]);
-}
-
-/// A question about an earlier run hangs for good: who waits for its end waits for ever, and nobody learns of it.
-#[test]
-fn runs_that_nobody_can_ask_fail_and_are_too_many_in_the_end() {
-    let slow =
-        Rule { ready_within: Some(SECOND * 3), grace: Duration::ZERO, ..rule(Restart::Permanent) };
-    let rules = vec![slow, rule(Restart::Permanent)];
-    let intensity = Some(Intensity { restarts: 2, within: SECOND * 60 });
-    let mut core = Core::new(rules, Strategy::OneForAll, intensity, false, Random::seeded(1));
-    let mut now = Tick(1);
-    for run in 1..=3 {
-        assert_eq!(core.advance(now), [Out::Start(0)]);
-        core.started(0, 100, now);
-        assert!(!core.not_asked(0, run + 1, now), "another run");
-        assert!(core.not_asked(0, run, now) && !core.not_asked(0, run, now.after(SECOND)));
-        now = now.after(SECOND * 3);
-        assert_eq!(core.deadline(), Some(now), "from the first time on");
-        // Why it fails is told first, and once.
-        let outs = [Out::Unasked(0), Out::StartTimeout(0), Out::Kill(0)];
-        assert_eq!(core.advance(now), outs[usize::from(run > 1)..], "run {run}");
-        core.exited(0, KILLED, now);
-        // Also past what is told, and to the end of its backoff.
-        core.advance(now);
-        now = core.deadline().unwrap_or(now);
-    }
-    assert_eq!(
-        (core.ended(), core.totals().start_timeouts),
-        (Some(End::Escalated { child: 0 }), 3)
-    );
-}
-
-#[test]
-fn one_that_can_be_asked_after_all_has_its_whole_time() {
-    let slow = Rule { ready_within: Some(SECOND * 3), ..rule(Restart::Permanent) };
-    let mut core = Core::new(vec![slow], Strategy::OneForOne, None, false, Random::seeded(1));
-    let now = Tick(1);
-    assert_eq!(core.advance(now), [Out::Start(0)]);
-    core.started(0, 100, now);
-    assert!(core.not_asked(0, 1, now));
-    let later = now.after(SECOND * 2);
-    assert!(core.asked(0, 1, later) && !core.not_asked(0, 1, later.after(SECOND)));
-    assert_eq!(core.deadline(), Some(later.after(SECOND * 3)));
 }
 
 #[test]

@@ -285,7 +285,9 @@ impl Engine {
                 self.failed = Some((index, exit));
                 if let Some(intensity) = self.shared.settings.intensity {
                     let (restarts, within) = (intensity.restarts, intensity.within);
-                    let why = format_args!("more than {restarts} restarts in {within:?}");
+                    let why = format_args!(
+                        "more than {restarts} restarts in {within:?}, or in a row without being ready"
+                    );
                     self.tell(index, Severity::Error, "escalated", why);
                 }
             }

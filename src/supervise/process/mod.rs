@@ -20,6 +20,8 @@ mod orphans_tests;
 mod output;
 mod policy;
 mod probe;
+#[cfg(test)]
+mod ready_tests;
 mod status;
 mod sys;
 mod table;

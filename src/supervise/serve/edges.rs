@@ -21,7 +21,7 @@ use tower::service_fn;
 
 use crate::supervise::{Lifecycle, Phase};
 
-use super::fakes::{Hidden, buffered, hiding, late};
+use super::fakes::{Hidden, ROOM, buffered, hiding, late};
 use super::tests::{Memory, Rig, app, ask, closed_after, secs};
 use super::{Looked, ServeReport, Server};
 
@@ -274,8 +274,34 @@ async fn a_client_that_stops_reading_while_its_connection_ends_has_the_write_tim
     assert_eq!((report.requests_drained, report.requests_broken), (0, 1), "{report}");
 }
 
-/// As rustls has.
-const ROOM: usize = 65_536;
+/// A client that goes on sending keeps its connection no longer than one that says nothing.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_stops_sending_is_not_waited_for_longer_than_the_grace() {
+    let (connect, incoming) = mpsc::channel(1);
+    let (gone, mut goes) = mpsc::channel(1);
+    let server = Server::builder("t").grace(secs(1)).build().unwrap();
+    let served = server.serve(Memory(incoming), service_fn(app), &Lifecycle::new());
+    let served = served.handshake(move |stream: Looked<DuplexStream>| {
+        let (_, writes) = tokio::io::split(buffered(stream, ROOM, gone.clone()));
+        let request = &b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"[..];
+        let reads = request.chain(tokio::io::repeat(b'x'));
+        async move { Ok(Looked::blind(tokio::io::join(reads, writes))) }
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { served.await });
+    let (_stream, theirs) = duplex(1024);
+    connect.send(theirs).await.unwrap();
+    // Nobody sleeps: the clock goes by what is told to it.
+    for _ in 0..20 {
+        assert!(goes.try_recv().is_err(), "before its grace is over");
+        tokio::time::advance(Duration::from_millis(49)).await;
+    }
+    for _ in 0..4 {
+        tokio::time::advance(Duration::from_millis(49)).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(goes.try_recv().is_ok(), "it is kept");
+}
 
 /// A server through a stream with a buffer, its client's end, and when the server has let go of it.
 async fn buffering(room: usize) -> (JoinSet<ServeReport>, DuplexStream, mpsc::Receiver<()>) {

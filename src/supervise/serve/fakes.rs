@@ -64,6 +64,9 @@ impl<I: AsyncRead> AsyncRead for Hiding<I> {
 
 type Taken = Looked<DuplexStream>;
 
+/// As much as rustls holds.
+pub(super) const ROOM: usize = 65_536;
+
 /// A server's end that sees what its reads do not.
 pub(super) type Late = Looked<Join<Hiding<Taken>, WriteHalf<Taken>>>;
 

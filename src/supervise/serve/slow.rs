@@ -1,9 +1,6 @@
 //! Clients that take their time, through a stream that holds what they have not taken.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +8,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::task::coop::consume_budget;
@@ -22,69 +17,12 @@ use tower::service_fn;
 
 use crate::supervise::Lifecycle;
 
+use super::fakes::{ROOM, buffered};
 use super::tests::{Memory, secs};
 use super::{Looked, Server};
 
 const TENTH: Duration = Duration::from_millis(100);
 const WRITE_TIMEOUT: Duration = secs(10);
-
-/// A server's end as TLS makes one: it takes what there is room for, and moves what it can when it is flushed.
-struct Holding {
-    stream: Looked<DuplexStream>,
-    held: Vec<u8>,
-    gone: mpsc::Sender<()>,
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        let _ = self.gone.try_send(());
-    }
-}
-
-impl Holding {
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.held.is_empty() {
-            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
-            self.held.drain(..taken);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncRead for Holding {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Holding {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let drained = self.poll_drain(cx)?;
-        let room = buf.len().min(65_536 - self.held.len());
-        if room == 0 && drained.is_pending() {
-            return Poll::Pending;
-        }
-        self.held.extend(&buf[..room]);
-        Poll::Ready(Ok(room))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_drain(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
 
 /// A client that has asked for `first` bytes at once, and then `count` pieces, one each tenth of a second, each made in so
 /// many `steps` that the runtime counts. And what says that its connection has gone on the server's side.
@@ -114,8 +52,8 @@ async fn asks_for(
     let life = Lifecycle::new();
     let served = server.serve(Memory(incoming), service_fn(app), &life);
     let served = served.handshake(move |stream: Looked<DuplexStream>| {
-        let gone = gone.clone();
-        async move { Ok(Looked::blind(Holding { stream, held: Vec::new(), gone })) }
+        let stream = buffered(stream, ROOM, gone.clone());
+        async move { Ok(stream) }
     });
     tasks.spawn(async move {
         let _report = served.await;

@@ -102,18 +102,18 @@ impl<I: Connected> Stream<I> {
             match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    let grace = self.connection.0.shared.config.limits.grace;
-                    let over = self.over.get_or_insert_with(|| Box::pin(sleep(grace)));
-                    return over.as_mut().poll(cx);
-                }
+                Poll::Pending => return self.poll_over(cx),
             }
         }
         cx.waker().wake_by_ref();
-        match &mut self.over {
-            Some(over) => over.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        self.poll_over(cx)
+    }
+
+    /// Also of a peer that never stops sending.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let grace = self.connection.0.shared.config.limits.grace;
+        let over = self.over.get_or_insert_with(|| Box::pin(sleep(grace)));
+        over.as_mut().poll(cx)
     }
 
     fn cut() -> io::Error {

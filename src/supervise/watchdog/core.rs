@@ -172,8 +172,14 @@ impl Core {
     fn freeze(&mut self, since: Tick, cause: FreezeCause, silent: Duration) -> Option<Told> {
         let begun = match self.frozen {
             None => since,
-            // That nothing was known of it told nobody to do anything: what is known now does.
-            Some((begun, FreezeCause::Unreadable)) if cause != FreezeCause::Unreadable => begun,
+            // That nothing was known of it told nobody to do anything: what is known now does. And whoever starts again what
+            // has gone has done nothing about one that was silent.
+            Some((begun, before))
+                if cause != before
+                    && (before == FreezeCause::Unreadable || cause == FreezeCause::Dead) =>
+            {
+                begun
+            }
             Some(_) => return None,
         };
         self.frozen = Some((begun, cause));

@@ -128,6 +128,31 @@ fn what_cannot_be_looked_at_for_longer_than_the_timeout_is_told_once_and_again_w
     assert_eq!(run(&mut core, 3, 100, Seen::Unseen), []);
 }
 
+/// A supervisor that starts again what has gone would wait for ever.
+#[test]
+fn one_that_goes_after_it_was_silent_is_told_to_have_gone_once() {
+    for (seen, cause) in [
+        (Seen::Value(1), FreezeCause::Silent),
+        (Seen::Halted(1), FreezeCause::Stopped),
+        (Seen::Nothing(FreezeCause::Corrupt), FreezeCause::Corrupt),
+    ] {
+        let mut core = core(true);
+        run(&mut core, 0, 3, Seen::Value(1));
+        let told = run(&mut core, 3, 10, seen);
+        assert!(matches!(told[..], [(_, Told::Frozen { cause: told, .. })] if told == cause));
+        let told = run(&mut core, 10, 20, Seen::Nothing(FreezeCause::Dead));
+        let dead = |told| matches!(told, Told::Frozen { cause: FreezeCause::Dead, .. });
+        assert!(matches!(told[..], [(10, told)] if dead(told)), "{told:?}");
+        // Nothing of it is worse, and nothing is told twice.
+        assert_eq!(run(&mut core, 20, 30, seen), []);
+        assert_eq!(run(&mut core, 30, 40, Seen::Nothing(FreezeCause::Dead)), []);
+        assert!(matches!(
+            run(&mut core, 40, 41, Seen::Value(2))[..],
+            [(40, Told::Recovered { .. })]
+        ));
+    }
+}
+
 /// Whoever acts upon a death has done nothing when it could not be read: that would be the last that is told.
 #[test]
 fn what_is_known_after_nothing_was_is_told() {

@@ -19,7 +19,7 @@ pub enum FreezeCause {
     Silent,
     /// The process is stopped by a signal or a debugger, for too long.
     Stopped,
-    /// The process has gone.
+    /// The process has gone. Also told of one that was found frozen for another cause before.
     Dead,
     /// There is no state file: it was removed, or did not come in time after the start.
     Missing,

@@ -74,7 +74,9 @@ impl Watchdog {
     /// let dog = Watchdog::from_state_file("bot", "/run/bot.json")
     ///     .on_timeout(|freeze| match freeze.cause {
     ///         FreezeCause::Dead => println!("start it again"),
-    ///         _ => println!("kill it, then start it again"),
+    ///         // That it has gone is told then.
+    ///         FreezeCause::Silent | FreezeCause::Stopped => println!("kill it"),
+    ///         _ => println!("see what became of its file"),
     ///     })
     ///     .build()?;
     /// # Ok::<(), buttress::ConfigError>(())
@@ -276,8 +278,9 @@ impl Watchdog {
     #[must_use]
     pub fn since_ping(&self) -> Duration {
         let shared = self.shared();
-        // User code, so before the lock.
-        let value = shared.count();
+        let sight = Arc::clone(&hold(&shared.state).sight);
+        // User code, so without the lock.
+        let value = shared.count(&sight);
         let now = clock::now();
         let state = hold(&shared.state);
         match value {

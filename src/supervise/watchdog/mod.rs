@@ -58,7 +58,8 @@
 //! nothing about the process: that time does not count, and `watchdog_blind` is told. For longer than the timeout it is
 //! a freeze ([`FreezeCause::Unreadable`]), since nobody else would tell. That says nothing about the process, so what is
 //! seen of it after that is told once more, with its own cause: that it has gone, also while the file cannot be read, or
-//! is silent. A file that cannot be understood is a freeze, and so is one that is not there.
+//! is silent. One that is found frozen and goes then is told to have gone, too: kill what is silent, and start again what is
+//! dead. A file that cannot be understood is a freeze, and so is one that is not there.
 //!
 //! # What watches what
 //!

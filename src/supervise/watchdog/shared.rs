@@ -34,14 +34,20 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) timeouts: AtomicU64,
     pub(super) gaps: AtomicU64,
+    /// The last freeze, for whoever is guarded.
+    pub(super) last: Mutex<Option<Freeze>>,
+    pub(super) waiting: Mutex<Waiting>,
+}
+
+/// What one watch knows of its own sight. The next one has its own: what was wrong may have been mended meanwhile, and is
+/// told if it has not; and a look of the watch before may come back long after its end.
+#[derive(Default)]
+pub(super) struct Sight {
     /// It has been told that it cannot see.
     blind: AtomicBool,
     /// When the source of progress panicked, and how long it is not asked after that: each time goes through the hook
     /// of the program, which may write a backtrace.
     panicked: Mutex<Option<(Tick, Duration)>>,
-    /// The last freeze, for whoever is guarded.
-    pub(super) last: Mutex<Option<Freeze>>,
-    pub(super) waiting: Mutex<Waiting>,
 }
 
 pub(super) struct State {
@@ -49,6 +55,7 @@ pub(super) struct State {
     pub(super) running: bool,
     pub(super) generation: u64,
     pub(super) started: Option<Tick>,
+    pub(super) sight: Arc<Sight>,
     /// Of the shared monitor, or of the thread that watches a file.
     pub(super) entry: Option<Entry>,
     pub(super) waker: Option<Arc<Waker>>,
@@ -62,6 +69,14 @@ pub(super) struct Waiting {
 
 pub(super) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sight {
+    fn sees(&self) {
+        if self.blind.load(Ordering::Relaxed) {
+            self.blind.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Shared {
@@ -81,13 +96,12 @@ impl Shared {
                 running: false,
                 generation: 0,
                 started: None,
+                sight: Arc::default(),
                 entry: None,
                 waker: None,
             }),
             timeouts: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
-            blind: AtomicBool::new(false),
-            panicked: Mutex::new(None),
             last: Mutex::new(None),
             waiting: Mutex::default(),
         }
@@ -99,26 +113,27 @@ impl Shared {
             return Err(WatchdogError::AlreadyRunning);
         }
         let generation = state.generation + 1;
-        // What was wrong before may have been mended meanwhile, and is told if it has not.
-        *hold(&self.panicked) = None;
-        self.blind.store(false, Ordering::Relaxed);
+        let sight = Arc::new(Sight::default());
         // The first look only sees what there is. It is taken on the monitor's clock.
         if let Source::File(path) = &self.source {
             let waker = Arc::new(Waker::new().map_err(WatchdogError::thread)?);
             let (shared, path, wakes) = (Arc::clone(self), path.clone(), Arc::clone(&waker));
+            let sight = Arc::clone(&sight);
             // Of its own: a file may hang, and others must not wait for it.
             std::thread::Builder::new()
                 .name(self.name.of_thread("watch"))
-                .spawn(move || shared.watch(&path, &wakes, generation))
+                .spawn(move || shared.watch(&path, &wakes, generation, &sight))
                 .map_err(WatchdogError::thread)?;
             state.waker = Some(waker);
         } else {
-            let watched = Arc::new(Watched { shared: Arc::clone(self), generation });
+            let (shared, sight) = (Arc::clone(self), Arc::clone(&sight));
+            let watched = Arc::new(Watched { shared, generation, sight });
             let entry = monitor::enroll(watched, Duration::ZERO).map_err(WatchdogError::thread)?;
             state.entry = Some(entry);
         }
         state.core.reset();
         state.generation = generation;
+        state.sight = sight;
         state.running = true;
         state.started = Some(clock::now());
         Ok(())
@@ -142,12 +157,12 @@ impl Shared {
     }
 
     /// `None`: a file does not count, and a source that panics cannot say.
-    pub(super) fn count(&self) -> Option<u64> {
+    pub(super) fn count(&self, sight: &Sight) -> Option<u64> {
         match &self.source {
             Source::Pings => Some(self.pulse.count()),
             Source::Progress(source) => {
                 let asked = clock::now();
-                let panicked = *hold(&self.panicked);
+                let panicked = *hold(&sight.panicked);
                 if panicked.is_some_and(|(at, pause)| asked.since(at) < pause) {
                     return None;
                 }
@@ -157,10 +172,10 @@ impl Shared {
                     let pause = panicked.map_or(check, |(_, pause)| pause.saturating_mul(2));
                     (asked, pause.min(MOST).min(timeout / 4).max(check))
                 });
-                *hold(&self.panicked) = again;
+                *hold(&sight.panicked) = again;
                 match count {
-                    Some(_) => self.sees(),
-                    None => self.cannot_see(format_args!("the source of progress panics")),
+                    Some(_) => sight.sees(),
+                    None => self.cannot_see(sight, format_args!("the source of progress panics")),
                 }
                 count
             }
@@ -168,34 +183,29 @@ impl Shared {
         }
     }
 
-    fn sees(&self) {
-        if self.blind.load(Ordering::Relaxed) {
-            self.blind.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// Tells it once, until it sees again.
-    fn cannot_see(&self, why: fmt::Arguments<'_>) {
-        if !self.blind.swap(true, Ordering::Relaxed) {
+    /// Tells it once, until it sees again. Not of a watch that another one has followed.
+    fn cannot_see(&self, sight: &Sight, why: fmt::Arguments<'_>) {
+        let first = !sight.blind.swap(true, Ordering::Relaxed);
+        if first && std::ptr::eq(&*hold(&self.state).sight, sight) {
             self.event(Severity::Error, "watchdog_blind", why);
         }
     }
 
     /// The thread that watches a file.
-    fn watch(&self, path: &std::path::Path, waker: &Waker, generation: u64) {
+    fn watch(&self, path: &std::path::Path, waker: &Waker, generation: u64, sight: &Sight) {
         let mut process: Option<Process> = None;
         loop {
             let began = clock::now();
             let seen = match file::look(path) {
                 Ok((seen, identity)) => {
-                    self.sees();
+                    sight.sees();
                     if process.as_ref().map(|process| &process.identity) != identity.as_ref() {
                         process = identity.and_then(Process::open);
                     }
                     seen
                 }
                 Err(error) => {
-                    self.cannot_see(format_args!("{}: {error}", path.display()));
+                    self.cannot_see(sight, format_args!("{}: {error}", path.display()));
                     // Its end is seen without the file; once, or the sleep would end at once.
                     match process.take_if(|process| process.has_ended()) {
                         Some(_) => Seen::Nothing(FreezeCause::Dead),
@@ -347,11 +357,12 @@ impl Shared {
 struct Watched {
     shared: Arc<Shared>,
     generation: u64,
+    sight: Arc<Sight>,
 }
 
 impl Checked for Watched {
     fn check(&self, now: Tick) -> Option<Duration> {
-        let seen = self.shared.count().map_or(Seen::Same, Seen::Value);
+        let seen = self.shared.count(&self.sight).map_or(Seen::Same, Seen::Value);
         self.shared.check(now, self.generation, seen).then_some(self.shared.limits.check)
     }
 }

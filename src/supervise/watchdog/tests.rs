@@ -95,7 +95,7 @@ async fn a_source_that_has_panicked_is_asked_within_the_timeout_and_when_it_is_s
         for _ in 0..3_000 {
             tokio::time::advance(check).await;
             let before = asked.load(Ordering::SeqCst);
-            assert_eq!(dog.shared().count(), None);
+            assert!(dog.since_ping().is_zero());
             if asked.load(Ordering::SeqCst) > before {
                 longest = longest.max(clock::now().since(last));
                 last = clock::now();
@@ -109,6 +109,33 @@ async fn a_source_that_has_panicked_is_asked_within_the_timeout_and_when_it_is_s
         assert_eq!(heard.recv_timeout(LONG), Ok("watchdog_blind"), "once in each life");
         assert!(asked.load(Ordering::SeqCst) > before);
     }
+}
+
+/// It would be told of a watch that sees.
+#[test]
+fn a_look_that_ends_after_the_next_watch_has_begun_says_nothing_of_it() {
+    let (told, heard) = mpsc::channel();
+    let (enter, entered) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (first, released) = (AtomicBool::new(true), std::sync::Mutex::new(released));
+    let source = move || -> u64 {
+        if !first.swap(false, Ordering::SeqCst) {
+            return 1;
+        }
+        enter.send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
+        std::panic::resume_unwind(Box::new("expected in this test"))
+    };
+    let dog = quick("late").watch(source).observe(telling(told)).build().unwrap();
+    let late = std::thread::spawn({
+        let dog = dog.clone();
+        move || dog.since_ping()
+    });
+    entered.recv_timeout(LONG).unwrap();
+    dog.start().unwrap();
+    release.send(()).unwrap();
+    late.join().unwrap();
+    assert!(!heard.try_iter().any(|told| told == "watchdog_blind"));
 }
 
 /// A heartbeat's file, which can be made one that nobody can read.
