@@ -8,6 +8,7 @@ use ::http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::attempt;
 use super::context_future::ContextFuture;
 use super::problem::{Problem, problem};
 use super::retry_after::decimal;
@@ -37,7 +38,8 @@ pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms
 pub const CRITICALITY: HeaderName = HeaderName::from_static("x-request-criticality");
 
 /// For servers: reads what a request says of its deadline and criticality, and puts it into the
-/// [`Context`] in its extensions, where the layers inside find it. Goes outside of them.
+/// [`Context`] in its extensions, where the layers inside find it. Goes outside of them. Which attempt of its caller's it is
+/// is a [`CallerAttempt`](super::CallerAttempt) there, for handlers.
 ///
 /// A server that does not know how long its callers wait works for those who have gone. Told by them, it
 /// leaves off, and what has no time left on arrival is refused: with 504, or `DEADLINE_EXCEEDED` if the call
@@ -48,11 +50,14 @@ pub const CRITICALITY: HeaderName = HeaderName::from_static("x-request-criticali
 /// | `grpc-timeout` | 1 to 8 digits and a unit of `HMSmun` |
 /// | [`TIMEOUT_MS`] | milliseconds |
 /// | [`CRITICALITY`] | `sheddable`, `sheddable_plus`, `critical`, `critical_plus` |
+/// | [`ATTEMPT`](super::ATTEMPT), `x-envoy-attempt-count` | the number of an attempt, from 1 |
+/// | `grpc-previous-rpc-attempts` | how many there were before |
 ///
 /// The earliest deadline counts, with the one that is in the extensions already and
 /// [`max_deadline`](Self::max_deadline), which is also that of requests that name none if it is set. A
 /// criticality, whether a header names it, the extensions have it or it is the default, is lowered to
-/// [`max_criticality`](Self::max_criticality) (critical). What cannot be read counts as not there.
+/// [`max_criticality`](Self::max_criticality) (critical). The highest attempt counts, up to
+/// [`CallerAttempt::MAX`](super::CallerAttempt::MAX). What cannot be read counts as not there.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -225,6 +230,7 @@ where
                 if let Some(context) = changed {
                     context.put(req.extensions_mut());
                 }
+                attempt::accept(&mut req);
                 ContextFuture::called(self.inner.call(req), R::map_err)
             }
             Err(()) => ContextFuture::refused(self.reject.reject(req, expired(self.rules.name))),

@@ -8,6 +8,7 @@ use ::http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::attempt;
 use super::context_future::ContextFuture;
 use super::context_layer::{CRITICALITY, GRPC_TIMEOUT, TIMEOUT_MS, expired, told};
 use super::grpc::answer_content_type;
@@ -16,7 +17,7 @@ use crate::deadline::{Deadline, format_grpc_timeout};
 use crate::name::Name;
 use crate::reject::{AsError, Reject};
 
-/// For clients: tells the callee how long the caller still waits and how much the request matters, in the
+/// For clients: tells the callee how long the caller still waits, how much the request matters and which attempt it is, in the
 /// headers that a [`ContextLayer`](super::ContextLayer) reads. Goes innermost, so that each attempt says what is
 /// left then.
 ///
@@ -24,6 +25,11 @@ use crate::reject::{AsError, Reject};
 /// request is gRPC, else as [`TIMEOUT_MS`](super::TIMEOUT_MS), rounded down: never as a time of day. A request with
 /// nothing left, for HTTP less than a millisecond, is refused and not sent. A criticality other than the default
 /// is sent; one of the default takes a header that is there away.
+///
+/// A second attempt or a later one, by the [context](crate::Context::attempt) that retries and hedges write, is sent as
+/// `grpc-previous-rpc-attempts` (one less) if the request is gRPC, else as [`ATTEMPT`](super::ATTEMPT); Envoy's
+/// `x-envoy-attempt-count` is set if it is there. Of a first attempt all three are taken away: in a request that is passed on
+/// they are those of its caller.
 ///
 /// The headers cost allocations.
 ///
@@ -114,8 +120,10 @@ impl<S: fmt::Debug, R> fmt::Debug for SendContextService<S, R> {
 fn write<B>(req: &mut Request<B>) -> Result<(), ()> {
     let context = Context::of(req.extensions());
     let left = context.deadline().map(Deadline::remaining);
-    if let Some(left) = [left, told(req.headers())].into_iter().flatten().min() {
-        let grpc = answer_content_type(req.headers()).is_some();
+    let left = [left, told(req.headers())].into_iter().flatten().min();
+    let again = context.attempt() > 1;
+    let grpc = (left.is_some() || again) && answer_content_type(req.headers()).is_some();
+    if let Some(left) = left {
         let least = if grpc { Duration::from_nanos(1) } else { Duration::from_millis(1) };
         if left < least {
             return Err(());
@@ -128,6 +136,7 @@ fn write<B>(req: &mut Request<B>) -> Result<(), ()> {
         };
         req.headers_mut().insert(name, value);
     }
+    attempt::send(req.headers_mut(), context.attempt(), grpc);
     if context.criticality() == Criticality::default() {
         req.headers_mut().remove(CRITICALITY);
     } else {

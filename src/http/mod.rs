@@ -15,6 +15,7 @@
 //! | tell callers apart | [`peer_ip`], [`forwarded_for`], [`forwarded`], [`header`](fn@header), [`path`] |
 //! | read `Retry-After` | [`retry_after`](fn@retry_after) |
 //! | hear by when callers need their answers, and tell it to callees | [`ContextLayer`], [`SendContextLayer`] |
+//! | know a caller's retry | [`CallerAttempt`] |
 //!
 //! # Default
 //!
@@ -77,6 +78,7 @@
 //! `Infallible`. `http_body_util::Limited` fails a body that is too long; [`ReplayBody`] lets it
 //! through and only stops keeping it.
 
+mod attempt;
 mod buffered;
 mod classify;
 mod context;
@@ -101,6 +103,7 @@ pub(crate) use buffered::Fill;
 pub(crate) use grpc::{answer_content_type as grpc_content_type, trailers_only};
 pub(crate) use headers::{rate_limit_fields, refusal_fields};
 
+pub use attempt::{ATTEMPT, CallerAttempt};
 pub use buffered::Buffered;
 pub use classify::{Standard, Ticket, standard};
 pub use context::{Extensions, extensions};

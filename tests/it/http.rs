@@ -1,5 +1,6 @@
 //! The HTTP vocabulary, against real clients and servers where they matter.
 
+mod attempts;
 mod classify;
 mod errors;
 mod grpc_timeout;
