@@ -76,7 +76,7 @@ impl fmt::Display for Criticality {
 /// | [`hedge`](crate::hedge) | deadline, attempt | when a second attempt still helps | which attempt it is |
 /// | [`endpoints`](crate::endpoints) | attempt, call | another endpoint than that of the attempt before | |
 /// | `http::ContextLayer` | deadline, criticality | both stay below what it allows | what the headers say |
-/// | `http::SendContextLayer` | deadline, criticality | the callee is told; nothing is sent that is late already | |
+/// | `http::SendContextLayer` | deadline, criticality, attempt | the callee is told; nothing is sent that is late already | |
 ///
 /// Circuit breakers, failure budgets, conditioners, idempotency and fallbacks do not.
 ///

@@ -2,7 +2,6 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::cause::{Cause, Covers, Refusals};
 use super::config::FallbackBuilder;
@@ -12,6 +11,7 @@ use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::replay::CloneRequest;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The count and the bound of the answers that are given in place of others: see the [module](super). Clones are
 /// the same object.

@@ -135,6 +135,8 @@ mod handle;
 mod hostile_tests;
 mod keep;
 mod layer;
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 mod managed;
 mod service;
 #[cfg(all(test, not(buttress_loom)))]

@@ -221,6 +221,23 @@ async fn thousands_of_claims_are_taken_back_a_few_at_a_time() {
     assert!(store.store.is_empty(), "{} are still taken", store.store.len());
 }
 
+/// Nor wait for their turn when nobody looks for them any more: behind a store that never answers that was for as long as
+/// there are thousands of them.
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_turn_has_not_come_in_time_is_looked_for_no_more() {
+    let store = Faulty::default();
+    let gate = builder(&store).store_timeout(10 * SECOND).build().unwrap();
+    store.next(On::Begin, &[Fault::Hang; 2_000]);
+    store.always(On::Release, Fault::Hang);
+    let all = (0..2_000).map(|n| timeout(SECOND, gate.begin(n.to_string(), A)));
+    assert!(futures_util::future::join_all(all).await.iter().all(Result::is_err));
+    sleep(320 * SECOND).await;
+    let looks = store.asked(On::Release);
+    assert!((400..=500).contains(&looks), "sixteen every ten seconds: {looks}");
+    sleep(400 * SECOND).await;
+    assert_eq!(store.asked(On::Release), looks);
+}
+
 /// What somebody before may have done must not be forgotten with the claim.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_took_over_is_given_up_and_not_taken_back() {
