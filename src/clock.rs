@@ -73,6 +73,73 @@ thread_local!(pub(crate) static READS: Cell<u32> = const { Cell::new(0) });
 
 thread_local!(static AT_HAND: Cell<Tick> = const { Cell::new(Tick(0)) });
 thread_local!(static STANDS_FOR: Cell<u32> = const { Cell::new(1) });
+thread_local!(static BEGUN: Cell<Tick> = const { Cell::new(Tick(0)) });
+
+/// In place of a reading: what is polled has begun with this poll, and nobody has looked at the clock since.
+pub(crate) const UNREAD: Tick = Tick(1);
+
+/// What is polled until what is returned is dropped, which is to be in the same poll, begins when somebody inside looks at
+/// the clock for the first time: a call that is answered at once need not look at all. It is dropped `after` so many
+/// nanoseconds at the latest, of which the layers inside are told as by [`hand_end_down`].
+#[inline]
+pub(crate) fn begin(after: u64) -> Beginning {
+    let (begun, end) = match END.get() {
+        Tick(0) => (UNREAD, Tick(after.min(AFTER - 1) | AFTER)),
+        _ => begin_within(after),
+    };
+    let outer = (BEGUN.replace(begun), AT_HAND.replace(begun), END.replace(end));
+    Beginning { outer }
+}
+
+/// There is an end already.
+#[cold]
+fn begin_within(after: u64) -> (Tick, Tick) {
+    let before = end_handed_down();
+    let now = now();
+    let end = absolute(now.0.saturating_add(after));
+    (now, before.map_or(end, |before| before.min(end)))
+}
+
+#[must_use]
+pub(crate) struct Beginning {
+    outer: (Tick, Tick, Tick),
+}
+
+impl Drop for Beginning {
+    #[inline]
+    fn drop(&mut self) {
+        let (begun, at_hand, end) = self.outer;
+        BEGUN.set(begun);
+        AT_HAND.set(at_hand);
+        END.set(end);
+    }
+}
+
+/// When what is polled began: a reading, unless somebody has made it since.
+#[inline]
+pub(crate) fn beginning() -> Tick {
+    match BEGUN.get() {
+        Tick(0) => now(),
+        UNREAD => {
+            let now = now();
+            BEGUN.set(now);
+            now
+        }
+        begun => begun,
+    }
+}
+
+/// What is called next is not to know.
+#[inline]
+pub(crate) fn hand_nothing_down() {
+    AT_HAND.set(Tick(0));
+}
+
+/// Whether what is polled has begun with this poll, and nobody has looked at the clock since.
+#[inline]
+pub(crate) fn is_unread() -> bool {
+    AT_HAND.get() == UNREAD && BEGUN.get() == UNREAD
+}
 
 /// Hands a reading to the layer inside that asks first, which spares it one of its own: until what is returned
 /// is dropped, which is to be in the same poll. With it goes for how many the time of this call stands, if it is answered
@@ -97,18 +164,30 @@ impl Drop for HandedDown {
 
 thread_local!(static END: Cell<Tick> = const { Cell::new(Tick(0)) });
 
+/// Of an end that is so many nanoseconds after the beginning.
+const AFTER: u64 = 1 << 63;
+
 /// Until what is returned is dropped, which is to be in the same poll, what is polled is dropped at this time at the
 /// latest, and can go by that. `None`: what is polled has other callers, too.
 #[inline]
 pub(crate) fn hand_end_down(end: Option<Tick>) -> EndHandedDown {
-    let before = END.get();
+    let before = match end {
+        Some(_) => end_handed_down().unwrap_or_default(),
+        None => END.get(),
+    };
     let end = match end {
-        Some(end) if before == Tick(0) => end,
+        Some(end) if before == Tick(0) => absolute(end.0),
         Some(end) => end.min(before),
         None => Tick(0),
     };
     END.set(end);
     EndHandedDown(before)
+}
+
+/// An end 292 years from now is as good as any later one.
+#[inline]
+fn absolute(end: u64) -> Tick {
+    Tick(end.min(AFTER - 1))
 }
 
 #[must_use]
@@ -124,7 +203,15 @@ impl Drop for EndHandedDown {
 /// When what is polled is dropped at the latest, as far as the layers outside say so.
 #[inline]
 pub(crate) fn end_handed_down() -> Option<Tick> {
-    Some(END.get()).filter(|end| *end != Tick(0))
+    match END.get() {
+        Tick(0) => None,
+        Tick(after) if after & AFTER != 0 => {
+            let end = absolute(beginning().0.saturating_add(after & !AFTER));
+            END.set(end);
+            Some(end)
+        }
+        end => Some(end),
+    }
 }
 
 /// What a layer outside has read a moment ago; else a reading. It stays there for the next layer.
@@ -132,15 +219,23 @@ pub(crate) fn end_handed_down() -> Option<Tick> {
 pub(crate) fn at_hand() -> Tick {
     match AT_HAND.get() {
         Tick(0) => now(),
+        UNREAD => beginning(),
         at_hand => at_hand,
     }
 }
 
-/// The same for the last layer that is to have it.
+/// The same, or `UNREAD` if that would be the first look at it since what is polled has begun.
+#[inline]
+pub(crate) fn at_hand_if_read() -> Tick {
+    if is_unread() { UNREAD } else { at_hand() }
+}
+
+/// As [`at_hand`] for the last layer that is to have it.
 #[inline]
 pub(crate) fn handed_down() -> Tick {
     match AT_HAND.replace(Tick(0)) {
         Tick(0) => now(),
+        UNREAD => beginning(),
         at_hand => at_hand,
     }
 }

@@ -173,6 +173,16 @@ impl<T> Lease<T> {
         Ref(Arc::clone(&self.inner))
     }
 
+    /// The same of a lease that there need not be. It goes with the call, and need not be counted again, if that is the
+    /// [last](LastCall) one.
+    #[inline]
+    pub(crate) fn of_call(lease: &mut Option<Self>) -> Option<Ref<T>> {
+        match LAST.replace(false) {
+            true => lease.take().map(|lease| Ref(lease.inner)),
+            false => lease.as_mut().map(Self::for_call),
+        }
+    }
+
     #[cold]
     fn privatise(&mut self) {
         let shared = Arc::clone(self.shared());
@@ -223,6 +233,28 @@ impl<T> std::ops::Deref for Lease<T> {
 impl<T: std::fmt::Debug> std::fmt::Debug for Lease<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         (**self).fmt(f)
+    }
+}
+
+thread_local!(static LAST: Cell<bool> = const { Cell::new(false) });
+
+/// While it is there, the service that is called is dropped after the call. Only for who calls a service of ours that asks
+/// whether this is so, and not one that another may have put in its place.
+#[must_use]
+pub(crate) struct LastCall(());
+
+impl LastCall {
+    #[inline]
+    pub(crate) fn new(is_last: bool) -> Self {
+        LAST.set(is_last);
+        Self(())
+    }
+}
+
+impl Drop for LastCall {
+    #[inline]
+    fn drop(&mut self) {
+        LAST.set(false);
     }
 }
 
@@ -338,5 +370,33 @@ mod tests {
         assert!(calls.iter().all(|call| **call == 7));
         drop(calls);
         assert_eq!(Arc::strong_count(&shared), 1);
+    }
+
+    #[test]
+    fn the_last_call_of_an_instance_takes_its_reference_and_that_of_no_other() {
+        let first = Lease::new(Arc::new(7));
+        let mut once = Some(first.clone());
+        let mut other = Some(first.clone());
+        let counted = Arc::strong_count(&first.inner);
+        let last = LastCall::new(true);
+        let call = Lease::of_call(&mut once);
+        assert!(once.is_none() && call.as_deref() == Some(&7));
+        assert_eq!(Arc::strong_count(&first.inner), counted, "it is moved");
+        // What is called inside of it may be called again.
+        let inside = Lease::of_call(&mut other);
+        assert!(other.is_some() && inside.as_deref() == Some(&7));
+        drop((last, call, inside));
+        assert!(Lease::of_call(&mut other).is_some() && other.is_some(), "it is over");
+    }
+
+    #[test]
+    fn a_call_that_panics_was_no_last_call_of_the_next() {
+        let caught = std::panic::catch_unwind(|| {
+            let _last = LastCall::new(true);
+            panic!("in the service");
+        });
+        assert!(caught.is_err());
+        let mut next = Some(Lease::new(Arc::new(7)));
+        assert!(Lease::of_call(&mut next).is_some() && next.is_some());
     }
 }

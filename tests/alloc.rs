@@ -481,7 +481,7 @@ fn a_timeout_that_is_not_reached() {
     });
 }
 
-/// A context of its own goes into the request's extensions, which are two boxes: the map, its first entry.
+/// A context of its own goes into the request's extensions, which are three boxes: the map, its table, its first entry.
 #[cfg(feature = "http")]
 #[test]
 fn the_context_of_a_request() {
@@ -519,6 +519,94 @@ fn the_context_of_a_request() {
         let answer = typed.clone().oneshot(Request::new(())).now_or_never();
         assert_eq!(answer.unwrap().unwrap().status(), 200);
     });
+}
+
+/// One call after another, of a stack whose hedge does not know yet when it is due, and then of one that does: it keeps a
+/// copy of each request from then on. Time stands, so that it does not get to know before.
+#[track_caller]
+fn stack_costs<Req, S>(
+    what: &str,
+    allocations: [u64; 2],
+    hedge: Option<&buttress::hedge::Hedge>,
+    mut service: S,
+    request: fn() -> Req,
+) where
+    S: Service<Req>,
+    S::Error: std::fmt::Debug,
+{
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.unwrap();
+    let _entered = runtime.enter();
+    let mut call = || {
+        let call = async { drop(service.ready().await.unwrap().call(request()).await.unwrap()) };
+        call.now_or_never().unwrap();
+    };
+    costs(&format!("{what}, at first"), allocations[0], &mut call);
+    let hedge = hedge.unwrap();
+    assert_eq!(hedge.delay(), None);
+    for _ in 0..1000 {
+        runtime.block_on(tokio::time::advance(Duration::from_millis(25)));
+        call();
+    }
+    assert!(hedge.delay().is_some());
+    costs(&format!("{what}, hedged"), allocations[1], &mut call);
+    assert_eq!(hedge.stats().sent, 0);
+}
+
+/// A pool around which nothing is written into requests.
+#[test]
+fn a_client_with_a_pool() {
+    use buttress::presets::{ClientPlan, client};
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let pool = stack.endpoints();
+    (0..3).for_each(|n| pool.insert(n.to_string(), service_fn(ok)));
+    let service = stack.pool(&pool);
+    stack_costs("pool", [0, 0], stack.hedge(), service.clone(), || 1);
+    service_costs_nothing("pool", service);
+}
+
+/// The stack writes the deadline and the number of the attempt into the request's extensions. Where there are none yet
+/// these are three boxes: the map, its table, its first entry; and three more in each copy, of which the retry keeps one,
+/// and the hedge another once it knows when it is due. The layers themselves allocate nothing.
+#[cfg(feature = "http")]
+#[test]
+fn a_client_of_http_allocates_what_the_context_of_its_requests_takes() {
+    use axum::body::Bytes;
+    use buttress::presets::{ClientPlan, RetryPlan, client};
+    use http::{Request, Response};
+    let inner =
+        service_fn(|_: Request<Bytes>| ready(Ok::<_, io::Error>(Response::new(Bytes::new()))));
+    let get = || Request::new(Bytes::new());
+    assert_eq!(measure(|| drop(get())).count_total, 0);
+    let told = || {
+        let mut request = get();
+        buttress::Context::new().put(request.extensions_mut());
+        request
+    };
+    let context = measure(|| drop(told())).count_total;
+    let request = told();
+    assert_eq!(measure(|| drop(request.clone())).count_total, context);
+    let whole = ClientPlan::new("db");
+    let mut once = whole.clone();
+    once.retry = RetryPlan::Never;
+    let mut untold = whole.clone();
+    (untold.total_timeout, untold.attempt_timeout) = (None, None);
+    for (what, plan, copies) in
+        [("whole", whole, [2, 3]), ("no retry", once, [1, 2]), ("no timeout", untold, [0, 0])]
+    {
+        let cost = copies.map(|n| n * context);
+        let stack = client(&plan).unwrap().http();
+        let service = stack.layer(inner);
+        stack_costs(what, cost, stack.hedge(), service, get);
+        // A pool counts attempts, so that there is a context in any case where there may be two.
+        let stack = client(&plan).unwrap().http();
+        let pool = stack.endpoints();
+        (0..3).for_each(|n| pool.insert(n.to_string(), inner));
+        let service = stack.pool(&pool);
+        let cost = if what == "no timeout" { [2, 3].map(|n| n * context) } else { cost };
+        stack_costs(&format!("{what}, pool"), cost, stack.hedge(), service, get);
+    }
 }
 
 /// However often it judges: here before each call, as if they came ten seconds apart.

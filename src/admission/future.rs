@@ -8,16 +8,19 @@ use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use super::layer::Parts;
-use super::place::{Held, Holder, LONGEST, Waiting, deadline, end, refusal};
+use super::place::{Held, Holder, LONGEST, Sent, Waiting, deadline, end, refusal};
 use crate::backend::{Arrival, Backend};
 use crate::classify::Classify;
-use crate::clock::{Tick, end_handed_down, hand_down, hand_end_down, handed_down, now};
+use crate::clock::{
+    Tick, UNREAD, end_handed_down, hand_down, hand_end_down, hand_nothing_down, handed_down,
+    is_unread, now,
+};
 use crate::context::ReadContext;
 use crate::deadline::Deadline;
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
-use crate::sync::Ref;
-use crate::wide::{Flag, Wide};
+use crate::sync::{LastCall, Ref};
+use crate::wide::Wide;
 
 impl<C, X, R> Holder for Ref<Parts<C, X, R>> {
     #[inline]
@@ -124,6 +127,13 @@ fn tell_end<Req>(context: &impl ReadContext<Req>, req: &mut Req) {
     }
 }
 
+/// It is not answered in the poll in which it came.
+#[cold]
+#[inline(never)]
+fn not_at_once<C, X, R>(held: &mut Held<Ref<Parts<C, X, R>>>) {
+    held.not_at_once(|parts| parts.admission.longest());
+}
+
 #[inline]
 fn tells_end<C, X, R>(held: &Held<Ref<Parts<C, X, R>>>) -> bool {
     held.holder.as_ref().is_some_and(|parts| parts.tells_end)
@@ -149,18 +159,30 @@ where
         };
         let (Some(parts), Some(request)) = (&*place, &*req) else { return Poll::Pending };
         let context = parts.context.context(request);
-        let now = handed_down();
-        let deadline = deadline(&context, parts.admission.longest(), now);
         let backend = parts.admission.backend();
-        let (arrival, stands_for) = backend.arrive(deadline, context.criticality(), now);
-        *unmeasured = stands_for == 0;
-        if !matches!(arrival, Arrival::Admitted) {
-            return Self::wait_or_refuse(state, &arrival, now);
+        let class = context.criticality();
+        let (mut held, now, stands_for);
+        if is_unread() && context.deadline().is_none() && backend.enter(class) {
+            let Some(parts) = place.take() else { return Poll::Pending };
+            hand_nothing_down();
+            (held, now, stands_for) = (Held::unread(parts), UNREAD, 0);
+        } else {
+            let arrival;
+            now = handed_down();
+            let deadline = deadline(&context, parts.admission.longest(), now);
+            (arrival, stands_for) = backend.arrive(deadline, class, now);
+            if !matches!(arrival, Arrival::Admitted) {
+                return Self::wait_or_refuse(state, &arrival, now);
+            }
+            let Some(parts) = place.take() else { return Poll::Pending };
+            held = Held::new(parts, now, deadline);
         }
-        let Some(parts) = place.take() else { return Poll::Pending };
-        let mut held = Held::new(parts, now, deadline);
+        *unmeasured = stands_for == 0;
         let ready = inner.poll_ready(cx);
         if !matches!(ready, Poll::Ready(Ok(()))) {
+            if *unmeasured {
+                not_at_once(&mut held);
+            }
             return Self::not_ready(state, cx, held, ready);
         }
         // Where they are, and not by `send`: moved, they would be copied.
@@ -168,10 +190,15 @@ where
         if parts.tells_end {
             tell_end(&parts.context, &mut req);
         }
-        let handed_down = parts.hands_down.then(|| hand_down(now, stands_for));
+        let handed_down = match parts.hands_down {
+            true => hand_down(now, stands_for),
+            false => hand_down(Tick(0), 1),
+        };
         let ticket = Wide::Some(parts.classify.start(&req));
-        held.sent = Flag::Yes;
+        held.sent = Sent::Yes;
+        let last = LastCall::new(parts.hands_down);
         let future = inner.call(req);
+        drop(last);
         state.set(State::Called { future, ticket, held });
         drop(handed_down);
         Poll::Ready(None)
@@ -204,7 +231,7 @@ where
             tell_end(&parts.context, &mut call.req);
         }
         let ticket = Wide::Some(parts.classify.start(&call.req));
-        held.sent = Flag::Yes;
+        held.sent = Sent::Yes;
         let future = call.inner.call(call.req);
         state.set(State::Called { future, ticket, held });
     }
@@ -217,8 +244,7 @@ where
         unmeasured: bool,
     ) -> Answer<S, Req, R> {
         if let StateProj::Called { ticket, held, .. } = state.as_mut().project() {
-            // Also if judging the answer panics.
-            held.sent = Flag::No;
+            held.sent = Sent::Answered;
             if let (Some(ticket), Some(parts)) = (ticket.take(), &held.holder) {
                 let verdict = parts.classify.finish(ticket, result.as_ref());
                 held.end(end(&verdict), unmeasured);
@@ -315,7 +341,7 @@ where
         let late = held.deadline <= now();
         match ready {
             Poll::Ready(Err(error)) => {
-                held.end_unsent();
+                held.end_unready();
                 state.set(State::Done);
                 Poll::Ready(Some(Err(R::map_err(error))))
             }
@@ -355,7 +381,13 @@ where
                     let ends = tells_end(held).then(|| hand_end_down(None));
                     let polled = future.poll(cx);
                     drop(ends);
-                    let result = ready!(polled);
+                    let Poll::Ready(result) = polled else {
+                        // Or it has panicked in the poll in which it was sent.
+                        if unmeasured || held.is_unread() {
+                            not_at_once(held);
+                        }
+                        return Poll::Pending;
+                    };
                     return Poll::Ready(Self::finish(state, result, unmeasured));
                 }
                 StateProj::Arriving { .. } => Self::arrive(state.as_mut(), cx, &mut unmeasured),

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::layer::AdmissionLayer;
 use super::permit::{Acquire, Come, Permit, come_at_once, come_blocking};
-use super::place::{Held, end};
+use super::place::{Held, Sent, end};
 use crate::backend::Backend;
 use crate::classify::{AnyError, Classify};
 use crate::context::Context;
@@ -11,7 +11,6 @@ use crate::error::{ConfigError, Error};
 use crate::managed::Home;
 use crate::name::Name;
 use crate::rejection::Rejection;
-use crate::wide::Flag;
 
 /// Decides who may call a [`Backend`] when. Clones share it.
 ///
@@ -245,7 +244,7 @@ impl Admission {
     {
         let mut held = Come::new(self, context).await?;
         let ticket = classify.start(&());
-        held.sent = Flag::Yes;
+        held.sent = Sent::Yes;
         let result = f().await;
         told(held, classify, ticket, result.as_ref());
         result.map_err(Error::Inner)
@@ -295,7 +294,7 @@ impl Admission {
     {
         let mut held = come_blocking(self, &context)?;
         let ticket = classify.start(&());
-        held.sent = Flag::Yes;
+        held.sent = Sent::Yes;
         let result = f();
         told(held, classify, ticket, result.as_ref());
         result.map_err(Error::Inner)
@@ -324,7 +323,6 @@ fn told<C: Classify<(), T, E>, T, E>(
     ticket: C::Ticket,
     result: Result<&T, &E>,
 ) {
-    // Also if judging the answer panics.
-    held.sent = Flag::No;
+    held.sent = Sent::Answered;
     held.end(end(&classify.finish(ticket, result)), false);
 }

@@ -48,7 +48,10 @@
 //!
 //! # How it decides
 //!
-//! - **Limit.** It starts with 4 in flight and doubles until answers take longer. It grows while it is reached and
+//! - **Start.** It starts with 4 in flight, and doubles with each round of answers until they take longer. If the first
+//!   answer takes more than an eighth of what callers wait, and calls wait for it, it starts at what is there: with up to 8 then,
+//!   16 a sixteenth later and 32 at a quarter. What comes in the meantime waits, and is not refused.
+//! - **Limit.** It grows while it is reached and
 //!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
 //!   baseline, and even the quickest but one of the last sixteen wait in a queue; of those, where few come, only what came
@@ -87,6 +90,9 @@
 //!   in [`presets::client`](crate::presets::client). If all are answered like that, single calls ask when it says, but at
 //!   least every 30 s, also while it is down, and who could not be answered in time is refused at once. Elsewhere such a
 //!   failure is one as all others.
+//! - **Lost among quick answers.** Calls that are never answered while others are, as quickly as ever, lower no limit: a share
+//!   that hangs whatever is in flight is not helped by fewer. A backend that silently drops what is beyond its capacity is
+//!   taken for such a one, and only a fixed limit keeps calls from being lost there.
 //! - **Abandoned calls** keep their place for as long as they were waited for: the backend may still work on them.
 //!
 //! The limit is a gradient on latency, as Netflix's [concurrency-limits] has it, and doubles at first as TCP's slow start does;
@@ -102,6 +108,7 @@
 //! # Semantics
 //!
 //! **Readiness.** Always ready. The inner service is asked when it is a call's turn, with the instance that is called.
+//! If it fails then, so does that call alone: while the backend is down it was the probe, and the others wait for the next.
 //!
 //! **Cancellation.** A waiter that is dropped leaves no trace; a place that was its own already goes to the next.
 //! A call that is dropped counts as abandoned, and so does a [`Permit`] of which nothing was told.
@@ -110,10 +117,12 @@
 //! tasks and threads wait in one room.
 //!
 //! **Cost.** Two short locks and two readings of the clock for a call that need not wait, and no allocation. Of calls
-//! that the service answers in the poll in which they are sent, one in eight is read the clock for a second time while
-//! those took less than 10 µs; once one takes longer all are, until they are as quick again. The other seven take no
+//! that the service answers in the poll in which they are sent, one in 32 is read the clock for a second time while
+//! those took less than 10 µs; once one takes longer all are, until they are as quick again. The others take no
 //! lock either, only two atomic operations, if they are [`Critical`](crate::Criticality::Critical), as is the default,
-//! nothing is out of the ordinary, and less than half of the limit is in flight. Who waits has a timer.
+//! nothing is out of the ordinary, and less than half of the limit is in flight; and inside of the total timeout of
+//! [`presets::client`](crate::presets::client), as it is by default, they do not look at the clock at all. A call that is not
+//! answered in that poll counts its time from the first look at the clock in it, at the latest its end. Who waits has a timer.
 //!
 //! # Order
 //!

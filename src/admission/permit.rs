@@ -5,14 +5,13 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use super::handle::Admission;
-use super::place::{Held, Waiting, deadline, end, refusal};
+use super::place::{Held, Sent, Waiting, deadline, end, refusal};
 use crate::backend::{Arrival, Backend};
 use crate::clock::{Tick, now};
 use crate::context::Context;
 use crate::deadline::Deadline;
 use crate::outcome::{Outcome, Verdict};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::wide::Flag;
 
 /// A place in flight for one call: see [`Admission::acquire`]. Say what came of the call, as soon as it has ended: how
 /// long it took is what the limit is learned from.
@@ -39,7 +38,7 @@ pub struct Permit {
 impl Permit {
     /// From now on the backend may be working on it.
     pub(super) fn sent(mut held: Held<Backend>) -> Self {
-        held.sent = Flag::Yes;
+        held.sent = Sent::Yes;
         Self { held }
     }
 
@@ -143,8 +142,15 @@ fn come(admission: &Admission, context: &Context) -> Result<Coming, Rejection> {
     let backend = admission.backend();
     let now = now();
     let deadline = deadline(context, admission.longest(), now);
-    match backend.arrive(deadline, context.criticality(), now).0 {
-        Arrival::Admitted => Ok(Coming::Placed(Held::new(backend.clone(), now, deadline))),
+    let (arrival, stands_for) = backend.arrive(deadline, context.criticality(), now);
+    match arrival {
+        Arrival::Admitted => {
+            if stands_for == 0 {
+                // When there is an answer is for its holder to say.
+                backend.not_at_once();
+            }
+            Ok(Coming::Placed(Held::new(backend.clone(), now, deadline)))
+        }
         Arrival::Wait(key) => Ok(Coming::Waits(Waiting::new(backend.clone(), key, now))),
         refused => Err(refusal(backend, &refused, now)),
     }

@@ -8,12 +8,11 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use crate::backend::{Arrival, Backend, End, Key, Settled, Turn};
-use crate::clock::{Parked, Tick, end_handed_down, now};
+use crate::clock::{Parked, Tick, UNREAD, beginning, end_handed_down, now};
 use crate::context::Context;
 use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::rejection::{Rejection, RejectionKind, say};
-use crate::wide::Flag;
 
 /// Whoever has a place has the backend at hand.
 pub(super) trait Holder {
@@ -26,21 +25,59 @@ impl Holder for Backend {
     }
 }
 
+/// How far a call is. A word: see [`Wide`](crate::wide::Wide).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Sent {
+    No,
+    Yes,
+    /// Nothing works on it any more: what it was judged to be is not known, if judging it panics.
+    Answered,
+}
+
 /// A place in flight, given back once: at the latest when it is dropped.
 pub(super) struct Held<H: Holder> {
     /// `None` once it was given back.
     pub(super) holder: Option<H>,
-    pub(super) started: Tick,
+    /// `UNREAD` in the poll in which it began, until somebody asks.
+    started: Tick,
     /// Nobody waits for the answer any longer then.
     pub(super) deadline: Tick,
     /// The backend may be working on it.
-    pub(super) sent: Flag,
+    pub(super) sent: Sent,
 }
 
 impl<H: Holder> Held<H> {
     #[inline]
     pub(super) fn new(holder: H, started: Tick, deadline: Tick) -> Self {
-        Self { holder: Some(holder), started, deadline, sent: Flag::No }
+        Self { holder: Some(holder), started, deadline, sent: Sent::No }
+    }
+
+    /// Of a call without a deadline, of which nobody needs to know when it began if it is answered at once.
+    #[inline]
+    pub(super) fn unread(holder: H) -> Self {
+        Self::new(holder, UNREAD, Tick(u64::MAX))
+    }
+
+    #[inline]
+    pub(super) fn is_unread(&self) -> bool {
+        self.started == UNREAD
+    }
+
+    #[inline]
+    fn started(&self) -> Tick {
+        if self.is_unread() { beginning() } else { self.started }
+    }
+
+    /// It was not to be measured if it was answered at once, and is not. It waits for `longest`.
+    pub(super) fn not_at_once(&mut self, longest: impl FnOnce(&H) -> Duration) {
+        let Some(holder) = &self.holder else { return };
+        holder.backend().not_at_once();
+        if self.is_unread() {
+            self.started = beginning();
+            let until = self.started.after(longest(holder));
+            self.deadline = end_handed_down().map_or(until, |end| end.min(until));
+        }
     }
 
     #[inline]
@@ -48,17 +85,24 @@ impl<H: Holder> Held<H> {
         if let Some(holder) = self.holder.take() {
             let backend = holder.backend();
             if unmeasured && end == End::Success {
-                backend.finish_at_once(self.started);
+                backend.finish_at_once(|| self.started());
             } else {
-                backend.finish(self.started, end);
+                backend.finish(self.started(), end);
             }
+        }
+    }
+
+    /// The service fails before it takes the call.
+    pub(super) fn end_unready(mut self) {
+        if let Some(holder) = self.holder.take() {
+            holder.backend().finish_unready(self.started());
         }
     }
 
     /// What becomes of the call is decided by what it had the place from.
     pub(super) fn end_unsent(mut self) -> Option<H> {
         let holder = self.holder.take()?;
-        holder.backend().finish_unsent(self.started);
+        holder.backend().finish_unsent(self.started());
         Some(holder)
     }
 }
@@ -67,10 +111,12 @@ impl<H: Holder> Drop for Held<H> {
     fn drop(&mut self) {
         if let Some(holder) = self.holder.take() {
             let backend = holder.backend();
-            if self.sent.is() {
-                backend.finish(self.started, End::Abandoned { deadline: self.deadline });
-            } else {
-                backend.finish_unsent(self.started);
+            match self.sent {
+                Sent::No => backend.finish_unsent(self.started()),
+                Sent::Yes => {
+                    backend.finish(self.started(), End::Abandoned { deadline: self.deadline });
+                }
+                Sent::Answered => backend.finish(self.started(), End::Ignored),
             }
             // Perhaps for a timeout outside, which is about to refuse the call.
             say(|| backend.seen());
@@ -151,13 +197,12 @@ impl Waiting {
     }
 
     fn settled(&mut self, how: Settled, deadline: Tick) -> Settlement {
-        let granted = how == Settled::Granted;
+        let granted = matches!(how, Settled::Granted(_));
         self.span.end(if granted { LET_THROUGH } else { REFUSED });
         match how {
-            Settled::Granted => {
-                let now = now();
-                self.backend.waited(self.arrived, now);
-                Ok((now, deadline))
+            Settled::Granted(since) => {
+                self.backend.waited(self.arrived, since);
+                Ok((since, deadline))
             }
             Settled::Hopeless => Err(self.backend.refuse(RejectionKind::DeadlineExceeded)),
             Settled::Throttled(until) => Err(self.backend.refuse_until(until.since(now()))),

@@ -14,7 +14,7 @@ use std::task::Waker;
 use self::gain::Gain;
 pub(super) use self::lane::Calm;
 use self::lane::share;
-pub(super) use self::outcome::MEASURED;
+pub(super) use self::outcome::is_due;
 use self::room::Told;
 use super::latency::Latency;
 use super::turn::{Arrival, Counts, Key, State, Wakers};
@@ -97,7 +97,10 @@ pub(super) struct Core {
     tokens: u32,
     /// The last answer that was measured came at once, in the processor's sense.
     quick: bool,
+    /// Admitted since the last that was measured.
     unmeasured: u32,
+    /// Those of them that were not answered at once.
+    not_at_once: u32,
     /// Calls have come of which nobody has seen when.
     unseen: u32,
     /// There was an answer since the last look, of which nobody knows when.
@@ -106,6 +109,8 @@ pub(super) struct Core {
     pub(super) pace: Pace,
     /// Off, a callee that throttles some callers does not hold back the others.
     pub(super) learns_quota: bool,
+    /// It answers in this process, and lives: that there is no answer is that all take long.
+    pub(super) local: bool,
     pub(super) counts: Counts,
 }
 
@@ -151,10 +156,12 @@ impl Core {
             tokens: MAX_TOKENS,
             quick: false,
             unmeasured: 0,
+            not_at_once: 0,
             unseen: 0,
             heard: false,
             pace: Pace::new(),
             learns_quota: false,
+            local: false,
             counts: Counts::default(),
         }
     }
@@ -329,7 +336,7 @@ impl Core {
     /// A silence would mean something. Not where answers are late anyway, and nobody waits for those that are out.
     fn listens(&self) -> bool {
         let late = self.limit < 1.0 && self.in_flight as usize == self.zombies.len();
-        !self.fixed && self.latency.is_warm() && self.in_flight > 0 && !late
+        !self.fixed && !self.local && self.latency.is_warm() && self.in_flight > 0 && !late
     }
 
     /// The last to be admitted was not sent: with `left` in flight nobody is, and there is no pause to keep.

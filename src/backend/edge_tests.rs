@@ -337,7 +337,7 @@ fn paced(interval: u64, callers: u64) -> (Core, u64) {
             }
         }
         waiting.retain(|&key| match wait_on(&mut core, key, now) {
-            Turn::Settled(Settled::Granted) => {
+            Turn::Settled(Settled::Granted(_)) => {
                 out.push(now);
                 false
             }
@@ -393,7 +393,7 @@ fn the_most_important_is_awake_for_its_turn_beyond_the_limit_too() {
     let Turn::At(awake) = wait_on(&mut core, key, now) else { panic!("too early") };
     assert_eq!(awake, due);
     let then = core.poll(key, Waker::noop(), due, &mut wakers);
-    assert!(matches!(then, Turn::Settled(Settled::Granted)), "{then:?}");
+    assert!(matches!(then, Turn::Settled(Settled::Granted(_))), "{then:?}");
 }
 
 #[test]
@@ -415,9 +415,8 @@ fn who_was_admitted_before_there_was_a_rate_has_no_turn_to_give_back() {
     assert!(core.pace.due() < due);
 }
 
-/// The turn was of the rate before, and what it gave back was the time of another one's probe: a second went out beside it.
-#[test]
-fn who_leaves_with_a_turn_of_another_pace_gives_none_back() {
+/// One waits for its turn, which comes now, and has not looked yet.
+fn with_a_turn_not_looked_at() -> (Core, Key, Tick) {
     let (mut core, now) = paced(10, 5);
     let now = now + 600;
     core.in_flight = 0;
@@ -426,16 +425,19 @@ fn who_leaves_with_a_turn_of_another_pace_gives_none_back() {
         core.pace.take(at(now));
     }
     let mut wakers = Wakers::default();
-    let [key, beside] = [400, 450].map(|patience| {
-        let arrival = arrive(&mut core, now, patience);
-        let Arrival::Wait(key) = arrival else { panic!("{arrival:?}") };
-        key
-    });
-    // Its turn comes, and it has not looked yet.
+    let [key, beside] = [wait(&mut core, now, 400), wait(&mut core, now, 450)];
     let due = core.pace.due();
     assert!(matches!(core.poll(beside, Waker::noop(), due, &mut wakers), Turn::At(_)));
     core.leave(beside, due, &mut wakers);
     assert_eq!(core.in_flight, 1);
+    (core, key, due)
+}
+
+/// The turn was of the rate before, and what it gave back was the time of another one's probe: a second went out beside it.
+#[test]
+fn who_leaves_with_a_turn_of_another_pace_gives_none_back() {
+    let (mut core, key, due) = with_a_turn_not_looked_at();
+    let mut wakers = Wakers::default();
     // Then nothing is taken any more.
     (0..8).for_each(|_| core.pace.refused(due, Some(Duration::from_millis(20)), due));
     assert_eq!(core.pace.phase(), Phase::Stopped);
@@ -455,6 +457,49 @@ fn who_leaves_with_a_turn_of_another_pace_gives_none_back() {
     assert!(matches!(next, Arrival::Wait(_)), "{next:?}");
 }
 
+/// It looks when the pace is another one, which it has no turn of.
+#[test]
+fn who_sees_late_that_it_had_a_turn_of_another_pace_gives_none_back() {
+    let (mut core, key, due) = with_a_turn_not_looked_at();
+    let mut wakers = Wakers::default();
+    let then = due.after(Duration::from_millis(1));
+    (0..8).for_each(|_| core.pace.refused(then, Some(Duration::from_millis(20)), then));
+    assert_eq!(core.pace.phase(), Phase::Stopped);
+    let due = core.pace.due();
+    let by = due.after(Duration::from_millis(500));
+    let ask = |core: &mut Core| core.arrive(by, Criticality::Critical, due, &mut Wakers::default());
+    assert!(matches!(ask(&mut core), Arrival::Admitted), "a single call asks");
+    let turn = core.poll(key, Waker::noop(), due, &mut wakers);
+    let Turn::Settled(Settled::Granted(since)) = turn else { panic!("{turn:?}") };
+    core.finish_unsent(since, due, &mut wakers);
+    assert_eq!(core.in_flight, 1);
+    let next = ask(&mut core);
+    assert!(matches!(next, Arrival::Wait(_)), "{next:?}");
+}
+
+/// The probe after that was let out at once, beside the one that was out.
+#[test]
+fn who_sees_late_that_it_was_admitted_before_it_went_down_leaves_no_probe() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    core.make_wide(30);
+    let mut out = 0;
+    while let Arrival::Admitted = arrive(&mut core, now, 5000) {
+        out += 1;
+    }
+    let key = wait(&mut core, now, 5000);
+    finish(&mut core, now, End::Success, now + 10);
+    (1..out).for_each(|_| finish(&mut core, now + 1, End::Failure, now + 11));
+    assert!(matches!(core.state, State::Down { .. }));
+    let now = now + 1000;
+    assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted), "the probe");
+    let turn = wait_on(&mut core, key, now);
+    let Turn::Settled(Settled::Granted(since)) = turn else { panic!("{turn:?}") };
+    core.finish_unsent(since, at(now), &mut Wakers::default());
+    let next = arrive(&mut core, now, 1000);
+    assert!(matches!(next, Arrival::Wait(_)), "{next:?}");
+}
+
 /// It was not sent, and all others waited for what it would find out: up to a twenty-fifth of their time, or all of it.
 #[test]
 fn a_probe_that_is_not_sent_leaves_its_time_to_the_next() {
@@ -471,7 +516,7 @@ fn a_probe_that_is_not_sent_leaves_its_time_to_the_next() {
     assert!(matches!(wait_on(&mut core, other, now + 300), Turn::At(_)));
     core.leave(key, at(now + 300), &mut wakers);
     let turn = wait_on(&mut core, other, now + 300);
-    assert!(matches!(turn, Turn::Settled(Settled::Granted)), "{turn:?}");
+    assert!(matches!(turn, Turn::Settled(Settled::Granted(_))), "{turn:?}");
     // One that was admitted before has nothing to do with it.
     core.finish_unsent(at(1), at(now + 301), &mut wakers);
     assert!(matches!(arrive(&mut core, now + 301, 1000), Arrival::Wait(_)));

@@ -4,22 +4,26 @@
 
 use std::ops::{Deref, DerefMut};
 
-use super::core::{Calm, Core, MEASURED};
+use super::core::{Calm, Core, is_due};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Open, unmeasured calls since the last that was measured, the most in flight, those in flight. Zero: closed.
+/// Open, unmeasured calls since the last that was measured, those of them that were not answered at once, the most in
+/// flight, those in flight. Zero: closed.
 #[derive(Debug)]
 struct Lane(AtomicU64);
 
 const OPEN: u64 = 1 << 63;
 const UNMEASURED: u32 = 56;
-const MOST: u32 = 28;
+const NOT_AT_ONCE: u32 = 49;
+const FEW: u64 = 0x7f;
+const MOST: u32 = 24;
 const COUNT: u64 = (1 << MOST) - 1;
 
 const fn word(calm: Calm) -> u64 {
     OPEN | (calm.unmeasured as u64) << UNMEASURED
+        | (calm.not_at_once as u64) << NOT_AT_ONCE
         | (calm.most as u64) << MOST
         | calm.in_flight as u64
 }
@@ -33,7 +37,11 @@ const fn most(word: u64) -> u32 {
 }
 
 const fn unmeasured(word: u64) -> u32 {
-    (word >> UNMEASURED) as u32 & 0x7f
+    (word >> UNMEASURED & FEW) as u32
+}
+
+const fn not_at_once(word: u64) -> u32 {
+    (word >> NOT_AT_ONCE & FEW) as u32
 }
 
 impl Lane {
@@ -41,7 +49,7 @@ impl Lane {
     #[inline]
     fn enter(&self) -> bool {
         let mut now = self.0.load(Relaxed);
-        while in_flight(now) < most(now) && unmeasured(now) < MEASURED - 1 {
+        while in_flight(now) < most(now) && !is_due(unmeasured(now), not_at_once(now)) {
             let after = now + (1 << UNMEASURED) + 1;
             match self.0.compare_exchange_weak(now, after, Acquire, Relaxed) {
                 Ok(_) => return true,
@@ -64,12 +72,25 @@ impl Lane {
         false
     }
 
+    /// One is not answered at once. `false` if it has not been counted.
+    fn wait(&self) -> bool {
+        let mut now = self.0.load(Relaxed);
+        while not_at_once(now) < unmeasured(now) {
+            let after = now + (1 << NOT_AT_ONCE);
+            match self.0.compare_exchange_weak(now, after, Relaxed, Relaxed) {
+                Ok(_) => return true,
+                Err(other) => now = other,
+            }
+        }
+        false
+    }
+
     /// Only with the lock, of which `core` is proof.
     fn close(&self, core: &mut Core) {
         // Only who has the lock opens it.
         if self.0.load(Relaxed) != 0 {
             let word = self.0.swap(0, AcqRel);
-            core.catch_up(in_flight(word), unmeasured(word));
+            core.catch_up(in_flight(word), unmeasured(word), not_at_once(word));
         }
     }
 
@@ -104,6 +125,13 @@ impl Guarded {
     #[inline]
     pub(super) fn enter(&self) -> bool {
         self.lane.enter()
+    }
+
+    /// A call that need not be measured if it is answered at once is not.
+    pub(super) fn not_at_once(&self) {
+        if !self.lane.wait() {
+            self.lock().not_at_once();
+        }
     }
 
     /// A call that need not be measured has succeeded. `false`: somebody has to be told.

@@ -76,6 +76,15 @@ impl Twins {
         }
     }
 
+    /// It is not answered in the poll in which it was sent.
+    fn wait(&mut self, (_, measured): &mut Out) {
+        if !*measured {
+            self.plain.not_at_once();
+            self.laned.not_at_once();
+            *measured = true;
+        }
+    }
+
     fn compare(&mut self) {
         let core = self.laned.lock();
         assert_eq!(self.plain.whole(), core.whole());
@@ -106,7 +115,11 @@ fn what_goes_past_the_lock_leads_to_the_same() {
                     1 => Criticality::CriticalPlus,
                     _ => Criticality::Critical,
                 };
-                out.extend(twins.arrive(class));
+                let mut call = twins.arrive(class);
+                if let Some(call) = call.as_mut().filter(|_| random.random_bool(0.1)) {
+                    twins.wait(call);
+                }
+                out.extend(call);
             } else if !out.is_empty() {
                 let call = out.swap_remove(random.random_range(0..out.len()));
                 let end = match random.random_bool(ends_badly) {
@@ -182,12 +195,15 @@ fn a_silence_is_noticed_though_calls_come_past_the_lock() {
             core.stands_for();
             matches!(core.state, State::Down { silent: true, .. })
         };
-        // Who saw none of the first few come counts from the next that it sees, and looks when it sees one: each eighth.
+        // Who saw none of the first few come counts from the next that it sees, and looks when it sees one: of those that
+        // are not answered at once each eighth.
         let (mut noticed, mut late) = (false, 0);
         loop {
             twins.now.0 += gap;
             noticed = noticed || comes(&mut twins.plain, twins.now);
-            if !twins.laned.enter() && comes(&mut twins.laned.lock(), twins.now) {
+            if twins.laned.enter() {
+                twins.laned.not_at_once();
+            } else if comes(&mut twins.laned.lock(), twins.now) {
                 break;
             }
             late += u32::from(noticed);

@@ -58,6 +58,10 @@ impl Latency {
         self.seen >= WARM_UP
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.seen == 0
+    }
+
     /// When the next answer comes, and how long those before count.
     #[inline]
     pub(super) const fn at(&mut self, now: Tick, lately: u64) {
@@ -172,13 +176,13 @@ impl Latency {
     /// How many times the baseline answers take.
     pub(super) fn ratio(&self) -> f64 {
         let known = self.known();
-        if self.is_warm() { known.typical / known.baseline } else { 1.0 }
+        if self.is_warm() { known.typical / known.baseline.max(QUICK) } else { 1.0 }
     }
 
     /// How many times the baseline a queue can be at most: in one queue even the quickest wait. Where answers
     /// differ much it is far below `ratio` as long as there is none.
     pub(super) fn queue(&self) -> f64 {
-        (self.quickest() - self.base).exp()
+        (self.quickest() - self.base.max(NOISE)).exp()
     }
 
     /// What the last answer took, as a logarithm.
@@ -233,7 +237,7 @@ impl Latency {
 
     /// Less than half again as long as the baseline.
     pub(super) fn is_near(&self) -> bool {
-        self.short < self.base + NEAR || !self.is_warm()
+        self.short < self.base.max(NOISE) + NEAR || !self.is_warm()
     }
 
     /// What is slow now is so without our doing: the baseline starts anew.
@@ -257,6 +261,10 @@ impl Latency {
     }
 }
 
+/// What is as quick differs by what the processor does, a cold cache or another thread, and not by a queue. In nanoseconds,
+/// and the logarithm of that.
+const QUICK: f64 = 10_000.0;
+const NOISE: f64 = 9.210_340_371_976_184;
 /// Half again as long is still near the baseline: 8 answers of a heavy tail differ by that.
 const NEAR: f64 = 0.4;
 /// A quarter above the lowest.

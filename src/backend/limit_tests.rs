@@ -1,8 +1,11 @@
 //! How many are in flight, and whose they are.
 
+use std::time::Duration;
+
 use super::core::Core;
 use super::tests::{ABANDONED, arrive, at, calls, finish};
 use super::turn::{Arrival, End, Settled, State, Turn, Wakers};
+use crate::clock::Tick;
 use crate::context::Criticality;
 
 fn arrive_as(core: &mut Core, class: Criticality, now: u64) -> Arrival {
@@ -442,7 +445,7 @@ fn who_got_its_turn_after_a_pause_and_is_not_sent_leaves_it_to_the_next() {
     assert!(matches!(super::tests::poll(&mut core, next, now + 2000), Turn::At(_)));
     core.leave(key, at(now + 2000), &mut Wakers::default());
     let turn = super::tests::poll(&mut core, next, now + 2000);
-    assert!(matches!(turn, Turn::Settled(Settled::Granted)), "{turn:?}");
+    assert!(matches!(turn, Turn::Settled(Settled::Granted(_))), "{turn:?}");
 }
 
 #[test]
@@ -456,4 +459,35 @@ fn an_answer_that_nobody_timed_ends_a_silence() {
     core.finish_at_once(at(now), &mut Wakers::default());
     assert!(matches!(arrive(&mut core, now + 500, 1000), Arrival::Admitted));
     assert!(!matches!(core.state, State::Down { .. }));
+}
+
+/// In two threads each call finds the cache as the other has left it, and takes longer than in one, and the longer for
+/// having waited: that is no queue.
+/// Taken for one, it let those two wait for each other for good.
+#[test]
+fn a_difference_of_nanoseconds_is_no_queue() {
+    let mut core = Core::new(None, 1000);
+    let mut now = at(0);
+    let mut one = |core: &mut Core, nanos: u64| {
+        let deadline = now.after(Duration::from_secs(1));
+        let wakers = &mut Wakers::default();
+        let (first, second) = (now, Tick(now.0 + nanos / 2));
+        for at in [first, second] {
+            let arrival = core.arrive(deadline, Criticality::Critical, at, wakers);
+            assert!(matches!(arrival, Arrival::Admitted), "{arrival:?}");
+        }
+        for at in [first, second] {
+            core.finish(at, End::Success, Tick(at.0 + nanos), wakers);
+        }
+        now = Tick(second.0 + 2 * nanos);
+    };
+    (0..1000).for_each(|_| one(&mut core, 160));
+    let limit = core.limit();
+    (0..10_000).for_each(|_| one(&mut core, 1600));
+    assert_eq!((core.state, core.limit() >= limit), (State::Up, true), "{} {limit}", core.limit());
+    // Nor is there an edge where it begins to matter.
+    for nanos in [8000, 11_000] {
+        (0..1000).for_each(|_| one(&mut core, nanos));
+        assert_eq!((core.state, core.limit() >= limit), (State::Up, true), "{nanos} ns");
+    }
 }

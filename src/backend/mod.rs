@@ -10,6 +10,8 @@ mod lane_tests;
 mod latency;
 #[cfg(all(test, not(buttress_loom)))]
 mod limit_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod link_tests;
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
 mod managed;
@@ -18,7 +20,11 @@ mod model_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod pause_tests;
 #[cfg(all(test, not(buttress_loom)))]
+mod played;
+#[cfg(all(test, not(buttress_loom)))]
 mod scenario_tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod start_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 mod turn;
@@ -187,7 +193,8 @@ pub struct BackendStats {
 const ROOM: usize = 10_000;
 
 impl Backend {
-    /// With a limit that is learned.
+    /// With a limit that is learned. It starts with 4 in flight, or with up to 32 of those that wait if the first answer is
+    /// slow, and doubles from there: [how it starts](crate::admission#how-it-decides).
     ///
     /// ```
     /// assert_eq!(buttress::Backend::new("db").name(), "db");
@@ -322,6 +329,11 @@ impl Backend {
     /// ```
     pub fn learn_quota(&self) {
         self.shared.core.lock().learns_quota = true;
+    }
+
+    /// What answers is a part of this process. However long nothing answers, it is not down.
+    pub(crate) fn be_local(&self) {
+        self.shared.core.lock().local = true;
     }
 
     /// Calls a second that are sent, if it throttles; see [`learn_quota`](Self::learn_quota).
@@ -465,6 +477,13 @@ impl Backend {
         self.shared.observers.emit(LayerKind::Admission, self.shared.name, kind);
     }
 
+    /// A call without a deadline comes. `true`: it is admitted, and need not be measured if it is answered in the poll in
+    /// which it is sent. Else it is to [`arrive`](Self::arrive).
+    #[inline]
+    pub(crate) fn enter(&self, class: Criticality) -> bool {
+        class == Criticality::Critical && self.shared.core.enter()
+    }
+
     /// And whether a call that was admitted has to be measured even if it is answered at once.
     #[inline]
     pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, u32) {
@@ -487,6 +506,7 @@ impl Backend {
     /// The same for a call that does not wait: it is let through or refused.
     pub(crate) fn arrive_at_once(&self, deadline: Tick, class: Criticality, now: Tick) -> Arrival {
         if class == Criticality::Critical && deadline > now && self.shared.core.enter() {
+            self.not_at_once();
             return Arrival::Admitted;
         }
         self.step(|core, wakers| {
@@ -512,11 +532,17 @@ impl Backend {
         self.step(|core, wakers| core.finish(started, end, now(), wakers));
     }
 
+    /// A call that need not be measured if it is answered in the poll in which it is sent is not.
+    #[cold]
+    pub(crate) fn not_at_once(&self) {
+        self.shared.core.not_at_once();
+    }
+
     /// A call that need not be measured has succeeded in the poll in which it was sent.
     #[inline]
-    pub(crate) fn finish_at_once(&self, started: Tick) {
+    pub(crate) fn finish_at_once(&self, started: impl FnOnce() -> Tick) {
         if !self.shared.core.leave() {
-            self.finish_and_tell(started);
+            self.finish_and_tell(started());
         }
     }
 
@@ -528,6 +554,11 @@ impl Backend {
     /// Admitted, and then not sent: its turn in the quota is somebody else's.
     pub(crate) fn finish_unsent(&self, started: Tick) {
         self.step(|core, wakers| core.finish_unsent(started, now(), wakers));
+    }
+
+    /// A call that was admitted cannot be sent: the service fails before it takes one.
+    pub(crate) fn finish_unready(&self, started: Tick) {
+        self.step(|core, wakers| core.finish_unready(started, now(), wakers));
     }
 }
 

@@ -2,6 +2,7 @@
 //! end and are given up at every point in between. Nobody may be forgotten, and no place lost or given twice.
 
 use std::collections::HashMap;
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Wake, Waker};
@@ -24,7 +25,7 @@ pub(super) fn seed() -> u64 {
 }
 
 #[derive(Default)]
-struct Flag(AtomicBool);
+pub(super) struct Flag(pub(super) AtomicBool);
 
 impl Wake for Flag {
     fn wake(self: Arc<Self>) {
@@ -71,7 +72,7 @@ impl Slow {
 
     fn leave(&mut self, id: u64) {
         self.room.retain(|one| one.2 != id);
-        if self.settled.remove(&id) == Some(Settled::Granted) {
+        if matches!(self.settled.remove(&id), Some(Settled::Granted(_))) {
             self.in_flight -= 1;
         }
     }
@@ -94,7 +95,7 @@ impl Slow {
                 .expect("somebody is there")
                 .2;
             self.room.retain(|one| one.2 != next);
-            self.settled.insert(next, Settled::Granted);
+            self.settled.insert(next, Settled::Granted(Tick(now)));
             self.in_flight += 1;
         }
     }
@@ -214,14 +215,17 @@ impl World {
                 return;
             }
             Turn::Settled(how) => {
-                assert!(settled.is_none_or(|settled| settled == Some(how)), "{how:?}: {settled:?}");
+                let same = |settled: Option<Settled>| {
+                    settled.map(|settled| discriminant(&settled)) == Some(discriminant(&how))
+                };
+                assert!(settled.is_none_or(same), "{how:?}: {settled:?}");
                 match how {
-                    Settled::Granted => self.granted += 1,
+                    Settled::Granted(_) => self.granted += 1,
                     Settled::Hopeless => self.hopeless += 1,
                     Settled::Displaced => self.displaced += 1,
                     Settled::Throttled(_) => unreachable!("nobody has asked for less"),
                 }
-                if how == Settled::Granted {
+                if matches!(how, Settled::Granted(_)) {
                     self.out.push(self.now);
                 }
             }

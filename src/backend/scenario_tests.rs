@@ -158,15 +158,20 @@ fn pool(workers: usize, mut service: impl FnMut(u32) -> u64) -> impl FnMut(u32, 
     }
 }
 
-/// The same numbers each time, lognormal with this sigma and a mean of one.
-fn lognormal(sigma: f64) -> impl FnMut() -> f64 {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut unit = move || {
+/// Between zero and one, the same numbers each time.
+pub(super) fn unit(seed: u64) -> impl FnMut() -> f64 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         ((state >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
-    };
+    }
+}
+
+/// The same numbers each time, lognormal with this sigma and a mean of one.
+fn lognormal(sigma: f64) -> impl FnMut() -> f64 {
+    let mut unit = unit(1);
     move || {
         let normal = (-2.0 * unit().ln()).sqrt() * (std::f64::consts::TAU * unit()).cos();
         (sigma * normal - sigma * sigma / 2.0).exp()

@@ -84,7 +84,7 @@ fn waiters_go_by_class_and_then_by_deadline() {
     for now in 4..7 {
         finish(&mut core, 0, End::Success, now);
         for key in [late, early, batch] {
-            if matches!(poll(&mut core, key, now), Turn::Settled(Settled::Granted)) {
+            if matches!(poll(&mut core, key, now), Turn::Settled(Settled::Granted(_))) {
                 order.push(key);
             }
         }
@@ -127,7 +127,7 @@ fn while_service_itself_is_slow_the_newest_goes_first() {
     let old = wait(&mut core, now, 1000);
     let new = wait(&mut core, now + 10, 1000);
     finish(&mut core, now, End::Success, now + 20);
-    assert!(matches!(poll(&mut core, new, now + 20), Turn::Settled(Settled::Granted)));
+    assert!(matches!(poll(&mut core, new, now + 20), Turn::Settled(Settled::Granted(_))));
     assert!(matches!(poll(&mut core, old, now + 20), Turn::At(_)));
 }
 
@@ -294,7 +294,7 @@ proptest! {
                 _ => {}
             }
             waiting.retain(|key| match poll(&mut core, *key, now) {
-                Turn::Settled(Settled::Granted) => {
+                Turn::Settled(Settled::Granted(_)) => {
                     out.push(now);
                     false
                 }

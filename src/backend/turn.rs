@@ -54,7 +54,8 @@ impl Key {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    Granted,
+    /// Since now; or since then, if the pace has changed or it has gone down after that: it is no turn of now's.
+    Granted(Tick),
     /// It cannot be answered in time any more.
     Hopeless,
     /// Somebody more important needed the place.

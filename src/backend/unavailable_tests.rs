@@ -51,7 +51,7 @@ fn run(core: &mut Core, from: u64, until: u64, end: impl Fn(u64) -> End) -> Fate
         }
         waiting.retain(|&key| {
             match core.poll(key, Waker::noop(), at(now), &mut Wakers::default()) {
-                Turn::Settled(Settled::Granted) => out.push(now),
+                Turn::Settled(Settled::Granted(_)) => out.push(now),
                 Turn::Settled(_) => {}
                 Turn::At(_) => return true,
             }

@@ -469,8 +469,9 @@ impl Core {
 
     #[cold]
     fn fail(&self, health: &Arc<Health>, now: Tick) -> Option<Change> {
-        let in_row = health.in_row.fetch_add(1, Relaxed).saturating_add(1);
         let mut state = lock(&self.state);
+        // Under the lock: else one that comes back meanwhile would be ejected for those of before.
+        let in_row = health.in_row.fetch_add(1, Relaxed).saturating_add(1);
         self.forget(&mut state, now);
         if health.is_out() || !state.all.iter().any(|one| one.id == health.id) {
             return None;

@@ -118,7 +118,11 @@ mod draw;
 mod future;
 mod handle;
 mod health;
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 mod managed;
+#[cfg(all(test, not(buttress_loom)))]
+mod model_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod newcomer_tests;
 mod service;

@@ -6,7 +6,7 @@ use crate::sync::{Mutex, Padded, lock};
 
 /// Below 16 us all is one bucket, above 18 minutes as well; between them eight to each doubling.
 const LOW: u32 = 14;
-const BUCKETS: usize = 208;
+const BUCKETS: usize = if cfg!(buttress_loom) { 16 } else { 208 };
 /// What is remembered halves after the longer of so many answers and so many nanoseconds.
 const HALF_CALLS: f64 = 1000.0;
 const HALF_NANOS: f64 = 10e9;
@@ -364,10 +364,33 @@ impl Core {
         if !self.estimate(&past) {
             self.delay.store(NONE, Ordering::Relaxed);
         }
-        let full = u64::from(limits.burst) * HEDGE;
-        let _ = self
-            .share
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| Some(saved.min(full)));
+        self.cut();
+    }
+
+    /// What can be saved up.
+    #[inline]
+    fn full(&self) -> u64 {
+        u64::from(self.limits.burst()) * HEDGE
+    }
+
+    /// Lowers what exceeds the limit.
+    ///
+    /// Writes in any case: who writes after it has read, with acquire, what was stored before, and so the new limit.
+    fn cut(&self) {
+        let cut = |saved: u64| Some(saved.min(self.full()));
+        let _ = self.share.fetch_update(Ordering::AcqRel, Ordering::Acquire, cut);
+    }
+
+    /// Puts so much to what is saved, up to the limit. One that was lowered meanwhile cuts that, too: its own cut was perhaps
+    /// before.
+    fn save(&self, more: u64) {
+        let full = self.full();
+        // Not below what is there: that is perhaps under a limit that is higher by now.
+        let add = |saved: u64| Some((saved + more).min(full).max(saved));
+        let _ = self.share.fetch_update(Ordering::AcqRel, Ordering::Relaxed, add);
+        if self.full() < full {
+            self.cut();
+        }
     }
 
     /// Whether enough is known.
@@ -385,12 +408,8 @@ impl Core {
     /// A first attempt pays its share of a hedge. Only a load while enough is saved up.
     #[inline]
     pub(super) fn deposit(&self) {
-        let full = u64::from(self.limits.burst()) * HEDGE;
-        if self.share.load(Ordering::Relaxed) < full {
-            let deposit = self.limits.deposit();
-            let _ = self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
-                Some((saved + deposit).min(full))
-            });
+        if self.share.load(Ordering::Relaxed) < self.full() {
+            self.save(self.limits.deposit());
         }
     }
 
@@ -425,7 +444,7 @@ impl Core {
 
     /// One that costs all that can be saved: while they are in vain, a few show whether they still are.
     pub(super) fn take_all(&self) -> Option<u64> {
-        self.pay(u64::from(self.limits.burst()) * HEDGE)
+        self.pay(self.full())
     }
 
     fn pay(&self, price: u64) -> Option<u64> {
@@ -437,10 +456,7 @@ impl Core {
 
     /// A hedge that cost so much was not sent after all.
     pub(super) fn give_back(&self, price: u64) {
-        let full = u64::from(self.limits.burst()) * HEDGE;
-        let _ = self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
-            Some((saved + price).min(full))
-        });
+        self.save(price);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -462,3 +478,11 @@ pub(super) fn deposit(share: f64) -> u64 {
 #[cfg(all(test, not(buttress_loom)))]
 #[path = "core_tests.rs"]
 mod tests;
+
+#[cfg(all(test, not(buttress_loom)))]
+#[path = "model_tests.rs"]
+mod model_tests;
+
+#[cfg(all(test, buttress_loom))]
+#[path = "loom_tests.rs"]
+mod loom_tests;

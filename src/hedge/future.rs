@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::handle::{Grant, Watch, Withheld};
 use crate::budget::SentRetry;
 use crate::classify::Classify;
-use crate::clock::{self, Tick};
+use crate::clock::{self, Tick, UNREAD};
 use crate::deadline::Deadline;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::replay::{Attempt, Replay};
@@ -123,11 +123,13 @@ where
     /// Lets go of everything.
     fn end(self: Pin<&mut Self>) {
         let mut this = self.project();
-        // Those that are still out have lost to the answer.
-        superseded(|| {
-            this.first.set(None);
-            this.hedges.clear();
-        });
+        if this.first.is_some() || !this.hedges.is_empty() {
+            // Those that are still out have lost to the answer.
+            superseded(|| {
+                this.first.set(None);
+                this.hedges.clear();
+            });
+        }
         this.sleep.set(None);
         *this.spare = None;
         *this.stage = Stage::Done;
@@ -168,12 +170,33 @@ where
         *this.stage = Stage::Last;
     }
 
+    /// The first is not answered at once, and nobody has looked at the clock yet.
+    fn plan(self: Pin<&mut Self>) {
+        let this = self.project();
+        let Some(shared) = &this.watch.shared else { return };
+        let since = clock::beginning();
+        this.watch.started = since;
+        let Stage::Waiting { .. } = this.stage else { return };
+        *this.stage = match shared.core.plan(this.watch.deadline, since) {
+            Some(due) => Stage::Waiting { since, due, refused: 0 },
+            None => {
+                *this.spare = None;
+                // What cannot have a hedge says nothing of what they are good for.
+                this.watch.deadline = None;
+                Stage::Last
+            }
+        };
+    }
+
     /// The first has to wait: time for another, or to see what those have come to.
     #[cold]
     #[inline(never)]
     fn go_on(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<Answer<S, Req>> {
         // It is not answered in the poll in which it was sent.
         self.as_mut().project().watch.stands_for = 1;
+        if self.watch.started == UNREAD {
+            self.as_mut().plan();
+        }
         loop {
             if let Some(answer) = self.as_mut().poll_hedges(cx) {
                 return Some(answer);
@@ -321,7 +344,7 @@ where
             }
             if !lost {
                 this.watch.answered(shared, true);
-                shared.counts.won.fetch_add(1, std::sync::atomic::Ordering::Release);
+                shared.won();
             }
         }
         self.end();

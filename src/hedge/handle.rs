@@ -1,7 +1,6 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -13,13 +12,14 @@ use super::layer::HedgeLayer;
 use super::service::start;
 use crate::budget::{RetryBudget, RetryCost, RetryToken};
 use crate::classify::AnyError;
-use crate::clock::Tick;
+use crate::clock::{Tick, UNREAD};
 use crate::deadline::Deadline;
 use crate::error::ConfigError;
 use crate::lever::Lever;
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::replay::{Attempt, Replay};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Lease, Mutex, lock};
 
 /// What is known of the latencies of one backend, and how many second attempts it can be asked for: see the
@@ -158,6 +158,11 @@ impl Shared {
             self.observers.emit(LayerKind::Hedge, self.name, EventKind::Hedged { after });
         }
     }
+
+    /// After it was [`sent`](Self::sent), and so it is read: never more than were sent.
+    pub(super) fn won(&self) {
+        self.counts.won.fetch_add(1, Ordering::Release);
+    }
 }
 
 impl Hedge {
@@ -285,7 +290,7 @@ impl Hedge {
     {
         let shared = self.shared.clone().for_call();
         let replay = Numbered { deadline: deadline.into() };
-        start(Calls(&call), 1, shared, &AnyError, &replay).await
+        start(&mut Calls(&call), 1, shared, &AnyError, &replay).await
     }
 }
 
@@ -388,6 +393,12 @@ pub struct HedgeStats {
 
 struct Calls<'a, F>(&'a F);
 
+impl<F> Clone for Calls<'_, F> {
+    fn clone(&self) -> Self {
+        Self(self.0)
+    }
+}
+
 impl<F, Fut, T, E> Service<u32> for Calls<'_, F>
 where
     F: Fn(u32) -> Fut,
@@ -458,6 +469,9 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
+            if self.started == UNREAD {
+                self.started = crate::clock::beginning();
+            }
             let now = crate::clock::now();
             if self.deadline.is_some_and(|deadline| deadline <= now) {
                 shared.core.missed();

@@ -75,7 +75,7 @@
 //! # Semantics
 //!
 //! **Readiness.** Ready when the inner service is; never hedges from there. The instance that was found ready
-//! makes the first attempt and is asked again before each other, for as long as that was waited for; then there
+//! makes the first attempt; a clone of it is asked before each other, for as long as that was waited for; then there
 //! is none.
 //!
 //! **Cancellation.** Dropping the future drops all attempts. A hedge that was granted and not sent is given

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::mem;
 use std::task::{Context, Poll};
 
 use tower_service::Service;
@@ -7,7 +6,7 @@ use tower_service::Service;
 use super::future::{ResponseFuture, Spare, Stage};
 use super::handle::{Shared, Watch};
 use crate::classify::{AnyError, Classify};
-use crate::clock;
+use crate::clock::{self, UNREAD};
 use crate::deadline::Deadline;
 use crate::replay::{CloneRequest, Replay};
 use crate::sync::{Lease, Ref};
@@ -49,24 +48,29 @@ impl<S: fmt::Debug, C, R> fmt::Debug for HedgeService<S, C, R> {
     }
 }
 
-/// Makes the first attempt. The instance that was found ready is kept for the hedges, and asked again before each.
+/// Makes the first attempt, with the instance that was found ready. A clone of it is for the hedges, and asked before each.
 #[inline(always)]
 pub(super) fn start<S, Req, C, R>(
-    mut ready: S,
+    ready: &mut S,
     req: Req,
     shared: Ref<Shared>,
     classifier: &C,
     replay: &R,
 ) -> ResponseFuture<S, Req, C, R>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     C: Classify<Req, S::Response, S::Error> + Clone,
     R: Replay<Req> + Clone,
 {
-    let (started, stands_for) = (clock::at_hand(), clock::stands_for());
+    let stands_for = clock::stands_for();
+    let started = if stands_for == 0 { clock::at_hand_if_read() } else { clock::at_hand() };
     shared.core.deposit();
     let deadline = replay.deadline(&req).map(Deadline::tick);
-    let due = shared.core.plan(deadline, started);
+    // Planned when it is not answered at once.
+    let due = match started {
+        UNREAD => shared.core.delay().map(|_| UNREAD),
+        started => shared.core.plan(deadline, started),
+    };
     let due = due.filter(|_| !replay.overrides(&req).is_some_and(|exception| exception.is_never()));
     let copy = due.and_then(|_| replay.try_replay(&req));
     let ticket = Some(classifier.start(&req));
@@ -74,15 +78,15 @@ where
     let deadline = deadline.filter(|_| copy.is_some());
     let watch = Watch { shared: Some(shared), started, deadline, measured: false, stands_for };
     let (classifier, replay) = (classifier.clone(), replay.clone());
-    // In the place it is to have: moved, it would be copied.
-    let first = Some(ready.call(req));
     let (spare, stage) = match (due, copy) {
         (Some(due), Some(copy)) => {
-            let spare = Spare { inner: ready, copy, sent: 0 };
+            let spare = Spare { inner: ready.clone(), copy, sent: 0 };
             (Some(spare), Stage::Waiting { since: started, due, refused: 0 })
         }
         _ => (None, Stage::Last),
     };
+    // In the place it is to have: moved, it would be copied.
+    let first = Some(ready.call(req));
     let (hedges, sleep) = (Vec::new(), None);
     ResponseFuture { first, ticket, hedges, sleep, spare, stage, classifier, replay, watch }
 }
@@ -104,16 +108,13 @@ where
 
     #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        let Some(shared) = &mut self.shared else {
+        let Some(shared) = Lease::of_call(&mut self.shared) else {
             return ResponseFuture::through(
                 self.inner.call(req),
                 self.classifier.clone(),
                 self.replay.clone(),
             );
         };
-        // The ready instance goes with the call: a clone of it need not be ready.
-        let clone = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, clone);
-        start(ready, req, shared.for_call(), &self.classifier, &self.replay)
+        start(&mut self.inner, req, shared, &self.classifier, &self.replay)
     }
 }

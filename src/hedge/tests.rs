@@ -300,8 +300,8 @@ async fn only_what_may_be_sent_twice_is_and_the_second_is_marked() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_does_not_become_ready_is_given_up_and_the_hedge_given_back() {
-    #[derive(Clone)]
-    struct Once(bool);
+    #[derive(Clone, Default)]
+    struct Once(Arc<AtomicBool>);
     impl Service<()> for Once {
         type Response = ();
         type Error = io::Error;
@@ -310,11 +310,13 @@ async fn a_service_that_does_not_become_ready_is_given_up_and_the_hedge_given_ba
             &mut self,
             _: &mut std::task::Context<'_>,
         ) -> std::task::Poll<io::Result<()>> {
-            if self.0 { std::task::Poll::Pending } else { std::task::Poll::Ready(Ok(())) }
+            match self.0.load(Ordering::Relaxed) {
+                true => std::task::Poll::Pending,
+                false => std::task::Poll::Ready(Ok(())),
+            }
         }
         fn call(&mut self, (): ()) -> Self::Future {
-            assert!(!self.0, "called although not ready");
-            self.0 = true;
+            assert!(!self.0.swap(true, Ordering::Relaxed), "called although not ready");
             Box::pin(async {
                 tokio::time::sleep(ms(200)).await;
                 Ok(())
@@ -323,7 +325,7 @@ async fn a_service_that_does_not_become_ready_is_given_up_and_the_hedge_given_ba
     }
     let hedge = warm_one().await;
     let saved = hedge.stats().saved;
-    let service = tower::Layer::layer(&hedge.layer(), Once(false));
+    let service = tower::Layer::layer(&hedge.layer(), Once::default());
     service.oneshot(()).await.unwrap();
     assert_eq!((hedge.stats().sent, hedge.stats().withheld), (0, 1));
     assert!(hedge.stats().saved >= saved);

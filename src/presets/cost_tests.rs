@@ -31,12 +31,12 @@ fn echo(n: u32) -> Ready<Result<u32, Infallible>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_looks_at_the_clock_once_and_one_of_eight_twice_more() {
+async fn of_calls_that_are_answered_at_once_one_in_32_looks_at_the_clock() {
     let stack = client(&ClientPlan::new("db")).unwrap();
     let mut service = stack.layer(service_fn(echo));
     (0..64).for_each(|_| at_once(&mut service));
-    // The backend and the hedge measure it.
-    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 + 2 * 8);
+    // As it begins, and for the backend and the hedge when it ends.
+    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 3 * 2);
     let stats = stack.backend().unwrap().stats();
     assert_eq!((stats.admitted, stats.in_flight), (128, 0));
 }
@@ -50,26 +50,26 @@ fn what_a_call_is_copied_in_stays_small() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_looks_at_it_once_more_for_its_endpoints() {
+async fn a_pool_looks_at_it_twice_for_its_endpoints() {
     let stack = client(&ClientPlan::new("db")).unwrap();
     let endpoints = stack.endpoints();
     endpoints.extend([("one", service_fn(echo)), ("two", service_fn(echo))]);
     let mut service = stack.pool(&endpoints);
     (0..64).for_each(|_| at_once(&mut service));
-    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 * 2 + 2 * 8);
+    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 * 2 + 2 * 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_and_a_timeout_of_attempts_look_at_it_no_more() {
+async fn a_rate_limit_and_a_timeout_of_attempts_look_at_it_once() {
     let mut plan = ClientPlan::new("db");
     plan.rate_limit = Some(RateLimitPlan::new("1000000/s".parse().unwrap()));
     plan.attempt_timeout = Some(Duration::from_secs(1));
     let mut service = client(&plan).unwrap().layer(service_fn(echo));
     (0..64).for_each(|_| at_once(&mut service));
-    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 + 2 * 8);
+    assert_eq!(reads(|| (0..64).for_each(|_| at_once(&mut service))), 64 + 2 * 2);
 }
 
-/// One that is answered at once and measured stands for the seven that are not: the hedge of calls that take longer would
+/// One that is answered at once and measured stands for those that are not: the hedge of calls that take longer would
 /// come too late if those were forgotten, and too early if each of it counted as often.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_measured_is_counted_all_the_same() {
@@ -123,8 +123,8 @@ async fn what_keeps_the_processor_busy_is_measured_each_time() {
     }));
     (0..64).for_each(|_| at_once(&mut service));
     slow.store(true, Relaxed);
-    // It is noticed once one of eight was measured. A thousand times as slow, it gets less: calls may wait.
-    for _ in 0..8 {
+    // It is noticed once one of 32 was measured. A thousand times as slow, it gets less: calls may wait.
+    for _ in 0..32 {
         service.ready().await.unwrap().call(1).await.unwrap();
     }
     let before = READS.get();
@@ -149,6 +149,88 @@ async fn the_time_of_a_call_counts_from_its_first_poll() {
     let first = tokio::time::Instant::now();
     assert!(call.await.is_err());
     assert_eq!(first.elapsed(), Duration::from_secs(1));
+}
+
+/// The layers share one look at the clock, and both timeouts count from it.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_not_answered_at_once_looks_at_it_once() {
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let mut service = stack.layer(service_fn(|n: u32| async move {
+        if n > 0 {
+            tokio::time::sleep(Duration::from_millis(n.into())).await;
+        }
+        Ok::<_, Infallible>(n)
+    }));
+    (0..64).for_each(|_| assert_eq!(service.call(0).now_or_never().unwrap().unwrap(), 0));
+    let mut call = std::pin::pin!(service.call(50));
+    let before = READS.get();
+    assert!(futures_util::poll!(call.as_mut()).is_pending());
+    assert_eq!(READS.get() - before, 1);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(call.await.unwrap(), 50);
+    assert_eq!(begun.elapsed(), Duration::from_millis(50));
+    // One of 50 ms after those that took nothing, as geometric means have it.
+    let latency = stack.backend().unwrap().stats().latency.as_nanos();
+    assert!((5..20).contains(&latency), "{latency} ns");
+}
+
+/// A hedge is planned when the first attempt is not answered at once, and its delay counts from then.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_has_looked_at_the_clock_for_is_hedged() {
+    let stack = client(&ClientPlan::new("db")).unwrap();
+    let mut service = stack.layer(service_fn(|n: u32| async move {
+        if n > 0 {
+            tokio::time::sleep(Duration::from_millis(n.into())).await;
+        }
+        Ok::<_, Infallible>(n)
+    }));
+    for n in 0..400_u32 {
+        // The slow ones come in a row: after the quick ones the next goes past the lock again.
+        let n = if (100..200).contains(&n) { 20 } else { 0 };
+        assert_eq!(service.call(n).await.unwrap(), n);
+    }
+    let hedge = stack.hedge().unwrap();
+    let (delay, sent) = (hedge.delay().unwrap(), hedge.stats().sent);
+    let mut call = std::pin::pin!(service.call(2000));
+    let before = READS.get();
+    assert!(futures_util::poll!(call.as_mut()).is_pending());
+    assert_eq!(READS.get() - before, 1, "it went past the lock");
+    let wait = |span| async move { tokio::time::sleep(span).await };
+    let early = delay.saturating_sub(Duration::from_millis(2));
+    assert!(tokio::time::timeout(early, call.as_mut()).await.is_err());
+    assert_eq!(hedge.stats().sent, sent);
+    wait(Duration::from_millis(4)).await;
+    assert!(futures_util::poll!(call.as_mut()).is_pending());
+    assert_eq!(hedge.stats().sent, sent + 1);
+}
+
+/// A stack around a stack: what is inside of both ends when the outer one does, though nobody had looked at the clock yet.
+#[tokio::test(start_paused = true)]
+async fn a_stack_within_a_stack_knows_when_the_outer_one_ends() {
+    let mut plan = ClientPlan::new("outer");
+    plan.retry = super::RetryPlan::Never;
+    let outer = client(&plan).unwrap();
+    plan.name = "inner".into();
+    plan.total_timeout = Some(Duration::from_secs(3600));
+    plan.backend.as_mut().unwrap().in_flight = Some(1);
+    let inner = client(&plan).unwrap();
+    let one = inner.layer(service_fn(|n: u32| async move {
+        if n > 0 {
+            tokio::time::sleep(Duration::from_secs(n.into())).await;
+        }
+        Ok::<_, Infallible>(n)
+    }));
+    let mut service = outer.layer(one.clone());
+    (0..64).for_each(|_| assert!(service.call(0).now_or_never().unwrap().is_ok()));
+    let mut busy = std::pin::pin!(one.oneshot(3000));
+    assert!(futures_util::poll!(busy.as_mut()).is_pending());
+    let begun = tokio::time::Instant::now();
+    assert!(service.call(0).await.is_err());
+    // Unsent: it is not let wait for longer than the outer one gives it.
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    let stats = inner.backend().unwrap().stats();
+    assert_eq!(stats.waiting, 0);
+    assert!(stats.hopeless >= 1, "the inner one knew: {stats:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,8 @@ use crate::outcome::{FailureClass, Outcome, Verdict};
 ///
 /// To a client whose calls fail the backend may be down, and it waits with single probes. A server that did so would let
 /// requests wait that would be told at once what is wrong. What fails behind a handler is judged by who calls it,
-/// and the share that fails by the failure budget; the admission goes by how long answers take.
+/// and the share that fails by the failure budget; the admission goes by how long answers take. For the same reason a
+/// server does not take it for an outage that none of its handlers answers for long.
 ///
 /// ```
 /// use buttress::presets::Handled;

@@ -142,7 +142,7 @@ mod sealed {
 /// | `wait_cannot_fit` | warning | a call may wait for the rate limit until its time is over |
 /// | `wait_above_attempt` | warning | ... as long as an attempt may take, or longer |
 /// | `retry_without_budget` | warning | nothing bounds the retries of all calls together |
-/// | `breaker_beside_backend` | warning | the breaker refuses at once what the backend would let wait for a probe |
+/// | `breaker_beside_backend` | warning | while the breaker is open it refuses what the backend sends as a probe, and that is not tried again |
 /// | `patience_above_total` | warning | a call may wait for the backend until its time is over |
 /// | `timeout_twice` | warning | the retry policy has a time of its own that never counts |
 ///
@@ -338,7 +338,8 @@ impl ClientPlan {
         lint_patience(self.backend, self.total_timeout, found);
         let Some(breaker) = &self.breaker else { return };
         if self.backend.is_some() {
-            let text = "while it is open calls fail at once, and no retry waits".to_owned();
+            let text =
+                "while it is open calls that probe the backend fail, not tried again".to_owned();
             found.warn("breaker_beside_backend", "breaker", text);
         }
         if let Some(attempt) = self.attempt_timeout.filter(|time| breaker.open_for < *time) {

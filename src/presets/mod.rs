@@ -70,7 +70,8 @@
 //! at once if the number is set; if it is learned, in up to as long as it took, since what it has begun elsewhere goes on. An
 //! execution that the idempotency lets go on after its caller has gone has no place.
 //!
-//! Failures are answers: a handler that fails is not down, and nobody waits for it as clients do ([`Handled`]).
+//! Failures are answers: a handler that fails is not down, and nobody waits for it as clients do ([`Handled`]). Nor are
+//! they when all of them are slow.
 //!
 //! ```
 //! # #[cfg(feature = "http")] {
@@ -187,7 +188,8 @@
 //! backend always, since those wait inside of the call. *Sharing.* All services of one layer and its clones share its objects.
 //! *Time.* That of a client's call counts from its first poll where its [`context`](ClientLayer::context) keeps nothing,
 //! as by default, and there is a backend, which has the same reading of the clock; else from `call`. That of a server's call
-//! counts from its first poll if there is a backend and the request has no deadline.
+//! counts from its first poll if there is a backend and the request has no deadline. The clock is looked at when a layer
+//! needs it in that poll, or else at its end; not at all, if the call has been answered by then.
 //! *Refusals.* Of a client with a backend, they say how that was: whose deadline passes while everything fails learns that the
 //! backend is down ([`RejectionDetail::Backend`](crate::RejectionDetail::Backend)).
 //! *Cost.* That of the layers; a part that is absent costs a branch.

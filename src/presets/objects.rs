@@ -30,7 +30,7 @@ use crate::rate_limit::RateLimiter;
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct BackendPlan {
-    /// So many calls at a time, whatever is observed; `None` learns how many. A [hedge](super::ClientPlan::hedge) goes with the
+    /// So many calls at a time, whatever is observed; `None` learns how many, [from 4 on](crate::admission#how-it-decides). A [hedge](super::ClientPlan::hedge) goes with the
     /// place of its call: where there must never be more, leave the plan's `hedge` out.
     pub in_flight: Option<u32>,
     /// How long a call without a deadline waits; `None` is as long as the total timeout (of a server: the timeout), or 1 s.

@@ -38,12 +38,16 @@ impl ServerParts {
         let name = Name::from(plan.name.clone());
         let patience = plan.patience();
         let admission = plan.backend.map(|backend| backend.build(name, patience)).transpose()?;
+        let admission = admission.map(|admission| match registry {
+            Some(registry) => admission.move_to(registry.home()),
+            None => admission,
+        });
+        if let Some(admission) = &admission {
+            admission.backend().be_local();
+        }
         Ok(Self {
             timeout: plan.timeout.map(|after| Timeout::new(name, after)).transpose()?,
-            admission: admission.map(|admission| match registry {
-                Some(registry) => admission.move_to(registry.home()),
-                None => admission,
-            }),
+            admission,
             ..Self::none(name)
         })
     }

@@ -118,6 +118,35 @@ async fn handlers_that_fail_are_no_reason_to_wait() {
     assert!(stack.failure_budget().unwrap().stats().failures > 0, "which is who judges them");
 }
 
+/// A client whose calls are not answered for long waits with single probes.
+#[tokio::test(start_paused = true)]
+async fn handlers_that_are_all_slow_are_not_down() {
+    let plan = plan(|p| {
+        (p.timeout, p.backend) = (Some(60_000 * MS), Some(BackendPlan::default()));
+    });
+    let stack = server(&plan).unwrap();
+    let handler = stack.layer(service_fn(|time: Duration| async move {
+        tokio::time::sleep(time).await;
+        Ok::<_, io::Error>(())
+    }));
+    for _ in 0..200 {
+        handler.clone().oneshot(MS).await.unwrap();
+    }
+    let backend = stack.backend().unwrap();
+    let mut out = Vec::new();
+    for _ in 0..12 {
+        let mut call = Box::pin(handler.clone().oneshot(15_000 * MS));
+        assert!((&mut call).now_or_never().is_none());
+        out.push(call);
+        tokio::time::advance(1_000 * MS).await;
+    }
+    assert_eq!((backend.state(), backend.stats().downs), (BackendState::Up, 0));
+    for answer in futures_util::future::join_all(out).await {
+        answer.unwrap();
+    }
+    assert_eq!(backend.stats().downs, 0);
+}
+
 /// What handlers share is polled by one of them, and waits for as long as any of them does.
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_call_is_none_of_what_its_handler_shares_with_others() {

@@ -256,6 +256,46 @@ fn a_plan_that_cannot_work_is_not_built() {
     assert_eq!(error.field(), "attempt_timeout");
 }
 
+/// What `breaker_beside_backend` warns of: all is back long before the calls have to end, and those that were sent as probes
+/// of the backend are lost for an open breaker.
+#[tokio::test(start_paused = true)]
+async fn beside_a_backend_an_open_breaker_ends_the_calls_that_probe() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let lost = |breaker: Option<BreakerPlan>| async move {
+        let plan = ClientPlan { breaker, hedge: None, ..ClientPlan::new("db") };
+        let fails = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&fails);
+        let service = super::client(&plan).unwrap().layer(service_fn(move |()| {
+            let fails = asked.load(Relaxed);
+            async move { if fails { Err(std::io::Error::other("down")) } else { Ok(()) } }
+        }));
+        for _ in 0..8 {
+            service.clone().oneshot(()).await.unwrap();
+        }
+        fails.store(true, Relaxed);
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            calls.spawn(service.clone().oneshot(()));
+            tokio::time::sleep(ms(10)).await;
+        }
+        tokio::time::sleep(ms(2000)).await;
+        fails.store(false, Relaxed);
+        let lost: Vec<_> = calls.join_all().await.into_iter().filter_map(Result::err).collect();
+        for error in &lost {
+            let why = crate::Rejection::find(&**error).expect("a refusal");
+            assert_eq!(why.kind(), crate::RejectionKind::CircuitOpen);
+        }
+        lost.len()
+    };
+    assert_eq!(lost(None).await, 0);
+    let lost = lost(Some(BreakerPlan::default())).await;
+    assert!((1..=20).contains(&lost), "{lost} of 100, the others wait");
+}
+
 /// What the breaker counts of a call that hangs.
 async fn failed_of_one_that_hangs(change: impl FnOnce(&mut ClientPlan)) -> u64 {
     use tower::{Layer, ServiceExt, service_fn};

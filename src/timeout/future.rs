@@ -8,9 +8,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::handle::{Timeout, refusal};
-use crate::clock::{
-    EndHandedDown, HandedDown, Tick, hand_down, hand_end_down, nanos, now, poll_end,
-};
+use crate::clock::{EndHandedDown, Tick, begin, beginning, hand_end_down, nanos, poll_end};
 use crate::context::Context;
 use crate::name::Name;
 use crate::reject::Reject;
@@ -64,8 +62,16 @@ pin_project! {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     name: Name,
-    /// The end, or `NEVER`; before it has begun, the time from then on, in nanoseconds.
     end: Tick,
+    flags: usize,
+}
+
+/// When a call ends. Two words, so that it comes in registers: what is written to memory in words and read in pairs of
+/// them at once stalls the processor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// The end, or `NEVER`; before it has begun, the time from then on, in nanoseconds.
+    at: Tick,
     flags: usize,
 }
 
@@ -75,31 +81,53 @@ const NEVER: Tick = Tick(u64::MAX);
 const BEGUN: usize = 1;
 const OF_ATTEMPT: usize = 2;
 const HANDED_DOWN: usize = 4;
+const PAST: usize = 8;
 
-impl Bound {
+impl End {
+    pub(super) const NONE: Self = Self { at: NEVER, flags: 0 };
+
     #[inline]
-    pub(super) fn ending_at(timeout: &Timeout, end: Option<Tick>, context: &Context) -> Self {
+    pub(super) fn at(timeout: &Timeout, end: Option<Tick>, context: &Context) -> Self {
         let of_attempt = if timeout.cuts_attempt(end, context) { OF_ATTEMPT } else { 0 };
         let handed_down = if timeout.is_handed_down() { HANDED_DOWN } else { 0 };
-        let flags = BEGUN | of_attempt | handed_down;
-        Self { name: timeout.label(), end: end.unwrap_or(NEVER), flags }
+        Self { at: end.unwrap_or(NEVER), flags: BEGUN | of_attempt | handed_down }
+    }
+
+    /// It is over before it is sent.
+    pub(super) fn past(timeout: &Timeout, context: &Context) -> Self {
+        let Self { at, flags } = Self::at(timeout, None, context);
+        Self { at, flags: flags | PAST }
+    }
+
+    #[inline]
+    pub(super) const fn is_past(self) -> bool {
+        self.flags & PAST != 0
     }
 
     /// Its time counts from the first poll.
     #[inline]
     pub(super) fn later(timeout: &Timeout, after: Duration, context: &Context) -> Self {
-        let Self { name, end, flags } = Self::ending_at(timeout, Some(Tick(nanos(after))), context);
-        Self { name, end, flags: flags & !BEGUN }
+        let Self { at, flags } = Self::at(timeout, Some(Tick(nanos(after))), context);
+        Self { at, flags: flags & !BEGUN }
+    }
+}
+
+impl Bound {
+    #[inline]
+    pub(super) fn new(timeout: &Timeout, end: End) -> Self {
+        Self { name: timeout.label(), end: end.at, flags: end.flags }
     }
 
+    /// How long it has from its first poll on, if that is still to come.
     #[inline]
-    fn begin(&mut self) -> Option<HandedDown> {
-        if self.flags & BEGUN != 0 {
-            return None;
-        }
-        let now = now();
-        (self.flags, self.end) = (self.flags | BEGUN, Tick(now.0.saturating_add(self.end.0)));
-        Some(hand_down(now, 1))
+    fn after(&self) -> Option<u64> {
+        (self.flags & BEGUN == 0).then_some(self.end.0)
+    }
+
+    /// It was not answered in its first poll, which is this one.
+    fn begin(&mut self) {
+        (self.flags, self.end) =
+            (self.flags | BEGUN, Tick(beginning().0.saturating_add(self.end.0)));
     }
 
     #[inline]
@@ -125,10 +153,26 @@ where
         let mut this = self.project();
         match this.state.as_mut().project() {
             StateProj::Called { call } => {
-                let handed_down = this.bound.as_mut().and_then(Bound::begin);
-                let ends = this.bound.as_ref().and_then(Bound::hand_end_down);
-                let polled = call.poll(cx);
-                drop((handed_down, ends));
+                let polled = match this.bound {
+                    Some(bound) => match bound.after() {
+                        Some(after) => {
+                            let beginning = begin(after);
+                            let polled = call.poll(cx);
+                            if polled.is_pending() {
+                                bound.begin();
+                            }
+                            drop(beginning);
+                            polled
+                        }
+                        None => {
+                            let ends = bound.hand_end_down();
+                            let polled = call.poll(cx);
+                            drop(ends);
+                            polled
+                        }
+                    },
+                    None => call.poll(cx),
+                };
                 if let Poll::Ready(result) = polled {
                     return Poll::Ready(result.map_err(R::map_err));
                 }

@@ -2,7 +2,7 @@ use std::task::{self, Poll};
 
 use tower_service::Service;
 
-use super::future::{Bound, ResponseFuture, State};
+use super::future::{Bound, End, ResponseFuture, State};
 use super::handle::Timeout;
 use crate::context::{Context, NoContext, ReadContext};
 use crate::deadline::Deadline;
@@ -67,43 +67,39 @@ where
     // be made elsewhere and copied.
     #[inline(always)]
     fn call(&mut self, mut req: Req) -> Self::Future {
-        let (bound, reject) = match &self.timeout {
-            None => (Ok(None), self.reject.clone()),
+        let (end, reject) = match &self.timeout {
+            None => (End::NONE, self.reject.clone()),
             Some(timeout) => {
                 let context = self.context.context(&req);
                 let reject = self.reject.remember(&req);
-                (self.bound(timeout, context, &mut req).map(Some), reject)
+                let end = match timeout.begins_later(&context, self.context.keeps()) {
+                    Some(after) => End::later(timeout, after, &context),
+                    None => self.end(timeout, context, &mut req),
+                };
+                (end, reject)
             }
         };
-        let (bound, in_time) = match bound {
-            Ok(bound) => (bound, true),
-            Err(bound) => (Some(bound), false),
-        };
         ResponseFuture {
-            state: if in_time {
-                State::Called { call: self.inner.call(req) }
-            } else {
+            state: if end.is_past() {
                 State::TooLate
+            } else {
+                State::Called { call: self.inner.call(req) }
             },
             sleep: None,
-            bound,
+            bound: self.timeout.as_ref().map(|timeout| Bound::new(timeout, end)),
             reject,
         }
     }
 }
 
 impl<S, C, R> TimeoutService<S, C, R> {
-    /// `Err` if it is over before it is sent.
-    #[inline]
-    fn bound<Req>(&self, timeout: &Timeout, context: Context, req: &mut Req) -> Result<Bound, Bound>
+    #[inline(never)]
+    fn end<Req>(&self, timeout: &Timeout, context: Context, req: &mut Req) -> End
     where
         C: ReadContext<Req>,
     {
-        if let Some(after) = timeout.begins_later(&context, self.context.keeps()) {
-            return Ok(Bound::later(timeout, after, &context));
-        }
         let Ok(end) = timeout.end(&context) else {
-            return Err(Bound::ending_at(timeout, None, &context));
+            return End::past(timeout, &context);
         };
         if let Some(end) = end
             && timeout.is_told()
@@ -111,6 +107,6 @@ impl<S, C, R> TimeoutService<S, C, R> {
         {
             self.context.set_context(req, context.with_deadline(Deadline::at(end)));
         }
-        Ok(Bound::ending_at(timeout, end, &context))
+        End::at(timeout, end, &context)
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use buttress::admission::{Admission, AdmissionLayer};
 use buttress::{
-    AsTyped, Backend, Classify, Context, Deadline, Error, FailureClass, RejectionKind, Verdict,
-    classify_fn, respond_with,
+    AsTyped, Backend, BackendState, Classify, Context, Deadline, Error, FailureClass,
+    RejectionKind, Verdict, classify_fn, respond_with,
 };
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -200,6 +200,76 @@ async fn an_answer_whose_verdict_panics_is_no_abandoned_call() {
     let service: Boxed<(), ()> = Boxed::new(layer.layer(slow));
     assert!(AssertUnwindSafe(service.oneshot(())).catch_unwind().await.is_err());
     assert_eq!(backend.stats().in_flight, 0);
+}
+
+/// Of a backend that is down.
+async fn down() -> Backend {
+    let backend = Backend::new("db");
+    let fails = Inner::new(service_fn(|()| ready(Err::<(), _>(io::Error::other("down")))));
+    let service: Boxed<(), ()> = Boxed::new(plain(&backend).layer(fails));
+    for _ in 0..20 {
+        tokio::time::advance(MS).await;
+        let _ = service.clone().oneshot(()).now_or_never();
+    }
+    assert_eq!(backend.state(), BackendState::Down);
+    tokio::time::advance(1000 * MS).await;
+    backend
+}
+
+/// It was a probe that was sent and answered: the next one is not due at once.
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_panics_does_not_make_the_call_one_that_was_not_sent() {
+    let backend = down().await;
+    let good = Inner::new(service_fn(|()| ready(Ok(()))));
+    let layer = plain(&backend).classify(Panics { at_start: false, at_finish: true });
+    let service: Boxed<(), ()> = Boxed::new(layer.layer(good));
+    assert!(AssertUnwindSafe(service.clone().oneshot(())).catch_unwind().await.is_err());
+    assert!(service.oneshot(()).now_or_never().is_none(), "it waits");
+    // Nor alone.
+    let backend = down().await;
+    let admission = Admission::of(&backend);
+    let classify = Panics { at_start: false, at_finish: true };
+    let one = || async { Ok::<_, io::Error>(()) };
+    let call = admission.run_with(Context::new(), &classify, one);
+    assert!(AssertUnwindSafe(call).catch_unwind().await.is_err());
+    assert!(admission.run_with(Context::new(), &classify, one).now_or_never().is_none());
+}
+
+/// Never ready again.
+#[derive(Clone)]
+struct Broken(Arc<AtomicU32>);
+
+impl Service<()> for Broken {
+    type Response = ();
+    type Error = io::Error;
+    type Future = Ready<io::Result<()>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(Err(io::Error::other("broken")))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        unreachable!("it is not ready")
+    }
+}
+
+/// All who wait until the backend is back would fail one after the other, at once.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_cannot_take_the_probe_lets_the_others_wait() {
+    let backend = down().await;
+    let asked = Arc::new(AtomicU32::new(0));
+    let service: Boxed<(), ()> = Boxed::new(plain(&backend).layer(Broken(Arc::clone(&asked))));
+    let mut calls: Vec<_> = (0..20).map(|_| service.clone().oneshot(())).collect();
+    for _ in 0..3 {
+        calls.retain_mut(|call| call.now_or_never().is_none());
+    }
+    assert_eq!((asked.load(Ordering::Relaxed), calls.len()), (1, 19));
+    // They are not forgotten either.
+    let results = futures_util::future::join_all(calls).await;
+    assert!(asked.load(Ordering::Relaxed) > 2);
+    assert!(results.iter().all(Result::is_err));
+    assert_eq!((backend.stats().in_flight, backend.stats().waiting), (0, 0));
 }
 
 /// Ready and done only when polled the third time.

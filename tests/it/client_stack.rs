@@ -111,6 +111,91 @@ async fn a_retry_goes_to_another_endpoint() {
     assert_eq!(stack.hedge().unwrap().name(), "db");
 }
 
+/// Attempts under way at one server, and those that were let go before they had answered.
+#[derive(Default)]
+struct Desk {
+    inside: AtomicU32,
+    let_go: AtomicU32,
+}
+
+struct Visit {
+    desk: Arc<Desk>,
+    answered: bool,
+}
+
+impl Visit {
+    fn of(desk: &Arc<Desk>) -> Self {
+        desk.inside.fetch_add(1, Ordering::Relaxed);
+        Self { desk: Arc::clone(desk), answered: false }
+    }
+
+    fn answer(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.desk.inside.fetch_sub(1, Ordering::Relaxed);
+        self.desk.let_go.fetch_add(u32::from(!self.answered), Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_goes_to_the_other_endpoint_and_who_loses_is_let_go() {
+    let slow = Arc::new(AtomicU32::new(9));
+    let went = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let desks = [Arc::<Desk>::default(), Arc::default()];
+    let stack = client(&ClientPlan::new("db")).unwrap().context(Carries);
+    let pool = stack.endpoints();
+    for (me, desk) in (0..2).zip(desks.clone()) {
+        let (slow, went) = (Arc::clone(&slow), Arc::clone(&went));
+        let server = service_fn(move |job: Job| {
+            went.lock().unwrap().push((me, job.0.attempt()));
+            let visit = Visit::of(&desk);
+            let takes = if slow.load(Ordering::Relaxed) == me { 900 } else { 10 };
+            async move {
+                tokio::time::sleep(Duration::from_millis(takes)).await;
+                visit.answer();
+                Ok::<_, io::Error>(me)
+            }
+        });
+        pool.insert(me.to_string(), server);
+    }
+    let service = stack.pool(&pool);
+    let hedge = stack.hedge().unwrap();
+    for ill in [0, 1, 0, 1, 0, 1] {
+        // All is well, until the one that was slow is used as the other.
+        slow.store(9, Ordering::Relaxed);
+        for _ in 0..200 {
+            service.clone().oneshot(Job::default()).await.unwrap();
+        }
+        slow.store(ill, Ordering::Relaxed);
+        let (sent, won) = (hedge.stats().sent, hedge.stats().won);
+        let let_go = desks[ill as usize].let_go.load(Ordering::Relaxed);
+        let other_let_go = desks[1 - ill as usize].let_go.load(Ordering::Relaxed);
+        for calls in 0.. {
+            assert!(calls < 200, "none went to the slow one, or none was hedged");
+            went.lock().unwrap().clear();
+            let start = Instant::now();
+            assert_eq!(service.clone().oneshot(Job::default()).await.unwrap(), 1 - ill);
+            assert!(start.elapsed() < Duration::from_millis(100));
+            let others = desks[1 - ill as usize].let_go.load(Ordering::Relaxed);
+            assert_eq!(others, other_let_go, "of those that answered");
+            if hedge.stats().sent > sent {
+                break;
+            }
+        }
+        assert_eq!(*went.lock().unwrap(), [(ill, 1), (1 - ill, 2)]);
+        assert_eq!((hedge.stats().sent, hedge.stats().won), (sent + 1, won + 1));
+        assert_eq!(desks[ill as usize].let_go.load(Ordering::Relaxed), let_go + 1);
+        for (desk, stats) in desks.iter().zip(pool.stats()) {
+            assert_eq!(desk.inside.load(Ordering::Relaxed), 0);
+            assert_eq!((stats.in_flight, stats.failed, stats.ejected), (0, 0, false));
+        }
+    }
+}
+
 #[cfg(feature = "http")]
 mod http {
     use axum::http::{Request, Response};

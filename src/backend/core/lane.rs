@@ -1,6 +1,6 @@
 //! What calls that go past the lock have changed.
 
-use super::outcome::MEASURED;
+use super::outcome::is_due;
 use super::{Core, MAX_TOKENS};
 use crate::backend::turn::State;
 use crate::context::Criticality;
@@ -14,6 +14,7 @@ pub(in crate::backend) struct Calm {
     pub(in crate::backend) most: u32,
     /// Since the last call that was measured.
     pub(in crate::backend) unmeasured: u32,
+    pub(in crate::backend) not_at_once: u32,
 }
 
 impl Core {
@@ -44,17 +45,20 @@ impl Core {
         )]
         let most = (self.limit / 2.0).ceil() as u32;
         let most = most.saturating_sub(1);
-        let Self { in_flight, unmeasured, .. } = *self;
-        (in_flight <= most && unmeasured < MEASURED - 1).then_some(Calm {
-            in_flight,
-            most,
-            unmeasured,
-        })
+        let Self { in_flight, unmeasured, not_at_once, .. } = *self;
+        let calm = Calm { in_flight, most, unmeasured, not_at_once };
+        (in_flight <= most && !is_due(unmeasured, not_at_once)).then_some(calm)
     }
 
     /// Calls have come, and those that were answered at once are gone, since it was calm: so many are in flight, and
-    /// so many were not measured.
-    pub(in crate::backend) fn catch_up(&mut self, in_flight: u32, unmeasured: u32) {
+    /// so many were not measured, of which some were not answered at once.
+    pub(in crate::backend) fn catch_up(
+        &mut self,
+        in_flight: u32,
+        unmeasured: u32,
+        not_at_once: u32,
+    ) {
+        self.not_at_once = not_at_once;
         let came = unmeasured - self.unmeasured;
         let went = self.in_flight + came - in_flight;
         if came > 0 {
@@ -86,6 +90,11 @@ impl Core {
         self.usual += (many - self.usual) * share::<64>(went);
     }
 
+    /// A call that was not to be measured if it was answered at once is not.
+    pub(in crate::backend) fn not_at_once(&mut self) {
+        self.not_at_once = self.unmeasured.min(self.not_at_once + 1);
+    }
+
     /// So many calls of that class have come.
     #[inline]
     pub(super) fn see_class(&mut self, class: Criticality, times: u32) {
@@ -105,6 +114,11 @@ impl Core {
         self.patience = 1e9;
     }
 
+    /// Since the last that was measured, and those of them that were not answered at once.
+    pub(in crate::backend) fn unmeasured(&self) -> (u32, u32) {
+        (self.unmeasured, self.not_at_once)
+    }
+
     /// It has been seen that so many may be in flight.
     #[cfg(not(buttress_loom))]
     pub(in crate::backend) fn make_wide(&mut self, limit: u32) {
@@ -114,7 +128,7 @@ impl Core {
     #[cfg(not(buttress_loom))]
     pub(in crate::backend) fn whole(&self) -> impl PartialEq + std::fmt::Debug + use<> {
         let counts = (self.counts.admitted, self.counts.waited, self.counts.downs);
-        let numbers = (self.in_flight, self.unmeasured, self.tokens, self.failures);
+        let numbers = (self.in_flight, self.unmeasured(), self.tokens, self.failures);
         (counts, numbers, self.answered, self.state, self.limit.to_bits())
     }
 

@@ -3,12 +3,15 @@
 /// What is slower for so many times as long as it took to believe it is no queue of others: a delay that stays.
 const LASTING: u64 = 32;
 
-use super::{Core, FLOOR, MAX_LIMIT, TARGET};
+use super::{Core, FLOOR, MAX_LIMIT, START, TARGET};
 use crate::backend::turn::State;
 use crate::clock::Tick;
 use crate::context::Criticality;
 
 const ALWAYS: f64 = 16.0;
+/// Without an answer for an eighth of what callers wait, and for each sixteenth more, it doubles: until it is a quarter.
+const PARTS: u64 = 16;
+const DOUBLINGS: u64 = 3;
 /// A throttled answer leaves so much of the limit.
 const ASKED_FOR_LESS: f64 = 0.9;
 /// What is in flight is sometimes half again as much as on average.
@@ -64,6 +67,47 @@ impl Core {
         }
         let target = self.target();
         self.latency.ratio() > share * target && self.latency.queue() > share * (target - 1.0)
+    }
+
+    /// What is out is all that was ever sent, and nothing of it has ended.
+    fn begins(&self) -> bool {
+        !self.fixed
+            && self.starting
+            && self.state == State::Up
+            // Below that it was set.
+            && self.limit >= START
+            && self.in_flight > 0
+            && self.failures == 0
+            && self.throttled == 0
+            && self.settled_at == Tick(0)
+            && self.latency.is_empty()
+    }
+
+    /// How often that has doubled, and in how long it does for the next time.
+    fn doublings(&self, now: Tick) -> (u64, u64) {
+        let part = (self.patience_nanos() / PARTS).max(1);
+        let out = now.0.saturating_sub(self.quiet_since.0);
+        let done = (out / part).saturating_sub(1).min(DOUBLINGS);
+        let next = if done < DOUBLINGS { (done + 2) * part - out } else { u64::MAX };
+        (done, next)
+    }
+
+    /// Its first answer takes long, and to wait for that would be to lose who waits: as many as come, with a bound that
+    /// doubles.
+    #[expect(clippy::cast_precision_loss, reason = "at most a million")]
+    pub(super) fn begin(&mut self, now: Tick) {
+        if self.room.is_empty() || !self.begins() {
+            return;
+        }
+        let there = f64::from(self.in_flight) + self.room.len() as f64;
+        let most = START * (1_u64 << self.doublings(now).0) as f64;
+        self.limit = self.limit.max(there.min(most));
+    }
+
+    /// When that bound doubles for the next time.
+    pub(super) fn begins_at(&self, now: Tick) -> Tick {
+        let next = if self.begins() { self.doublings(now).1 } else { u64::MAX };
+        Tick(now.0.saturating_add(next))
     }
 
     pub(super) fn grow(&mut self, reached: bool) {

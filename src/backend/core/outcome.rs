@@ -24,11 +24,32 @@ const QUICK: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 /// Answers say something of a queue for so many times what callers wait, where that is few of them.
 const LATELY: f64 = 2.0;
-pub(in crate::backend) const MEASURED: u32 = 8;
+/// One of so many answers that come at once is measured...
+const MEASURED: u32 = 32;
+/// ... but as soon as calls are not answered at once they count for more: nobody may answer them any more.
+const NOT_AT_ONCE: u32 = 4;
+
+/// Whether the next call is to be measured after so many that were not.
+#[inline]
+pub(in crate::backend) const fn is_due(unmeasured: u32, not_at_once: u32) -> bool {
+    unmeasured + (NOT_AT_ONCE - 1) * not_at_once >= MEASURED - 1
+}
 
 impl Core {
-    /// Admitted, and then not sent. Before the last change of the pace it had no turn, or one that is void.
+    /// Admitted, and then not sent.
     pub(in crate::backend) fn finish_unsent(
+        &mut self,
+        started: Tick,
+        now: Tick,
+        wakers: &mut Wakers,
+    ) {
+        self.unask(started, now);
+        self.finish_unready(started, now, wakers);
+    }
+
+    /// The same, since it cannot be sent: if it was to ask whether the backend is back, that is an answer. Before the last
+    /// change of the pace it had no turn, or one that is void.
+    pub(in crate::backend) fn finish_unready(
         &mut self,
         started: Tick,
         now: Tick,
@@ -37,7 +58,6 @@ impl Core {
         if self.pace.is_since_change(started) {
             self.pace.give_back(self.pace.change(), now);
         }
-        self.unask(started, now);
         self.sends_none(1);
         self.finish(started, End::Ignored, now, wakers);
     }
@@ -139,8 +159,14 @@ impl Core {
         if !self.all_is_well() {
             return 1;
         }
-        self.unmeasured = (self.unmeasured + 1) % MEASURED;
-        if self.unmeasured == 0 { MEASURED } else { 0 }
+        if !is_due(self.unmeasured, self.not_at_once) {
+            self.unmeasured += 1;
+            return 0;
+        }
+        // For all of them: that it is answered at once is as likely of this one as of any.
+        let many = self.unmeasured + 1;
+        (self.unmeasured, self.not_at_once) = (0, 0);
+        many
     }
 
     /// Such a call has succeeded.

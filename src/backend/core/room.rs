@@ -13,7 +13,6 @@ use crate::context::Criticality;
 pub(super) struct Told {
     id: u64,
     how: Settled,
-    at: Tick,
     /// Of the pace, then.
     change: u32,
 }
@@ -24,7 +23,7 @@ impl Core {
         if self.room.len() >= self.max_waiting {
             match self.room.last_key_value() {
                 Some((&last, _)) if last > key => {
-                    self.settle(last, Settled::Displaced, now, wakers);
+                    self.settle(last, Settled::Displaced, wakers);
                 }
                 _ => {
                     self.counts.full += 1;
@@ -68,16 +67,16 @@ impl Core {
         Arrival::Full
     }
 
-    fn settle(&mut self, key: Key, how: Settled, now: Tick, wakers: &mut Wakers) {
+    fn settle(&mut self, key: Key, how: Settled, wakers: &mut Wakers) {
         if let Some(waker) = self.room.remove(&key) {
             match how {
-                Settled::Granted => {}
+                Settled::Granted(_) => {}
                 Settled::Hopeless => self.counts.hopeless += 1,
                 Settled::Displaced => self.counts.full += 1,
                 Settled::Throttled(_) => self.counts.throttled += 1,
             }
             let change = self.pace.change();
-            self.settled.push(Told { id: key.id, how, at: now, change });
+            self.settled.push(Told { id: key.id, how, change });
             wakers.add(waker);
             self.leave_watch(key.id);
         }
@@ -103,14 +102,15 @@ impl Core {
     /// Hands out what is free. Who cannot make it any more is sent away.
     pub(super) fn dispatch(&mut self, now: Tick, wakers: &mut Wakers) {
         self.look(now);
+        self.begin(now);
         self.drop_hopeless(now, wakers);
         while let Some(key) = self.best(now) {
             if !self.admit_one(key.class.0, now) {
                 break;
             }
-            self.settle(key, Settled::Granted, now, wakers);
+            self.settle(key, Settled::Granted(now), wakers);
         }
-        self.watch(wakers);
+        self.watch(now, wakers);
     }
 
     fn gives_up_at(&self, key: Key) -> Tick {
@@ -135,13 +135,17 @@ impl Core {
                     }
                     _ => Settled::Hopeless,
                 };
-                self.settle(key, how, now, wakers);
+                self.settle(key, how, wakers);
             }
         }
     }
 
     /// When the core itself has something to do next.
-    fn next_due(&self) -> Tick {
+    fn next_due(&self, now: Tick) -> Tick {
+        self.due_of_all().min(self.begins_at(now))
+    }
+
+    fn due_of_all(&self) -> Tick {
         let zombie = self.zombies.peek().map_or(Tick(u64::MAX), |Reverse(due)| *due);
         // With a place free it is the pace that is waited for; the most important has more of them.
         let first = self.room.first_key_value().map(|(key, _)| key.class.0);
@@ -165,8 +169,8 @@ impl Core {
     }
 
     /// Somebody must be awake when it has.
-    fn watch(&mut self, wakers: &mut Wakers) {
-        let due = self.next_due();
+    fn watch(&mut self, now: Tick, wakers: &mut Wakers) {
+        let due = self.next_due(now);
         match self.keeper {
             Some((_, at)) if at <= due => {}
             Some((id, _)) => {
@@ -196,6 +200,16 @@ impl Core {
         Some(self.settled.swap_remove(at))
     }
 
+    /// Who has got a turn of what is over has none to give back, and no probe.
+    fn seen(&self, told: Told, now: Tick) -> Settled {
+        match told.how {
+            Settled::Granted(at) if told.change == self.pace.change() && at >= self.down_since => {
+                Settled::Granted(now)
+            }
+            how => how,
+        }
+    }
+
     /// A waiter asks.
     pub(in crate::backend) fn poll(
         &mut self,
@@ -212,12 +226,12 @@ impl Core {
             self.dispatch(now, wakers);
         }
         if let Some(told) = self.told(key) {
-            return Turn::Settled(told.how);
+            return Turn::Settled(self.seen(told, now));
         }
         let own = self.gives_up_at(key);
         match self.keeper {
             Some((id, _)) if id == key.id => {
-                let due = self.next_due();
+                let due = self.next_due(now);
                 self.keeper = Some((id, due));
                 Turn::At(own.min(due))
             }
@@ -230,7 +244,7 @@ impl Core {
         if let Some(waker) = self.room.remove(&key) {
             wakers.discard(waker);
             self.leave_watch(key.id);
-        } else if let Some(Told { how: Settled::Granted, at, change, .. }) = self.told(key) {
+        } else if let Some(Told { how: Settled::Granted(at), change, .. }) = self.told(key) {
             self.in_flight -= 1;
             self.sends_none(0);
             self.pace.give_back(change, now);
