@@ -272,22 +272,22 @@ impl Core {
     }
 
     /// When a call that starts now is to be hedged. Earlier than after the delay, if the hedge has most of its
-    /// answers in time only then; not at all, if even so it would come too late or most calls would be hedged.
+    /// answers in time only then; or half of them, if most calls would be hedged for that. Not at all, if even so they
+    /// would be, or the hedge come too late.
     #[inline]
     pub(super) fn plan(&self, deadline: Option<Tick>, now: Tick) -> Option<Tick> {
         let delay = self.delay()?;
         let Some(deadline) = deadline else { return Some(Tick(now.0.saturating_add(delay))) };
         let left = deadline.0.saturating_sub(now.0);
         let most = self.most.load(Ordering::Relaxed);
-        let latest = left.saturating_sub(most);
-        let after = if latest >= most {
-            delay.min(latest)
-        } else if left >= delay.saturating_add(self.median().unwrap_or(0)) {
-            delay
-        } else {
-            return None;
-        };
-        Some(Tick(now.0.saturating_add(after)))
+        let mut latest = left.saturating_sub(most);
+        if latest < most {
+            latest = left.saturating_sub(self.median().unwrap_or(0));
+            if latest < delay.min(most) {
+                return None;
+            }
+        }
+        Some(Tick(now.0.saturating_add(delay.min(latest))))
     }
 
     /// When there is another hedge after one that is sent now. Few calls get so far: it need not be as patient.

@@ -122,11 +122,13 @@ fn no_hedge_is_planned_that_could_not_answer_in_time() {
         core.answered(10 * MS, 1, Tick(n * 50 * MS));
     }
     let (delay, median) = (core.delay().unwrap(), core.median().unwrap());
+    let most = core.most.load(Ordering::Relaxed);
     let now = Tick(1 << 50);
     let at = |after: u64| Some(Tick(now.0 + after));
     assert_eq!(core.plan(None, now), at(delay));
     assert_eq!(core.plan(at(delay + median), now), at(delay));
-    assert_eq!(core.plan(at(delay + median - 1), now), None);
+    assert_eq!(core.plan(at(most + median), now), at(most));
+    assert_eq!(core.plan(at(most + median - 1), now), None);
     assert_eq!(core.plan(Some(Tick(0)), now), None);
 }
 
@@ -159,6 +161,29 @@ fn a_hedge_is_planned_earlier_where_the_deadline_asks_for_it() {
         ];
         assert!(plans.iter().flatten().all(|due| *due == last), "{plans:?}");
     }
+}
+
+/// A second in which all was stuck, and for a quarter of a minute the percentile is more than callers wait: they had no
+/// hedge until that was forgotten.
+#[test]
+fn a_percentile_beyond_the_deadline_leaves_the_hedge_that_can_still_answer() {
+    let core = Core::new(limits());
+    let mut rng = SmallRng::seed_from_u64(6);
+    let mut answers = |from: u64, many: u64, times: u64| {
+        for n in from..from + many {
+            core.answered(times * latency(&mut rng, 20 * MS), 1, Tick(n * 10 * MS));
+        }
+    };
+    answers(0, 1000, 1);
+    answers(1000, 50, 50);
+    answers(1050, 200, 1);
+    let (delay, median) = (core.delay().unwrap(), core.median().unwrap());
+    let most = core.most.load(Ordering::Relaxed);
+    let left = 2 * most - MS;
+    assert!(delay > left && median < most / 2 && most < 100 * MS, "{delay} {most} {median}");
+    let now = Tick(1 << 50);
+    let plan = core.plan(Some(Tick(now.0 + left)), now);
+    assert_eq!(plan, Some(Tick(now.0 + left - median)));
 }
 
 proptest! {

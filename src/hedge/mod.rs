@@ -59,8 +59,9 @@
 //! answer, while the deadline leaves room.
 //!
 //! **By when.** Where the deadline leaves less time after the delay than nine of ten answers take, the hedge goes
-//! out so much earlier; not earlier than after what nine of ten answers take, and else only if delay and median
-//! fit.
+//! out so much earlier; not earlier than after what nine of ten answers take. Where that leaves no time, it goes out
+//! while half of its answers are in time: after a bad patch the delay may be longer than any caller waits, and nobody
+//! would have a hedge until that was forgotten.
 //!
 //! **Again.** The hedge may meet the same pause. If it does not answer either within what nine of ten answers
 //! take, there is another, up to [two](HedgeBuilder::hedges) for a call; all attempts stay out.

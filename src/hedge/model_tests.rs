@@ -91,7 +91,7 @@ fn the_percentile_is_that_of_a_sorted_list_also_where_calls_were_given_up() {
 fn a_hedge_is_due_when_it_says_in_words() {
     let seed = seed();
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut seen = [0; 4];
+    let mut seen = [0; 5];
     for _ in 0..20_000 {
         let core = Core::new(limits(&mut random));
         let now = Tick(1 << 50);
@@ -105,15 +105,18 @@ fn a_hedge_is_due_when_it_says_in_words() {
         let deadline = after(left);
         assert_eq!(core.plan(None, now), after(delay));
         // After the delay if most hedges are in time then, else earlier, so that they are; but never before most first
-        // attempts have answered. Where that leaves no time, after the delay if half of them are in time.
+        // attempts have answered. Where that leaves no time, after the delay if half of them are in time, or earlier, so that
+        // they are.
         let (case, due) = if delay + most <= left {
             (0, after(delay))
         } else if 2 * most <= left {
             (1, after(left - most))
         } else if delay + median <= left {
             (2, after(delay))
+        } else if most + median <= left {
+            (3, after(left - median))
         } else {
-            (3, None)
+            (4, None)
         };
         seen[case] += 1;
         assert_eq!(core.plan(deadline, now), due, "{median} {most} {delay} {left}");
