@@ -487,7 +487,7 @@ impl Backend {
     /// And whether a call that was admitted has to be measured even if it is answered at once.
     #[inline]
     pub(crate) fn arrive(&self, deadline: Tick, class: Criticality, now: Tick) -> (Arrival, u32) {
-        if class == Criticality::Critical && deadline > now && self.shared.core.enter() {
+        if deadline > now && self.enter(class) {
             return (Arrival::Admitted, 0);
         }
         self.arrive_slowly(deadline, class, now)
@@ -505,7 +505,7 @@ impl Backend {
 
     /// The same for a call that does not wait: it is let through or refused.
     pub(crate) fn arrive_at_once(&self, deadline: Tick, class: Criticality, now: Tick) -> Arrival {
-        if class == Criticality::Critical && deadline > now && self.shared.core.enter() {
+        if deadline > now && self.enter(class) {
             self.not_at_once();
             return Arrival::Admitted;
         }
