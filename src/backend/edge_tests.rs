@@ -521,3 +521,20 @@ fn a_probe_that_is_not_sent_leaves_its_time_to_the_next() {
     core.finish_unsent(at(1), at(now + 301), &mut wakers);
     assert!(matches!(arrive(&mut core, now + 301, 1000), Arrival::Wait(_)));
 }
+
+/// What a waker panicked with panicked when it was dropped: the others slept on, and the caller was told.
+#[test]
+fn a_waker_that_panics_again_keeps_nobody_asleep() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            crate::caught::panics_again();
+        }
+    }
+    let other = Arc::<super::model_tests::Flag>::default();
+    let mut wakers = Wakers::default();
+    wakers.add(Some(Waker::from(Arc::new(Panics))));
+    wakers.add(Some(Waker::from(Arc::clone(&other))));
+    wakers.wake();
+    assert!(other.0.load(std::sync::atomic::Ordering::Relaxed));
+}
