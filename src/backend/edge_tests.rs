@@ -538,3 +538,21 @@ fn a_waker_that_panics_again_keeps_nobody_asleep() {
     wakers.wake();
     assert!(other.0.load(std::sync::atomic::Ordering::Relaxed));
 }
+
+/// Of a request without a deadline that is all that is known, too: its patience is its deadline.
+#[test]
+fn what_takes_longer_than_its_caller_was_to_wait_is_late_only_if_it_is_given_up() {
+    let mut core = Core::new(None, 10);
+    let mut now = 0;
+    let mut ends = |core: &mut Core, many: u32, end: fn(u64) -> End| {
+        for _ in 0..many {
+            assert!(matches!(arrive(core, now, 1000), Arrival::Admitted));
+            finish(core, now, end(now), now + 2000);
+            now += 10_000;
+        }
+    };
+    ends(&mut core, 64, |_| End::Success);
+    assert_eq!((core.late(), core.limit()), (None, 4));
+    ends(&mut core, 8, |now| End::Abandoned { deadline: at(now + 1000) });
+    assert!(core.late().is_some_and(|share| share > 0.3), "{:?}", core.late());
+}
