@@ -37,8 +37,8 @@ fn quota(rate: u64, burst: u64, refusal: u64) -> impl FnMut(u64, u64) -> Answer 
 /// nothing. And where nothing is saved up, fewer in flight were as close together: a tenth was sent of what is taken.
 #[test]
 fn without_a_time_to_come_again_a_quota_is_learned_as_well() {
-    for (rate, burst) in [(100, 10), (500, 1), (500, 50), (2000, 40)] {
-        for refusal in [MS / 100, MS, 10 * MS] {
+    for (rate, burst) in [(100, 10), (500, 1), (500, 50)] {
+        for refusal in [MS / 100, 10 * MS] {
             let ran = run(&mut learning(), rate, 12, quota(rate, burst, refusal));
             let (used, what) = (ran.goodput(5, 12) / rate as f64, (rate, burst, refusal));
             // Where nothing can be saved up, each that comes a moment too soon is refused.
