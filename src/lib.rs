@@ -10,6 +10,7 @@
 mod backend;
 mod backoff;
 mod budget;
+mod caught;
 mod classify;
 mod clock;
 mod context;

@@ -1,11 +1,10 @@
 //! The status, as JSON.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use serde_json::{Value, json};
 
 use super::builder::Shared;
 use super::redact::redact;
+use crate::caught::caught;
 use crate::control::Registry;
 use crate::sync::lock;
 
@@ -18,7 +17,7 @@ pub(super) fn of(registry: &Registry) -> Value {
 impl Shared {
     /// The registry's status; `None` if a closure in it panics.
     pub(super) fn raw_status(&self) -> Option<Value> {
-        let mut status = catch_unwind(AssertUnwindSafe(|| (self.source)())).ok()?;
+        let mut status = caught(|| (self.source)())?;
         if let Some(status) = status.as_object_mut() {
             let admin = json!({
                 "commands": self.token.is_some(),
@@ -45,7 +44,7 @@ impl Shared {
     /// The configuration without its secrets; `None` if the closure panics.
     pub(super) fn configuration(&self) -> Option<Value> {
         let Some(config) = &self.config else { return Some(Value::Null) };
-        let mut config = catch_unwind(AssertUnwindSafe(|| config())).ok()?;
+        let mut config = caught(|| config())?;
         redact(&mut config, &self.hidden);
         Some(config)
     }

@@ -1,6 +1,5 @@
 use std::convert::Infallible;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +17,7 @@ use super::body::AdminBody;
 use super::builder::{Admin, Shared};
 use super::gate::{is_for_us, is_json, is_same_origin};
 use super::metrics::{self, Format};
+use crate::caught::caught;
 use crate::clock::now;
 use crate::control::execute;
 
@@ -271,14 +271,14 @@ fn run(shared: &Shared, document: &[u8]) -> Response<AdminBody> {
         Err(wrong) => return error(StatusCode::BAD_REQUEST, &format!("not JSON: {wrong}")),
     };
     let executed = || execute(&shared.registry, &document);
-    match catch_unwind(AssertUnwindSafe(executed)) {
-        Ok(Ok(executed)) => {
+    match caught(executed) {
+        Some(Ok(executed)) => {
             // Texts and JSON only: it cannot fail.
             let body = serde_json::to_vec(&executed).unwrap_or_default();
             answer::bytes(answer::JSON, body)
         }
-        Ok(Err(wrong)) => error(StatusCode::UNPROCESSABLE_ENTITY, &wrong.to_string()),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "a closure of the program has panicked"),
+        Some(Err(wrong)) => error(StatusCode::UNPROCESSABLE_ENTITY, &wrong.to_string()),
+        None => error(StatusCode::INTERNAL_SERVER_ERROR, "a closure of the program has panicked"),
     }
 }
 

@@ -72,7 +72,10 @@ impl Admission {
         Backend::fixed(name, in_flight).map(|backend| Self::of(&backend))
     }
 
-    /// How long a request without a deadline waits at most, default 1 s; at least a millisecond. In a stack of the
+    /// How long a request without a deadline waits at most, default 1 s; at least a millisecond. It is all that is known of how
+    /// long its caller waits, so it stands for its deadline in all else, too: the place that it needs in time is one that
+    /// leaves time for an answer, and what is given up after it was [too late](crate::admission#how-it-decides). It should be no
+    /// less than answers take; an answer that comes after it is not late. In a stack of the
     /// [presets](crate::presets) no longer than the total timeout leaves it, also after a retry or a wait for a token.
     ///
     /// ```

@@ -68,7 +68,8 @@
 //!   them against the limit, and it does not fall below three quarters of what is usual. With others in front of a
 //!   backend, fewer of ours are fewer answers for us, and the latency alone decides: it is the same for all.
 //! - **Too late.** A client that begins in an overload takes the queue for normal. So it falls, whatever the baseline says,
-//!   when more than one in eight of what was sent is given up at its deadline, and even the quickest answers take an eighth of
+//!   when more than one in eight of what was sent is given up at its deadline, or without one after its
+//!   [patience](Admission::patience), and even the quickest answers take an eighth of
 //!   what callers wait; below one in flight, too: then there is a pause after each call, of no more than what callers
 //!   wait. Where nothing is known of how many are usually in flight, there is no other floor.
 //! - **Criticality.** A more important call goes beyond the limit by the share of what is less important, which waits

@@ -272,11 +272,9 @@ impl Core {
         now: Tick,
         wakers: &mut Wakers,
     ) -> Arrival {
-        if deadline <= now {
-            self.counts.expired += 1;
+        if self.has_expired(deadline, class, now) {
             return Arrival::Expired;
         }
-        self.observe_arrival(deadline, class, now);
         self.look(now);
         if self.room.is_empty() && self.admit_one(class, now) {
             return Arrival::Admitted;
@@ -287,6 +285,18 @@ impl Core {
             return Arrival::Throttled(self.not_before());
         }
         self.enter(Key { class: Reverse(class), deadline, id: self.next_id }, now, wakers)
+    }
+
+    /// Whoever comes in time counts as come, whatever becomes of it.
+    #[inline]
+    pub(super) fn has_expired(&mut self, deadline: Tick, class: Criticality, now: Tick) -> bool {
+        let expired = deadline <= now;
+        if expired {
+            self.counts.expired += 1;
+        } else {
+            self.observe_arrival(deadline, class, now);
+        }
+        expired
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]

@@ -521,3 +521,38 @@ fn a_probe_that_is_not_sent_leaves_its_time_to_the_next() {
     core.finish_unsent(at(1), at(now + 301), &mut wakers);
     assert!(matches!(arrive(&mut core, now + 301, 1000), Arrival::Wait(_)));
 }
+
+/// What a waker panicked with panicked when it was dropped: the others slept on, and the caller was told.
+#[test]
+fn a_waker_that_panics_again_keeps_nobody_asleep() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            crate::caught::panics_again();
+        }
+    }
+    let other = Arc::<super::model_tests::Flag>::default();
+    let mut wakers = Wakers::default();
+    wakers.add(Some(Waker::from(Arc::new(Panics))));
+    wakers.add(Some(Waker::from(Arc::clone(&other))));
+    wakers.wake();
+    assert!(other.0.load(std::sync::atomic::Ordering::Relaxed));
+}
+
+/// Of a request without a deadline that is all that is known, too: its patience is its deadline.
+#[test]
+fn what_takes_longer_than_its_caller_was_to_wait_is_late_only_if_it_is_given_up() {
+    let mut core = Core::new(None, 10);
+    let mut now = 0;
+    let mut ends = |core: &mut Core, many: u32, end: fn(u64) -> End| {
+        for _ in 0..many {
+            assert!(matches!(arrive(core, now, 1000), Arrival::Admitted));
+            finish(core, now, end(now), now + 2000);
+            now += 10_000;
+        }
+    };
+    ends(&mut core, 64, |_| End::Success);
+    assert_eq!((core.late(), core.limit()), (None, 4));
+    ends(&mut core, 8, |now| End::Abandoned { deadline: at(now + 1000) });
+    assert!(core.late().is_some_and(|share| share > 0.3), "{:?}", core.late());
+}

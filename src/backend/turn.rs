@@ -1,10 +1,10 @@
 //! What a backend and its callers say to each other: how a call arrives, waits and ends, and who is to be woken.
 
 use std::cmp::Reverse;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::caught::caught;
 use crate::clock::Tick;
 use crate::context::Criticality;
 
@@ -26,7 +26,8 @@ pub(crate) enum End {
     Throttled(Duration),
     /// It cannot, and says when to come again.
     Unavailable(Duration),
-    /// It asks for less, at once: what is too much is what is in flight.
+    /// It asks for less and says nothing of when: what is too much is the rate where a quota is learned, else what is in
+    /// flight.
     TooMany,
     /// It lives, but how long it took says nothing: a refusal for what is wrong with the request.
     Answered,
@@ -108,7 +109,7 @@ impl Wakers {
     fn wake_all(self) {
         for waker in self.wake {
             // One that panics must not keep the others asleep, nor lose what the step has decided.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            caught(|| waker.wake());
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::config_rs::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
@@ -18,6 +17,7 @@ use super::repairs::{NOTHING, Repair, Repairs};
 use super::stand_in::TURNS;
 use super::typed::{Fail, Field, Node, Run, place};
 use super::value::{collect_origins, origin};
+use crate::caught::caught;
 
 /// Whether types may be given values that nobody wrote: they may panic at them, which must not end the process.
 pub(super) const MADE_UP: bool = cfg!(panic = "unwind");
@@ -188,7 +188,7 @@ impl<'v> Gather<'v> {
         if self.runs == 0 {
             return None;
         }
-        catch_unwind(AssertUnwindSafe(|| self.attempt(repairs))).ok()
+        caught(|| self.attempt(repairs))
     }
 
     fn attempt<T: DeserializeOwned>(&mut self, repairs: &Repairs) -> Attempt<T> {

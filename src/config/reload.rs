@@ -14,6 +14,7 @@ use super::settings::{Change, Config};
 use super::stacks::{Place, Stacks};
 use super::staged::{OldParts, Staged};
 use super::watch::{self, Stamp, Watch};
+use crate::caught::discard;
 use crate::name::LayerKind;
 use crate::observe::{EventKind, Observers, Severity};
 use crate::sync::{Mutex, lock};
@@ -327,7 +328,7 @@ impl Inner {
         let ended = end_all(gone, OldParts::end);
         registry.follow_given_up();
         registry.sort_out();
-        if let Err(panic) = stepped.and(changed).and(ended) {
+        if let Err(panic) = first_of(first_of(stepped, changed), ended) {
             resume_unwind(panic);
         }
         Ok(Reloaded { applied, waiting, generation, new })
@@ -339,15 +340,29 @@ fn each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T)) -> std::t
     let mut first = Ok(());
     for item in items {
         let done = catch_unwind(AssertUnwindSafe(|| act(item)));
-        first = first.and(done);
+        first = first_of(first, done);
     }
     first
+}
+
+/// The panic that came first; another one ends here.
+fn first_of(
+    first: std::thread::Result<()>,
+    then: std::thread::Result<()>,
+) -> std::thread::Result<()> {
+    match (first, then) {
+        (Err(first), Err(then)) => {
+            discard(then);
+            Err(first)
+        }
+        (first, then) => first.and(then),
+    }
 }
 
 /// Ends each, and drops all.
 fn end_all<T>(items: Vec<T>, end: impl Fn(&T)) -> std::thread::Result<()> {
     let ended = each(&items, end);
-    ended.and(each(items, drop))
+    first_of(ended, each(items, drop))
 }
 
 /// Outside of the lock: a change may be an event. Says what could not be changed.

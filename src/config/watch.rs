@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::reload::Inner;
+use crate::caught::caught;
 
 /// What can be seen of files without reading them.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(super) fn start(inner: &Arc<Inner>, every: Duration) -> io::Result<Watch> {
 
 /// What was in a stack ends with user code. If that panics, the next change must still be seen.
 fn read(inner: &Inner, asked: bool) {
-    if catch_unwind(AssertUnwindSafe(|| inner.run(asked))).is_err() {
+    if caught(|| inner.run(asked)).is_none() {
         inner.panicked();
     }
 }

@@ -1,10 +1,10 @@
 //! What clones of a budget share, and the user code around it.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::caught::caught;
 use crate::clock::{self, Tick};
 use crate::lever::Lever;
 use crate::name::{LayerKind, Name};
@@ -130,12 +130,12 @@ impl Shared {
         self.levers.settle(|| self.core.state().is_acting());
         if let Some(breach) = &change.breach {
             for f in &self.on_breach {
-                let _ = catch_unwind(AssertUnwindSafe(|| f(breach)));
+                caught(|| f(breach));
             }
         }
         for alert in &change.alerts {
             for f in &self.on_alert {
-                let _ = catch_unwind(AssertUnwindSafe(|| f(alert)));
+                caught(|| f(alert));
             }
         }
         if change.from == change.to {
@@ -204,9 +204,7 @@ impl Levers {
 
     fn pull(&self, engage: bool) {
         for lever in &self.all {
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                if engage { lever.engage() } else { lever.release() }
-            }));
+            caught(|| if engage { lever.engage() } else { lever.release() });
         }
     }
 }

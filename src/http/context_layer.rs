@@ -37,6 +37,10 @@ pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms
 /// ```
 pub const CRITICALITY: HeaderName = HeaderName::from_static("x-request-criticality");
 
+/// A caller has no longer than this, unless it is told otherwise: a day's deadline is none, and would keep its place in a
+/// waiting room for as long.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// For servers: reads what a request says of its deadline and criticality, and puts it into the
 /// [`Context`] in its extensions, where the layers inside find it. Goes outside of them. Which attempt of its caller's it is
 /// is a [`CallerAttempt`](super::CallerAttempt) there, for handlers.
@@ -54,8 +58,8 @@ pub const CRITICALITY: HeaderName = HeaderName::from_static("x-request-criticali
 /// | `grpc-previous-rpc-attempts` | how many there were before |
 ///
 /// The earliest deadline counts, with the one that is in the extensions already and
-/// [`max_deadline`](Self::max_deadline), which is also that of requests that name none if it is set. A
-/// criticality, whether a header names it, the extensions have it or it is the default, is lowered to
+/// [`max_deadline`](Self::max_deadline), which is also that of requests that name none if it is set; without it no header
+/// names more than an hour. A criticality, whether a header names it, the extensions have it or it is the default, is lowered to
 /// [`max_criticality`](Self::max_criticality) (critical). The highest attempt counts, up to
 /// [`CallerAttempt::MAX`](super::CallerAttempt::MAX). What cannot be read counts as not there.
 ///
@@ -96,7 +100,8 @@ impl ContextLayer {
 }
 
 impl<R> ContextLayer<R> {
-    /// No request has longer than this, whatever it says, and also if it says nothing.
+    /// No request has longer than this, whatever it says, and also if it says nothing. By default a request that says
+    /// nothing has no deadline, and one that does an hour at most.
     ///
     /// # Errors
     /// If it is zero.
@@ -156,7 +161,8 @@ impl Rules {
         // Also of one that says nothing: silence must not be worth more than the truth.
         let class = criticality(req.headers()).unwrap_or(before.criticality());
         let mut context = before.with_criticality(class.min(self.max_criticality));
-        let within = [told, self.max_deadline].into_iter().flatten().min();
+        let most = self.max_deadline.or(told.and(Some(LONGEST)));
+        let within = [told, most].into_iter().flatten().min();
         if within.is_some() || before.deadline().is_some() {
             let now = clock::now();
             if let Some(within) = within {
@@ -241,4 +247,32 @@ where
 #[cold]
 pub(super) fn expired(name: Name) -> Rejection {
     Rejection::new(RejectionKind::DeadlineExceeded, LayerKind::Timeout, name)
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::*;
+
+    fn remaining(layer: &ContextLayer, header: Option<&'static str>) -> Option<Duration> {
+        let mut req = Request::new(());
+        if let Some(value) = header {
+            req.headers_mut().insert(GRPC_TIMEOUT, ::http::HeaderValue::from_static(value));
+        }
+        let context = layer.rules.read(&req).expect("there is time left");
+        context.and_then(|context| context.deadline()).map(Deadline::remaining)
+    }
+
+    /// It was as long as any caller liked, 11,400 years: until then it kept its place in a waiting room, and was the mean of
+    /// what callers wait.
+    #[tokio::test(start_paused = true)]
+    async fn no_caller_has_longer_than_an_hour_unless_it_is_told_otherwise() {
+        let (hour, layer) = (Duration::from_secs(3600), ContextLayer::new("api"));
+        assert_eq!(remaining(&layer, Some("99999999H")), Some(hour));
+        assert_eq!(remaining(&layer, Some("59M")), Some(hour - Duration::from_secs(60)));
+        assert_eq!(remaining(&layer, None), None);
+        let longer = layer.max_deadline(hour * 5).expect("it is above zero");
+        assert_eq!(remaining(&longer, Some("4H")), Some(hour * 4));
+        assert_eq!(remaining(&longer, Some("99999999H")), Some(hour * 5));
+        assert_eq!(remaining(&longer, None), Some(hour * 5));
+    }
 }

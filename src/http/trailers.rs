@@ -1,7 +1,6 @@
 //! Judging a response when its body ends.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,6 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::classify::Ticket;
 use super::grpc;
+use crate::caught::caught;
 use crate::classify::{AnyError, Classify};
 use crate::clock::{self, Tick};
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
@@ -133,7 +133,7 @@ pin_project! {
             if let Some(Watch { since, .. }) = *watch {
                 let elapsed = clock::now().since(since);
                 let cancelled = Verdict::new(Outcome::Cancelled { elapsed }, RetryHint::Never);
-                let _ = catch_unwind(AssertUnwindSafe(|| tell(watch, |_| cancelled)));
+                caught(|| tell(watch, |_| cancelled));
             }
         }
     }

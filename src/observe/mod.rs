@@ -101,10 +101,10 @@
 //! `Metrics::publish` sets it.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::caught::caught;
 use crate::managed::{Home, Managed};
 use crate::name::{LayerKind, Name};
 use crate::outcome::Outcome;
@@ -444,15 +444,15 @@ impl Observers {
     pub(crate) fn emit(&self, layer: LayerKind, name: Name, kind: EventKind<'_>) {
         let event = Event { layer, name, kind };
         // Also runs while a future is being dropped, where a second panic would abort the process.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
+        caught(|| {
             #[cfg(feature = "tracing")]
             Tracing.on_event(&event);
-        }));
+        });
         if self.home.listens() {
-            let _ = catch_unwind(AssertUnwindSafe(|| self.home.note(&event)));
+            caught(|| self.home.note(&event));
         }
         for observer in self.all.iter().flat_map(|all| all.iter()) {
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(&event)));
+            caught(|| observer.on_event(&event));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Spans: where the time of a call goes before it is sent, between its attempts, and in a server's stack.
 
+// As an observer, a subscriber must not change the call that it watches: who begins to wait has a place in a row, and
+// who ends to wait has what it waited for.
 #[cfg(feature = "tracing")]
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
+use crate::caught::caught;
 use crate::name::{LayerKind, Name};
 
 /// How a wait ended; a third word is for whoever went away.
@@ -80,7 +81,7 @@ fn wait(layer: LayerKind, name: Name) -> Option<::tracing::Span> {
     }
     let (layer, name) = (layer.as_str(), name.as_str());
     let outcome = ::tracing::field::Empty;
-    let span = guarded(|| ::tracing::debug_span!(target: "buttress", "wait", layer, name, outcome));
+    let span = caught(|| ::tracing::debug_span!(target: "buttress", "wait", layer, name, outcome));
     span.filter(|span| !span.is_disabled())
 }
 
@@ -88,7 +89,7 @@ fn wait(layer: LayerKind, name: Name) -> Option<::tracing::Span> {
 #[cold]
 fn close(span: ::tracing::Span, outcome: &'static str) {
     record(&span, "outcome", outcome);
-    guarded(|| drop(span));
+    caught(|| drop(span));
 }
 
 /// Somebody takes spans of `DEBUG`. Where nobody does, one that is made all the same costs some hundred instructions if
@@ -99,16 +100,9 @@ fn are_seen() -> bool {
     ::tracing::level_filters::LevelFilter::current() >= ::tracing::Level::DEBUG
 }
 
-/// As an observer, a subscriber must not change the call that it watches: who begins to wait has a place in a row, and
-/// who ends to wait has what it waited for.
-#[cfg(feature = "tracing")]
-fn guarded<T>(f: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(f)).ok()
-}
-
 #[cfg(feature = "tracing")]
 fn record(span: &::tracing::Span, field: &str, value: impl ::tracing::Value) {
-    guarded(|| span.record(field, value));
+    caught(|| span.record(field, value));
 }
 
 /// A span that a call runs in; nothing without `tracing`.
@@ -152,7 +146,7 @@ impl CallSpan {
         if !are_seen() {
             return Self::NONE;
         }
-        guarded(span).map_or(Self::NONE, |span| Self { span })
+        caught(span).map_or(Self::NONE, |span| Self { span })
     }
 
     /// Runs a part of the call in it.
@@ -169,7 +163,7 @@ impl CallSpan {
         if self.span.is_disabled() {
             return None;
         }
-        guarded(|| self.span.enter()).map(|entered| Inside(Some(entered)))
+        caught(|| self.span.enter()).map(|entered| Inside(Some(entered)))
     }
 
     #[cfg(feature = "tracing")]
@@ -190,7 +184,7 @@ impl Drop for CallSpan {
     fn drop(&mut self) {
         if !self.span.is_disabled() {
             let span = std::mem::replace(&mut self.span, ::tracing::Span::none());
-            guarded(|| drop(span));
+            caught(|| drop(span));
         }
     }
 }
@@ -203,7 +197,7 @@ struct Inside<'a>(Option<::tracing::span::Entered<'a>>);
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         let entered = self.0.take();
-        guarded(|| drop(entered));
+        caught(|| drop(entered));
     }
 }
 

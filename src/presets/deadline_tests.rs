@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::future::pending;
+use std::future::{Future, pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -141,4 +143,46 @@ async fn a_token_that_comes_too_late_is_waited_for_in_no_stack() {
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert_eq!((limiter.stats().acquired, limiter.waiting()), (1, 0));
     }
+}
+
+/// The time of such a call was that of the poll in which it was answered, for nobody had looked at the clock before: none.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_panics_as_it_is_sent_and_is_polled_again_is_timed_and_keeps_no_place() {
+    let admission = Admission::new("db");
+    let inner = service_fn(|n: u32| {
+        let (mut panics, mut sleep) = (n > 0, Box::pin(tokio::time::sleep(100 * MS * n)));
+        poll_fn(move |cx| {
+            if std::mem::take(&mut panics) {
+                resume_unwind(Box::new("in the poll in which it is sent"));
+            }
+            if n == 0 { Poll::Ready(()) } else { sleep.as_mut().poll(cx) }
+                .map(|()| Ok::<_, BoxError>(n))
+        })
+    });
+    let service = Boxed::new(AdmissionLayer::new(admission.clone()).layer(inner));
+    let service = total(10_000 * MS, service);
+    // As quick as can be: such calls look at no clock.
+    for _ in 0..100 {
+        service.clone().oneshot(0).await.unwrap();
+    }
+    let backend = admission.backend();
+    let quick = backend.stats().latency;
+    for dropped in [true, false] {
+        let mut call = Box::pin(service.clone().oneshot(1));
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        let panicked = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut cx)));
+        assert!(panicked.is_err());
+        assert_eq!(backend.stats().in_flight, 1);
+        if dropped {
+            drop(call);
+            assert_eq!(backend.stats().latency, quick, "of none that was answered");
+        } else {
+            assert_eq!(call.await.unwrap(), 1);
+        }
+        assert_eq!(backend.stats().in_flight, 0);
+    }
+    let (slow, stats) = (backend.stats().latency, backend.stats());
+    assert!(slow > quick, "{slow:?} {quick:?}");
+    assert_eq!((stats.waiting, stats.admitted), (0, 102));
+    service.oneshot(0).await.unwrap();
 }

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::caught::caught;
 use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers, Severity};
@@ -317,7 +317,7 @@ impl Line {
     fn work(&self, generation: u64) {
         let mut runtime = None;
         while let Some(job) = self.next(generation) {
-            let panicked = catch_unwind(AssertUnwindSafe(|| self.call(job, &mut runtime))).is_err();
+            let panicked = caught(|| self.call(job, &mut runtime)).is_none();
             if panicked {
                 self.tell("callback_panicked", format_args!("it goes on"));
             }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::caught::caught;
 use crate::clock::{self, Tick};
 
 /// What is looked at. Should not block: others wait for their turn, up to a second.
@@ -141,7 +141,7 @@ fn run(shift: u64) {
         agenda.looking = Some(now);
         drop(agenda);
         // A source of progress is the user's and may panic. It is looked at no more.
-        let next = catch_unwind(AssertUnwindSafe(|| what.check(now))).unwrap_or_default();
+        let next = caught(|| what.check(now)).unwrap_or_default();
         agenda = self::agenda();
         if agenda.shift == shift {
             agenda.looking = None;

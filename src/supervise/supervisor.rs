@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use super::shutdown::{GracefulShutdown, GracefulShutdownBuilder, ShutdownReport}
 use super::watchdog::{RuntimeWatchdog, RuntimeWatchdogBuilder};
 use super::words::last_words;
 use super::{Hold, Phase, Process, Progress};
+use crate::caught::caught;
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
 
@@ -339,7 +339,7 @@ impl Supervisor {
         let (ended, report) = runtime.block_on(async {
             let ended = if self.shutdown.is_shutting_down() {
                 Ended::Returned(Ok(()))
-            } else if let Ok(main) = catch_unwind(AssertUnwindSafe(|| main(process))) {
+            } else if let Some(main) = caught(|| main(process)) {
                 // On a worker, like everything else: this thread only waits.
                 let main = runtime.spawn(main);
                 // Biased: a `main` that has returned is not abandoned.
@@ -390,7 +390,7 @@ impl Supervisor {
         let ended = if self.shutdown.is_shutting_down() {
             Ended::Returned(Ok(()))
         } else {
-            let ended = catch_unwind(AssertUnwindSafe(|| main(process)));
+            let ended = caught(|| main(process));
             ended.map_or(Ended::Panicked, Ended::Returned)
         };
         self.begin_after(hold);

@@ -16,6 +16,7 @@ use super::probe::Probe;
 use super::subject::{Subject, TestableLayer};
 use super::violation::{ContractViolation, Property};
 use super::wake::{ByHand, CountWaker};
+use crate::caught::{caught, discard};
 
 /// How often the executor gets its turn before the kit says that nothing happens any more.
 const TURNS: usize = 64;
@@ -231,21 +232,23 @@ pub(super) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Strin
             Err(payload) => {
                 // What a panicked future holds is dropped here, while its panic cannot be confused
                 // with another.
-                let dropped = catch_unwind(AssertUnwindSafe(|| drop(future.take())));
-                let again = if dropped.is_err() { ", and again when dropped" } else { "" };
-                Poll::Ready(Err(format!("{}{again}", message(&*payload))))
+                let dropped = caught(|| drop(future.take()));
+                let again = if dropped.is_none() { ", and again when dropped" } else { "" };
+                Poll::Ready(Err(format!("{}{again}", message(payload))))
             }
         }
     })
     .await
 }
 
-pub(super) fn message(payload: &(dyn Any + Send)) -> String {
-    payload
+pub(super) fn message(payload: Box<dyn Any + Send>) -> String {
+    let text = payload
         .downcast_ref::<&'static str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic".to_owned())
+        .unwrap_or_else(|| "a panic".to_owned());
+    discard(payload);
+    text
 }
 
 /// A property: a public function of this name that builds a rig, runs the body, and asks the probe for

@@ -202,7 +202,7 @@ property! {
         match result {
             Ok(Ok(checked)) => checked,
             Ok(Err(panic)) | Err(panic) => {
-                rig.fail("a call without a runtime", format!("a panic: {}", message(&*panic)))
+                rig.fail("a call without a runtime", format!("a panic: {}", message(panic)))
             }
         }
     }

@@ -92,6 +92,7 @@ mod core;
 mod future;
 mod handle;
 mod layer;
+mod line;
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
 mod managed;

@@ -48,11 +48,9 @@ impl Core {
         now: Tick,
         wakers: &mut Wakers,
     ) -> Arrival {
-        if deadline <= now {
-            self.counts.expired += 1;
+        if self.has_expired(deadline, class, now) {
             return Arrival::Expired;
         }
-        self.observe_arrival(deadline, class, now);
         // Of those who wait none can go after that: who still can is more important than all of them.
         self.dispatch(now, wakers);
         if self.admit_one(class, now) {

@@ -1,10 +1,10 @@
 //! From the objects to the document.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Level, ObjectStatus, Summary};
+use crate::caught::caught;
 use crate::managed::Managed;
 
 /// As many objects are shown.
@@ -31,8 +31,8 @@ pub(in crate::control) fn sorted(
 
 /// A panic in one description must not take the others with it.
 pub(in crate::control) fn describe((id, object): (String, Arc<dyn Managed>)) -> ObjectStatus {
-    let described = catch_unwind(AssertUnwindSafe(|| object.describe()));
-    let mut status = described.unwrap_or_else(|_| {
+    let described = caught(|| object.describe());
+    let mut status = described.unwrap_or_else(|| {
         ObjectStatus::new("unknown").level(Level::Warn).why("its description panicked")
     });
     status.kind = object.kind().as_str().to_owned();

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,6 +20,7 @@ use super::medium::{Health, Medium, Staged};
 use super::reader::Read;
 use super::tables;
 use super::writer::Write;
+use crate::caught::caught;
 use crate::store::{OpenErrorKind, RecordId, StoreError, StoreErrorKind};
 use crate::sync::lock;
 
@@ -76,9 +76,9 @@ impl Shared {
         match &*slot {
             Slot::Open(database) => {
                 // The file may be damaged in ways that redb does not expect.
-                match catch_unwind(AssertUnwindSafe(|| work(database))) {
-                    Ok(done) => done.map_err(NoUse::Failed),
-                    Err(_) => Err(NoUse::Panicked),
+                match caught(|| work(database)) {
+                    Some(done) => done.map_err(NoUse::Failed),
+                    None => Err(NoUse::Panicked),
                 }
             }
             slot => Err(NoUse::Absent(slot.error())),
@@ -100,7 +100,7 @@ impl Shared {
     fn replace(&self, next: Slot) {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *slot, Slot::Closed);
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
+        caught(|| drop(old));
         *slot = next;
     }
 
@@ -150,11 +150,11 @@ impl Shared {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *slot, Slot::Closed) {
             Slot::Open(database) => {
-                let closed = catch_unwind(AssertUnwindSafe(|| database.close()));
+                let closed = caught(|| database.close());
                 let why = match closed {
-                    Ok(Ok(())) => return Ok(()),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "the file is damaged".to_owned(),
+                    Some(Ok(())) => return Ok(()),
+                    Some(Err(error)) => error.to_string(),
+                    None => "the file is damaged".to_owned(),
                 };
                 Err(StoreError::from(StoreErrorKind::Unavailable).with_source(why))
             }
@@ -206,7 +206,7 @@ pub(super) fn open(
 ) -> Result<(Database, u64), Failure> {
     let file = Staged::new(medium.open(create)?, Arc::clone(health));
     let (staged, repaired) = (file.clone(), Arc::clone(health));
-    let opened = catch_unwind(AssertUnwindSafe(|| {
+    let opened = caught(|| {
         let database = Database::builder()
             .set_cache_size(cache)
             .set_check_integrity_on_open(verify)
@@ -214,8 +214,8 @@ pub(super) fn open(
             .create_with_backend(staged)?;
         let latest = tables::recognise(&database)?;
         Ok::<_, Failure>((database, latest))
-    }));
-    let opened = opened.unwrap_or_else(|_| Err(Failure::new(OpenErrorKind::Corrupt)))?;
+    });
+    let opened = opened.unwrap_or_else(|| Err(Failure::new(OpenErrorKind::Corrupt)))?;
     let blank = file.is_blank();
     if blank && !create {
         return Err(Failure::because(OpenErrorKind::Foreign, "it is empty"));

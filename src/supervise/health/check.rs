@@ -1,5 +1,4 @@
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -7,6 +6,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::gate::ReadyGate;
 use super::state::Health;
+use crate::caught::caught;
 use crate::error::ConfigError;
 use crate::name::Name;
 
@@ -179,13 +179,13 @@ impl HealthCheck {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let result = match catch_unwind(AssertUnwindSafe(&mut check)) {
-                Ok(checking) => {
+            let result = match caught(&mut check) {
+                Some(checking) => {
                     // What an error displays is the user's code as well.
                     let told = async { checking.await.map_err(|error| error.to_string()) };
                     timeout(self.timeout, Caught(pin!(told))).await
                 }
-                Err(_) => Ok(None),
+                None => Ok(None),
             };
             self.gate.result(match result {
                 Ok(Some(Ok(()))) => Ok(()),
@@ -207,9 +207,9 @@ impl<F: Future> Future for Caught<'_, F> {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Self::Output> {
-        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => std::task::Poll::Ready(None),
+        match caught(|| self.0.as_mut().poll(cx)) {
+            Some(poll) => poll.map(Some),
+            None => std::task::Poll::Ready(None),
         }
     }
 }

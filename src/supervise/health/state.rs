@@ -1,6 +1,5 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,6 +8,7 @@ use super::super::{Lifecycle, Phase};
 use super::check::HealthCheckBuilder;
 use super::gate::{LiveGate, ReadyGate};
 use super::report::{HealthItem, HealthReport, Probe, unmet, unready};
+use crate::caught::caught;
 use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observe, Observers, Severity};
@@ -290,9 +290,9 @@ impl Health {
         };
         for (index, condition) in conditions {
             // User code: outside the lock, and a panic is a "no".
-            let (ok, reason) = match catch_unwind(AssertUnwindSafe(|| condition())) {
-                Ok(ok) => (ok, "the condition does not hold"),
-                Err(_) => (false, "the condition panicked"),
+            let (ok, reason) = match caught(|| condition()) {
+                Some(ok) => (ok, "the condition does not hold"),
+                None => (false, "the condition panicked"),
             };
             items[index].ok = ok;
             items[index].reason = (!ok).then(|| reason.into());

@@ -1,12 +1,12 @@
 //! What the handles share, and the thread that beats.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::caught::caught;
 use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers, Severity};
@@ -196,8 +196,8 @@ impl Shared {
         let mut counts = Vec::with_capacity(self.sources.len());
         let mut panicked = None;
         for (index, (_, source)) in self.sources.iter().enumerate() {
-            let count = catch_unwind(AssertUnwindSafe(|| source.count()));
-            if count.is_err() {
+            let count = caught(|| source.count());
+            if count.is_none() {
                 panicked = panicked.or(Some(index));
             }
             counts.push(count.unwrap_or_default());
@@ -221,7 +221,7 @@ impl Shared {
         }
         if let Some(target) = &self.target {
             // One that panics when asked does not work.
-            let dead = catch_unwind(AssertUnwindSafe(|| target.target.is_dead())).unwrap_or(true);
+            let dead = caught(|| target.target.is_dead()).unwrap_or(true);
             let told = hold(&self.core).target(dead);
             if let Some(told) = told {
                 self.tell(told, None);

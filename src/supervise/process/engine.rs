@@ -5,7 +5,6 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::{Child as Process, Command, Stdio};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
+use crate::caught::caught;
 use crate::clock;
 use crate::observe::Severity;
 use crate::supervise::{Hold, Phase, ProcessIdentity};
@@ -106,32 +106,32 @@ impl Engine {
 
     fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let end = catch_unwind(AssertUnwindSafe(|| self.work()));
+        let end = caught(|| self.work());
         let end = match end {
-            Ok(End::Finished) => SupervisorEnd::Finished,
-            Ok(End::Stopped) => SupervisorEnd::Stopped,
-            Ok(End::Escalated { child }) => SupervisorEnd::Escalated {
+            Some(End::Finished) => SupervisorEnd::Finished,
+            Some(End::Stopped) => SupervisorEnd::Stopped,
+            Some(End::Escalated { child }) => SupervisorEnd::Escalated {
                 child: shared.settings.children[child].name(),
                 exit: self.failed.map_or(Exit::Unknown, |(_, exit)| exit),
             },
-            Err(_) => SupervisorEnd::Failed,
+            None => SupervisorEnd::Failed,
         };
         // Those of a thread that panicked, and what the dead have left behind.
-        let cleanup = catch_unwind(AssertUnwindSafe(|| {
+        let cleanup = caught(|| {
             if let Some(mut adopted) = self.adopted.take() {
                 adopted.finish(&shared);
             }
             if let Some(drain) = self.drain.take() {
                 drain.finish();
             }
-        }));
+        });
         let severity = match end {
             SupervisorEnd::Failed | SupervisorEnd::Escalated { .. } => Severity::Error,
             _ => Severity::Info,
         };
         let detail = format_args!("all children have ended: {}", end.as_str());
         shared.emit_last(severity, detail);
-        shared.finish(if cleanup.is_err() { SupervisorEnd::Failed } else { end });
+        shared.finish(if cleanup.is_none() { SupervisorEnd::Failed } else { end });
         drop(self.hold.take());
     }
 
@@ -402,8 +402,8 @@ impl Engine {
             command.env(marks::LIFELINE, sys::number_of(reader).to_string());
         }
         if let Some(prepare) = &child.prepare {
-            catch_unwind(AssertUnwindSafe(|| prepare(&mut command)))
-                .map_err(|_| io::Error::other("the closure that prepares it panicked"))?;
+            caught(|| prepare(&mut command))
+                .ok_or_else(|| io::Error::other("the closure that prepares it panicked"))?;
         }
         Ok(command)
     }

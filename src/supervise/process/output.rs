@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -13,6 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::caught::caught;
 use crate::name::Name;
 use crate::sync::lock;
 
@@ -213,7 +213,8 @@ impl Source {
     fn tell(&mut self) {
         for bytes in self.kept.chunks(LONGEST_LINE).chain(self.kept.is_empty().then_some(&[][..])) {
             let line = Line { child: self.child, pid: self.pid, stream: self.stream, bytes };
-            let told = catch_unwind(AssertUnwindSafe(|| match &self.to {
+            // A lost line if it panics; the next one may do better.
+            caught(|| match &self.to {
                 Output::Lines(LineSink(sink)) => sink(&line),
                 #[cfg(feature = "tracing")]
                 Output::Tracing => {
@@ -222,9 +223,7 @@ impl Source {
                     ::tracing::info!(target: "buttress::child", child, pid, stream, "{}", line.text());
                 }
                 Output::Inherit | Output::Null => {}
-            }));
-            // A lost line; the next one may do better.
-            drop(told);
+            });
             self.told.lines.fetch_add(1, Ordering::Relaxed);
         }
         self.kept.clear();

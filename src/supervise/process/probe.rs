@@ -4,12 +4,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::caught::caught;
 use crate::clock::{self, Tick};
 use crate::supervise::ProcessStatus;
 use crate::sync::lock;
@@ -77,11 +77,11 @@ impl Question {
     fn put(self, process: &ChildProcess) -> Said {
         match self {
             Self::Ready(ready) => {
-                let ready = catch_unwind(AssertUnwindSafe(|| ready(process)));
+                let ready = caught(|| ready(process));
                 Said::Ready(ready.unwrap_or(false))
             }
             Self::Alive(alive) => {
-                let alive = catch_unwind(AssertUnwindSafe(|| alive(process)));
+                let alive = caught(|| alive(process));
                 Said::Alive(alive.unwrap_or(Liveness::Unknown))
             }
         }

@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::caught::discard;
 use crate::sync::lock;
 
 use super::callback::{CleanupCallback, Job};
@@ -48,8 +49,14 @@ fn outcome(result: thread::Result<Outcome>) -> CallbackOutcome {
     match result {
         Ok(Ok(())) => CallbackOutcome::Ok,
         Ok(Err(error)) => CallbackOutcome::Failed(error),
-        Err(payload) => CallbackOutcome::Panicked(message(&*payload)),
+        Err(payload) => panicked(payload),
     }
+}
+
+fn panicked(payload: Box<dyn Any + Send>) -> CallbackOutcome {
+    let outcome = CallbackOutcome::Panicked(message(&*payload));
+    discard(payload);
+    outcome
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
@@ -99,7 +106,7 @@ fn wait(told: &Receiver<Word>, limit: Duration) -> CallbackOutcome {
 async fn guarded(start: Start) -> CallbackOutcome {
     let mut future = match catch_unwind(AssertUnwindSafe(start)) {
         Ok(future) => future,
-        Err(payload) => return CallbackOutcome::Panicked(message(&*payload)),
+        Err(payload) => return panicked(payload),
     };
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,

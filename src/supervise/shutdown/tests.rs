@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::caught::panics_again;
 use crate::clock::park;
 use crate::observe::{Event, EventKind};
 
@@ -128,6 +129,8 @@ fn nothing_stops_the_next() {
         soon(CleanupCallback::new("blocks", async || park(HOUR))),
         CleanupCallback::blocking("panics", || -> () { panic!("oh no {}", 1) }),
         CleanupCallback::new("panics async", async || -> () { panic!("oh") }),
+        CleanupCallback::blocking("panics again", || -> () { panics_again() }),
+        CleanupCallback::new("panics again async", async || -> () { panics_again() }),
         CleanupCallback::blocking("fails", error),
         CleanupCallback::new("fails async", async move || error()),
         log.callback("last"),
@@ -143,6 +146,8 @@ fn nothing_stops_the_next() {
         ("blocks", TimedOut),
         ("panics", Panicked("oh no 1".into())),
         ("panics async", Panicked("oh".into())),
+        ("panics again", Panicked("no message".into())),
+        ("panics again async", Panicked("no message".into())),
         ("fails", Failed("disk full".into())),
         ("fails async", Failed("disk full".into())),
         ("last", Ok),
@@ -337,7 +342,7 @@ fn what_goes_wrong_is_told_and_a_listener_that_panics_harms_nobody() {
                 sink.lock().unwrap().push(format!("{what} {detail}"));
             }
         })
-        .observe(|_: &Event<'_>| panic!("listener"))
+        .observe(|_: &Event<'_>| panics_again())
         .build()
         .unwrap();
     shutdown.register(CleanupCallback::blocking("a", || Err("no"))).unwrap();

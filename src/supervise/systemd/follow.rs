@@ -1,7 +1,6 @@
 use std::env;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,6 +9,7 @@ use super::super::beside::{Beside, OwnRuntime};
 use super::super::health::{Health, Probe};
 use super::super::{Phase, Progress};
 use super::notify::Notify;
+use crate::caught::caught;
 use crate::error::ConfigError;
 use crate::name::LayerKind;
 use crate::observe::{EventKind, Observe, Observers, Severity};
@@ -251,7 +251,7 @@ impl Teller {
         let dead = self.health.look(Some(Probe::Live)).why_not(Probe::Live);
         let counts = || self.systemd.progress.iter().map(|source| source.count()).collect();
         // The user's code. One that panics does not go on.
-        let counts: Option<Vec<u64>> = catch_unwind(AssertUnwindSafe(counts)).ok();
+        let counts: Option<Vec<u64>> = caught(counts);
         // The first time there is nothing to compare with.
         let went_on =
             counts.filter(|now| self.counts.iter().zip(now).all(|(before, now)| before != now));

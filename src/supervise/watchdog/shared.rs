@@ -1,12 +1,12 @@
 //! What the handles share, and what the checks do.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker as TaskWaker;
 use std::time::Duration;
 
+use crate::caught::caught;
 use crate::clock::{self, Tick};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers, Severity};
@@ -166,7 +166,7 @@ impl Shared {
                 if panicked.is_some_and(|(at, pause)| asked.since(at) < pause) {
                     return None;
                 }
-                let count = catch_unwind(AssertUnwindSafe(|| source.count())).ok();
+                let count = caught(|| source.count());
                 let again = count.is_none().then(|| {
                     let Limits { timeout, check, .. } = self.limits;
                     let pause = panicked.map_or(check, |(_, pause)| pause.saturating_mul(2));

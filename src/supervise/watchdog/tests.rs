@@ -491,3 +491,12 @@ async fn a_callback_that_hangs_does_not_keep_the_next_from_being_called_when_the
     heard.recv_timeout(LONG).expect("it was never called");
     drop(release);
 }
+
+#[test]
+fn what_is_called_when_it_is_too_late_may_panic_again_and_again() {
+    let (end, ended) = mpsc::channel::<()>();
+    let work = move || ended.recv().is_err();
+    let late = with_watchdog_blocking(work, Duration::ZERO, || crate::caught::panics_again());
+    assert!(late.is_err());
+    drop(end);
+}

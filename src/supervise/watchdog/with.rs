@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
+use crate::caught::{caught, discard};
 use crate::clock::Tick;
 use crate::name::LayerKind;
 use crate::observe::{EventKind, Observers, Severity};
@@ -320,7 +321,11 @@ pub fn with_watchdog_blocking<T: Send + 'static>(
         .name("with-watchdog".into())
         .spawn(move || {
             // Nobody may be there to hear it.
-            let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+            if let Err(mpsc::SendError(Err(panic))) =
+                done.send(catch_unwind(AssertUnwindSafe(work)))
+            {
+                discard(panic);
+            }
         })
         .expect("a thread for the work");
     let outcome = if timeout.is_zero() { None } else { result.recv_timeout(timeout).ok() };
@@ -328,8 +333,14 @@ pub fn with_watchdog_blocking<T: Send + 'static>(
         Some(Ok(value)) => Ok(value),
         Some(Err(panic)) => resume_unwind(panic),
         None => {
-            let _ = catch_unwind(AssertUnwindSafe(on_timeout));
-            let late = result.try_recv().ok().and_then(Result::ok);
+            caught(on_timeout);
+            let late = match result.try_recv() {
+                Ok(Err(panic)) => {
+                    discard(panic);
+                    None
+                }
+                late => late.ok().and_then(Result::ok),
+            };
             Err(TimedOut { limit: timeout, late })
         }
     }
