@@ -84,6 +84,20 @@ fn few_critical_ones_get_what_they_need_however_small_the_limit_is() {
     assert!((4..=8).contains(&sent), "{sent}");
 }
 
+/// One at a time, of one that can wait, would be a limit for the critical, too.
+#[test]
+fn a_critical_one_goes_beyond_a_limit_of_one_that_is_taken_by_what_can_wait() {
+    let mut core = Core::new(None, 1000);
+    for n in 0..100 {
+        let class = if n % 4 == 0 { Criticality::Critical } else { Criticality::Sheddable };
+        assert!(matches!(arrive_as(&mut core, class, 10 * n), Arrival::Admitted));
+        finish(&mut core, 10 * n, End::Success, 10 * n + 1);
+    }
+    core.make_wide(1);
+    assert_eq!(fill(&mut core, Criticality::Sheddable, 1000), 1);
+    assert_eq!(fill(&mut core, Criticality::Critical, 1000), 1);
+}
+
 #[test]
 fn a_cold_backend_gets_few_of_the_critical_too() {
     let mut core = Core::new(None, 1000);

@@ -28,8 +28,9 @@ const QUEUED: f64 = 0.125;
 impl Core {
     /// How many may be in flight before one of this class has to wait. A more important one goes beyond the limit by
     /// the share of what is less important, which waits for it: the more of that there is, the less it matters
-    /// which of it is sent. And if those as important as it are the lesser part, as many may be out as they need
-    /// when nothing is wrong, however many others have taken the backend for themselves.
+    /// which of it is sent; and by one at least if that is most of it, as there is no share of a limit of one. And if
+    /// those as important as it are the lesser part, as many may be out as they need when nothing is wrong, however
+    /// many others have taken the backend for themselves.
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds")]
     pub(super) fn limit_for(&self, class: Criticality) -> f64 {
         if self.fixed {
@@ -45,7 +46,8 @@ impl Core {
                 break;
             }
             let lesser = f64::min(2.0 * below, 1.0);
-            most = most.max(self.limit * (1.0 + below)).max(rate * (1.0 - below) * lesser);
+            let one = if below > 0.5 && self.limit >= 1.0 { self.limit + 1.0 } else { 0.0 };
+            most = most.max(self.limit * (1.0 + below)).max(one).max(rate * (1.0 - below) * lesser);
             below += share;
         }
         most
