@@ -194,17 +194,6 @@ impl Pace {
         Tick(self.next)
     }
 
-    /// When a call may go that waits behind so many others.
-    pub(crate) fn turn(&mut self, before: usize, now: Tick) -> Tick {
-        let next = self.next(now);
-        let each = match self.phase {
-            Phase::Free | Phase::Measuring => 0,
-            Phase::Limiting => self.interval(),
-            Phase::Stopped => self.pause,
-        };
-        Tick(next.0.saturating_add(each.saturating_mul(before as u64)))
-    }
-
     /// What is too old to count is forgotten, also if nobody calls.
     pub(crate) fn age(&mut self, now: Tick) {
         self.forget_single(now);
@@ -254,17 +243,9 @@ impl Pace {
     #[inline]
     pub(crate) fn taken(&mut self, sent: Tick, now: Tick) {
         self.forget_single(now);
-        self.took(sent, now);
         if self.phase != Phase::Free {
             self.answered(sent, now);
         }
-    }
-
-    #[inline]
-    #[expect(clippy::cast_precision_loss, reason = "times")]
-    fn took(&mut self, sent: Tick, now: Tick) {
-        let took = now.0.saturating_sub(sent.0) as f64;
-        self.latency += (took - self.latency) / if self.latency == 0.0 { 1.0 } else { 16.0 };
     }
 
     /// One that was throttled long ago, and none since: few calls over a long time are no rate.
@@ -275,26 +256,17 @@ impl Pace {
         }
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "times")]
     fn answered(&mut self, sent: Tick, now: Tick) {
+        let took = now.0.saturating_sub(sent.0) as f64;
+        self.latency += (took - self.latency) / if self.latency == 0.0 { 1.0 } else { 16.0 };
         self.taken_at = now;
         self.row = 0;
         self.run += 1.0;
-        let before = sent < self.since;
-        if before && self.phase == Phase::Measuring {
-            return;
-        }
-        if before && self.before == 0.0 {
-            // That nothing is taken was found before the first answer could come.
-            self.phase = Phase::Measuring;
-            self.change = self.change.wrapping_add(1);
-            self.begin(now);
-            return;
-        }
         self.taken += 1.0;
         self.counted += 1.0;
         self.fade();
-        let short = now.0.saturating_sub(self.counted_at.0) < SPREAD;
-        if self.counted >= COUNTED && !short && self.phase == Phase::Limiting {
+        if self.counted >= COUNTED && self.phase == Phase::Limiting {
             self.measured = rate(self.counted, self.counted_at, now);
             (self.counted, self.counted_at) = (0.0, now);
         }
@@ -341,7 +313,7 @@ impl Pace {
         match self.phase {
             Phase::Free => {
                 self.phase = Phase::Measuring;
-                (self.row, self.taken_at) = (0, now);
+                (self.row, self.taken_at, self.latency) = (0, now, 0.0);
                 self.begin(now);
             }
             _ if sent < self.since => {}
@@ -379,22 +351,13 @@ impl Pace {
         }
     }
 
-    /// Refusals come sooner than answers: those had time to come.
-    #[expect(clippy::cast_precision_loss, reason = "times")]
-    fn is_heard(&self, now: Tick) -> bool {
-        now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency
-    }
-
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a latency")]
     fn measure(&mut self, now: Tick) {
         let answers = self.taken + self.throttled;
         let short = now.0.saturating_sub(self.since.0) < SPREAD;
-        if answers < ENOUGH || (short && answers < PLENTY) || !self.is_heard(now) {
+        if answers < ENOUGH || (short && answers < PLENTY) {
             return;
         }
-        // Of those that were sent later nobody knows yet.
-        let from = Tick(self.since.0.saturating_add(self.latency as u64));
-        self.rate = rate(self.taken + 0.5, from, now).clamp(RATES.0, RATES.1);
+        self.rate = rate(self.taken + 0.5, self.since, now).clamp(RATES.0, RATES.1);
         self.before = if self.taken > 0.0 { self.rate } else { 0.0 };
         self.phase = Phase::Limiting;
         self.saved = Saved::new();
@@ -430,7 +393,9 @@ impl Pace {
         }
         self.fade();
         let share = self.taken / (self.taken + self.throttled);
-        if share < WRONG && self.throttled >= if self.is_heard(now) { SURE } else { CERTAIN } {
+        // Refusals come sooner than answers: not before those had time to come.
+        let heard = now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency;
+        if share < WRONG && self.throttled >= if heard { SURE } else { CERTAIN } {
             let least = (self.rate / 4.0).max(self.before / 32.0).max(RATES.0);
             self.rate = (self.rate * share).max(least).min(self.rate);
             self.next = now.0.saturating_add(self.interval());

@@ -92,7 +92,6 @@ mod core;
 mod future;
 mod handle;
 mod layer;
-mod line;
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
 mod managed;

@@ -18,24 +18,16 @@ pub(super) enum Asked {
 pub(super) struct Permit {
     /// `None` once it was told.
     shared: Option<Arc<Shared>>,
+    turn: Tick,
     change: u32,
     /// When it was granted: it is sent at once then.
     granted: Tick,
     sent: Option<Tick>,
 }
 
-/// A place in the line, which is left when it is dropped.
-struct Place {
-    /// `None` once it has no place any more.
-    shared: Option<Arc<Shared>>,
-    place: u64,
-}
-
 /// A turn that has not come.
 pub(super) struct Waiting {
-    place: Place,
-    /// When it is to ask again.
-    turn: Tick,
+    permit: Permit,
     deadline: Option<Tick>,
     arrived: Tick,
     span: WaitSpan,
@@ -44,23 +36,41 @@ pub(super) struct Waiting {
 impl Permit {
     pub(super) fn ask(shared: Arc<Shared>, deadline: Option<Tick>) -> Asked {
         let now = now();
-        match shared.step(|core| core.admit(deadline, now)) {
-            Answer::Go { change } => Asked::Granted(Self::new(shared, change, now)),
-            Answer::Wait { at, place } => {
-                let name = shared.name;
-                let place = Place { shared: Some(shared), place };
-                let mut waiting =
-                    Waiting { place, turn: at, deadline, arrived: now, span: WaitSpan::NONE };
-                // Should that panic, the place is left.
-                waiting.span = WaitSpan::begin(LayerKind::Throttle, name);
-                Asked::Wait(waiting)
-            }
-            refused => Asked::Refused(shared.refuse(refused, now)),
-        }
+        let answer = shared.step(|core| core.admit(deadline, now));
+        Self::told(shared, answer, deadline, now, now, WaitSpan::NONE)
     }
 
-    const fn new(shared: Arc<Shared>, change: u32, granted: Tick) -> Self {
-        Self { shared: Some(shared), change, granted, sent: None }
+    fn told(
+        shared: Arc<Shared>,
+        answer: Answer,
+        deadline: Option<Tick>,
+        arrived: Tick,
+        now: Tick,
+        mut span: WaitSpan,
+    ) -> Asked {
+        match answer {
+            Answer::Go { at, change } => {
+                let permit =
+                    Self { shared: Some(shared), turn: at, change, granted: now, sent: None };
+                let Some(shared) = &permit.shared else { return Asked::Granted(permit) };
+                if at <= now {
+                    if arrived < now {
+                        span.end(LET_THROUGH);
+                        shared.waited(now.since(arrived));
+                    }
+                    Asked::Granted(permit)
+                } else {
+                    if arrived == now {
+                        span = WaitSpan::begin(LayerKind::Throttle, shared.name);
+                    }
+                    Asked::Wait(Waiting { permit, deadline, arrived, span })
+                }
+            }
+            refused => {
+                span.end(REFUSED);
+                Asked::Refused(shared.refuse(refused, now))
+            }
+        }
     }
 
     /// The call is made now.
@@ -76,7 +86,7 @@ impl Permit {
             let now = now();
             match self.sent {
                 Some(sent) => shared.step(|core| core.finish(sent, end, now)),
-                None => shared.step(|core| core.give_back(self.change, now)),
+                None => shared.step(|core| core.give_back(self.change, self.turn, now)),
             }
         }
     }
@@ -88,46 +98,32 @@ impl Drop for Permit {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            shared.step(|core| core.leave(self.place));
-        }
-    }
-}
-
 impl Waiting {
     pub(super) const fn at(&self) -> Tick {
-        self.turn
+        self.permit.turn
     }
 
-    /// The turn has come, unless the rate has fallen meanwhile.
+    /// The turn has come, if it was not moved meanwhile.
     pub(super) fn again(self) -> Asked {
         self.again_at(now())
     }
 
     pub(super) fn again_at(mut self, now: Tick) -> Asked {
-        let Some(shared) = self.place.shared.take_if(|_| now >= self.turn) else {
+        let Some(shared) = self.permit.shared.take() else { return Asked::Granted(self.permit) };
+        if now < self.permit.turn {
+            self.permit.shared = Some(shared);
             return Asked::Wait(self);
-        };
-        let Place { place, .. } = self.place;
-        match shared.step(|core| core.again(place, self.deadline, self.arrived, now)) {
-            Answer::Go { change } => {
-                let permit = Permit::new(shared, change, now);
+        }
+        let had = (self.permit.turn, self.permit.change);
+        let (deadline, arrived) = (self.deadline, self.arrived);
+        match shared.step(|core| core.again(had, deadline, arrived, now)) {
+            None => {
                 self.span.end(LET_THROUGH);
-                if let Some(shared) = &permit.shared {
-                    shared.waited(now.since(self.arrived));
-                }
-                Asked::Granted(permit)
+                shared.waited(now.since(arrived));
+                (self.permit.shared, self.permit.granted) = (Some(shared), now);
+                Asked::Granted(self.permit)
             }
-            Answer::Wait { at, .. } => {
-                (self.place.shared, self.turn) = (Some(shared), at);
-                Asked::Wait(self)
-            }
-            refused => {
-                self.span.end(REFUSED);
-                Asked::Refused(shared.refuse(refused, now))
-            }
+            Some(answer) => Permit::told(shared, answer, deadline, arrived, now, self.span),
         }
     }
 }
