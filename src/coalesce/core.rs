@@ -18,16 +18,6 @@ pub(super) struct Core<C, V, O> {
     led: bool,
     /// By when the call has to end: the leader's deadline.
     end: Option<Tick>,
-    made: Made,
-}
-
-/// How the call is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Made {
-    /// By whoever polls it.
-    Polled,
-    /// By the leader alone, whose thread does nothing else meanwhile.
-    Blocking,
 }
 
 #[derive(Debug)]
@@ -106,24 +96,21 @@ pub(super) struct Left<C, V, O> {
 
 impl<C, V, O> Core<C, V, O> {
     /// A call that is being made by the leader, who has seat 0.
-    pub(super) fn new(end: Option<Tick>, made: Made) -> Self {
+    pub(super) fn new(end: Option<Tick>) -> Self {
         let seats = vec![Place::Taken(None)];
         let (stage, free) = (Stage::Out(LEADER), Vec::new());
-        Self { stage, seats, free, taken: 1, woken: true, led: true, end, made }
+        Self { stage, seats, free, taken: 1, woken: true, led: true, end }
     }
 
-    /// Another one who waits until `end`, and would make its own as `made`. The call must leave at least half of the time
-    /// that there is from `now`.
-    pub(super) fn join(&mut self, most: usize, end: Option<Tick>, now: Tick, made: Made) -> Join {
-        // A thread that waits could not poll the call for those who go: that may need their runtime.
-        let foreign = made == Made::Blocking && self.made == Made::Polled;
+    /// Another one who waits until `end`. The call must leave at least half of the time that there is from `now`.
+    pub(super) fn join(&mut self, most: usize, end: Option<Tick>, now: Tick) -> Join {
         let over = !matches!(self.stage, Stage::Out(_) | Stage::Parked(_));
         let too_short = match (self.end, end) {
             (None, _) => false,
             (Some(_), None) => true,
             (Some(call), Some(own)) => call.since(now) < own.since(now) / 2,
         };
-        if over || too_short || foreign {
+        if over || too_short {
             return Join::Another;
         }
         if self.taken > most {

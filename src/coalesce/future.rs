@@ -8,7 +8,6 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower_service::Service;
 
-use super::core::Made;
 use super::layer::Parts;
 use super::share::Share;
 use super::table::{Entered, Landing, Seat, add};
@@ -142,7 +141,7 @@ where
                         add(&table.counts.expired);
                         return refuse(RejectionKind::DeadlineExceeded);
                     }
-                    match table.enter(key, end, now, Made::Polled) {
+                    match table.enter(key, end, now) {
                         Entered::Lead(seat) => {
                             seat.begin(Box::pin(shared(inner, req, parts.share.clone())));
                             this.state.set(State::Waiting {

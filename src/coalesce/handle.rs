@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::config::CoalesceBuilder;
-use super::core::Made;
 use super::layer::CoalesceLayer;
 use super::table::{Entered, Landing, Table};
 use crate::clock::Tick;
@@ -130,7 +129,7 @@ where
         F: FnOnce() -> Fut,
         Fut: Future<Output = V> + Send + 'static,
     {
-        let seat = match self.table.enter(key, None, Tick(0), Made::Polled) {
+        let seat = match self.table.enter(key, None, Tick(0)) {
             Entered::Lead(seat) => {
                 let call = call();
                 seat.begin(Box::pin(async move { Ok(call.await) }));
@@ -140,57 +139,7 @@ where
             Entered::Full => return Ok(call().await),
             Entered::Crowded => return Err(self.table.refuse(RejectionKind::Overloaded)),
         };
-        self.landed(poll_fn(|cx| seat.poll(cx)).await)
-    }
-
-    /// As [`run`](Self::run) on a thread, which is blocked while it makes the call or waits for that of another one. Needs no
-    /// runtime; not for a thread of one, which it would hold up.
-    ///
-    /// A thread waits only for calls of threads, since nobody but the runtime of an async call may poll that; with one of
-    /// those under way it makes another, which later ones join. Async callers join the calls of threads. A call that asks for
-    /// its own key waits for itself.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    ///
-    /// ```
-    /// use buttress::coalesce::Coalesce;
-    /// use std::sync::mpsc::channel;
-    /// let users = Coalesce::new("users");
-    /// let (begin, begun) = channel();
-    /// let (end, ended) = channel();
-    /// std::thread::scope(|scope| {
-    ///     let first = scope.spawn(|| {
-    ///         users.run_blocking(7, || {
-    ///             begin.send(()).unwrap();
-    ///             ended.recv().unwrap();
-    ///             "user 7".to_owned()
-    ///         })
-    ///     });
-    ///     begun.recv().unwrap();
-    ///     let second = scope.spawn(|| users.run_blocking(7, || panic!("one is under way")));
-    ///     while users.stats().followed == 0 {
-    ///         std::thread::yield_now();
-    ///     }
-    ///     end.send(()).unwrap();
-    ///     assert_eq!(first.join().unwrap().unwrap(), second.join().unwrap().unwrap());
-    /// });
-    /// assert_eq!((users.stats().led, users.stats().followed), (1, 1));
-    /// ```
-    pub fn run_blocking<F>(&self, key: K, call: F) -> Result<V, Rejection>
-    where
-        F: FnOnce() -> V,
-    {
-        match self.table.enter(key, None, Tick(0), Made::Blocking) {
-            Entered::Lead(seat) => Ok(seat.make(call)),
-            Entered::Follow(seat) => self.landed(seat.block()),
-            Entered::Full => Ok(call()),
-            Entered::Crowded => Err(self.table.refuse(RejectionKind::Overloaded)),
-        }
-    }
-
-    fn landed(&self, landing: Landing<V, Infallible>) -> Result<V, Rejection> {
-        match landing {
+        match poll_fn(|cx| seat.poll(cx)).await {
             Landing::Shared(value) => Ok(value),
             Landing::Own(never) => match never {},
             Landing::Apart | Landing::Lost => Err(self.table.refuse(RejectionKind::CallPanicked)),

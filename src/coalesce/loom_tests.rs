@@ -72,7 +72,7 @@ struct Caller {
 
 impl Caller {
     fn new(reads: &Reads, callee: &Arc<Callee>) -> Self {
-        let seat = match reads.enter(1, None, Tick(0), Made::Polled) {
+        let seat = match reads.enter(1, None, Tick(0)) {
             Entered::Lead(seat) => {
                 seat.begin(callee.call());
                 seat
@@ -223,29 +223,6 @@ fn loom_a_call_that_panics_while_another_joins() {
                 assert!(got_it(&answer) || (lost && matches!(answer, Landing::Lost)));
             }
         }
-        is_empty(&reads);
-    });
-}
-
-/// Whoever comes while a thread makes a call has its answer, or makes another.
-#[test]
-fn loom_a_call_that_a_thread_makes_beside_one_who_joins_and_one_who_leaves() {
-    model(|| {
-        let (reads, callee) = (reads(), Arc::<Callee>::default());
-        callee.end();
-        let Entered::Lead(seat) = reads.enter(1, None, Tick(0), Made::Blocking) else {
-            panic!("nobody else is there")
-        };
-        let leaves = Caller::new(&reads, &callee);
-        let leaves = thread::spawn(move || drop(leaves.poll()));
-        let joins = {
-            let (reads, callee) = (Arc::clone(&reads), Arc::clone(&callee));
-            thread::spawn(move || Caller::new(&reads, &callee).poll())
-        };
-        assert_eq!(seat.make(|| 7), 7);
-        drop(seat);
-        leaves.join().unwrap();
-        assert!(got_it(&joins.join().unwrap().ends()));
         is_empty(&reads);
     });
 }

@@ -88,8 +88,7 @@
 //! **Panics.** A panic of the call goes to the one who polls it; the others are refused
 //! ([`CallPanicked`](crate::RejectionKind::CallPanicked)). The next call of that key begins anew.
 //!
-//! **Sharing.** All services of all layers of one [`Coalesce`] share calls, and so do [`run`](Coalesce::run) and, on threads,
-//! [`run_blocking`](Coalesce::run_blocking).
+//! **Sharing.** All services of all layers of one [`Coalesce`] share calls.
 //!
 //! **Cost.** A call with a key: two short locks of a shard of the table, two of the call for each poll, three
 //! allocations (four for an HTTP key); the clock is read only for requests with a deadline. The key is hashed once;

@@ -9,11 +9,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
 
 use super::config::Limits;
-use super::core::{Core, Join, Made, Turn};
-use crate::clock::{Parked, Tick, hand_end_down};
+use super::core::{Core, Join, Turn};
+use crate::clock::{Tick, hand_end_down};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::sync::{Mutex, Padded, lock, stripe_count};
@@ -152,14 +151,13 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
         key: K,
         end: Option<Tick>,
         now: Tick,
-        made: Made,
     ) -> Entered<K, V, O> {
         let Counts { led, followed, crowded, full, flights, .. } = &self.counts;
         let hash = self.hasher.hash_one(&key);
         let mut shard = lock(self.shard(hash));
         let there = find(&shard, hash, &key).cloned();
         if let Some(flight) = &there {
-            let join = lock(&flight.core).join(self.limits.followers, end, now, made);
+            let join = lock(&flight.core).join(self.limits.followers, end, now);
             match join {
                 Join::Seat(index) => {
                     drop(shard);
@@ -184,7 +182,7 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
             }
             return Entered::Full;
         }
-        let flight = Arc::new(Flight { key, hash, core: Mutex::new(Core::new(end, made)) });
+        let flight = Arc::new(Flight { key, hash, core: Mutex::new(Core::new(end)) });
         // Who waits for the one that was there still gets its answer.
         let before = there.as_ref().and_then(|there| take(&mut shard, there));
         put(&mut shard, Arc::clone(&flight));
@@ -287,37 +285,6 @@ where
         })
     }
 
-    /// The same on a thread, of a call that is not polled.
-    pub(super) fn block(&self) -> Landing<V, O> {
-        let parked = Arc::new(Parked::default());
-        let waker = Waker::from(Arc::clone(&parked));
-        loop {
-            match self.poll(&Context::from_waker(&waker)) {
-                Poll::Ready(landing) => return landing,
-                Poll::Pending => parked.wait(Duration::from_secs(3600)),
-            }
-        }
-    }
-
-    /// The leader makes the call on its thread.
-    pub(super) fn make(&self, call: impl FnOnce() -> V) -> V {
-        let driving = Driving { seat: self, over: false };
-        let value = call();
-        driving.over();
-        self.table.retire(&self.flight);
-        self.land(value)
-    }
-
-    /// An answer for all, and for who made it.
-    fn land(&self, value: V) -> V {
-        let (value, wakers) = lock(&self.flight.core).land(value);
-        wakers.wake();
-        value.unwrap_or_else(|shared| {
-            self.leave();
-            Arc::unwrap_or_clone(shared)
-        })
-    }
-
     fn drive(&self, mut call: Call<V, O>) -> Poll<Landing<V, O>> {
         let waker = Waker::from(Arc::clone(&self.flight));
         let driving = Driving { seat: self, over: false };
@@ -334,10 +301,20 @@ where
         drop(call);
         driving.over();
         self.table.retire(&self.flight);
+        let mut core = lock(&self.flight.core);
         Poll::Ready(match result {
-            Ok(value) => Landing::Shared(self.land(value)),
+            Ok(value) => {
+                let (value, wakers) = core.land(value);
+                drop(core);
+                wakers.wake();
+                Landing::Shared(value.unwrap_or_else(|shared| {
+                    self.leave();
+                    Arc::unwrap_or_clone(shared)
+                }))
+            }
             Err(own) => {
-                let (own, wakers) = lock(&self.flight.core).apart(self.index, own);
+                let (own, wakers) = core.apart(self.index, own);
+                drop(core);
                 wakers.wake();
                 match own {
                     Some(own) => Landing::Own(own),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, poll};
 use tokio::sync::oneshot;
 
-use super::core::{Core, Join, Made, Turn};
+use super::core::{Core, Join, Turn};
 use super::*;
 use crate::clock::Tick;
 use crate::rejection::{Rejection, RejectionKind};
@@ -39,8 +39,8 @@ fn at(seconds: u64) -> Option<Tick> {
 
 #[test]
 fn a_call_is_polled_by_one_and_by_another_when_that_one_goes() {
-    let mut core = Plain::new(None, Made::Polled);
-    assert_eq!(core.join(9, None, NOW, Made::Polled), Join::Seat(1));
+    let mut core = Plain::new(None);
+    assert_eq!(core.join(9, None, NOW), Join::Seat(1));
     let (woken, waker) = waker();
     core.park("call");
     let (turn, _) = core.turn(1, waker.clone());
@@ -62,34 +62,34 @@ fn a_call_is_polled_by_one_and_by_another_when_that_one_goes() {
     core.park("call").wake();
     let last = core.leave(0);
     assert!(last.ended && last.rest.unwrap().0 == Some("call"), "dropped outside");
-    assert_eq!(core.join(9, None, NOW, Made::Polled), Join::Another);
+    assert_eq!(core.join(9, None, NOW), Join::Another);
 }
 
 #[test]
 fn who_joins_gets_half_of_its_time_at_least() {
-    let mut core = Plain::new(at(10), Made::Polled);
-    assert_eq!(core.join(9, at(5), NOW, Made::Polled), Join::Seat(1));
-    assert_eq!(core.join(9, at(20), NOW, Made::Polled), Join::Seat(2));
-    assert_eq!(core.join(9, at(21), NOW, Made::Polled), Join::Another);
-    assert_eq!(core.join(9, None, NOW, Made::Polled), Join::Another);
-    let mut endless = Plain::new(None, Made::Polled);
-    assert_eq!(endless.join(1, at(1), NOW, Made::Polled), Join::Seat(1));
-    assert_eq!(endless.join(1, None, NOW, Made::Polled), Join::Full);
+    let mut core = Plain::new(at(10));
+    assert_eq!(core.join(9, at(5), NOW), Join::Seat(1));
+    assert_eq!(core.join(9, at(20), NOW), Join::Seat(2));
+    assert_eq!(core.join(9, at(21), NOW), Join::Another);
+    assert_eq!(core.join(9, None, NOW), Join::Another);
+    let mut endless = Plain::new(None);
+    assert_eq!(endless.join(1, at(1), NOW), Join::Seat(1));
+    assert_eq!(endless.join(1, None, NOW), Join::Full);
 }
 
 #[test]
 fn what_is_for_one_goes_to_the_leader_while_it_waits() {
-    let mut core = Plain::new(None, Made::Polled);
-    core.join(9, None, NOW, Made::Polled);
-    core.join(9, None, NOW, Made::Polled);
+    let mut core = Plain::new(None);
+    core.join(9, None, NOW);
+    core.join(9, None, NOW);
     core.park("call");
     assert!(matches!(core.turn(1, Waker::noop().clone()).0, Turn::Drive(_)));
     assert_eq!(core.apart(1, 7).0, None);
     assert!(matches!(core.turn(2, Waker::noop().clone()).0, Turn::Apart));
     assert!(matches!(core.turn(0, Waker::noop().clone()).0, Turn::Own(7)));
 
-    let mut core = Plain::new(None, Made::Polled);
-    core.join(9, None, NOW, Made::Polled);
+    let mut core = Plain::new(None);
+    core.join(9, None, NOW);
     core.park("call");
     core.leave(0);
     assert!(matches!(core.turn(1, Waker::noop().clone()).0, Turn::Drive(_)));
@@ -98,19 +98,19 @@ fn what_is_for_one_goes_to_the_leader_while_it_waits() {
 
 #[test]
 fn a_place_is_given_again_but_not_that_of_the_leader() {
-    let mut core = Plain::new(None, Made::Polled);
-    assert_eq!(core.join(9, None, NOW, Made::Polled), Join::Seat(1));
+    let mut core = Plain::new(None);
+    assert_eq!(core.join(9, None, NOW), Join::Seat(1));
     core.park("call");
     core.leave(0);
     core.leave(1);
-    let mut core = Plain::new(None, Made::Polled);
-    core.join(9, None, NOW, Made::Polled);
-    core.join(9, None, NOW, Made::Polled);
+    let mut core = Plain::new(None);
+    core.join(9, None, NOW);
+    core.join(9, None, NOW);
     core.park("call");
     core.leave(0);
     core.leave(1);
-    assert_eq!(core.join(9, None, NOW, Made::Polled), Join::Seat(1));
-    assert_eq!(core.join(9, None, NOW, Made::Polled), Join::Seat(3));
+    assert_eq!(core.join(9, None, NOW), Join::Seat(1));
+    assert_eq!(core.join(9, None, NOW), Join::Seat(3));
 }
 
 /// A call that answers when it is told to.
@@ -462,80 +462,4 @@ fn threads_that_join_and_go_lose_no_answer() {
         assert_eq!(stats.led + stats.followed, 16_000);
         assert!(calls.load(Ordering::Relaxed) as u64 <= stats.led);
     });
-}
-
-/// So many wait for a call.
-fn followed(users: &Coalesce<u8, u32>, many: u64) {
-    while users.stats().followed < many {
-        std::thread::yield_now();
-    }
-}
-
-#[test]
-fn threads_and_tasks_wait_for_the_call_of_a_thread() {
-    let users = Coalesce::<u8, u32>::new("users");
-    let (begin, begun) = std::sync::mpsc::channel();
-    let (end, ended) = std::sync::mpsc::channel();
-    let none = || -> u32 { panic!("one is under way") };
-    std::thread::scope(|scope| {
-        let users = &users;
-        let makes = scope.spawn(move || {
-            users.run_blocking(7, || {
-                begin.send(()).unwrap();
-                ended.recv().unwrap()
-            })
-        });
-        begun.recv().unwrap();
-        let waits = scope.spawn(move || users.run_blocking(7, none));
-        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let task =
-            scope.spawn(move || runtime().block_on(users.run(7, move || async move { none() })));
-        followed(users, 2);
-        end.send(1).unwrap();
-        assert_eq!([makes, waits].map(|thread| thread.join().unwrap().unwrap()), [1, 1]);
-        assert_eq!(task.join().unwrap().unwrap(), 1);
-        // Nothing is kept.
-        assert_eq!(users.run_blocking(7, || 2).unwrap(), 2);
-    });
-    let stats = users.stats();
-    assert_eq!((stats.in_flight, stats.led, stats.followed), (0, 2, 2));
-}
-
-#[test]
-fn who_waits_for_a_thread_that_panics_is_refused_and_the_next_begins_anew() {
-    let users = Coalesce::<u8, u32>::new("users");
-    let (begin, begun) = std::sync::mpsc::channel();
-    let (end, ended) = std::sync::mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        let users = &users;
-        let panics = scope.spawn(move || {
-            users.run_blocking(7, || {
-                begin.send(()).unwrap();
-                let _ = ended.recv();
-                std::panic::resume_unwind(Box::new("in the call"))
-            })
-        });
-        begun.recv().unwrap();
-        let waits = scope.spawn(move || users.run_blocking(7, || 1));
-        followed(users, 1);
-        end.send(()).unwrap();
-        assert!(panics.join().is_err());
-        let refused = waits.join().unwrap().unwrap_err();
-        assert_eq!(refused.kind(), RejectionKind::CallPanicked);
-        assert_eq!(users.run_blocking(7, || 2).unwrap(), 2);
-    });
-    assert_eq!((users.stats().in_flight, users.stats().panicked), (0, 1));
-}
-
-/// It could not poll it: that may need its runtime, and whoever polls it now may go.
-#[tokio::test]
-async fn a_thread_does_not_wait_for_a_call_that_is_polled() {
-    let users = Coalesce::<u8, u32>::new("users");
-    let (tell, told) = told();
-    let mut polled = Box::pin(users.run(7, move || told));
-    assert!(futures_util::poll!(&mut polled).is_pending());
-    assert_eq!(users.run_blocking(7, || 2).unwrap(), 2);
-    tell.send(1).unwrap();
-    assert_eq!(polled.await.unwrap(), 1);
-    assert_eq!((users.stats().led, users.stats().in_flight), (2, 0));
 }

@@ -82,9 +82,6 @@
 //! **Cancellation.** Dropping the future drops all attempts. A hedge that was granted and not sent is given
 //! back.
 //!
-//! **Blocking.** There is no form for threads: the attempt that lost cannot be dropped there, and would hold its thread until it
-//! answers.
-//!
 //! **Sharing.** All services of all layers of one [`Hedge`] share latencies and budgets.
 //!
 //! **Cost.** Two looks at the clock, two atomic additions and the copy of the request; tokio's timer, inside of
