@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use crate::caught::caught;
 use crate::clock::Tick;
 
 /// `C`: the call; `V`: what all get; `O`: what only one can get.
@@ -76,7 +77,10 @@ impl Wakers {
     }
 
     pub(super) fn wake(self) {
-        self.first.into_iter().chain(self.more).for_each(Waker::wake);
+        for waker in self.first.into_iter().chain(self.more) {
+            // One that panics must not keep the others asleep.
+            caught(|| waker.wake());
+        }
     }
 }
 

@@ -221,6 +221,27 @@ fn a_leader_that_stops_right_after_its_call_woke_itself_holds_nobody_up() {
     assert_eq!(leader.now_or_never().unwrap().unwrap(), 7);
 }
 
+/// The wakers of all others were dropped with the panic of the first.
+#[test]
+fn a_waker_that_panics_keeps_nobody_asleep() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("on purpose");
+        }
+    }
+    let mut core = Plain::new(None);
+    assert_eq!(core.join(9, None, NOW), Join::Seat(1));
+    core.park("call");
+    assert!(matches!(core.turn(0, waker().1).0, Turn::Drive("call")));
+    assert!(matches!(core.turn(1, Arc::new(Panics).into()).0, Turn::Wait));
+    assert_eq!(core.join(9, None, NOW), Join::Seat(2));
+    let (woken, waker) = waker();
+    assert!(matches!(core.turn(2, waker).0, Turn::Wait));
+    core.land(7).1.wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+}
+
 #[tokio::test]
 async fn a_panic_goes_to_one_and_the_others_are_refused() {
     let reads = Coalesce::<u8, u32>::new("t");
