@@ -14,7 +14,7 @@ use super::shutdown::{GracefulShutdown, GracefulShutdownBuilder, ShutdownReport}
 use super::watchdog::{RuntimeWatchdog, RuntimeWatchdogBuilder};
 use super::words::last_words;
 use super::{Hold, Phase, Process, Progress};
-use crate::caught::caught;
+use crate::caught::{caught, discard};
 use crate::error::{BoxError, ConfigError};
 use crate::name::Name;
 
@@ -345,7 +345,13 @@ impl Supervisor {
                 // Biased: a `main` that has returned is not abandoned.
                 tokio::select! {
                     biased;
-                    ended = main => ended.map_or(Ended::Panicked, Ended::Returned),
+                    ended = main => match ended {
+                        Ok(returned) => Ended::Returned(returned),
+                        Err(error) => {
+                            let _ = error.try_into_panic().map(discard);
+                            Ended::Panicked
+                        }
+                    },
                     _ = self.shutdown.wait() => Ended::Abandoned,
                 }
             } else {

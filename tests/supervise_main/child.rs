@@ -112,6 +112,7 @@ fn live(program: &Value) -> ExitCode {
             "returns" => {}
             "fails" => return Err("no luck".into()),
             "panics" => panic!("on purpose"),
+            "panics, and again" => std::panic::panic_any(Again),
             "never returns" => std::future::pending().await,
             "is not live" => {
                 let worker = process.health().live("worker");
@@ -160,4 +161,13 @@ fn blocking(does: &str, process: &Process) -> Result<(), buttress::BoxError> {
     }
     say("main returns");
     Ok(())
+}
+
+/// What is panicked with, and panics when it is dropped.
+struct Again;
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
 }

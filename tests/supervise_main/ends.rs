@@ -126,7 +126,7 @@ fn a_main_that_fails_or_panics_is_cleaned_up_after() {
     let end = runs(&json!({ "does": "fails" }));
     assert_eq!(end.said, ["main", "callback in cleanup"]);
     assert_eq!((end.code, &*end.errors), (Some(1), "child: no luck\n"));
-    for does in ["panics", "blocking, panics"] {
+    for does in ["panics", "panics, and again", "blocking, panics"] {
         let end = runs(&json!({ "does": does }));
         assert_eq!(end.said, ["main", "callback in cleanup"]);
         assert_eq!(end.code, Some(101));
