@@ -69,12 +69,13 @@
 //!   backend, fewer of ours are fewer answers for us, and the latency alone decides: it is the same for all.
 //! - **Too late.** A client that begins in an overload takes the queue for normal. So it falls, whatever the baseline says,
 //!   when more than one in eight of what was sent is given up at its deadline, or without one after its
-//!   [patience](Admission::patience), and even the quickest answers take an eighth of
-//!   what callers wait; below one in flight, too: then there is a pause after each call, of no more than what callers
-//!   wait. Where nothing is known of how many are usually in flight, there is no other floor.
+//!   [patience](Admission::patience), and even the quickest answers take an eighth of what callers wait; below one in
+//!   flight, too: then there is a pause after each call, of no more than what callers wait. Where nothing is known of
+//!   how many are usually in flight, there is no other floor.
 //! - **Criticality.** A more important call goes beyond the limit by the share of what is less important, which waits
-//!   for it; by one at least if that is most of it and the limit is no pause. Where those as important as it are the lesser part, as many may be out as they had when nothing was wrong,
-//!   and half again, whoever else fills the backend; not while it recovers.
+//!   for it; by one at least if that is most of it and the limit is no pause. Where those as important as it are the
+//!   lesser part, as many may be out as they had when nothing was wrong, and half again, whoever else fills the backend;
+//!   not while it recovers.
 //! - **Baseline.** A geometric mean of what answers take while less than half of the limit is used. It stays within
 //!   a quarter of the lowest it has been, so that it cannot follow a queue. If answers stay slow with the limit at
 //!   its floor, what is slow is the service, and the baseline starts anew; eight times later if answers differ less
