@@ -30,6 +30,14 @@ fn echo(n: u32) -> Ready<Result<u32, Infallible>> {
     ready(Ok(n))
 }
 
+/// So many milliseconds; none are an answer at once.
+async fn takes(n: u32) -> Result<u32, Infallible> {
+    if n > 0 {
+        tokio::time::sleep(Duration::from_millis(n.into())).await;
+    }
+    Ok(n)
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_calls_that_are_answered_at_once_one_in_32_looks_at_the_clock() {
     let stack = client(&ClientPlan::new("db")).unwrap();
@@ -74,12 +82,7 @@ async fn a_rate_limit_and_a_timeout_of_attempts_look_at_it_once() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_measured_is_counted_all_the_same() {
     let stack = client(&ClientPlan::new("db")).unwrap();
-    let mut service = stack.layer(service_fn(|n: u32| async move {
-        if n > 0 {
-            tokio::time::sleep(Duration::from_millis(n.into())).await;
-        }
-        Ok::<_, Infallible>(n)
-    }));
+    let mut service = stack.layer(service_fn(takes));
     for n in 0..6000_u32 {
         // Nine in ten of the cache, and what is not in it takes 101 to 200 ms.
         let n = if n % 10 == 9 { 101 + n / 10 * 7 % 100 } else { 0 };
@@ -155,12 +158,7 @@ async fn the_time_of_a_call_counts_from_its_first_poll() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_not_answered_at_once_looks_at_it_once() {
     let stack = client(&ClientPlan::new("db")).unwrap();
-    let mut service = stack.layer(service_fn(|n: u32| async move {
-        if n > 0 {
-            tokio::time::sleep(Duration::from_millis(n.into())).await;
-        }
-        Ok::<_, Infallible>(n)
-    }));
+    let mut service = stack.layer(service_fn(takes));
     (0..64).for_each(|_| assert_eq!(service.call(0).now_or_never().unwrap().unwrap(), 0));
     let mut call = std::pin::pin!(service.call(50));
     let before = READS.get();
@@ -178,12 +176,7 @@ async fn a_call_that_is_not_answered_at_once_looks_at_it_once() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_nobody_has_looked_at_the_clock_for_is_hedged() {
     let stack = client(&ClientPlan::new("db")).unwrap();
-    let mut service = stack.layer(service_fn(|n: u32| async move {
-        if n > 0 {
-            tokio::time::sleep(Duration::from_millis(n.into())).await;
-        }
-        Ok::<_, Infallible>(n)
-    }));
+    let mut service = stack.layer(service_fn(takes));
     for n in 0..400_u32 {
         // The slow ones come in a row: after the quick ones the next goes past the lock again.
         let n = if (100..200).contains(&n) { 20 } else { 0 };

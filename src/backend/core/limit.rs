@@ -1,14 +1,13 @@
 //! How many may be in flight: it grows, falls, and reaches further for what is more important.
 
-/// What is slower for so many times as long as it took to believe it is no queue of others: a delay that stays.
-const LASTING: u64 = 32;
-
 use super::{Core, FLOOR, MAX_LIMIT, START, TARGET};
 use crate::backend::turn::State;
 use crate::clock::Tick;
 use crate::context::Criticality;
 
 const ALWAYS: f64 = 16.0;
+/// What is slower for so many times as long as it took to believe it is no queue of others: a delay that stays.
+const LASTING: u64 = 32;
 /// Without an answer for an eighth of what callers wait, and for each sixteenth more, it doubles: until it is a quarter.
 const PARTS: u64 = 16;
 const DOUBLINGS: u64 = 3;
@@ -24,6 +23,8 @@ const MANY: f64 = 0.25;
 const QUICKEST: f64 = 0.75;
 /// A queue that is to blame for it takes so much of what callers wait.
 const QUEUED: f64 = 0.125;
+/// More than this share is most of it.
+const MOST: f64 = 0.5;
 
 impl Core {
     /// How many may be in flight before one of this class has to wait. A more important one goes beyond the limit by
@@ -46,7 +47,7 @@ impl Core {
                 break;
             }
             let lesser = f64::min(2.0 * below, 1.0);
-            let one = if below > 0.5 && self.limit >= 1.0 { self.limit + 1.0 } else { 0.0 };
+            let one = if below > MOST && self.limit >= 1.0 { self.limit + 1.0 } else { 0.0 };
             most = most.max(self.limit * (1.0 + below)).max(one).max(rate * (1.0 - below) * lesser);
             below += share;
         }
