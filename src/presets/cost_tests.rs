@@ -207,15 +207,10 @@ async fn a_stack_within_a_stack_knows_when_the_outer_one_ends() {
     plan.total_timeout = Some(Duration::from_secs(3600));
     plan.backend.as_mut().unwrap().in_flight = Some(1);
     let inner = client(&plan).unwrap();
-    let one = inner.layer(service_fn(|n: u32| async move {
-        if n > 0 {
-            tokio::time::sleep(Duration::from_secs(n.into())).await;
-        }
-        Ok::<_, Infallible>(n)
-    }));
+    let one = inner.layer(service_fn(takes));
     let mut service = outer.layer(one.clone());
     (0..64).for_each(|_| assert!(service.call(0).now_or_never().unwrap().is_ok()));
-    let mut busy = std::pin::pin!(one.oneshot(3000));
+    let mut busy = std::pin::pin!(one.oneshot(3_000_000));
     assert!(futures_util::poll!(busy.as_mut()).is_pending());
     let begun = tokio::time::Instant::now();
     assert!(service.call(0).await.is_err());
