@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use super::layer::Parts;
 use super::share::Share;
-use super::table::{Entered, Landing, Seat, add};
+use super::table::{Entered, Landing, Made, Seat, add};
 use crate::clock::{self, Tick, poll_end};
 use crate::context::ReadContext;
 use crate::deadline::Deadline;
@@ -141,7 +141,7 @@ where
                         add(&table.counts.expired);
                         return refuse(RejectionKind::DeadlineExceeded);
                     }
-                    match table.enter(key, end, now) {
+                    match table.enter(key, end, now, Made::Polled) {
                         Entered::Lead(seat) => {
                             seat.begin(Box::pin(shared(inner, req, parts.share.clone())));
                             this.state.set(State::Waiting {

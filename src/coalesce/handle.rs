@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::config::CoalesceBuilder;
 use super::layer::CoalesceLayer;
-use super::table::{Entered, Landing, Table};
+use super::table::{Entered, Landing, Made, Table};
 use crate::clock::Tick;
 use crate::name::{LayerKind, Name};
 use crate::observe::EventKind;
@@ -129,7 +129,7 @@ where
         F: FnOnce() -> Fut,
         Fut: Future<Output = V> + Send + 'static,
     {
-        let seat = match self.table.enter(key, None, Tick(0)) {
+        let seat = match self.table.enter(key, None, Tick(0), Made::Polled) {
             Entered::Lead(seat) => {
                 let call = call();
                 seat.begin(Box::pin(async move { Ok(call.await) }));
@@ -139,7 +139,38 @@ where
             Entered::Full => return Ok(call().await),
             Entered::Crowded => return Err(self.table.refuse(RejectionKind::Overloaded)),
         };
-        match poll_fn(|cx| seat.poll(cx)).await {
+        self.landed(poll_fn(|cx| seat.poll(cx)).await)
+    }
+
+    /// As [`run`](Self::run), on threads: one makes the call, the others of its key are blocked until it has ended. Needs no
+    /// runtime. Not for a thread that polls futures, which it would hold up.
+    ///
+    /// Threads wait for calls of threads only, and [`run`](Self::run) and layers for polled ones: with both, two calls for a key
+    /// can be under way. A thread that waits does so until the call has ended, however long that takes.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// ```
+    /// use buttress::coalesce::Coalesce;
+    /// let sums = Coalesce::new("sums");
+    /// assert_eq!(sums.run_blocking("1+1", || 2).unwrap(), 2);
+    /// assert_eq!((sums.stats().led, sums.stats().in_flight), (1, 0));
+    /// ```
+    pub fn run_blocking<F>(&self, key: K, call: F) -> Result<V, Rejection>
+    where
+        F: FnOnce() -> V,
+    {
+        match self.table.enter(key, None, Tick(0), Made::Blocking) {
+            Entered::Lead(seat) => Ok(seat.make(call)),
+            Entered::Follow(seat) => self.landed(seat.block()),
+            Entered::Full => Ok(call()),
+            Entered::Crowded => Err(self.table.refuse(RejectionKind::Overloaded)),
+        }
+    }
+
+    fn landed(&self, landing: Landing<V, Infallible>) -> Result<V, Rejection> {
+        match landing {
             Landing::Shared(value) => Ok(value),
             Landing::Own(never) => match never {},
             Landing::Apart | Landing::Lost => Err(self.table.refuse(RejectionKind::CallPanicked)),

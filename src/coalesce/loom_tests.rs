@@ -72,7 +72,7 @@ struct Caller {
 
 impl Caller {
     fn new(reads: &Reads, callee: &Arc<Callee>) -> Self {
-        let seat = match reads.enter(1, None, Tick(0)) {
+        let seat = match reads.enter(1, None, Tick(0), Made::Polled) {
             Entered::Lead(seat) => {
                 seat.begin(callee.call());
                 seat
@@ -80,6 +80,22 @@ impl Caller {
             Entered::Follow(seat) => seat,
             Entered::Full | Entered::Crowded => panic!("there is room"),
         };
+        Self::at(seat)
+    }
+
+    /// A thread, which makes the call if there is none.
+    fn on_a_thread(reads: &Reads) -> Self {
+        match reads.enter(1, None, Tick(0), Made::Blocking) {
+            Entered::Lead(seat) => {
+                let answer = Some(Landing::Shared(seat.make(|| 7)));
+                Self { answer, ..Self::at(seat) }
+            }
+            Entered::Follow(seat) => Self::at(seat).poll(),
+            Entered::Full | Entered::Crowded => panic!("there is room"),
+        }
+    }
+
+    fn at(seat: Seat<u8, u32, ()>) -> Self {
         Self { seat, flag: Arc::default(), answer: None }
     }
 
@@ -223,6 +239,53 @@ fn loom_a_call_that_panics_while_another_joins() {
                 assert!(got_it(&answer) || (lost && matches!(answer, Landing::Lost)));
             }
         }
+        is_empty(&reads);
+    });
+}
+
+/// Whoever comes while a thread makes a call has its answer, or makes another; who makes one that is polled is not touched.
+#[test]
+fn loom_a_call_that_a_thread_makes_beside_those_who_join_and_leave() {
+    model(|| {
+        let (reads, callee) = (reads(), Arc::<Callee>::default());
+        let polls = Caller::new(&reads, &callee).poll();
+        let Entered::Lead(seat) = reads.enter(1, None, Tick(0), Made::Blocking) else {
+            panic!("no thread makes one")
+        };
+        let leaves = Caller::on_a_thread(&reads);
+        let leaves = thread::spawn(move || drop(leaves.poll()));
+        let joins = {
+            let reads = Arc::clone(&reads);
+            thread::spawn(move || Caller::on_a_thread(&reads))
+        };
+        assert_eq!(seat.make(|| 7), 7);
+        drop(seat);
+        leaves.join().unwrap();
+        assert!(got_it(&joins.join().unwrap().ends()));
+        assert!(polls.answer.is_none());
+        callee.end();
+        assert!(got_it(&polls.ends()));
+        is_empty(&reads);
+    });
+}
+
+/// Those who wait for a thread that panics are told.
+#[test]
+fn loom_a_thread_that_panics_while_another_joins() {
+    model(|| {
+        let reads = reads();
+        let Entered::Lead(seat) = reads.enter(1, None, Tick(0), Made::Blocking) else {
+            panic!("nobody else is there")
+        };
+        let joins = {
+            let reads = Arc::clone(&reads);
+            thread::spawn(move || Caller::on_a_thread(&reads))
+        };
+        let panics = || seat.make(|| std::panic::resume_unwind(Box::new("in the call")));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+        drop(seat);
+        let answer = joins.join().unwrap().ends();
+        assert!(got_it(&answer) || matches!(answer, Landing::Lost));
         is_empty(&reads);
     });
 }

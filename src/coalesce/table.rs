@@ -9,19 +9,31 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use super::config::Limits;
 use super::core::{Core, Join, Turn};
-use crate::clock::{Tick, hand_end_down};
+use crate::clock::{Parked, Tick, hand_end_down};
 use crate::name::{LayerKind, Name};
 use crate::observe::{EventKind, Observers};
 use crate::sync::{Mutex, Padded, lock, stripe_count};
 
 pub(super) type Call<V, O> = Pin<Box<dyn Future<Output = Result<V, O>> + Send>>;
 
+/// How a call is made. Calls made in one way are not joined by callers who make theirs in the other: a thread that waits
+/// cannot poll a call whose other callers go, which may need their runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// Polled by any of those who wait.
+    Polled,
+    /// By the leader, whose thread does nothing else meanwhile.
+    Blocking,
+}
+
 pub(super) struct Flight<K, V, O> {
     key: K,
     hash: u64,
+    made: Made,
     core: Mutex<Core<Call<V, O>, V, O>>,
 }
 
@@ -56,9 +68,11 @@ fn find<'a, K: Eq, V, O>(
     shard: &'a Shard<K, V, O>,
     hash: u64,
     key: &K,
+    made: Made,
 ) -> Option<&'a Arc<Flight<K, V, O>>> {
     let bucket = shard.get(&hash)?;
-    std::iter::once(&bucket.first).chain(&bucket.more).find(|flight| flight.key == *key)
+    let mut flights = std::iter::once(&bucket.first).chain(&bucket.more);
+    flights.find(|flight| flight.made == made && flight.key == *key)
 }
 
 fn put<K, V, O>(shard: &mut Shard<K, V, O>, flight: Arc<Flight<K, V, O>>) {
@@ -151,11 +165,12 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
         key: K,
         end: Option<Tick>,
         now: Tick,
+        made: Made,
     ) -> Entered<K, V, O> {
         let Counts { led, followed, crowded, full, flights, .. } = &self.counts;
         let hash = self.hasher.hash_one(&key);
         let mut shard = lock(self.shard(hash));
-        let there = find(&shard, hash, &key).cloned();
+        let there = find(&shard, hash, &key, made).cloned();
         if let Some(flight) = &there {
             let join = lock(&flight.core).join(self.limits.followers, end, now);
             match join {
@@ -182,7 +197,7 @@ impl<K: Hash + Eq, V, O> Table<K, V, O> {
             }
             return Entered::Full;
         }
-        let flight = Arc::new(Flight { key, hash, core: Mutex::new(Core::new(end)) });
+        let flight = Arc::new(Flight { key, hash, made, core: Mutex::new(Core::new(end)) });
         // Who waits for the one that was there still gets its answer.
         let before = there.as_ref().and_then(|there| take(&mut shard, there));
         put(&mut shard, Arc::clone(&flight));
@@ -285,6 +300,40 @@ where
         })
     }
 
+    /// The same on a thread, of a call that is made on one.
+    pub(super) fn block(&self) -> Landing<V, O> {
+        let parked = Arc::new(Parked::default());
+        let waker = Waker::from(Arc::clone(&parked));
+        loop {
+            match self.poll(&Context::from_waker(&waker)) {
+                Poll::Ready(landing) => return landing,
+                Poll::Pending => parked.wait(Duration::MAX),
+            }
+        }
+    }
+
+    /// The leader makes the call on its thread.
+    pub(super) fn make(&self, call: impl FnOnce() -> V) -> V {
+        let driving = Driving { seat: self, over: false };
+        // Others wait for it, too.
+        let ends = hand_end_down(None);
+        let value = call();
+        drop(ends);
+        driving.over();
+        self.table.retire(&self.flight);
+        self.land(value)
+    }
+
+    /// An answer for all, and for who made it.
+    fn land(&self, value: V) -> V {
+        let (value, wakers) = lock(&self.flight.core).land(value);
+        wakers.wake();
+        value.unwrap_or_else(|shared| {
+            self.leave();
+            Arc::unwrap_or_clone(shared)
+        })
+    }
+
     fn drive(&self, mut call: Call<V, O>) -> Poll<Landing<V, O>> {
         let waker = Waker::from(Arc::clone(&self.flight));
         let driving = Driving { seat: self, over: false };
@@ -301,20 +350,10 @@ where
         drop(call);
         driving.over();
         self.table.retire(&self.flight);
-        let mut core = lock(&self.flight.core);
         Poll::Ready(match result {
-            Ok(value) => {
-                let (value, wakers) = core.land(value);
-                drop(core);
-                wakers.wake();
-                Landing::Shared(value.unwrap_or_else(|shared| {
-                    self.leave();
-                    Arc::unwrap_or_clone(shared)
-                }))
-            }
+            Ok(value) => Landing::Shared(self.land(value)),
             Err(own) => {
-                let (own, wakers) = core.apart(self.index, own);
-                drop(core);
+                let (own, wakers) = lock(&self.flight.core).apart(self.index, own);
                 wakers.wake();
                 match own {
                     Some(own) => Landing::Own(own),

@@ -484,3 +484,89 @@ fn threads_that_join_and_go_lose_no_answer() {
         assert!(calls.load(Ordering::Relaxed) as u64 <= stats.led);
     });
 }
+
+/// A thread makes a call that `ends`, others wait for it: what each of them got.
+fn on_threads<E>(users: &Coalesce<u8, u32>, ends: E) -> [Option<Result<u32, Rejection>>; 3]
+where
+    E: FnOnce() -> u32 + Send,
+{
+    let soon = Duration::from_secs(20);
+    let (begin, begun) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        // Gone if this panics, which ends the call.
+        let (end, ended) = std::sync::mpsc::channel();
+        let makes = scope.spawn(move || {
+            users.run_blocking(7, || {
+                begin.send(()).unwrap();
+                ended.recv_timeout(soon).unwrap();
+                ends()
+            })
+        });
+        begun.recv_timeout(soon).unwrap();
+        let wait = || scope.spawn(|| users.run_blocking(7, || panic!("one is under way")));
+        let waiting = [wait(), wait()];
+        let begun = std::time::Instant::now();
+        while users.stats().followed < 2 {
+            assert!(begun.elapsed() < soon, "they do not wait: {:?}", users.stats());
+            std::thread::yield_now();
+        }
+        end.send(()).unwrap();
+        let [one, two] = waiting;
+        [makes, one, two].map(|thread| thread.join().ok())
+    })
+}
+
+#[test]
+fn threads_wait_for_the_call_of_one_of_them() {
+    let users = Coalesce::<u8, u32>::new("users");
+    let answers = on_threads(&users, || 1);
+    assert!(answers.iter().all(|answer| matches!(answer, Some(Ok(1)))), "{answers:?}");
+    // Nothing is kept.
+    assert_eq!(users.run_blocking(7, || 2).unwrap(), 2);
+    let stats = users.stats();
+    assert_eq!((stats.in_flight, stats.led, stats.followed), (0, 2, 2));
+}
+
+#[test]
+fn threads_that_wait_for_one_that_panics_are_refused_and_the_next_begins_anew() {
+    let users = Coalesce::<u8, u32>::new("users");
+    let [makes, one, two] =
+        on_threads(&users, || std::panic::resume_unwind(Box::new("in the call")));
+    assert!(makes.is_none());
+    for refused in [one, two] {
+        assert_eq!(refused.unwrap().unwrap_err().kind(), RejectionKind::CallPanicked);
+    }
+    assert_eq!(users.run_blocking(7, || 2).unwrap(), 2);
+    assert_eq!((users.stats().in_flight, users.stats().panicked), (0, 1));
+}
+
+/// It could not poll it: that may need its runtime, and whoever polls it now may go. Nor does it take its place: who comes
+/// later still joins the one that is polled.
+#[tokio::test]
+async fn a_thread_makes_its_call_beside_one_that_is_polled() {
+    let users = Coalesce::<u8, u32>::new("users");
+    let (tell, told) = told();
+    let mut polled = Box::pin(users.run(7, move || told));
+    assert!(poll!(&mut polled).is_pending());
+    let (answer, answered) = std::sync::mpsc::channel();
+    let thread = users.clone();
+    std::thread::spawn(move || answer.send(thread.run_blocking(7, || 2)));
+    let answered = answered.recv_timeout(Duration::from_secs(20));
+    assert_eq!(answered.expect("it waits for what nobody polls").unwrap(), 2);
+    let mut later = Box::pin(users.run(7, || async { panic!("one is under way") }));
+    assert!(poll!(&mut later).is_pending());
+    tell.send(1).unwrap();
+    assert_eq!((polled.await.unwrap(), later.await.unwrap()), (1, 1));
+    assert_eq!((users.stats().led, users.stats().followed, users.stats().in_flight), (2, 1, 0));
+}
+
+/// As a call that is polled, it does not end with whoever makes it.
+#[tokio::test(start_paused = true)]
+async fn a_call_of_a_thread_has_no_end_that_is_handed_down_to_its_caller() {
+    use crate::clock::{end_handed_down, hand_end_down};
+    let users = Coalesce::<u8, bool>::new("users");
+    let ends = hand_end_down(Some(Tick(7)));
+    assert!(end_handed_down().is_some());
+    assert!(users.run_blocking(7, || end_handed_down().is_none()).unwrap());
+    drop(ends);
+}

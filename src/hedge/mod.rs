@@ -82,6 +82,9 @@
 //! **Cancellation.** Dropping the future drops all attempts. A hedge that was granted and not sent is given
 //! back.
 //!
+//! **Blocking.** There is no form for threads: an attempt that has lost cannot be dropped there, and would hold its thread
+//! until it is answered.
+//!
 //! **Sharing.** All services of all layers of one [`Hedge`] share latencies and budgets.
 //!
 //! **Cost.** Two looks at the clock, two atomic additions and the copy of the request; tokio's timer, inside of

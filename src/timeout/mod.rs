@@ -59,6 +59,9 @@
 //! **What is said.** Where a call is given up that waits for an [admission](crate::admission) inside, or was sent by it, or waits
 //! for a retry that the backend's headroom pays for, the refusal says how the backend was: [`RejectionDetail::Backend`](crate::RejectionDetail::Backend).
 //!
+//! **Blocking.** There is no form for threads: a call that blocks its thread cannot be ended from outside. Give its time to
+//! what blocks, a socket for one; `supervise::watchdog::with_watchdog_blocking` ends the wait for work that may go on unseen.
+//!
 //! **Sharing.** There is no state.
 //!
 //! **Cost.** One look at the clock, and tokio's timer, inside the future, once a call has to wait. A deadline
