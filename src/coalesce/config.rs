@@ -40,7 +40,7 @@ impl CoalesceBuilder {
         Self { name, limits, observers: Observers::default() }
     }
 
-    /// How many calls of different keys are under way at most. Further ones are made each for itself.
+    /// How many calls that others can join are under way at most, nearly always of as many keys. Further ones are made each for itself.
     ///
     /// ```
     /// use buttress::coalesce::Coalesce;

@@ -92,7 +92,8 @@
 //! [`run_blocking`](Coalesce::run_blocking) and share theirs with one another: a thread that waits cannot go on with a call that
 //! others leave, which may need their runtime. Stats and bounds are for all.
 //!
-//! **Nesting.** A call that waits for its own key waits for itself, polled or on a thread.
+//! **Nesting.** A call that waits for its own key waits for itself, polled or on a thread, and so do two that wait for each
+//! other's.
 //!
 //! **Cost.** A call with a key: two short locks of a shard of the table, two of the call for each poll, three
 //! allocations (four for an HTTP key); the clock is read only for requests with a deadline. The key is hashed once;
