@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::hint::black_box;
 use std::pin::Pin;
 
+use axum::http::{Request, Response};
 use tower::Service;
 
 pub type Batch<'a> = Pin<Box<dyn Future<Output = u64> + Send + 'a>>;
@@ -221,6 +222,20 @@ where
     })
 }
 
+/// The same of one that answers requests of HTTP, here the smallest that there are.
+pub fn requests<S>(service: S) -> Callers
+where
+    S: Service<Request<()>, Response = Response<()>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: 'static,
+{
+    Box::new(move || {
+        let service = service.clone();
+        let allowed = |answer: Result<Response<()>, S::Error>| answer.is_ok();
+        Box::new(Reuse { service, request: Request::<()>::default, allowed })
+    })
+}
+
 /// Callers of a function on a shared object.
 pub fn direct<T, F>(shared: T, call: impl Fn(&T) -> F + 'static) -> Callers
 where
@@ -252,10 +267,19 @@ where
     S: Service<u64, Response = u64> + Clone + Send,
     S::Future: Send,
 {
+    fill_with(service, calls, || 7_u64);
+}
+
+/// The same of one that takes something else than numbers.
+pub fn fill_with<S, Req>(service: &S, calls: u64, request: fn() -> Req)
+where
+    S: Service<Req> + Clone + Send,
+    S::Future: Send,
+{
     let mut caller = Reuse {
         service: service.clone(),
-        request: || 7_u64,
-        allowed: |answer: Result<u64, S::Error>| answer.is_ok(),
+        request,
+        allowed: |answer: Result<S::Response, S::Error>| answer.is_ok(),
     };
     crate::runtime().block_on(caller.run(calls));
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use axum::http::{Request, Response};
 use tower::Service;
 
 use crate::case::{Case, Expect, Hold, numbers};
@@ -38,6 +39,20 @@ impl Service<u64> for Answer {
 
     fn call(&mut self, request: u64) -> Self::Future {
         ready(Ok(request))
+    }
+}
+
+impl Service<Request<()>> for Answer {
+    type Response = Response<()>;
+    type Error = Oops;
+    type Future = Ready<Result<Response<()>, Oops>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Oops>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        ready(Ok(Response::new(())))
     }
 }
 

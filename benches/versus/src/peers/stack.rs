@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Request;
 use tower::retry::budget::TpsBudget;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_resilience::bulkhead::BulkheadLayer;
@@ -12,24 +13,37 @@ use tower_resilience::retry::{RetryBudgetBuilder, RetryLayer};
 use tower_resilience::timelimiter::TimeLimiterLayer;
 
 use super::retry::Attempts;
-use crate::case::{Callers, Case, Expect, Hold, Reuse, numbers};
+use crate::case::{Callers, Case, Expect, Hold, Reuse, numbers, requests};
 use crate::floor::{Answer, Oops};
 
 pub const TOWER: &str = "stack/success/tower stack of 5";
+pub const TOWER_HTTP: &str = "stack/success, http/tower stack of 5";
 
 const LONG: Duration = Duration::from_secs(10);
 
 /// Of one that cannot be cloned, as tower's rate limit: one caller.
-fn alone<S>(make: fn() -> S) -> Callers
+fn alone<S, Req>(make: fn() -> S) -> Callers
 where
-    S: Service<u64, Response = u64> + Send + 'static,
-    S::Future: Send,
-    S::Error: 'static,
+    S: Service<Req, Response: 'static, Error: 'static, Future: Send> + Send + 'static,
+    Req: Default + 'static,
 {
     Box::new(move || {
-        let allowed = |answer: Result<u64, S::Error>| answer.is_ok();
-        Box::new(Reuse { service: make(), request: || 7_u64, allowed })
+        let allowed = |answer: Result<S::Response, S::Error>| answer.is_ok();
+        Box::new(Reuse { service: make(), request: Req::default, allowed })
     })
+}
+
+/// tower's, of which only the rate limit cannot be cloned.
+macro_rules! five {
+    () => {
+        ServiceBuilder::new()
+            .load_shed()
+            .rate_limit(1_000_000_000, Duration::from_secs(1))
+            .concurrency_limit(10_000)
+            .layer(tower_retry())
+            .timeout(LONG)
+            .service(Answer)
+    };
 }
 
 fn tower_retry() -> tower::retry::RetryLayer<Attempts> {
@@ -37,19 +51,55 @@ fn tower_retry() -> tower::retry::RetryLayer<Attempts> {
     tower::retry::RetryLayer::new(Attempts { left: 2, budget })
 }
 
+fn resilience<Req>()
+-> impl Service<Req, Response = <Answer as Service<Req>>::Response, Error: Send + 'static, Future: Send>
++ Clone
++ Send
++ 'static
+where
+    Req: Clone + Send + 'static,
+    Answer: Service<Req, Error = Oops, Future: Send, Response: Send + 'static>,
+{
+    let limiter = RateLimiterLayer::builder()
+        .name("db")
+        .limit_for_period(1_000_000_000)
+        .refresh_period(Duration::from_secs(1))
+        .timeout_duration(Duration::ZERO)
+        .build_with_handle()
+        .expect("a valid configuration")
+        .0;
+    let breaker = CircuitBreakerLayer::builder()
+        .name("db")
+        .sliding_window_size(100)
+        .build_with_handle()
+        .expect("a valid configuration")
+        .0;
+    let bulkhead = BulkheadLayer::builder()
+        .name("db")
+        .max_concurrent_calls(10_000)
+        .build_with_handle()
+        .expect("a valid configuration")
+        .0;
+    let budget = RetryBudgetBuilder::new()
+        .token_bucket()
+        .tokens_per_second(10.0)
+        .max_tokens(100)
+        .build()
+        .expect("a valid configuration");
+    let retry = RetryLayer::<Req, <Answer as Service<Req>>::Response, Oops>::builder()
+        .max_attempts(3)
+        .exponential_backoff(Duration::from_millis(100))
+        .budget(budget)
+        .build();
+    let timeout = TimeLimiterLayer::builder().timeout_duration(LONG).build();
+    let service = timeout.layer(retry.layer(Answer));
+    limiter.layer(breaker.layer(bulkhead.layer(service)))
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new(TOWER, Expect::Allowed, || {
-            alone(|| {
-                ServiceBuilder::new()
-                    .load_shed()
-                    .rate_limit(1_000_000_000, Duration::from_secs(1))
-                    .concurrency_limit(10_000)
-                    .layer(tower_retry())
-                    .timeout(LONG)
-                    .service(Answer)
-            })
-        }),
+        Case::new(TOWER, Expect::Allowed, || alone::<_, u64>(|| five!())),
+        Case::new(TOWER_HTTP, Expect::Allowed, || alone::<_, Request<()>>(|| five!())),
         Case::new("stack/success/tower stack of 4, no rate limit", Expect::Allowed, || {
             let service = ServiceBuilder::new()
                 .load_shed()
@@ -62,42 +112,14 @@ pub fn cases() -> Vec<Case> {
         .scales()
         .against(TOWER),
         Case::new("stack/success/tower-resilience stack of 5", Expect::Allowed, || {
-            let limiter = RateLimiterLayer::builder()
-                .name("db")
-                .limit_for_period(1_000_000_000)
-                .refresh_period(Duration::from_secs(1))
-                .timeout_duration(Duration::ZERO)
-                .build_with_handle()
-                .expect("a valid configuration")
-                .0;
-            let breaker = CircuitBreakerLayer::builder()
-                .name("db")
-                .sliding_window_size(100)
-                .build_with_handle()
-                .expect("a valid configuration")
-                .0;
-            let bulkhead = BulkheadLayer::builder()
-                .name("db")
-                .max_concurrent_calls(10_000)
-                .build_with_handle()
-                .expect("a valid configuration")
-                .0;
-            let budget = RetryBudgetBuilder::new()
-                .token_bucket()
-                .tokens_per_second(10.0)
-                .max_tokens(100)
-                .build()
-                .expect("a valid configuration");
-            let retry = RetryLayer::<u64, u64, Oops>::builder()
-                .max_attempts(3)
-                .exponential_backoff(Duration::from_millis(100))
-                .budget(budget)
-                .build();
-            let timeout = TimeLimiterLayer::builder().timeout_duration(LONG).build();
-            let service = timeout.layer(retry.layer(Answer));
-            numbers(limiter.layer(breaker.layer(bulkhead.layer(service))), Hold::Reuse)
+            numbers(resilience::<u64>(), Hold::Reuse)
         })
         .scales()
         .against(TOWER),
+        Case::new("stack/success, http/tower-resilience stack of 5", Expect::Allowed, || {
+            requests(resilience::<Request<()>>())
+        })
+        .scales()
+        .against(TOWER_HTTP),
     ]
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use axum::http::Request;
 use buttress::presets::{BreakerPlan, ClientPlan, RateLimitPlan, client};
 use tower::Layer;
 
 use super::limit::plenty;
-use crate::case::{Callers, Case, Expect, Hold, fill, numbers};
+use crate::case::{Callers, Case, Expect, Hold, fill, fill_with, numbers, requests};
 use crate::floor::Answer;
-use crate::peers::stack::TOWER;
+use crate::peers::stack::{TOWER, TOWER_HTTP};
 
 /// So many that the backend's limit, its latency and the hedge's are known.
 const WARM: u64 = 1000;
@@ -18,6 +19,14 @@ fn stack(plan: &ClientPlan, hold: Hold) -> Callers {
     let service = client(plan).expect("a valid plan").layer(Answer);
     fill(&service, WARM);
     numbers(service, hold)
+}
+
+/// The same for requests of HTTP, each of which is told by when it has to be answered.
+fn http() -> Callers {
+    let stack = client(&ClientPlan::new("db")).expect("a valid plan").http();
+    let service = stack.layer(Answer);
+    fill_with(&service, WARM, Request::<()>::default);
+    requests(service)
 }
 
 /// Around two endpoints, with hedges.
@@ -50,5 +59,6 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         case("stack/success/us full", || stack(&full(), Hold::Reuse)),
         case("stack/success/us pool", || pool(Hold::Reuse)),
+        Case::new("stack/success, http/us", Expect::Allowed, http).scales().against(TOWER_HTTP),
     ]
 }
