@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
+use crate::clock::end_handed_down;
 use crate::deadline::Deadline;
 
 /// How much a request matters, in the four classes of Google's SRE book (chapter 21, "Handling Overload").
@@ -67,8 +68,8 @@ impl fmt::Display for Criticality {
 ///
 /// | layer | what it reads | what for | what it writes |
 /// |---|---|---|---|
-/// | [`timeout`](crate::timeout) | deadline | ends the call then | its own end, if that is earlier |
-/// | [`admission`](crate::admission) | deadline, criticality | who waits, for how long, and who is next | in a [server](crate::presets::server), the end of the timeout outside |
+/// | [`timeout`](crate::timeout) | deadline | ends the call then | its own end, if that is earlier; around a backend of [presets](crate::presets) that is written further inside |
+/// | [`admission`](crate::admission) | deadline, criticality | who waits, for how long, and who is next | in a [server](crate::presets::server), the end of the timeout outside; in a [client](crate::presets::client) that is written inside of the hedge |
 /// | [`throttle`](crate::throttle) | deadline | no wait for a turn that comes later | |
 /// | [`rate_limit`](crate::rate_limit), if it [waits](crate::rate_limit::RateLimitLayer::wait) | deadline | no wait for a token that comes later | |
 /// | [`coalesce`](crate::coalesce) | deadline | ends the wait for the answer that is shared | |
@@ -300,6 +301,23 @@ impl<Req, F: Fn(&Req) -> Context> ReadContext<Req> for F {
     #[inline]
     fn keeps(&self) -> bool {
         false
+    }
+}
+
+/// The layers inside are told by the context of the end that those outside have handed down, where it can be read.
+#[inline]
+pub(crate) fn tell_end<Req>(context: &impl ReadContext<Req>, req: &mut Req) {
+    if context.keeps() {
+        tell(context, req);
+    }
+}
+
+#[inline(never)]
+fn tell<Req>(context: &impl ReadContext<Req>, req: &mut Req) {
+    let Some(end) = end_handed_down() else { return };
+    let known = context.context(req);
+    if known.deadline().is_none_or(|by| by.tick() > end) {
+        context.set_context(req, known.with_deadline(Deadline::at(end)));
     }
 }
 

@@ -12,11 +12,9 @@ use super::place::{Held, Holder, LONGEST, Sent, Waiting, deadline, end, refusal}
 use crate::backend::{Arrival, Backend};
 use crate::classify::Classify;
 use crate::clock::{
-    Tick, UNREAD, end_handed_down, hand_down, hand_end_down, hand_nothing_down, handed_down,
-    is_unread, now,
+    Tick, UNREAD, hand_down, hand_end_down, hand_nothing_down, handed_down, is_unread, now,
 };
-use crate::context::ReadContext;
-use crate::deadline::Deadline;
+use crate::context::{ReadContext, tell_end};
 use crate::reject::Reject;
 use crate::rejection::RejectionKind;
 use crate::sync::{LastCall, Ref};
@@ -116,16 +114,6 @@ type Place<'a, S, Req, C, X, R> = Pin<
         <C as Classify<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Ticket,
     >,
 >;
-
-/// The layers inside go by the end that a layer outside has handed down.
-#[inline(never)]
-fn tell_end<Req>(context: &impl ReadContext<Req>, req: &mut Req) {
-    let Some(end) = end_handed_down() else { return };
-    let known = context.context(req);
-    if known.deadline().is_none_or(|by| by.tick() > end) {
-        context.set_context(req, known.with_deadline(Deadline::at(end)));
-    }
-}
 
 /// It is not answered in the poll in which it came.
 #[cold]

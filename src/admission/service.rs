@@ -6,6 +6,7 @@ use tower_service::Service;
 use super::future::ResponseFuture;
 use super::layer::Parts;
 use crate::classify::{AnyError, Classify};
+use crate::clock::hand_end_down;
 use crate::context::{NoContext, ReadContext};
 use crate::reject::{AsError, Reject};
 use crate::sync::Lease;
@@ -75,7 +76,11 @@ where
     #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
         let Some(parts) = &mut self.parts else {
-            return ResponseFuture::through(self.inner.call(req));
+            // Before this call is polled, and perhaps by another task than the one that polls now.
+            let none = hand_end_down(None);
+            let future = self.inner.call(req);
+            drop(none);
+            return ResponseFuture::through(future);
         };
         let parts = parts.for_call();
         // Neither instance was asked whether it is ready: the clone will be.

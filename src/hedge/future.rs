@@ -12,7 +12,6 @@ use super::handle::{Grant, Watch, Withheld};
 use crate::budget::SentRetry;
 use crate::classify::Classify;
 use crate::clock::{self, Tick, UNREAD};
-use crate::deadline::Deadline;
 use crate::outcome::{FailureClass, Outcome, RetryHint, Verdict};
 use crate::replay::{Attempt, Replay};
 use crate::superseded::superseded;
@@ -96,6 +95,12 @@ fn is_lost<T, E>(verdict: &Verdict, result: &Result<T, E>) -> bool {
     }
 }
 
+/// Its own deadline, or the end that the layers outside have handed down if that is earlier.
+#[inline]
+pub(super) fn until(deadline: Option<Tick>) -> Option<Tick> {
+    [deadline, clock::end_handed_down()].into_iter().flatten().min()
+}
+
 type Answer<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Error>;
 
 impl<S, Req, C, R> ResponseFuture<S, Req, C, R>
@@ -140,20 +145,18 @@ where
     /// Not now. Where that may change it is asked for again, while there is time.
     fn refuse(mut self: Pin<&mut Self>, why: Withheld) {
         let mut this = self.as_mut().project();
-        if let (Stage::Waiting { since, refused, .. }, Some(shared), Some(spare)) =
-            (&*this.stage, &this.watch.shared, &*this.spare)
+        if let (Stage::Waiting { since, refused, .. }, Some(shared)) =
+            (&*this.stage, &this.watch.shared)
             && why.may_change()
             && *refused < REFUSALS
+            && let Some(due) = shared.core.plan_again(this.watch.deadline, clock::now())
         {
-            let deadline = this.replay.deadline(&spare.copy).map(Deadline::tick);
-            if let Some(due) = shared.core.plan_again(deadline, clock::now()) {
-                if *refused == 0 {
-                    shared.withhold(why);
-                }
-                *this.stage = Stage::Waiting { since: *since, due, refused: refused + 1 };
-                this.sleep.set(None);
-                return;
+            if *refused == 0 {
+                shared.withhold(why);
             }
+            *this.stage = Stage::Waiting { since: *since, due, refused: refused + 1 };
+            this.sleep.set(None);
+            return;
         }
         self.withhold(why);
     }
@@ -177,6 +180,7 @@ where
         let since = clock::beginning();
         this.watch.started = since;
         let Stage::Waiting { .. } = this.stage else { return };
+        this.watch.deadline = until(this.watch.deadline);
         *this.stage = match shared.core.plan(this.watch.deadline, since) {
             Some(due) => Stage::Waiting { since, due, refused: 0 },
             None => {
@@ -291,7 +295,7 @@ where
         let now = clock::now();
         let sent = sent + 1;
         let more = (sent < shared.core.limits.hedges())
-            .then(|| shared.core.plan_next(this.replay.deadline(&copy).map(Deadline::tick), now));
+            .then(|| shared.core.plan_next(this.watch.deadline, now));
         let next =
             more.flatten().and_then(|due| this.replay.try_replay(&copy).map(|copy| (due, copy)));
         let attempt = this.replay.attempt(&copy).0.saturating_add(sent);

@@ -47,7 +47,8 @@
 //!   off, says that it is safe;
 //! - the [gate](HedgeBuilder::gate) says that there is headroom;
 //! - not more calls miss their deadline than hedges rescue, and two in a hundred: that is no tail but a queue, and
-//!   each hedge makes it longer. (Calls without a deadline, or that cannot have a hedge, miss none. Meanwhile a hedge costs all that can be
+//!   each hedge makes it longer. (Calls without a deadline, or that cannot have a hedge, miss none; in a [client's stack](crate::presets::client) the total
+//!   timeout is one. Meanwhile a hedge costs all that can be
 //!   saved up, so that a few show whether it is still so.)
 //! - the calls so far have paid for it, a tenth of a hedge each, at most 5 saved up: when all calls are slow at
 //!   once, hedges are the last thing that helps. (Two in a hundred ask where there is time enough. What is paid is more,

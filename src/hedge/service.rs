@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::future::{ResponseFuture, Spare, Stage};
+use super::future::{ResponseFuture, Spare, Stage, until};
 use super::handle::{Shared, Watch};
 use crate::classify::{AnyError, Classify};
 use crate::clock::{self, UNREAD};
@@ -65,11 +65,14 @@ where
     let stands_for = clock::stands_for();
     let started = if stands_for == 0 { clock::at_hand_if_read() } else { clock::at_hand() };
     shared.core.deposit();
-    let deadline = replay.deadline(&req).map(Deadline::tick);
+    let mut deadline = replay.deadline(&req).map(Deadline::tick);
     // Planned when it is not answered at once.
     let due = match started {
         UNREAD => shared.core.delay().map(|_| UNREAD),
-        started => shared.core.plan(deadline, started),
+        started => {
+            deadline = until(deadline);
+            shared.core.plan(deadline, started)
+        }
     };
     let due = due.filter(|_| !replay.overrides(&req).is_some_and(|exception| exception.is_never()));
     let copy = due.and_then(|_| replay.try_replay(&req));

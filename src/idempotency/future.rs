@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 
 use super::exchange::sealed::{Exchange, Record};
+use crate::clock::hand_end_down;
 use crate::reject::Reject;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -169,7 +170,10 @@ where
                     let Some(working) = work else { panic!("polled after it was ready") };
                     // Here first: what need not wait need not be spawned.
                     let listening = Listening::start();
+                    // It need not end with its caller.
+                    let ends = hand_end_down(None);
                     let polled = working.as_mut().poll(cx);
+                    drop(ends);
                     if polled.is_pending() && !listening.has_detached() {
                         return Poll::Pending;
                     }

@@ -4,8 +4,8 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -147,7 +147,19 @@ async fn the_time_of_a_call_counts_from_its_first_poll() {
     plan.total_timeout = Some(Duration::from_secs(1));
     let stuck = service_fn(|_: u32| std::future::pending::<Result<u32, Infallible>>());
     let mut service = client(&plan).unwrap().layer(stuck);
-    let call = service.ready().await.unwrap().call(1);
+    from_its_first_poll(service.ready().await.unwrap().call(1)).await;
+    #[cfg(feature = "http")]
+    {
+        use http::{Request, Response};
+        type Answer = Result<Response<()>, Infallible>;
+        let stuck = service_fn(|_: Request<()>| std::future::pending::<Answer>());
+        let mut service = client(&plan).unwrap().http().layer(stuck);
+        from_its_first_poll(service.ready().await.unwrap().call(Request::default())).await;
+    }
+}
+
+/// It has a second.
+async fn from_its_first_poll<T>(call: impl Future<Output = Result<T, BoxError>>) {
     tokio::time::advance(Duration::from_secs(10)).await;
     let first = tokio::time::Instant::now();
     assert!(call.await.is_err());
@@ -249,4 +261,45 @@ async fn a_reading_that_nobody_took_is_gone_after_the_poll() {
     assert!(futures_util::poll!(waits.as_mut()).is_pending());
     assert_eq!(reads(|| assert_eq!(handed_down(), now())) - 1, 1);
     assert_eq!(waits.await.unwrap(), 1);
+}
+
+/// The end of the call is told inside of all that keeps copies of the request: an empty map of extensions is not copied.
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn a_call_of_http_looks_at_it_once_and_copies_no_extensions() {
+    use http::{Request, Response};
+
+    use crate::{Context, Deadline};
+
+    let copies = Arc::new(AtomicU32::new(0));
+    let copied = copies.clone();
+    let replay = move |request: &Request<u32>| {
+        assert!(request.extensions().is_empty());
+        copied.fetch_add(1, Relaxed);
+        Some(request.clone())
+    };
+    let plan = ClientPlan::new("db");
+    let total = plan.total_timeout.unwrap();
+    let stack = client(&plan).unwrap().http().replay(replay);
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let told = ends.clone();
+    let mut service = stack.layer(service_fn(move |request: Request<u32>| {
+        told.lock().unwrap().push(Context::of(request.extensions()).deadline());
+        async move { takes(*request.body()).await.map(Response::new) }
+    }));
+    for n in 0..400_u32 {
+        // The slow ones come in a row: after the quick ones the next goes past the lock again.
+        let n = if (100..200).contains(&n) { 20 } else { 0 };
+        service.call(Request::new(n)).await.unwrap();
+    }
+    assert!(stack.hedge().unwrap().delay().is_some());
+    ends.lock().unwrap().clear();
+    let (reads, before) = (READS.get(), copies.load(Relaxed));
+    for _ in 0..64 {
+        service.call(Request::new(0)).now_or_never().unwrap().unwrap();
+    }
+    // The one in 32 that is measured looks at it twice more, when it ends.
+    assert_eq!(READS.get() - reads, 64 + 2 * 2);
+    assert_eq!(copies.load(Relaxed) - before, 2 * 64, "for the retry and for the hedge");
+    assert_eq!(*ends.lock().unwrap(), [Some(Deadline::after(total)); 64]);
 }

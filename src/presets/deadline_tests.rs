@@ -186,3 +186,187 @@ async fn a_call_that_panics_as_it_is_sent_and_is_polled_again_is_timed_and_keeps
     assert_eq!((stats.waiting, stats.admitted), (0, 102));
     service.oneshot(0).await.unwrap();
 }
+
+/// Whoever is inside of the hedge sees the earlier of the caller's deadline and the end of the call, in each attempt.
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn each_attempt_over_http_is_told_the_end_of_its_call() {
+    use http::{Request, Response, StatusCode};
+
+    use super::{ClientPlan, RetryPlan, client};
+    use crate::backoff::Backoff;
+    use crate::retry::RetryPolicy;
+    use crate::{Context, Deadline};
+
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(2_000 * MS);
+    let pause = Backoff::constant(100 * MS);
+    let policy = RetryPolicy::builder().max_attempts(2).backoff(pause).build().unwrap();
+    plan.retry = RetryPlan::Policy(policy);
+    let stack = client(&plan).unwrap().http();
+    let service = stack.layer(service_fn(|request: Request<String>| async move {
+        let context = Context::of(request.extensions());
+        let mut answer = Response::new(context.deadline());
+        if context.attempt() == 1 {
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        Ok::<_, BoxError>(answer)
+    }));
+    for own in [None, Some(1_000), Some(5_000)] {
+        let mut request = Request::new(String::new());
+        let end = Deadline::after(own.unwrap_or(2_000).min(2_000) * MS);
+        if let Some(own) = own {
+            Deadline::after(own * MS).put(request.extensions_mut());
+        }
+        let answer = service.clone().oneshot(request).await.unwrap();
+        assert_eq!((answer.status(), *answer.body()), (StatusCode::OK, Some(end)), "{own:?}");
+    }
+}
+
+/// Whoever made requests without a deadline was told of a failure at the end of the total timeout, when a retry could not
+/// have ended before.
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_leaves_no_time_for_a_retry_is_told_at_once() {
+    use super::{ClientPlan, RetryPlan, client};
+    use crate::backoff::Backoff;
+    use crate::retry::RetryPolicy;
+
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(1_000 * MS);
+    let policy = RetryPolicy::builder().backoff(Backoff::constant(500 * MS)).build().unwrap();
+    plan.retry = RetryPlan::Policy(policy);
+    let service = client(&plan).unwrap().layer(service_fn(|_: u32| async {
+        tokio::time::sleep(600 * MS).await;
+        Err::<u32, _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+    }));
+    let began = tokio::time::Instant::now();
+    let error = service.oneshot(1).await.unwrap_err();
+    assert!(error.is::<std::io::Error>(), "{error:?}");
+    assert_eq!(began.elapsed(), 600 * MS);
+}
+
+/// A hedge that would come too late goes out earlier, also if it is the total timeout that it would be too late for.
+#[tokio::test(start_paused = true)]
+async fn a_hedge_goes_by_the_end_of_the_total_timeout() {
+    use super::{ClientPlan, client};
+
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(65 * MS);
+    let stack = client(&plan).unwrap();
+    let service = stack.layer(service_fn(|n: u32| async move {
+        tokio::time::sleep(n * MS).await;
+        Ok::<_, BoxError>(n)
+    }));
+    for n in 0..400 {
+        let n = if n % 20 == 19 { 60 } else { 20 };
+        assert_eq!(service.clone().oneshot(n).await.unwrap(), n);
+    }
+    let hedge = stack.hedge().unwrap();
+    let (delay, sent) = (hedge.delay().unwrap(), hedge.stats().sent);
+    assert!(delay > 55 * MS, "{delay:?}");
+    let call = service.oneshot(60);
+    assert!(tokio::time::timeout(50 * MS, call).await.is_err());
+    assert_eq!(hedge.stats().sent, sent + 1, "{:?}", hedge.stats());
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn a_hedge_over_http_is_told_the_end_of_its_call() {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request, Response};
+
+    use super::{ClientPlan, client};
+    use crate::{Context, Deadline};
+
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(65 * MS);
+    let stack = client(&plan).unwrap().http();
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let told = ends.clone();
+    let service = stack.layer(service_fn(move |request: Request<u32>| {
+        told.lock().unwrap().push(Context::of(request.extensions()).deadline());
+        async move {
+            tokio::time::sleep(*request.body() * MS).await;
+            Ok::<_, BoxError>(Response::new(()))
+        }
+    }));
+    for n in 0..400 {
+        let request = Request::new(if n % 20 == 19 { 60 } else { 20 });
+        service.clone().oneshot(request).await.unwrap();
+    }
+    let sent = stack.hedge().unwrap().stats().sent;
+    ends.lock().unwrap().clear();
+    let end = Some(Deadline::after(65 * MS));
+    let call = service.oneshot(Request::new(60));
+    assert!(tokio::time::timeout(50 * MS, call).await.is_err());
+    assert_eq!(stack.hedge().unwrap().stats().sent, sent + 1);
+    assert_eq!(*ends.lock().unwrap(), [end, end]);
+}
+
+/// It may be another task that polls it.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_stack_is_none_of_what_its_service_only_begins() {
+    use super::{ClientPlan, client};
+    use crate::clock::end_handed_down;
+
+    let audit = client(&ClientPlan::bare("audit")).unwrap();
+    let audit = audit.layer(service_fn(|n: u32| {
+        assert_eq!(end_handed_down(), None);
+        std::future::ready(Ok::<_, BoxError>(n))
+    }));
+    let service = client(&ClientPlan::new("db")).unwrap().layer(service_fn(move |n: u32| {
+        assert!(end_handed_down().is_some());
+        let begun = audit.clone().call(n);
+        async move { begun.await }
+    }));
+    assert_eq!(service.oneshot(7).await.unwrap(), 7);
+}
+
+/// A retry whose pause ends in time, but whose task is polled later than that, is not sent any more.
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_polled_too_late_is_not_sent() {
+    use super::{ClientPlan, RetryPlan, client};
+    use crate::backoff::Backoff;
+    use crate::retry::RetryPolicy;
+
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(1_000 * MS);
+    let policy = RetryPolicy::builder().backoff(Backoff::constant(500 * MS)).build().unwrap();
+    plan.retry = RetryPlan::Policy(policy);
+    let stack = client(&plan).unwrap();
+    let service = stack.layer(service_fn(|_: u32| async {
+        Err::<u32, _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+    }));
+    let mut call = std::pin::pin!(service.oneshot(1));
+    assert!(futures_util::poll!(call.as_mut()).is_pending());
+    tokio::time::advance(1_001 * MS).await;
+    let error = call.await.unwrap_err();
+    assert!(error.is::<std::io::Error>(), "{error:?}");
+    let stats = stack.backend().unwrap().stats();
+    assert_eq!((stats.admitted, stats.expired), (1, 0), "{stats:?}");
+}
+
+/// Over HTTP as elsewhere; the total timeout ends the wait in any case.
+#[cfg(feature = "http")]
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_waits_for_a_backend_as_long_as_the_patience() {
+    use http::{Request, Response};
+
+    use super::{BackendPlan, ClientPlan, client};
+
+    let mut plan = ClientPlan::new("db");
+    plan.total_timeout = Some(2_000 * MS);
+    plan.backend = Some(BackendPlan { patience: Some(300 * MS), ..BackendPlan::fixed(1) });
+    let stack = client(&plan).unwrap().http();
+    let service =
+        stack.layer(service_fn(|_: Request<()>| pending::<Result<Response<()>, BoxError>>()));
+    let mut hangs = Box::pin(service.clone().oneshot(Request::default()));
+    assert!(futures_util::poll!(hangs.as_mut()).is_pending());
+    let began = tokio::time::Instant::now();
+    let error = service.oneshot(Request::default()).await.unwrap_err();
+    let why = Rejection::find(&*error).unwrap();
+    assert_eq!((why.kind(), why.layer()), (RejectionKind::DeadlineExceeded, LayerKind::Admission));
+    let took = began.elapsed();
+    assert!((300 * MS..=305 * MS).contains(&took), "{took:?}");
+}

@@ -25,7 +25,7 @@
 //!
 //! | [`client`] | why there |
 //! |---|---|
-//! | **total timeout** | bounds the retries and their pauses, too; what is left is told to all inside |
+//! | **total timeout** | bounds the retries and their pauses, too; with a backend all inside go by it, and what is inside of the hedge sees it in the context of the request |
 //! | **retry**, with a budget: **the backend's headroom** | each attempt below is one call |
 //! | rate limit | retries are limited like first attempts; waiting for it takes no place in flight; whose token would come too late does not wait |
 //! | **admission** | each attempt is admitted, a retry too; inside of the limit, so that nobody who waits for that is counted as sent |
@@ -186,9 +186,8 @@
 //! [`failure_budget`](crate::failure_budget), [`idempotency`](crate::idempotency),
 //! [`conditioner`](crate::conditioner). *Readiness.* As ready as the inner service; with a rate limit or a
 //! backend always, since those wait inside of the call. *Sharing.* All services of one layer and its clones share its objects.
-//! *Time.* That of a client's call counts from its first poll where its [`context`](ClientLayer::context) keeps nothing,
-//! as by default, and there is a backend, which has the same reading of the clock; else from `call`. That of a server's call
-//! counts from its first poll if there is a backend and the request has no deadline. The clock is looked at when a layer
+//! *Time.* That of a call counts from its first poll if there is a backend, which has the same reading of the clock, and the
+//! request has no deadline of its own; else from `call`. The clock is looked at when a layer
 //! needs it in that poll, or else at its end; not at all, if the call has been answered by then.
 //! *Refusals.* Of a client with a backend, they say how that was: whose deadline passes while everything fails learns that the
 //! backend is down ([`RejectionDetail::Backend`](crate::RejectionDetail::Backend)).
@@ -228,6 +227,7 @@ mod server_tests;
 mod shared;
 #[cfg(all(test, feature = "config", not(buttress_loom)))]
 mod stress_tests;
+mod tell_end;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
 #[cfg(feature = "serde")]

@@ -6,6 +6,7 @@ use super::attempts::{Attempts, Sends};
 use super::client::ClientLayer;
 use super::part::Part;
 use super::shared::{Limited, limited};
+use super::tell_end::TellEndLayer;
 use crate::admission::{Admission, AdmissionLayer};
 use crate::backend::Backend;
 use crate::circuit_breaker::CircuitBreakerLayer;
@@ -28,7 +29,8 @@ type Outer<C, P, X, R> = Stack<
 >;
 
 /// Around one attempt.
-type Inner<C, X, R, F> = Stack<F, Stack<CircuitBreakerLayer<C, R>, TimeoutLayer<X, R>>>;
+type Inner<C, X, R, F> =
+    Stack<F, Stack<CircuitBreakerLayer<C, R>, Stack<TimeoutLayer<X, R>, TellEndLayer<X>>>>;
 
 pub(super) type Client<C, P, X, R, F> = Stack<Inner<C, X, R, F>, Outer<C, P, X, R>>;
 
@@ -164,7 +166,10 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
     fn inner(&self) -> Inner<C, X, R, F::Layer> {
         let breaker = CircuitBreakerLayer::maybe(self.parts.breaker.clone());
         let breaker = breaker.classify(self.classify.clone()).on_reject(self.reject.clone());
-        let inner = Stack::new(breaker, self.timeout(self.parts.attempt.map(Timeout::of_attempts)));
+        let attempt = self.timeout(self.parts.attempt.map(Timeout::of_attempts));
+        // Inside of all that keeps copies of the request: an empty context is not copied.
+        let tell = TellEndLayer { context: self.context.clone() };
+        let inner = Stack::new(breaker, Stack::new(attempt, tell));
         Stack::new(self.faults.layer(&self.reject), inner)
     }
 }

@@ -352,7 +352,7 @@ impl<C: Clone, X: Clone, R: Clone, I: Part<R>, F: Part<R>> ServerLayer<C, X, R, 
         let parts = &self.parts;
         // With an admission the deadline that it reads is the caller's own; it tells those inside when the timeout ends.
         let timeout = match &parts.admission {
-            Some(_) => parts.timeout.map(Timeout::of_waits),
+            Some(_) => parts.timeout.map(Timeout::counted_from_poll),
             None => parts.timeout,
         };
         let timeout = TimeoutLayer::maybe(timeout);

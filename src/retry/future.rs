@@ -16,7 +16,7 @@ use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
 use super::{Attempt, Replay};
 use crate::classify::Classify;
-use crate::clock::Tick;
+use crate::clock::{Tick, end_handed_down};
 use crate::name::LayerKind;
 use crate::observe::{CallSpan, LET_THROUGH, Observers, WaitSpan};
 use crate::outcome::{Outcome, Verdict};
@@ -178,6 +178,11 @@ fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Shared>)
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers, tally }
 }
 
+/// A retry that could not end in time is none, whoever would end it.
+fn until(deadline: Option<Tick>) -> Option<Tick> {
+    [deadline, end_handed_down()].into_iter().flatten().min()
+}
+
 fn shared<S, K: Keep<S>>(shared: &Option<Ref<K>>) -> Option<&Shared> {
     shared.as_deref().map(AsRef::as_ref)
 }
@@ -329,7 +334,7 @@ where
         let error = result.as_ref().and_then(|result| result.as_ref().err());
         let judged = respect_refusal(verdict, error, self.plan.name);
         let mut this = self.project();
-        let terms = terms(this.plan, *this.deadline, shared::<S, K>(this.shared));
+        let terms = terms(this.plan, until(*this.deadline), shared::<S, K>(this.shared));
         let mut fresh = Progress::first();
         let progress = this.slow.as_mut().map_or(&mut fresh, |slow| &mut slow.progress);
         // Where a response is at stake the copy must be good now; else it may still become so during the
@@ -405,7 +410,7 @@ where
         let StateProj::Readying { again } = this.state.as_mut().project() else {
             return Poll::Ready(None);
         };
-        let terms = terms(this.plan, *this.deadline, shared::<S, K>(this.shared));
+        let terms = terms(this.plan, until(*this.deadline), shared::<S, K>(this.shared));
         let slow = this.slow.get_or_insert_with(|| Slow::boxed(Progress::first()));
         let stop = match again.inner.poll_ready(cx) {
             Poll::Ready(Ok(())) if terms.has_passed() => Stop::Deadline,

@@ -86,7 +86,8 @@
 //! **Time.** A retry is not started if the pause, or the pause and an
 //! [expected attempt](RetryPolicyBuilder::expected_attempt_time), would not end before the deadline: the last
 //! result is returned at once. The deadline is the earlier of the policy's and the one the request
-//! carries, and is never extended; HTTP requests take it along to the layers inside
+//! carries, and is never extended; around a backend of [`presets::client`](crate::presets::client) the end of the total
+//! timeout of whoever polls the call is one, too. HTTP requests take it along to the layers inside
 //! ([`Replay::set_deadline`]). A wish of the callee beyond
 //! [`max_retry_after`](RetryPolicyBuilder::max_retry_after) ends the run, too. An attempt in flight at the
 //! deadline is cut off, and the call answered with a `DeadlineExceeded` refusal. Attempt timeouts count

@@ -38,11 +38,9 @@ pub struct Timeout {
 #[repr(usize)]
 enum Of {
     Calls,
-    /// Calls, and who is inside reads the clock at the first poll, too.
+    /// Calls, and who is inside reads the clock at the first poll, too. The deadline in their context stays their own; those
+    /// inside of an admission are [told](crate::context::tell_end) of the end.
     CallsFromPoll,
-    /// The same, of calls that wait inside for as long as their own deadline says, if they have one: it stays in their
-    /// context. Who is inside of the wait is told by the admission.
-    Waits,
     /// One attempt of several.
     Attempts,
 }
@@ -80,28 +78,15 @@ impl Timeout {
         Self { of: Of::Attempts, ..self }
     }
 
-    /// Counted from the first poll, where nobody inside can see the end earlier than that; who is inside and asks for
-    /// the time then gets the same reading.
+    /// Counted from the first poll and only handed down; who is inside and asks for the time then gets the same reading.
     pub(crate) const fn counted_from_poll(self) -> Self {
         Self { of: Of::CallsFromPoll, ..self }
     }
 
-    /// Counted from the first poll, and only handed down: the deadline that an admission inside reads is the caller's own.
-    pub(crate) const fn of_waits(self) -> Self {
-        Self { of: Of::Waits, ..self }
-    }
-
-    /// Whether the context is told when it ends.
+    /// A call without a deadline ends some time after its first poll.
     #[inline]
-    pub(super) const fn is_told(&self) -> bool {
-        !matches!(self.of, Of::Waits)
-    }
-
-    /// A call without a deadline that goes to somebody who sees none ends some time after its first poll.
-    #[inline]
-    pub(super) fn begins_later(&self, context: &Context, seen: bool) -> Option<Duration> {
-        let seen = seen && self.is_told();
-        self.after.filter(|_| self.is_handed_down() && !seen && context.deadline().is_none())
+    pub(super) fn begins_later(&self, context: &Context) -> Option<Duration> {
+        self.after.filter(|_| self.is_handed_down() && context.deadline().is_none())
     }
 
     /// As a layer.
@@ -209,7 +194,7 @@ impl Timeout {
     /// The layers inside are told when it ends.
     #[inline]
     pub(super) const fn is_handed_down(&self) -> bool {
-        matches!(self.of, Of::CallsFromPoll | Of::Waits)
+        matches!(self.of, Of::CallsFromPoll)
     }
 
     /// When a call that starts now has to end; `Err` if that has passed.

@@ -72,7 +72,7 @@ where
             Some(timeout) => {
                 let context = self.context.context(&req);
                 let reject = self.reject.remember(&req);
-                let end = match timeout.begins_later(&context, self.context.keeps()) {
+                let end = match timeout.begins_later(&context) {
                     Some(after) => End::later(timeout, after, &context),
                     None => self.end(timeout, context, &mut req),
                 };
@@ -102,7 +102,7 @@ impl<S, C, R> TimeoutService<S, C, R> {
             return End::past(timeout, &context);
         };
         if let Some(end) = end
-            && timeout.is_told()
+            && !timeout.is_handed_down()
             && context.deadline().map(Deadline::tick) != Some(end)
         {
             self.context.set_context(req, context.with_deadline(Deadline::at(end)));
