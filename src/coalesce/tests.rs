@@ -505,7 +505,7 @@ where
         begun.recv_timeout(soon).unwrap();
         let wait = || scope.spawn(|| users.run_blocking(7, || panic!("one is under way")));
         let waiting = [wait(), wait()];
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         while users.stats().followed < 2 {
             assert!(begun.elapsed() < soon, "they do not wait: {:?}", users.stats());
             std::thread::yield_now();
