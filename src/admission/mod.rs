@@ -54,7 +54,8 @@
 //! - **Limit.** It grows while it is reached and
 //!   answers take less than three quarters of the target, and falls to no less than three quarters of what is
 //!   usually in flight when they take longer than the target: a tenth of what callers wait, from 2 to 4 times the
-//!   baseline, and even the quickest but one of the last sixteen wait in a queue; of those, where few come, only what came
+//!   baseline (a third for a [pool](crate::presets::ClientLayer::pool), where calls wait at one endpoint while others have
+//!   nothing to do), and even the quickest but one of the last sixteen wait in a queue; of those, where few come, only what came
 //!   within twice what callers wait counts, or while calls wait came within that before they began to, and the last four. Failures say nothing about latency, and a limit that is not used does not grow. As long as nothing is
 //!   known of what answers take, it is halved when a call is given up after a quarter of what callers wait, or later.
 //! - **More only for more.** Windows of answers, each as long as one takes or longer, show how many a second so many in

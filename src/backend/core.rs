@@ -111,6 +111,8 @@ pub(super) struct Core {
     pub(super) learns_quota: bool,
     /// It answers in this process, and lives: that there is no answer is that all take long.
     pub(super) local: bool,
+    /// Several answer, and each has a queue of its own.
+    pub(super) several: bool,
     pub(super) counts: Counts,
 }
 
@@ -162,6 +164,7 @@ impl Core {
             pace: Pace::new(),
             learns_quota: false,
             local: false,
+            several: false,
             counts: Counts::default(),
         }
     }

@@ -255,6 +255,23 @@ fn what_has_never_answered_in_time_is_asked_less() {
     assert_eq!(core.limit(), known);
 }
 
+/// With a queue before each of several, calls wait at one while others are free. At a tenth of what callers wait clients of a
+/// pool with capacity left held calls back, and sent them away in the end.
+#[test]
+fn where_each_of_several_has_a_queue_answers_may_take_a_third_of_what_callers_wait() {
+    for several in [false, true] {
+        let mut core = Core::new(None, 1000);
+        core.several = several;
+        let now = calls(&mut core, 0, 40, 100, End::Success);
+        let now = calls(&mut core, now, 40, 250, End::Success);
+        let known = if several { State::Up } else { State::Congested };
+        assert_eq!(core.state, known, "two and a half times as long as usual");
+        // ... but not for ever.
+        calls(&mut core, now, 40, 500, End::Success);
+        assert_eq!(core.state, State::Congested, "half of it");
+    }
+}
+
 /// A deadline of a second, and an answer after as long.
 fn late(core: &mut Core, now: u64) -> u64 {
     assert!(matches!(arrive(core, now, 1000), Arrival::Admitted), "limit {}", core.limit());

@@ -336,6 +336,11 @@ impl Backend {
         self.shared.core.lock().local = true;
     }
 
+    /// It is several, and each has a queue of its own.
+    pub(crate) fn be_several(&self) {
+        self.shared.core.lock().several = true;
+    }
+
     /// Calls a second that are sent, if it throttles; see [`learn_quota`](Self::learn_quota).
     ///
     /// ```

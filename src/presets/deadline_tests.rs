@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+use super::{ClientPlan, client};
 use crate::BoxError;
 use crate::admission::{Admission, AdmissionLayer};
+use crate::backend::BackendState;
 use crate::coalesce::Coalesce;
 use crate::name::LayerKind;
 use crate::rejection::{Rejection, RejectionKind};
@@ -49,6 +51,31 @@ async fn full() -> (Admission, tokio::task::JoinSet<()>) {
     tokio::task::yield_now().await;
     assert_eq!(admission.backend().stats().in_flight, 1);
     (admission, holds)
+}
+
+/// A share of what callers wait that depends on how many queues there are.
+#[tokio::test(start_paused = true)]
+async fn answers_of_a_pool_may_take_longer_than_those_of_one_server() {
+    let server = service_fn(|n: u32| async move {
+        tokio::time::sleep(n * MS).await;
+        Ok::<_, BoxError>(n)
+    });
+    let mut plan = ClientPlan::new("db");
+    (plan.total_timeout, plan.hedge) = (Some(1000 * MS), None);
+    for several in [false, true] {
+        let stack = client(&plan).unwrap();
+        let pool = stack.endpoints();
+        pool.extend([("a", server), ("b", server)]);
+        let service = match several {
+            true => Boxed::new(stack.pool(&pool)),
+            false => Boxed::new(stack.layer(server)),
+        };
+        for n in [100; 40].into_iter().chain([250; 40]) {
+            service.clone().oneshot(n).await.unwrap();
+        }
+        let known = if several { BackendState::Up } else { BackendState::Congested };
+        assert_eq!(stack.backend().unwrap().state(), known);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -142,6 +142,9 @@ impl<C: Clone, P: Clone, X: Clone, R: Clone, F: Part<R>> ClientLayer<C, P, X, R,
 
     fn outer(&self, pool: bool) -> Outer<C, P, X, R> {
         let parts = &self.parts;
+        if let Some(backend) = self.backend().filter(|_| pool) {
+            backend.be_several();
+        }
         let retry = parts.policy.map_or_else(RetryLayer::absent, |policy| parts.retry(policy));
         let retry = retry.classify(self.attempts()).replay(self.sends(pool));
         let retry = retry.on_reject(self.reject.clone());

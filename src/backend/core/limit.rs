@@ -23,6 +23,9 @@ const MANY: f64 = 0.25;
 const QUICKEST: f64 = 0.75;
 /// A queue that is to blame for it takes so much of what callers wait.
 const QUEUED: f64 = 0.125;
+/// Answers may take one in so many parts of what callers wait: in one queue, and where several answer and each has its own.
+const PART: f64 = 10.0;
+const PART_OF_SEVERAL: f64 = 3.0;
 /// More than this share is most of it.
 const MOST: f64 = 0.5;
 
@@ -55,11 +58,13 @@ impl Core {
     }
 
     /// How many times the baseline answers may take: twice, or a tenth of what callers wait. The second is the
-    /// same for all who share the backend, whatever each has taken for its baseline.
+    /// same for all who share the backend, whatever each has taken for its baseline. Of several it is a third: with a queue
+    /// before each of them calls wait at one while others have nothing to do, and are not too many for all that.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     fn target(&self) -> f64 {
-        let tenth = self.patience / 10.0 / (self.latency.baseline().max(1) as f64);
-        tenth.clamp(TARGET, 4.0)
+        let part = if self.several { PART_OF_SEVERAL } else { PART };
+        let part = self.patience / part / (self.latency.baseline().max(1) as f64);
+        part.clamp(TARGET, 4.0)
     }
 
     /// Answers take longer than this share of the target, and a queue can be the cause.
