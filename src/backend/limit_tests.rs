@@ -259,17 +259,17 @@ fn what_has_never_answered_in_time_is_asked_less() {
 /// pool with capacity left held calls back, and sent them away in the end.
 #[test]
 fn where_each_of_several_has_a_queue_answers_may_take_a_third_of_what_callers_wait() {
-    for several in [false, true] {
+    let slower = |several, took| {
         let mut core = Core::new(None, 1000);
         core.several = several;
         let now = calls(&mut core, 0, 40, 100, End::Success);
-        let now = calls(&mut core, now, 40, 250, End::Success);
-        let known = if several { State::Up } else { State::Congested };
-        assert_eq!(core.state, known, "two and a half times as long as usual");
-        // ... but not for ever.
-        calls(&mut core, now, 40, 500, End::Success);
-        assert_eq!(core.state, State::Congested, "half of it");
-    }
+        calls(&mut core, now, 20, took, End::Success);
+        core.state
+    };
+    assert_eq!(slower(false, 250), State::Congested);
+    assert_eq!(slower(true, 250), State::Up);
+    // ... but no longer than that.
+    assert_eq!(slower(true, 400), State::Congested);
 }
 
 /// A deadline of a second, and an answer after as long.

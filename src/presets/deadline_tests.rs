@@ -70,7 +70,7 @@ async fn answers_of_a_pool_may_take_longer_than_those_of_one_server() {
             true => Boxed::new(stack.pool(&pool)),
             false => Boxed::new(stack.layer(server)),
         };
-        for n in [100; 40].into_iter().chain([250; 40]) {
+        for n in [100; 40].into_iter().chain([250; 20]) {
             service.clone().oneshot(n).await.unwrap();
         }
         let known = if several { BackendState::Up } else { BackendState::Congested };
