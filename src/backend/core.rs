@@ -398,6 +398,14 @@ impl Core {
         (self.gap * PROBED).max(self.patience / share).min(self.patience) as u64
     }
 
+    /// For so long what was abandoned is perhaps worked on, all of it; but no longer than callers wait. Half of that at least:
+    /// what is done next makes room for one more that perhaps only lengthens a queue.
+    fn next_done(&self, now: Tick) -> u64 {
+        let next = self.zombies.peek().map_or(u64::MAX, |Reverse(due)| due.0.saturating_sub(now.0));
+        let patience = self.patience_nanos();
+        next.clamp(patience / 2, patience)
+    }
+
     /// It has said that it takes nothing before then.
     fn not_before(&self) -> Tick {
         let stopped = if self.pace.phase() == Phase::Stopped { self.pace.due() } else { Tick(0) };
@@ -421,7 +429,8 @@ impl Core {
                 }
                 // Perhaps it is only slow, and still works on what was sent: not more than is usual.
                 let many = silent && f64::from(self.in_flight) >= self.usual.max(2.0);
-                let pause = if many { self.patience_nanos() } else { self.probe_interval(silent) };
+                let done = if many { self.next_done(now) } else { 0 };
+                let pause = self.probe_interval(silent).max(done);
                 let next = Tick(now.0.saturating_add(pause));
                 self.state = State::Down { silent, next };
                 self.counts.probes += 1;

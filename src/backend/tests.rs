@@ -236,6 +236,50 @@ fn silence_is_an_outage_too() {
     assert!(matches!(core.state, State::Down { silent: true, .. }));
 }
 
+/// With as many out as was usual the next probe came after all that callers wait, and nobody saw for so long that the backend
+/// was back.
+#[test]
+fn a_silent_backend_is_asked_again_when_what_was_sent_is_done() {
+    let mut core = Core::new(None, 1000);
+    let now = calls(&mut core, 0, 50, 10, End::Success);
+    let (mut out, mut waiting, mut probes) = (Vec::new(), Vec::new(), Vec::new());
+    for ms in now..now + 5000 {
+        // Each is given up after 150 ms, and perhaps worked on for as long again.
+        out.retain(|&started| {
+            let stays = ms < started + 150;
+            if !stays {
+                finish(&mut core, started, ABANDONED, ms);
+            }
+            stays
+        });
+        let mut sent = out.len();
+        if ms % 10 == 0 {
+            match arrive(&mut core, ms, 1000) {
+                Arrival::Admitted => out.push(ms),
+                Arrival::Wait(key) => waiting.push(key),
+                other => panic!("{other:?}"),
+            }
+        }
+        waiting.retain(|key| match poll(&mut core, *key, ms) {
+            Turn::At(_) => true,
+            Turn::Settled(how) => {
+                if let Settled::Granted(_) = how {
+                    out.push(ms);
+                }
+                false
+            }
+        });
+        sent = out.len() - sent;
+        if ms >= now + 2000 {
+            assert!(core.in_flight <= 4, "{} out", core.in_flight);
+            probes.extend((0..sent).map(|_| ms));
+        }
+    }
+    assert!(matches!(core.state, State::Down { silent: true, .. }));
+    let longest = probes.windows(2).map(|two| two[1] - two[0]).max();
+    assert!(longest.is_some_and(|longest| longest < 700), "{longest:?} between {probes:?}");
+}
+
 #[test]
 fn an_abandoned_call_keeps_its_slot_as_long_as_it_was_waited_for() {
     let mut core = Core::new(None, 10);
