@@ -242,7 +242,7 @@ impl Core {
             && f64::from(self.in_flight) + 1.0 <= self.limit
             && !self.is_down()
             && self.throttled == 0
-            && (self.latency.is_near() || self.latency.ratio() < TARGET)
+            && !self.is_slower_than(1.0)
     }
 
     /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
