@@ -4,8 +4,8 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -267,6 +267,9 @@ async fn a_reading_that_nobody_took_is_gone_after_the_poll() {
 #[cfg(feature = "http")]
 #[tokio::test(start_paused = true)]
 async fn a_call_of_http_looks_at_it_once_and_copies_no_extensions() {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU32;
+
     use http::{Request, Response};
 
     use crate::{Context, Deadline};
