@@ -40,6 +40,7 @@ const MEMORY: f64 = 64.0;
 /// Answers before there is a rate, and the time they must be spread over.
 const ENOUGH: f64 = 16.0;
 const SPREAD: u64 = 5_000_000;
+const PLENTY: f64 = 256.0;
 /// Throttled in a row: nothing is taken at all.
 const ROW: u32 = 8;
 /// The callee is asked at least so often, whatever it says; and if it says nothing.
@@ -78,8 +79,6 @@ pub(crate) struct Pace {
     change: u32,
     /// What was answered since then, a throttled call only if it was sent since then, too.
     since: Tick,
-    /// While it is measured: sent since then.
-    asked: f64,
     taken: f64,
     throttled: f64,
     counted: f64,
@@ -95,15 +94,12 @@ pub(crate) struct Pace {
     throttled_at: Tick,
     raised_at: Tick,
     lowered_at: Tick,
-    /// Sent and throttled since the last one that was taken, and the rate before; zero if nothing was taken ever since it
-    /// throttles.
-    tried: u32,
+    /// Throttled since the last one that was taken, and the rate before; zero if nothing was taken ever since it throttles.
     row: u32,
     before: f64,
     taken_at: Tick,
-    /// What an answer takes, and one that refuses.
+    /// What an answer takes.
     latency: f64,
-    refusal: f64,
     pause: u64,
     /// The turn to ask that was given last, while nothing is taken and it has not been answered.
     asking: Option<u64>,
@@ -118,7 +114,6 @@ impl Pace {
             saved: Saved::new(),
             change: 0,
             since: Tick(0),
-            asked: 0.0,
             taken: 0.0,
             throttled: 0.0,
             counted: 0.0,
@@ -131,12 +126,10 @@ impl Pace {
             throttled_at: Tick(0),
             raised_at: Tick(0),
             lowered_at: Tick(0),
-            tried: 0,
             row: 0,
             before: 0.0,
             taken_at: Tick(0),
             latency: 0.0,
-            refusal: 0.0,
             pause: 0,
             asking: None,
         }
@@ -201,26 +194,6 @@ impl Pace {
         Tick(self.next)
     }
 
-    /// When a call may go that waits behind so many others.
-    pub(crate) fn turn(&mut self, before: u64, now: Tick) -> Tick {
-        let next = self.next(now);
-        Tick(next.0.saturating_add(self.each().saturating_mul(before)))
-    }
-
-    /// The time between two turns.
-    fn each(&self) -> u64 {
-        match self.phase {
-            Phase::Free | Phase::Measuring => 0,
-            Phase::Limiting => self.interval(),
-            Phase::Stopped => self.pause,
-        }
-    }
-
-    /// How many turns that had come can be taken later, but at least the last.
-    pub(crate) fn saved(&self) -> u64 {
-        self.saved.span().checked_div(self.each()).map_or(1, |turns| turns.max(1))
-    }
-
     /// What is too old to count is forgotten, also if nobody calls.
     pub(crate) fn age(&mut self, now: Tick) {
         self.forget_single(now);
@@ -230,10 +203,8 @@ impl Pace {
     /// The next turn is given to a call.
     #[inline]
     pub(crate) fn take(&mut self, now: Tick) {
-        self.tried = self.tried.saturating_add(1);
         match self.phase {
-            Phase::Free => {}
-            Phase::Measuring => self.asked += 1.0,
+            Phase::Free | Phase::Measuring => {}
             Phase::Limiting => {
                 let interval = self.interval();
                 self.saved.spend(now.0.saturating_sub(self.next), interval, now);
@@ -259,8 +230,7 @@ impl Pace {
             return;
         }
         match self.phase {
-            Phase::Free => {}
-            Phase::Measuring => self.asked -= 1.0,
+            Phase::Free | Phase::Measuring => {}
             Phase::Limiting => {
                 let earliest = now.0.saturating_sub(self.saved.span());
                 self.next = self.next.saturating_sub(self.interval()).max(earliest);
@@ -273,7 +243,6 @@ impl Pace {
     #[inline]
     pub(crate) fn taken(&mut self, sent: Tick, now: Tick) {
         self.forget_single(now);
-        learn(&mut self.latency, sent, now);
         if self.phase != Phase::Free {
             self.answered(sent, now);
         }
@@ -287,18 +256,17 @@ impl Pace {
         }
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "times")]
     fn answered(&mut self, sent: Tick, now: Tick) {
+        let took = now.0.saturating_sub(sent.0) as f64;
+        self.latency += (took - self.latency) / if self.latency == 0.0 { 1.0 } else { 16.0 };
         self.taken_at = now;
-        (self.tried, self.row) = (0, 0);
+        self.row = 0;
         self.run += 1.0;
-        if sent < self.since && self.phase == Phase::Measuring {
-            return;
-        }
         self.taken += 1.0;
         self.counted += 1.0;
         self.fade();
-        let short = now.0.saturating_sub(self.counted_at.0) < SPREAD;
-        if self.counted >= COUNTED && !short && self.phase == Phase::Limiting {
+        if self.counted >= COUNTED && self.phase == Phase::Limiting {
             self.measured = rate(self.counted, self.counted_at, now);
             (self.counted, self.counted_at) = (0.0, now);
         }
@@ -342,11 +310,10 @@ impl Pace {
     pub(crate) fn refused(&mut self, sent: Tick, hint: Option<Duration>, now: Tick) {
         self.forget_single(now);
         self.throttled_at = now;
-        learn(&mut self.refusal, sent, now);
         match self.phase {
             Phase::Free => {
                 self.phase = Phase::Measuring;
-                (self.tried, self.row, self.taken_at) = (0, 0, now);
+                (self.row, self.taken_at, self.latency) = (0, now, 0.0);
                 self.begin(now);
             }
             _ if sent < self.since => {}
@@ -373,8 +340,7 @@ impl Pace {
     }
 
     fn begin(&mut self, now: Tick) {
-        (self.asked, self.taken, self.throttled) = (0.0, 0.0, 0.0);
-        (self.counted, self.run) = (0.0, 0.0);
+        (self.taken, self.throttled, self.counted, self.run) = (0.0, 0.0, 0.0, 0.0);
         (self.since, self.raised_at, self.counted_at) = (now, now, now);
         self.measured = RATES.1;
     }
@@ -385,24 +351,13 @@ impl Pace {
         }
     }
 
-    /// Refusals come sooner than answers: those had time to come.
-    #[expect(clippy::cast_precision_loss, reason = "times")]
-    fn is_heard(&self, now: Tick) -> bool {
-        now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency
-    }
-
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a latency")]
     fn measure(&mut self, now: Tick) {
-        // Until then none of those that were sent since could have been refused.
-        let heard = Tick(self.since.0.saturating_add(self.refusal as u64));
-        let short = now.0.saturating_sub(heard.0) < SPREAD;
-        if self.taken + self.throttled < ENOUGH || short {
+        let answers = self.taken + self.throttled;
+        let short = now.0.saturating_sub(self.since.0) < SPREAD;
+        if answers < ENOUGH || (short && answers < PLENTY) {
             return;
         }
-        // What is not refused is taken: to wait for the answers would take as long as they do.
-        let kept = rate(self.asked, self.since, now) - rate(self.throttled, heard, now);
-        let known = rate(self.taken + 0.5, self.since, now);
-        self.rate = kept.max(known).clamp(RATES.0, RATES.1);
+        self.rate = rate(self.taken + 0.5, self.since, now).clamp(RATES.0, RATES.1);
         self.before = if self.taken > 0.0 { self.rate } else { 0.0 };
         self.phase = Phase::Limiting;
         self.saved = Saved::new();
@@ -438,7 +393,9 @@ impl Pace {
         }
         self.fade();
         let share = self.taken / (self.taken + self.throttled);
-        if share < WRONG && self.throttled >= if self.is_heard(now) { SURE } else { CERTAIN } {
+        // Refusals come sooner than answers: not before those had time to come.
+        let heard = now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency;
+        if share < WRONG && self.throttled >= if heard { SURE } else { CERTAIN } {
             let least = (self.rate / 4.0).max(self.before / 32.0).max(RATES.0);
             self.rate = (self.rate * share).max(least).min(self.rate);
             self.next = now.0.saturating_add(self.interval());
@@ -451,9 +408,7 @@ impl Pace {
     fn stop(&mut self, hint: Option<Duration>, now: Tick) {
         let silent = now.0.saturating_sub(self.taken_at.0);
         let long = (3.0 * self.latency) as u64 + self.interval().saturating_mul(4);
-        // As long as most are neither, they may have been taken, and only not be answered yet.
-        let open = self.tried / 2 > self.row;
-        if self.row < ROW || silent < long || open {
+        if self.row < ROW || silent < long {
             return;
         }
         self.phase = Phase::Stopped;
@@ -472,14 +427,6 @@ impl Pace {
         let pause = hint.map_or(guess, nanos);
         pause.max(self.interval()).clamp(1_000_000, longest)
     }
-}
-
-/// What answers take, of one more.
-#[inline]
-#[expect(clippy::cast_precision_loss, reason = "times")]
-fn learn(latency: &mut f64, sent: Tick, now: Tick) {
-    let took = now.0.saturating_sub(sent.0) as f64;
-    *latency += (took - *latency) / if *latency == 0.0 { 1.0 } else { 16.0 };
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a time")]

@@ -22,8 +22,6 @@ mod pause_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod played;
 #[cfg(all(test, not(buttress_loom)))]
-mod quota_tests;
-#[cfg(all(test, not(buttress_loom)))]
 mod scenario_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod start_tests;
@@ -320,9 +318,8 @@ impl Backend {
         RetryBudget::of_backend(self.clone())
     }
 
-    /// From now on what it throttles (429, or unavailable with a `Retry-After`) shows how many calls a second it takes from
-    /// this process: no more are sent, and those that are most important and most urgent. Until it throttles one, nothing
-    /// is held back. Without this, a 429 that does not say when to come again lowers how many are in flight. Not for a
+    /// From now on what it throttles (429, or unavailable with a `Retry-After`) shows how many calls a second it takes from this process: no more are
+    /// sent, and those that are most important and most urgent. Until it throttles one, nothing is held back. Not for a
     /// server's own handlers, where one caller over its quota would hold back the others.
     ///
     /// ```

@@ -369,39 +369,6 @@ fn however_long_it_says_it_is_asked_every_half_minute_and_if_it_says_nothing_soo
     }
 }
 
-/// An answer of a call from before the quota had everything sent again.
-#[test]
-fn a_late_answer_of_a_call_from_before_the_quota_says_nothing_of_it() {
-    let (mut pace, now) = stopped(None);
-    let due = pace.due();
-    pace.taken(tick(0), tick(now));
-    assert_eq!((pace.phase(), pace.due()), (Phase::Stopped, due));
-}
-
-/// Everything was sent until the first answer of a call that was taken could be known, or nothing any more because there was
-/// none.
-#[test]
-fn a_quota_is_measured_as_quickly_as_calls_are_refused_however_long_answers_take() {
-    let mut pace = Pace::new();
-    pace.taken(tick(0), tick(10 * SECONDS));
-    let mut sent = 0;
-    for ms in 20 * SECONDS.. {
-        if pace.phase() == Phase::Limiting {
-            break;
-        }
-        // One of ten is taken, and its answer is far.
-        for n in 0..10 {
-            pace.take(tick(ms));
-            sent += 1;
-            if n > 0 {
-                pace.refused(tick(ms), None, tick(ms + 1));
-            }
-        }
-    }
-    within("sent", f64::from(sent), 20.0, 200.0);
-    within("the rate", pace.rate().unwrap(), 500.0, 2000.0);
-}
-
 #[test]
 fn after_silence_it_forgets() {
     let mut world = World::new(Callee::new(70.0, 10.0), 1, 140.0);

@@ -1,9 +1,9 @@
 //! The quota that is learned, and the share that is refused here; without clock and timer.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::line::{Line, Place};
 use crate::backoff::Random;
 use crate::clock::Tick;
 use crate::pace::{Pace, Phase};
@@ -13,6 +13,8 @@ const BUCKETS: usize = 20;
 const ENOUGH: f64 = 10.0;
 /// At least one call in this time is sent, so that it is seen when the backend is well again.
 const PROBE: u64 = 1_000_000_000;
+/// A turn that was given back can be taken for so long after it came.
+const SAVED: u64 = 100_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -38,12 +40,11 @@ pub(super) enum End {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// At once, by the pace as it has changed so often.
+    /// At once, or at that time, when it is to ask with [`Core::again`].
     Go {
+        at: Tick,
         change: u32,
     },
-    /// It is to ask with [`Core::again`] then.
-    Wait(Place),
     /// The quota has no room before then.
     NoRoom(Tick),
     /// By chance, because so many failed.
@@ -73,7 +74,9 @@ pub(super) struct Counts {
 pub(super) struct Core {
     limits: Limits,
     pub(super) pace: Pace,
-    line: Line,
+    /// Turns of those who left, and the change that they are of.
+    free: BinaryHeap<Reverse<Tick>>,
+    free_since: u32,
     buckets: [Bucket; BUCKETS],
     sent_at: Option<Tick>,
     random: Random,
@@ -90,7 +93,8 @@ impl Core {
         Self {
             limits,
             pace: Pace::new(),
-            line: Line::default(),
+            free: BinaryHeap::new(),
+            free_since: 0,
             buckets: [Bucket::default(); BUCKETS],
             sent_at: None,
             random,
@@ -103,6 +107,7 @@ impl Core {
 
     pub(super) fn reset(&mut self) {
         self.pace.reset();
+        self.free.clear();
         self.buckets = [Bucket::default(); BUCKETS];
     }
 
@@ -121,6 +126,7 @@ impl Core {
         }
         if !limits.quota && self.phase() != Phase::Free {
             self.pace.reset();
+            self.free.clear();
         }
         if let Some(random) = random {
             self.random = random;
@@ -224,62 +230,45 @@ impl Core {
             let _ = self.pace.next(now);
             return Answer::Shed;
         }
-        self.turn(None, deadline, now, now)
+        self.turn(deadline, now, now)
     }
 
-    /// It has a place since `arrived`, and was to ask again.
+    /// Its turn has come, or was moved while it waited, since `arrived`. `None` if it can go.
     pub(super) fn again(
         &mut self,
-        place: Place,
+        (turn, change): (Tick, u32),
         deadline: Option<Tick>,
         arrived: Tick,
         now: Tick,
-    ) -> Answer {
+    ) -> Option<Answer> {
         if deadline.is_some_and(|at| at <= now) {
             // It was woken too late: nobody waits for it any longer.
-            self.line.leave(place);
+            self.give_back(change, turn, now);
             self.counts.expired += 1;
-            return Answer::Expired;
+            return Some(Answer::Expired);
         }
-        self.turn(Some(place), deadline, arrived, now)
+        (self.pace.change() != change).then(|| self.turn(deadline, arrived, now))
     }
 
-    fn turn(
-        &mut self,
-        had: Option<Place>,
-        deadline: Option<Tick>,
-        arrived: Tick,
-        now: Tick,
-    ) -> Answer {
-        self.line.advance(&mut self.pace, now);
-        if let Some(place) = had {
-            if self.line.take(place) {
-                return Answer::Go { change: self.pace.change() };
+    fn turn(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
+        let next = self.pace.next(now);
+        let free = self.first_free(now).filter(|free| *free <= next);
+        let at = free.unwrap_or(next).max(now);
+        if at > now {
+            self.pace.wait(now);
+            let latest = Tick(arrived.0.saturating_add(self.limits.max_wait));
+            if at > latest || deadline.is_some_and(|deadline| at >= deadline) {
+                self.counts.no_room += 1;
+                return Answer::NoRoom(at);
             }
-            // It moves up to the turn of one who has left, if there is any.
-            self.line.leave(place);
+            self.counts.waited += u64::from(arrived == now);
         }
-        let latest = Tick(arrived.0.saturating_add(self.limits.max_wait));
-        let in_time = |at| at <= latest && deadline.is_none_or(|deadline| at < deadline);
-        let mut place = self.line.next(&mut self.pace, now);
-        if place.0 > now && had.is_some() && !in_time(place.0) {
-            // Not for those before it who should have asked by now.
-            self.line.forget(now);
-            place = self.line.next(&mut self.pace, now);
+        if free.is_some() {
+            self.free.pop();
+        } else {
+            self.pace.take(now);
         }
-        let (at, _) = place;
-        if at <= now {
-            self.line.go(place, &mut self.pace, now);
-            return Answer::Go { change: self.pace.change() };
-        }
-        self.pace.wait(now);
-        if !in_time(at) {
-            self.counts.no_room += 1;
-            return Answer::NoRoom(at);
-        }
-        self.counts.waited += u64::from(had.is_none());
-        self.line.enter(place);
-        Answer::Wait(place)
+        Answer::Go { at, change: self.pace.change() }
     }
 
     pub(super) fn sent(&mut self, now: Tick) {
@@ -287,14 +276,32 @@ impl Core {
         self.sent_at = Some(now);
     }
 
-    /// It waits for its turn no more.
-    pub(super) fn leave(&mut self, place: Place) {
-        self.line.leave(place);
+    /// It is not sent after all. The next call gets this very turn: at the end of the row it would again wait too
+    /// long for those who leave early, and nobody would ever come to a turn.
+    pub(super) fn give_back(&mut self, change: u32, turn: Tick, now: Tick) {
+        let paced = matches!(self.pace.phase(), Phase::Limiting | Phase::Stopped);
+        if paced && self.pace.change() == change {
+            // Those that are void or over go first.
+            let _ = self.first_free(now);
+            self.free.push(Reverse(turn));
+        }
     }
 
-    /// It had its turn, and is not sent after all.
-    pub(super) fn give_back(&mut self, change: u32, now: Tick) {
-        self.pace.give_back(change, now);
+    /// The first turn that was given back and can be taken.
+    fn first_free(&mut self, now: Tick) -> Option<Tick> {
+        if self.free_since != self.pace.change() {
+            self.free_since = self.pace.change();
+            self.free.clear();
+        }
+        // While nothing is taken turns are few: one is kept until somebody asks.
+        let oldest = match self.pace.phase() {
+            Phase::Stopped => 0,
+            _ => now.0.saturating_sub(SAVED),
+        };
+        while self.free.peek().is_some_and(|Reverse(turn)| turn.0 < oldest) {
+            self.free.pop();
+        }
+        self.free.peek().map(|Reverse(turn)| *turn)
     }
 
     pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
@@ -310,19 +317,11 @@ impl Core {
             bucket.requests += 1.0;
             bucket.accepts += f64::from(u8::from(end == End::Taken));
         }
-        let (before, change) = (self.phase(), self.pace.change());
         match end {
             // A failure was taken, too: it is no quota that it met.
             End::Taken | End::Failed => self.pace.taken(sent, now),
             End::Refused(hint) if self.limits.quota => self.pace.refused(sent, hint, now),
             End::Refused(_) | End::Ignored => {}
-        }
-        if before == Phase::Stopped && change != self.pace.change() {
-            match self.phase() {
-                Phase::Stopped => self.line.void(),
-                // Who waits sleeps until long after its turn would come now.
-                _ => self.line.clear(),
-            }
         }
     }
 }

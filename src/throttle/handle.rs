@@ -104,7 +104,7 @@ impl Shared {
         let why = match why {
             Answer::NoRoom(at) => new(RejectionKind::RateLimited).with_retry_after(at.since(now)),
             Answer::Expired => new(RejectionKind::DeadlineExceeded),
-            Answer::Shed | Answer::Go { .. } | Answer::Wait(_) => new(RejectionKind::Overloaded),
+            Answer::Shed | Answer::Go { .. } => new(RejectionKind::Overloaded),
         };
         if self.observers.see_refusals() {
             self.observers.emit(LayerKind::Throttle, self.name, EventKind::Rejected(&why));

@@ -124,12 +124,7 @@ impl Core {
             }
             End::TooMany => {
                 self.throttled = THROTTLED;
-                if self.learns_quota {
-                    // By the rate it is held to both a quota and what may be in flight; by what is in flight to no quota.
-                    self.pace.refused(started, None, now);
-                } else {
-                    self.ask_for_less(now);
-                }
+                self.ask_for_less(now);
             }
             End::Answered => {
                 self.succeeded(started, now);
