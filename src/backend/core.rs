@@ -242,7 +242,12 @@ impl Core {
             && f64::from(self.in_flight) + 1.0 <= self.limit
             && !self.is_down()
             && self.throttled == 0
-            && !self.is_slower_than(1.0)
+            && (self.latency.is_near() || self.latency.ratio() < TARGET || self.stays_as_it_is())
+    }
+
+    /// Answers are not so slow that a limit that is learned would fall.
+    fn stays_as_it_is(&self) -> bool {
+        !self.fixed && !self.is_slower_than(1.0)
     }
 
     /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.

@@ -261,13 +261,14 @@ fn retries_do_not_pay_for_themselves() {
 /// While errors made a queue, and not one for which the limit falls, what had failed was not tried again.
 #[test]
 fn retries_are_paid_until_answers_are_so_slow_that_the_limit_falls() {
-    for (took, paid) in [(30, true), (200, false)] {
-        let mut core = Core::new(None, 10);
+    // A limit that is fixed never falls.
+    for (fixed, took, paid) in [(None, 30, true), (None, 200, false), (Some(8), 30, false)] {
+        let mut core = Core::new(fixed, 10);
         let now = calls(&mut core, 0, 50, 10, End::Success);
         let now = calls(&mut core, now, 15, took, End::Success);
         while core.take_retry() {}
         calls(&mut core, now, 1, took, End::Success);
-        assert_eq!(core.take_retry(), paid, "with answers after {took} ms");
+        assert_eq!(core.take_retry(), paid, "with answers after {took} ms, {fixed:?}");
     }
 }
 

@@ -54,7 +54,7 @@ use crate::rejection::{Rejection, RejectionDetail, RejectionKind};
 ///
 /// It learns from what passes: how many calls can be in flight before answers take longer, how long they take
 /// when nothing is wrong, whether it is up. Retries that are paid with its [`retry_budget`](Self::retry_budget)
-/// stop when it has no headroom, before they hurt.
+/// stop when nothing more may be sent at once, or answers become slow, before they hurt.
 ///
 /// ```
 /// use buttress::{Backend, BackendState};
@@ -97,7 +97,7 @@ impl Shared {
 pub enum BackendState {
     /// Answers as usual.
     Up,
-    /// Answers take more than twice as long as usual, or too many calls are given up at their deadline.
+    /// Answers take more than twice as long as usual, or up to four times where that is little of what callers wait; or too many calls are given up at their deadline.
     Congested,
     /// Nothing answers, or everything fails. Single requests probe it.
     Down,
@@ -302,7 +302,8 @@ impl Backend {
         core.has_headroom(now)
     }
 
-    /// A budget for retries and hedges that is paid from headroom: each answer while there is some earns
+    /// A budget for retries and hedges that is paid from headroom: each answer while a place is free, nobody waits, and
+    /// answers are not so slow that the limit falls (if it is fixed: twice as slow as usual) earns
     /// one, up to three, and none is granted without; so does a failure, but not with a fixed limit, which is never
     /// down. While the backend is down retries are granted, for they wait with the others and are sent when it is
     /// up or as the next probe.

@@ -88,7 +88,8 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
 
     /// The layers around a pool: a retry goes to another endpoint than the attempt before it, and so does a
     /// [hedge](crate::hedge). That takes a [`context`](Self::context) that keeps what is written into it, as that of
-    /// `http` does.
+    /// `http` does. From then on answers may take longer before the limit of the layer's [backend](Self::backend) falls,
+    /// for all its services: see [`admission`](crate::admission).
     ///
     /// ```
     /// use buttress::presets::{ClientPlan, client};
