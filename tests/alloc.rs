@@ -566,9 +566,9 @@ fn a_client_with_a_pool() {
     service_costs_nothing("pool", service);
 }
 
-/// The stack writes the deadline and the number of the attempt into the request's extensions. Where there are none yet
-/// these are three boxes: the map, its table, its first entry; and three more in each copy, of which the retry keeps one,
-/// and the hedge another once it knows when it is due. The layers themselves allocate nothing.
+/// The stack writes the deadline into the extensions of the request that is sent. Where there are none yet these are three
+/// boxes: the map, its table, its first entry. A pool numbers its calls there before they are copied: three more in each copy,
+/// of which the retry keeps one, and the hedge another once it knows when it is due. The layers themselves allocate nothing.
 #[cfg(feature = "http")]
 #[test]
 fn a_client_of_http_allocates_what_the_context_of_its_requests_takes() {
@@ -592,19 +592,21 @@ fn a_client_of_http_allocates_what_the_context_of_its_requests_takes() {
     once.retry = RetryPlan::Never;
     let mut untold = whole.clone();
     (untold.total_timeout, untold.attempt_timeout) = (None, None);
-    for (what, plan, copies) in
-        [("whole", whole, [2, 3]), ("no retry", once, [1, 2]), ("no timeout", untold, [0, 0])]
-    {
-        let cost = copies.map(|n| n * context);
+    for (what, plan, alone, pooled) in [
+        ("whole", whole, [1, 1], [2, 3]),
+        // It is the retry that numbers calls.
+        ("no retry", once, [1, 1], [1, 1]),
+        ("no timeout", untold, [0, 0], [2, 3]),
+    ] {
+        let cost = alone.map(|n| n * context);
         let stack = client(&plan).unwrap().http();
         let service = stack.layer(inner);
         stack_costs(what, cost, stack.hedge(), service, get);
-        // A pool counts attempts, so that there is a context in any case where there may be two.
         let stack = client(&plan).unwrap().http();
         let pool = stack.endpoints();
         (0..3).for_each(|n| pool.insert(n.to_string(), inner));
         let service = stack.pool(&pool);
-        let cost = if what == "no timeout" { [2, 3].map(|n| n * context) } else { cost };
+        let cost = pooled.map(|n| n * context);
         stack_costs(&format!("{what}, pool"), cost, stack.hedge(), service, get);
     }
 }
