@@ -214,6 +214,12 @@ pub(crate) fn end_handed_down() -> Option<Tick> {
     }
 }
 
+/// The deadline of a call, or when what is polled is dropped if that is earlier.
+#[inline]
+pub(crate) fn until(deadline: Option<Tick>) -> Option<Tick> {
+    [deadline, end_handed_down()].into_iter().flatten().min()
+}
+
 /// What a layer outside has read a moment ago; else a reading. It stays there for the next layer.
 #[inline]
 pub(crate) fn at_hand() -> Tick {

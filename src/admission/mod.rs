@@ -124,8 +124,8 @@
 //! those took less than 10 µs; once one takes longer all are, until they are as quick again. The others take no
 //! lock either, only two atomic operations, if they are [`Critical`](crate::Criticality::Critical), as is the default,
 //! nothing is out of the ordinary, and less than half of the limit is in flight; and inside of the total timeout of
-//! [`presets::client`](crate::presets::client), as it is by default, they do not look at the clock at all, or, where a request is told when it has to be answered, once. A call that is not
-//! answered in that poll counts its time from the first look at the clock in it, at the latest its end. Who waits has a timer.
+//! [`presets::client`](crate::presets::client), as it is by default, they do not look at the clock at all, or, where a
+//! request is told when it has to be answered, once. A call that is not answered in that poll counts its time from the first look at the clock in it, at the latest its end. Who waits has a timer.
 //!
 //! # Order
 //!

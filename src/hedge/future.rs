@@ -95,12 +95,6 @@ fn is_lost<T, E>(verdict: &Verdict, result: &Result<T, E>) -> bool {
     }
 }
 
-/// Its own deadline, or the end that the layers outside have handed down if that is earlier.
-#[inline]
-pub(super) fn until(deadline: Option<Tick>) -> Option<Tick> {
-    [deadline, clock::end_handed_down()].into_iter().flatten().min()
-}
-
 type Answer<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Error>;
 
 impl<S, Req, C, R> ResponseFuture<S, Req, C, R>
@@ -180,7 +174,7 @@ where
         let since = clock::beginning();
         this.watch.started = since;
         let Stage::Waiting { .. } = this.stage else { return };
-        this.watch.deadline = until(this.watch.deadline);
+        this.watch.deadline = clock::until(this.watch.deadline);
         *this.stage = match shared.core.plan(this.watch.deadline, since) {
             Some(due) => Stage::Waiting { since, due, refused: 0 },
             None => {

@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::future::{ResponseFuture, Spare, Stage, until};
+use super::future::{ResponseFuture, Spare, Stage};
 use super::handle::{Shared, Watch};
 use crate::classify::{AnyError, Classify};
 use crate::clock::{self, UNREAD};
@@ -70,7 +70,7 @@ where
     let due = match started {
         UNREAD => shared.core.delay().map(|_| UNREAD),
         started => {
-            deadline = until(deadline);
+            deadline = clock::until(deadline);
             shared.core.plan(deadline, started)
         }
     };

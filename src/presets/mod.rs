@@ -20,8 +20,8 @@
 //! A server that loses half of its capacity for ten seconds, and clients that send everything three times, never come to
 //! rest again. So all that is in front of one backend shares what it knows of it ([`Backend`](crate::Backend)): requests
 //! wait on this side, the most important and most urgent first; what can no longer be answered in time is not sent; while
-//! the backend is down single requests probe it; and retries stop as soon as there is no place for them, or answers are so slow that fewer should be in flight. From the outside in,
-//! with the parts of the default in bold:
+//! the backend is down single requests probe it; and retries stop as soon as there is no place for them, or answers are so
+//! slow that fewer should be in flight. From the outside in, with the parts of the default in bold:
 //!
 //! | [`client`] | why there |
 //! |---|---|

@@ -14,7 +14,7 @@ use super::service::refuse;
 use super::shared::{Shared, now};
 use super::stamp::sealed::Stamp;
 use super::wait::{Grant, Through, Waiting};
-use crate::clock::{at_hand, end_handed_down};
+use crate::clock::{at_hand, until};
 use crate::context::{NoContext, ReadContext};
 use crate::deadline::Deadline;
 use crate::reject::Reject;
@@ -275,7 +275,7 @@ where
         };
         // Only who has to wait is asked for its deadline.
         let own = parts.mode.context.context(&req).deadline().map(Deadline::tick);
-        let by = [own, end_handed_down()].into_iter().flatten().min();
+        let by = until(own);
         let mut waiting = Waiting::new(through, n, Some(parts.mode.max)).until(by);
         let call = Call { inner, req, parts };
         match waiting.poll(cx) {

@@ -16,7 +16,7 @@ use super::progress::{Progress, Terms, respect_refusal};
 use super::service::Shared;
 use super::{Attempt, Replay};
 use crate::classify::Classify;
-use crate::clock::{Tick, end_handed_down};
+use crate::clock::{Tick, until};
 use crate::name::LayerKind;
 use crate::observe::{CallSpan, LET_THROUGH, Observers, WaitSpan};
 use crate::outcome::{Outcome, Verdict};
@@ -176,11 +176,6 @@ fn terms<'a>(plan: &'a Plan, deadline: Option<Tick>, shared: Option<&'a Shared>)
     let observers = shared.map_or(&NOBODY, |shared| &shared.observers);
     let tally = shared.map(|shared| &*shared.tally);
     Terms { policy: &plan.policy, deadline, name: plan.name, budget, observers, tally }
-}
-
-/// A retry that could not end in time is none, whoever would end it.
-fn until(deadline: Option<Tick>) -> Option<Tick> {
-    [deadline, end_handed_down()].into_iter().flatten().min()
 }
 
 fn shared<S, K: Keep<S>>(shared: &Option<Ref<K>>) -> Option<&Shared> {
