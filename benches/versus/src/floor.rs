@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -56,6 +57,44 @@ impl Service<Request<()>> for Answer {
     }
 }
 
+/// Ready at once, answers when it is asked for the second time: as soon as what is behind a network could.
+#[derive(Clone, Copy, Debug)]
+pub struct Later;
+
+impl Service<u64> for Later {
+    type Response = u64;
+    type Error = Oops;
+    type Future = Second;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Oops>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u64) -> Second {
+        Second { request, asked: false }
+    }
+}
+
+/// The answer of [`Later`].
+#[derive(Debug)]
+pub struct Second {
+    request: u64,
+    asked: bool,
+}
+
+impl Future for Second {
+    type Output = Result<u64, Oops>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.asked {
+            return Poll::Ready(Ok(self.request));
+        }
+        self.asked = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
 /// Ready at once, fails at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Fail;
@@ -106,6 +145,7 @@ pub fn cases() -> Vec<Case> {
     };
     vec![
         case("floor/bare service", || numbers(Answer, Hold::Reuse)).scales(),
+        case("floor/bare service, later", || numbers(Later, Hold::Reuse)),
         case(CAS, || {
             let word: &'static Word = Box::leak(Box::new(Word(AtomicU64::new(0))));
             numbers(

@@ -251,6 +251,11 @@ fn goals(results: &Results, fast: bool) -> Vec<Goal> {
     );
     goal("default client stack", "clock reads", AtMost(1.0), clock_reads(stack));
     goal("default client stack", "allocations", AtMost(0.0), allocations(stack));
+    let later = "stack/success, later/us";
+    goal("the same, answered later", "clock reads", AtMost(1.0), clock_reads(later));
+    goal("the same, answered later", "allocations", AtMost(0.0), allocations(later));
+    let http = "stack/success, http/us";
+    goal("the same, of HTTP", "allocations", AtMost(0.0), allocations(http));
 
     let over_identity = |of: fn(&str, &Results) -> Option<f64>| {
         Some(of("http/answer/us stack of 3", results)? - of("http/answer/identity", results)?)

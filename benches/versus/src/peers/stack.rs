@@ -14,10 +14,11 @@ use tower_resilience::timelimiter::TimeLimiterLayer;
 
 use super::retry::Attempts;
 use crate::case::{Callers, Case, Expect, Hold, Reuse, numbers, requests};
-use crate::floor::{Answer, Oops};
+use crate::floor::{Answer, Later, Oops};
 
 pub const TOWER: &str = "stack/success/tower stack of 5";
 pub const TOWER_HTTP: &str = "stack/success, http/tower stack of 5";
+pub const TOWER_LATER: &str = "stack/success, later/tower stack of 5";
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -35,14 +36,14 @@ where
 
 /// tower's, of which only the rate limit cannot be cloned.
 macro_rules! five {
-    () => {
+    ($inner:expr) => {
         ServiceBuilder::new()
             .load_shed()
             .rate_limit(1_000_000_000, Duration::from_secs(1))
             .concurrency_limit(10_000)
             .layer(tower_retry())
             .timeout(LONG)
-            .service(Answer)
+            .service($inner)
     };
 }
 
@@ -51,14 +52,15 @@ fn tower_retry() -> tower::retry::RetryLayer<Attempts> {
     tower::retry::RetryLayer::new(Attempts { left: 2, budget })
 }
 
-fn resilience<Req>()
--> impl Service<Req, Response = <Answer as Service<Req>>::Response, Error: Send + 'static, Future: Send>
+fn resilience<S, Req>(
+    inner: S,
+) -> impl Service<Req, Response = S::Response, Error: Send + 'static, Future: Send>
 + Clone
 + Send
 + 'static
 where
     Req: Clone + Send + 'static,
-    Answer: Service<Req, Error = Oops, Future: Send, Response: Send + 'static>,
+    S: Service<Req, Error = Oops, Future: Send, Response: Send + 'static> + Clone + Send + 'static,
 {
     let limiter = RateLimiterLayer::builder()
         .name("db")
@@ -86,20 +88,21 @@ where
         .max_tokens(100)
         .build()
         .expect("a valid configuration");
-    let retry = RetryLayer::<Req, <Answer as Service<Req>>::Response, Oops>::builder()
+    let retry = RetryLayer::<Req, S::Response, Oops>::builder()
         .max_attempts(3)
         .exponential_backoff(Duration::from_millis(100))
         .budget(budget)
         .build();
     let timeout = TimeLimiterLayer::builder().timeout_duration(LONG).build();
-    let service = timeout.layer(retry.layer(Answer));
+    let service = timeout.layer(retry.layer(inner));
     limiter.layer(breaker.layer(bulkhead.layer(service)))
 }
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new(TOWER, Expect::Allowed, || alone::<_, u64>(|| five!())),
-        Case::new(TOWER_HTTP, Expect::Allowed, || alone::<_, Request<()>>(|| five!())),
+        Case::new(TOWER, Expect::Allowed, || alone::<_, u64>(|| five!(Answer))),
+        Case::new(TOWER_LATER, Expect::Allowed, || alone::<_, u64>(|| five!(Later))),
+        Case::new(TOWER_HTTP, Expect::Allowed, || alone::<_, Request<()>>(|| five!(Answer))),
         Case::new("stack/success/tower stack of 4, no rate limit", Expect::Allowed, || {
             let service = ServiceBuilder::new()
                 .load_shed()
@@ -112,12 +115,17 @@ pub fn cases() -> Vec<Case> {
         .scales()
         .against(TOWER),
         Case::new("stack/success/tower-resilience stack of 5", Expect::Allowed, || {
-            numbers(resilience::<u64>(), Hold::Reuse)
+            numbers(resilience(Answer), Hold::Reuse)
         })
         .scales()
         .against(TOWER),
+        Case::new("stack/success, later/tower-resilience stack of 5", Expect::Allowed, || {
+            numbers(resilience(Later), Hold::Reuse)
+        })
+        .scales()
+        .against(TOWER_LATER),
         Case::new("stack/success, http/tower-resilience stack of 5", Expect::Allowed, || {
-            requests(resilience::<Request<()>>())
+            requests(resilience(Answer))
         })
         .scales()
         .against(TOWER_HTTP),

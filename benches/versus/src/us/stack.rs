@@ -8,8 +8,8 @@ use tower::Layer;
 
 use super::limit::plenty;
 use crate::case::{Callers, Case, Expect, Hold, fill, fill_with, numbers, requests};
-use crate::floor::Answer;
-use crate::peers::stack::{TOWER, TOWER_HTTP};
+use crate::floor::{Answer, Later};
+use crate::peers::stack::{TOWER, TOWER_HTTP, TOWER_LATER};
 
 /// So many that the backend's limit, its latency and the hedge's are known.
 const WARM: u64 = 1000;
@@ -19,6 +19,13 @@ fn stack(plan: &ClientPlan, hold: Hold) -> Callers {
     let service = client(plan).expect("a valid plan").layer(Answer);
     fill(&service, WARM);
     numbers(service, hold)
+}
+
+/// The same, of calls that are not answered in the poll in which they are sent.
+fn later() -> Callers {
+    let service = client(&ClientPlan::new("db")).expect("a valid plan").layer(Later);
+    fill(&service, WARM);
+    numbers(service, Hold::Reuse)
 }
 
 /// The same for requests of HTTP, each of which is told by when it has to be answered.
@@ -59,6 +66,10 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         case("stack/success/us full", || stack(&full(), Hold::Reuse)),
         case("stack/success/us pool", || pool(Hold::Reuse)),
+        Case::new("stack/success, later/us", Expect::Allowed, later)
+            .no_alloc()
+            .scales()
+            .against(TOWER_LATER),
         Case::new("stack/success, http/us", Expect::Allowed, http).scales().against(TOWER_HTTP),
     ]
 }
