@@ -97,7 +97,8 @@ impl Shared {
 pub enum BackendState {
     /// Answers as usual.
     Up,
-    /// Answers take more than twice as long as usual, or up to four times where that is little of what callers wait; or too many calls are given up at their deadline.
+    /// Answers take more than twice as long as usual, or up to four times where that is little of what callers wait;
+    /// or too many calls are given up at their deadline.
     Congested,
     /// Nothing answers, or everything fails. Single requests probe it.
     Down,
@@ -190,6 +191,7 @@ pub struct BackendStats {
     pub downs: u64,
 }
 
+/// So many may wait: a bound for memory, named on the page of [`admission`](crate::admission).
 const ROOM: usize = 10_000;
 
 impl Backend {
