@@ -8,6 +8,9 @@ use crate::error::ConfigError;
 
 /// An instant after which nobody waits for the answer any more.
 ///
+/// Without one each tier waits for its own timeout, and goes on with work whose result nobody will read: under overload
+/// that is all that it does.
+///
 /// Carried along with a request (in its extensions, where it is an `http::Request`), so that every
 /// layer can see whether it is worth starting something. Combining two keeps the earlier one: a
 /// deadline is never extended. It is local to this process; over a wire send what

@@ -52,6 +52,9 @@ use crate::rejection::{Rejection, RejectionDetail, RejectionKind};
 
 /// One backend as this process sees it, shared by everything in front of it. Clones are the same backend.
 ///
+/// Without one each mechanism guesses on its own: the retries do not know that calls wait already, and send a backend
+/// that is full still more of them.
+///
 /// It learns from what passes: how many calls can be in flight before answers take longer, how long they take
 /// when nothing is wrong, whether it is up. Retries that are paid with its [`retry_budget`](Self::retry_budget)
 /// stop when nothing more may be sent at once, or answers become slow, before they hurt.
@@ -195,8 +198,8 @@ pub struct BackendStats {
 const ROOM: usize = 10_000;
 
 impl Backend {
-    /// With a limit that is learned. It starts with 4 in flight, or with up to 32 of those that wait if the first answer is
-    /// slow, and doubles from there: [how it starts](crate::admission#how-it-decides).
+    /// With a limit that is learned. It starts with 4 in flight, or with up to 32 of those that wait if the first
+    /// answer is slow, and doubles from there: [how it starts](crate::admission#how-it-decides).
     ///
     /// ```
     /// assert_eq!(buttress::Backend::new("db").name(), "db");
@@ -291,8 +294,8 @@ impl Backend {
         BackendState::of(self.shared.core.lock().state)
     }
 
-    /// Whether more can be sent without anybody waiting longer for it: the limit is not reached, nobody waits,
-    /// answers take about as long as usual, of several calls that are out some have been answered lately, and it is not down,
+    /// Whether more can be sent without anybody waiting longer for it: the limit is not reached, nobody waits, answers
+    /// take about as long as usual, of several calls that are out some have been answered lately, and it is not down,
     /// nor recovering from having been down for as long as callers wait.
     ///
     /// ```
@@ -321,9 +324,10 @@ impl Backend {
         RetryBudget::of_backend(self.clone())
     }
 
-    /// From now on what it throttles (429, or unavailable with a `Retry-After`) shows how many calls a second it takes from this process: no more are
-    /// sent, and those that are most important and most urgent. Until it throttles one, nothing is held back. Not for a
-    /// server's own handlers, where one caller over its quota would hold back the others.
+    /// From now on what it throttles (429, or unavailable with a `Retry-After`) shows how many calls a second it takes
+    /// from this process: no more are sent, and those that are most important and most urgent. Until it throttles one,
+    /// nothing is held back. Not for a server's own handlers, where one caller over its quota would hold back the
+    /// others.
     ///
     /// ```
     /// let api = buttress::Backend::new("api");
@@ -485,8 +489,8 @@ impl Backend {
         self.shared.observers.emit(LayerKind::Admission, self.shared.name, kind);
     }
 
-    /// A call without a deadline comes. `true`: it is admitted, and need not be measured if it is answered in the poll in
-    /// which it is sent. Else it is to [`arrive`](Self::arrive).
+    /// A call without a deadline comes. `true`: it is admitted, and need not be measured if it is answered in the poll
+    /// in which it is sent. Else it is to [`arrive`](Self::arrive).
     #[inline]
     pub(crate) fn enter(&self, class: Criticality) -> bool {
         class == Criticality::Critical && self.shared.core.enter()

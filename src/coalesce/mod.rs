@@ -1,4 +1,5 @@
-//! Makes one call of several that ask for the same at the same time, and gives all of them its answer.
+//! Keeps an expired cache entry from becoming a thousand calls at once: makes one call of several that ask for the same
+//! at the same time, and gives all of them its answer.
 //!
 //! When an entry of a cache expires that a thousand requests a second read, all of them go to the database at
 //! once, which becomes slow, so still more pile up. Nine hundred and ninety-nine of those calls are superfluous.
@@ -88,12 +89,12 @@
 //! **Panics.** A panic of the call goes to the one who polls it; the others are refused
 //! ([`CallPanicked`](crate::RejectionKind::CallPanicked)). The next call of that key begins anew.
 //!
-//! **Sharing.** All services of all layers of one [`Coalesce`] share calls, and so does [`run`](Coalesce::run). Threads have
-//! [`run_blocking`](Coalesce::run_blocking) and share theirs with one another: a thread that waits cannot go on with a call that
-//! others leave, which may need their runtime. Stats and bounds are for all.
+//! **Sharing.** All services of all layers of one [`Coalesce`] share calls, and so does [`run`](Coalesce::run). Threads
+//! have [`run_blocking`](Coalesce::run_blocking) and share theirs with one another: a thread that waits cannot go on
+//! with a call that others leave, which may need their runtime. Stats and bounds are for all.
 //!
-//! **Nesting.** A call that waits for its own key waits for itself, polled or on a thread, and so do two that wait for each
-//! other's.
+//! **Nesting.** A call that waits for its own key waits for itself, polled or on a thread, and so do two that wait for
+//! each other's.
 //!
 //! **Cost.** A call with a key: two short locks of a shard of the table, two of the call for each poll, three
 //! allocations (four for an HTTP key); the clock is read only for requests with a deadline. The key is hashed once;

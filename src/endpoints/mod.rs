@@ -1,6 +1,9 @@
+//! Keeps one ill server of several from failing its share of the calls, or most of them: chooses for each call by how
+//! long calls take and how they end, and leaves out who fails.
+//!
 //! Several servers do the same work and one of them is ill. A client that spreads its calls evenly loses every
 //! n-th; one that prefers whoever is least busy loses more, because nobody is as quick as a server that only
-//! says 500. Here the choice knows how long calls take and how they end, and leaves out who fails.
+//! says 500.
 //!
 //! # Default
 //!
@@ -45,16 +48,16 @@
 //!
 //! # How it decides
 //!
-//! *Choice.* Four endpoints are drawn at random, and the one is taken where calls in flight, times their average
-//! time, come to less: of differences below a tenth chance decides. Averages are over some twenty calls. What a few of them
-//! took says less than what is in flight: answers of equal servers differ more than that, and a queue that was there when the
-//! last answer came need not be there now. A failure counts as 20 times the pool's typical answer (its geometric mean), and a
-//! call that hangs for as long as it has. What was learned fades towards the typical answer with
-//! [`memory`](EndpointsBuilder::memory), so that nobody is avoided for ever because of an old bad day. An endpoint
-//! that never got a call, or none for three times that long, gets the next first attempt, whatever the others have
-//! measured: no call corrects what is believed of one that gets none. Up to three calls that are out for longer than the
-//! memory do not count as long as later ones are answered: a long poll does not say that its endpoint hangs. More of them
-//! do: they are work that takes long.
+//! *Choice.* Four endpoints are drawn at random, and the one is taken where calls in flight, times their average time,
+//! come to less: of differences below a tenth chance decides. Averages are over some twenty calls. What a few of them
+//! took says less than what is in flight: answers of equal servers differ more than that, and a queue that was there
+//! when the last answer came need not be there now. A failure counts as 20 times the pool's typical answer (its
+//! geometric mean), and a call that hangs for as long as it has. What was learned fades towards the typical answer with
+//! [`memory`](EndpointsBuilder::memory), so that nobody is avoided for ever because of an old bad day. An endpoint that
+//! never got a call, or none for three times that long, gets the next first attempt, whatever the others have measured:
+//! no call corrects what is believed of one that gets none. Up to three calls that are out for longer than the memory
+//! do not count as long as later ones are answered: a long poll does not say that its endpoint hangs. More of them do:
+//! they are work that takes long.
 //!
 //! *Ejection.* An endpoint is ejected after [three](EndpointsBuilder::failures_in_row) failures in a row, or when
 //! its share of failures is so far above that of the others that chance does not explain it (four standard
@@ -67,13 +70,13 @@
 //! the time. The answer to a call from before the ejection takes nobody back.
 //!
 //! *Arrival.* An endpoint that is inserted while others answer starts as slowly, after the first call, which it gets at
-//! once. Those that come or return together are not held back for each other, nor for one that hangs or has ten times as
-//! much to do.
+//! once. Those that come or return together are not held back for each other, nor for one that hangs or has ten times
+//! as much to do.
 //!
-//! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again:
-//! the fault is then rarely theirs, and those that are left could not carry it. Two are drawn then, so that the first to
-//! answer again does not get every call. The first good answer of each
-//! takes it back, and it starts slowly beside those that are well, not beside those that are still down.
+//! *Limit.* At most [half](EndpointsBuilder::max_ejected) are left out. When more have failed, all are used again: the
+//! fault is then rarely theirs, and those that are left could not carry it. Two are drawn then, so that the first to
+//! answer again does not get every call. The first good answer of each takes it back, and it starts slowly beside those
+//! that are well, not beside those that are still down.
 //!
 //! *Retries.* An attempt after the first does not go where the one before it went, if there is another endpoint.
 //! It takes a [`Context`](crate::Context) with the number of the attempt and of the

@@ -1,4 +1,5 @@
-//! Answers in place of a refusal, and of a failure where it is told to.
+//! Keeps a part that can be spared from failing the whole: answers in place of a refusal, and of a failure where it is
+//! told to.
 //!
 //! A page is shown without its recommendations, a price from an hour ago is better than none. Written by hand at
 //! every call, such an answer also hides what it was not meant for: the bad request, the bug, the outage that

@@ -1,4 +1,5 @@
-//! Makes a second attempt when the first takes longer than nearly all answers do, and takes the first answer.
+//! Keeps the one slow answer in a hundred from being the one that is waited for: makes a second attempt when the first
+//! takes longer than nearly all answers do, and takes whichever answers first.
 //!
 //! One answer in a hundred is slow although nothing is wrong: a pause of a collector, a cold page, a busy
 //! neighbour. A page that asks a hundred times nearly always meets one. Another attempt would most likely be
@@ -35,23 +36,23 @@
 //!
 //! # How it decides
 //!
-//! **When.** After the 98th percentile of the answers of the last 10 seconds, or of the last thousand if those
-//! took longer; not before 24 answers, not before 1 ms. While there are fewer than 100, of which the slowest says little, it is
-//! at least what it would be if the logarithms of the answers' times were normal. The time of a first attempt counts whether it
-//! succeeds first or not: one that was given up, because the hedge won or the caller left, counts as "at least
-//! so long" (the estimator of Kaplan and Meier). Otherwise each hedge that wins would make the percentile
-//! lower, and the next hedges more. Failures do not count: they may be quick.
+//! **When.** After the 98th percentile of the answers of the last 10 seconds, or of the last thousand if those took
+//! longer; not before 24 answers, not before 1 ms. While there are fewer than 100, of which the slowest says little, it
+//! is at least what it would be if the logarithms of the answers' times were normal. The time of a first attempt counts
+//! whether it succeeds first or not: one that was given up, because the hedge won or the caller left, counts as "at
+//! least so long" (the estimator of Kaplan and Meier). Otherwise each hedge that wins would make the percentile lower,
+//! and the next hedges more. Failures do not count: they may be quick.
 //!
 //! **Whether.** Only if
 //! - the request can be copied, and may be sent twice: the classifier, asked about a call that was cut
 //!   off, says that it is safe;
 //! - the [gate](HedgeBuilder::gate) says that there is headroom;
-//! - not more calls miss their deadline than hedges rescue, and two in a hundred: that is no tail but a queue, and
-//!   each hedge makes it longer. (Calls without a deadline, or that cannot have a hedge, miss none; in a [client's stack](crate::presets::client) the total
-//!   timeout is one. Meanwhile a hedge costs all that can be
-//!   saved up, so that a few show whether it is still so.)
-//! - the calls so far have paid for it, a tenth of a hedge each, at most 5 saved up: when all calls are slow at
-//!   once, hedges are the last thing that helps. (Two in a hundred ask where there is time enough. What is paid is more,
+//! - not more calls miss their deadline than hedges rescue, and two in a hundred: that is no tail but a queue, and each
+//!   hedge makes it longer. (Calls without a deadline, or that cannot have a hedge, miss none; in a [client's
+//!   stack](crate::presets::client) the total timeout is one. Meanwhile a hedge costs all that can be saved up, so that
+//!   a few show whether it is still so.)
+//! - the calls so far have paid for it, a tenth of a hedge each, at most 5 saved up: when all calls are slow at once,
+//!   hedges are the last thing that helps. (Two in a hundred ask where there is time enough. What is paid is more,
 //!   because slow calls come in groups, and because more ask where the deadline comes soon after the delay.);
 //! - the [retry budget](HedgeBuilder::budget), if there is one, grants it;
 //! - a [lever](crate::Lever) does not hold it back.
@@ -83,14 +84,14 @@
 //! **Cancellation.** Dropping the future drops all attempts. A hedge that was granted and not sent is given
 //! back.
 //!
-//! **Blocking.** There is no form for threads: an attempt that has lost cannot be dropped there, and would hold its thread
-//! until it is answered.
+//! **Blocking.** There is no form for threads: an attempt that has lost cannot be dropped there, and would hold its
+//! thread until it is answered.
 //!
 //! **Sharing.** All services of all layers of one [`Hedge`] share latencies and budgets.
 //!
-//! **Cost.** Two looks at the clock, two atomic additions and the copy of the request; tokio's timer, inside of
-//! the future, once a call has to wait. No lock, and no allocation before there is a hedge. Twice a second one call takes the
-//! percentile anew (a few microseconds).
+//! **Cost.** Two looks at the clock, two atomic additions and the copy of the request; tokio's timer, inside of the
+//! future, once a call has to wait. No lock, and no allocation before there is a hedge. Twice a second one call takes
+//! the percentile anew (a few microseconds).
 //!
 //! # Order
 //!

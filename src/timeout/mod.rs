@@ -1,6 +1,7 @@
-//! Gives up on a call that takes too long, and does not start one that nobody waits for.
+//! Keeps a backend that hangs from taking its callers with it: ends a call that takes too long, and does not start one
+//! that nobody waits for.
 //!
-//! A backend that hangs takes its callers with it: each waits, holds its connection, its memory and its
+//! Without one each caller waits, holds its connection, its memory and its
 //! place, until none is left for the calls that would work. And a server that has fallen behind works for
 //! callers who have long gone, so it never catches up. A timeout bounds the wait; a deadline that travels
 //! with the request lets every layer see what of it is left.
@@ -49,18 +50,20 @@
 //! written into the context if it is earlier, so that the layers inside see it. An answer that is there
 //! when the future is polled counts, even if it is late.
 //!
-//! **Readiness.** Ready when the inner service is. Waiting for readiness is not bounded. A call that is refused since its
-//! deadline has passed does not reach the inner service, whose readiness, with the place in a limit that may go with it,
-//! stays for the next call on this instance, or until it is dropped.
+//! **Readiness.** Ready when the inner service is. Waiting for readiness is not bounded. A call that is refused since
+//! its deadline has passed does not reach the inner service, whose readiness, with the place in a limit that may go
+//! with it, stays for the next call on this instance, or until it is dropped.
 //!
 //! **Cancellation.** At the timeout the inner future is dropped first, then the answer is made. Dropping the
 //! future drops everything.
 //!
-//! **What is said.** Where a call is given up that waits for an [admission](crate::admission) inside, or was sent by it, or waits
-//! for a retry that the backend's headroom pays for, the refusal says how the backend was: [`RejectionDetail::Backend`](crate::RejectionDetail::Backend).
+//! **What is said.** Where a call is given up that waits for an [admission](crate::admission) inside, or was sent by
+//! it, or waits for a retry that the backend's headroom pays for, the refusal says how the backend was:
+//! [`RejectionDetail::Backend`](crate::RejectionDetail::Backend).
 //!
-//! **Blocking.** There is no form for threads: a call that blocks its thread cannot be ended from outside. Give its time to
-//! what blocks, a socket for one; `supervise::watchdog::with_watchdog_blocking` ends the wait for work that may go on unseen.
+//! **Blocking.** There is no form for threads: a call that blocks its thread cannot be ended from outside. Give its
+//! time to what blocks, a socket for one; `supervise::watchdog::with_watchdog_blocking` ends the wait for work that may
+//! go on unseen.
 //!
 //! **Sharing.** There is no state.
 //!
