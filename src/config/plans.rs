@@ -164,6 +164,7 @@ pub(super) fn endpoints_plan(block: Block<'_>) -> EndpointsPlan {
     plan.probe_after = block.time("probe_after").unwrap_or(plan.probe_after);
     plan.probe_after_max = block.time("probe_after_max").unwrap_or(plan.probe_after_max);
     plan.slow_start = block.time("slow_start").unwrap_or(plan.slow_start);
+    plan.memory = block.time("memory").unwrap_or(plan.memory);
     plan
 }
 

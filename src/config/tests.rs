@@ -117,9 +117,10 @@ fn the_page_says_the_defaults_that_plans_have() {
     let min_delay = hedge.min_delay.as_secs_f64();
     assert_eq!(said(HEDGE), [hedge.percentile, min_delay, hedge.extra_load]);
     let pool = EndpointsPlan::default();
-    let times = [pool.probe_after, pool.probe_after_max, pool.slow_start];
-    let [after, most, slow] = times.map(|time| time.as_secs_f64());
-    assert_eq!(said(ENDPOINTS), [pool.max_ejected, pool.failures_in_row.into(), after, most, slow]);
+    let times = [pool.probe_after, pool.probe_after_max, pool.slow_start, pool.memory];
+    let mut all = vec![pool.max_ejected, pool.failures_in_row.into()];
+    all.extend(times.map(|time| time.as_secs_f64()));
+    assert_eq!(said(ENDPOINTS), all);
 }
 
 /// A service that looks for its parts just before they are exchanged makes pools and hedges of those of before.

@@ -30,7 +30,17 @@ impl Default for Config {
     }
 }
 
-/// Builds [`Endpoints`]; every number has the default named there.
+/// Builds [`Endpoints`]; see [`Endpoints::builder`].
+///
+/// | setting | default | range |
+/// |---|---|---|
+/// | [`max_ejected`](Self::max_ejected) | 0.5 | 0 to below 1 |
+/// | [`failures_in_row`](Self::failures_in_row) | 3 | from 1 |
+/// | [`probe_after`](Self::probe_after) | 1 s | above 0 |
+/// | [`probe_after_max`](Self::probe_after_max) | 30 s | from `probe_after` |
+/// | [`slow_start`](Self::slow_start) | 2 s | from 0 |
+/// | [`memory`](Self::memory) | 10 s | above 0 |
+/// | [`seed`](Self::seed) | by chance | |
 ///
 /// ```
 /// use buttress::endpoints::Endpoints;
@@ -118,7 +128,8 @@ impl EndpointsBuilder {
     }
 
     /// After this time without a call, two thirds of what is remembered of an endpoint are forgotten, default
-    /// 10 s. After three times this all is, and the endpoint gets a call.
+    /// 10 s. After three times this all is, and the endpoint gets a call. Long against what a bad patch of a server
+    /// takes: shorter, and it is asked while it still is one; longer, and one that is well again is avoided.
     ///
     /// ```
     /// use buttress::endpoints::Endpoints;

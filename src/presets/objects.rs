@@ -119,6 +119,9 @@ pub struct EndpointsPlan {
     /// How long an endpoint that has returned, or come to others, takes to get its full share (2 s).
     #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
     pub slow_start: Duration,
+    /// After this time without a call, two thirds of what is known of an endpoint are forgotten (10 s).
+    #[cfg_attr(feature = "serde", serde(with = "super::wire::time"))]
+    pub memory: Duration,
 }
 
 impl Default for EndpointsPlan {
@@ -130,6 +133,7 @@ impl Default for EndpointsPlan {
             probe_after: config.probe_after,
             probe_after_max: config.probe_after_max,
             slow_start: config.slow_start,
+            memory: config.memory,
         }
     }
 }
@@ -147,6 +151,7 @@ impl EndpointsPlan {
             .probe_after(self.probe_after)
             .probe_after_max(self.probe_after_max)
             .slow_start(self.slow_start)
+            .memory(self.memory)
     }
 }
 

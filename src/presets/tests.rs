@@ -498,6 +498,7 @@ fn no_plan_takes_numbers_that_are_none() {
         ("failures_in_row", pool(|p| p.failures_in_row = 0)),
         ("probe_after", pool(|p| p.probe_after = Duration::ZERO)),
         ("probe_after_max", pool(|p| p.probe_after_max = ms(1))),
+        ("memory", pool(|p| p.memory = Duration::ZERO)),
         ("ratio", ratio(f64::NAN)),
         ("ratio", ratio(0.0)),
         ("failure_rate", breaker(|p| p.failure_rate = Some(f64::NAN))),
@@ -529,6 +530,7 @@ async fn the_longest_times_are_as_good_as_none() {
     plan.endpoints.slow_start = Duration::MAX;
     plan.endpoints.probe_after = Duration::MAX;
     plan.endpoints.probe_after_max = Duration::MAX;
+    plan.endpoints.memory = Duration::MAX;
     let stack = super::client(&plan).unwrap();
     let broken = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(3));
     let service = stack.layer(service_fn(move |n: u32| {
