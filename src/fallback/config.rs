@@ -9,7 +9,7 @@ use crate::observe::{Observe, Observers};
 ///
 /// | setting | default | range |
 /// |---|---|---|
-/// | [`max_in_flight`](Self::max_in_flight) | 1 000 000 | 1 to 1 000 000 |
+/// | [`max_in_flight`](Self::max_in_flight) | 1 000 000: as good as none | 1 to 1 000 000 |
 ///
 /// ```
 /// use buttress::fallback::Fallback;
@@ -31,8 +31,12 @@ impl FallbackBuilder {
         Self { name, max_in_flight: MOST, observers: Observers::default() }
     }
 
-    /// How many fallbacks are under way at most; further calls get their original result. What the
-    /// fallback calls can bear, when all calls come to it at once.
+    /// How many fallbacks are under way at most; further calls get their original result. Set it where the fallback
+    /// calls anything, to what that can bear when all calls come to it at once.
+    ///
+    /// The default, 1,000,000, is as good as none. A value is given at once and loads nothing, so a bound would only take
+    /// answers away; and what another service bears nobody knows but you: a guess that is too low fails calls that could
+    /// have been answered, one that is too high looks like protection.
     ///
     /// ```
     /// use buttress::fallback::Fallback;

@@ -85,7 +85,8 @@
 //!
 //! - **Not more load on something shared.** Reading the database when the cache is down is how the database goes
 //!   down. A value, or data that is already here, loads nothing. Where another service is asked, bound it with
-//!   [`max_in_flight`](FallbackBuilder::max_in_flight) and put a breaker of its own around it.
+//!   [`max_in_flight`](FallbackBuilder::max_in_flight), which is as good as unbounded until you do: only you know what
+//!   that service bears. And put a breaker of its own around it.
 //! - **Not only in an emergency.** What the normal mode also does (a failover to an endpoint that always has its
 //!   share of the load) is better than a fallback. If it has to be one, make it run regularly: trip the breaker
 //!   inside with `force_open`, or inject refusals.
