@@ -23,6 +23,9 @@ use crate::timeout::Timeout;
 /// A client's layers as one; [the module](super) has their order. Made by [`client`]; every service it wraps
 /// shares its objects.
 ///
+/// As it is made its `context` is [`NoContext`]: `http` or [`context`](Self::context) tells it where requests carry their
+/// deadline and their criticality, see [`client`].
+///
 /// ```
 /// use buttress::presets::{ClientLayer, ClientPlan, client};
 /// use buttress::BoxError;
@@ -53,6 +56,11 @@ pub struct ClientLayer<C = AnyError, P = CloneRequest, X = NoContext, R = AsErro
 }
 
 /// The layers of a plan.
+///
+/// They know nothing of what a request carries until `http` (for `http::Request`) or [`context`](ClientLayer::context)
+/// tells them where it is. Without one the plan's times are the only deadlines, all calls are
+/// [`Critical`](crate::Criticality::Critical), so that none goes before another, and what is sent inside does not know
+/// which attempt it is: in a [pool](ClientLayer::pool) a retry may go to the endpoint that has just failed.
 ///
 /// # Errors
 /// If a value is out of range, or the plan has a lint that is an error.
@@ -223,7 +231,9 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
         }
     }
 
-    /// Where requests carry their deadline, a [`ReadContext`](crate::ReadContext).
+    /// Where requests carry their deadline and criticality, a [`ReadContext`](crate::ReadContext). A closure reads them;
+    /// what the stack writes for the layers inside (which attempt it is, of which call) needs a type with
+    /// [`set_context`](crate::ReadContext::set_context).
     ///
     /// ```
     /// use buttress::presets::{ClientPlan, client};

@@ -17,6 +17,26 @@ use crate::hedge::Hedge;
 use crate::rate_limit::RateLimiter;
 
 /// What [`Live::pool`] makes of the endpoints `S`, of a client with the types that follow.
+///
+/// ```
+/// use buttress::config::{ClientStack, Loader};
+/// use buttress::presets::{Faults, LivePool, Part};
+/// use buttress::retry::CloneRequest;
+/// use buttress::{AnyError, AsError, BoxError, NoContext};
+/// use tower::{service_fn, util::BoxCloneSyncService};
+/// type Server = BoxCloneSyncService<u32, u32, BoxError>;
+/// type Drill = <Faults as Part<AsError>>::Layer;
+/// // By name, in a type of our own.
+/// struct Doubles {
+///     service: LivePool<Server, AnyError, CloneRequest, NoContext, AsError, Drill>,
+/// }
+/// let stacks = Loader::empty().set("clients.double.backend", "learned").load()?.stacks();
+/// let stack: ClientStack = stacks.client("double")?;
+/// let pool = stack.endpoints();
+/// pool.insert("one", Server::new(service_fn(|n: u32| async move { Ok(2 * n) })));
+/// let doubles = Doubles { service: stack.pool(&pool) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub type LivePool<S, C, P, X, R, F> =
     LiveService<EndpointsService<S, C, X, R>, Client<C, P, X, R, F>>;
 

@@ -35,6 +35,22 @@ type Inner<C, X, R, F> =
 pub(super) type Client<C, P, X, R, F> = Stack<Inner<C, X, R, F>, Outer<C, P, X, R>>;
 
 /// What [`ClientLayer::pool`] makes of the endpoints `S`, of a [`ClientLayer`] with the types that follow.
+///
+/// ```
+/// use buttress::BoxError;
+/// use buttress::presets::{ClientPlan, PoolService, client};
+/// use tower::{service_fn, util::BoxCloneSyncService};
+/// type Server = BoxCloneSyncService<u32, u32, BoxError>;
+/// // By name, in a type of our own.
+/// struct Doubles {
+///     service: PoolService<Server>,
+/// }
+/// let stack = client(&ClientPlan::new("double"))?;
+/// let pool = stack.endpoints();
+/// pool.insert("one", Server::new(service_fn(|n: u32| async move { Ok(2 * n) })));
+/// let doubles = Doubles { service: stack.pool(&pool) };
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 pub type PoolService<
     S,
     C = AnyError,
@@ -92,17 +108,25 @@ impl<C, P, X, R, F> ClientLayer<C, P, X, R, F> {
     /// for all its services: see [`admission`](crate::admission).
     ///
     /// ```
-    /// use buttress::presets::{ClientPlan, client};
-    /// use tower::{ServiceExt, service_fn};
+    /// # #[cfg(feature = "http")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), buttress::BoxError> {
-    /// let double = service_fn(|n: u32| async move { Ok::<_, std::io::Error>(2 * n) });
-    /// let stack = client(&ClientPlan::new("double"))?;
+    /// use buttress::presets::{ClientPlan, client};
+    /// use http::{Request, Response};
+    /// use tower::{ServiceExt, service_fn};
+    /// let server = |status: u16| {
+    ///     service_fn(move |_: Request<String>| async move { Response::builder().status(status).body(()) })
+    /// };
+    /// let stack = client(&ClientPlan::new("search"))?.http();
     /// let pool = stack.endpoints();
-    /// pool.extend([("one", double), ("two", double)]);
-    /// assert_eq!(stack.pool(&pool).oneshot(4).await?, 8);
+    /// pool.extend([("ill", server(503)), ("well", server(200))]);
+    /// // Whichever is asked first: if that is the one that is ill, the retry goes to the other.
+    /// let answer = stack.pool(&pool).oneshot(Request::default()).await?;
+    /// assert_eq!(answer.status(), 200);
     /// # Ok(())
     /// # }
+    /// # #[cfg(not(feature = "http"))]
+    /// # fn main() {}
     /// ```
     pub fn pool<S>(&self, endpoints: &Endpoints<S>) -> PoolService<S, C, P, X, R, F::Layer>
     where
