@@ -56,6 +56,12 @@ pub trait Classify<Req, Res, Err> {
     /// Judges a call that was cut off because it took too long, so there is no result. Unless
     /// overridden a transient failure of which nobody can tell whether it took effect; the ready-made
     /// classifiers that do not look at requests call it safe to retry, as they do any other timeout.
+    ///
+    /// ```
+    /// use buttress::{AnyError, Classify, RetryHint};
+    /// let verdict = Classify::<(), (), std::io::Error>::expired(&AnyError, ());
+    /// assert!(matches!(verdict.retry, RetryHint::Safe { .. }));
+    /// ```
     fn expired(&self, ticket: Self::Ticket) -> Verdict {
         drop(ticket);
         Verdict::failure(FailureClass::Transient).with_retry(RetryHint::Unknown { after: None })

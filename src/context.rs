@@ -275,6 +275,25 @@ impl Default for Context {
 /// );
 /// assert_eq!(read.context(&Job { urgent: true }).criticality(), Criticality::CriticalPlus);
 /// ```
+///
+/// A closure only reads. Where layers write it, too (an earlier deadline, the number of an attempt), it takes a type:
+///
+/// ```
+/// use buttress::{Context, ReadContext};
+/// struct Query { context: Context }
+/// struct InQuery;
+/// impl ReadContext<Query> for InQuery {
+///     fn context(&self, query: &Query) -> Context {
+///         query.context
+///     }
+///     fn set_context(&self, query: &mut Query, context: Context) {
+///         query.context = context;
+///     }
+/// }
+/// let mut query = Query { context: Context::new() };
+/// InQuery.set_context(&mut query, Context::new().with_attempt(2));
+/// assert_eq!(InQuery.context(&query).attempt(), 2);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not read the context of requests of type `{Req}`",
     note = "use a closure `|request: &Request| -> Context`, or `buttress::http::extensions()` for HTTP requests"

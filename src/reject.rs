@@ -18,11 +18,24 @@ use crate::rejection::Rejection;
 /// | [`respond_with`] | unchanged | fallbacks, own envelopes |
 ///
 /// ```
-/// use buttress::{AsTyped, Error, LayerKind, Reject, Rejection, RejectionKind};
+/// use buttress::{LayerKind, Reject, Rejection, RejectionKind};
+/// /// Answers, so that the error type of the service stays.
+/// struct Apologise;
+/// impl<Req, E> Reject<Req, String, E> for Apologise {
+///     type Error = E;
+///     fn reject(&self, _: Req, why: Rejection) -> Result<String, E> {
+///         Ok(format!("sorry: {why}"))
+///     }
+///     fn reject_sent(&self, why: Rejection) -> Option<Result<String, E>> {
+///         Some(Ok(format!("sorry, perhaps it was done: {why}")))
+///     }
+///     fn map_err(error: E) -> E {
+///         error
+///     }
+/// }
 /// let why = Rejection::new(RejectionKind::Overloaded, LayerKind::RateLimit, "api");
-/// let refused: Result<(), Error<std::io::Error>> =
-///     Reject::<(), (), std::io::Error>::reject(&AsTyped, (), why);
-/// assert!(refused.is_err());
+/// let answer = Reject::<u32, String, std::io::Error>::reject(&Apologise, 7, why);
+/// assert!(answer.unwrap().starts_with("sorry: overloaded"));
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot turn a refusal into `Result<{Res}, _>` for a service with error `{Err}`",
@@ -78,6 +91,12 @@ pub trait Reject<Req, Res, Err> {
 )]
 pub trait Remember<Req>: Clone {
     /// What refuses this request later.
+    ///
+    /// ```
+    /// use buttress::{AsError, Remember};
+    /// // An error needs nothing of the request.
+    /// assert_eq!(AsError.remember(&"a request"), AsError);
+    /// ```
     #[must_use]
     #[inline]
     fn remember(&self, req: &Req) -> Self {

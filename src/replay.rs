@@ -104,6 +104,52 @@ impl RetryOverride {
 /// let small = |upload: &Vec<u8>| (upload.len() <= 1024).then(|| upload.clone());
 /// assert!(small.try_replay(&vec![0; 2000]).is_none());
 /// ```
+///
+/// With all that a request can say:
+///
+/// ```
+/// use buttress::Deadline;
+/// use buttress::retry::{Attempt, Replay, RetryOverride};
+/// #[derive(Clone, Copy, PartialEq)]
+/// enum Upload { IsRead, IsKept, IsLost }
+/// #[derive(Clone)]
+/// struct Job { upload: Upload, by: Option<Deadline>, attempt: u32, once: bool, key: Option<String> }
+///
+/// struct Jobs;
+/// impl Replay<Job> for Jobs {
+///     fn try_replay(&self, job: &Job) -> Option<Job> {
+///         Some(job.clone())
+///     }
+///     fn can_send(&self, copy: &Job) -> bool {
+///         copy.upload == Upload::IsKept
+///     }
+///     fn is_lost(&self, copy: &Job) -> bool {
+///         copy.upload == Upload::IsLost
+///     }
+///     fn deadline(&self, job: &Job) -> Option<Deadline> {
+///         job.by
+///     }
+///     fn attempt(&self, job: &Job) -> Attempt {
+///         Attempt(job.attempt)
+///     }
+///     fn overrides(&self, job: &Job) -> Option<RetryOverride> {
+///         job.once.then(RetryOverride::never)
+///     }
+///     fn set_deadline(&self, job: &mut Job, deadline: Deadline) {
+///         job.by = Some(deadline);
+///     }
+///     fn begin(&self, job: &mut Job) {
+///         job.key.get_or_insert_with(|| "the same for all attempts".into());
+///     }
+///     fn mark(&self, job: &mut Job, attempt: Attempt) {
+///         job.attempt = attempt.0;
+///     }
+/// }
+/// let mut job = Job { upload: Upload::IsRead, by: None, attempt: 1, once: true, key: None };
+/// Jobs.begin(&mut job);
+/// assert!(!Jobs.can_send(&job) && !Jobs.is_lost(&job), "not yet");
+/// assert_eq!(Jobs.overrides(&job), Some(RetryOverride::never()));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot replay requests of type `{Req}`",
     note = "requests that are not `Clone` need `.replay(|request: &{Req}| -> Option<{Req}> {{ ... }})`",

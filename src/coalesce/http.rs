@@ -19,6 +19,19 @@ use crate::http::{Buffered, CRITICALITY, Extensions, Fill, TIMEOUT_MS};
 use crate::key::Key;
 
 /// The layer of [`Coalesce::http`].
+///
+/// ```
+/// use buttress::coalesce::{Coalesce, HttpCoalesceLayer, ReadKey, Reads};
+/// use http::header::USER_AGENT;
+/// // What is shared, `V` and `O`, the service inside decides.
+/// fn for_browsers<V, O>(pages: &Coalesce<ReadKey, V, O>) -> HttpCoalesceLayer<V, O>
+/// where
+///     V: Send + Sync + 'static,
+///     O: Send + 'static,
+/// {
+///     pages.http(Reads::new().ignoring(USER_AGENT))
+/// }
+/// ```
 pub type HttpCoalesceLayer<V, O> = CoalesceLayer<ReadKey, V, O, Reads, BufferResponse, Extensions>;
 
 impl<V, O> Coalesce<ReadKey, V, O>

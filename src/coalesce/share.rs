@@ -11,8 +11,15 @@ use crate::error::BoxError;
 ///
 /// ```
 /// use buttress::coalesce::{CloneResponse, Share};
-/// let both = <CloneResponse as Share<u32, std::io::Error>>::pass(Ok(7));
-/// assert_eq!(both.unwrap(), 7);
+/// use std::io::Error;
+/// type Copies = CloneResponse;
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// // A result that several wait for: kept once, and a copy made for each.
+/// let kept = Share::<u32, Error>::share(&Copies::default(), Ok(7)).await.unwrap();
+/// assert_eq!(<Copies as Share<u32, Error>>::unshare(kept).unwrap(), 7);
+/// // One that nobody can wait for.
+/// assert_eq!(<Copies as Share<u32, Error>>::pass(Ok(8)).unwrap(), 8);
+/// # });
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot give `Result<{Res}, {Err}>` to several callers",
@@ -43,9 +50,14 @@ pub trait Share<Res, Err> {
 ///
 /// ```
 /// use buttress::coalesce::{ErrorsShared, ShareError};
-/// let error = std::io::Error::other("broken");
-/// let alone = <ErrorsShared as ShareError<std::io::Error>>::pass(error);
-/// assert_eq!(alone.to_string(), "broken");
+/// use std::io::Error;
+/// let kept = <ErrorsShared as ShareError<Error>>::share(Error::other("broken"));
+/// for _ in 0..2 {
+///     let mine = <ErrorsShared as ShareError<Error>>::unshare(kept.clone());
+///     assert_eq!(mine.to_string(), "broken");
+/// }
+/// let alone = <ErrorsShared as ShareError<Error>>::pass(Error::other("broken for one"));
+/// assert_eq!(alone.to_string(), "broken for one");
 /// ```
 pub trait ShareError<Err> {
     /// What is kept.

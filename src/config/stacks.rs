@@ -57,9 +57,23 @@ pub struct Stacks {
 }
 
 /// The layers of a client, with a place for faults.
+///
+/// ```
+/// use buttress::config::{ClientStack, Loader};
+/// let stacks = Loader::empty().set("clients.db.backend", "learned").load()?.stacks();
+/// let stack: ClientStack = stacks.client("db")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub type ClientStack = Live<ClientLayer<AnyError, CloneRequest, NoContext, AsError, Faults>>;
 
 /// The layers of a server, with a place for faults.
+///
+/// ```
+/// use buttress::config::{Loader, ServerStack};
+/// let stacks = Loader::empty().set("servers.api.timeout", "5s").load()?.stacks();
+/// let stack: ServerStack = stacks.server("api")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub type ServerStack = Live<ServerLayer<AnyError, NoContext, AsError, Absent, Faults>>;
 
 /// The keys that lead to the block of an object; the second is the object's name.

@@ -135,6 +135,46 @@ pub use redis::{EvictionPolicyError, RedisStore, RedisStoreBuilder};
 /// }
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(forget_old(&MemoryStore::default()));
 /// ```
+///
+/// What an owner and others ask of it:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::store::StoreError> {
+/// use buttress::store::{Begun, Claim, Fingerprint, Finish, MemoryStore, Outcome, RecordId, Resolution, Store};
+/// use std::sync::Arc;
+///
+/// let store = MemoryStore::default();
+/// let id = RecordId::of(b"tenant-7", b"order-1");
+/// let claim = || Claim::new(Fingerprint::of(b"10 EUR"), store.attempt());
+///
+/// // Claimed and given back: nothing has happened, and nothing is on record.
+/// let first = claim();
+/// store.begin(&id, &first).await?;
+/// store.release(&id, first.attempt).await?;
+/// assert_eq!(store.get(&id).await?, None);
+///
+/// // Claimed, held for a while, and then the owner does not know whether it happened.
+/// let second = claim();
+/// let Begun::Run { generation, .. } = store.begin(&id, &second).await? else { panic!("it is free") };
+/// store.renew(&id, second.attempt, second.lease, second.retention).await?;
+/// store.interrupt(&id, second.attempt, second.retention).await?;
+/// store.changed(&id, generation).await; // whoever waits for it is told
+///
+/// // Somebody has looked, and decides.
+/// let paid = Arc::new(Outcome::new(200, vec![], b"paid".to_vec()));
+/// store.resolve(&id, generation, Resolution::completed(Arc::clone(&paid))).await?;
+/// assert!(matches!(store.begin(&id, &claim()).await?, Begun::Done(_)));
+///
+/// // An owner that has gone without a word: its lease ends at once. This one is back, and knows.
+/// let (other, third) = (RecordId::of(b"tenant-7", b"order-2"), claim());
+/// store.begin(&other, &third).await?;
+/// store.abandon(&other, third.attempt);
+/// assert!(matches!(store.begin(&other, &claim()).await?, Begun::Interrupted(_)));
+/// assert_eq!(store.complete(&other, third.attempt, &paid, third.retention).await?, Finish::Applied);
+/// # Ok(())
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a store of executions",
     note = "implement `buttress::store::Store`, or use `MemoryStore`, `AnyStore` or an `Arc` of a store"

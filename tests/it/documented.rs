@@ -1,4 +1,4 @@
-//! Every public function and type shows how it is used, in an example that runs.
+//! Every public function, type and method of a trait shows how it is used, in an example that runs.
 
 use std::collections::HashSet;
 use std::fs;
@@ -34,9 +34,23 @@ fn is_public_function(line: &str) -> bool {
 /// The name of a public type that is declared there.
 fn public_type(line: &str) -> Option<&str> {
     let rest = line.trim_start().strip_prefix("pub ")?;
-    let kinds = ["struct ", "enum ", "trait ", "union "];
+    let kinds = ["struct ", "enum ", "trait ", "union ", "type "];
     let rest = kinds.iter().find_map(|kind| rest.strip_prefix(kind))?;
     rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+/// The name of the method that a line of a trait declares, if the trait begins with `indent`.
+fn method<'a>(line: &'a str, indent: &str) -> Option<&'a str> {
+    let rest = line.strip_prefix(indent)?.strip_prefix("    ")?;
+    let rest = rest.strip_prefix("async ").unwrap_or(rest).strip_prefix("fn ")?;
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+/// Whether an example calls or implements a method of that name.
+fn shows(comment: &str, name: &str) -> bool {
+    let mut examples = comment.split("```").skip(1).step_by(2);
+    let marks = [format!("fn {name}"), format!(".{name}("), format!("::{name}(")];
+    examples.any(|example| marks.iter().any(|mark| example.contains(mark)))
 }
 
 /// All words in what is re-exported: a type in a private module that is not among them cannot be named.
@@ -57,7 +71,7 @@ fn comment(lines: &[&str], at: usize) -> Option<String> {
             }
             open = (open + line.matches(']').count()).saturating_sub(line.matches('[').count());
         } else if line.starts_with("//") {
-            text.push_str(line);
+            text.insert_str(0, line);
         } else {
             break;
         }
@@ -117,4 +131,37 @@ fn every_public_type_has_an_example() {
         done.is_empty(),
         "these have one by now, or are gone: take them off the list:\n{done:#?}"
     );
+}
+
+/// The example of a trait may show them all; a method that it leaves out has its own.
+#[test]
+fn every_method_of_a_public_trait_has_an_example() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let texts: Vec<_> =
+        files.iter().map(|file| (file, fs::read_to_string(file).unwrap())).collect();
+    let names: HashSet<_> = texts.iter().flat_map(|(_, text)| exported(text)).collect();
+    let (mut seen, mut bare) = (0, Vec::new());
+    for (file, text) in &texts {
+        let lines: Vec<_> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let is_trait = line.trim_start().starts_with("pub trait ") && !line.ends_with("{}");
+            let name = public_type(line).filter(|_| is_trait);
+            let open = name.is_some_and(|name| file.ends_with("mod.rs") || names.contains(name));
+            let Some(of_trait) = comment(&lines, at).filter(|_| open) else { continue };
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let end = format!("{indent}}}");
+            let body = lines.iter().enumerate().skip(at + 1).take_while(|(_, line)| **line != end);
+            for (at, line) in body {
+                let Some(name) = method(line, indent) else { continue };
+                let Some(own) = comment(&lines, at) else { continue };
+                seen += 1;
+                if !own.contains("```") && !shows(&of_trait, name) {
+                    bare.push(format!("{}:{}: {name}", file.display(), at + 1));
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} were found");
+    assert!(bare.is_empty(), "without an example:\n{}", bare.join("\n"));
 }

@@ -206,6 +206,11 @@ impl<I: AsyncWrite + Unpin, F: Unpin> AsyncWrite for Looked<I, F> {
 ///         }
 ///     }
 /// }
+///
+/// let (clients, listener) = tokio::sync::mpsc::channel(16);
+/// clients.try_send(tokio::io::duplex(64).0).unwrap();
+/// // What a server does in the end: who is connected already is served.
+/// assert_eq!(Memory(listener).close(16).len(), 1);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a listener",
@@ -331,6 +336,16 @@ pub trait Handshake<I>: Clone + Send + Sync + 'static {
     type Stream: Connected;
 
     /// Runs in the connection's own task, under the limit for the first request's head.
+    ///
+    /// ```
+    /// use buttress::supervise::serve::{Handshake, Looked};
+    /// use tokio::io::DuplexStream;
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let hello = |stream: Looked<DuplexStream>| async move { Ok(stream) };
+    /// let (stream, _client) = tokio::io::duplex(64);
+    /// assert!(hello.start(Looked::blind(stream)).await.is_ok());
+    /// # });
+    /// ```
     fn start(&self, stream: I) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
