@@ -1,3 +1,6 @@
+//! Keeps a callee that is down from holding up its callers: refuses at once for a while instead of calling, and finds
+//! out by a few probes when it is well again.
+//!
 //! A callee that is down is called again and again: every caller waits for the same timeout, threads and
 //! connections pile up behind it, and when it comes back it is met by everything that has been waiting.
 //! A circuit breaker notices, answers at once for a while instead of calling, lets a few probes find out

@@ -1,3 +1,6 @@
+//! Keeps a service that begins to fail from going on at full speed: says beforehand how many calls may fail, and acts at
+//! the one that is too many.
+//!
 //! A service that begins to fail usually goes on at full speed: callers keep calling, retries multiply,
 //! a load test keeps pressing, a deployment goes on, and somebody looks at a chart half an hour later. A
 //! failure budget says beforehand how many calls may fail, notices at the call that is one too many, and

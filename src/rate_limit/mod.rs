@@ -1,4 +1,5 @@
-//! A limit on how often something happens, for servers and for clients.
+//! Keeps one caller from taking what all others pay for: a limit on how often something happens, for servers and for
+//! clients.
 //!
 //! Without one a single caller in a loop takes the capacity that all others pay for, and a client of a
 //! limited service learns its limit by being banned. The usual homemade counter per window lets twice

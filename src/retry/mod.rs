@@ -1,4 +1,4 @@
-//! Tries again what failed for a moment, and only that.
+//! Keeps a failure of a moment from reaching whoever called: tries again what failed for a moment, and only that.
 //!
 //! A connection is reset, a replica restarts, a peer says "not now": the same call works a moment later,
 //! and nobody needs to hear of it. But retries multiply. Three attempts at each of five tiers are 243
