@@ -124,6 +124,21 @@ clients:
 }
 
 #[test]
+fn each_key_of_a_pool_is_in_its_plan() {
+    let text = "
+clients:
+  pay:
+    total_timeout: 2s
+    endpoints:
+      {max_ejected: 30%, failures_in_row: 4, probe_after: 5s, probe_after_max: 6s, slow_start: 7s, memory: 8s}
+";
+    let pool = loader(text).load().unwrap().client("pay").unwrap().endpoints;
+    assert_eq!((pool.max_ejected, pool.failures_in_row), (0.3, 4));
+    let times = [pool.probe_after, pool.probe_after_max, pool.slow_start, pool.memory];
+    assert_eq!(times.map(|time| time.as_secs()), [5, 6, 7, 8]);
+}
+
+#[test]
 fn the_other_name_of_the_timeout_is_ignored_with_clamp() {
     let loader = Loader::empty().set("resilience.shutdown.default_timeout", 20);
     assert_eq!(loader.load().unwrap().limits().shutdown_timeout, 20.0);
