@@ -10,7 +10,7 @@ How much goodput a resilience stack keeps while things break.
 
   --scenario S      one of S0 S1 S2 S2b S3 S4 S5 S5c S6 S7 S7b S8 S9 S10 (all)
   --candidate C     those whose name contains C, =C the one that is called so; none and the oracle always run (all)
-  --seeds N         runs of each cell (3)
+  --seeds N         runs of each cell (5)
   --clients N  --workers N  --service-ms X  --sigma X  --deadline-ms X  --utilisation X  --burstiness X
                     the shape (A: 10, 50, 50, 0.6, 1000, 0.7, 1)
   --random-shapes N also N shapes drawn at random: mean, tenth percentile and worst of each candidate
@@ -50,7 +50,7 @@ impl Args {
         let mut args = Self {
             scenario: None,
             candidate: None,
-            seeds: 3,
+            seeds: 5,
             shape: Shape::a(),
             random_shapes: 0,
             first_shape: 0,

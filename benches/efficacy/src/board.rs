@@ -104,6 +104,11 @@ impl Board {
         Self { plans, names: candidates.iter().map(|one| one.name()).collect(), cells }
     }
 
+    /// None if it was not run.
+    pub(crate) fn at(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|other| *other == name)
+    }
+
     pub(crate) fn row(&self, c: usize) -> Row {
         let faults: Vec<f64> = self
             .plans

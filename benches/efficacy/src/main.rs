@@ -88,7 +88,6 @@ fn measure(args: &Args) -> Result<(), String> {
         println!("{}", table::details(&board));
     }
     println!("{}", table::harm(&board));
-    println!("{}", table::goals(&board));
     // The link takes 400 s with 280 requests in each.
     let seeds = |one| if one == Collapse::Link { args.seeds.min(2) } else { args.seeds * 3 };
     let collapsed = (args.collapse && args.scenario.is_none())

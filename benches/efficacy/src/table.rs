@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::args::Args;
 use crate::board::{Board, CollapseCell, Collapsed};
 use crate::candidates::Candidate;
-use crate::constraints::{Measured, verdict};
+use crate::constraints::{HARM, Measured, verdict};
 use crate::random_shape;
 use crate::scenario::{Scenario, Shape};
 use crate::tally::Tally;
@@ -27,14 +27,14 @@ pub(crate) fn shape(shape: &Shape) -> String {
 
 /// Cells in which a candidate is worse than no stack at all.
 pub(crate) fn harm(board: &Board) -> String {
-    let mut out = String::from("worse than none by more than 0.5:\n");
-    let raw = board.names.iter().position(|name| *name == "none").unwrap_or(0);
+    let mut out = format!("worse than none by more than {HARM}:\n");
+    let raw = board.at("none").unwrap_or(0);
     for (c, name) in board.names.iter().enumerate() {
         let worse: Vec<&str> = board
             .plans
             .iter()
             .enumerate()
-            .filter(|(s, _)| board.cells[c][*s].score < board.cells[raw][*s].score - 0.5)
+            .filter(|(s, _)| board.cells[c][*s].score < board.cells[raw][*s].score - HARM)
             .map(|(_, (scenario, _))| scenario.name())
             .collect();
         if !worse.is_empty() {
@@ -43,10 +43,6 @@ pub(crate) fn harm(board: &Board) -> String {
     }
     out
 }
-
-/// Shape A, our default configuration: what was set out for, in the order of `Scenario::ALL`.
-const GOALS: [f64; 14] =
-    [100.0, 99.95, 97.0, 99.7, 99.7, 96.0, 99.7, 99.8, 99.0, 99.9, 99.9, 99.9, 99.5, 99.9];
 
 /// What the constraints of the goals are about, of every candidate.
 pub(crate) fn details(board: &Board) -> String {
@@ -85,40 +81,6 @@ pub(crate) fn details(board: &Board) -> String {
     out
 }
 
-/// Which goals our candidates do not reach.
-pub(crate) fn goals(board: &Board) -> String {
-    let mut out =
-        String::from("goals (set for shape A) not reached, and what healthy traffic lost:\n");
-    for (c, name) in board.names.iter().enumerate().filter(|(_, name)| name.starts_with("ours")) {
-        let mut missed = String::new();
-        for ((scenario, plan), cell) in board.plans.iter().zip(&board.cells[c]) {
-            let goal = GOALS[*scenario as usize];
-            if cell.score < goal {
-                let _ = write!(missed, " {} {:.2} < {goal}", scenario.name(), cell.score);
-            }
-            if *scenario == Scenario::S0 {
-                let sum = |f: fn(&crate::tally::Second) -> u64| -> u64 {
-                    cell.runs.iter().map(|run| f(&run.window(plan.window))).sum()
-                };
-                let (offered, attempts) = (sum(|all| all.offered), sum(|all| all.attempts));
-                let lost = offered - sum(|all| all.good);
-                let ratio = attempts as f64 / offered.max(1) as f64;
-                let _ = write!(missed, " [S0 lost {lost} of {offered}, {ratio:.4} attempts each]");
-            }
-        }
-        let row = board.row(c);
-        if board.plans.len() == Scenario::ALL.len() {
-            for (what, is, goal) in [("mean", row.mean, 99.0), ("worst", row.worst, 96.0)] {
-                if is < goal {
-                    let _ = write!(missed, " {what} {is:.1} < {goal}");
-                }
-            }
-        }
-        let _ = writeln!(out, "  {name:30}{missed}");
-    }
-    out
-}
-
 /// Mean, tenth percentile and worst over shapes of each candidate's mean over the fault scenarios.
 pub(crate) fn random_shapes(
     args: &Args,
@@ -142,11 +104,11 @@ pub(crate) fn random_shapes(
                 let _ = write!(out, "      {:24}", candidate.name());
                 for (s, scenario) in scenarios.iter().enumerate() {
                     let [score, raw, oracle] = [c, raw, oracle].map(|c| board.cells[c][s].score);
-                    let harm = if ours && score < raw - 0.5 { "!" } else { "" };
+                    let harm = if ours && score < raw - HARM { "!" } else { "" };
                     let _ = write!(out, " {} {score:.1}{harm}", scenario.name());
                     if ours {
                         lost[c][s].0 += (oracle - score) / args.random_shapes as f64;
-                        lost[c][s].1 += u32::from(score < raw - 0.5);
+                        lost[c][s].1 += u32::from(score < raw - HARM);
                     }
                 }
                 out.push('\n');
