@@ -64,8 +64,8 @@ pub(crate) const RIG: &[(&str, Scores, Scores)] = &[
     ),
 ];
 
-/// Ours may get better at any time, but not worse: what five seeds showed, less three of their deviations, rounded down,
-/// or what was held before if that was more. Raised with every improvement.
+/// Ours may get better at any time, but not worse: what five seeds showed, less three of their deviations, rounded down (or
+/// ten, if that is less), or what was held before if that was more. Raised with every improvement.
 pub(crate) const FLOORS: &[(&str, Scores)] = &[
     (
         "ours: retry alone",
@@ -81,33 +81,33 @@ pub(crate) const FLOORS: &[(&str, Scores)] = &[
     ),
     (
         "ours: admission",
-        [99.99, -0.1, 99.2, 98.5, 64.4, 94.8, 99.99, 99.87, 99.99, -0.1, -0.1, 99.99, -0.1, 99.96],
+        [99.99, -0.1, 99.2, 99.39, 64.4, 94.8, 99.99, 99.87, 99.99, -0.1, -0.1, 99.99, -0.1, 99.96],
     ),
     (
         "ours: + paid retries",
         [
-            99.99, 99.99, 99.61, 98.5, 98.3, 94.8, 99.99, 99.87, 99.99, 98.5, 84.5, 99.99, -0.1,
+            99.99, 99.99, 99.61, 99.39, 98.57, 94.8, 99.99, 99.87, 99.99, 99.79, 85.4, 99.99, -0.1,
             99.96,
         ],
     ),
     (
         "ours: + learned quota",
         [
-            99.99, 99.99, 99.61, 98.5, 98.3, 94.8, 99.99, 99.87, 99.99, 98.5, 84.5, 99.99, -0.1,
+            99.99, 99.99, 99.61, 99.39, 98.57, 94.8, 99.99, 99.87, 99.99, 99.79, 85.4, 99.99, -0.1,
             99.96,
         ],
     ),
     (
         "ours: + endpoints",
         [
-            99.99, 99.99, 99.61, 98.5, 98.3, 94.8, 99.99, 99.87, 99.99, 99.99, 99.16, 99.99, -0.1,
-            99.96,
+            99.99, 99.99, 99.61, 99.39, 98.57, 94.8, 99.99, 99.87, 99.99, 99.99, 99.16, 99.99,
+            -0.1, 99.96,
         ],
     ),
     (
         "ours",
         [
-            99.99, 99.99, 99.85, 99.13, 98.5, 96.0, 99.8, 99.83, 99.99, 99.99, 99.85, 99.99, 98.9,
+            99.99, 99.99, 99.85, 99.56, 98.5, 96.0, 99.8, 99.83, 99.99, 99.99, 99.85, 99.99, 98.9,
             99.78,
         ],
     ),
@@ -123,4 +123,35 @@ pub(crate) const COLLAPSES: &[(&str, Collapse, (f64, f64))] = &[
     ("ours", Collapse::Spike, (0.97, 1.0)),
     ("ours", Collapse::Ramp, (0.91, 1.0)),
     ("ours", Collapse::Link, (0.97, 1.0)),
+];
+
+/// By how much one run may miss a bound of `ours` that is one of means: what is not here is held to its bound. Ten seeds showed
+/// their mean and three of their deviations this far beyond it; the mean itself where the README says that it is missed.
+pub(crate) const SLACK: &[(&str, f64)] = &[
+    // 1.051, deviation 0.0013.
+    ("S1: attempts for each request", 0.005),
+    // In tenths of a second. 0.33, deviation 0.07.
+    ("S2: seconds until as good as the oracle", 0.24),
+    // 3.40, deviation 0.10.
+    ("S3: most attempts in a second for each request", 0.29),
+    // 0.38, deviation 0.23.
+    ("S4: seconds until as good as the oracle", 0.57),
+    // 0.08, deviation 0.13.
+    ("S5: seconds until as good as the oracle", 0.23),
+    // 1.304, deviation 0.032.
+    ("S5: most attempts in a second for each request", 0.10),
+    // 0.07, deviation 0.13.
+    ("S5c: seconds until as good as the oracle", 0.23),
+    // 0.44 below the oracle's, deviation 0.28.
+    ("S10: others answered, %: the oracle's less 1", 0.29),
+    // 1.44 above the oracle's, deviation 0.19.
+    ("wasted work, %: the oracle's and 1.5", 0.51),
+];
+
+/// Two of the random shapes, and the floor of the mean score of `ours`: ten seeds' mean, less three deviations.
+pub(crate) const SHAPES: &[(u64, f64)] = &[
+    // Two clients, five workers: 96.7, deviation 1.2.
+    (5, 93.1),
+    // 39 clients, six workers: 73.1, deviation 1.0. The oracle has 90.6.
+    (34, 70.2),
 ];

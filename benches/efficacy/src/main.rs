@@ -70,7 +70,9 @@ fn measure(args: &Args) -> Result<(), String> {
         })
         .collect();
     if let Some(least) = args.healthy {
-        print!("{}", healthy::run_all(args, &*first(args)?, least));
+        let candidate = first(args)?;
+        let healthy = healthy::run_all(&args.shape, &*candidate, least, args.threads);
+        print!("{}", healthy.table(candidate.name()));
         return Ok(());
     }
     if let Some(name) = &args.timeline {
