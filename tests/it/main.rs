@@ -63,6 +63,8 @@ mod rate_limit_golden;
 mod rate_limit_service;
 mod rate_limit_shared;
 mod retry;
+#[cfg(feature = "http")]
+mod served;
 mod stack;
 mod store;
 #[cfg(feature = "testing")]
