@@ -126,6 +126,8 @@ mod handle;
 mod http;
 mod layer;
 mod managed;
+#[cfg(all(test, not(buttress_loom)))]
+mod model_tests;
 mod service;
 mod share;
 mod table;

@@ -140,6 +140,8 @@ mod layer;
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
 mod managed;
+#[cfg(all(test, not(buttress_loom)))]
+mod model_tests;
 mod service;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
