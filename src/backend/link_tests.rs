@@ -31,19 +31,20 @@ fn learned() -> Core {
     Core::new(None, 1000)
 }
 
-/// The table's ranges end where one more in each round trip leads until all is sent. Here it doubles.
+/// The table's ranges end where one more in each round trip leads until all is sent. Here it doubles, and all is sent within
+/// eleven round trips: each range is what is seen, and a tenth on either side.
 #[test]
 fn on_a_constant_link_the_limit_rises_as_long_as_there_is_something_to_send() {
     let ran = run(&mut learned(), 0, 500, 0, |_, _| Answer::After(DELAY));
     // 16 to 18 on average in the table, and at most 32.
-    within("limit", ran.limit_mean, 16.0..=50.0);
-    within("highest limit", ran.limit_max, 22..=160);
+    within("limit", ran.limit_mean, 34.8..=42.6);
+    within("highest limit", ran.limit_max, 132..=160);
     // 15 to 16, and at most 31.
-    within("in service", ran.in_service_mean, 15.0..=50.0);
-    within("most in service", ran.in_service_max, 30..=120);
+    within("in service", ran.in_service_mean, 40.9..=50.0);
+    within("most in service", ran.in_service_max, 101..=120);
     within("what an answer takes", ran.typical, 99..=102);
-    // 500 of 100 ms with 15.5 of them at a time.
-    within("seconds", ran.seconds, 0.0..=3.2);
+    // 500 of 100 ms with 15.5 of them at a time are 3.2.
+    within("seconds", ran.seconds, 1.0..=1.2);
 }
 
 #[test]
@@ -71,7 +72,8 @@ fn a_backend_that_forgets_the_sixth_has_work() {
     within("what an answer takes", ran.typical, 99..=103);
     // At most 32 a second are sent in the table, of which some are forgotten.
     within("seconds", ran.seconds, 10.0..=500.0 / 32.0);
-    within("forgotten, of 500 answered", ran.forgotten, 1..=500);
+    // The table does not say. 407, and a tenth.
+    within("forgotten, of 500 answered", ran.forgotten, 1..=448);
 }
 
 /// Refused ones count against the next, too: whoever goes on beyond the rate gets nothing at all.
@@ -84,10 +86,12 @@ fn a_backend_that_refuses_the_hundred_and_first_of_a_second_is_not_sent_many_mor
     within("limit", ran.limit_mean, 8.0..=18.5);
     // 16 to 24 in the table: here it doubles until the first second is over.
     within("highest limit", ran.limit_max, 16..=48);
-    // 31 to 75.
-    within("rate", ran.rate_mean, 31.0..=100.0);
-    within("seconds", ran.seconds, 10.0..=1000.0 / 31.0);
-    within("refused, of 1000 answered", ran.refused, 1..=1000);
+    // 31 to 75, for the same reason: here 93.8 of the hundred that are allowed.
+    within("rate", ran.rate_mean, 84.0..=100.0);
+    // So 1000 are answered after 32 s at most; here it takes 20.6, and a tenth.
+    within("seconds", ran.seconds, 10.0..=22.7);
+    // The table does not say. 940, and a twentieth: nearly one for each that is answered.
+    within("refused, of 1000 answered", ran.refused, 1..=987);
 }
 
 #[test]
@@ -118,18 +122,21 @@ fn a_fixed_limit_stays_where_answers_differ() {
     }
 }
 
-/// As on a constant link: chance alone is no queue.
+/// As on a constant link: chance alone is no queue, and it doubles. The table's ranges are of one more in each round trip, with a
+/// step back whenever some answers come late. These are of 200 seeds, and a little more on either side.
 #[test]
 fn on_a_link_with_jitter_the_limit_rises_as_well() {
     for seed in 1..=10 {
         let ran = run(&mut learned(), 0, 1000, 0, jitter(0.1, seed));
-        // 9 to 20 on average in the table, and 20 to 40 at most.
-        within("limit", ran.limit_mean, 9.0..=200.0);
-        within("highest limit", ran.limit_max, 20..=700);
-        within("in service", ran.in_service_mean, 8.0..=130.0);
-        within("what an answer takes usually", ran.baseline, 100..=130);
-        // At most 150 a second in the table.
-        within("seconds", ran.seconds, 0.0..=1000.0 / 150.0);
+        // 9 to 20 on average in the table, and 20 to 40 at most: here 158 to 185, and 670 with all seeds.
+        within("limit", ran.limit_mean, 153.0..=190.0);
+        within("highest limit", ran.limit_max, 640..=700);
+        // Everything that is left is in flight after nine round trips: 107 to 119.
+        within("in service", ran.in_service_mean, 104.0..=122.0);
+        // The mean of what an answer takes is 110 ms.
+        within("what an answer takes usually", ran.baseline, 109..=121);
+        // At most 150 a second in the table, so 6.7 s at least: here 0.92 to 1.04.
+        within("seconds", ran.seconds, 0.9..=1.06);
     }
 }
 

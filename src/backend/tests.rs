@@ -177,9 +177,13 @@ fn quick_failures_neither_raise_the_limit_nor_lower_the_baseline() {
 fn what_is_slow_by_itself_becomes_the_new_baseline() {
     let mut core = Core::new(None, 10);
     let now = saturate(&mut core, 0, 50, |_| 10);
-    saturate(&mut core, now, 400, |_| 200);
+    let now = saturate(&mut core, now, 60, |_| 200);
+    let (baseline, limit) = (core.latency.baseline(), core.limit());
+    assert!(baseline.abs_diff(200 * MS) < 2 * MS, "{baseline}");
+    // And the limit grows again from there.
+    saturate(&mut core, now, 340, |_| 200);
     assert_eq!(core.state, State::Up);
-    assert!(core.limit() >= 4, "{}", core.limit());
+    assert!(core.limit() >= 2 * limit, "{limit}, then {}", core.limit());
 }
 
 #[test]
