@@ -63,8 +63,8 @@ impl fmt::Display for Criticality {
 /// By when an answer is needed, how much the request matters, and which attempt this is. Small and `Copy`;
 /// an `http::Request` carries it in its extensions.
 ///
-/// Without it no layer can tell a request from another: under overload they refuse what matters as soon as what does not, work
-/// for callers who have gone, and send a retry to the endpoint that has just failed it.
+/// Without it no layer knows who still waits and what matters more: under overload what matters is refused as soon as what
+/// does not, work is done for callers who have gone, and a retry goes to the endpoint that has just failed it.
 ///
 /// These layers read it, where their `context` (a [`ReadContext`]) or their [`Replay`](crate::retry::Replay) says that it
 /// is, which by default is nowhere:

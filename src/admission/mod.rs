@@ -122,8 +122,8 @@
 //!   newest. Who could not be answered in time any more is refused unsent.
 //! - There is room for 10,000, so that a crowd takes a bounded amount of memory. When it is full, who comes takes the
 //!   place of the last in line if that is less important, or as important with a later deadline; else it is refused.
-//!   Both are `Overloaded`. It is no setting either: of calls that wait for a second, it takes 10,000 in each in which
-//!   nothing answers to fill it.
+//!   Both are `Overloaded`. It is no setting either: where calls wait for a second, it fills only if 10,000 a second
+//!   come and none is answered.
 //!
 //! **Down**
 //!
@@ -171,10 +171,10 @@
 //! - Of calls that the service answers in the poll in which they are sent, one in 32 is read the clock for a second
 //!   time while those took less than 10 µs; once one takes longer all are, until they are as quick again. A call that
 //!   is not answered in that poll counts its time from the first look at the clock in it, at the latest its end.
-//! - The others take no lock either, only two atomic operations, if they are
+//! - Those that are not measured take no lock, only two atomic operations, if they are
 //!   [`Critical`](crate::Criticality::Critical), as is the default, nothing is out of the ordinary, and less than
 //!   half of the limit is in flight.
-//! - Inside of the total timeout of [`presets::client`](crate::presets::client), as it is by default, those do not
+//! - Inside of the total timeout of [`presets::client`](crate::presets::client), as it is by default, these do not
 //!   look at the clock at all, or, where a request is told when it has to be answered, once.
 //!
 //! # Order
@@ -187,11 +187,12 @@
 //!
 //! tower's `ConcurrencyLimit` is a fixed number, under axum one for each connection (`GlobalConcurrencyLimitLayer` is
 //! one for all); who is above it waits in `poll_ready`, first come, first served, for ever, or with `LoadShed` not at
-//! all. tower-resilience's bulkhead is a fixed number, too; its adaptive limits, AIMD and Vegas, have no room to wait
-//! in and no priorities. Netflix's let callers wait, the newest first, and give each kind of call a share.
-//! failsafe-go refuses by priority, more and more from twice the limit on. Envoy's lets nobody wait, and once a
-//! minute only three calls at a time go through, to measure its baseline. None of them asks whether an answer would
-//! still be in time, so that in an overload each works for callers who have gone.
+//! all. tower-resilience's bulkhead is a fixed number with at most a longest wait, too; its adaptive limits, AIMD and
+//! Vegas, let callers wait in `poll_ready` for ever, and know no priorities. Netflix's let callers wait, the newest
+//! first, and give each kind of call a share. failsafe-go refuses by priority, more and more from twice the limit on.
+//! Envoy's lets nobody wait, and from time to time, usually once a minute, only three calls at a time go through, to
+//! measure its baseline. None of them asks by whose deadline an answer could still come: who waits there may be sent
+//! when it is too late.
 //!
 //! # Refusals
 //!

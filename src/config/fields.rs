@@ -466,7 +466,12 @@ pub(super) static ENDPOINTS: &[Field] = &[
         "2",
         "How long one that is back takes to get its full share.",
     ),
-    field("memory", SPAN, "10", "Time without a call in which two thirds are forgotten of one."),
+    field(
+        "memory",
+        SPAN,
+        "10",
+        "Two thirds of what is known of an endpoint are forgotten after this time without a call.",
+    ),
 ];
 pub(super) static SERVER: Kind = Kind::Def("server", &Kind::Table(SERVER_FIELDS));
 pub(super) static SERVER_FIELDS: &[Field] = &[

@@ -128,8 +128,9 @@ impl EndpointsBuilder {
     }
 
     /// After this time without a call, two thirds of what is remembered of an endpoint are forgotten, default
-    /// 10 s. After three times this all is, and the endpoint gets a call. Long against what a bad patch of a server
-    /// takes: shorter, and it is asked while it still is one; longer, and one that is well again is avoided.
+    /// 10 s. After three times this all is, and the endpoint gets a call. Somewhat longer than a bad patch of a server
+    /// lasts: if it is shorter, the server is asked while it is still ill; if it is much longer, one that is well again
+    /// is avoided for that time.
     ///
     /// ```
     /// use buttress::endpoints::Endpoints;

@@ -23,7 +23,7 @@ use crate::timeout::Timeout;
 /// A client's layers as one; [the module](super) has their order. Made by [`client`]; every service it wraps
 /// shares its objects.
 ///
-/// As it is made its `context` is [`NoContext`]: `http` or [`context`](Self::context) tells it where requests carry their
+/// At first its `context` is [`NoContext`]: `http` or [`context`](Self::context) tells it where requests carry their
 /// deadline and their criticality, see [`client`].
 ///
 /// ```
@@ -58,7 +58,7 @@ pub struct ClientLayer<C = AnyError, P = CloneRequest, X = NoContext, R = AsErro
 /// The layers of a plan.
 ///
 /// They know nothing of what a request carries until `http` (for `http::Request`) or [`context`](ClientLayer::context)
-/// tells them where it is. Without one the plan's times are the only deadlines, all calls are
+/// tells them where it is. Until then the plan's times are the only deadlines, all calls are
 /// [`Critical`](crate::Criticality::Critical), so that none goes before another, and what is sent inside does not know
 /// which attempt it is: in a [pool](ClientLayer::pool) a retry may go to the endpoint that has just failed.
 ///

@@ -49,8 +49,9 @@ fn method<'a>(line: &'a str, indent: &str) -> Option<&'a str> {
 /// Whether an example calls or implements a method of that name.
 fn shows(comment: &str, name: &str) -> bool {
     let mut examples = comment.split("```").skip(1).step_by(2);
-    let marks = [format!("fn {name}"), format!(".{name}("), format!("::{name}(")];
-    examples.any(|example| marks.iter().any(|mark| example.contains(mark)))
+    let marks = ["fn ", ".", "::"].map(|before| format!("{before}{name}("));
+    let generic = format!("fn {name}<");
+    examples.any(|example| marks.iter().chain([&generic]).any(|mark| example.contains(mark)))
 }
 
 /// All words in what is re-exported: a type in a private module that is not among them cannot be named.

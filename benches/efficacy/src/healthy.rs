@@ -53,14 +53,18 @@ pub(crate) fn run_all(
 }
 
 impl Healthy {
+    pub(crate) fn attempts_each(&self) -> f64 {
+        self.attempts as f64 / self.offered.max(1) as f64
+    }
+
     /// Requests refused and attempts not sent.
     pub(crate) fn turned_away(&self) -> u64 {
         self.refused + self.unsent
     }
 
     pub(crate) fn table(&self, name: &str) -> String {
-        let Self { offered, attempts, lost, refused, unsent } = self;
-        let each = *attempts as f64 / (*offered).max(1) as f64;
+        let Self { offered, lost, refused, unsent, .. } = self;
+        let each = self.attempts_each();
         format!(
             "{name}, nothing wrong: {offered} requests, {refused} refused ({unsent} attempts not sent), {lost} without an \
              answer in time, {each:.4} attempts each\n  0 refused: {}\n  at most 1.03 attempts each: {}\n",

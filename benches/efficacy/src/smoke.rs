@@ -81,9 +81,11 @@ pub(crate) fn run(threads: usize) {
     collapses(&mut checks, &collapsed);
     bounds(&mut checks, &constraints::bounds(&board, row("ours"), Some(&collapsed)));
 
-    healthy_traffic(&mut checks, threads);
     shapes(&mut checks, threads);
-    if let Err(why) = options(&mut checks).and_then(|()| twice(&mut checks, &these)) {
+    let rest = healthy_traffic(&mut checks, threads)
+        .and_then(|()| options(&mut checks))
+        .and_then(|()| twice(&mut checks, &these));
+    if let Err(why) = rest {
         checks.holds(&why, false);
     }
     println!("efficacy: {} checks, {} failed", checks.done, checks.failed);
@@ -94,6 +96,10 @@ pub(crate) fn run(threads: usize) {
 
 fn only(wanted: impl Fn(&str) -> bool) -> Vec<Box<dyn Candidate>> {
     candidates::all().into_iter().filter(|one| wanted(one.name())).collect()
+}
+
+fn the(name: &str) -> Result<Box<dyn Candidate>, String> {
+    only(|one| one == name).pop().ok_or_else(|| format!("no candidate is called {name}"))
 }
 
 /// Everything that `ours` is held to but its scores, which have their floors.
@@ -109,16 +115,16 @@ fn bounds(checks: &mut Checks, all: &[Bound]) {
 }
 
 /// A short one: `--healthy` with a million says more.
-fn healthy_traffic(checks: &mut Checks, threads: usize) {
-    for ours in only(|name| name == "ours") {
-        let seen = healthy::run_all(&Shape::a(), &*ours, 50_000, threads);
-        checks.range(
-            "healthy: requests and attempts turned away",
-            seen.turned_away() as f64,
-            (0.0, 0.0),
-        );
-        checks.range("healthy: requests without an answer in time", seen.lost as f64, (0.0, 0.0));
-    }
+fn healthy_traffic(checks: &mut Checks, threads: usize) -> Result<(), String> {
+    let seen = healthy::run_all(&Shape::a(), &*the("ours")?, 50_000, threads);
+    checks.range(
+        "healthy: requests and attempts turned away",
+        seen.turned_away() as f64,
+        (0.0, 0.0),
+    );
+    checks.range("healthy: requests without an answer in time", seen.lost as f64, (0.0, 0.0));
+    checks.range("healthy: attempts for each request", seen.attempts_each(), (1.0, 1.03));
+    Ok(())
 }
 
 /// Other shapes than the public one.
@@ -133,15 +139,14 @@ fn shapes(checks: &mut Checks, threads: usize) {
 
 /// Each option of the shape makes another run.
 fn options(checks: &mut Checks) -> Result<(), String> {
-    for none in only(|name| name == "none") {
-        let seconds = |words: &[&str]| {
-            let args = Args::parse(words.iter().map(|word| (*word).to_owned()))?;
-            Ok::<_, String>(run::run(&Scenario::S0.plan(&args.shape), &*none, 1).tally.seconds)
-        };
-        let usual = seconds(&[])?;
-        for option in OTHER_SHAPE.chunks(2) {
-            checks.holds(&format!("{}: another run", option.join(" ")), seconds(option)? != usual);
-        }
+    let none = the("none")?;
+    let seconds = |words: &[&str]| {
+        let args = Args::parse(words.iter().map(|word| (*word).to_owned()))?;
+        Ok::<_, String>(run::run(&Scenario::S0.plan(&args.shape), &*none, 1).tally.seconds)
+    };
+    let usual = seconds(&[])?;
+    for option in OTHER_SHAPE.chunks(2) {
+        checks.holds(&format!("{}: another run", option.join(" ")), seconds(option)? != usual);
     }
     Ok(())
 }
