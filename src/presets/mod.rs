@@ -219,8 +219,6 @@ mod part;
 mod plan;
 mod pool;
 #[cfg(all(test, not(buttress_loom)))]
-mod quota_tests;
-#[cfg(all(test, not(buttress_loom)))]
 mod random_tests;
 mod server;
 mod server_parts;
