@@ -29,6 +29,8 @@ mod quota;
 mod reject;
 mod rejection;
 mod replay;
+#[cfg(all(test, not(buttress_loom)))]
+mod seed;
 mod single;
 mod slot;
 mod superseded;

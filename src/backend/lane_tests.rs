@@ -5,10 +5,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::core::Core;
 use super::lane::Guarded;
-use super::model_tests::seed;
 use super::turn::{Arrival, End, State, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
+use crate::seed::seed;
 
 const START: u64 = 1 << 50;
 const SECOND: u64 = 1_000_000_000;

@@ -15,14 +15,7 @@ use super::tests::{ABANDONED, MS};
 use super::turn::{Arrival, End, Key, Settled, Turn, Wakers};
 use crate::clock::Tick;
 use crate::context::Criticality;
-
-/// `BUTTRESS_SEED` replays a run.
-pub(super) fn seed() -> u64 {
-    let given = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("BUTTRESS_SEED={seed}");
-    seed
-}
+use crate::seed::seed;
 
 #[derive(Default)]
 pub(super) struct Flag(pub(super) AtomicBool);

@@ -11,14 +11,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::core::{Core, Join, Left, Turn};
 use crate::clock::Tick;
-
-/// `BUTTRESS_SEED` replays a run.
-fn seed() -> u64 {
-    let given = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("BUTTRESS_SEED={seed}");
-    seed
-}
+use crate::seed::seed;
 
 #[derive(Default)]
 struct Told(AtomicU32);

@@ -12,14 +12,7 @@ use super::core::{Asked, Change, Core, End, Why};
 use super::health::Health;
 use super::tests::ms;
 use crate::clock::Tick;
-
-/// `BUTTRESS_SEED` replays a run.
-fn seed() -> u64 {
-    let given = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("BUTTRESS_SEED={seed}");
-    seed
-}
+use crate::seed::seed;
 
 /// One endpoint, by what has happened to it.
 #[derive(Clone, Debug, Default)]

@@ -15,14 +15,7 @@ use crate::AnyError;
 use crate::error::Error;
 use crate::name::LayerKind;
 use crate::rejection::{Rejection, RejectionKind};
-
-/// `BUTTRESS_SEED` replays a run.
-fn seed() -> u64 {
-    let given = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("BUTTRESS_SEED={seed}");
-    seed
-}
+use crate::seed::seed;
 
 type Answered = Result<u32, Error<io::Error>>;
 

@@ -5,16 +5,9 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::seed::seed;
 
 const MS: u64 = 1_000_000;
-
-/// `BUTTRESS_SEED` replays a run.
-fn seed() -> u64 {
-    let given = std::env::var("BUTTRESS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("BUTTRESS_SEED={seed}");
-    seed
-}
 
 fn limits(random: &mut SmallRng) -> Limits {
     Limits {

@@ -25,6 +25,22 @@ fn sources(folder: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
+/// All sources but the tests.
+fn texts() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let text = |file: PathBuf| {
+        let text = fs::read_to_string(&file).unwrap();
+        (file, text)
+    };
+    files.into_iter().map(text).collect()
+}
+
+/// All that is re-exported in them.
+fn names(texts: &[(PathBuf, String)]) -> HashSet<&str> {
+    texts.iter().flat_map(|(_, text)| exported(text)).collect()
+}
+
 fn is_public_function(line: &str) -> bool {
     let mut words = line.split_whitespace();
     words.next() == Some("pub")
@@ -83,11 +99,8 @@ fn comment(lines: &[&str], at: usize) -> Option<String> {
 
 #[test]
 fn every_public_function_has_an_example() {
-    let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
     let (mut seen, mut bare) = (0, Vec::new());
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
+    for (file, text) in texts() {
         let lines: Vec<_> = text.lines().collect();
         for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_public_function(line)) {
             let Some(comment) = comment(&lines, at) else { continue };
@@ -103,11 +116,8 @@ fn every_public_function_has_an_example() {
 
 #[test]
 fn every_public_type_has_an_example() {
-    let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
-    let texts: Vec<_> =
-        files.iter().map(|file| (file, fs::read_to_string(file).unwrap())).collect();
-    let names: HashSet<_> = texts.iter().flat_map(|(_, text)| exported(text)).collect();
+    let texts = texts();
+    let names = names(&texts);
     let (mut seen, mut bare) = (0, Vec::new());
     for (file, text) in &texts {
         let lines: Vec<_> = text.lines().collect();
@@ -137,11 +147,8 @@ fn every_public_type_has_an_example() {
 /// The example of a trait may show them all; a method that it leaves out has its own.
 #[test]
 fn every_method_of_a_public_trait_has_an_example() {
-    let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
-    let texts: Vec<_> =
-        files.iter().map(|file| (file, fs::read_to_string(file).unwrap())).collect();
-    let names: HashSet<_> = texts.iter().flat_map(|(_, text)| exported(text)).collect();
+    let texts = texts();
+    let names = names(&texts);
     let (mut seen, mut bare) = (0, Vec::new());
     for (file, text) in &texts {
         let lines: Vec<_> = text.lines().collect();
