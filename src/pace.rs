@@ -5,6 +5,8 @@ use std::time::Duration;
 use self::saved::Saved;
 use crate::clock::{Tick, nanos};
 
+#[cfg(all(test, not(buttress_loom)))]
+mod measure_tests;
 mod saved;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
@@ -40,9 +42,13 @@ const MEMORY: f64 = 64.0;
 /// Answers before there is a rate, and the time they must be spread over.
 const ENOUGH: f64 = 16.0;
 const SPREAD: u64 = 5_000_000;
-const PLENTY: f64 = 256.0;
+/// Of fewer than one in so many throttled no rate is made, unless it says when to come again: without one little is sent
+/// for nothing.
+const FEW: f64 = 8.0;
 /// Throttled in a row: nothing is taken at all.
 const ROW: u32 = 8;
+/// Timers wake this much too late, or less.
+const LATE: u64 = 50_000_000;
 /// The callee is asked at least so often, whatever it says; and if it says nothing.
 const LONGEST: u64 = 30_000_000_000;
 const LONGEST_GUESS: u64 = 5_000_000_000;
@@ -79,8 +85,12 @@ pub(crate) struct Pace {
     change: u32,
     /// What was answered since then, a throttled call only if it was sent since then, too.
     since: Tick,
+    /// While it is measured: sent since then.
+    asked: f64,
     taken: f64,
     throttled: f64,
+    /// One that was throttled said when to come again.
+    hinted: bool,
     counted: f64,
     counted_at: Tick,
     measured: f64,
@@ -94,12 +104,17 @@ pub(crate) struct Pace {
     throttled_at: Tick,
     raised_at: Tick,
     lowered_at: Tick,
-    /// Throttled since the last one that was taken, and the rate before; zero if nothing was taken ever since it throttles.
+    /// Sent since the last one that was taken, of which each that is throttled forgets an eighth: what is never answered
+    /// says little for long.
+    tried: f64,
+    /// Throttled since then, and the rate before; zero if nothing was taken ever since it throttles.
     row: u32,
     before: f64,
     taken_at: Tick,
     /// What an answer takes.
     latency: f64,
+    /// What one that refuses took when it was measured.
+    refusal: f64,
     pause: u64,
     /// The turn to ask that was given last, while nothing is taken and it has not been answered.
     asking: Option<u64>,
@@ -114,8 +129,10 @@ impl Pace {
             saved: Saved::new(),
             change: 0,
             since: Tick(0),
+            asked: 0.0,
             taken: 0.0,
             throttled: 0.0,
+            hinted: false,
             counted: 0.0,
             counted_at: Tick(0),
             measured: RATES.1,
@@ -126,10 +143,12 @@ impl Pace {
             throttled_at: Tick(0),
             raised_at: Tick(0),
             lowered_at: Tick(0),
+            tried: 0.0,
             row: 0,
             before: 0.0,
             taken_at: Tick(0),
             latency: 0.0,
+            refusal: 0.0,
             pause: 0,
             asking: None,
         }
@@ -194,6 +213,26 @@ impl Pace {
         Tick(self.next)
     }
 
+    /// When a call may go that waits behind so many others.
+    pub(crate) fn turn(&mut self, before: u64, now: Tick) -> Tick {
+        let next = self.next(now);
+        Tick(next.0.saturating_add(self.each().saturating_mul(before)))
+    }
+
+    /// The time between two turns.
+    fn each(&self) -> u64 {
+        match self.phase {
+            Phase::Free | Phase::Measuring => 0,
+            Phase::Limiting => self.interval(),
+            Phase::Stopped => self.pause,
+        }
+    }
+
+    /// How many turns that have come are still those of who was to ask then, whom a timer may have woken late.
+    pub(crate) fn kept(&self) -> u64 {
+        self.saved.span().max(LATE).checked_div(self.each()).map_or(1, |turns| turns + 1)
+    }
+
     /// What is too old to count is forgotten, also if nobody calls.
     pub(crate) fn age(&mut self, now: Tick) {
         self.forget_single(now);
@@ -203,8 +242,10 @@ impl Pace {
     /// The next turn is given to a call.
     #[inline]
     pub(crate) fn take(&mut self, now: Tick) {
+        self.tried += 1.0;
         match self.phase {
-            Phase::Free | Phase::Measuring => {}
+            Phase::Free => {}
+            Phase::Measuring => self.asked += 1.0,
             Phase::Limiting => {
                 let interval = self.interval();
                 self.saved.spend(now.0.saturating_sub(self.next), interval, now);
@@ -224,13 +265,21 @@ impl Pace {
         self.saved.wait(now);
     }
 
+    /// A turn was not used, and is nobody's any more.
+    pub(crate) fn unsent(&mut self) {
+        self.tried = (self.tried - 1.0).max(0.0);
+    }
+
     /// A turn was not used. The next call gets one earlier.
     pub(crate) fn give_back(&mut self, change: u32, now: Tick) {
         if self.change != change {
             return;
         }
+        self.unsent();
         match self.phase {
-            Phase::Free | Phase::Measuring => {}
+            Phase::Free => {}
+            // Perhaps it was asked for before.
+            Phase::Measuring => self.asked = (self.asked - 1.0).max(0.0),
             Phase::Limiting => {
                 let earliest = now.0.saturating_sub(self.saved.span());
                 self.next = self.next.saturating_sub(self.interval()).max(earliest);
@@ -241,7 +290,16 @@ impl Pace {
 
     /// The callee took a call.
     #[inline]
+    #[expect(clippy::cast_precision_loss, reason = "a time")]
     pub(crate) fn taken(&mut self, sent: Tick, now: Tick) {
+        let took = now.0.saturating_sub(sent.0) as f64;
+        self.latency += (took - self.latency) / if self.latency == 0.0 { 1.0 } else { 16.0 };
+        self.failed(sent, now);
+    }
+
+    /// A call failed. It was taken, too: it is no quota that it met. How long that took is not what answers take.
+    #[inline]
+    pub(crate) fn failed(&mut self, sent: Tick, now: Tick) {
         self.forget_single(now);
         if self.phase != Phase::Free {
             self.answered(sent, now);
@@ -256,17 +314,18 @@ impl Pace {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "times")]
     fn answered(&mut self, sent: Tick, now: Tick) {
-        let took = now.0.saturating_sub(sent.0) as f64;
-        self.latency += (took - self.latency) / if self.latency == 0.0 { 1.0 } else { 16.0 };
         self.taken_at = now;
-        self.row = 0;
+        (self.tried, self.row) = (0.0, 0);
         self.run += 1.0;
+        if sent < self.since && self.phase == Phase::Measuring {
+            return;
+        }
         self.taken += 1.0;
         self.counted += 1.0;
         self.fade();
-        if self.counted >= COUNTED && self.phase == Phase::Limiting {
+        let short = now.0.saturating_sub(self.counted_at.0) < SPREAD;
+        if self.counted >= COUNTED && !short && self.phase == Phase::Limiting {
             self.measured = rate(self.counted, self.counted_at, now);
             (self.counted, self.counted_at) = (0.0, now);
         }
@@ -307,18 +366,28 @@ impl Pace {
     }
 
     /// The callee refused one, and perhaps said for how long.
+    #[expect(clippy::cast_precision_loss, reason = "a time")]
     pub(crate) fn refused(&mut self, sent: Tick, hint: Option<Duration>, now: Tick) {
         self.forget_single(now);
+        // What is less than a second is often said as none.
+        let hint = hint.filter(|hint| !hint.is_zero());
         self.throttled_at = now;
+        self.tried -= self.tried / f64::from(ROW);
+        let took = now.0.saturating_sub(sent.0) as f64;
         match self.phase {
             Phase::Free => {
                 self.phase = Phase::Measuring;
-                (self.row, self.taken_at, self.latency) = (0, now, 0.0);
+                self.refusal = took;
+                self.hinted = hint.is_some();
+                (self.tried, self.row, self.taken_at) = (0.0, 0, now);
                 self.begin(now);
             }
             _ if sent < self.since => {}
             Phase::Measuring => {
                 self.throttled += 1.0;
+                // The first of them, which may have been an exception, is forgotten.
+                self.refusal += (took - self.refusal) / self.throttled;
+                self.hinted |= hint.is_some();
                 self.row += 1;
                 self.measure(now);
                 if self.phase == Phase::Limiting {
@@ -330,7 +399,9 @@ impl Pace {
                 self.stop(hint, now);
             }
             Phase::Stopped => {
-                self.pause = self.pause_for(hint, self.pause.saturating_mul(2));
+                let pause = self.pause_for(hint, self.pause.saturating_mul(2));
+                // What it has said holds also if it says no more.
+                self.pause = if hint.is_some() { pause } else { pause.max(self.pause) };
                 self.next = now.0.saturating_add(self.pause);
                 self.asking = None;
                 // Nobody is to ask before then, also if it was to be somebody's turn.
@@ -340,7 +411,8 @@ impl Pace {
     }
 
     fn begin(&mut self, now: Tick) {
-        (self.taken, self.throttled, self.counted, self.run) = (0.0, 0.0, 0.0, 0.0);
+        (self.asked, self.taken, self.throttled) = (0.0, 0.0, 0.0);
+        (self.counted, self.run) = (0.0, 0.0);
         (self.since, self.raised_at, self.counted_at) = (now, now, now);
         self.measured = RATES.1;
     }
@@ -351,13 +423,40 @@ impl Pace {
         }
     }
 
+    /// Refusals come sooner than answers: those had time to come.
+    #[expect(clippy::cast_precision_loss, reason = "times")]
+    fn is_heard(&self, now: Tick) -> bool {
+        now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
     fn measure(&mut self, now: Tick) {
+        // Of those that were sent since the first refusals were known by then.
+        let heard = Tick(self.since.0.saturating_add(self.refusal as u64));
+        let short = now.0.saturating_sub(heard.0) < SPREAD;
         let answers = self.taken + self.throttled;
-        let short = now.0.saturating_sub(self.since.0) < SPREAD;
-        if answers < ENOUGH || (short && answers < PLENTY) {
+        // All that was sent was refused: there is nothing to wait for.
+        let all = self.throttled >= CERTAIN.max(self.asked);
+        if answers < ENOUGH || (short && !all) {
             return;
         }
-        self.rate = rate(self.taken + 0.5, self.since, now).clamp(RATES.0, RATES.1);
+        let sent = rate(self.asked.max(answers), self.since, now);
+        let refused = rate(self.throttled, heard, now);
+        let (enough, sure) = match self.hinted {
+            true => (ENOUGH, self.throttled > 0.0),
+            false => (MEMORY, self.throttled >= SURE && refused >= sent / FEW),
+        };
+        if !sure {
+            if answers >= enough && self.throttled > 0.0 {
+                self.begin(now);
+            } else if answers >= enough {
+                self.phase = Phase::Free;
+            }
+            return;
+        }
+        // What is not refused is taken: to wait for the answers would take as long as they do.
+        let known = rate(self.taken + 0.5, self.since, now);
+        self.rate = known.max(sent - refused).clamp(RATES.0, RATES.1);
         self.before = if self.taken > 0.0 { self.rate } else { 0.0 };
         self.phase = Phase::Limiting;
         self.saved = Saved::new();
@@ -393,9 +492,7 @@ impl Pace {
         }
         self.fade();
         let share = self.taken / (self.taken + self.throttled);
-        // Refusals come sooner than answers: not before those had time to come.
-        let heard = now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency;
-        if share < WRONG && self.throttled >= if heard { SURE } else { CERTAIN } {
+        if share < WRONG && self.throttled >= if self.is_heard(now) { SURE } else { CERTAIN } {
             let least = (self.rate / 4.0).max(self.before / 32.0).max(RATES.0);
             self.rate = (self.rate * share).max(least).min(self.rate);
             self.next = now.0.saturating_add(self.interval());
@@ -408,7 +505,9 @@ impl Pace {
     fn stop(&mut self, hint: Option<Duration>, now: Tick) {
         let silent = now.0.saturating_sub(self.taken_at.0);
         let long = (3.0 * self.latency) as u64 + self.interval().saturating_mul(4);
-        if self.row < ROW || silent < long {
+        // As long as most are not throttled, they may have been taken, and only not be answered yet.
+        let open = self.tried > 2.0 * f64::from(ROW);
+        if self.row < ROW || silent < long || open {
             return;
         }
         self.phase = Phase::Stopped;
@@ -421,8 +520,6 @@ impl Pace {
     }
 
     fn pause_for(&self, hint: Option<Duration>, guess: u64) -> u64 {
-        // What is less than a second is often said as none.
-        let hint = hint.filter(|hint| !hint.is_zero());
         let longest = hint.map_or(LONGEST_GUESS, |_| LONGEST);
         let pause = hint.map_or(guess, nanos);
         pause.max(self.interval()).clamp(1_000_000, longest)

@@ -65,6 +65,8 @@ pub(super) struct Core {
     quiet_since: Tick,
     /// Successes that it takes until the backend is not taken to ask for less any more.
     throttled: u32,
+    /// How often the limit was lowered for that since it was not.
+    lowered: u32,
     /// The limit was changed for what was seen until then.
     settled_at: Tick,
     peak: u32,
@@ -136,6 +138,7 @@ impl Core {
             cold: false,
             quiet_since: Tick(0),
             throttled: 0,
+            lowered: 0,
             settled_at: Tick(0),
             peak: 0,
             answered: 0,

@@ -22,6 +22,8 @@ mod pause_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod played;
 #[cfg(all(test, not(buttress_loom)))]
+mod quota_tests;
+#[cfg(all(test, not(buttress_loom)))]
 mod scenario_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod start_tests;
@@ -324,9 +326,11 @@ impl Backend {
         RetryBudget::of_backend(self.clone())
     }
 
-    /// From now on what it throttles (429, or unavailable with a `Retry-After`) shows how many calls a second it takes
-    /// from this process: no more are sent, and those that are most important and most urgent. Until it throttles one,
-    /// nothing is held back. Not for a server's own handlers, where one caller over its quota would hold back the
+    /// From now on what it throttles (429, or unavailable with a `Retry-After`) shows how many calls a second it takes from
+    /// this process: no more are sent, and those that are most important and most urgent. Until it throttles more than
+    /// one of some, nothing is held back. A 429 that does not say when to come again lowers how many are in flight; where
+    /// half as many do not help, it shows the quota as well, if one of eight is refused. A [fixed](Self::fixed) limit is not
+    /// lowered: then it shows none. Not for a server's own handlers, where one caller over its quota would hold back the
     /// others.
     ///
     /// ```

@@ -181,8 +181,8 @@ impl Play<'_> {
             Arrival::Wait(key) => {
                 self.waiting.push(Waiter { key, n, woken: Arc::default(), timer: 0 });
             }
-            Arrival::Full => self.is_not_sent(n),
-            other => panic!("{other:?}"),
+            Arrival::Full | Arrival::Throttled(_) => self.is_not_sent(n),
+            other @ Arrival::Expired => panic!("{other:?}"),
         }
     }
 

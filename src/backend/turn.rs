@@ -26,7 +26,7 @@ pub(crate) enum End {
     Throttled(Duration),
     /// It cannot, and says when to come again.
     Unavailable(Duration),
-    /// It asks for less, at once: what is too much is what is in flight.
+    /// It asks for less and says nothing of when: what is too much is what is in flight, or else the rate.
     TooMany,
     /// It lives, but how long it took says nothing: a refusal for what is wrong with the request.
     Answered,

@@ -219,6 +219,8 @@ mod part;
 mod plan;
 mod pool;
 #[cfg(all(test, not(buttress_loom)))]
+mod quota_tests;
+#[cfg(all(test, not(buttress_loom)))]
 mod random_tests;
 mod server;
 mod server_parts;

@@ -117,7 +117,8 @@ impl ThrottleBuilder {
         self
     }
 
-    /// How long a call waits for its turn in the quota; zero refuses what cannot be sent at once.
+    /// How long a call waits for its turn in the quota, as far as is known when it comes; zero refuses what cannot be sent
+    /// at once.
     ///
     /// ```
     /// use buttress::throttle::Throttle;

@@ -1,9 +1,9 @@
 //! The quota that is learned, and the share that is refused here; without clock and timer.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::line::{Line, Place, Stand};
 use crate::backoff::Random;
 use crate::clock::Tick;
 use crate::pace::{Pace, Phase};
@@ -13,8 +13,6 @@ const BUCKETS: usize = 20;
 const ENOUGH: f64 = 10.0;
 /// At least one call in this time is sent, so that it is seen when the backend is well again.
 const PROBE: u64 = 1_000_000_000;
-/// A turn that was given back can be taken for so long after it came.
-const SAVED: u64 = 100_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -40,11 +38,12 @@ pub(super) enum End {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// At once, or at that time, when it is to ask with [`Core::again`].
+    /// At once, by the pace as it has changed so often.
     Go {
-        at: Tick,
         change: u32,
     },
+    /// It is to ask with [`Core::again`] then.
+    Wait(Place),
     /// The quota has no room before then.
     NoRoom(Tick),
     /// By chance, because so many failed.
@@ -74,9 +73,7 @@ pub(super) struct Counts {
 pub(super) struct Core {
     limits: Limits,
     pub(super) pace: Pace,
-    /// Turns of those who left, and the change that they are of.
-    free: BinaryHeap<Reverse<Tick>>,
-    free_since: u32,
+    line: Line,
     buckets: [Bucket; BUCKETS],
     sent_at: Option<Tick>,
     random: Random,
@@ -93,8 +90,7 @@ impl Core {
         Self {
             limits,
             pace: Pace::new(),
-            free: BinaryHeap::new(),
-            free_since: 0,
+            line: Line::default(),
             buckets: [Bucket::default(); BUCKETS],
             sent_at: None,
             random,
@@ -107,7 +103,6 @@ impl Core {
 
     pub(super) fn reset(&mut self) {
         self.pace.reset();
-        self.free.clear();
         self.buckets = [Bucket::default(); BUCKETS];
     }
 
@@ -126,7 +121,6 @@ impl Core {
         }
         if !limits.quota && self.phase() != Phase::Free {
             self.pace.reset();
-            self.free.clear();
         }
         if let Some(random) = random {
             self.random = random;
@@ -230,45 +224,47 @@ impl Core {
             let _ = self.pace.next(now);
             return Answer::Shed;
         }
-        self.turn(deadline, now, now)
+        self.line.advance(&mut self.pace, now);
+        let latest = now.0.saturating_add(self.limits.max_wait);
+        // At its deadline it would be too late.
+        let latest = deadline.map_or(latest, |at| latest.min(at.0 - 1));
+        let answer = self.turn(Tick(latest), false, now);
+        self.counts.waited += u64::from(matches!(answer, Answer::Wait(_)));
+        answer
     }
 
-    /// Its turn has come, or was moved while it waited, since `arrived`. `None` if it can go.
-    pub(super) fn again(
-        &mut self,
-        (turn, change): (Tick, u32),
-        deadline: Option<Tick>,
-        arrived: Tick,
-        now: Tick,
-    ) -> Option<Answer> {
+    /// It has a place, and was to ask again.
+    pub(super) fn again(&mut self, place: Place, deadline: Option<Tick>, now: Tick) -> Answer {
+        self.line.advance(&mut self.pace, now);
         if deadline.is_some_and(|at| at <= now) {
             // It was woken too late: nobody waits for it any longer.
-            self.give_back(change, turn, now);
+            self.line.leave(place);
             self.counts.expired += 1;
-            return Some(Answer::Expired);
+            return Answer::Expired;
         }
-        (self.pace.change() != change).then(|| self.turn(deadline, arrived, now))
+        // Only by its deadline: its place is its own, also if the rate has fallen.
+        let stays = match self.line.stand(place, &self.pace) {
+            Stand::Came => return Answer::Go { change: self.pace.change() },
+            Stand::Waits => true,
+            Stand::Void => false,
+        };
+        self.turn(place.latest, stays, now)
     }
 
-    fn turn(&mut self, deadline: Option<Tick>, arrived: Tick, now: Tick) -> Answer {
-        let next = self.pace.next(now);
-        let free = self.first_free(now).filter(|free| *free <= next);
-        let at = free.unwrap_or(next).max(now);
-        if at > now {
-            self.pace.wait(now);
-            let latest = Tick(arrived.0.saturating_add(self.limits.max_wait));
-            if at > latest || deadline.is_some_and(|deadline| at >= deadline) {
-                self.counts.no_room += 1;
-                return Answer::NoRoom(at);
-            }
-            self.counts.waited += u64::from(arrived == now);
+    /// The next one that is nobody's, until `latest` unless it `stays`.
+    fn turn(&mut self, latest: Tick, stays: bool, now: Tick) -> Answer {
+        let place = self.line.next(latest, &mut self.pace, now);
+        if place.turn <= now {
+            self.line.go(place, &mut self.pace, now);
+            return Answer::Go { change: self.pace.change() };
         }
-        if free.is_some() {
-            self.free.pop();
-        } else {
-            self.pace.take(now);
+        self.pace.wait(now);
+        if place.turn > latest && !stays {
+            self.counts.no_room += 1;
+            return Answer::NoRoom(place.turn);
         }
-        Answer::Go { at, change: self.pace.change() }
+        self.line.enter(place);
+        Answer::Wait(place)
     }
 
     pub(super) fn sent(&mut self, now: Tick) {
@@ -276,32 +272,14 @@ impl Core {
         self.sent_at = Some(now);
     }
 
-    /// It is not sent after all. The next call gets this very turn: at the end of the row it would again wait too
-    /// long for those who leave early, and nobody would ever come to a turn.
-    pub(super) fn give_back(&mut self, change: u32, turn: Tick, now: Tick) {
-        let paced = matches!(self.pace.phase(), Phase::Limiting | Phase::Stopped);
-        if paced && self.pace.change() == change {
-            // Those that are void or over go first.
-            let _ = self.first_free(now);
-            self.free.push(Reverse(turn));
-        }
+    /// It waits for its turn no more.
+    pub(super) fn leave(&mut self, place: Place) {
+        self.line.leave(place);
     }
 
-    /// The first turn that was given back and can be taken.
-    fn first_free(&mut self, now: Tick) -> Option<Tick> {
-        if self.free_since != self.pace.change() {
-            self.free_since = self.pace.change();
-            self.free.clear();
-        }
-        // While nothing is taken turns are few: one is kept until somebody asks.
-        let oldest = match self.pace.phase() {
-            Phase::Stopped => 0,
-            _ => now.0.saturating_sub(SAVED),
-        };
-        while self.free.peek().is_some_and(|Reverse(turn)| turn.0 < oldest) {
-            self.free.pop();
-        }
-        self.free.peek().map(|Reverse(turn)| *turn)
+    /// It had its turn, and is not sent after all.
+    pub(super) fn give_back(&mut self, change: u32, now: Tick) {
+        self.pace.give_back(change, now);
     }
 
     pub(super) fn finish(&mut self, sent: Tick, end: End, now: Tick) {
@@ -318,8 +296,8 @@ impl Core {
             bucket.accepts += f64::from(u8::from(end == End::Taken));
         }
         match end {
-            // A failure was taken, too: it is no quota that it met.
-            End::Taken | End::Failed => self.pace.taken(sent, now),
+            End::Taken => self.pace.taken(sent, now),
+            End::Failed => self.pace.failed(sent, now),
             End::Refused(hint) if self.limits.quota => self.pace.refused(sent, hint, now),
             End::Refused(_) | End::Ignored => {}
         }

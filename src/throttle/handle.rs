@@ -88,6 +88,7 @@ impl Shared {
 
     fn changed(&self, from: Phase, to: Phase) {
         let reason = match to {
+            Phase::Free if from == Phase::Measuring => "few calls are throttled",
             Phase::Free => "nothing is throttled any more",
             Phase::Measuring => "a call was throttled",
             Phase::Limiting => "it is known how many it takes",
@@ -104,7 +105,7 @@ impl Shared {
         let why = match why {
             Answer::NoRoom(at) => new(RejectionKind::RateLimited).with_retry_after(at.since(now)),
             Answer::Expired => new(RejectionKind::DeadlineExceeded),
-            Answer::Shed | Answer::Go { .. } => new(RejectionKind::Overloaded),
+            Answer::Shed | Answer::Go { .. } | Answer::Wait(_) => new(RejectionKind::Overloaded),
         };
         if self.observers.see_refusals() {
             self.observers.emit(LayerKind::Throttle, self.name, EventKind::Rejected(&why));
@@ -403,11 +404,11 @@ pub struct ThrottleStats {
     pub failed: u64,
     /// Calls that had to wait for their turn.
     pub waited: u64,
-    /// Calls refused because the quota had no room for them in time.
+    /// Calls refused because the quota had no room for them in time, also of those that waited when all turns were lost.
     pub no_room: u64,
     /// Calls refused because others failed.
     pub shed: u64,
-    /// Calls whose deadline had passed when they came.
+    /// Calls whose deadline had passed when they came, or as they waited.
     pub expired: u64,
 }
 

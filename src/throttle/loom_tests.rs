@@ -67,7 +67,7 @@ fn ask(throttle: &Throttle) -> Asked {
 fn granted(asked: Asked) -> Permit {
     match asked {
         Asked::Granted(permit) => permit,
-        Asked::Wait(turn) => panic!("it waits until {:?}", turn.at()),
+        Asked::Wait(turn) => panic!("it waits until {:?}", turn.turn()),
         Asked::Refused(why) => panic!("{why}"),
     }
 }
@@ -83,14 +83,20 @@ fn waits(asked: Asked) -> Waiting {
 /// All others have done what they do: as a timer would, it is asked again at the time that it was told.
 fn gets_its_turn(mut turn: Waiting, times: u32) -> Permit {
     for _ in 0..times {
-        let at = turn.at();
-        match turn.again_at(at) {
-            Asked::Granted(permit) => return permit,
-            Asked::Wait(again) => {
-                assert!(again.at() > at, "it would ask for ever");
-                turn = again;
+        // Who waits long asks on the way, half-way each time.
+        for _ in 0..64 {
+            let (at, due) = (turn.at(), turn.turn());
+            match turn.again_at(at) {
+                Asked::Granted(permit) => return permit,
+                Asked::Wait(again) => {
+                    assert!(again.at() > at, "it would ask for ever");
+                    turn = again;
+                    if at >= due {
+                        break;
+                    }
+                }
+                Asked::Refused(why) => panic!("{why}"),
             }
-            Asked::Refused(why) => panic!("{why}"),
         }
     }
     panic!("it still waits after {times} turns");
@@ -100,7 +106,7 @@ fn gets_its_turn(mut turn: Waiting, times: u32) -> Permit {
 fn next_turn(throttle: &Throttle, now: Tick) -> Tick {
     match ask(throttle) {
         Asked::Granted(_) => now,
-        Asked::Wait(turn) => turn.at(),
+        Asked::Wait(turn) => turn.turn(),
         Asked::Refused(why) => panic!("{why}"),
     }
 }
@@ -159,13 +165,13 @@ fn loom_a_turn_that_is_given_back_beside_one_who_asks() {
         let (throttle, start, _) = learned(TURN * 6);
         drop(granted_and_sent(&throttle));
         let (leaves, stays) = (waits(ask(&throttle)), waits(ask(&throttle)));
-        let given = leaves.at();
-        assert!(given < stays.at());
+        let given = leaves.turn();
+        assert!(given < stays.turn());
         let thread = thread::spawn(move || drop(leaves));
         let one = waits(ask(&throttle));
         thread.join().unwrap();
         let two = waits(ask(&throttle));
-        let mut turns = [one.at(), two.at(), stays.at()];
+        let mut turns = [one.turn(), two.turn(), stays.turn()];
         turns.sort();
         assert_eq!(turns[0], given, "the turn is lost");
         assert!(turns[0] < turns[1] && turns[1] < turns[2], "one turn for two: {turns:?}");
@@ -206,7 +212,7 @@ fn loom_nobody_waits_for_a_turn_that_is_void() {
                 }
             })
         });
-        let at = waiting.at();
+        let at = waiting.turn();
         let asked = waiting.again_at(at);
         for thread in threads {
             thread.join().unwrap();
@@ -220,9 +226,9 @@ fn loom_nobody_waits_for_a_turn_that_is_void() {
             Asked::Wait(turn) => drop(gets_its_turn(turn, 2)),
             Asked::Refused(why) => panic!("{why}"),
         }
-        let turn = late.at();
+        let turn = late.turn();
         let late = waits(late.again_at(turn));
-        assert!(late.at() > turn, "nothing is taken, and it would go");
+        assert!(late.turn() > turn, "nothing is taken, and it would go");
         drop(gets_its_turn(late, 1));
         let stats = throttle.stats();
         assert_eq!(stats.failed, LEARNED + 8, "each that was refused is counted");

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::core::{Answer, End};
 use super::handle::Shared;
+use super::line::Place;
 use crate::clock::{Tick, now};
 use crate::name::LayerKind;
 use crate::observe::{LET_THROUGH, REFUSED, WaitSpan};
@@ -18,16 +19,24 @@ pub(super) enum Asked {
 pub(super) struct Permit {
     /// `None` once it was told.
     shared: Option<Arc<Shared>>,
-    turn: Tick,
     change: u32,
     /// When it was granted: it is sent at once then.
     granted: Tick,
     sent: Option<Tick>,
 }
 
+/// A place in the line, which is left when it is dropped.
+struct Held {
+    /// `None` once it has no place any more.
+    shared: Option<Arc<Shared>>,
+    place: Place,
+}
+
 /// A turn that has not come.
 pub(super) struct Waiting {
-    permit: Permit,
+    held: Held,
+    /// When it is to ask again.
+    asks: Tick,
     deadline: Option<Tick>,
     arrived: Tick,
     span: WaitSpan,
@@ -36,41 +45,15 @@ pub(super) struct Waiting {
 impl Permit {
     pub(super) fn ask(shared: Arc<Shared>, deadline: Option<Tick>) -> Asked {
         let now = now();
-        let answer = shared.step(|core| core.admit(deadline, now));
-        Self::told(shared, answer, deadline, now, now, WaitSpan::NONE)
+        match shared.step(|core| core.admit(deadline, now)) {
+            Answer::Go { change } => Asked::Granted(Self::new(shared, change, now)),
+            Answer::Wait(place) => Asked::Wait(Waiting::new(shared, place, deadline, now)),
+            refused => Asked::Refused(shared.refuse(refused, now)),
+        }
     }
 
-    fn told(
-        shared: Arc<Shared>,
-        answer: Answer,
-        deadline: Option<Tick>,
-        arrived: Tick,
-        now: Tick,
-        mut span: WaitSpan,
-    ) -> Asked {
-        match answer {
-            Answer::Go { at, change } => {
-                let permit =
-                    Self { shared: Some(shared), turn: at, change, granted: now, sent: None };
-                let Some(shared) = &permit.shared else { return Asked::Granted(permit) };
-                if at <= now {
-                    if arrived < now {
-                        span.end(LET_THROUGH);
-                        shared.waited(now.since(arrived));
-                    }
-                    Asked::Granted(permit)
-                } else {
-                    if arrived == now {
-                        span = WaitSpan::begin(LayerKind::Throttle, shared.name);
-                    }
-                    Asked::Wait(Waiting { permit, deadline, arrived, span })
-                }
-            }
-            refused => {
-                span.end(REFUSED);
-                Asked::Refused(shared.refuse(refused, now))
-            }
-        }
+    const fn new(shared: Arc<Shared>, change: u32, granted: Tick) -> Self {
+        Self { shared: Some(shared), change, granted, sent: None }
     }
 
     /// The call is made now.
@@ -86,7 +69,7 @@ impl Permit {
             let now = now();
             match self.sent {
                 Some(sent) => shared.step(|core| core.finish(sent, end, now)),
-                None => shared.step(|core| core.give_back(self.change, self.turn, now)),
+                None => shared.step(|core| core.give_back(self.change, now)),
             }
         }
     }
@@ -98,32 +81,69 @@ impl Drop for Permit {
     }
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.step(|core| core.leave(self.place));
+        }
+    }
+}
+
 impl Waiting {
-    pub(super) const fn at(&self) -> Tick {
-        self.permit.turn
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        place: Place,
+        deadline: Option<Tick>,
+        now: Tick,
+    ) -> Self {
+        let name = shared.name;
+        let held = Held { shared: Some(shared), place };
+        let (asks, span) = (place.asks(now), WaitSpan::NONE);
+        let mut waiting = Self { held, asks, deadline, arrived: now, span };
+        // Should that panic, the place is left.
+        waiting.span = WaitSpan::begin(LayerKind::Throttle, name);
+        waiting
     }
 
-    /// The turn has come, if it was not moved meanwhile.
+    pub(super) const fn at(&self) -> Tick {
+        self.asks
+    }
+
+    /// When its turn comes, as far as is known.
+    #[cfg(all(test, buttress_loom))]
+    pub(super) const fn turn(&self) -> Tick {
+        self.held.place.turn
+    }
+
+    /// Perhaps its turn has come.
     pub(super) fn again(self) -> Asked {
         self.again_at(now())
     }
 
     pub(super) fn again_at(mut self, now: Tick) -> Asked {
-        let Some(shared) = self.permit.shared.take() else { return Asked::Granted(self.permit) };
-        if now < self.permit.turn {
-            self.permit.shared = Some(shared);
+        let Some(shared) = self.held.shared.take_if(|_| now >= self.asks) else {
             return Asked::Wait(self);
-        }
-        let had = (self.permit.turn, self.permit.change);
-        let (deadline, arrived) = (self.deadline, self.arrived);
-        match shared.step(|core| core.again(had, deadline, arrived, now)) {
-            None => {
+        };
+        let place = self.held.place;
+        match shared.step(|core| core.again(place, self.deadline, now)) {
+            Answer::Go { change } => {
+                let permit = Permit::new(shared, change, now);
                 self.span.end(LET_THROUGH);
-                shared.waited(now.since(arrived));
-                (self.permit.shared, self.permit.granted) = (Some(shared), now);
-                Asked::Granted(self.permit)
+                if let Some(shared) = &permit.shared {
+                    shared.waited(now.since(self.arrived));
+                }
+                Asked::Granted(permit)
             }
-            Some(answer) => Permit::told(shared, answer, deadline, arrived, now, self.span),
+            Answer::Wait(place) => {
+                (self.held.shared, self.held.place) = (Some(shared), place);
+                let asks = place.asks(now);
+                self.asks = self.deadline.map_or(asks, |at| asks.min(at));
+                Asked::Wait(self)
+            }
+            refused => {
+                self.span.end(REFUSED);
+                Asked::Refused(shared.refuse(refused, now))
+            }
         }
     }
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use super::Throttle;
 use super::core::{Answer, Core, End, Limits};
+use super::line::Place;
+use super::permit::{Asked, Waiting};
 use crate::backoff::Random;
 use crate::clock::Tick;
 use crate::observe::{Event, EventKind};
 use crate::pace::Phase;
+use crate::rejection::RejectionKind;
 use crate::sync::{Mutex, lock};
 
 const MS: u64 = 1_000_000;
@@ -30,12 +33,14 @@ fn run(core: &mut Core, from: u64, calls: u64, mut end: impl FnMut(u64) -> End) 
     let before = core.counts.sent;
     for i in 0..calls {
         let now = from + 10 * i;
-        if let Answer::Go { at: turn, .. } = core.admit(None, at(now))
-            && turn <= at(now)
-        {
-            core.sent(at(now));
-            let end = end(core.counts.sent);
-            core.finish(at(now), end, at(now + 5));
+        match core.admit(None, at(now)) {
+            Answer::Go { .. } => {
+                core.sent(at(now));
+                let end = end(core.counts.sent);
+                core.finish(at(now), end, at(now + 5));
+            }
+            Answer::Wait(place) => core.leave(place),
+            _ => {}
         }
     }
     core.counts.sent - before
@@ -103,6 +108,32 @@ fn a_few_failures_say_nothing_and_what_says_nothing_does_not_count() {
     assert!(core.share(at(30_000)).abs() < 1e-9);
 }
 
+/// It was taken to answer as late as what had timed out before, and was asked for three times as long.
+#[test]
+fn what_timed_out_does_not_hide_that_nothing_is_taken() {
+    let mut core = core(None);
+    let minute = Some(Duration::from_secs(60));
+    for n in 0..50 {
+        core.finish(at(n), End::Failed, at(30_000 + n));
+    }
+    let mut sent = 0;
+    for ms in (31_000..).step_by(10) {
+        match core.admit(None, at(ms)) {
+            Answer::Go { .. } => {
+                sent += 1;
+                core.sent(at(ms));
+                core.finish(at(ms), End::Refused(minute), at(ms + 5));
+            }
+            Answer::Wait(place) => core.leave(place),
+            _ => {}
+        }
+        if core.phase() == Phase::Stopped {
+            break;
+        }
+        assert!(sent <= 30, "{sent} were sent by {ms}");
+    }
+}
+
 #[test]
 fn who_has_no_turn_in_time_is_told_when() {
     let mut core = core(None);
@@ -110,17 +141,21 @@ fn who_has_no_turn_in_time_is_told_when() {
     let mut last = 0;
     // One in fifty milliseconds is taken.
     for now in 0..20_000 {
-        if now % 5 == 0
-            && let Answer::Go { at: turn, change } = core.admit(None, at(now))
-        {
-            if turn > at(now) {
-                core.give_back(change, turn, at(now));
-                continue;
+        if now % 5 == 0 {
+            match core.admit(None, at(now)) {
+                Answer::Go { .. } => {
+                    core.sent(at(now));
+                    let taken = now >= last + 50;
+                    last = if taken { now } else { last };
+                    core.finish(
+                        at(now),
+                        if taken { End::Taken } else { End::Refused(hint) },
+                        at(now),
+                    );
+                }
+                Answer::Wait(place) => core.leave(place),
+                _ => {}
             }
-            core.sent(at(now));
-            let taken = now >= last + 50;
-            last = if taken { now } else { last };
-            core.finish(at(now), if taken { End::Taken } else { End::Refused(hint) }, at(now));
         }
     }
     let rate = core.pace.rate().expect("it is throttled");
@@ -129,7 +164,7 @@ fn who_has_no_turn_in_time_is_told_when() {
     let mut given = 0;
     let refused = loop {
         match core.admit(None, at(20_000)) {
-            Answer::Go { .. } => given += 1,
+            Answer::Go { .. } | Answer::Wait(_) => given += 1,
             other => break other,
         }
         assert!(given < 100);
@@ -147,28 +182,33 @@ fn who_leaves_before_its_turn_keeps_nobody_from_it() {
     for leave_after in [0, 40, 100, 150] {
         let mut core = core(None);
         let hint = Some(Duration::from_secs(1));
-        let mut waiting: Vec<(u64, Tick, u32)> = Vec::new();
+        let mut waiting: Vec<(u64, Place)> = Vec::new();
         let (mut last, mut sent) = (0, 0);
         for now in 0..60_000 {
-            for (arrived, turn, change) in std::mem::take(&mut waiting) {
-                if turn <= at(now) && core.pace.change() == change {
-                    core.sent(at(now));
-                    sent += u64::from(now >= 30_000);
-                    let taken = now >= last + 20;
-                    last = if taken { now } else { last };
-                    core.finish(
-                        at(now),
-                        if taken { End::Taken } else { End::Refused(hint) },
-                        at(now),
-                    );
-                } else if turn <= at(now) || now >= arrived + leave_after {
-                    core.give_back(change, turn, at(now));
+            let mut send = |core: &mut Core| {
+                core.sent(at(now));
+                sent += u64::from(now >= 30_000);
+                let taken = now >= last + 20;
+                last = if taken { now } else { last };
+                core.finish(at(now), if taken { End::Taken } else { End::Refused(hint) }, at(now));
+            };
+            for (arrived, place) in std::mem::take(&mut waiting) {
+                if now >= arrived + leave_after && place.turn > at(now) {
+                    core.leave(place);
+                } else if place.turn > at(now) {
+                    waiting.push((arrived, place));
                 } else {
-                    waiting.push((arrived, turn, change));
+                    match core.again(place, None, at(now)) {
+                        Answer::Go { .. } => send(&mut core),
+                        Answer::Wait(place) => waiting.push((arrived, place)),
+                        _ => {}
+                    }
                 }
             }
-            if let Answer::Go { at: turn, change } = core.admit(None, at(now)) {
-                waiting.push((now, turn, change));
+            match core.admit(None, at(now)) {
+                Answer::Go { .. } => send(&mut core),
+                Answer::Wait(place) => waiting.push((now, place)),
+                _ => {}
             }
         }
         // Fifty a second are taken.
@@ -193,22 +233,23 @@ fn a_refusal_while_nothing_is_taken_voids_the_turns_that_were_given() {
         }
         let sent = core.counts.sent;
         let turns = [1, 2, 3, 4].map(|n| match core.admit(None, at(now)) {
-            Answer::Go { at: turn, change } => {
-                assert_eq!(turn, at(now + 1_000 * n));
-                (turn, change)
+            Answer::Wait(place) => {
+                assert_eq!(place.turn, at(now + 1_000 * n));
+                place
             }
             other => panic!("{other:?}"),
         });
         let mut waiting = turns.into_iter();
-        let first = waiting.next().unwrap();
-        assert_eq!(core.again(first, None, at(now), first.0), None);
-        core.sent(first.0);
-        core.finish(first.0, End::Refused(hint.map(Duration::from_secs)), first.0);
-        let after = |ms| first.0.after(Duration::from_millis(ms));
-        for turn in waiting {
-            match core.again(turn, None, at(now), turn.0).expect("the turn is void") {
+        let place = waiting.next().unwrap();
+        let first = place.turn;
+        assert!(matches!(core.again(place, None, first), Answer::Go { .. }));
+        core.sent(first);
+        core.finish(first, End::Refused(hint.map(Duration::from_secs)), first);
+        let after = |ms| first.after(Duration::from_millis(ms));
+        for place in waiting {
+            match core.again(place, None, first) {
                 Answer::NoRoom(when) => assert!(when >= after(next), "{when:?}"),
-                Answer::Go { at: again, .. } => {
+                Answer::Wait(Place { turn: again, .. }) => {
                     assert!(hint.is_none() && again >= after(next), "{again:?}");
                 }
                 other => panic!("{other:?}"),
@@ -216,6 +257,177 @@ fn a_refusal_while_nothing_is_taken_voids_the_turns_that_were_given() {
         }
         assert_eq!(core.counts.sent, sent + 1);
     }
+}
+
+/// Of so many calls a second, as many as are taken of them; each of the others waits for its turn as a timer has it.
+struct Api {
+    rate: f64,
+    tokens: f64,
+    /// Milliseconds until a call that is taken is answered, and one that is refused.
+    took: (u64, u64),
+    answers: Vec<(u64, u64, End)>,
+    /// When it came, and when it asks again.
+    waiting: Vec<(u64, Tick, Place)>,
+    taken: u64,
+    sent: u64,
+    /// Refused after they had waited.
+    in_vain: u64,
+}
+
+impl Api {
+    fn new(rate: f64, took: (u64, u64), tokens: f64) -> Self {
+        let (answers, waiting) = (Vec::new(), Vec::new());
+        Self { rate, tokens, took, answers, waiting, taken: 0, sent: 0, in_vain: 0 }
+    }
+
+    fn send(&mut self, core: &mut Core, now: u64) {
+        core.sent(at(now));
+        self.sent += 1;
+        let taken = self.tokens >= 1.0;
+        let (end, took) = match taken {
+            true => (End::Taken, self.took.0),
+            false => (End::Refused(None), self.took.1),
+        };
+        self.tokens -= f64::from(u8::from(taken));
+        self.taken += u64::from(taken);
+        self.answers.push((now + took, now, end));
+    }
+
+    /// Twice as many come as are taken, which can be `burst` at once.
+    fn run(&mut self, core: &mut Core, burst: f64, from: u64, until: u64) -> (f64, f64) {
+        (self.taken, self.sent, self.in_vain) = (0, 0, 0);
+        let mut come = 0.0;
+        for now in from..until {
+            self.tokens = (self.tokens + self.rate / 1e3).min(burst);
+            for (_, sent, end) in self.answers.extract_if(.., |(due, ..)| *due <= now) {
+                core.finish(at(sent), end, at(now));
+            }
+            for (arrived, when, place) in std::mem::take(&mut self.waiting) {
+                if when > at(now) {
+                    self.waiting.push((arrived, when, place));
+                    continue;
+                }
+                match core.again(place, None, at(now)) {
+                    Answer::Go { .. } => self.send(core, now),
+                    Answer::Wait(place) => {
+                        self.waiting.push((arrived, place.asks(at(now)), place));
+                    }
+                    _ => self.in_vain += 1,
+                }
+            }
+            come += self.rate * 2.0 / 1e3;
+            while come >= 1.0 {
+                come -= 1.0;
+                match core.admit(None, at(now)) {
+                    Answer::Go { .. } => self.send(core, now),
+                    Answer::Wait(place) => {
+                        self.waiting.push((now, place.asks(at(now)), place));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "counts")]
+        let (taken, sent) = (self.taken as f64, self.sent as f64);
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+        let seconds = (until - from) as f64 / 1e3;
+        (taken / self.rate / seconds, sent / taken)
+    }
+}
+
+/// Turns that had been given went on at the old rate, up to 200 ms after the rate had fallen, and each that was refused
+/// made it fall further: of five thousand a second none was sent any more, for minutes.
+#[test]
+fn a_quota_of_many_a_second_is_used_without_a_time_to_come_again() {
+    for rate in [100.0, 500.0, 1000.0, 5000.0] {
+        for took in [(0, 0), (5, 1), (50, 10), (50, 0)] {
+            for burst in [rate / 50.0, rate / 10.0, rate] {
+                let mut core = core(None);
+                let mut api = Api::new(rate, took, burst);
+                let what = format!("{rate} a second, {burst} at once, in {took:?} ms");
+                let (used, attempts) = api.run(&mut core, burst, 0, 2000);
+                assert!(used >= 0.7 && attempts <= 1.5, "{what}, first: {used:.3} {attempts:.3}");
+                let (used, attempts) = api.run(&mut core, burst, 2000, 6000);
+                assert!(used >= 0.9 && attempts <= 1.1, "{what}: {used:.3} {attempts:.3}");
+                assert_eq!(api.in_vain, 0, "{what}");
+            }
+        }
+    }
+}
+
+/// What is taken was measured as no more than 6400 a second, and grew no further than a quarter above that.
+#[test]
+fn a_quota_of_more_than_can_be_counted_in_a_few_milliseconds_is_used() {
+    let mut core = core(None);
+    let mut api = Api::new(20_000.0, (5, 1), 2000.0);
+    api.run(&mut core, 2000.0, 0, 2000);
+    let (used, attempts) = api.run(&mut core, 2000.0, 2000, 4000);
+    assert!(used >= 0.9 && attempts <= 1.1, "{used:.3} {attempts:.3}");
+}
+
+/// It slept until its turn, after the deadline.
+#[test]
+fn who_keeps_its_place_is_told_at_its_deadline_that_it_has_passed() {
+    let throttle = Throttle::new("api");
+    for n in 0..17 {
+        let end = if n % 2 == 0 { End::Refused(None) } else { End::Taken };
+        throttle.shared.step(|core| core.finish(at(5 * n), end, at(5 * n)));
+    }
+    let ask = |deadline| match throttle.shared.step(|core| core.admit(deadline, at(80))) {
+        Answer::Wait(place) => place,
+        other => panic!("{other:?}"),
+    };
+    let _before = [(); 8].map(|()| ask(None));
+    let turn = throttle.shared.step(|core| core.pace.turn(8, at(80)));
+    let deadline = turn.after(Duration::from_millis(1));
+    let place = ask(Some(deadline));
+    assert_eq!(place.turn, turn);
+    let shared = Arc::clone(throttle.shared.shared());
+    let mut waiting = Waiting::new(shared, place, Some(deadline), at(80));
+    for _ in 0..5 {
+        throttle.shared.step(|core| core.finish(at(80), End::Refused(None), at(80)));
+    }
+    let (why, then) = loop {
+        let then = waiting.at();
+        match waiting.again_at(then) {
+            Asked::Wait(again) => waiting = again,
+            Asked::Granted(_) => panic!("it has its turn"),
+            Asked::Refused(why) => break (why, then),
+        }
+    };
+    assert_eq!((why.kind(), then), (RejectionKind::DeadlineExceeded, deadline));
+}
+
+#[test]
+fn who_waits_keeps_its_place_when_others_leave_or_come() {
+    let mut core = core(None);
+    let mut api = Api::new(100.0, (0, 0), 10.0);
+    api.run(&mut core, 10.0, 0, 3000);
+    let now = 4000;
+    api.waiting.drain(..).for_each(|(.., place)| core.leave(place));
+    let mut places = Vec::new();
+    while places.len() < 4 {
+        match core.admit(None, at(now)) {
+            Answer::Wait(place) => places.push(place),
+            Answer::Go { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(places.is_sorted_by_key(|place| place.turn), "{places:?}");
+    core.leave(places[1]);
+    // The next who comes has that turn, and the one after it the last.
+    let next = [(); 2].map(|()| match core.admit(None, at(now)) {
+        Answer::Wait(place) => place,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(next[0].turn, places[1].turn);
+    assert!(next[1].turn > places[3].turn, "{next:?} {places:?}");
+    // If nobody comes for it, it is those behind who move up.
+    core.leave(places[0]);
+    core.leave(places[1]);
+    let turn = places[2].turn;
+    assert!(matches!(core.again(places[2], None, turn), Answer::Go { .. }));
+    assert!(matches!(core.again(places[3], None, turn), Answer::Go { .. }));
 }
 
 /// Learned, and then nobody called for ten minutes. Each step by an end or a call; the changes that were told.
@@ -234,7 +446,8 @@ fn told_after_long(
     throttle.shared.step(|core| core.finish(at(0), End::Refused(None), at(0)));
     if !measured_only {
         for now in 0..500 {
-            throttle.shared.step(|core| core.finish(at(now), End::Taken, at(now)));
+            let end = if now % 4 == 0 { End::Refused(None) } else { End::Taken };
+            throttle.shared.step(|core| core.finish(at(now), end, at(now)));
         }
     }
     lock(&told).clear();

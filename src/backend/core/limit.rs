@@ -162,6 +162,7 @@ impl Core {
         }
         self.settled_at = now;
         self.starting = false;
+        self.lowered = self.lowered.saturating_add(1);
         // It answers, and quickly: what is below one is for queues.
         self.limit = (self.limit * ASKED_FOR_LESS).max(self.limit.min(1.0));
     }

@@ -6,10 +6,13 @@ use std::time::Duration;
 use super::{Core, MAX_TOKENS};
 use crate::backend::turn::{End, State, Wakers};
 use crate::clock::Tick;
+use crate::pace::Phase;
 
 /// After an answer that asks for less, so many successes pass before extra attempts are sent again and the limit
 /// grows.
 const THROTTLED: u32 = 100;
+/// A limit that was lowered so often for that is half of what it was.
+const HALVED: u32 = 7;
 /// Failures in a row that no success of a later call interrupts. With 70 % errors one in 70 such rows.
 const DOWN_AFTER: u32 = 12;
 /// ... and as many as would come by chance, at the rate that was usual before, once in so many rows.
@@ -111,7 +114,7 @@ impl Core {
             }
             End::Failure => {
                 self.failed(now);
-                self.pace.taken(started, now);
+                self.pace.failed(started, now);
             }
             End::Throttled(after) => {
                 self.throttled = THROTTLED;
@@ -123,8 +126,15 @@ impl Core {
                 }
             }
             End::TooMany => {
+                self.lowered = if self.throttled == 0 { 0 } else { self.lowered };
                 self.throttled = THROTTLED;
                 self.ask_for_less(now);
+                // Of half as many in flight it refuses some as well: what is too much is the rate. A limit that is
+                // fixed is never lowered, and nothing is known.
+                let in_vain = self.lowered >= HALVED;
+                if self.learns_quota && (in_vain || self.pace.phase() != Phase::Free) {
+                    self.pace.refused(started, None, now);
+                }
             }
             End::Answered => {
                 self.succeeded(started, now);
