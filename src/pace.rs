@@ -187,20 +187,27 @@ impl Pace {
         (SECOND / self.rate) as u64
     }
 
+    /// A rate that nobody has needed for long is none.
+    #[inline]
+    pub(crate) fn forget(&mut self, now: Tick) {
+        if self.phase == Phase::Limiting {
+            let turns = self.interval().saturating_mul(QUIET_TURNS);
+            let needed = self.pressed_at.max(self.throttled_at);
+            let old = now.0.saturating_sub(self.throttled_at.0) > OLD.max(turns);
+            if old || now.0.saturating_sub(needed.0) > QUIET.max(turns) {
+                self.phase = Phase::Free;
+                self.change = self.change.wrapping_add(1);
+            }
+        }
+    }
+
     /// When the next call may go: at once, if that has passed.
     #[inline]
     pub(crate) fn next(&mut self, now: Tick) -> Tick {
+        self.forget(now);
         match self.phase {
             Phase::Free | Phase::Measuring => return Tick(0),
             Phase::Limiting => {
-                let turns = self.interval().saturating_mul(QUIET_TURNS);
-                let needed = self.pressed_at.max(self.throttled_at);
-                let old = now.0.saturating_sub(self.throttled_at.0) > OLD.max(turns);
-                if old || now.0.saturating_sub(needed.0) > QUIET.max(turns) {
-                    self.phase = Phase::Free;
-                    self.change = self.change.wrapping_add(1);
-                    return Tick(0);
-                }
                 let earliest = now.0.saturating_sub(self.saved.span());
                 if self.next < earliest {
                     // Turns that nobody took say nothing of how many it takes.
@@ -217,6 +224,12 @@ impl Pace {
     pub(crate) fn turn(&mut self, before: u64, now: Tick) -> Tick {
         let next = self.next(now);
         Tick(next.0.saturating_add(self.each().saturating_mul(before)))
+    }
+
+    /// Whether the next turn has come so long ago that the one after it has come as well, or that it is saved no more.
+    pub(crate) fn is_lost(&self, now: Tick) -> bool {
+        let late = self.interval().min(self.saved.span().max(LATE));
+        self.phase == Phase::Limiting && self.next.saturating_add(late) <= now.0
     }
 
     /// The time between two turns.
@@ -423,10 +436,10 @@ impl Pace {
         }
     }
 
-    /// Refusals come sooner than answers: those had time to come.
+    /// Refusals come sooner than answers: those had time to come, as far as it is known what they take.
     #[expect(clippy::cast_precision_loss, reason = "times")]
     fn is_heard(&self, now: Tick) -> bool {
-        now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency
+        self.latency > 0.0 && now.0.saturating_sub(self.since.0) as f64 > 1.5 * self.latency
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
@@ -494,6 +507,9 @@ impl Pace {
         let share = self.taken / (self.taken + self.throttled);
         if share < WRONG && self.throttled >= if self.is_heard(now) { SURE } else { CERTAIN } {
             let least = (self.rate / 4.0).max(self.before / 32.0).max(RATES.0);
+            // What is taken of turns that cannot be saved is less of what is sent than of what it takes.
+            let known = rate(self.counted, self.counted_at, now).min(self.measured) * 0.9;
+            let least = if self.measured < RATES.1 { least.max(known) } else { least };
             self.rate = (self.rate * share).max(least).min(self.rate);
             self.next = now.0.saturating_add(self.interval());
             self.change = self.change.wrapping_add(1);
@@ -505,8 +521,11 @@ impl Pace {
     fn stop(&mut self, hint: Option<Duration>, now: Tick) {
         let silent = now.0.saturating_sub(self.taken_at.0);
         let long = (3.0 * self.latency) as u64 + self.interval().saturating_mul(4);
-        // As long as most are not throttled, they may have been taken, and only not be answered yet.
-        let open = self.tried > 2.0 * f64::from(ROW);
+        // As long as most are not throttled, they may have been taken, and only not be answered yet: or some, for as long as
+        // it may be that none has been answered yet.
+        let unknown = self.latency == 0.0 && silent <= LONGEST_GUESS;
+        let most = if unknown { 1.0 } else { 2.0 };
+        let open = self.tried > most * f64::from(ROW);
         if self.row < ROW || silent < long || open {
             return;
         }

@@ -121,6 +121,26 @@ fn a_quota_is_measured_as_quickly_as_calls_are_refused_however_long_answers_take
     within("the rate", pace.rate().unwrap(), 500.0, 2000.0);
 }
 
+/// Those that hang may be taken, as long as nothing is known of what answers take: for ever, if nothing is ever answered.
+#[test]
+fn who_takes_nothing_at_all_and_lets_half_hang_is_soon_asked_seldom() {
+    for hang in [0.0, 0.25, 0.4, 0.5] {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let (mut pace, mut late) = (Pace::new(), 0);
+        for ms in (0..20 * SECONDS).step_by(20) {
+            if pace.next(tick(ms)) <= tick(ms) {
+                pace.take(tick(ms));
+                late += u32::from(ms > 10 * SECONDS);
+                if !rng.random_bool(hang) {
+                    pace.refused(tick(ms), None, tick(ms + 2));
+                }
+            }
+        }
+        assert_eq!(pace.phase(), Phase::Stopped, "{hang}");
+        assert!(late <= 20, "{hang}: {late}");
+    }
+}
+
 #[test]
 fn a_single_refusal_starves_nobody() {
     for batch in [1.0, 5.0] {

@@ -224,7 +224,7 @@ impl Core {
             let _ = self.pace.next(now);
             return Answer::Shed;
         }
-        self.line.advance(&mut self.pace, now);
+        self.line.advance(None, &mut self.pace, now);
         let latest = now.0.saturating_add(self.limits.max_wait);
         // At its deadline it would be too late.
         let latest = deadline.map_or(latest, |at| latest.min(at.0 - 1));
@@ -235,7 +235,7 @@ impl Core {
 
     /// It has a place, and was to ask again.
     pub(super) fn again(&mut self, place: Place, deadline: Option<Tick>, now: Tick) -> Answer {
-        self.line.advance(&mut self.pace, now);
+        self.line.advance(Some(place), &mut self.pace, now);
         if deadline.is_some_and(|at| at <= now) {
             // It was woken too late: nobody waits for it any longer.
             self.line.leave(place);
@@ -243,7 +243,7 @@ impl Core {
             return Answer::Expired;
         }
         // Only by its deadline: its place is its own, also if the rate has fallen.
-        let stays = match self.line.stand(place, &self.pace) {
+        let stays = match self.line.stand(place, &mut self.pace) {
             Stand::Came => return Answer::Go { change: self.pace.change() },
             Stand::Waits => true,
             Stand::Void => false,

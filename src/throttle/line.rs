@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use crate::clock::Tick;
 use crate::pace::Pace;
 
-/// Who waits longer than this looks again half-way, since its turn may come earlier.
+/// Who waits longer than this looks again half-way, and each second, since its turn may come earlier.
 const SOON: u64 = 50_000_000;
+const SECOND: u64 = 1_000_000_000;
 
 /// A turn that one waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +23,11 @@ pub(super) struct Place {
 
 impl Place {
     /// When whoever has it is to ask again.
-    pub(super) const fn asks(self, now: Tick) -> Tick {
-        let wait = self.turn.0.saturating_sub(now.0);
-        if wait > SOON { Tick(self.turn.0 - wait / 2) } else { self.turn }
+    pub(super) fn asks(self, now: Tick) -> Tick {
+        match self.turn.0.saturating_sub(now.0) {
+            wait if wait > SOON => Tick(now.0 + SECOND.min(wait / 2)),
+            _ => self.turn,
+        }
     }
 }
 
@@ -39,7 +42,7 @@ pub(super) enum Stand {
 }
 
 /// Turns have numbers and no times: they come at the rate as it is meanwhile, whether or not anybody
-/// asks, so that who does not ask holds up the others for less than a turn. A large change of the pace voids them all.
+/// asks, so that who does not ask holds up the others for no longer than its turn. A large change of the pace voids them all.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     change: u32,
@@ -52,12 +55,18 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Turns come.
-    pub(super) fn advance(&mut self, pace: &mut Pace, now: Tick) {
+    /// Turns come. Whoever asks perhaps has its `own` already.
+    pub(super) fn advance(&mut self, own: Option<Place>, pace: &mut Pace, now: Tick) {
         // That may change it.
-        let _ = pace.next(now);
+        pace.forget(now);
         if self.change != pace.change() {
             *self = Self { change: pace.change(), ..Self::default() };
+        }
+        // Before its own: what nobody can take any more has come when it was due, and not now.
+        let own = own.filter(|own| own.change == self.change).map_or(self.end, |own| own.number);
+        while self.first < own.min(self.end) && pace.is_lost(now) {
+            pace.take(pace.due());
+            self.first += 1;
         }
         while self.first < self.end && pace.next(now) <= now {
             pace.take(now);
@@ -79,17 +88,18 @@ impl Line {
         number < self.first.saturating_sub(pace.kept())
     }
 
-    /// What has become of it. If it has not come it is nobody's from now on: the next one that is may be
-    /// earlier, and is this one at the latest.
-    pub(super) fn stand(&mut self, place: Place, pace: &Pace) -> Stand {
+    /// What has become of it. If it has not come it is nobody's from now on: the next one that is may be earlier, and is this
+    /// one at the latest. If it is over, the next one that is nobody's comes later.
+    pub(super) fn stand(&mut self, place: Place, pace: &mut Pace) -> Stand {
         if place.change != self.change {
             return Stand::Void;
         }
-        if place.number < self.first && !self.is_over(place.number, pace) {
-            return Stand::Came;
-        }
         if place.number >= self.first {
             self.leave(place);
+        } else if self.is_over(place.number, pace) {
+            pace.unsent();
+        } else {
+            return Stand::Came;
         }
         Stand::Waits
     }

@@ -91,14 +91,53 @@ fn who_does_not_ask_takes_nobodys_place() {
     let now = KNOWN + 500;
     let _asleep = comes(&mut core, at(now));
     let live = comes(&mut core, at(now));
+    let told = u64::try_from(live.turn.since(at(now)).as_millis()).unwrap();
     let went = goes(&mut core, live, now) - now;
-    assert!((1500..2500).contains(&went), "{went}");
+    assert!((told..told + 1000).contains(&went), "{went}, {told}");
     let (mut core, now) = stopped(1500);
     let now = now + 900;
     let _asleep = comes(&mut core, at(now));
     let live = comes(&mut core, at(now));
     let went = goes(&mut core, live, now) - now;
     assert!((1100..2100).contains(&went), "{went}");
+}
+
+/// Of turns that nobody took only as many came each time somebody asked as are saved: behind twenty that slept it was four
+/// times as long as it was told.
+#[test]
+fn those_who_do_not_ask_hold_up_nobody_for_longer_than_their_turns() {
+    let slow = [(1000, 5), (1000, 20), (200, 20), (90, 20), (60, 20)];
+    for (each, before) in slow.into_iter().chain([(20, 200), (10, 20), (6, 400)]) {
+        let mut core = limited_to(each, 60_000);
+        let now = KNOWN + each / 2;
+        for _ in 0..before {
+            let _asleep = comes(&mut core, at(now));
+        }
+        let live = comes(&mut core, at(now));
+        let told = live.turn.since(at(now)).as_millis();
+        let went = u128::from(goes(&mut core, live, now) - now);
+        let late = 2 * u128::from(each) + told / 10;
+        assert!((told / 2..=told + late).contains(&went), "{each}: {went}, {told}");
+    }
+}
+
+/// After a pause of all, who was to go first came last: all turns until then had come and were over.
+#[test]
+fn a_pause_of_all_puts_nobody_behind_the_others() {
+    let mut core = limited_to(1000, 60_000);
+    let mut waiting: Vec<_> = (0..20).map(|n| (n, comes(&mut core, at(KNOWN + 500)))).collect();
+    let mut went = Vec::new();
+    for ms in KNOWN + 3500..KNOWN + 40_000 {
+        for (n, place) in std::mem::take(&mut waiting) {
+            match core.again(place, None, at(ms)) {
+                Answer::Go { .. } => went.push((n, ms - KNOWN)),
+                answer => waiting.push((n, waits(answer))),
+            }
+        }
+    }
+    assert!(went.is_sorted() && went.len() == 20, "{went:?}");
+    assert!(went[0].1 <= 3501 && went[19].1 <= 25_000, "{went:?}");
+    assert!(went.windows(2).all(|two| two[1].1 - two[0].1 >= 800), "{went:?}");
 }
 
 /// Who waited was refused half-way, since all who waited had no time left, and others came into their places.
@@ -299,6 +338,28 @@ fn who_leaves_after_its_turn_does_not_hide_that_nothing_is_taken() {
     }
 }
 
+/// They ask before they leave, and their turns counted as sent as well.
+#[test]
+fn who_asks_after_its_turn_does_not_hide_that_nothing_is_taken() {
+    let mut core = limited(3_600_000);
+    let (mut ms, mut refused, mut asleep) = (KNOWN, 0, VecDeque::new());
+    while core.phase() == Phase::Limiting {
+        let [late @ .., sends] = [(); 4].map(|()| comes(&mut core, at(ms)));
+        ms = goes(&mut core, sends, ms);
+        core.finish(at(ms), End::Refused(None), at(ms));
+        refused += 1;
+        assert!(refused <= 50, "{refused} refused, and it is not seen");
+        asleep.push_back(late);
+        if asleep.len() > 5 {
+            for place in asleep.pop_front().unwrap() {
+                if let Answer::Wait(place) = core.again(place, None, at(ms)) {
+                    core.leave(place);
+                }
+            }
+        }
+    }
+}
+
 /// It was asked half-way whether it may wait as long as those who come now.
 #[test]
 fn who_waits_does_so_for_as_long_as_when_it_came() {
@@ -312,6 +373,16 @@ fn who_waits_does_so_for_as_long_as_when_it_came() {
     assert!(asks < place.turn, "{place:?}");
     let place = waits(core.again(place, None, asks));
     assert!(matches!(core.again(place, None, place.turn), Answer::Go { .. }));
+}
+
+/// It looked again half-way only, after minutes.
+#[test]
+fn who_waits_for_long_sees_within_a_second_that_there_is_no_rate_any_more() {
+    let mut core = limited_to(1000, 3_600_000);
+    let waiting = [(); 300].map(|()| comes(&mut core, at(KNOWN)));
+    core.reset();
+    let went = goes(&mut core, waiting[299], KNOWN) - KNOWN;
+    assert!(went <= 1000, "{went}");
 }
 
 #[test]

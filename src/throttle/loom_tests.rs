@@ -83,8 +83,8 @@ fn waits(asked: Asked) -> Waiting {
 /// All others have done what they do: as a timer would, it is asked again at the time that it was told.
 fn gets_its_turn(mut turn: Waiting, times: u32) -> Permit {
     for _ in 0..times {
-        // Who waits long asks on the way, half-way each time.
-        for _ in 0..64 {
+        // Who waits long asks on the way, each second.
+        for _ in 0..400 {
             let (at, due) = (turn.at(), turn.turn());
             match turn.again_at(at) {
                 Asked::Granted(permit) => return permit,

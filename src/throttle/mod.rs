@@ -39,26 +39,27 @@
 //!
 //! # How it decides
 //!
-//! **Quota.** The first call that is throttled (429, or unavailable with a `Retry-After`) starts a short measurement:
-//! what is sent in it and not refused is the first rate. It takes sixteen answers, and 5 ms more than a refusal does. If
-//! none is refused in it there is no rate. Where refusals do not say when to come again it is measured on until eight
-//! were refused, and at least one of eight: a few that are refused are no quota. Once of 64 none is, there is no rate.
-//! From then on calls go at the rate, which grows while calls are taken and wait, and falls with each that is
-//! throttled. A call whose turn would not come within `max_wait` and its deadline is refused at once, unsent:
-//! `RateLimited` with the time until that turn. One that waits keeps its place until its deadline, longer than
-//! `max_wait` if the rate falls meanwhile. If nothing is taken any more, single calls ask: when `Retry-After`
+//! **Quota.** The first call that is throttled (429, or unavailable with a `Retry-After`) starts a short measurement: what
+//! is sent in it and not refused is the first rate, which of calls that come in bursts is too high for a second or two. It
+//! takes sixteen answers, and 5 ms more than a refusal does. If none is refused in it there is no rate. Where refusals do
+//! not say when to come again it is measured on until eight were refused, and at least one of eight: a few that are refused
+//! are no quota. Once of 64 none is, there is no rate. From then on calls go at the rate, which grows while calls are taken
+//! and wait, and falls with each that is throttled. A call whose turn would not come within `max_wait` and its deadline is
+//! refused at once, unsent: `RateLimited` with the time until that turn. One that waits keeps its place until its deadline,
+//! longer than `max_wait` if the rate falls meanwhile. If nothing is taken any more, single calls ask: when `Retry-After`
 //! says, but at least every 30 s. Once nobody waited and nothing was throttled for 30 s, there is no rate any more, nor
 //! once nothing was throttled for five minutes, whoever waits; both take at least the time of 64 turns. The rate grows
-//! quickly until the first call is throttled, and then stays within a quarter above what was taken of the last calls
-//! while somebody waited, until nothing was throttled for 30 s. Turns that nobody took can be taken later, for 100 ms
-//! at first: less if it turns out that the backend does not save them as long, more if it does and calls wait, at most
-//! 1 s. What has become less than a sixteenth of a turn stays so until the rate is measured anew.
+//! quickly until the first call is throttled, and then stays within a quarter above what was taken of the last calls while
+//! somebody waited, until nothing was throttled for 30 s. Turns that nobody took can be taken later, for 100 ms at first:
+//! less if it turns out that the backend does not save them as long, more if it does and calls wait, at most 1 s. What has
+//! become less than a sixteenth of a turn stays so until the rate is measured anew.
 //!
 //! **Turns** go by who came first, and come at the rate as it is by then, whoever asks for them. Who leaves, leaves its turn
-//! to the next who asks. Who does not ask holds up the others for less than a turn, and can take its own for 50 ms, or for
-//! as long as turns are saved; after that it waits for another. All who wait ask anew when much changes at once: a rate that
-//! was quite wrong, or that nothing is taken any more or something again. For them there may be no room any more, which is
-//! the only refusal after a wait but that the deadline has passed.
+//! to the next who asks. Who does not ask holds up the others for no longer than its turn, and can take it for 50 ms, for as
+//! long as turns are saved, and until the next one comes; after that it waits for another. When much changes at once (a rate that was quite wrong,
+//! nothing is taken any more or something again, a command) all turns are void, and all who wait ask anew when they look the
+//! next time, which is half-way to their turn and after a second at the latest. Who comes meanwhile may be before them, and
+//! there may be no room for them any more, which is the only refusal after a wait but that the deadline has passed.
 //!
 //! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken; those that
 //! taught the quota are not among them. A share of
@@ -79,7 +80,7 @@
 //! their part.
 //!
 //! **Cost.** Two looks at the clock and three short locks for each call; nothing is allocated unless a call waits. One
-//! that waits for more than 50 ms wakes half-way, and half-way again, since its turn may come earlier.
+//! that waits for more than 50 ms wakes half-way, and half-way again, and each second, since its turn may come earlier.
 //!
 //! # Order
 //!
@@ -110,6 +111,8 @@ mod line_tests;
 mod loom_tests;
 mod managed;
 mod permit;
+#[cfg(all(test, not(buttress_loom)))]
+mod quota_tests;
 mod service;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;

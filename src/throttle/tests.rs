@@ -16,7 +16,7 @@ use crate::sync::{Mutex, lock};
 
 const MS: u64 = 1_000_000;
 
-fn at(ms: u64) -> Tick {
+pub(super) fn at(ms: u64) -> Tick {
     Tick((1 << 50) + ms * MS)
 }
 
@@ -24,7 +24,7 @@ fn limits(k: Option<f64>) -> Limits {
     Limits { quota: true, k, max_share: 0.9, window: 10_000 * MS, max_wait: 200 * MS }
 }
 
-fn core(k: Option<f64>) -> Core {
+pub(super) fn core(k: Option<f64>) -> Core {
     Core::new(limits(k), Random::seeded(7))
 }
 
@@ -259,112 +259,6 @@ fn a_refusal_while_nothing_is_taken_voids_the_turns_that_were_given() {
     }
 }
 
-/// Of so many calls a second, as many as are taken of them; each of the others waits for its turn as a timer has it.
-struct Api {
-    rate: f64,
-    tokens: f64,
-    /// Milliseconds until a call that is taken is answered, and one that is refused.
-    took: (u64, u64),
-    answers: Vec<(u64, u64, End)>,
-    /// When it came, and when it asks again.
-    waiting: Vec<(u64, Tick, Place)>,
-    taken: u64,
-    sent: u64,
-    /// Refused after they had waited.
-    in_vain: u64,
-}
-
-impl Api {
-    fn new(rate: f64, took: (u64, u64), tokens: f64) -> Self {
-        let (answers, waiting) = (Vec::new(), Vec::new());
-        Self { rate, tokens, took, answers, waiting, taken: 0, sent: 0, in_vain: 0 }
-    }
-
-    fn send(&mut self, core: &mut Core, now: u64) {
-        core.sent(at(now));
-        self.sent += 1;
-        let taken = self.tokens >= 1.0;
-        let (end, took) = match taken {
-            true => (End::Taken, self.took.0),
-            false => (End::Refused(None), self.took.1),
-        };
-        self.tokens -= f64::from(u8::from(taken));
-        self.taken += u64::from(taken);
-        self.answers.push((now + took, now, end));
-    }
-
-    /// Twice as many come as are taken, which can be `burst` at once.
-    fn run(&mut self, core: &mut Core, burst: f64, from: u64, until: u64) -> (f64, f64) {
-        (self.taken, self.sent, self.in_vain) = (0, 0, 0);
-        let mut come = 0.0;
-        for now in from..until {
-            self.tokens = (self.tokens + self.rate / 1e3).min(burst);
-            for (_, sent, end) in self.answers.extract_if(.., |(due, ..)| *due <= now) {
-                core.finish(at(sent), end, at(now));
-            }
-            for (arrived, when, place) in std::mem::take(&mut self.waiting) {
-                if when > at(now) {
-                    self.waiting.push((arrived, when, place));
-                    continue;
-                }
-                match core.again(place, None, at(now)) {
-                    Answer::Go { .. } => self.send(core, now),
-                    Answer::Wait(place) => {
-                        self.waiting.push((arrived, place.asks(at(now)), place));
-                    }
-                    _ => self.in_vain += 1,
-                }
-            }
-            come += self.rate * 2.0 / 1e3;
-            while come >= 1.0 {
-                come -= 1.0;
-                match core.admit(None, at(now)) {
-                    Answer::Go { .. } => self.send(core, now),
-                    Answer::Wait(place) => {
-                        self.waiting.push((now, place.asks(at(now)), place));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        #[expect(clippy::cast_precision_loss, reason = "counts")]
-        let (taken, sent) = (self.taken as f64, self.sent as f64);
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
-        let seconds = (until - from) as f64 / 1e3;
-        (taken / self.rate / seconds, sent / taken)
-    }
-}
-
-/// Turns that had been given went on at the old rate, up to 200 ms after the rate had fallen, and each that was refused
-/// made it fall further: of five thousand a second none was sent any more, for minutes.
-#[test]
-fn a_quota_of_many_a_second_is_used_without_a_time_to_come_again() {
-    for rate in [100.0, 500.0, 1000.0, 5000.0] {
-        for took in [(0, 0), (5, 1), (50, 10), (50, 0)] {
-            for burst in [rate / 50.0, rate / 10.0, rate] {
-                let mut core = core(None);
-                let mut api = Api::new(rate, took, burst);
-                let what = format!("{rate} a second, {burst} at once, in {took:?} ms");
-                let (used, attempts) = api.run(&mut core, burst, 0, 2000);
-                assert!(used >= 0.7 && attempts <= 1.5, "{what}, first: {used:.3} {attempts:.3}");
-                let (used, attempts) = api.run(&mut core, burst, 2000, 6000);
-                assert!(used >= 0.9 && attempts <= 1.1, "{what}: {used:.3} {attempts:.3}");
-                assert_eq!(api.in_vain, 0, "{what}");
-            }
-        }
-    }
-}
-
-/// What is taken was measured as no more than 6400 a second, and grew no further than a quarter above that.
-#[test]
-fn a_quota_of_more_than_can_be_counted_in_a_few_milliseconds_is_used() {
-    let mut core = core(None);
-    let mut api = Api::new(20_000.0, (5, 1), 2000.0);
-    api.run(&mut core, 2000.0, 0, 2000);
-    let (used, attempts) = api.run(&mut core, 2000.0, 2000, 4000);
-    assert!(used >= 0.9 && attempts <= 1.1, "{used:.3} {attempts:.3}");
-}
-
 /// It slept until its turn, after the deadline.
 #[test]
 fn who_keeps_its_place_is_told_at_its_deadline_that_it_has_passed() {
@@ -396,38 +290,6 @@ fn who_keeps_its_place_is_told_at_its_deadline_that_it_has_passed() {
         }
     };
     assert_eq!((why.kind(), then), (RejectionKind::DeadlineExceeded, deadline));
-}
-
-#[test]
-fn who_waits_keeps_its_place_when_others_leave_or_come() {
-    let mut core = core(None);
-    let mut api = Api::new(100.0, (0, 0), 10.0);
-    api.run(&mut core, 10.0, 0, 3000);
-    let now = 4000;
-    api.waiting.drain(..).for_each(|(.., place)| core.leave(place));
-    let mut places = Vec::new();
-    while places.len() < 4 {
-        match core.admit(None, at(now)) {
-            Answer::Wait(place) => places.push(place),
-            Answer::Go { .. } => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(places.is_sorted_by_key(|place| place.turn), "{places:?}");
-    core.leave(places[1]);
-    // The next who comes has that turn, and the one after it the last.
-    let next = [(); 2].map(|()| match core.admit(None, at(now)) {
-        Answer::Wait(place) => place,
-        other => panic!("{other:?}"),
-    });
-    assert_eq!(next[0].turn, places[1].turn);
-    assert!(next[1].turn > places[3].turn, "{next:?} {places:?}");
-    // If nobody comes for it, it is those behind who move up.
-    core.leave(places[0]);
-    core.leave(places[1]);
-    let turn = places[2].turn;
-    assert!(matches!(core.again(places[2], None, turn), Answer::Go { .. }));
-    assert!(matches!(core.again(places[3], None, turn), Answer::Go { .. }));
 }
 
 /// Learned, and then nobody called for ten minutes. Each step by an end or a call; the changes that were told.
