@@ -129,7 +129,8 @@
 //!
 //! - After a row of failures that chance does not explain at the usual rate of failures, or after no answer for
 //!   longer than nearly all take, requests wait for as long as they can and single ones probe: in at most three of
-//!   ten requests, at least once in the time that callers wait. With the first success the limit starts small.
+//!   ten requests, at least once in the time that callers wait. With the first success the limit starts small, and
+//!   doubles with what is answered; an answer that takes twice as long as the baseline lets half as many more through.
 //! - *Unavailable until then.* An answer that throttles, or a failure that says when to come again (503 with a
 //!   `Retry-After` above zero), is no sign of an outage where the backend [learns its
 //!   quota](crate::Backend::learn_quota), as in [`presets::client`](crate::presets::client). If all are answered like

@@ -190,6 +190,14 @@ impl Latency {
         self.recent[self.seen.wrapping_sub(1) as usize % RECENT]
     }
 
+    /// How many times the baseline that was, and 1 if it was less.
+    pub(super) fn last_ratio(&self) -> f64 {
+        match self.is_warm() {
+            true => (self.last() - self.base.max(NOISE)).exp().max(1.0),
+            false => 1.0,
+        }
+    }
+
     /// What answers take without a queue, as a logarithm.
     pub(super) const fn base(&self) -> f64 {
         self.base

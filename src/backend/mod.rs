@@ -107,7 +107,7 @@ pub enum BackendState {
     Congested,
     /// Nothing answers, or everything fails. Single requests probe it.
     Down,
-    /// It answers again; the limit doubles with what is answered.
+    /// It answers again; the limit doubles with what is answered, and grows by less as that takes longer than the baseline.
     Recovering,
 }
 

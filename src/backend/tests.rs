@@ -208,8 +208,8 @@ fn when_everything_fails_one_in_a_while_probes_and_the_others_wait() {
     assert!(core.waiting() > 300, "{}", core.waiting());
 }
 
-#[test]
-fn after_an_outage_the_limit_starts_small_and_doubles() {
+/// One that has just answered again, when that was, and its limit before it went down.
+fn recovering() -> (Core, u64, u32) {
     let mut core = Core::new(None, 1000);
     let now = saturate(&mut core, 0, 8, |_| 10);
     let before = core.limit();
@@ -220,13 +220,34 @@ fn after_an_outage_the_limit_starts_small_and_doubles() {
     assert!(matches!(arrive(&mut core, now + 1, 1000), Arrival::Admitted), "the first probe");
     finish(&mut core, now + 1, End::Success, now + 11);
     assert_eq!(core.state, State::Recovering);
+    (core, now + 12, before)
+}
+
+#[test]
+fn after_an_outage_the_limit_starts_small_and_doubles() {
+    let (mut core, now, before) = recovering();
     assert!(core.limit() <= before / 4 + 1, "{before}, then {}", core.limit());
     // Half of a full round counts as reached.
     let small = core.limit();
-    let now = saturate(&mut core, now + 12, 3, |_| 10);
+    let now = saturate(&mut core, now, 3, |_| 10);
     assert!(core.limit() >= 2 * small, "{small}, then {}", core.limit());
     saturate(&mut core, now, 8, |_| 10);
     assert_eq!((core.state, core.limit() >= before), (State::Up, true));
+}
+
+/// It doubled whatever they took, until their average was too long, and by then had filled a queue that callers wait in for
+/// the better part of a second.
+#[test]
+fn after_an_outage_answers_that_take_longer_let_fewer_through() {
+    let growth = |took| {
+        let (mut core, now, _) = recovering();
+        let small = core.limit();
+        saturate(&mut core, now, 1, |_| took);
+        core.limit() - small
+    };
+    let more = [10, 20, 40].map(growth);
+    let [usual, slow, slower] = more;
+    assert!(slow * 3 <= usual * 2 && slower * 2 <= usual && slower > 0, "{more:?}");
 }
 
 #[test]

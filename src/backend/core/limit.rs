@@ -142,7 +142,8 @@ impl Core {
         if self.starting {
             self.limit += self.limit.min(1.0);
         } else if self.state == State::Recovering {
-            self.limit += self.limit.min(1.0);
+            // What was sent while it was down is perhaps before this one, or it can do less than it could.
+            self.limit += self.limit.min(1.0 / self.latency.last_ratio());
             if self.limit >= self.before {
                 self.state = State::Up;
             }
