@@ -130,8 +130,6 @@ pub(crate) const COLLAPSES: &[(&str, Collapse, (f64, f64))] = &[
 pub(crate) const SLACK: &[(&str, f64)] = &[
     // 1.051, deviation 0.0013.
     ("S1: attempts for each request", 0.005),
-    // In tenths of a second. 0.33, deviation 0.07.
-    ("S2: seconds until as good as the oracle", 0.24),
     // 3.40, deviation 0.10.
     ("S3: most attempts in a second for each request", 0.29),
     // 0.38, deviation 0.23.
