@@ -54,12 +54,13 @@
 //! less if it turns out that the backend does not save them as long, more if it does and calls wait, at most 1 s. What has
 //! become less than a sixteenth of a turn stays so until the rate is measured anew.
 //!
-//! **Turns** go by who came first, and come at the rate as it is by then, whoever asks for them. Who leaves, leaves its turn
-//! to the next who asks. Who does not ask holds up the others for no longer than its turn, and can take it for 50 ms, for as
-//! long as turns are saved, and until the next one comes; after that it waits for another. When much changes at once (a rate that was quite wrong,
-//! nothing is taken any more or something again, a command) all turns are void, and all who wait ask anew when they look the
-//! next time, which is half-way to their turn and after a second at the latest. Who comes meanwhile may be before them, and
-//! there may be no room for them any more, which is the only refusal after a wait but that the deadline has passed.
+//! **Turns** go by who came first, and come at the rate as it is by then, whoever asks for them. Who leaves, leaves its
+//! turn to the next who asks. Who does not ask holds up the others for no longer than its turn, and can take it for 50 ms,
+//! for as long as turns are saved, and until the next one comes; after that it waits for another. When much changes at once
+//! (a rate that was quite wrong, nothing is taken any more or something again, a command) all turns are void, and all who
+//! wait ask anew when they look the next time, which is half-way to their turn and after a second at the latest. Who comes
+//! meanwhile may be before them, and there may be no room for them any more, which is the only refusal after a wait but
+//! that the deadline has passed.
 //!
 //! **Failures.** Of the calls in the window, `requests` were asked for and `accepts` were taken; those that
 //! taught the quota are not among them. A share of
