@@ -400,6 +400,40 @@ fn a_hedge_that_is_not_needed() {
     assert_eq!(warm.stats().sent, 0);
 }
 
+/// Each look of a call that waits took a box for another timer, and a node for the place that it left and entered again.
+#[test]
+fn a_throttle() {
+    use buttress::throttle::Throttle;
+    use buttress::{Verdict, classify_fn, downcast};
+    use std::task::{Context, Waker};
+    service_costs_nothing("all is taken", Throttle::new("api").layer().layer(service_fn(ok)));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        let hour = Duration::from_secs(3600);
+        let throttle = Throttle::builder("full").max_wait(hour).build().unwrap();
+        let later = classify_fn(move |_: Result<&u64, &Quiet>| Verdict::throttled(Some(hour)));
+        let refuses = service_fn(|_: u64| ready(Err::<u64, _>(buttress::BoxError::from(Quiet))));
+        let service = throttle.layer().classify(downcast::<Quiet, _>(later)).layer(refuses);
+        for n in 0..1000 {
+            if throttle.stats().state == "stopped" {
+                break;
+            }
+            let _ = service.clone().oneshot(n).now_or_never();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(throttle.stats().state, "stopped");
+        let mut call = std::pin::pin!(service.oneshot(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(call.as_mut().poll(&mut cx).is_pending());
+        for second in 1..10 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let counted = measure(|| assert!(call.as_mut().poll(&mut cx).is_pending()));
+            assert_eq!(counted.count_total, 0, "it has waited for {second} s");
+        }
+    });
+}
+
 #[test]
 fn a_pool_of_endpoints() {
     use buttress::Context;

@@ -111,10 +111,17 @@ where
                     let future = call.inner.call(call.req);
                     this.state.set(State::Called { future, ticket, permit });
                 }
-                Asked::Wait(turn) => {
-                    let (turn, call, sleep) = (Some(turn), Some(call), Box::pin(None));
-                    this.state.set(State::Waiting { turn, call, sleep });
-                }
+                Asked::Wait(next) => match this.state.as_mut().project() {
+                    // It looks again, with the same timer's place.
+                    StateProj::Waiting { turn, call: kept, sleep } => {
+                        (*turn, *kept) = (Some(next), Some(call));
+                        sleep.as_mut().set(None);
+                    }
+                    _ => {
+                        let (turn, call, sleep) = (Some(next), Some(call), Box::pin(None));
+                        this.state.set(State::Waiting { turn, call, sleep });
+                    }
+                },
                 Asked::Refused(why) => {
                     this.state.set(State::Done);
                     return Poll::Ready(parts.reject.reject(call.req, why));

@@ -132,7 +132,11 @@ impl Line {
     /// Nobody waits for it any more.
     pub(super) fn leave(&mut self, place: Place) {
         if place.change == self.change {
-            self.vacant.insert(place.number);
+            if self.end > self.first && place.number + 1 == self.end {
+                self.end -= 1;
+            } else {
+                self.vacant.insert(place.number);
+            }
             while self.end > self.first && self.vacant.remove(&(self.end - 1)) {
                 self.end -= 1;
             }

@@ -319,28 +319,8 @@ fn who_waits_when_nothing_is_taken_any_more_has_no_turn() {
     }
 }
 
-/// Turns of those who leave without asking counted as sent, and that nothing is taken was not seen.
-#[test]
-fn who_leaves_after_its_turn_does_not_hide_that_nothing_is_taken() {
-    let mut core = limited(3_600_000);
-    let (mut ms, mut refused, mut asleep) = (KNOWN, 0, VecDeque::new());
-    while core.phase() == Phase::Limiting {
-        let [leaves @ .., sends] = [(); 4].map(|()| comes(&mut core, at(ms)));
-        ms = goes(&mut core, sends, ms);
-        core.finish(at(ms), End::Refused(None), at(ms));
-        refused += 1;
-        assert!(refused <= 50, "{refused} refused, and it is not seen");
-        asleep.push_back(leaves);
-        // Their turns are over by then.
-        if asleep.len() > 5 {
-            asleep.pop_front().unwrap().into_iter().for_each(|place| core.leave(place));
-        }
-    }
-}
-
-/// They ask before they leave, and their turns counted as sent as well.
-#[test]
-fn who_asks_after_its_turn_does_not_hide_that_nothing_is_taken() {
+/// Three of four wait until their turns are over, and then `leave`. Fails if it is not seen that nothing is taken.
+fn nothing_is_taken_beside_those_who(leave: impl Fn(&mut Core, Place, Tick)) {
     let mut core = limited(3_600_000);
     let (mut ms, mut refused, mut asleep) = (KNOWN, 0, VecDeque::new());
     while core.phase() == Phase::Limiting {
@@ -352,12 +332,26 @@ fn who_asks_after_its_turn_does_not_hide_that_nothing_is_taken() {
         asleep.push_back(late);
         if asleep.len() > 5 {
             for place in asleep.pop_front().unwrap() {
-                if let Answer::Wait(place) = core.again(place, None, at(ms)) {
-                    core.leave(place);
-                }
+                leave(&mut core, place, at(ms));
             }
         }
     }
+}
+
+/// Turns of those who leave without asking counted as sent, and that nothing is taken was not seen.
+#[test]
+fn who_leaves_after_its_turn_does_not_hide_that_nothing_is_taken() {
+    nothing_is_taken_beside_those_who(|core, place, _| core.leave(place));
+}
+
+/// They ask before they leave, and their turns counted as sent as well.
+#[test]
+fn who_asks_after_its_turn_does_not_hide_that_nothing_is_taken() {
+    nothing_is_taken_beside_those_who(|core, place, now| {
+        if let Answer::Wait(place) = core.again(place, None, now) {
+            core.leave(place);
+        }
+    });
 }
 
 /// It was asked half-way whether it may wait as long as those who come now.
