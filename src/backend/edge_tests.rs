@@ -272,6 +272,31 @@ fn retries_are_paid_until_answers_are_so_slow_that_the_limit_falls() {
     }
 }
 
+/// Were it, the retries of calls that never succeed would fill the room, as the most urgent there: with three of a hundred such
+/// calls, all others would be answered just before their deadline.
+#[test]
+fn no_retry_is_paid_while_others_wait() {
+    // A success makes a limit that is learned grow, and they wait no more; a failure never earns one of a fixed limit.
+    for (fixed, end) in [(None, End::Failure), (Some(4), End::Success)] {
+        let mut core = Core::new(fixed, 100);
+        let now = calls(&mut core, 0, 50, 10, End::Success);
+        while core.take_retry() {}
+        let out = core.limit();
+        for _ in 0..out {
+            assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+        }
+        let keys = [(); 3].map(|()| wait(&mut core, now, 1000));
+        for _ in 0..2 {
+            finish(&mut core, now, end, now + 10);
+            assert!(!core.take_retry(), "{} wait, {fixed:?}", core.waiting());
+        }
+        assert_eq!(core.waiting(), 1);
+        for key in keys {
+            core.leave(key, at(now + 10), &mut Wakers::default());
+        }
+    }
+}
+
 #[test]
 fn probes_that_are_tried_again_are_not_more_than_three_of_ten() {
     let mut core = Core::new(None, 1000);

@@ -7,6 +7,9 @@ use crate::clock::Tick;
 
 /// Answers until the baseline says something.
 const WARM_UP: u32 = 16;
+/// Until so many have come, what answers take apart from a queue corrects the baseline: each by so much of the way.
+const YOUNG: u32 = 8 * WARM_UP;
+const CORRECTED: f64 = 1.0 / 32.0;
 /// Answers of which the quickest but one says how long a queue can be.
 const RECENT: usize = 16;
 /// Where few come, those of a while ago say nothing of a queue: but so many always count, and of fewer than so many it is
@@ -71,8 +74,7 @@ impl Latency {
     /// An answer after `nanos`. `quiet` means that what it took is not our doing: far fewer in flight than
     /// allowed, and nobody waiting.
     pub(super) fn record(&mut self, nanos: u64, quiet: bool) {
-        self.known.set(None);
-        self.take(nanos, quiet);
+        self.take(nanos, quiet, true);
     }
 
     fn known(&self) -> Known {
@@ -128,10 +130,11 @@ impl Latency {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
-    fn take(&mut self, nanos: u64, quiet: bool) {
+    fn take(&mut self, nanos: u64, quiet: bool, answered: bool) {
+        self.known.set(None);
         let ln = (nanos.max(1) as f64).ln();
         self.remember(ln);
-        self.seen = if self.seen == u32::MAX { WARM_UP + 1 } else { self.seen + 1 };
+        self.seen = if self.seen == u32::MAX { YOUNG + 1 } else { self.seen + 1 };
         if self.seen <= WARM_UP {
             // Plain means first.
             let share = 1.0 / f64::from(self.seen);
@@ -159,17 +162,35 @@ impl Latency {
             self.usual += off / if off < 0.0 { 1024.0 } else { 64.0 };
         } else if self.short < self.base - NEAR {
             self.base += (self.short - self.base) / 16.0;
+        } else if answered && self.seen <= YOUNG {
+            self.correct(ln);
         }
         // Under steady overload it would follow the queue, each time a little.
         self.base = self.base.min(self.anchor + DRIFT);
         self.anchor = self.anchor.min(self.base);
     }
 
+    /// Of many calls that are sent at the start the quickest are answered first. Where answers differ much the baseline begins
+    /// far below what they take, and all others are taken for a queue. But a queue adds to the quickest as well: what answers
+    /// take beyond those they take without it. Where several answer, each with its own, that is less than exact. A queue that
+    /// has just formed is not in the quickest yet, which came before it: an answer that takes hardly longer than those does
+    /// not count, and with all that do the baseline goes only part of the way.
+    fn correct(&mut self, ln: f64) {
+        let quickest = self.quickest();
+        let slow = self.short > self.base + NEAR && self.short > quickest;
+        if !slow || quickest - ln > FREE {
+            return;
+        }
+        let own = self.short + (1.0 - (quickest - self.short).exp()).ln();
+        let up = CORRECTED * (own - self.base).max(0.0);
+        (self.base, self.anchor) = (self.base + up, self.anchor + up);
+    }
+
     /// At least `nanos` went by without an answer.
     #[expect(clippy::cast_precision_loss, reason = "a mean needs no 53 bits")]
     pub(super) fn censored(&mut self, nanos: u64) {
         if self.is_warm() && (nanos.max(1) as f64).ln() > self.short {
-            self.record(nanos, false);
+            self.take(nanos, false, false);
         }
     }
 

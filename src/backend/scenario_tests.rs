@@ -170,8 +170,8 @@ pub(super) fn unit(seed: u64) -> impl FnMut() -> f64 {
 }
 
 /// The same numbers each time, lognormal with this sigma and a mean of one.
-fn lognormal(sigma: f64) -> impl FnMut() -> f64 {
-    let mut unit = unit(1);
+pub(super) fn lognormal(seed: u64, sigma: f64) -> impl FnMut() -> f64 {
+    let mut unit = unit(seed);
     move || {
         let normal = (-2.0 * unit().ln()).sqrt() * (std::f64::consts::TAU * unit()).cos();
         (sigma * normal - sigma * sigma / 2.0).exp()
@@ -189,7 +189,7 @@ fn mean(limits: &[u32]) -> f64 {
 fn overload(workers: usize, service: u64, sigma: f64) -> (f64, f64, u32, f64) {
     let mut core = Core::new(None, 10);
     let gap = service * 5 / 6 / workers as u64;
-    let mut factor = lognormal(sigma);
+    let mut factor = lognormal(1, sigma);
     let seen =
         play(&mut core, 0, 300_000, gap, pool(workers, |_| (service as f64 * factor()) as u64));
     let (early, late) = (mean(&seen.limits[30..90]), mean(&seen.limits[240..]));
