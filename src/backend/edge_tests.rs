@@ -272,8 +272,8 @@ fn retries_are_paid_until_answers_are_so_slow_that_the_limit_falls() {
     }
 }
 
-/// Were it, the retries of calls that never succeed would fill the room, as the most urgent there: with three of a hundred such
-/// calls, all others would be answered just before their deadline.
+/// Were it, the retries of a few calls that never succeed would fill the room, as the most urgent there, and all others wait
+/// behind them.
 #[test]
 fn no_retry_is_paid_while_others_wait() {
     // A success makes a limit that is learned grow, and they wait no more; a failure never earns one of a fixed limit.
