@@ -54,6 +54,8 @@ pub(super) struct Core {
     /// Failures since the last success, and the first of them.
     pub(super) failures: u32,
     failing_since: Tick,
+    /// Of the calls that were out at the first of them so many still are.
+    older: u32,
     /// The share of failures before them.
     failing: f64,
     down_since: Tick,
@@ -132,6 +134,7 @@ impl Core {
             state: State::Up,
             failures: 0,
             failing_since: Tick(0),
+            older: 0,
             failing: 0.0,
             down_since: Tick(0),
             shut_until: Tick(0),

@@ -334,6 +334,51 @@ fn seventy_errors_in_a_hundred_are_not_an_outage_once_they_are_usual() {
     assert!(!matches!(core.state, State::Down { .. }), "a row of 20 comes by chance then");
 }
 
+/// With a hundred in flight dozens of errors come before the first answer of what was sent after the first of them. With three
+/// of ten failing it went down a few times a second.
+#[test]
+fn errors_that_come_sooner_than_answers_are_no_outage() {
+    // Four calls each millisecond: some of ten fail after two, and the others take twenty.
+    let play =
+        |core: &mut Core, out: &mut Vec<(u64, u64, bool)>, from: u64, long: u64, failing: u64| {
+            for now in from..from + long {
+                for n in 0..4 {
+                    let arrival = arrive(core, now, 1000);
+                    if matches!(core.state, State::Down { .. }) {
+                        return now - from;
+                    }
+                    assert!(matches!(arrival, Arrival::Admitted), "{:?}", core.state);
+                    let fails = (now * 4 + n) * 3 % 10 < failing;
+                    out.push((now + if fails { 2 } else { 20 }, now, fails));
+                }
+                for (_, sent, fails) in out.extract_if(.., |(at, ..)| *at <= now) {
+                    finish(core, sent, if fails { End::Failure } else { End::Success }, now);
+                }
+            }
+            long
+        };
+    let [mut killed, mut refused] = [(); 2].map(|()| {
+        let mut core = Core::new(None, 1000);
+        let now = saturate(&mut core, 0, 12, |_| 20);
+        assert!(core.limit() >= 100);
+        let mut out = Vec::new();
+        play(&mut core, &mut out, now, 60, 3);
+        assert_eq!((core.counts.downs, core.state), (0, State::Up));
+        (core, out, now + 60)
+    });
+    // All that was out fails: nothing is left that may succeed.
+    let (core, out, now) = &mut killed;
+    for (n, (_, sent, _)) in out.drain(..).enumerate() {
+        finish(core, sent, End::Failure, *now);
+        assert!(n < 40 || matches!(core.state, State::Down { .. }), "after {n}");
+    }
+    // All that is sent fails: it is noticed before an answer could have come.
+    let (core, out, now) = &mut refused;
+    let after = play(core, out, *now, 20, 10);
+    assert!(after < 10, "{after}");
+    assert!(matches!(core.state, State::Down { .. }));
+}
+
 proptest! {
     #[test]
     fn no_place_is_lost_or_made_whatever_order_things_end_in(

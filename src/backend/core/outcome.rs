@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{Core, MAX_TOKENS};
+use super::{Core, MAX_TOKENS, STALL};
 use crate::backend::turn::{End, State, Wakers};
 use crate::clock::Tick;
 use crate::pace::Phase;
@@ -18,6 +18,8 @@ const DOWN_AFTER: u32 = 12;
 /// ... and as many as would come by chance, at the rate that was usual before, once in so many rows.
 const CHANCE: f64 = 1e-5;
 const NO_CHANCE: u32 = 100;
+/// For so many that have failed one is out that may succeed. With 70 % errors there are two for five of them.
+const STILL_OUT: u32 = 4;
 /// Who has waited this part of what callers wait has waited for the answer, and not gone for reasons of its own.
 const IN_VAIN: f64 = 4.0;
 /// Measuring an answer that takes longer than this many nanoseconds costs less than one in a hundred of them. Of those
@@ -75,6 +77,9 @@ impl Core {
         wakers: &mut Wakers,
     ) {
         let end = self.judge(end);
+        if self.failures > 0 && started < self.failing_since {
+            self.older = self.older.saturating_sub(1);
+        }
         let took = now.0.saturating_sub(started.0);
         let reached = self.is_reached();
         let lately = self.lately(now);
@@ -292,11 +297,27 @@ impl Core {
     fn failed(&mut self, now: Tick) {
         if self.failures == 0 {
             self.failing_since = now;
+            self.older = self.unanswered();
         }
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.down_after() && !self.is_down() && !self.fixed {
+        let many = self.failures >= self.down_after();
+        if many && !self.is_down() && !self.fixed && !self.may_yet_succeed(now) {
             self.go_down(false, now);
         }
+    }
+
+    /// Errors come sooner than answers: of what was sent since the first of them much is still out, and no answer to it can
+    /// have come.
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
+    fn may_yet_succeed(&self, now: Tick) -> bool {
+        let newer = self.unanswered().saturating_sub(self.older);
+        let since = now.0.saturating_sub(self.failing_since.0);
+        newer > self.failures / STILL_OUT && (since as f64) < STALL * self.latency.typical() as f64
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "no more than are in flight")]
+    fn unanswered(&self) -> u32 {
+        self.in_flight - self.zombies.len() as u32
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
