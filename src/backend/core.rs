@@ -4,6 +4,7 @@
 mod gain;
 mod lane;
 mod limit;
+mod luck;
 mod outcome;
 mod room;
 
@@ -14,6 +15,7 @@ use std::task::Waker;
 use self::gain::Gain;
 pub(super) use self::lane::Calm;
 use self::lane::share;
+use self::luck::Luck;
 pub(super) use self::outcome::is_due;
 use self::room::Told;
 use super::latency::Latency;
@@ -24,6 +26,8 @@ use crate::pace::{Pace, Phase};
 
 /// Answers take this much longer before the limit falls: a queue as long as what is being worked on.
 const TARGET: f64 = 2.0;
+/// Answers take so many times as long as those for which a limit that is learned falls, and it does not fall quickly enough.
+const TOO_SLOW: f64 = 1.5;
 /// The smallest limit. Many processes share a backend: below one in flight is one with a pause after it.
 const FLOOR: f64 = 1.0 / 64.0;
 /// Few, so that the first answers show how long one takes without a queue; doubled until answers take longer.
@@ -99,6 +103,7 @@ pub(super) struct Core {
     gap: f64,
     patience: f64,
     tokens: u32,
+    luck: Luck,
     /// The last answer that was measured came at once, in the processor's sense.
     quick: bool,
     /// Admitted since the last that was measured.
@@ -162,6 +167,7 @@ impl Core {
             gap: 0.0,
             patience: 0.0,
             tokens: MAX_TOKENS,
+            luck: Luck::default(),
             quick: false,
             unmeasured: 0,
             not_at_once: 0,
@@ -244,26 +250,35 @@ impl Core {
     }
 
     fn earns(&self) -> bool {
-        self.room.is_empty()
-            && f64::from(self.in_flight) + 1.0 <= self.limit
-            && !self.is_down()
+        !self.is_down()
             && self.throttled == 0
-            && (self.latency.is_near() || self.latency.ratio() < TARGET || self.stays_as_it_is())
+            && (self.latency.is_near() || self.latency.ratio() < TARGET || self.follows())
     }
 
-    /// Answers are not so slow that a limit that is learned would fall.
-    fn stays_as_it_is(&self) -> bool {
-        !self.fixed && !self.is_slower_than(1.0)
+    /// A limit that is learned keeps answers about as quick as they are to be.
+    fn follows(&self) -> bool {
+        !self.fixed && !self.is_slower_than(TOO_SLOW)
     }
 
-    /// A retry that is paid from headroom. While the backend is down it will wait as everybody does.
-    pub(super) fn take_retry(&mut self) -> bool {
+    /// A retry of a call of which so many attempts have failed in a row, or another attempt beside one, that is paid with what
+    /// answers have earned. While the backend is down it will wait as everybody does. While others wait only what may succeed
+    /// goes before them: calls that never do would fill the room, as the most urgent there.
+    pub(super) fn take_retry(&mut self, failed: Option<u32>) -> bool {
         if self.is_down() {
             return true;
         }
-        // They were earned by headroom a moment ago; to ask for more of it than the cap would be in vain.
-        let paid = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
+        if failed == Some(1) {
+            self.luck.first_failed();
+        }
+        let free = self.room.is_empty() && f64::from(self.in_flight) + 1.0 <= self.limit;
+        // To ask for more than the cap would be in vain.
+        let paid = self.tokens > 0
+            && (free || failed.is_some_and(|failed| self.luck.may_be_chance(failed)));
+        if paid {
+            self.tokens -= 1;
+        } else if failed.is_some() {
+            self.luck.given_up();
+        }
         paid
     }
 

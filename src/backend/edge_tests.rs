@@ -230,7 +230,7 @@ fn who_waits_in_vain_is_gone_from_the_room() {
 fn attempts_while_all(end: End, core: &mut Core) -> u32 {
     let (mut now, mut attempts) = (0, 0);
     for _ in 0..100 {
-        for _ in 0..100 {
+        for failed in 1..=100 {
             now += 10;
             let admitted = matches!(arrive(core, now, 60_000), Arrival::Admitted);
             if !admitted {
@@ -238,7 +238,7 @@ fn attempts_while_all(end: End, core: &mut Core) -> u32 {
             }
             attempts += 1;
             finish(core, now, end, now + 5);
-            if !core.take_retry() {
+            if !core.take_retry(Some(failed)) {
                 break;
             }
         }
@@ -260,39 +260,56 @@ fn retries_do_not_pay_for_themselves() {
 
 /// While errors made a queue, and not one for which the limit falls, what had failed was not tried again.
 #[test]
-fn retries_are_paid_until_answers_are_so_slow_that_the_limit_falls() {
-    // A limit that is fixed never falls.
-    for (fixed, took, paid) in [(None, 30, true), (None, 200, false), (Some(8), 30, false)] {
+fn retries_are_paid_until_answers_are_far_slower_than_those_for_which_the_limit_falls() {
+    // It falls beyond 40 ms. One that is fixed never does.
+    for (fixed, took, paid) in
+        [(None, 30, true), (None, 60, true), (None, 200, false), (Some(8), 30, false)]
+    {
         let mut core = Core::new(fixed, 10);
         let now = calls(&mut core, 0, 50, 10, End::Success);
         let now = calls(&mut core, now, 15, took, End::Success);
-        while core.take_retry() {}
+        while core.take_retry(Some(1)) {}
         calls(&mut core, now, 1, took, End::Success);
-        assert_eq!(core.take_retry(), paid, "with answers after {took} ms, {fixed:?}");
+        assert_eq!(core.take_retry(Some(1)), paid, "with answers after {took} ms, {fixed:?}");
     }
 }
 
-/// Were it, the retries of a few calls that never succeed would fill the room, as the most urgent there, and all others wait
-/// behind them.
+/// The retries of a few calls that never succeed would fill the room, as the most urgent there, and all others wait behind
+/// them. Where many fail, what has failed often may yet succeed.
 #[test]
-fn no_retry_is_paid_while_others_wait() {
-    // A success makes a limit that is learned grow, and they wait no more; a failure never earns one of a fixed limit.
+fn while_others_wait_a_retry_is_paid_if_chance_may_have_failed_the_attempts_before() {
+    // Of a limit that is fixed only a success earns one.
     for (fixed, end) in [(None, End::Failure), (Some(4), End::Success)] {
-        let mut core = Core::new(fixed, 100);
-        let now = calls(&mut core, 0, 50, 10, End::Success);
-        while core.take_retry() {}
-        let out = core.limit();
-        for _ in 0..out {
-            assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
-        }
-        let keys = [(); 3].map(|()| wait(&mut core, now, 1000));
-        for _ in 0..2 {
-            finish(&mut core, now, end, now + 10);
-            assert!(!core.take_retry(), "{} wait, {fixed:?}", core.waiting());
-        }
-        assert_eq!(core.waiting(), 1);
-        for key in keys {
-            core.leave(key, at(now + 10), &mut Wakers::default());
+        // So many first attempts of ten fail, and after so many failures of one call the next is paid, or not.
+        for (errors, paid, refused) in [(0, 1, 2), (3, 4, 9), (7, 10, 40)] {
+            let mut core = Core::new(fixed, 100);
+            let mut now = calls(&mut core, 0, 50, 10, End::Success);
+            for n in 0..500 {
+                if n * 3 % 10 < errors {
+                    now = calls(&mut core, now, 1, 10, End::Failure);
+                    let _ = core.take_retry(Some(1));
+                }
+                now = calls(&mut core, now, 1, 10, End::Success);
+            }
+            assert!(core.take_retry(Some(90)), "a place is free");
+            let out = core.limit();
+            for _ in 0..out {
+                assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
+            }
+            let keys = [(); 3].map(|()| wait(&mut core, now, 1000));
+            for _ in 0..2 {
+                finish(&mut core, now, end, now + 10);
+            }
+            assert_eq!(core.waiting(), 1);
+            let seen = format!("{errors} of ten fail, {fixed:?}");
+            for failed in [Some(refused), None] {
+                assert!(!core.take_retry(failed), "{failed:?}, {seen}");
+            }
+            assert!(core.take_retry(Some(1)), "{seen}");
+            assert!(core.take_retry(Some(paid)), "{seen}");
+            for key in keys {
+                core.leave(key, at(now + 10), &mut Wakers::default());
+            }
         }
     }
 }
@@ -334,17 +351,17 @@ fn a_backend_that_hardly_anybody_asks_recovers_too() {
 fn retries_that_cost_nothing_while_it_was_down_are_worth_nothing() {
     let mut core = Core::new(None, 1000);
     let now = calls(&mut core, 0, 50, 10, End::Success);
-    assert_eq!((0..9).filter(|_| core.take_retry()).count(), 3);
+    assert_eq!((0..9).filter(|_| core.take_retry(Some(1))).count(), 3);
     assert!(matches!(arrive(&mut core, now, 1000), Arrival::Admitted));
     let _ = arrive(&mut core, now + 200, 1000);
     assert!(matches!(core.state, State::Down { silent: true, .. }));
     for _ in 0..3 {
-        assert!(core.take_retry());
+        assert!(core.take_retry(Some(1)));
         core.give_retry_back();
     }
     finish(&mut core, now, End::Success, now + 210);
     assert_eq!(core.state, State::Recovering);
-    let granted = (0..9).filter(|_| core.take_retry()).count();
+    let granted = (0..9).filter(|_| core.take_retry(Some(1))).count();
     assert!(granted <= 1, "{granted}: the answer has earned no more");
 }
 

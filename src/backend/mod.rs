@@ -309,11 +309,12 @@ impl Backend {
         core.has_headroom(now)
     }
 
-    /// A budget for retries and hedges that is paid from headroom: each answer while a place is free, nobody waits, and
-    /// answers are not so slow that the limit falls (if it is fixed: twice as slow as usual) earns
-    /// one, up to three, and none is granted without; so does a failure, but not with a fixed limit, which is never
-    /// down. While the backend is down retries are granted, for they wait with the others and are sent when it is
-    /// up or as the next probe.
+    /// A budget for retries and hedges that is paid from headroom: each answer while answers are not much slower than
+    /// those for which the limit falls (if it is fixed: twice as slow as usual) earns one, up to three, and none is granted
+    /// without; so does a failure, but not with a fixed limit, which is never down. While no place is free it pays a
+    /// retry only if all the attempts before it may have failed by chance, as often as first attempts fail now: calls that
+    /// never succeed keep nobody waiting. While the backend is down retries are granted, for they wait with the others and
+    /// are sent when it is up or as the next probe.
     ///
     /// ```
     /// use buttress::{Backend, RetryCost};
@@ -410,8 +411,9 @@ impl Backend {
         home.forget(&self.shared);
     }
 
-    pub(crate) fn take_retry(&self) -> bool {
-        self.shared.core.lock().take_retry()
+    /// For a call of which so many attempts have failed; none: for another attempt beside one.
+    pub(crate) fn take_retry(&self, failed: Option<u32>) -> bool {
+        self.shared.core.lock().take_retry(failed)
     }
 
     /// Retries that it would grant now, and at most; `None` while it is down and grants all.

@@ -293,7 +293,7 @@ impl RetryBudget {
     /// ```
     #[must_use]
     pub fn failed(&self, cost: RetryCost) -> Option<RetryToken> {
-        self.take(cost, |terms| terms.deposit)
+        self.take(cost, Some(1), |terms| terms.deposit)
     }
 
     /// One more attempt that no first attempt pays for: a retry of a retry, or a hedge. `None` if the
@@ -308,14 +308,25 @@ impl RetryBudget {
     /// ```
     #[must_use]
     pub fn withdraw(&self, cost: RetryCost) -> Option<RetryToken> {
-        self.take(cost, |_| 0)
+        self.take(cost, None, |_| 0)
     }
 
-    fn take(&self, cost: RetryCost, deposit: impl FnOnce(Terms) -> u64) -> Option<RetryToken> {
+    /// The same for a retry of a call of which so many attempts have failed.
+    pub(crate) fn withdraw_after(&self, failed: u32, cost: RetryCost) -> Option<RetryToken> {
+        self.take(cost, Some(failed), |_| 0)
+    }
+
+    fn take(
+        &self,
+        cost: RetryCost,
+        failed: Option<u32>,
+        deposit: impl FnOnce(Terms) -> u64,
+    ) -> Option<RetryToken> {
         let Shared { limits, counts, .. } = &*self.shared;
         let engaged = limits.engaged.load(Ordering::Relaxed) != 0;
         let taken = if limits.unlimited {
-            let paid = !engaged && limits.backend.as_ref().is_none_or(Backend::take_retry);
+            let pays = |backend: &Backend| backend.take_retry(failed);
+            let paid = !engaged && limits.backend.as_ref().is_none_or(pays);
             paid.then_some((Generation::FIRST, 0))
         } else {
             self.shared.under_terms(|purse, terms| {

@@ -232,6 +232,8 @@ mod stress_tests;
 mod tell_end;
 #[cfg(all(test, not(buttress_loom)))]
 mod tests;
+#[cfg(all(test, not(buttress_loom)))]
+mod vain_tests;
 #[cfg(feature = "serde")]
 mod wire;
 

@@ -117,8 +117,12 @@ impl Progress {
         let stop = match (again, terms.budget) {
             (Ok(again), None) => Ok(again),
             (Ok(again), Some(budget)) => {
-                self.waiting =
-                    if counts { budget.failed(again.cost) } else { budget.withdraw(again.cost) };
+                self.waiting = if counts {
+                    budget.failed(again.cost)
+                } else {
+                    let ours = u32::from(outcome == Outcome::Ignored);
+                    budget.withdraw_after(attempts - ours, again.cost)
+                };
                 if self.waiting.is_some() { Ok(again) } else { Err(Stop::Budget) }
             }
             (Err(stop), budget) => {

@@ -80,6 +80,7 @@ impl Core {
             self.floored = None;
             self.answered = self.answered.saturating_add(went);
         }
+        self.luck.succeeded(went);
         self.tokens = (self.tokens + went).min(MAX_TOKENS);
         self.missed -= self.missed * share::<16>(went);
         self.failing -= self.failing * share::<64>(went);

@@ -269,6 +269,7 @@ impl Core {
 
     #[expect(clippy::cast_precision_loss, reason = "at most a million")]
     fn succeeded(&mut self, started: Tick, now: Tick) {
+        self.luck.succeeded(1);
         // What was sent before the first failure says nothing about what is after it.
         if started >= self.failing_since {
             for _ in 0..self.failures.min(NO_CHANCE) {
