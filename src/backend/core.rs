@@ -7,6 +7,7 @@ mod limit;
 mod luck;
 mod outcome;
 mod room;
+mod worth;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -18,6 +19,7 @@ use self::lane::share;
 use self::luck::Luck;
 pub(super) use self::outcome::is_due;
 use self::room::Told;
+use self::worth::Worth;
 use super::latency::Latency;
 use super::turn::{Arrival, Counts, Key, State, Wakers};
 use crate::clock::Tick;
@@ -87,6 +89,7 @@ pub(super) struct Core {
     /// Since when the limit has been at its floor.
     floored: Option<Tick>,
     gain: Gain,
+    worth: Worth,
     room: BTreeMap<Key, Option<Waker>>,
     /// Since when somebody has been waiting, but for short times, and when somebody last did.
     crowded_since: Tick,
@@ -155,6 +158,7 @@ impl Core {
             sent_at: Tick(0),
             floored: None,
             gain: Gain::default(),
+            worth: Worth::default(),
             room: BTreeMap::new(),
             crowded_since: Tick(0),
             crowded_at: Tick(0),
@@ -200,6 +204,7 @@ impl Core {
     pub(super) fn fix(&mut self, fixed: Option<u32>, now: Tick, wakers: &mut Wakers) {
         self.fixed = fixed.is_some();
         self.gain = Gain::default();
+        self.worth = Worth::default();
         if let Some(limit) = fixed {
             // With a limit of our own there is neither congestion nor an outage.
             (self.limit, self.before) = (f64::from(limit), f64::from(limit));
@@ -261,10 +266,11 @@ impl Core {
     }
 
     /// A retry of a call of which so many attempts have failed in a row, or another attempt beside one, that is paid with what
-    /// answers have earned. While the backend is down it will wait as everybody does. While others wait only what may succeed
-    /// goes before them: calls that never do would fill the room, as the most urgent there.
+    /// answers have earned. While others wait only what may succeed goes before them: calls that never do would fill the room,
+    /// as the most urgent there.
     pub(super) fn take_retry(&mut self, failed: Option<u32>) -> bool {
-        if self.is_down() {
+        if self.grants_all() {
+            self.worth.retry();
             return true;
         }
         if failed == Some(1) {
@@ -275,6 +281,7 @@ impl Core {
         let paid = self.tokens > 0
             && (free || failed.is_some_and(|failed| self.luck.may_be_chance(failed)));
         if paid {
+            self.worth.retry();
             self.tokens -= 1;
         } else if failed.is_some() {
             self.luck.given_up();
@@ -282,13 +289,23 @@ impl Core {
         paid
     }
 
+    /// While the backend is down a retry costs nothing: it will wait as everybody does.
+    fn grants_all(&self) -> bool {
+        self.is_down() && self.worth.is_free()
+    }
+
+    /// As far as what succeeds shows.
+    pub(super) fn retries_are_vain(&self) -> bool {
+        self.worth.is_vain()
+    }
+
     pub(super) fn retries(&self) -> Option<(u32, u32)> {
-        (!self.is_down()).then_some((self.tokens, MAX_TOKENS))
+        (!self.grants_all()).then_some((self.tokens, MAX_TOKENS))
     }
 
     pub(super) fn give_retry_back(&mut self) {
-        // While it is down they cost nothing.
-        if !self.is_down() {
+        self.worth.give_back();
+        if !self.grants_all() {
             self.tokens = (self.tokens + 1).min(MAX_TOKENS);
         }
     }
@@ -405,6 +422,10 @@ impl Core {
         self.undo_try();
         if self.state == State::Up {
             self.before = self.limit;
+        }
+        if !silent && !self.worth.is_free() {
+            // Fewer are sent again.
+            self.before = (self.before / 2.0).max(self.before.min(1.0));
         }
         // What has gathered in a long outage is still there if it fails again before it has recovered.
         self.cold &= self.state == State::Recovering;

@@ -92,11 +92,13 @@ impl Managed for Shared {
 
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn describe(&self) -> ObjectStatus {
-        let (why, counts, in_flight, waiting, retries, headroom, fixed) = {
+        let (why, counts, in_flight, waiting, retries, vain, headroom, fixed) = {
             let (core, now) = self.core_now();
             let (retries, headroom) = (core.retries(), core.has_headroom(now));
+            let vain = core.retries_are_vain();
             let fixed = core.fixed_limit().is_some();
-            (Why::of(&core), core.counts, core.in_flight, core.waiting(), retries, headroom, fixed)
+            let (why, waiting) = (Why::of(&core), core.waiting());
+            (why, core.counts, core.in_flight, waiting, retries, vain, headroom, fixed)
         };
         let now = clock::now();
         let state = BackendState::of(why.state);
@@ -135,6 +137,7 @@ impl Managed for Shared {
             .reject("rate_limited", counts.throttled)
             .fact("limit", if fixed { "fixed" } else { "learned" })
             .fact("pause between calls", if why.pauses { "yes" } else { "no" })
+            .fact("retries are in vain", if vain { "yes" } else { "no" })
             .fact("headroom", if headroom { "yes" } else { "no" });
         if !why.baseline.is_zero() {
             let (takes, usually) = (why.latency.as_secs_f64(), why.baseline.as_secs_f64());

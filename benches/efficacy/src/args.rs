@@ -13,6 +13,7 @@ How much goodput a resilience stack keeps while things break.
   --seeds N         runs of each cell (5)
   --clients N  --workers N  --service-ms X  --sigma X  --deadline-ms X  --utilisation X  --burstiness X
                     the shape (A: 10, 50, 50, 0.6, 1000, 0.7, 1)
+  --fail-beyond X   servers that answer with errors what comes when they hold X requests for each of their workers
   --random-shapes N also N shapes drawn at random: mean, tenth percentile and worst of each candidate
   --first-shape N   the first of them (0)
   --shape-seeds N   runs of each of their cells (1)
@@ -106,6 +107,7 @@ impl Args {
             "--sigma" => self.shape.sigma = number(0.0, 3.0)?,
             "--deadline-ms" => self.shape.deadline = millis(number(2.0, 60_000.0)?),
             "--utilisation" => self.shape.utilisation = number(0.01, 2.0)?,
+            "--fail-beyond" => self.shape.fail_beyond = Some(number(1.0, 1000.0)?),
             "--burstiness" => self.shape.burstiness = number(1.0, 1000.0)?,
             _ => return Err(format!("unknown option {word}\n\n{USAGE}")),
         }

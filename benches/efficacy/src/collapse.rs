@@ -75,6 +75,7 @@ impl Collapse {
             deadline: timeout * attempts + Duration::from_millis(500),
             utilisation: 0.0,
             burstiness: 1.0,
+            fail_beyond: None,
         };
         let seconds = if self == Self::Link { 400 } else { 80 };
         Plan {

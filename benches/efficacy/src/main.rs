@@ -138,5 +138,6 @@ fn random_shape(n: u64) -> Shape {
         deadline: Duration::from_secs_f64(service * deadline),
         utilisation,
         burstiness,
+        fail_beyond: None,
     }
 }

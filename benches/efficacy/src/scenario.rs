@@ -14,6 +14,8 @@ pub(crate) struct Shape {
     pub(crate) utilisation: f64,
     /// Mean number of requests that arrive at once; 1 is Poisson.
     pub(crate) burstiness: f64,
+    /// What comes to a server that has so many already, for each of its workers, fails as other errors do.
+    pub(crate) fail_beyond: Option<f64>,
 }
 
 impl Shape {
@@ -27,6 +29,7 @@ impl Shape {
             deadline: Duration::from_secs(1),
             utilisation: 0.7,
             burstiness: 1.0,
+            fail_beyond: None,
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) enum To {
 
 pub(crate) struct Job {
     pub(crate) over_quota: bool,
+    /// The server had more than it can hold.
+    pub(crate) beyond: bool,
     pub(crate) to: To,
 }
 
@@ -116,6 +118,13 @@ impl World {
         quota.tokens >= 1.0
     }
 
+    /// It holds more than it can, waiting or in work.
+    fn is_beyond(&self, server: usize) -> bool {
+        let this = &self.servers[server];
+        let most = self.plan.shape.fail_beyond.map(|times| times * self.plan.workers as f64);
+        most.is_some_and(|most| (this.queue.len() + this.busy) as f64 >= most)
+    }
+
     fn take_quota(&mut self, server: usize, client: usize, at: Micros) -> bool {
         let there = self.quota_left(server, client, at);
         if there && self.plan.quota_rate.is_some() {
@@ -180,7 +189,7 @@ impl World {
         if job.over_quota {
             reply = Err(Fault::Quota(self.plan.retry_after));
             cost = 0.2 * mean;
-        } else if error < condition.errors {
+        } else if job.beyond || error < condition.errors {
             reply = Err(Fault::Error);
             cost *= 0.2;
         } else if tail < condition.tail {
@@ -200,7 +209,7 @@ impl World {
     pub(crate) fn start_for_oracle(&mut self, server: usize, id: u64, client: usize, at: Micros) {
         self.tally.attempt(at);
         let over_quota = !self.take_quota(server, client, at);
-        self.start(server, Job { over_quota, to: To::Oracle(id) }, at);
+        self.start(server, Job { over_quota, beyond: false, to: To::Oracle(id) }, at);
     }
 
     /// Marc Brooker's server: slower the more it has in work, over a network of 100 ms each way.
@@ -244,7 +253,8 @@ impl Backend for World {
             return; // the reply is dropped: nobody ever answers
         }
         let over_quota = !self.take_quota(server, request.client, now);
-        let job = Job { over_quota, to: To::Caller(reply) };
+        let beyond = self.is_beyond(server);
+        let job = Job { over_quota, beyond, to: To::Caller(reply) };
         if condition.deferred {
             self.servers[server].deferred.push(job);
             return;

@@ -32,6 +32,7 @@ impl Core {
         let calm = self.all_is_well()
             && self.failures == 0
             && self.throttled == 0
+            && self.worth.is_free()
             && self.room.is_empty()
             && self.zombies.is_empty();
         if !calm {
@@ -81,6 +82,7 @@ impl Core {
             self.answered = self.answered.saturating_add(went);
         }
         self.luck.succeeded(went);
+        self.worth.all_succeeded(went);
         self.tokens = (self.tokens + went).min(MAX_TOKENS);
         self.missed -= self.missed * share::<16>(went);
         self.failing -= self.failing * share::<64>(went);

@@ -131,7 +131,8 @@ impl Core {
         if self.state == State::Recovering && f64::from(self.answered) >= self.before {
             self.state = State::Up;
         }
-        if !reached || self.throttled > 0 || self.misses(MISSED / 2.0) {
+        let vain = self.worth.is_vain();
+        if !reached || vain || self.throttled > 0 || self.misses(MISSED / 2.0) {
             return;
         }
         let most = if self.state == State::Up {
@@ -150,9 +151,12 @@ impl Core {
         } else {
             self.limit += (1.0 / self.limit.sqrt()).min(self.limit / 2.0);
         }
-        // Never far beyond what was in use.
-        let used = (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT));
-        self.limit = self.limit.min(used).min(most);
+        self.limit = self.limit.min(self.most_used()).min(most);
+    }
+
+    /// Never far beyond what was in use.
+    pub(super) fn most_used(&self) -> f64 {
+        (f64::from(self.peak) * 5.0).max(ALWAYS).min(f64::from(MAX_LIMIT))
     }
 
     /// It says so itself, and says it quickly: no answer would ever take longer.

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use super::worth::Change;
 use super::{Core, MAX_TOKENS, STALL};
 use crate::backend::turn::{End, State, Wakers};
 use crate::clock::Tick;
@@ -118,6 +119,11 @@ impl Core {
                 }
             }
             End::Failure => {
+                // Who asks whether it is up says nothing of how many are sent, but may end a trial.
+                if !self.is_down() || started < self.down_since || !self.worth.is_free() {
+                    let change = self.worth.failed(&self.latency, now);
+                    self.change_for_failures(change);
+                }
                 self.failed(now);
                 self.pace.failed(started, now);
             }
@@ -142,6 +148,7 @@ impl Core {
                 }
             }
             End::Answered => {
+                self.worth.all_succeeded(1);
                 self.succeeded(started, now);
                 self.pace.taken(started, now);
             }
@@ -206,6 +213,11 @@ impl Core {
             self.usual += if self.usual == 0.0 { many } else { (many - self.usual) / 64.0 };
         }
         self.succeeded(started, now);
+        let crowded = !self.room.is_empty() && f64::from(self.in_flight) + 2.0 > self.limit;
+        let change = self.worth.succeeded(crowded, &self.latency, now);
+        if change != Change::None {
+            self.change_for_failures(change);
+        }
         self.grow(reached);
         self.pace.taken(started, now);
     }
@@ -218,7 +230,12 @@ impl Core {
             End::Failure => !self.fixed,
             _ => false,
         };
-        if answered && self.earns() {
+        let earns = if self.worth.is_free() {
+            answered && self.earns()
+        } else {
+            end == End::Success && self.throttled == 0 && self.worth.pays()
+        };
+        if earns {
             self.tokens = (self.tokens + 1).min(MAX_TOKENS);
         }
     }

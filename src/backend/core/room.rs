@@ -69,7 +69,10 @@ impl Core {
         if let Some(waker) = self.room.remove(&key) {
             match how {
                 Settled::Granted(_) => {}
-                Settled::Hopeless => self.counts.hopeless += 1,
+                Settled::Hopeless => {
+                    self.counts.hopeless += 1;
+                    self.worth.lost();
+                }
                 Settled::Displaced => self.counts.full += 1,
                 Settled::Throttled(_) => self.counts.throttled += 1,
             }
