@@ -24,8 +24,6 @@ mod played;
 #[cfg(all(test, not(buttress_loom)))]
 mod quota_tests;
 #[cfg(all(test, not(buttress_loom)))]
-mod retry_tests;
-#[cfg(all(test, not(buttress_loom)))]
 mod scenario_tests;
 #[cfg(all(test, not(buttress_loom)))]
 mod start_tests;
@@ -313,20 +311,17 @@ impl Backend {
         core.has_headroom(now)
     }
 
-    /// A budget for retries and hedges that is paid from headroom: each answer while answers are not much slower than
-    /// those for which the limit falls (if it is fixed: twice as slow as usual) earns one, up to three, and none is granted
-    /// without; so does a failure, but not with a fixed limit, which is never down. While no place is free it pays a
-    /// retry only if all the attempts before it may have failed by chance, as often as first attempts fail now: calls that
-    /// never succeed keep nobody waiting. While the backend is down retries are granted, but for what follows, for they wait
-    /// with the others and are sent when it is up or as the next probe.
+    /// A budget for retries and hedges that is paid from headroom: each answer while answers are not much slower than those for
+    /// which the limit falls (if it is fixed: twice as slow as usual) earns one, up to three; so does a failure, but not
+    /// with a fixed limit, which is never down. While no place is free it pays only a retry before which all attempts may have
+    /// failed by chance, as often as first attempts fail now: calls that never succeed keep nobody waiting. While the backend
+    /// is down retries are granted, but for what follows: they wait with the others until it is up, or are the next probe.
     ///
-    /// A backend that fails because of all that is sent to it answers no more if each call is sent ten times. When no
-    /// more than a quarter of attempts succeeds, and there are more than three for two calls, none is earned for a while (twelve
-    /// times 32 calls, and four times what an answer takes). If far more of what is sent succeeds then, retries are in
-    /// vain: one is earned by five successes, and the limit falls while more than an eighth of attempts fails, and rises while
-    /// calls wait for it and fewer fail. That ends when nobody waits and no more than a sixteenth fails; or, if fewer in
-    /// flight have not made a quarter fewer fail, after 96 times 32 calls, and the limit comes back. Callers see that hardly
-    /// anything succeeds at about the same time, and so try at the same time; who is alone with it learns nothing, and tries again.
+    /// When no more than a quarter of attempts succeeds, with more than three for two calls, none is earned for a while (12 looks,
+    /// each of 32 calls and four times what an answer takes). If far more succeeds then, it was all those attempts that made them
+    /// fail: five successes earn one, and a limit that is learned falls while more than an eighth fails. That ends when nobody
+    /// waits and no more than a sixteenth fails, or after 96 looks (later 384, and 1536) that have not made a quarter fewer fail:
+    /// then the limit comes back. It works since all callers see at about the same time that hardly anything succeeds.
     ///
     /// ```
     /// use buttress::{Backend, RetryCost};

@@ -229,10 +229,10 @@ impl Worth {
                 let failed = failed.saturating_add(self.failed);
                 let ended = ended.saturating_add(self.succeeded).saturating_add(self.failed);
                 self.phase = Phase::Vain { before, looks, failed, ended };
-                if looks >= PATIENT * AGAIN.pow(self.helpless.min(OFTEN)) {
+                if looks >= PATIENT * AGAIN.pow(self.helpless) {
                     let share = f64::from(failed) / f64::from(ended);
                     if share > TOO_MANY && share > before * HELPED {
-                        self.helpless += 1;
+                        self.helpless = (self.helpless + 1).min(OFTEN);
                         self.give_up();
                         return Change::Restore;
                     }
