@@ -317,11 +317,11 @@ impl Backend {
     /// failed by chance, as often as first attempts fail now: calls that never succeed keep nobody waiting. While the backend
     /// is down retries are granted, but for what follows: they wait with the others until it is up, or are the next probe.
     ///
-    /// When no more than a quarter of attempts succeeds, with more than three for two calls, none is earned for a while (12 looks,
-    /// each of 32 calls and four times what an answer takes). If far more succeeds then, it was all those attempts that made them
-    /// fail: five successes earn one, and a limit that is learned falls while more than an eighth fails. That ends when nobody
-    /// waits and no more than a sixteenth fails, or after 96 looks (later 384, and 1536) that have not made a quarter fewer fail:
-    /// then the limit comes back. It works since all callers see at about the same time that hardly anything succeeds.
+    /// When no more than a quarter of attempts succeeds, with more than three for two calls, none is earned for a while (12
+    /// looks, each of 32 calls and four times what an answer takes). If far more succeeds then, it was all those attempts that
+    /// made them fail: five successes earn one, and a limit that is learned falls while more than an eighth fails. That ends when
+    /// nobody waits and no more than a sixteenth fails, or after 96 looks that have not made a quarter fewer fail: then the limit
+    /// comes back. It works since all callers see at about the same time that hardly anything succeeds.
     ///
     /// ```
     /// use buttress::{Backend, RetryCost};

@@ -186,7 +186,7 @@ fn what_is_too_much_is_not_sent_again() {
     }
 }
 
-/// Who had lowered its limit for long took it that this did not help, since as many failed as before that, and sent all again.
+/// In a long overload each looks now and then whether fewer in flight have helped: that must not bring the storm back.
 #[test]
 fn what_is_too_much_for_long_is_not_sent_again_either() {
     let mut world = World::new(1);

@@ -34,10 +34,6 @@ const TOO_MANY: f64 = 0.125;
 const PATIENT: u32 = 96;
 /// ... fewer in flight have to bring down what fails to this part of it.
 const HELPED: f64 = 0.75;
-/// Each time that they have not, and attempts are in vain again, it is in so many times as many looks, ...
-const AGAIN: u32 = 4;
-/// ... for so many times.
-const OFTEN: u32 = 2;
 /// If no more than this share fails what made them fail is over.
 const FEW: f64 = 0.0625;
 /// So many times what is chance.
@@ -89,8 +85,6 @@ pub(super) struct Worth {
     paying: u32,
     /// The limit when attempts began to be in vain.
     kept: f64,
-    /// How often fewer in flight have not helped.
-    helpless: u32,
 }
 
 impl Default for Worth {
@@ -108,7 +102,6 @@ impl Default for Worth {
             rest: 0,
             paying: 0,
             kept: 0.0,
-            helpless: 0,
         }
     }
 }
@@ -229,16 +222,14 @@ impl Worth {
                 let failed = failed.saturating_add(self.failed);
                 let ended = ended.saturating_add(self.succeeded).saturating_add(self.failed);
                 self.phase = Phase::Vain { before, looks, failed, ended };
-                if looks >= PATIENT * AGAIN.pow(self.helpless) {
+                if looks >= PATIENT {
                     let share = f64::from(failed) / f64::from(ended);
                     if share > TOO_MANY && share > before * HELPED {
-                        self.helpless = (self.helpless + 1).min(OFTEN);
                         self.give_up();
                         return Change::Restore;
                     }
                     // It is not the limit that keeps them away.
                     if share <= FEW {
-                        self.helpless = 0;
                         self.give_up();
                         return Change::None;
                     }
@@ -252,7 +243,6 @@ impl Worth {
                 }
                 // All that comes is sent.
                 if failing <= FEW {
-                    self.helpless = 0;
                     self.give_up();
                 }
             }
